@@ -1,0 +1,92 @@
+"""What can go wrong, in one tree.
+
+    OrcaError                 every error this project raises on purpose
+    ├── ConfigError           a config that breaks rules; carries every fault found (also a ValueError)
+    ├── DataError             a data file that is missing, damaged or not of the documented form
+    ├── StoreError            an artifact store that cannot be read or written
+    └── NotFiniteError        a loss, distance or score that is NaN or infinite
+
+A `Fault` is one broken rule: where it stands, the rule, what was found, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One broken rule.
+
+    Args:
+        path: Dotted path of the knob or key, `finetune.lr`; empty for the file as a whole.
+        rule: What must hold, as a clause: `must be greater than 0`.
+        value: What was found; shown as `repr`. `Fault.ABSENT` when there is nothing to show.
+        remedy: What to do about it, as a sentence; may be empty.
+    """
+
+    path: str
+    rule: str
+    value: Any
+    remedy: str = ""
+
+    ABSENT = object()
+
+    def text(self, file: str = "") -> str:
+        """`<file>: <path>: <rule>, but got <value>. <remedy>` with what is empty left out."""
+        where = "".join(f"{part}: " for part in (file, self.path) if part)
+        found = "" if self.value is Fault.ABSENT else f", but got {_short(self.value)}"
+        return f"{where}{self.rule}{found}.{' ' + self.remedy if self.remedy else ''}"
+
+    def at(self, prefix: str) -> Fault:
+        """The same fault, with `prefix` put before its path."""
+        path = ".".join(part for part in (prefix, self.path) if part)
+        return Fault(path, self.rule, self.value, self.remedy)
+
+
+class OrcaError(Exception):
+    """Every error this project raises on purpose."""
+
+
+class ConfigError(OrcaError, ValueError):
+    """A config that breaks rules; `faults` has all of them, `file` is where it was read from."""
+
+    def __init__(self, faults: Iterable[Fault], file: str = "") -> None:
+        self.faults: Sequence[Fault] = tuple(faults)
+        self.file = file
+        super().__init__("\n".join(fault.text(file) for fault in self.faults))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ConfigError, (self.faults, self.file)
+
+
+class DataError(OrcaError):
+    """A data file that is missing, damaged or not of the documented form."""
+
+
+class StoreError(OrcaError):
+    """An artifact store that cannot be read or written."""
+
+
+class NotFiniteError(OrcaError):
+    """A loss, distance or score that is NaN or infinite."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """A sentence that offers the known names: the nearest one first, when there is one.
+
+    >>> nearest("mini-swim", ["mini-swin", "mini-roberta"])
+    "Did you mean 'mini-swin'? Known: mini-roberta, mini-swin."
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(names)}."
+
+
+def _short(value: Any, limit: int = 120) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."

@@ -1,0 +1,46 @@
+"""Target tasks: what a body pretrained on text or images is adapted to.
+
+`TASKS` holds every task that has a name of its own; `TASK_FAMILIES` those whose name carries an argument, `npz:PATH`. An entry
+is a `TaskSpec`; it names its loader as `"module:function"`, so that names can be checked without importing numpy or torch.
+Third parties add tasks through the entry-point group `orca_core.tasks`; each entry point is a `TaskSpec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import entry_points
+
+from orca_core.errors import ConfigError, Fault, nearest
+from orca_core.tasks.arrays import npz_task
+from orca_core.tasks.builtin import BUILTIN_TASKS
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
+
+__all__ = ["TASKS", "TASK_FAMILIES", "Split", "TaskData", "TaskSpec", "find_task"]
+
+TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in BUILTIN_TASKS}
+
+TASK_FAMILIES: dict[str, Callable[[str], TaskSpec]] = {"npz": npz_task}
+"""Prefix before the colon -> the function that makes a spec of what follows it."""
+
+
+@lru_cache(maxsize=1)
+def _third_party() -> dict[str, TaskSpec]:
+    return {spec.name: spec for spec in (entry.load() for entry in entry_points(group="orca_core.tasks"))}
+
+
+def find_task(name: str) -> TaskSpec:
+    """The task of that name.
+
+    Raises:
+        ConfigError: If there is none; the fault offers the nearest known name.
+        DataError: If the name is a file (`npz:PATH`) that is missing or not of the documented form.
+    """
+    family, colon, argument = name.partition(":")
+    if colon and family in TASK_FAMILIES:
+        return TASK_FAMILIES[family](argument)
+    known = TASKS | _third_party()
+    if name not in known:
+        offered = [*known, *(f"{prefix}:PATH" for prefix in TASK_FAMILIES)]
+        raise ConfigError([Fault("task", "must be the name of a task", name, nearest(name, offered))])
+    return known[name]
