@@ -1,0 +1,383 @@
+"""Every knob of a trial: meaning, unit, range, default, source.
+
+A knob is a dotted path (`align.epochs`), spelled the same in YAML, on the command line, in errors and, dots as underscores, as a
+result column. A `TrialConfig` has every knob filled in. `resolve_config` makes one from what a user wrote: the task's recipe
+gives the defaults, the user's values come on top, and every broken rule is found before anything runs.
+
+Model defaults are *introductory*: ids and stage keys leave out a knob at its default, so a knob that is added later leaves the
+ids of old trials alone. A default, once released, is therefore never changed; change a recipe instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from orca_core.bodies import BodySpec, find_body
+from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.finetuning.freezing import Phase, parse_freezing
+from orca_core.proxies import DEFAULT_PROXY, find_proxy
+from orca_core.tasks import TaskSpec, find_task
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Optimizer = Literal["sgd", "adam", "adamw"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class BodyConfig(_Part):
+    """The transformer that is adapted."""
+
+    name: str = Field(description="Body: `mini-roberta`, `mini-swin`, or `hf:NAME_OR_FOLDER` for a Hugging Face encoder.")
+    weights: Literal["pretrained", "random"] = Field(
+        "pretrained", description="Start from the pretrained weights, or from random ones at the same configuration."
+    )
+
+
+class PretrainConfig(_Part):
+    """Pretraining of the mini bodies, a stage of its own; read only with a mini body and pretrained weights."""
+
+    fraction: Share = Field(1.0, description="Share of the pretraining data that is used, in (0, 1].")
+    epochs: Count = Field(8, description="Passes over the data that is used.")
+    seed: Seed = Field(0, description="Seed of pretraining, apart from the trial's, so that all seeds of an arm adapt the same body.")
+
+
+class EmbedderConfig(_Part):
+    """The new input layer."""
+
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained",
+        description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
+        "or draw it all. The reference ties this to `align.epochs`. Read only with pretrained weights.",
+    )
+    target_seq_len: Count = Field(
+        512, description="Most tokens of a sequence: a 1D input is cut by the smallest divisor s of its length L with L / s below or at this."
+    )
+
+
+class AlignConfig(_Part):
+    """Stage 2: train the embedder until its features resemble the proxy's. All knobs but `epochs` are read only if epochs > 0."""
+
+    epochs: Epochs = Field(0, description="Optimiser steps of alignment; one epoch is one step over all classes. 0 = naive fine-tuning.")
+    objective: Literal["otdd-exact", "otdd-gaussian", "mmd", "l2"] = Field("otdd-exact", description="Distance that is minimised.")
+    label_gradient: Literal["true", "none", "reference"] = Field(
+        "true",
+        description="Whether the label term of OTDD steers the embedder; `reference`: none for exact, counted twice for Gaussian. OTDD only.",
+    )
+    entropic_reg: Positive = Field(0.1, description="Entropic regularisation of OTDD, in squared feature units. OTDD only.")
+    class_samples: Count = Field(128, description="Samples of a class that enter the distance in one epoch, at most.")
+    proxy_samples: Count = Field(5000, description="Samples of the proxy that are used, at most; drawn by the seed.")
+    lr: Positive = Field(1e-3, description="Learning rate of alignment; the published recipes have 10 x `finetune.lr`.")
+    optimizer: Optimizer = Field("adamw", description="Optimiser of alignment.")
+    weight_decay: NonNegative = Field(0.0, description="Weight decay of alignment.")
+    momentum: Below1 = Field(0.9, description="Momentum of alignment; sgd only.")
+    lr_steps: tuple[Count, ...] = Field((20, 40, 60), description="After these epochs the learning rate of alignment is multiplied by 0.2.")
+
+    @field_validator("label_gradient", mode="before")
+    @classmethod
+    def _yaml_true(cls, value: Any) -> Any:
+        return "true" if value is True else value
+
+    @field_validator("lr_steps", mode="before")
+    @classmethod
+    def _list_as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class FinetuneConfig(_Part):
+    """Stage 3: train on the task."""
+
+    epochs: Count = Field(10, description="Passes over the training set.")
+    lr: Positive = Field(1e-4, description="Peak learning rate.")
+    optimizer: Optimizer = Field("adamw", description="Optimiser.")
+    weight_decay: NonNegative = Field(0.0, description="Weight decay.")
+    momentum: Below1 = Field(0.9, description="Momentum; sgd only.")
+    betas: tuple[Below1, Below1] = Field((0.9, 0.98), description="Moment decay rates; adam and adamw only.")
+    batch_size: Count = Field(32, description="Samples of one forward pass in training.")
+    eval_batch_size: Count = Field(256, description="Samples of one forward pass in evaluation; scores are over the whole set all the same.")
+    accum: Count = Field(1, description="Batches averaged into one optimiser step.")
+    clip: Positive | None = Field(None, description="Largest norm of the gradient of one step; null = no clipping.")
+    warmup_epochs: NonNegative = Field(0.0, description="Epochs of linear warm-up from 0.")
+    decay_epochs: Positive | None = Field(
+        None, description="Epoch at which the linear decay after warm-up reaches 0 (it stays there); null = no decay."
+    )
+    dropout: Below1 = Field(0.0, description="Dropout inside the body.")
+
+    @field_validator("betas", mode="before")
+    @classmethod
+    def _list_as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _decay_after_warmup(self) -> FinetuneConfig:
+        if self.decay_epochs is not None and self.decay_epochs <= self.warmup_epochs:
+            raise ValueError(f"decay_epochs must be greater than warmup_epochs ({self.warmup_epochs:g})|decay_epochs|{self.decay_epochs:g}")
+        return self
+
+
+class TrialConfig(_Part):
+    """One trial, whole: every knob has its value."""
+
+    task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`.")
+    recipe: Literal["laptop", "published"] = Field(
+        "laptop", description="Which of the task's recipes gave the defaults. It is not part of a trial's id: the knobs it sets are."
+    )
+    train_samples: Count | None = Field(None, description="Training samples that are used, drawn by `split_seed`; null = all.")
+    split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
+    proxy: str = Field(description="Proxy data set; one of the body's modality, or `noise`. Read only if `align.epochs` > 0.")
+    body: BodyConfig
+    pretrain: PretrainConfig = PretrainConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    align: AlignConfig = AlignConfig()
+    freezing: str | tuple[Phase, ...] = Field(
+        "full", description="What trains, and when: a name (`full`, `frozen-body`, `frozen-body:5`, ...) or a list of phases."
+    )
+    finetune: FinetuneConfig = FinetuneConfig()
+    selection: Literal["valid", "test"] = Field(
+        "valid", description="Split on which the best epoch is chosen; `test` is what the reference does. Last and best are both kept."
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the forward pass of fine-tuning (autocast).")
+    threads: Count = Field(1, description="CPU threads of the trial. Part of its identity: it changes the bits.")
+    seed: Seed = Field(0, description="Seed of everything the trial draws. All arms of a seed share their draws, which pairs them.")
+
+    @field_validator("freezing", mode="before")
+    @classmethod
+    def _list_as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @property
+    def task_spec(self) -> TaskSpec:
+        """The task, without its data."""
+        return find_task(self.task)
+
+    @property
+    def body_spec(self) -> BodySpec:
+        """The body, without its weights."""
+        return find_body(self.body.name)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The freezing schedule as phases that partition `finetune.epochs`."""
+        return parse_freezing(self.freezing, self.finetune.epochs)
+
+
+# ---------------------------------------------------------------------------------------------------------------- dotted paths
+
+
+def knob_fields(model: type[BaseModel] = TrialConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every knob as (dotted path, pydantic field), in the order of the models."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from knob_fields(field.annotation, f"{path}.")
+        else:
+            yield path, field
+
+
+KNOBS: dict[str, Any] = dict(knob_fields())
+"""Dotted path -> pydantic field, for every knob of a trial."""
+
+SECTIONS = frozenset(path.rpartition(".")[0] for path in KNOBS if "." in path)
+"""The inner nodes of the knob tree: `align`, `body`, ..."""
+
+SHORTHAND = {"body": "body.name"}
+"""A section that may be given as one value, and the knob that value is for."""
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested or dotted keys as a flat dict of dotted paths. Lists, and what stands below a knob, stay values.
+
+    >>> flatten({"align": {"epochs": 5}, "finetune.lr": 0.1, "body": "mini-swin"})
+    {'align.epochs': 5, 'finetune.lr': 0.1, 'body.name': 'mini-swin'}
+
+    Raises:
+        ConfigError: If a knob is given twice, nested and dotted.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and path not in KNOBS:
+            inner = flatten(value, f"{path}.")
+        else:
+            inner = {SHORTHAND.get(path, path): value}
+        for name in inner:
+            if name in flat:
+                raise ConfigError([Fault(name, "must be given once", inner[name], f"It is also given as {flat[name]!r}.")])
+        flat |= inner
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat dict of dotted paths as nested dicts."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *sections, name = path.split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    return nested
+
+
+def unknown_knobs(paths: Mapping[str, Any]) -> list[Fault]:
+    """A fault for each path that is no knob, with the nearest known one."""
+    faults = []
+    for path, value in paths.items():
+        if path in KNOBS:
+            continue
+        if path in SECTIONS:
+            inside = [knob for knob in KNOBS if knob.startswith(f"{path}.")]
+            faults.append(Fault(path, f"must be a mapping of {', '.join(inside)}", value))
+        else:
+            faults.append(Fault(path, "must be a known knob", Fault.ABSENT, nearest(path, KNOBS)))
+    return faults
+
+
+# ------------------------------------------------------------------------------------------------------------------ resolution
+
+
+def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
+    """A whole config from what a user wrote, nested or dotted.
+
+    The task's recipe gives the defaults. With a mini body, or none named, that is its `laptop` recipe where there is one;
+    with any other body its `published` one. A proxy that is not named is the recipe's if the body can embed it, else the
+    default of the body's modality.
+
+    Raises:
+        ConfigError: With every fault that was found.
+    """
+    given = flatten(overrides)
+    faults = unknown_knobs(given)
+    given = {path: value for path, value in given.items() if path in KNOBS}
+    spec = _checked("task", given, find_task, faults)
+    if spec is None:
+        # The other knobs can still be checked: against the recipe of any task.
+        values = {"task": "digits", "body.name": "mini-swin", "proxy": "noise"} | {k: v for k, v in given.items() if k != "task"}
+    else:
+        recipe = choose_recipe(spec, given)
+        values = flatten(spec.recipes[recipe]) | given | {"task": given["task"], "recipe": recipe}
+    body = _checked("body.name", values, find_body, faults)
+    if body is not None:
+        proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
+        if proxy is not None and not proxy.fits(body.modality):
+            fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise."
+            faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
+        elif "proxy" not in given and not ("proxy" in values and find_proxy(values["proxy"]).fits(body.modality)):
+            values["proxy"] = DEFAULT_PROXY[body.modality]
+    config, more = _validate(values)
+    faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
+    if config is not None:
+        try:
+            _ = config.phases
+        except ConfigError as error:
+            faults += error.faults
+    if faults or config is None:
+        raise ConfigError(faults)
+    return config
+
+
+def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
+    """Name of the recipe that gives the defaults: the one asked for, else the one that suits the body."""
+    asked = given.get("recipe")
+    if asked in spec.recipes:
+        return str(asked)
+    body = given.get("body.name")
+    wanted = "laptop" if body is None or str(body).startswith("mini-") else "published"
+    return wanted if wanted in spec.recipes else next(iter(spec.recipes))
+
+
+def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault]) -> Any:
+    """What `find` gives for a name, or None after adding its faults; a missing or mistyped name is left to the model."""
+    if not isinstance(values.get(path), str):
+        return None
+    try:
+        return find(values[path])
+    except ConfigError as error:
+        faults.extend(Fault(path, fault.rule, fault.value, fault.remedy) for fault in error.faults)
+    except DataError as error:
+        faults.append(Fault(path, str(error), Fault.ABSENT))
+    return None
+
+
+def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault]]:
+    try:
+        return TrialConfig.model_validate(nest(values)), []
+    except ValidationError as error:
+        return None, faults_of(error)
+
+
+def faults_of(error: ValidationError) -> list[Fault]:
+    """A pydantic error as faults in this project's form, one for each path."""
+    faults: dict[str, Fault] = {}
+    for item in error.errors(include_url=False):
+        where = [str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-"))]
+        path, value, remedy = ".".join(where), item["input"], ""
+        context = item.get("ctx", {})
+        match item["type"]:
+            case "missing":
+                rule, value = "must be given", Fault.ABSENT
+            case "extra_forbidden":
+                rule, value = "must be a known key", Fault.ABSENT
+            case "literal_error":
+                rule = f"must be one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
+                remedy = nearest(value, _choices(context["expected"])).partition("Known:")[0].strip()
+            case "greater_than":
+                rule = f"must be greater than {context['gt']:g}"
+            case "greater_than_equal":
+                rule = f"must be at least {context['ge']:g}"
+            case "less_than":
+                rule = f"must be less than {context['lt']:g}"
+            case "less_than_equal":
+                rule = f"must be at most {context['le']:g}"
+            case "value_error":
+                rule, _, rest = str(context["error"]).partition("|")
+                if rest:  # A rule over several fields names the one to look at and its value.
+                    name, _, shown = rest.partition("|")
+                    path, value = ".".join([*where, name]), _Shown(shown)
+            case kind:
+                rule = f"must be {_TYPES[kind]}" if kind in _TYPES else item["msg"][:1].lower() + item["msg"][1:]
+        # A union gives one error per branch for one fault: the first says enough.
+        faults.setdefault(path, Fault(path, rule, value, remedy))
+    return list(faults.values())
+
+
+class _Shown(str):
+    """A value that is shown as it stands."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def _choices(expected: str) -> list[str]:
+    return [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
+
+
+def choices_of(path: str) -> tuple[str, ...]:
+    """The values a knob with a fixed set of names may take; empty for other knobs."""
+    values = get_args(KNOBS[path].annotation)
+    return tuple(values) if values and all(isinstance(value, str) for value in values) else ()

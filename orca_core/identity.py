@@ -1,0 +1,73 @@
+"""What makes two trials the same.
+
+A knob that nothing reads in a config (the proxy, when `align.epochs` is 0) is no part of the trial: it becomes null, and trials
+that then agree are one. A trial's id is a hash of what is left; it is the same in every sweep, process and Python version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from orca_core.config import KNOBS, TrialConfig
+from orca_core.finetuning.freezing import freezing_label, phases_as_data
+
+
+def unread_knobs(config: TrialConfig) -> frozenset[str]:
+    """The knobs that no stage of this trial reads."""
+    unread = {"recipe"}  # it chose the defaults, and the values it chose are knobs themselves
+    body, align = config.body_spec, config.align
+    if align.epochs == 0:
+        unread |= {"proxy"} | {path for path in KNOBS if path.startswith("align.") and path != "align.epochs"}
+    if not align.objective.startswith("otdd-"):
+        unread |= {"align.label_gradient", "align.entropic_reg"}
+    if align.optimizer != "sgd":
+        unread.add("align.momentum")
+    if config.body.weights == "random":
+        unread.add("embedder.init")  # there is nothing pretrained to copy
+    if config.body.weights == "random" or not body.pretrained_here:
+        unread |= {path for path in KNOBS if path.startswith("pretrain.")}
+    if body.modality == "images":
+        unread.add("embedder.target_seq_len")  # image bodies fix their number of tokens
+    unread.add("finetune.betas" if config.finetune.optimizer == "sgd" else "finetune.momentum")
+    return frozenset(unread)
+
+
+def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
+    """Every knob by dotted path; None for those that nothing reads. The freezing schedule in its shortest spelling."""
+    unread = unread_knobs(config)
+    values: dict[str, Any] = {}
+    for path in KNOBS:
+        node: Any = config
+        for name in path.split("."):
+            node = getattr(node, name)
+        values[path] = None if path in unread else node
+    values["freezing"] = freezing_label(config.phases)
+    if values["align.label_gradient"] == "reference" and config.align.objective == "otdd-exact":
+        values["align.label_gradient"] = "none"  # what the reference's exact mode does
+    return values
+
+
+def read_knobs(config: TrialConfig) -> dict[str, Any]:
+    """The knobs that are read and not at their introductory default: what ids and stage keys are made of."""
+    knobs = {
+        path: value
+        for path, value in canonical_knobs(config).items()
+        if value is not None and value != KNOBS[path].get_default(call_default_factory=True)
+    }
+    if "freezing" in knobs:
+        knobs["freezing"] = phases_as_data(config.phases)
+    return knobs
+
+
+def trial_id(config: TrialConfig) -> str:
+    """Hash of the canonical config: 16 hexadecimal digits."""
+    return hash_of(read_knobs(config))
+
+
+def hash_of(data: Mapping[str, Any], digits: int = 16) -> str:
+    """SHA-256 of JSON data in a canonical spelling, cut to `digits` hexadecimal digits."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

@@ -1,0 +1,105 @@
+"""The stages of a trial and their keys.
+
+    pretrain?  ->  source?  ->  align?  ->  finetune phase 0  ->  finetune phase 1 ...
+
+A stage key is a hash of exactly what the stage's result depends on: its kind and version, the knobs it reads, the content of
+the data it reads, the keys of its inputs, the seed if it draws, threads, device type. Files enter by content, never by path.
+
+All stages but `source` are trajectories: their key leaves out how far they go, as epoch 60 passes through epoch 20. The
+schedules that drive them depend on epochs alone, never on the length of the run, which makes this true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orca_core.config import TrialConfig
+from orca_core.finetuning.freezing import phases_as_data
+from orca_core.identity import hash_of, read_knobs, trial_id
+from orca_core.proxies import find_proxy
+
+Kind = Literal["pretrain", "source", "align", "finetune"]
+
+VERSIONS: Mapping[Kind, int] = {"pretrain": 1, "source": 1, "align": 1, "finetune": 1}
+"""Raised when a stage's maths change, so that old artifacts are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a trial.
+
+    Args:
+        kind: Which stage.
+        key: Hash of what its result depends on; of a trajectory, without its length.
+        start: Epochs of the trial's trajectory before this stage; only later fine-tuning phases start above 0.
+        end: Epoch at which the trial leaves the trajectory; None for a stage that is no trajectory.
+        phase: Number of the fine-tuning phase, from 0.
+    """
+
+    kind: Kind
+    key: str
+    start: int = 0
+    end: int | None = None
+    phase: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where a store keeps everything of this key."""
+        return f"{self.kind}/{self.key}"
+
+    @property
+    def address(self) -> str:
+        """Where a store keeps the result that the trial takes."""
+        return self.address_at(self.end)
+
+    def address_at(self, epoch: int | None) -> str:
+        """Where a store keeps the state after `epoch` epochs."""
+        return f"{self.place}/{'whole' if epoch is None else f'e{epoch:05d}'}"
+
+
+def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
+    """The stages of a trial, in the order they run.
+
+    Args:
+        config: The trial.
+        device: Device type, `cpu` or `cuda`: it changes the bits.
+    """
+    knobs = read_knobs(config)
+    body, task = config.body_spec, config.task_spec
+    common = {"threads": config.threads, "device": device}
+
+    def key(kind: Kind, reads: Mapping[str, Any], **more: Any) -> str:
+        return hash_of({"kind": kind, "version": VERSIONS[kind], "reads": dict(reads)} | common | more, digits=32)
+
+    def below(*prefixes: str) -> dict[str, Any]:
+        return {k: v for k, v in knobs.items() if k.startswith(prefixes) and k not in ("align.epochs", "finetune.epochs", "pretrain.epochs")}
+
+    stages = []
+    start: dict[str, Any] = {"body": body.digest(), "weights": config.body.weights}
+    if config.body.weights == "random":
+        start["seed"] = config.seed
+    elif body.pretrained_here:
+        stages.append(Stage("pretrain", key("pretrain", below("pretrain."), body=body.digest()), end=config.pretrain.epochs))
+        start["pretrain"] = stages[-1].address
+    embedder = start | below("embedder.") | {"task": task.digest(), "split_seed": config.split_seed, "seed": config.seed}
+    embedder |= below("train_samples")
+    if config.align.epochs > 0:
+        proxy = find_proxy(config.proxy).digest()
+        source = key("source", below("align.proxy_samples"), start=start, proxy=proxy, seed=config.seed)
+        stages.append(Stage("source", source))
+        stages.append(Stage("align", key("align", below("align."), start=embedder, source=stages[-1].address), end=config.align.epochs))
+        embedder["align"] = stages[-1].address
+    phases, done = config.phases, 0
+    for number, phase in enumerate(phases):
+        so_far = phases_as_data([*phases[:number], phase.model_copy(update={"epochs": None})])
+        reads = below("finetune.", "precision")
+        stages.append(Stage("finetune", key("finetune", reads, start=embedder, phases=so_far), done, done + (phase.epochs or 0), number))
+        done += phase.epochs or 0
+    return tuple(stages)
+
+
+def result_key(config: TrialConfig, stages: tuple[Stage, ...]) -> str:
+    """What a finished trial is known by across sweeps: same key, same rows."""
+    return hash_of({"trial": trial_id(config), "stages": [stage.address for stage in stages]}, digits=32)

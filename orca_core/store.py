@@ -1,0 +1,152 @@
+"""The stage store: whole artifacts by address, on a local disk, NFS, S3 or GCS.
+
+    <root>/<address>/<attempt>/tensors.safetensors, data.json
+    <root>/<address>/COMPLETE.json                        {"attempt": ..., "files": {name: {"size": ..., "sha256": ...}}}
+
+The marker is written last, by rename where the file system has one, and names the attempt it stands for. So readers see a whole
+artifact or none, and two writers of the same address do no harm: both are right, and the last marker wins. Sizes and digests
+are checked on reading; an artifact that does not agree with its marker counts as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyarrow import fs
+
+from orca_core.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MARKER = "COMPLETE.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage left.
+
+    Args:
+        tensors: By name; on the CPU.
+        data: JSON data: the rows the stage produced, and what else is no tensor.
+    """
+
+    tensors: Mapping[str, Tensor]
+    data: Mapping[str, Any]
+
+
+def open_filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
+    """File system and path of a URI (`s3://bucket/place`) or of a local path.
+
+    Raises:
+        StoreError: If the URI names no known file system.
+    """
+    text = str(uri)
+    if "://" not in text:
+        return fs.LocalFileSystem(), str(Path(text).expanduser().resolve())
+    try:
+        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(text)
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{text}: cannot be opened as a store ({error}). Give a folder, or a URI like s3://bucket/place.") from None
+    return found
+
+
+def write_whole(filesystem: fs.FileSystem, path: str, content: bytes) -> None:
+    """Write a file that is whole or absent: object stores do so by themselves, others by rename."""
+    if isinstance(filesystem, fs.LocalFileSystem):
+        draft = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+        filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with filesystem.open_output_stream(draft) as stream:
+            stream.write(content)
+        filesystem.move(draft, path)
+        return
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(content)
+
+
+class Store:
+    """Artifacts by address.
+
+    Args:
+        uri: A folder or a URI that `pyarrow.fs` knows.
+
+    Raises:
+        StoreError: If it cannot be opened.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri)
+        self._fs, self._root = open_filesystem(uri)
+
+    def has(self, address: str) -> bool:
+        """Whether a whole artifact is there, by its marker and sizes; `get` also checks digests."""
+        return self._marker(address) is not None
+
+    def get(self, address: str) -> Artifact | None:
+        """The artifact, or None if it is absent or does not agree with its marker."""
+        from safetensors.torch import load
+
+        marker = self._marker(address)
+        if marker is None:
+            return None
+        contents = {}
+        for name, expected in marker["files"].items():
+            try:
+                with self._fs.open_input_stream(f"{self._root}/{address}/{marker['attempt']}/{name}") as stream:
+                    contents[name] = stream.read()
+            except (FileNotFoundError, OSError):
+                return None
+            if hashlib.sha256(contents[name]).hexdigest() != expected["sha256"]:
+                return None
+        tensors = load(contents["tensors.safetensors"]) if "tensors.safetensors" in contents else {}
+        return Artifact(tensors, json.loads(contents["data.json"]))
+
+    def put(self, address: str, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
+        """Store an artifact. Tensors may lie on any device.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        from safetensors.torch import save
+
+        contents = {"data.json": json.dumps(data).encode()}
+        if tensors:
+            contents["tensors.safetensors"] = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        attempt = uuid.uuid4().hex[:12]
+        folder = f"{self._root}/{address}"
+        files = {name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()}
+        try:
+            for name, content in contents.items():
+                write_whole(self._fs, f"{folder}/{attempt}/{name}", content)
+            write_whole(self._fs, f"{folder}/{_MARKER}", json.dumps({"attempt": attempt, "files": files}).encode())
+        except OSError as error:
+            raise StoreError(f"{self.uri}: cannot write {address} ({error})") from error
+
+    def epochs(self, place: str) -> list[int]:
+        """Epochs of a trajectory at which something is stored, ascending."""
+        found = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{place}", allow_not_found=True))
+        names = [info.base_name for info in found]
+        return sorted(int(name[1:]) for name in names if name[:1] == "e" and name[1:].isdecimal())
+
+    def drop(self, address: str) -> None:
+        """Remove an artifact if it is there."""
+        info = self._fs.get_file_info(f"{self._root}/{address}")
+        if info.type != fs.FileType.NotFound:
+            self._fs.delete_dir(f"{self._root}/{address}")
+
+    def _marker(self, address: str) -> dict[str, Any] | None:
+        folder = f"{self._root}/{address}"
+        try:
+            with self._fs.open_input_stream(f"{folder}/{_MARKER}") as stream:
+                marker: dict[str, Any] = json.loads(stream.read())
+            infos = self._fs.get_file_info([f"{folder}/{marker['attempt']}/{name}" for name in marker["files"]])
+            sizes = [expected["size"] for expected in marker["files"].values()]
+        except (FileNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return marker if [info.size for info in infos] == sizes else None
