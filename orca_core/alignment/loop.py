@@ -1,0 +1,124 @@
+"""Stage 2: train the embedder until its features resemble the source features.
+
+One epoch is one optimiser step over all classes of the target: the loss is the sum over classes of class share x distance
+between the class's features and all source features (papers of ORCA: section 3.2; reference: `embedder.py:324-362`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_core.alignment.l2 import l2
+from orca_core.alignment.mmd import mmd
+from orca_core.alignment.otdd import OtddSource
+from orca_core.config import AlignConfig, TrialConfig
+from orca_core.finetuning.optimizers import load_optimizer_state, make_optimizer, optimizer_state, step_decay
+from orca_core.model.embedder import Embedder
+from orca_core.seeding import derive, generator
+from orca_core.tasks import TaskData
+
+PSEUDO_LABELS = 10
+"""Clusters that stand for classes where the target has none (reference: `embedder.py:372`)."""
+
+MINI_BATCH_ABOVE = 10_000
+"""Rows above which mini-batch k-means is used."""
+
+Distance = Callable[[Tensor, torch.Generator], Tensor]
+"""(m, d) features of one target class, and a generator for distances that draw -> scalar."""
+
+
+def _otdd(inner: str) -> Callable[[Tensor, Tensor, AlignConfig], Distance]:
+    def prepare(source_x: Tensor, source_y: Tensor, config: AlignConfig) -> Distance:
+        source = OtddSource(source_x, source_y, inner=inner, entropic_reg=config.entropic_reg)
+        return lambda target_x, draws: source.distance(target_x, label_gradient=config.label_gradient)
+
+    return prepare
+
+
+OBJECTIVES: Mapping[str, Callable[[Tensor, Tensor, AlignConfig], Distance]] = {
+    "otdd-exact": _otdd("exact"),
+    "otdd-gaussian": _otdd("gaussian"),
+    "mmd": lambda source_x, source_y, config: lambda target_x, draws: mmd(source_x, target_x, generator=draws),
+    "l2": lambda source_x, source_y, config: lambda target_x, draws: l2(source_x, target_x, generator=draws),
+}
+"""`align.objective` -> function of (source features, source labels, config) that prepares what depends on the source alone."""
+
+
+class Alignment:
+    """Alignment of one embedder, a trajectory of one step an epoch.
+
+    Args:
+        config: The trial.
+        embedder: Trained in place.
+        source_x, source_y: (n, d) source features and (n,) labels.
+        data: The task's data; only its training split is used.
+        device: Where to train.
+    """
+
+    def __init__(
+        self, config: TrialConfig, embedder: Embedder, source_x: Tensor, source_y: Tensor, data: TaskData, device: torch.device
+    ) -> None:
+        self.settings, self.seed, self.device = config.align, config.seed, device
+        self.embedder = embedder.to(device).requires_grad_(True).train()
+        self.x = torch.from_numpy(data.train.x).to(device)
+        labels = torch.from_numpy(class_labels(data, config))
+        self.classes = [(labels == label).nonzero()[:, 0] for label in labels.unique().tolist()]
+        self.distance = OBJECTIVES[self.settings.objective](source_x.to(device), source_y.to(device), self.settings)
+        self.optimizer = make_optimizer(
+            self.settings.optimizer,
+            self.embedder.parameters(),
+            lr=self.settings.lr,
+            weight_decay=self.settings.weight_decay,
+            momentum=self.settings.momentum,
+            betas=(0.9, 0.98),
+        )
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """One step; gives the distance before it."""
+        draws = generator(self.seed, "align-samples", epoch)
+        lr = self.settings.lr * step_decay(epoch, self.settings.lr_steps)
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.zero_grad()
+        total = 0.0
+        for members in self.classes:
+            chosen = members[torch.randperm(len(members), generator=draws)[: self.settings.class_samples]].to(self.device)
+            features = self.embedder(self.x[chosen]).mean(1)
+            loss = len(members) / len(self.x) * self.distance(features, draws)
+            loss.backward()
+            total += loss.item()
+        self.optimizer.step()
+        return {"distance": total, "lr": lr}
+
+    def state(self) -> dict[str, Tensor]:
+        """The embedder's weights and the optimiser's state."""
+        return {f"embedder.{name}": value for name, value in self.embedder.state_dict().items()} | optimizer_state(
+            self.optimizer, self.embedder
+        )
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a state."""
+        self.embedder.load_state_dict(embedder_weights(tensors))
+        load_optimizer_state(self.optimizer, self.embedder, tensors)
+
+
+def embedder_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The embedder's weights out of what an alignment stored."""
+    return {name.removeprefix("embedder."): tensor for name, tensor in tensors.items() if name.startswith("embedder.")}
+
+
+def class_labels(data: TaskData, config: TrialConfig) -> np.ndarray:
+    """(n,) int64 labels of the training split: its classes, or clusters of its flattened targets where it has none."""
+    if data.num_classes is not None:
+        return data.train.y
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
+    targets = data.train.y.reshape(len(data.train), -1)
+    kind = MiniBatchKMeans if len(targets) > MINI_BATCH_ABOVE else KMeans
+    clusters = kind(min(PSEUDO_LABELS, len(targets)), random_state=derive(config.seed, "k-means"), n_init=3)
+    with threadpool_limits(config.threads):
+        return clusters.fit_predict(targets).astype(np.int64)

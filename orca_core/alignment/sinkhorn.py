@@ -1,0 +1,179 @@
+"""Entropic optimal transport between uniform clouds, solved to convergence and differentiable in the cost.
+
+    OT(C) = min_P <P, C> + eps KL(P | a b^T),   P >= 0, P 1 = a, P^T 1 = b,   a = 1/n, b = 1/m
+
+is what the Sinkhorn divergence is made of. The problem is solved without autograd; its gradient in the cost is the plan P itself
+(envelope theorem), which `with_gradient` attaches to the value.
+
+Two solvers, both in float64 whatever the inputs are: with costs of hundreds and eps = 0.1 the rounding of a float32 potential alone
+moves plan entries by parts in a thousand.
+
+- `transport_cost`: Newton ascent on the semi-dual, annealed in eps. Plain Sinkhorn needs a number of iterations that grows like
+  max(C) / eps; a Newton step costs about two of them, and some twenty of them reach the solution at max(C) / eps = 1e4.
+- `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update halves the error at every iteration.
+
+Both stop when the plan's L1 marginal error is at most 1e-6, or at an iteration cap; the value's error is of second order in it.
+Nothing is kept between calls: a result is a pure function of its arguments. A cost that is not finite gives a value that is not.
+
+References:
+    Feydy et al. 2019, Interpolating between optimal transport and MMD using Sinkhorn divergences (divergence; averaged update, section 3).
+    Cuturi & Peyré 2018, Semidual regularized optimal transport (semi-dual, its gradient and Hessian).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_TOLERANCE = 1e-6
+_ANNEALING_TOLERANCE = 1e-3
+_ANNEALING_FACTOR = 4.0
+_MAX_NEWTON_STEPS = 100
+_MAX_STEP = 3.0
+_MIN_STEP = 1e-6
+_MAX_SELF_ITERATIONS = 1000
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """(n, m) squared Euclidean distances of the rows of `x` (n, d) and `y` (m, d), in their dtype; never below 0."""
+    norms = x.square().sum(1).unsqueeze(1) + y.square().sum(1)
+    return torch.addmm(norms, x, y.mT, alpha=-2).clamp(min=0)
+
+
+def with_gradient(value: Tensor, coefficients: Tensor, variable: Tensor) -> Tensor:
+    """`value` as it is, with `coefficients` as its gradient in `variable`.
+
+    Args:
+        value: Scalar; no gradient passes through it.
+        coefficients: Shape of `variable`; d value / d variable, taken as constant.
+        variable: The tensor that autograd follows on to the features.
+    """
+    if not variable.requires_grad:
+        return value
+    return value.detach() + (coefficients.detach() * (variable - variable.detach())).sum()
+
+
+def transport_cost(cost: Tensor, epsilon: float) -> Tensor:
+    """Entropic transport cost of two uniform clouds.
+
+    Args:
+        cost: (n, m) float64, any finite sign and size, in cost units.
+        epsilon: Entropic regularisation > 0, in cost units.
+
+    Returns:
+        Scalar in cost units; its gradient in `cost` is the optimal plan.
+
+    Stopping rule: epsilon is annealed from the spread of the costs down by a factor of 4, each level to an L1 marginal error of 1e-3,
+    the last to 1e-6, with at most 100 Newton steps a level; a level also ends when no step raises the dual value any more.
+    """
+    constant = cost.detach()
+    if cost.shape[0] < cost.shape[1]:
+        value, plan = _solve(constant.mT.contiguous(), epsilon)
+        return with_gradient(value, plan.mT, cost)
+    return with_gradient(*_solve(constant, epsilon), cost)
+
+
+def self_transport_cost(cost: Tensor, epsilon: float) -> Tensor:
+    """Entropic transport cost of a uniform cloud to itself.
+
+    With costs >= 0 and a zero diagonal the potential lies within epsilon log(n) / 2 of zero, so no annealing is needed. Half the sum of
+    the old and the new potential contracts the error by 1/2 an iteration where exp(-C / eps) is a positive definite kernel.
+
+    Args:
+        cost: (n, n) float64, symmetric, >= 0, zero diagonal, in cost units.
+        epsilon: Entropic regularisation > 0, in cost units.
+
+    Returns:
+        Scalar in cost units; its gradient in `cost` is the optimal plan.
+
+    Stopping rule: L1 marginal error at most 1e-6, or 1000 iterations.
+    """
+    constant = cost.detach()
+    potential = constant.new_zeros(len(constant))
+    for _ in range(_MAX_SELF_ITERATIONS):
+        update, _ = _soft_minimum(constant, potential, epsilon)
+        error = ((potential - update) / epsilon).expm1().abs().mean()
+        if not error > _TOLERANCE:
+            break
+        potential = (potential + update) / 2
+    value = update.mean() + potential.mean()
+    if not cost.requires_grad:
+        return value
+    _, conditional = _soft_minimum(constant, potential, epsilon)
+    return with_gradient(value, conditional / len(constant), cost)
+
+
+class _DualPoint(NamedTuple):
+    """The semi-dual problem at one potential g of the columns; the potential of the rows is optimal for g."""
+
+    potential: Tensor  # (m,) g, in cost units
+    value: Tensor  # scalar dual value, in cost units
+    conditional: Tensor  # (n, m) plan times n: each row sums to 1
+    column_mass: Tensor  # (m,) column sums of the plan
+
+
+def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Value and (n, m) plan of a tall problem, n >= m: the Newton system is on the small side."""
+    level = max(epsilon, (cost.max() - cost.min()).item())
+    point = _newton(cost, cost.new_zeros(cost.shape[1]), level, _TOLERANCE if level == epsilon else _ANNEALING_TOLERANCE)
+    slope = torch.zeros_like(point.potential)
+    while level > epsilon:
+        # The optimal potential is smooth in epsilon: start the next level on its tangent.
+        lower = max(epsilon, level / _ANNEALING_FACTOR)
+        start = point.potential + slope * (lower - level)
+        following = _newton(cost, start, lower, _TOLERANCE if lower == epsilon else _ANNEALING_TOLERANCE)
+        slope = (following.potential - point.potential) / (lower - level)
+        level, point = lower, following
+    return point.value, point.conditional / len(cost)
+
+
+def _newton(cost: Tensor, potential: Tensor, epsilon: float, tolerance: float) -> _DualPoint:
+    """Maximises the concave semi-dual from `potential` by regularised Newton steps with backtracking."""
+    target_mass = 1 / cost.shape[1]
+    point = _dual_point(cost, potential, epsilon)
+    for _ in range(_MAX_NEWTON_STEPS):
+        residual = target_mass - point.column_mass
+        error = residual.abs().sum().item()
+        if not error > tolerance:
+            break
+        direction = _newton_direction(point, residual, ridge=target_mass * (0.1 * error + 1e-10))
+        slope = epsilon * (residual @ direction).item()
+        # The dual is a sum of log-sum-exps of g / eps: its quadratic model holds over a few units of that.
+        step = min(1.0, _MAX_STEP / direction.abs().max().item())
+        rounding = 1e-13 * point.value.abs().item()
+        while step > _MIN_STEP:
+            trial = _dual_point(cost, point.potential + step * epsilon * direction, epsilon)
+            if (trial.value - point.value).item() >= 1e-4 * step * slope - rounding:
+                break
+            step /= 2
+        else:
+            break
+        point = trial
+    return point
+
+
+def _newton_direction(point: _DualPoint, residual: Tensor, ridge: float) -> Tensor:
+    """(m,) step in units of epsilon. The ridge fixes the constant, along which the dual is flat, and vanishes with the error."""
+    conditional = point.conditional
+    hessian = conditional.mT @ conditional / -len(conditional)
+    hessian.diagonal().add_(point.column_mass + ridge)
+    factor, _ = torch.linalg.cholesky_ex(hessian)
+    return torch.cholesky_solve(residual.unsqueeze(1), factor).squeeze(1)
+
+
+def _dual_point(cost: Tensor, potential: Tensor, epsilon: float) -> _DualPoint:
+    row_potential, conditional = _soft_minimum(cost, potential, epsilon)
+    return _DualPoint(potential, row_potential.mean() + potential.mean(), conditional, conditional.mean(0))
+
+
+def _soft_minimum(cost: Tensor, potential: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """-eps log mean_j exp((g_j - C_ij) / eps), (n,), and the (n, m) softmax that goes with it."""
+    exponent = torch.add(potential / epsilon, cost, alpha=-1 / epsilon)
+    top = exponent.amax(1, keepdim=True)
+    # Below exp(-100) a weight counts for nothing, but products of such weights are denormal numbers, twenty times slower to multiply.
+    weights = torch.nn.functional.threshold_(exponent.sub_(top), -100.0, -torch.inf).exp_()
+    total = weights.sum(1, keepdim=True)
+    soft_minimum = -epsilon * (top + (total / cost.shape[1]).log()).squeeze(1)
+    return soft_minimum, weights.div_(total)

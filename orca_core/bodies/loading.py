@@ -1,0 +1,122 @@
+"""From a `BodySpec` to modules with weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orca_core.bodies import BodySpec
+from orca_core.bodies.mini import mini_model, mini_tokenizer
+from orca_core.bodies.trunk import Body, BodyEmbedding, split_model
+from orca_core.errors import DataError
+from orca_core.seeding import seeded
+
+
+@dataclass(frozen=True)
+class LoadedBody:
+    """A body's modules, on the CPU. Shared between the trials of a process: copied before use, never changed.
+
+    Args:
+        body: The encoder.
+        embedding: The body's own embedding, for source features and for the embedder's start.
+        spec: What it was made from.
+    """
+
+    body: Body
+    embedding: BodyEmbedding
+    spec: BodySpec
+
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer of a text body.
+
+        Raises:
+            DataError: If the checkpoint has none.
+        """
+        return _tokenizer(self.spec)
+
+
+def random_body(spec: BodySpec, *, seed: int, dropout: float = 0.0) -> LoadedBody:
+    """The body with weights drawn by `seed`, at the configuration of the pretrained one."""
+    with seeded(seed, "body-init"):
+        model = mini_model(spec, dropout) if spec.pretrained_here else _from_config(spec, dropout)
+    return _loaded(model, spec)
+
+
+def pretrained_mini(spec: BodySpec, tensors: Mapping[str, Tensor], dropout: float = 0.0) -> LoadedBody:
+    """A mini body with the weights that its pretraining stage stored."""
+    with seeded(0, "body-init"):  # all of it is overwritten; seeded so that building it draws nothing from the caller
+        model = mini_model(spec, dropout)
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    return _loaded(model, spec)
+
+
+@lru_cache(maxsize=2)
+def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> LoadedBody:
+    """A Hugging Face body with its pretrained weights; kept in the process between trials.
+
+    Args:
+        spec: The body.
+        digest: Content of the checkpoint, so that a folder that changes is read again.
+        dropout: Rate inside the body.
+
+    Raises:
+        DataError: If weights are missing or damaged. Loads safetensors, else `.bin` files with `weights_only`; no remote code.
+    """
+    from transformers import AutoModel
+
+    try:
+        with seeded(0, "body-init"):
+            model, report = AutoModel.from_pretrained(
+                spec.folder, config=_hf_config(spec, dropout), local_files_only=True, output_loading_info=True, dtype=torch.float32
+            )
+    except Exception as error:  # the loaders of three file formats raise errors of their own; each means a damaged checkpoint
+        raise DataError(f"{spec.name}: weights cannot be loaded ({type(error).__name__}: {error})") from error
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise DataError(f"{spec.name}: weights are missing from the checkpoint: {', '.join(missing[:5])} ({len(missing)} in all)")
+    return _loaded(model, spec)
+
+
+def _from_config(spec: BodySpec, dropout: float) -> nn.Module:
+    from transformers import AutoModel
+
+    model: nn.Module = AutoModel.from_config(_hf_config(spec, dropout))
+    return model
+
+
+def _hf_config(spec: BodySpec, dropout: float) -> Any:
+    from transformers import AutoConfig
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # it reports unused heads, which is what we want them to be
+    config = AutoConfig.from_pretrained(spec.folder, local_files_only=True)
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    if hasattr(config, "drop_path_rate"):
+        config.drop_path_rate = 0.0
+    return config
+
+
+def _loaded(model: nn.Module, spec: BodySpec) -> LoadedBody:
+    body, embedding = split_model(model)
+    for module in (body, embedding):
+        module.requires_grad_(False).eval()
+    return LoadedBody(body, embedding, spec)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(spec: BodySpec) -> Any:
+    if spec.folder is None:
+        return mini_tokenizer()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(spec.folder, local_files_only=True)
+    except Exception as error:  # tokenizers of many kinds raise errors of many kinds; each means there is none to use
+        raise DataError(f"{spec.name}: has no tokenizer that can be loaded, and a text proxy needs one ({error})") from error

@@ -1,0 +1,56 @@
+"""The mini bodies: a RoBERTa and a Swin small enough to be pretrained here, in seconds, without a network."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+from orca_core.bodies import BodySpec
+from orca_core.proxies import find_proxy
+
+VOCABULARY = 2000
+"""Words of mini-roberta's vocabulary, special tokens included."""
+
+MAX_TOKENS = 128
+"""Longest sequence that mini-roberta takes."""
+
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def mini_model(spec: BodySpec, dropout: float = 0.0) -> Any:
+    """A mini body with random weights, drawn from torch's global generator."""
+    from transformers import RobertaConfig, RobertaModel, SwinConfig, SwinModel
+
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    if spec.name == "mini-roberta":
+        config = RobertaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=MAX_TOKENS + 2,  # ids start after the padding id, 1
+            type_vocab_size=1,
+            **rates,
+        )
+        return RobertaModel(config, add_pooling_layer=False)
+    shape = {"image_size": 16, "patch_size": 2, "embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
+    return SwinModel(SwinConfig(**shape, mlp_ratio=2.0, drop_path_rate=0.0, **rates), add_pooling_layer=False)
+
+
+@lru_cache(maxsize=1)
+def mini_tokenizer() -> Any:
+    """Word tokeniser of mini-roberta: the most frequent words of `pydoc`, lower case, ties in alphabetical order."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    texts = find_proxy("pydoc").load().inputs
+    counts = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", str(text).lower()))
+    words = sorted(counts, key=lambda word: (-counts[word], word))[: VOCABULARY - len(SPECIAL_TOKENS)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate((*SPECIAL_TOKENS, *words))}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, **special)

@@ -1,0 +1,72 @@
+"""Optimisers, their schedule, and their state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """SGD, Adam (L2 penalty) or AdamW (decoupled weight decay), as the published configurations name them."""
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    return kind(parameters, lr, betas=betas, weight_decay=weight_decay)
+
+
+def warmup_decay(epochs: float, warmup_epochs: float, decay_epochs: float | None) -> float:
+    """Factor on the learning rate: linear from 0 to 1 at `warmup_epochs`, then linear to 0 at `decay_epochs`, and 0 after it.
+
+    The reference's `WarmupLR` steps once per batch whatever `accum` is and turns negative after `decay_epochs`.
+
+    Args:
+        epochs: Position, in epochs since the schedule started; the end of the step it is for, so that no step has rate 0.
+        warmup_epochs: Length of the warm-up.
+        decay_epochs: End of the decay; None for a constant rate after the warm-up.
+
+    >>> [warmup_decay(t, 2, 6) for t in (1, 2, 4, 6, 7)]
+    [0.5, 1.0, 0.5, 0.0, 0.0]
+    """
+    if epochs < warmup_epochs:
+        return epochs / warmup_epochs
+    if decay_epochs is None:
+        return 1.0
+    return max(0.0, (decay_epochs - epochs) / (decay_epochs - warmup_epochs))
+
+
+def step_decay(epoch: int, steps: Iterable[int], factor: float = 0.2) -> float:
+    """Factor on the learning rate in `epoch` (the first is 1): multiplied by `factor` after each of `steps` epochs.
+
+    >>> [step_decay(epoch, (20, 40)) for epoch in (1, 20, 21)]
+    [1.0, 1.0, 0.2]
+    """
+    return float(factor ** sum(epoch > step for step in steps))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """State of an optimiser over a module's parameters, by `optimizer.<parameter>/<entry>`."""
+    return {
+        f"optimizer.{name}/{entry}": value
+        for name, parameter in module.named_parameters()
+        for entry, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_state` gave; parameters without an entry start afresh."""
+    parameters = dict(module.named_parameters())
+    state: dict[nn.Parameter, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            name, _, entry = key.removeprefix("optimizer.").rpartition("/")
+            # The step count stays on the CPU; moments live beside their parameter.
+            device = "cpu" if entry == "step" else parameters[name].device
+            state.setdefault(parameters[name], {})[entry] = value.to(device, copy=True)
+    optimizer.state.clear()
+    optimizer.state.update(state)

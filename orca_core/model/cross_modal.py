@@ -1,0 +1,72 @@
+"""The cross-modal model: embedder, body and predictor in a row."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from orca_core.bodies.loading import LoadedBody
+from orca_core.config import TrialConfig
+from orca_core.finetuning.freezing import Group
+from orca_core.model.embedder import make_embedder
+from orca_core.model.predictor import make_predictor
+from orca_core.seeding import seeded
+
+
+class CrossModalModel(nn.Module):
+    """Target inputs -> tokens -> tokens -> task outputs.
+
+    Args:
+        config: The trial: its seed draws embedder and predictor.
+        loaded: The body; copied, so that trials of one process do not share weights.
+        input_shape: (channels, length) or (channels, height, width).
+        output_shape: (num_classes,) or the shape of a dense target.
+    """
+
+    def __init__(self, config: TrialConfig, loaded: LoadedBody, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        geometry = loaded.body.geometry
+        with seeded(config.seed, "embedder-init"):
+            self.embedder = make_embedder(
+                input_shape,
+                geometry,
+                loaded.embedding,
+                target_seq_len=config.embedder.target_seq_len,
+                pretrained=config.embedder.init == "pretrained" and config.body.weights == "pretrained",
+            )
+        self.body = copy.deepcopy(loaded.body)
+        with seeded(config.seed, "predictor-init"):
+            self.predictor = make_predictor(output_shape, geometry, self.embedder)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the predictor reads: the body's tokens, pooled."""
+        return self.predictor.pool(self.body(self.embedder(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, ...) inputs -> (n, num_classes) logits or (n, channels, ...) values."""
+        outputs: Tensor = self.predictor(self.features(x))
+        return outputs
+
+    def group(self, name: Group) -> list[nn.Parameter]:
+        """The parameters of a group that a freezing phase can name; `layernorm` by module type, not by name."""
+        if name == "layernorm":
+            norms = [part for part in self.body.modules() if isinstance(part, nn.LayerNorm)]
+            return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
+        return list(self.get_submodule(name).parameters())
+
+    def train_only(self, groups: tuple[Group, ...]) -> None:
+        """Let the named groups train and freeze the rest. A part in which nothing trains stays in eval mode, see `train_mode`."""
+        self.requires_grad_(False)
+        for name in groups:
+            for parameter in self.group(name):
+                parameter.requires_grad_(True)
+
+    def train_mode(self) -> None:
+        """Train mode (dropout) for the parts in which something trains, eval mode for frozen ones."""
+        for part in (self.embedder, self.body, self.predictor):
+            part.train(any(parameter.requires_grad for parameter in part.parameters()))
+
+    def num_trained(self) -> int:
+        """Number of scalars that train now."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

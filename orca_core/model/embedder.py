@@ -1,0 +1,160 @@
+"""Embedders: the new input layer of stage 1, from target inputs to the body's tokens.
+
+    SeriesEmbedder      1D input -> text body: convolution with kernel = stride = s, LayerNorm, positions
+    FieldEmbedder       2D input -> text body: patches in raster order, LayerNorm, positions
+    ImageEmbedder       2D input -> image body: resize to the body's image size, patches, LayerNorm, positions
+                        1D input -> image body: the series folded into a square, row by row, then the same
+
+Shapes: n samples, l tokens, d width of the body's tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from orca_core.bodies.trunk import BodyEmbedding, Geometry, ImageEmbedding, TextEmbedding
+
+
+def series_stride(length: int, most_tokens: int) -> int:
+    """Kernel and stride for a series: the smallest divisor s of its length with length / s <= most_tokens (reference: `embedder.py:228`).
+
+    A length without such divisors, a large prime, becomes one token: pad such a series.
+
+    >>> series_stride(46, 512), series_stride(1000, 64), series_stride(997, 512)
+    (1, 20, 997)
+    """
+    return next(s for s in range(1, length + 1) if length % s == 0 and length // s <= most_tokens)
+
+
+def fold_side(length: int) -> int:
+    """Side of the square that a series is folded into."""
+    return math.isqrt(length - 1) + 1
+
+
+class SeriesEmbedder(nn.Module):
+    """(n, channels, length) -> (n, l, d), l = length / s."""
+
+    def __init__(self, channels: int, length: int, geometry: Geometry, target_seq_len: int) -> None:
+        super().__init__()
+        self.stride = series_stride(length, min(target_seq_len, geometry.max_tokens))
+        self.num_tokens = length // self.stride
+        self.projection = nn.Conv1d(channels, geometry.width, self.stride, self.stride)
+        self.norm = nn.LayerNorm(geometry.width)
+        self.positions = nn.Parameter(torch.empty(self.num_tokens, geometry.width).normal_(std=0.02))
+        # Xavier with gain sqrt 2 and bias 0, as the reference has it.
+        nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
+        nn.init.zeros_(_bias(self.projection))
+
+    def copy_pretrained(self, embedding: TextEmbedding) -> None:
+        """Take LayerNorm and positions from the body's own embedding; the projection has no counterpart there."""
+        _copy_norm(self.norm, embedding.norm)
+        self.positions.data.copy_(embedding.positions[: self.num_tokens])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.projection(x).transpose(1, 2)) + self.positions
+
+
+class FieldEmbedder(nn.Module):
+    """(n, channels, height, width) -> (n, l, d): square patches in raster order, the smallest that give few enough tokens."""
+
+    def __init__(self, channels: int, height: int, width: int, geometry: Geometry, target_seq_len: int) -> None:
+        super().__init__()
+        most = min(target_seq_len, geometry.max_tokens)
+        self.patch = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= most)
+        self.grid = (math.ceil(height / self.patch), math.ceil(width / self.patch))
+        self.padding = (0, self.grid[1] * self.patch - width, 0, self.grid[0] * self.patch - height)
+        self.projection = nn.Conv2d(channels, geometry.width, self.patch, self.patch)
+        self.norm = nn.LayerNorm(geometry.width)
+        self.positions = nn.Parameter(torch.empty(self.grid[0] * self.grid[1], geometry.width).normal_(std=0.02))
+        nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
+        nn.init.zeros_(_bias(self.projection))
+
+    def copy_pretrained(self, embedding: TextEmbedding) -> None:
+        """Take LayerNorm and positions from the body's own embedding; the projection has no counterpart there."""
+        _copy_norm(self.norm, embedding.norm)
+        self.positions.data.copy_(embedding.positions[: len(self.positions)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.projection(nn.functional.pad(x, self.padding)).flatten(2).transpose(1, 2)
+        return self.norm(tokens) + self.positions
+
+
+class ImageEmbedder(nn.Module):
+    """(n, channels, height, width) or (n, channels, length) -> (n, l, d), l = (image_size / patch_size)^2."""
+
+    def __init__(self, channels: int, geometry: Geometry, embedding: ImageEmbedding) -> None:
+        super().__init__()
+        self.image_size = geometry.image_size
+        self.projection = nn.Conv2d(channels, geometry.width, geometry.patch_size, geometry.patch_size)
+        nn.init.trunc_normal_(self.projection.weight, std=0.02)
+        nn.init.zeros_(_bias(self.projection))
+        # As the body's own embedding: Swin has a LayerNorm, ViT has positions.
+        self.norm = None if embedding.norm is None else nn.LayerNorm(geometry.width)
+        self.positions = None if embedding.positions is None else nn.Parameter(torch.empty_like(embedding.positions).normal_(std=0.02))
+
+    def copy_pretrained(self, embedding: ImageEmbedding) -> None:
+        """Take the patch projection, repeated over the input channels and cut to their number, bias, LayerNorm and positions."""
+        weight, channels = embedding.projection.weight, self.projection.in_channels
+        repeats = math.ceil(channels / weight.shape[1])
+        self.projection.weight.data.copy_(weight.repeat(1, repeats, 1, 1)[:, :channels])
+        if embedding.projection.bias is not None:
+            _bias(self.projection).data.copy_(embedding.projection.bias)
+        if self.norm is not None and embedding.norm is not None:
+            _copy_norm(self.norm, embedding.norm)
+        if self.positions is not None and embedding.positions is not None:
+            self.positions.data.copy_(embedding.positions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 3:
+            side = fold_side(x.shape[2])
+            x = nn.functional.pad(x, (0, side * side - x.shape[2])).unflatten(2, (side, side))
+        if x.shape[2:] != (self.image_size, self.image_size):
+            x = nn.functional.interpolate(x, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
+        tokens = self.projection(x).flatten(2).transpose(1, 2)
+        if self.norm is not None:
+            tokens = self.norm(tokens)
+        return tokens if self.positions is None else tokens + self.positions
+
+
+Embedder = SeriesEmbedder | FieldEmbedder | ImageEmbedder
+
+
+def make_embedder(
+    input_shape: tuple[int, ...], geometry: Geometry, embedding: BodyEmbedding, *, target_seq_len: int, pretrained: bool
+) -> Embedder:
+    """The embedder for an input shape and a body, drawn from torch's global generator.
+
+    Args:
+        input_shape: (channels, length) or (channels, height, width).
+        geometry: Of the body.
+        embedding: The body's own embedding.
+        target_seq_len: Most tokens of a sequence; text bodies only.
+        pretrained: Copy what fits from `embedding`.
+    """
+    embedder: Embedder
+    if isinstance(embedding, ImageEmbedding):
+        embedder = ImageEmbedder(input_shape[0], geometry, embedding)
+        if pretrained:
+            embedder.copy_pretrained(embedding)
+        return embedder
+    channels, *sizes = input_shape
+    if len(sizes) == 1:
+        embedder = SeriesEmbedder(channels, sizes[0], geometry, target_seq_len)
+    else:
+        embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len)
+    if pretrained:
+        embedder.copy_pretrained(embedding)
+    return embedder
+
+
+def _copy_norm(target: nn.LayerNorm, source: nn.LayerNorm) -> None:
+    target.weight.data.copy_(source.weight)
+    target.bias.data.copy_(source.bias)
+
+
+def _bias(layer: nn.Module) -> Tensor:
+    bias: Tensor = layer.bias
+    return bias

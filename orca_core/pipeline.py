@@ -1,0 +1,196 @@
+"""A trial from config to rows: pretraining, source features, alignment, fine-tuning."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Generator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from orca_core.alignment.loop import Alignment, embedder_weights
+from orca_core.alignment.source import source_features
+from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
+from orca_core.bodies.pretraining import Pretraining
+from orca_core.config import TrialConfig
+from orca_core.errors import ConfigError, Fault
+from orca_core.finetuning.loop import Finetuning
+from orca_core.model.cross_modal import CrossModalModel
+from orca_core.proxies import find_proxy
+from orca_core.seeding import derive
+from orca_core.stages import Stage, stages_of
+from orca_core.store import Artifact, Store
+from orca_core.tasks import Split, TaskData
+from orca_core.tasks.splitting import stratified_order
+from orca_core.trajectory import Row, advance
+
+
+def run_trial(
+    config: TrialConfig, store: Store, report: Callable[[Row], None], *, device: str = "cpu", keep_at: Mapping[str, Collection[int]] = {}
+) -> dict[str, Any]:
+    """Run one trial.
+
+    Args:
+        config: The trial.
+        store: Where stages are found and kept.
+        report: Called with every row as it comes: one per stage and epoch, one per stage.
+        device: Device type, `cpu` or `cuda`.
+        keep_at: Place of a stage -> epochs whose states other trials will want.
+
+    Returns:
+        The scores and counts of the trial, by column.
+
+    Raises:
+        OrcaError: If data, body or store cannot be used, or a number is not finite.
+    """
+    rows = trial_rows(config, store, device=device, keep_at=keep_at)
+    while True:
+        try:
+            report(next(rows))
+        except StopIteration as stop:
+            result: dict[str, Any] = stop.value
+            return result
+
+
+def trial_rows(
+    config: TrialConfig, store: Store, *, device: str = "cpu", keep_at: Mapping[str, Collection[int]] = {}
+) -> Generator[Row, None, dict[str, Any]]:
+    """`run_trial` as a generator of rows, for a caller that wants to stop in between."""
+    _prepare_torch(config, device)
+    place = torch.device(device)
+    stages = {stage.kind: stage for stage in stages_of(config, device) if stage.kind != "finetune"}
+    phases = [stage for stage in stages_of(config, device) if stage.kind == "finetune"]
+
+    pretrained = None
+    if stage := stages.get("pretrain"):
+        pretrained = yield from advance(
+            stage, store, lambda: Pretraining(config.body_spec, config.pretrain, place), keep_at=keep_at.get(stage.place, ())
+        )
+    loaded = _load_body(config, pretrained, stages.get("pretrain"))
+    data = _load_data(config)
+    model = CrossModalModel(config, loaded, data.input_shape, data.output_shape)
+
+    if stage := stages.get("align"):
+        source = yield from _source(config, stages["source"], store, loaded, place)
+        aligned = yield from advance(
+            stage,
+            store,
+            lambda: Alignment(config, model.embedder, source.tensors["features"], source.tensors["labels"], data, place),
+            keep_at=keep_at.get(stage.place, ()),
+        )
+        model.embedder.load_state_dict(embedder_weights(aligned.tensors))
+
+    tuning: Finetuning | None = None
+    before: Artifact | None = None
+    rows: list[Row] = []
+    counts = []
+    for stage in phases:
+        model.train_only(config.phases[stage.phase].train)
+        counts.append(model.num_trained())
+
+        def build(stage: Stage = stage) -> Finetuning:
+            nonlocal tuning
+            if tuning is None:
+                tuning = Finetuning(config, model, data, place)
+                if before is not None:
+                    tuning.load_state(before.tensors)
+            tuning.start_phase(stage.phase)
+            return tuning
+
+        last = stage is phases[-1]
+        before = yield from advance(stage, store, build, keep_tensors=not last, keep_at=keep_at.get(stage.place, ()))
+        rows += [row for row in before.data["rows"] if row["epoch"] > stage.start]
+    return summarise(rows, config.selection) | {
+        "params_total": sum(parameter.numel() for parameter in model.parameters()),
+        "params_trained": counts,
+    }
+
+
+def summarise(rows: list[Row], selection: str) -> dict[str, Any]:
+    """The scores of a trial from its fine-tuning rows: of the best epoch on the selection split (the earliest of equals), and the last."""
+    best = min(rows, key=lambda row: (row[f"{selection}_error"], row["epoch"]))
+    last = rows[-1]
+    return {
+        "best_epoch": best["epoch"],
+        "valid_error": best["valid_error"],
+        "valid_loss": best["valid_loss"],
+        "train_loss": best["train_loss"],
+        "test_error": best["test_error"],
+        "last_valid_error": last["valid_error"],
+        "last_test_error": last["test_error"],
+    }
+
+
+def _source(
+    config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody, device: torch.device
+) -> Generator[Row, None, Artifact]:
+    """Source features, from the store or computed and stored there."""
+    started = time.perf_counter()
+    artifact = store.get(stage.address)
+    reused = artifact is not None
+    if artifact is None:
+        proxy = find_proxy(config.proxy)
+        features, labels = source_features(proxy, loaded, samples=config.align.proxy_samples, seed=config.seed, device=device)
+        artifact = Artifact({"features": features, "labels": labels}, {"seconds": time.perf_counter() - started})
+        store.put(stage.address, artifact.tensors, artifact.data)
+    yield {
+        "table": "stages",
+        "stage": "source",
+        "phase": 0,
+        "key": stage.key,
+        "epochs": 0,
+        "reused_epochs": 0,
+        "seconds": 0.0 if reused else time.perf_counter() - started,
+        "saved_s": artifact.data["seconds"] if reused else 0.0,
+    }
+    return artifact
+
+
+_minis: OrderedDict[tuple[str, float], LoadedBody] = OrderedDict()
+_tasks: OrderedDict[tuple[str, int], TaskData] = OrderedDict()
+
+
+def _kept(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], size: int) -> Any:
+    """An entry of a small cache that keeps bodies and data in the process between trials, most recently used last."""
+    if key not in cache:
+        cache[key] = make()
+        while len(cache) > size:
+            cache.popitem(last=False)
+    cache.move_to_end(key)
+    return cache[key]
+
+
+def _load_body(config: TrialConfig, pretrained: Artifact | None, stage: Stage | None) -> LoadedBody:
+    spec, dropout = config.body_spec, config.finetune.dropout
+    if config.body.weights == "random":
+        return random_body(spec, seed=config.seed, dropout=dropout)
+    if pretrained is not None and stage is not None:
+        loaded: LoadedBody = _kept(_minis, (stage.address, dropout), lambda: pretrained_mini(spec, pretrained.tensors, dropout), size=4)
+        return loaded
+    return checkpoint_body(spec, spec.digest(), dropout)
+
+
+def _load_data(config: TrialConfig) -> TaskData:
+    spec = config.task_spec
+    data: TaskData = _kept(_tasks, (spec.digest(), config.split_seed), lambda: spec.load(config.split_seed), size=4)
+    if config.train_samples is None:
+        return data
+    if config.train_samples > len(data.train):
+        rule = f"must be at most the {len(data.train)} training samples of {config.task}"
+        raise ConfigError([Fault("train_samples", rule, config.train_samples)])
+    labels = data.train.y if data.num_classes is not None else np.zeros(len(data.train), dtype=np.int64)
+    # The end of a stratified order holds every class, and a smaller subset is a part of a larger one.
+    chosen = np.sort(stratified_order(labels, derive(config.split_seed, "train-subset"))[-config.train_samples :])
+    train = Split(np.ascontiguousarray(data.train.x[chosen]), np.ascontiguousarray(data.train.y[chosen]))
+    return TaskData(train, data.valid, data.test, data.num_classes)
+
+
+def _prepare_torch(config: TrialConfig, device: str) -> None:
+    """What the bits of a trial depend on beside its config."""
+    torch.set_num_threads(config.threads)
+    if device == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_tf32 = False

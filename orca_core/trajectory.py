@@ -1,0 +1,121 @@
+"""Stages that go epoch by epoch, and how they are resumed, reused and stored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Generator, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from orca_core.errors import NotFiniteError
+from orca_core.stages import Stage
+from orca_core.store import Artifact, Store
+
+Row = dict[str, Any]
+"""One row of a table: `table` is `metrics` or `stages`, the rest are columns (`sweeper.results.records`)."""
+
+SAVE_EVERY_S = 60.0
+"""Seconds of work after which a trajectory stores its state at the next epoch's end."""
+
+
+class Trajectory(Protocol):
+    """A stage that goes epoch by epoch."""
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Run one epoch (the first is 1) and give its metrics."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that the next epoch depends on, optimiser included."""
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a state."""
+
+
+def advance(
+    stage: Stage,
+    store: Store,
+    build: Callable[[], Trajectory],
+    *,
+    keep_tensors: bool = True,
+    keep_at: Collection[int] = (),
+    save_every_s: float = SAVE_EVERY_S,
+) -> Generator[Row, None, Artifact]:
+    """Bring a trajectory to the stage's end, from the furthest stored state on its way, and store it there.
+
+    Args:
+        stage: The stage; `start` and `end` are epochs of the trajectory.
+        store: Where states are found and kept.
+        build: Makes the trajectory at the stage's start; not called if the stage is stored whole.
+        keep_tensors: Whether the end state is needed again; if not, only its rows are stored.
+        keep_at: Further epochs whose states are kept, for trials that leave the trajectory earlier.
+        save_every_s: Seconds of work between states that are stored in case the process dies; dropped at the end.
+
+    Yields:
+        One metrics row per epoch, reused ones included, then one row for the stage.
+
+    Raises:
+        NotFiniteError: If a metric is NaN or infinite.
+    """
+    end = stage.end or 0
+    done = store.get(stage.address)
+    if done is not None and (done.tensors or not keep_tensors):
+        yield from done.data["rows"]
+        yield _stage_row(stage, reused_epochs=end - stage.start, seconds=0.0, saved_s=_seconds(done))
+        return done
+
+    started = time.perf_counter()
+    trajectory = build()
+    rows: list[Row] = []
+    begun = stage.start
+    for epoch in reversed(store.epochs(stage.place)):
+        if stage.start < epoch < end and (artifact := store.get(stage.address_at(epoch))) is not None and artifact.tensors:
+            trajectory.load_state(artifact.tensors)
+            rows, begun = list(artifact.data["rows"]), epoch
+            break
+    yield from rows
+    saved_s = sum(row["seconds"] for row in rows)
+    interim: list[str] = []
+    last_save = time.perf_counter()
+    for epoch in range(begun + 1, end + 1):
+        epoch_started = time.perf_counter()
+        metrics = trajectory.run_epoch(epoch)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(f"{name} is {value} after {stage.kind} epoch {epoch}")
+        row = {"table": "metrics", "stage": stage.kind, "phase": stage.phase, "epoch": epoch}
+        row |= metrics | {"seconds": time.perf_counter() - epoch_started}
+        rows.append(row)
+        if epoch < end and (epoch in keep_at or time.perf_counter() - last_save >= save_every_s):
+            address = stage.address_at(epoch)
+            if not store.has(address):
+                store.put(address, trajectory.state(), {"rows": rows})
+                if epoch not in keep_at:
+                    interim.append(address)
+            last_save = time.perf_counter()
+        yield row
+    artifact = Artifact(trajectory.state() if keep_tensors else {}, {"rows": rows})
+    store.put(stage.address, artifact.tensors, artifact.data)
+    for address in interim:
+        store.drop(address)
+    yield _stage_row(stage, reused_epochs=begun - stage.start, seconds=time.perf_counter() - started, saved_s=saved_s)
+    return artifact
+
+
+def _seconds(artifact: Artifact) -> float:
+    return float(sum(row["seconds"] for row in artifact.data["rows"]))
+
+
+def _stage_row(stage: Stage, reused_epochs: int, seconds: float, saved_s: float) -> Row:
+    epochs = (stage.end or 0) - stage.start
+    return {
+        "table": "stages",
+        "stage": stage.kind,
+        "phase": stage.phase,
+        "key": stage.key,
+        "epochs": epochs,
+        "reused_epochs": reused_epochs,
+        "seconds": seconds,
+        "saved_s": saved_s,
+    }
