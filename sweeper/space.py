@@ -1,0 +1,624 @@
+"""Search spaces: a YAML file in, a validated `SearchSpace` out. Everything that is wrong is said here, at once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from orca_core.bodies import find_body
+from orca_core.config import KNOBS, SHORTHAND, TrialConfig, faults_of, flatten, resolve_config, unknown_knobs
+from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.finetuning.freezing import FREEZING_NAMES
+from orca_core.proxies import find_proxy
+from orca_core.tasks import find_task
+from sweeper.yaml_reader import read_mapping
+
+METRICS = ("valid_error", "valid_loss", "train_loss", "test_error")
+"""What every task reports after each epoch of fine-tuning; all are better when lower."""
+
+RECIPE = "recipe"
+"""The level of an axis that leaves the knob to the task's recipe."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class SearchConfig(_Part):
+    """How values of tuned knobs are found."""
+
+    algorithm: Literal["grid", "random", "tpe"] = Field("grid", description="`grid` tunes nothing; `random` and `tpe` tune each arm.")
+    trials: Annotated[int, Field(ge=1)] = Field(16, description="Candidates per arm; each is run with every seed.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the draws; all arms share them.")
+    lag: Annotated[int, Field(ge=1)] = Field(
+        4,
+        description="tpe: a candidate is proposed from the results of all but the `lag` before it, so that many of an arm's candidates "
+        "run at once and the proposals do not depend on timing.",
+    )
+
+
+class SchedulerConfig(_Part):
+    """Which trials are stopped early; each task is judged by itself, in epochs of fine-tuning."""
+
+    name: Literal["fifo", "asha", "median"] = Field("fifo", description="`fifo` stops none.")
+    grace_period: Annotated[int, Field(ge=1)] = Field(1, description="Epochs that every trial gets.")
+    reduction_factor: Annotated[float, Field(gt=1)] = Field(3.0, description="asha: one in so many goes on at a rung.")
+    min_trials: Annotated[int, Field(ge=1)] = Field(3, description="median: trials that must have been seen before any is stopped.")
+
+
+class Resources(_Part):
+    """What one trial holds while it runs."""
+
+    cpu: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs.")
+    gpu: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Share of a GPU; one trial uses at most one.")
+
+
+class Budget(_Part):
+    """Bounds of a sweep; null = none."""
+
+    trials: Annotated[int, Field(ge=1)] | None = Field(None, description="A plan with more trials is refused.")
+    hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Wall time of one `sweeper run`, then it stops as on Ctrl-C.")
+    gpu_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="GPU time of one `sweeper run`, likewise.")
+
+
+class Rule(BaseModel):
+    """A combination is left out if `if` holds and `then` does not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+    if_: dict[str, Any] = Field(alias="if")
+    then: dict[str, Any]
+
+
+class SpaceFile(_Part):
+    """The keys of a search-space file."""
+
+    name: str | None = Field(None, description="Name of the sweep in the results; the file's name if left out.")
+    description: str = Field("", description="The question, in a line.")
+    base: dict[str, Any] = Field({}, description="Knobs that all trials share, nested or dotted; the rest comes from each task's recipe.")
+    space: dict[str, Any] = Field({}, description="Knobs that vary: `{grid: [...]}`, `{choice: [...]}`, `{uniform: [low, high]}`, ...")
+    variants: dict[str, dict[str, Any]] = Field({}, description="Named sets of knobs, an axis of their own.")
+    design: Literal["factorial", "one-factor-at-a-time"] = Field(
+        "factorial", description="All combinations; or a baseline and each level of each grid by itself, for every task."
+    )
+    seeds: int | list[int] = Field(1, description="A count, or a list. Every arm has the same seeds.")
+    search: SearchConfig = SearchConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    metric: str = Field("valid_error", description="What search and scheduler minimise, and trials are ranked by.")
+    require: list[Rule] = Field([], description="Rules that a combination must keep.")
+    resources: Resources = Resources()
+    budget: Budget = Budget()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        whole = [value] if not isinstance(value, list) else value
+        if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in whole):
+            raise ValueError("must be a count or a list of whole numbers")
+        if not isinstance(value, list) and value < 1:
+            raise ValueError("must be at least 1")
+        if isinstance(value, list) and (not value or len(set(value)) < len(value) or min(value) < 0 or max(value) >= 2**32):
+            raise ValueError("must be a list of different whole numbers from 0, at least one")
+        return value
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _short_scheduler(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _short_search(cls, value: Any) -> Any:
+        return {"algorithm": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A knob that varies.
+
+    Args:
+        path: The knob, or a section whose levels are mappings (`body`).
+        kind: `grid` spans arms; the others are tuned.
+        values: The levels of a grid or choice; (low, high) of a range.
+        step, log: Of an `int` range; `loguniform` has log.
+        when: Condition under which it varies; elsewhere the knob is left to base and recipe.
+    """
+
+    path: str
+    kind: Literal["grid", "choice", "uniform", "loguniform", "int"]
+    values: tuple[Any, ...]
+    step: int = 1
+    log: bool = False
+    when: Mapping[str, Any] = field(default_factory=dict)
+
+    def overrides(self, value: Any) -> dict[str, Any]:
+        """The knobs that a level sets."""
+        if value == RECIPE:
+            return {}
+        return flatten({self.path: value})
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One combination of grid levels, variant and task; tuned knobs and seeds are still open.
+
+    Args:
+        overrides: Knob -> value.
+        variant: Name of the variant it came from; empty without variants.
+        tuned: The axes that are tuned in it.
+    """
+
+    overrides: Mapping[str, Any]
+    variant: str
+    tuned: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A validated search space. Fields as in `SpaceFile`; `base` is flat, `space` has become `axes`."""
+
+    name: str
+    description: str
+    base: Mapping[str, Any]
+    axes: tuple[Axis, ...]
+    variants: Mapping[str, Mapping[str, Any]]
+    design: str
+    seeds: tuple[int, ...]
+    search: SearchConfig
+    scheduler: SchedulerConfig
+    metric: str
+    require: tuple[Rule, ...]
+    resources: Resources
+    budget: Budget
+    source: Mapping[str, Any]
+    file: str = ""
+
+    @property
+    def device(self) -> str:
+        """Device type of the trials."""
+        return "cuda" if self.resources.gpu > 0 else "cpu"
+
+    def arms(self) -> list[Arm]:
+        """All arms, in the order of the file; combinations that break a rule of `require` are left out.
+
+        Raises:
+            ConfigError: If a combination breaks a rule of the knobs.
+        """
+        arms, faults = [], _Faults(self)
+        for variant, overrides in (self.variants or {"": {}}).items():
+            for combination in self._combinations(dict(self.base) | dict(overrides), faults):
+                config = faults.resolve(combination)
+                if config is None or not all(holds(rule.then, config) for rule in self.require if holds(rule.if_, config)):
+                    continue
+                tuned = tuple(axis for axis in self.axes if axis.kind != "grid" and holds(axis.when, config))
+                arms.append(Arm(combination, variant, tuned))
+        faults.raise_if_any()
+        return arms
+
+    def _combinations(self, base: dict[str, Any], faults: _Faults) -> Iterator[dict[str, Any]]:
+        grids = [axis for axis in self.axes if axis.kind == "grid"]
+        # A condition may be on any other axis, so axes without one come first.
+        free, conditional = [axis for axis in grids if not axis.when], [axis for axis in grids if axis.when]
+        if self.design == "one-factor-at-a-time":
+            tasks = [axis for axis in free if axis.path == "task"]
+            for start in _product(base, tasks):
+                yield from self._one_at_a_time(start, [axis for axis in grids if axis.path != "task"], faults)
+            return
+        for start in _product(base, free):
+            partial = [start]
+            for axis in conditional:
+                partial = [
+                    combination | axis.overrides(value) if active else combination
+                    for combination in partial
+                    for active in [self._active(axis, combination, faults)]
+                    for value in (axis.values if active else (None,))
+                ]
+            yield from partial
+
+    def _one_at_a_time(self, start: dict[str, Any], axes: Sequence[Axis], faults: _Faults) -> Iterator[dict[str, Any]]:
+        yield start
+        for axis in axes:
+            if self._active(axis, start, faults):
+                for value in axis.values:
+                    yield start | axis.overrides(value)
+
+    def _active(self, axis: Axis, combination: Mapping[str, Any], faults: _Faults) -> bool:
+        config = faults.resolve(combination) if axis.when else None
+        return not axis.when or (config is not None and holds(axis.when, config))
+
+
+def holds(condition: Mapping[str, Any], config: TrialConfig) -> bool:
+    """Whether a condition holds: every knob has the value, or one of a list of values; `{not: ...}` turns it round.
+
+    Beside the knobs, `body.modality` (text, images) and `task.dims` (1, 2) can be asked for.
+    """
+    return all(_matches(expected, _value_of(path, config)) for path, expected in condition.items())
+
+
+def _matches(expected: Any, value: Any) -> bool:
+    if isinstance(expected, Mapping):
+        return not _matches(expected["not"], value)
+    return value in expected if isinstance(expected, list) else value == expected
+
+
+def _value_of(path: str, config: TrialConfig) -> Any:
+    if path == "body.modality":
+        return config.body_spec.modality
+    if path == "task.dims":
+        return config.task_spec.dims
+    node: Any = config
+    for name in path.split("."):
+        node = getattr(node, name)
+    return node
+
+
+def _product(base: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*(axis.values for axis in axes)):
+        combination = dict(base)
+        for axis, value in zip(axes, values, strict=True):
+            if value == RECIPE:
+                combination.pop(axis.path, None)
+            combination |= axis.overrides(value)
+        yield combination
+
+
+class _Faults:
+    """Faults of many combinations, each said once, under the key of the file that it comes from."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.found: dict[str, Fault] = {}
+
+    def resolve(self, combination: Mapping[str, Any]) -> TrialConfig | None:
+        try:
+            return resolve_config(combination)
+        except ConfigError as error:
+            for fault in error.faults:
+                placed = fault.at(self.section(fault.path))
+                self.found.setdefault(placed.text(), placed)
+            return None
+
+    def section(self, path: str) -> str:
+        """The section of the file that sets a knob."""
+        if any(axis.path == path or path.startswith(f"{axis.path}.") for axis in self.space.axes):
+            return "space"
+        for name, overrides in self.space.variants.items():
+            if path in overrides:
+                return f"variants.{name}"
+        return "base"
+
+    def raise_if_any(self) -> None:
+        if self.found:
+            raise ConfigError(self.found.values(), self.space.file)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- reading
+
+
+def find_space(place: str) -> Path:
+    """The file that SPACE means: a path, a name in `./search_spaces`, or a name among the ones that come with the package."""
+    path = Path(place)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    known = available_spaces()
+    if place not in known:
+        raise ConfigError([Fault("", "must be a file or the name of a search space", place, nearest(place, known))])
+    return known[place]
+
+
+def available_spaces() -> dict[str, Path]:
+    """Name -> file of every search space in `./search_spaces` and in the package; the former come first."""
+    shipped = Path(__file__).resolve().parent.parent / "search_spaces"
+    found: dict[str, Path] = {}
+    for folder in (Path("search_spaces"), shipped):
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def load_space(place: str | Path, overrides: Mapping[str, Any] = {}, name: str | None = None) -> SearchSpace:
+    """Read and validate a search space.
+
+    Args:
+        place: A path, or the name of a search space.
+        overrides: `--set`: knob -> value, put into `base`; `sweep:KEY` reaches the sweep's own keys, `sweep:seeds`.
+        name: `--name`: the sweep's name, instead of the file's.
+
+    Raises:
+        ConfigError: With every fault that was found.
+    """
+    path = find_space(str(place))
+    return parse_space(read_mapping(path), file=str(path), overrides=overrides, name=name)
+
+
+def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str, Any] = {}, name: str | None = None) -> SearchSpace:
+    """Validate the content of a search-space file; arguments as `load_space`."""
+    faults: list[Fault] = []
+    data = _with_overrides(data, overrides, faults)
+    parsed, whole = None, True
+    try:
+        parsed = SpaceFile.model_validate(data)
+    except ValidationError as error:
+        for fault in faults_of(error):
+            unknown = fault.rule == "must be a known key"
+            known = SpaceFile.model_fields if "." not in fault.path else _PARTS.get(fault.path.partition(".")[0], ())
+            faults.append(Fault(fault.path, fault.rule, Fault.ABSENT, nearest(fault.path.rpartition(".")[2], known)) if unknown else fault)
+        whole = False
+    base = _knobs(data.get("base", {}), "base", faults)
+    variants = {}
+    given_variants = data.get("variants", {})
+    for variant, knobs in given_variants.items() if isinstance(given_variants, Mapping) else ():
+        variants[str(variant)] = _knobs(knobs, f"variants.{variant}", faults)
+    axes = _axes(data.get("space", {}), faults)
+    varied = {axis.path for axis in axes} | {knob for axis in axes for knob in KNOBS if knob.startswith(f"{axis.path}.")}
+    for path in overrides:
+        if path in varied:
+            faults.append(Fault(f"--set {path}", "must not be a knob that the space varies", overrides[path], "Edit the file instead."))
+    for section, knobs in [("base", base), *((f"variants.{name}", knobs) for name, knobs in variants.items())]:
+        faults += [Fault(f"{section}.seed", "must not be set here", knobs["seed"], "Use `seeds`.") for _ in [0] if "seed" in knobs]
+        if section != "base":
+            both = [path for path in knobs if path in varied]
+            faults += [Fault(f"{section}.{path}", "must not also vary in `space`", knobs[path]) for path in both]
+    if "task" not in base and "task" not in varied and not all("task" in knobs for knobs in (variants or {"": {}}).values()):
+        faults.append(Fault("base.task", "must be given, here or in `space`", Fault.ABSENT, "See `sweeper tasks`."))
+    name = name or (parsed.name if parsed else None) or Path(file).stem or "sweep"
+    if not _NAME.fullmatch(name):
+        rule = "must be usable as a file name: letters, digits, dots, dashes, underscores, at most 80, not starting with a sign"
+        faults.append(Fault("name", rule, name))
+    if parsed is not None:
+        faults += _sweep_faults(parsed, axes, base)
+    if faults or not whole or parsed is None:
+        raise ConfigError(faults, file)
+    seeds = tuple(range(parsed.seeds)) if isinstance(parsed.seeds, int) else tuple(parsed.seeds)
+    fields = {key: getattr(parsed, key) for key in ("description", "design", "search", "scheduler", "metric", "resources", "budget")}
+    return SearchSpace(
+        name=name, base=base, axes=tuple(axes), variants=variants, seeds=seeds, require=tuple(parsed.require), source=data, file=file, **fields
+    )
+
+
+_PARTS = {
+    "search": SearchConfig.model_fields,
+    "scheduler": SchedulerConfig.model_fields,
+    "resources": Resources.model_fields,
+    "budget": Budget.model_fields,
+    "require": ("if", "then"),
+}
+
+
+def _with_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any], faults: list[Fault]) -> dict[str, Any]:
+    merged = dict(data)
+    base = dict(merged["base"]) if isinstance(merged.get("base"), Mapping) else {}
+    try:
+        flat = flatten(base)
+    except ConfigError:
+        return merged  # the fault is found again, and said, when base is read
+    for path, value in overrides.items():
+        if path.startswith("sweep:"):
+            section, _, key = path.removeprefix("sweep:").partition(".")
+            inner = merged.get(section)
+            merged[section] = {**(inner if isinstance(inner, Mapping) else {}), key: value} if key else value
+        else:
+            flat |= flatten({path: value})
+    if flat:
+        merged["base"] = flat
+    return merged
+
+
+def _knobs(data: Any, section: str, faults: list[Fault]) -> dict[str, Any]:
+    """Flat knobs of `base` or a variant; each value is checked by itself."""
+    if not isinstance(data, Mapping):
+        faults.append(Fault(section, "must be a mapping of knobs", data))
+        return {}
+    try:
+        flat = flatten(data)
+    except ConfigError as error:
+        faults += [fault.at(section) for fault in error.faults]
+        return {}
+    wrong = unknown_knobs(flat)
+    faults += [fault.at(section) for fault in wrong]
+    flat = {path: value for path, value in flat.items() if path in KNOBS}
+    for path, value in flat.items():
+        faults += [fault.at(section) for fault in check_knob(path, value)]
+    return flat
+
+
+def check_knob(path: str, value: Any) -> list[Fault]:
+    """Faults of one knob's value by itself: type, range, name."""
+    info = KNOBS[path]
+    owner = TrialConfig
+    for name in path.split(".")[:-1]:
+        owner = owner.model_fields[name].annotation  # type: ignore[assignment]
+    try:
+        # The owner's validators see the value as they would in a whole config.
+        owner.__pydantic_validator__.validate_assignment(owner.model_construct(), path.rpartition(".")[2], value)
+    except ValidationError as error:
+        faults = [fault for fault in faults_of(error) if fault.path.split(".")[0] == path.rpartition(".")[2]]
+        prefix = path.rpartition(".")[0]
+        if faults:
+            return [fault.at(prefix) if prefix else fault for fault in faults]
+    except (AttributeError, TypeError):
+        # A validator over several fields met the ones that are not there: the whole config is checked later.
+        TypeAdapter(info.annotation)
+    finder = {"task": find_task, "proxy": find_proxy, "body.name": find_body}.get(path)
+    try:
+        if finder is not None and isinstance(value, str):
+            finder(value)
+        if path == "freezing" and isinstance(value, str) and value.partition(":")[0] not in {n.partition(":")[0] for n in FREEZING_NAMES}:
+            return [Fault(path, "must be a freezing schedule", value, nearest(value, FREEZING_NAMES))]
+    except ConfigError as error:
+        return [Fault(path, fault.rule, fault.value, fault.remedy) for fault in error.faults]
+    except DataError as error:
+        return [Fault(path, str(error), Fault.ABSENT)]
+    return []
+
+
+_KINDS = ("grid", "choice", "uniform", "loguniform", "int")
+
+
+def _axes(data: Any, faults: list[Fault]) -> list[Axis]:
+    if not isinstance(data, Mapping):
+        faults.append(Fault("space", "must be a mapping of knobs", data))
+        return []
+    axes: list[Axis] = []
+    for path, entry in _entries(data, ""):
+        where = f"space.{path}"
+        known = path in KNOBS or path in SHORTHAND
+        if path == "seed":
+            faults.append(Fault(where, "must not vary here", entry, "Use `seeds`."))
+        elif not known:
+            faults += [fault.at("space") for fault in unknown_knobs({path: Fault.ABSENT})]
+        elif not isinstance(entry, Mapping):
+            faults.append(Fault(where, f"must be a mapping with one of {', '.join(_KINDS)}", entry, _axis_remedy(entry)))
+        elif (axis := _axis(path, entry, where, faults)) is not None:
+            axes.append(axis)
+    return axes
+
+
+def _axis_remedy(entry: Any) -> str:
+    return f"Write {{grid: {entry if isinstance(entry, list) else [entry]}}}, or set it in `base`."
+
+
+def _entries(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted path, entry) of a nested or dotted mapping; an entry is what has a distribution's key, or is no mapping."""
+    for key, value in data.items():
+        path = f"{prefix}{key}"
+        inner = isinstance(value, Mapping) and path not in KNOBS and not any(kind in value for kind in _KINDS)
+        if inner and any(knob.startswith(f"{path}.") for knob in KNOBS):
+            yield from _entries(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _axis(path: str, entry: Mapping[str, Any], where: str, faults: list[Fault]) -> Axis | None:
+    before = len(faults)
+    kinds = [kind for kind in _KINDS if kind in entry]
+    allowed = (*_KINDS, "when", *(("step", "log") if kinds == ["int"] else ()))
+    for key in entry:
+        if key not in allowed:
+            faults.append(Fault(f"{where}.{key}", "must be a known key", Fault.ABSENT, nearest(key, allowed)))
+    if len(kinds) != 1:
+        faults.append(Fault(where, f"must have exactly one of {', '.join(_KINDS)}", dict(entry), nearest(next(iter(entry), ""), _KINDS)))
+        return None
+    kind, values = kinds[0], entry[kinds[0]]
+    when = _condition(entry.get("when", {}), f"{where}.when", faults)
+    if kind in ("grid", "choice"):
+        if not isinstance(values, list) or not values:
+            faults.append(Fault(f"{where}.{kind}", "must be a list of at least one value", values))
+            return None
+        for number, value in enumerate(values):
+            _check_level(path, value, f"{where}.{kind}.{number}", faults)
+            if value in values[:number]:
+                faults.append(Fault(f"{where}.{kind}.{number}", "must not stand twice", value))
+    else:
+        _check_range(path, kind, values, entry, where, faults)
+    if len(faults) > before:
+        return None
+    log = kind == "loguniform" or bool(entry.get("log", False))
+    return Axis(path, kind, tuple(values), entry.get("step", 1), log, when)  # type: ignore[arg-type]
+
+
+def _check_level(path: str, value: Any, where: str, faults: list[Fault]) -> None:
+    if value == RECIPE and path not in ("task", "recipe"):
+        return
+    try:
+        knobs = flatten({path: value})
+    except ConfigError as error:
+        faults.extend(error.faults)
+        return
+    for wrong in unknown_knobs(knobs):
+        faults.append(Fault(where, f"{wrong.path} {wrong.rule}", wrong.value, wrong.remedy))
+    for knob, inner in knobs.items():
+        if knob in KNOBS:
+            faults.extend(Fault(where, fault.rule, fault.value, fault.remedy) for fault in check_knob(knob, inner))
+
+
+def _check_range(path: str, kind: str, values: Any, entry: Mapping[str, Any], where: str, faults: list[Fault]) -> None:
+    at = f"{where}.{kind}"
+    numbers = isinstance(values, list) and len(values) == 2 and all(_is_number(value) for value in values)
+    if not numbers:
+        faults.append(Fault(at, "must be a list of two finite numbers, [low, high]", values))
+        return
+    low, high = values
+    if not low < high:
+        faults.append(Fault(at, "must have low < high", values, f"Turn it round: [{high}, {low}]." if low > high else ""))
+        return
+    if kind == "int" and not all(isinstance(value, int) for value in values):
+        faults.append(Fault(at, "must be two whole numbers", values))
+        return
+    if (kind == "loguniform" or entry.get("log")) and low <= 0:
+        faults.append(Fault(at, "must have low > 0 on a logarithmic scale", values))
+        return
+    if "log" in entry and not isinstance(entry["log"], bool):
+        faults.append(Fault(f"{where}.log", "must be true or false", entry["log"]))
+    if "step" in entry and (isinstance(entry["step"], bool) or not isinstance(entry["step"], int) or entry["step"] < 1):
+        faults.append(Fault(f"{where}.step", "must be a whole number of at least 1", entry["step"]))
+    elif entry.get("step", 1) != 1 and entry.get("log"):
+        faults.append(Fault(f"{where}.step", "must be left out on a logarithmic scale", entry["step"]))
+    for value in values:
+        faults.extend(Fault(at, fault.rule, fault.value, fault.remedy) for fault in check_knob(path, value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _condition(data: Any, where: str, faults: list[Fault]) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        faults.append(Fault(where, "must be a mapping of knobs to values", data))
+        return {}
+    condition: dict[str, Any] = {}
+    askable = [*KNOBS, "body.modality", "task.dims"]
+    for path, expected in _flat_condition(data).items():
+        if path not in askable:
+            faults.append(Fault(f"{where}.{path}", "must be a knob, body.modality or task.dims", Fault.ABSENT, nearest(path, askable)))
+        elif isinstance(expected, Mapping) and list(expected) != ["not"]:
+            faults.append(Fault(f"{where}.{path}", "must be a value, a list of values, or {not: ...}", expected))
+        else:
+            condition[path] = expected
+    return condition
+
+
+def _flat_condition(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and "not" not in value and path not in KNOBS:
+            flat |= _flat_condition(value, f"{path}.")
+        else:
+            flat[SHORTHAND.get(path, path)] = value
+    return flat
+
+
+def _sweep_faults(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any]) -> list[Fault]:
+    """Faults between the sweep's own keys."""
+    faults: list[Fault] = []
+    tuned = [axis for axis in axes if axis.kind != "grid"]
+    if parsed.search.algorithm == "grid":
+        remedy = "Write a grid, or set search.algorithm to random or tpe."
+        faults += [Fault(f"space.{axis.path}.{axis.kind}", "must be a grid under search.algorithm grid", axis.kind, remedy) for axis in tuned]
+    elif not tuned:
+        rule = "must be grid when nothing is tuned"
+        faults.append(Fault("search.algorithm", rule, parsed.search.algorithm, "Give a knob a choice, uniform, loguniform or int."))
+    if parsed.metric not in METRICS:
+        faults.append(Fault("metric", "must be a metric that tasks report", parsed.metric, nearest(parsed.metric, METRICS)))
+    elif parsed.metric == "test_error" and base.get("selection") != "test":
+        remedy = "Choose on validation data, or set base.selection to test, which every row will say."
+        faults.append(Fault("metric", "must not look at the test set", parsed.metric, remedy))
+    for number, rule_ in enumerate(parsed.require):
+        for key, condition in (("if", rule_.if_), ("then", rule_.then)):
+            flat = _condition(condition, f"require.{number}.{key}", faults)
+            condition.clear()
+            condition.update(flat)
+    threads = base.get("threads", 1)
+    if isinstance(threads, int) and threads > max(1.0, parsed.resources.cpu):
+        faults.append(Fault("resources.cpu", f"must be at least base.threads = {threads}", parsed.resources.cpu))
+    return faults

@@ -1,0 +1,99 @@
+"""Every built-in proxy against the promises of `ProxyData`, and what is special in each."""
+
+from __future__ import annotations
+
+import doctest
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from orca_core.errors import ConfigError
+from orca_core.proxies import DEFAULT_PROXY, PROXIES, ProxyData, builtin, find_proxy, fractals
+
+LOADED = [name for name, spec in PROXIES.items() if spec.loader]
+
+
+@lru_cache
+def load(name: str) -> ProxyData:
+    return PROXIES[name].load()
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_proxy_gives_labelled_samples_of_its_modality(name):
+    spec, data = PROXIES[name], load(name)
+    assert len(data) == len(data.inputs) == len(data.labels) >= 1000
+    assert data.labels.dtype == np.int64
+    assert np.unique(data.labels).tolist() == list(range(len(data.label_names)))
+    assert len(set(data.label_names)) == len(data.label_names)
+    if spec.modality == "text":
+        assert all(type(sentence) is str for sentence in data.inputs)
+    else:
+        assert data.inputs.shape[1:] == (3, 32, 32)
+        assert data.inputs.dtype == np.float32
+        assert data.inputs.flags.c_contiguous
+        assert 0 <= data.inputs.min() < data.inputs.max() <= 1
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_proxy_is_the_same_each_time(name):
+    data, again = load(name), PROXIES[name].load()
+    assert np.array_equal(data.inputs, again.inputs)
+    assert np.array_equal(data.labels, again.labels)
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_every_label_has_samples_enough_for_a_covariance(name):
+    assert np.bincount(load(name).labels).min() >= 30
+
+
+def test_the_defaults_fit_their_modality():
+    assert all(PROXIES[name].fits(modality) for modality, name in DEFAULT_PROXY.items())
+
+
+def test_noise_fits_every_body_and_has_nothing_to_load():
+    noise = find_proxy("noise")
+    assert noise.fits("text")
+    assert noise.fits("images")
+    assert noise.loader == ""
+
+
+def test_an_unknown_proxy_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match="Did you mean 'photos'"):
+        find_proxy("photo")
+
+
+def test_pydoc_sentences_are_prose_and_stand_once():
+    sentences = load("pydoc").inputs
+    assert len(set(sentences)) == len(sentences)
+    assert all(5 <= len(sentence.split()) <= 60 and "::=" not in sentence and ">>>" not in sentence for sentence in sentences)
+
+
+def test_the_example_of_split_sentences_holds():
+    finder = doctest.DocTestFinder().find(builtin.split_sentences, globs=vars(builtin))
+    assert all(doctest.DocTestRunner().run(example).failed == 0 for example in finder)
+
+
+def test_a_photo_crop_is_found_in_its_third_of_the_photograph():
+    data = load("photos")
+    photo = builtin._read_photo(PROXIES["photos"].files()[0])
+    left = data.inputs[data.labels == data.label_names.index("china-left")][0]
+    windows = np.lib.stride_tricks.sliding_window_view(photo[0, :, : photo.shape[2] // 3], (32, 32))
+    assert (windows == left[0]).all(axis=(2, 3)).any()
+
+
+def test_half_of_the_photo_crops_are_averages_of_larger_ones():
+    # The mean of four bytes is a multiple of 1/4; of a single byte it is whole.
+    whole = [bool(np.all(np.abs(crop * 255 - np.round(crop * 255)) < 1e-3)) for crop in load("photos").inputs]
+    assert whole[:720] == [True] * 720
+    assert not any(whole[720:])
+
+
+def test_maps_of_the_fractals_contract():
+    assert all(abs(scale) <= 0.71 for maps in fractals.SYSTEMS.values() for scale, _ in maps)
+
+
+def test_unperturbed_corner_points_are_fixed():
+    for scale, shift in fractals.SYSTEMS["sierpinski-triangle"]:
+        corner = shift / (1 - scale)
+        assert abs(corner) == pytest.approx(1)
