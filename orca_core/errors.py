@@ -76,13 +76,15 @@ class NotFiniteError(OrcaError):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A sentence that offers the known names: the nearest one first, when there is one.
+    """A sentence that offers the known names: the nearest one, and all of them unless they are many.
 
     >>> nearest("mini-swim", ["mini-swin", "mini-roberta"])
     "Did you mean 'mini-swin'? Known: mini-roberta, mini-swin."
     """
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if close and len(names) > 16:
+        return f"Did you mean {close[0]!r}?"
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(names)}."
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orca_core.bodies import find_body
 from orca_core.config import KNOBS, SHORTHAND, TrialConfig, faults_of, flatten, resolve_config, unknown_knobs
@@ -344,15 +344,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     """Validate the content of a search-space file; arguments as `load_space`."""
     faults: list[Fault] = []
     data = _with_overrides(data, overrides, faults)
-    parsed, whole = None, True
-    try:
-        parsed = SpaceFile.model_validate(data)
-    except ValidationError as error:
-        for fault in faults_of(error):
-            unknown = fault.rule == "must be a known key"
-            known = SpaceFile.model_fields if "." not in fault.path else _PARTS.get(fault.path.partition(".")[0], ())
-            faults.append(Fault(fault.path, fault.rule, Fault.ABSENT, nearest(fault.path.rpartition(".")[2], known)) if unknown else fault)
-        whole = False
+    parsed = _parse_keys(data, faults)
     base = _knobs(data.get("base", {}), "base", faults)
     variants = {}
     given_variants = data.get("variants", {})
@@ -364,25 +356,41 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
         if path in varied:
             faults.append(Fault(f"--set {path}", "must not be a knob that the space varies", overrides[path], "Edit the file instead."))
     for section, knobs in [("base", base), *((f"variants.{name}", knobs) for name, knobs in variants.items())]:
-        faults += [Fault(f"{section}.seed", "must not be set here", knobs["seed"], "Use `seeds`.") for _ in [0] if "seed" in knobs]
+        if "seed" in knobs:
+            faults.append(Fault(f"{section}.seed", "must not be set here", knobs["seed"], "Use `seeds`."))
         if section != "base":
             both = [path for path in knobs if path in varied]
             faults += [Fault(f"{section}.{path}", "must not also vary in `space`", knobs[path]) for path in both]
     if "task" not in base and "task" not in varied and not all("task" in knobs for knobs in (variants or {"": {}}).values()):
         faults.append(Fault("base.task", "must be given, here or in `space`", Fault.ABSENT, "See `sweeper tasks`."))
-    name = name or (parsed.name if parsed else None) or Path(file).stem or "sweep"
+    name = name or parsed.name or Path(file).stem or "sweep"
     if not _NAME.fullmatch(name):
         rule = "must be usable as a file name: letters, digits, dots, dashes, underscores, at most 80, not starting with a sign"
         faults.append(Fault("name", rule, name))
-    if parsed is not None:
-        faults += _sweep_faults(parsed, axes, base)
-    if faults or not whole or parsed is None:
+    faults += _sweep_faults(parsed, axes, base)
+    if faults:
         raise ConfigError(faults, file)
     seeds = tuple(range(parsed.seeds)) if isinstance(parsed.seeds, int) else tuple(parsed.seeds)
     fields = {key: getattr(parsed, key) for key in ("description", "design", "search", "scheduler", "metric", "resources", "budget")}
     return SearchSpace(
         name=name, base=base, axes=tuple(axes), variants=variants, seeds=seeds, require=tuple(parsed.require), source=data, file=file, **fields
     )
+
+
+def _parse_keys(data: Mapping[str, Any], faults: list[Fault]) -> SpaceFile:
+    """The file's own keys. Where one is wrong its fault is added and its default stands in, so that the others are checked too."""
+    try:
+        return SpaceFile.model_validate(data)
+    except ValidationError as error:
+        found = faults_of(error)
+    for fault in found:
+        section, _, key = fault.path.rpartition(".")
+        if fault.rule == "must be a known key":
+            known = _PARTS.get(section.partition(".")[0], ()) if section else SpaceFile.model_fields
+            fault = Fault(fault.path, fault.rule, Fault.ABSENT, nearest(key, known))
+        faults.append(fault)
+    wrong = {fault.path.partition(".")[0] for fault in found}
+    return SpaceFile.model_validate({key: value for key, value in data.items() if key not in wrong})
 
 
 _PARTS = {
@@ -433,7 +441,6 @@ def _knobs(data: Any, section: str, faults: list[Fault]) -> dict[str, Any]:
 
 def check_knob(path: str, value: Any) -> list[Fault]:
     """Faults of one knob's value by itself: type, range, name."""
-    info = KNOBS[path]
     owner = TrialConfig
     for name in path.split(".")[:-1]:
         owner = owner.model_fields[name].annotation  # type: ignore[assignment]
@@ -445,9 +452,6 @@ def check_knob(path: str, value: Any) -> list[Fault]:
         prefix = path.rpartition(".")[0]
         if faults:
             return [fault.at(prefix) if prefix else fault for fault in faults]
-    except (AttributeError, TypeError):
-        # A validator over several fields met the ones that are not there: the whole config is checked later.
-        TypeAdapter(info.annotation)
     finder = {"task": find_task, "proxy": find_proxy, "body.name": find_body}.get(path)
     try:
         if finder is not None and isinstance(value, str):

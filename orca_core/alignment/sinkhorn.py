@@ -9,8 +9,9 @@ Two solvers, both in float64 whatever the inputs are: with costs of hundreds and
 moves plan entries by parts in a thousand.
 
 - `transport_cost`: Newton ascent on the semi-dual, annealed in eps. Plain Sinkhorn needs a number of iterations that grows like
-  max(C) / eps; a Newton step costs about two of them, and some twenty of them reach the solution at max(C) / eps = 1e4.
-- `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update halves the error at every iteration.
+  max(C) / eps; a Newton step costs about two of them, and some twenty to forty of them reach the solution at max(C) / eps = 1e4.
+  Newton's system is (n, n) or (m, m), whichever is smaller: time O(n m min(n, m)) a step.
+- `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update about halves the error at every iteration.
 
 Both stop when the plan's L1 marginal error is at most 1e-6, or at an iteration cap; the value's error is of second order in it.
 Nothing is kept between calls: a result is a pure function of its arguments. A cost that is not finite gives a value that is not.
@@ -22,18 +23,19 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_TOLERANCE = 1e-6
-_ANNEALING_TOLERANCE = 1e-3
+_TOLERANCE = 1e-6  # L1 error of the plan's marginals, of a total mass of 1
+_ANNEALING_TOLERANCE = 1e-3  # the same at a level that only prepares the next; a coarser one costs more steps below than it saves
 _ANNEALING_FACTOR = 4.0
-_MAX_NEWTON_STEPS = 100
-_MAX_STEP = 3.0
-_MIN_STEP = 1e-6
-_MAX_SELF_ITERATIONS = 1000
+_MAX_NEWTON_STEPS = 100  # per level; two are usual
+_MAX_STEP = 3.0  # longest first step in any entry of g, in units of epsilon
+_MIN_STEP = 1e-6  # shortest fraction of a Newton step that backtracking tries
+_MAX_SELF_ITERATIONS = 1000  # some twenty are usual
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -91,18 +93,14 @@ def self_transport_cost(cost: Tensor, epsilon: float) -> Tensor:
     Stopping rule: L1 marginal error at most 1e-6, or 1000 iterations.
     """
     constant = cost.detach()
-    potential = constant.new_zeros(len(constant))
+    potential = update = constant.new_zeros(len(constant))
     for _ in range(_MAX_SELF_ITERATIONS):
-        update, _ = _soft_minimum(constant, potential, epsilon)
+        potential = (potential + update) / 2
+        update, conditional = _soft_minimum(constant, potential, epsilon)
         error = ((potential - update) / epsilon).expm1().abs().mean()
         if not error > _TOLERANCE:
             break
-        potential = (potential + update) / 2
-    value = update.mean() + potential.mean()
-    if not cost.requires_grad:
-        return value
-    _, conditional = _soft_minimum(constant, potential, epsilon)
-    return with_gradient(value, conditional / len(constant), cost)
+    return with_gradient(update.mean() + potential.mean(), conditional / len(constant), cost)
 
 
 class _DualPoint(NamedTuple):
@@ -116,21 +114,22 @@ class _DualPoint(NamedTuple):
 
 def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Value and (n, m) plan of a tall problem, n >= m: the Newton system is on the small side."""
-    level = max(epsilon, (cost.max() - cost.min()).item())
-    point = _newton(cost, cost.new_zeros(cost.shape[1]), level, _TOLERANCE if level == epsilon else _ANNEALING_TOLERANCE)
-    slope = torch.zeros_like(point.potential)
+    spread = (cost.max() - cost.min()).item()
+    level = max(epsilon, spread) if math.isfinite(spread) else epsilon
+    point = _newton(cost, cost.new_zeros(cost.shape[1]), level, final=level == epsilon)
+    drift = torch.zeros_like(point.potential)
     while level > epsilon:
-        # The optimal potential is smooth in epsilon: start the next level on its tangent.
+        # The optimal potential is smooth in epsilon: start the next level on the secant through the last two.
         lower = max(epsilon, level / _ANNEALING_FACTOR)
-        start = point.potential + slope * (lower - level)
-        following = _newton(cost, start, lower, _TOLERANCE if lower == epsilon else _ANNEALING_TOLERANCE)
-        slope = (following.potential - point.potential) / (lower - level)
+        following = _newton(cost, point.potential + drift * (lower - level), lower, final=lower == epsilon)
+        drift = (following.potential - point.potential) / (lower - level)
         level, point = lower, following
     return point.value, point.conditional / len(cost)
 
 
-def _newton(cost: Tensor, potential: Tensor, epsilon: float, tolerance: float) -> _DualPoint:
-    """Maximises the concave semi-dual from `potential` by regularised Newton steps with backtracking."""
+def _newton(cost: Tensor, potential: Tensor, epsilon: float, final: bool) -> _DualPoint:
+    """Maximises the concave semi-dual from `potential` by regularised Newton steps with backtracking; `final` is the last level."""
+    tolerance = _TOLERANCE if final else _ANNEALING_TOLERANCE
     target_mass = 1 / cost.shape[1]
     point = _dual_point(cost, potential, epsilon)
     for _ in range(_MAX_NEWTON_STEPS):
@@ -172,8 +171,8 @@ def _soft_minimum(cost: Tensor, potential: Tensor, epsilon: float) -> tuple[Tens
     """-eps log mean_j exp((g_j - C_ij) / eps), (n,), and the (n, m) softmax that goes with it."""
     exponent = torch.add(potential / epsilon, cost, alpha=-1 / epsilon)
     top = exponent.amax(1, keepdim=True)
-    # Below exp(-100) a weight counts for nothing, but products of such weights are denormal numbers, twenty times slower to multiply.
-    weights = torch.nn.functional.threshold_(exponent.sub_(top), -100.0, -torch.inf).exp_()
+    # A weight of exp(-100) counts for nothing, but smaller ones and their products are denormal numbers, twenty times slower to multiply.
+    weights = exponent.sub_(top).clamp_(min=-100).exp_()
     total = weights.sum(1, keepdim=True)
     soft_minimum = -epsilon * (top + (total / cost.shape[1]).log()).squeeze(1)
     return soft_minimum, weights.div_(total)

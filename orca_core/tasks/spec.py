@@ -134,6 +134,7 @@ def resolve(reference: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
+@lru_cache(maxsize=256)
 def package_file(package: str, *parts: str) -> Path:
     """A file inside an installed package, found without importing it."""
     spec = importlib.util.find_spec(package)

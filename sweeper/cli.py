@@ -1,0 +1,249 @@
+"""The command line: `sweeper run | plan | query | ...`. Each command imports what it needs, so that `--help` starts at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orca_core.errors import ConfigError, OrcaError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.\n\n"
+    "`sweeper plan quickstart` shows a plan; `sweeper run quickstart` runs it, or continues it; "
+    "`sweeper best quickstart` and `sweeper query \"select ...\"` ask the results.",
+)
+
+SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A YAML file, or a name in ./search_spaces or in the package.")]
+ResultsOption = Annotated[str, typer.Option("--results", help="Folder or URI (s3://, gs://) of the results.")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Folder or URI of the stage store.  [default: RESULTS/artifacts]")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob of `base`, or with `sweep:seeds=1` a key of the sweep. Repeatable."),
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of the file's.")]
+FormatOption = Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")]
+
+
+def _said(command: Callable[..., int | None]) -> Callable[..., None]:
+    """Errors made by the user in one line each on stderr, exit code 2, no traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except ConfigError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+        except OrcaError as error:
+            typer.echo(f"{error}", err=True)
+            raise typer.Exit(2) from None
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+        raise typer.Exit(code or 0)
+
+    return wrapped
+
+
+def _settings(values: list[str] | None) -> dict[str, Any]:
+    """`knob=value` texts as a dict; values are YAML."""
+    from orca_core.errors import Fault
+    from sweeper.yaml_reader import parse_value
+
+    faults, parsed = [], {}
+    for text in values or ():
+        knob, equals, value = text.partition("=")
+        if not equals or not knob.strip():
+            faults.append(Fault("--set", "must have the form knob=value", text, "Example: --set finetune.lr=1e-4"))
+        else:
+            parsed[knob.strip()] = parse_value(value)
+    if faults:
+        raise ConfigError(faults)
+    return parsed
+
+
+@app.command()
+@_said
+def run(
+    space: SpaceArgument,
+    results: ResultsOption = "results",
+    store: StoreOption = None,
+    address: Annotated[str | None, typer.Option("--address", help="Address of a running Ray cluster, or `auto`.")] = None,
+    name: NameOption = None,
+    settings: SetOption = None,
+    max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", min=1, help="Most trials at once.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, whatever the cause.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+) -> int:
+    """Run a sweep, or continue it: what is missing is added. Exit code 1 if trials failed.
+
+    Example: `sweeper run quickstart --set sweep:seeds=1 --results /tmp/results`
+    """
+    from sweeper.running import run_space
+    from sweeper.space import load_space
+
+    loaded = load_space(space, _settings(settings), name)
+    return run_space(
+        loaded,
+        results,
+        store,
+        address=address,
+        max_concurrent=max_concurrent,
+        retry_failed=retry_failed,
+        quiet=quiet,
+    )
+
+
+@app.command()
+@_said
+def plan(
+    space: SpaceArgument,
+    results: ResultsOption = "results",
+    name: NameOption = None,
+    settings: SetOption = None,
+    format: Annotated[str, typer.Option("--format", help="text, json or csv.")] = "text",
+) -> None:
+    """Show what `run` would do: trials, the stages they share, what the results have already.
+
+    Example: `sweeper plan quickstart --format csv > trials.csv`
+    """
+    from sweeper.running import describe_plan
+    from sweeper.space import load_space
+
+    typer.echo(describe_plan(load_space(space, _settings(settings), name), results, format), nl=False)
+
+
+@app.command()
+@_said
+def trial(
+    settings: SetOption = None,
+    results: ResultsOption = "results",
+    store: StoreOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="Record the trial in the results as a sweep of this name.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    format: Annotated[str, typer.Option("--format", help="text, or json: one row per line.")] = "text",
+) -> int:
+    """Run one trial in this process, without Ray: the same rows, bit for bit, as a sweep's.
+
+    Example: `sweeper trial --set task=digits --set align.epochs=10 --set freezing=frozen-body`
+    """
+    from sweeper.running import run_one
+
+    return run_one(_settings(settings), results, store, name=name, device=device, format=format)
+
+
+@app.command()
+@_said
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over `trials`, `metrics` and `stages`.")],
+    results: ResultsOption = "results",
+    format: FormatOption = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+) -> None:
+    """Ask the results in SQL. Read-only: nothing is written, and no other file is read.
+
+    Example: `sweeper query "select task, freezing, avg(test_error) from trials group by all"`
+    """
+    from sweeper.results.query import Results
+    from sweeper.tables import write_table
+
+    write_table(Results(results).sql(sql).arrow(), format, output)
+
+
+@app.command()
+@_said
+def best(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    results: ResultsOption = "results",
+    top: Annotated[int, typer.Option("--top", min=1, help="Arms per task.")] = 5,
+    format: FormatOption = "table",
+) -> None:
+    """The best arms of each task, by the mean over seeds of the sweep's metric.
+
+    Example: `sweeper best quickstart --top 3`
+    """
+    from sweeper.reading import best_arms
+    from sweeper.tables import write_table
+
+    write_table(best_arms(results, name, top), format)
+
+
+@app.command()
+@_said
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; all if left out.")] = None,
+    results: ResultsOption = "results",
+    format: FormatOption = "table",
+) -> None:
+    """How far sweeps are: trials by status, and whether a driver is at work.
+
+    Example: `sweeper status`
+    """
+    from sweeper.reading import sweep_status
+    from sweeper.tables import write_table
+
+    write_table(sweep_status(results, name), format)
+
+
+@app.command()
+@_said
+def show(
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or the start of one.")],
+    results: ResultsOption = "results",
+) -> None:
+    """One trial: its config, its scores, its stages, and why it failed.
+
+    Example: `sweeper show 3f2a`
+    """
+    from sweeper.reading import describe_trial
+
+    typer.echo(describe_trial(results, trial), nl=False)
+
+
+def _catalogue(kind: str) -> Callable[..., None]:
+    @_said
+    def command(
+        name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
+    ) -> None:
+        from sweeper.catalogue import describe
+
+        typer.echo(describe(kind, name), nl=False)
+
+    command.__doc__ = f"The {kind} there are; with a name, one in full.\n\nExample: `sweeper {kind}`"
+    return command
+
+
+for _kind in ("spaces", "tasks", "proxies", "bodies"):
+    app.command(_kind)(_catalogue(_kind))
+
+
+@app.command()
+@_said
+def schema() -> None:
+    """The JSON Schema of search-space files, for editors.
+
+    Example: `sweeper schema > search-space.schema.json`
+    """
+    import json
+
+    from sweeper.schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point of the `sweeper` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

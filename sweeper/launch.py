@@ -1,0 +1,395 @@
+"""Run a plan on Ray Tune: what is missing is added to the results.
+
+Ray's own restore is not used: its state lags behind, forgets the scheduler and unpickles. A sweep is continued by planning again
+against the results and the stage store.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from orca_core.errors import ConfigError, Fault
+from sweeper.plan import Plan, PlannedTrial, make_plan
+from sweeper.progress import Progress
+from sweeper.recorder import Recorder, score_of
+from sweeper.results.store import ResultStore
+from sweeper.schedulers import PerTaskScheduler
+from sweeper.space import Resources
+from sweeper.trainable import TrialRunner
+from sweeper.trial_queue import TrialQueue
+
+MAX_INFRASTRUCTURE_FAILURES = 3
+"""Times a trial is started again after its process or machine was lost. Errors of the trial itself never come here."""
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of tasks and bodies mean the folder the sweep was started in
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files a trial that nobody reads
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # snapshots of a state that is never restored
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+    "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_AIR_NEW_OUTPUT": "1",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+
+
+@dataclass
+class Session:
+    """What the searcher, the scheduler and the callback of one run share.
+
+    Args:
+        plan: The trials known by now; grows under tpe.
+        queue: Which trial is next.
+        recorder: Writes rows.
+        scores: Trial id -> metric of ended trials.
+        store_uri: The stage store.
+        most: Trials that may run at once.
+        handed: Tune's trial id -> planned trial.
+    """
+
+    plan: Plan
+    queue: TrialQueue
+    recorder: Recorder
+    scores: dict[str, float]
+    store_uri: str
+    most: int
+    handed: dict[str, PlannedTrial]
+    deadline: float = math.inf
+    stopping: bool = False
+
+    def message(self, trial: PlannedTrial) -> str:
+        """What a worker is told of a trial."""
+        places = {stage.place for stage in trial.stages}
+        return json.dumps(
+            {
+                "config": trial.config.model_dump(mode="json", by_alias=True),
+                "store": self.store_uri,
+                "folder": os.getcwd(),
+                "device": self.plan.space.device,
+                "keep_at": {place: epochs for place, epochs in self.plan.keep_at.items() if place in places},
+                "each_epoch": self.plan.space.scheduler.name != "fifo",
+            }
+        )
+
+    def end(self, tune_id: str, outcome: Mapping[str, Any]) -> None:
+        """A trial ended: write it, free what it led, and let tpe propose what follows."""
+        trial = self.handed.pop(tune_id, None)
+        if trial is None:
+            return
+        self.queue.end(trial.id)
+        self.recorder.end(trial.id, outcome)
+        self.scores[trial.id] = score_of(self.recorder.ended[trial.id], self.plan.space.metric)
+        if self.plan.proposed_later:
+            grown = make_plan(self.plan.space, self.scores)
+            self.queue.add(new for new in grown.trials if new.id not in self.plan.by_id)
+            self.plan = grown
+
+
+class _NotPickled:
+    """Tune pickles its parts into a state that is never restored here; none of ours goes there."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class PlannedSearcher(_NotPickled, Searcher):
+    """Gives Tune the planned trials, leaders of shared stages first."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def suggest(self, trial_id: str) -> Any:
+        session = self.session
+        if session.stopping or (session.queue.is_empty and not (session.plan.proposed_later and session.queue.num_running)):
+            return Searcher.FINISHED
+        if session.queue.num_running >= session.most:
+            return None
+        trial = session.queue.next()
+        if trial is None:
+            return None
+        session.handed[trial_id] = trial
+        return {"trial": session.message(trial)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the callback hears of it, with the rows."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: never restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: never saved."""
+
+
+class StopWithSession(_NotPickled, tune.Stopper):
+    """Ends the run when the session is to stop."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.session.stopping
+
+    def stop_all(self) -> bool:
+        self.session.stopping |= time.monotonic() >= self.session.deadline
+        return self.session.stopping
+
+
+class Reporter(_NotPickled, tune.Callback):
+    """Takes what trials report to the recorder."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.session.recorder.start(self.session.handed[trial.trial_id], device=self.session.plan.space.device)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Its process was lost; Tune starts it again, and the rows come anew under the next attempt.
+        self.session.recorder.end(self.session.handed[trial.trial_id].id, {"status": "FAIL", "cause": "infrastructure"})
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        session = self.session
+        planned = session.handed.get(trial.trial_id)
+        if planned is None:
+            return
+        rows = json.loads(result["rows"])
+        session.recorder.locate(planned.id, result.get("hostname"), result.get("pid"))
+        session.recorder.add_rows(planned.id, rows)
+        for row in rows:
+            if row["table"] == "stages":
+                session.queue.publish(planned.id, row["stage"], row["phase"])
+        if "outcome" in result:
+            session.end(trial.trial_id, json.loads(result["outcome"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # One that reported its outcome has ended already: this one was stopped by its scheduler, or with the sweep.
+        if self.session.stopping:
+            self.session.end(trial.trial_id, {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"})
+        elif trial.trial_id in self.session.handed:
+            last = trial.last_result or {}
+            epoch = last.get("epoch")
+            scores = {name: last[name] for name in ("train_loss", "valid_loss", "valid_error", "test_error") if name in last}
+            cause = f"{self.session.plan.space.scheduler.name} after epoch {epoch}"
+            self.session.end(trial.trial_id, {"status": "PRUNED", "cause": cause, "best_epoch": epoch} | scores)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = "its process or machine was lost too often"
+        self.session.end(trial.trial_id, {"status": "FAIL", "cause": "infrastructure", "error": error})
+
+
+def launch(
+    plan: Plan,
+    todo: list[PlannedTrial],
+    recorder: Recorder,
+    scores: dict[str, float],
+    progress: Progress,
+    *,
+    store_uri: str,
+    address: str | None,
+    max_concurrent: int | None,
+) -> bool:
+    """Run trials to their end.
+
+    Args:
+        plan: The whole plan.
+        todo: The trials of it that are to be run.
+        recorder: Writes rows.
+        scores: Trial id -> metric of trials done before.
+        progress: Shows how far it is.
+        store_uri: The stage store.
+        address: Of a running Ray cluster; None starts Ray on this machine.
+        max_concurrent: Most trials at once; None = as many as the resources allow.
+
+    Returns:
+        Whether it came to its end, and was not stopped.
+
+    Raises:
+        ConfigError: If the machines do not have what one trial asks for, or cannot see the store.
+    """
+    space = plan.space
+    with _environment(), _ray(address, space.resources, str(store_uri)) as slots:
+        most = min(slots, max_concurrent or slots)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
+        session = Session(plan, TrialQueue(todo), recorder, scores, store_uri, most, {}, time.monotonic() + _time_budget(plan, slots))
+        longest = max(trial.config.finetune.epochs for trial in todo)
+        scheduler = PerTaskScheduler(space.scheduler, space.metric, session.handed, most, longest)
+        scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
+        trainable = tune.with_resources(TrialRunner, {"cpu": space.resources.cpu, "gpu": space.resources.gpu})
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                num_samples=-1,
+                search_alg=PlannedSearcher(session),
+                scheduler=scheduler,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(scratch),
+                verbose=0,
+                stop=StopWithSession(session),
+                callbacks=[Reporter(session)],
+                failure_config=tune.FailureConfig(max_failures=MAX_INFRASTRUCTURE_FAILURES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+            ),
+        )
+        try:
+            with progress, _stoppable(session), _heartbeat(recorder.store, space.name):
+                tuner.fit()
+        finally:
+            session.stopping = True
+            for tune_id in list(session.handed):
+                session.end(tune_id, {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"})
+            recorder.flush()
+            shutil.rmtree(scratch, ignore_errors=True)
+        return session.queue.is_empty and not any(row.get("cause") == "stopped" for row in recorder.ended.values())
+
+
+def _time_budget(plan: Plan, slots: int) -> float:
+    """Seconds of wall time that the budget allows."""
+    budget, gpu = plan.space.budget, plan.space.resources.gpu
+    bounds = [budget.hours * 3600] if budget.hours else []
+    if budget.gpu_hours and gpu:
+        bounds.append(budget.gpu_hours * 3600 / (gpu * slots))
+    return min(bounds, default=math.inf)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in (*_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            os.environ.pop(name, None) if old is None else os.environ.__setitem__(name, old)
+
+
+@contextmanager
+def _ray(address: str | None, resources: Resources, store_uri: str) -> Iterator[int]:
+    """Ray, started here or joined; gives the number of trials that fit at once."""
+    joined = ray.is_initialized()
+    if not joined:
+        environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(("HF_", "SWEEPER_"))}
+        if address is None:
+            wanted = os.cpu_count() or 1
+            if resources.cpu > wanted:
+                raise ConfigError([Fault("resources.cpu", f"must be at most the {wanted} CPUs of this machine", resources.cpu)])
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": environment},
+        )
+    try:
+        _check_nodes(store_uri)
+        yield _slots(resources)
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _slots(resources: Resources) -> int:
+    """Trials that fit at once on the nodes there are."""
+    total = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            by_cpu = int(has.get("CPU", 0) / resources.cpu + 1e-9)
+            by_gpu = int(has.get("GPU", 0) / resources.gpu + 1e-9) if resources.gpu else by_cpu
+            total += min(by_cpu, by_gpu)
+    if total == 0:
+        most_cpu = max((node["Resources"].get("CPU", 0) for node in ray.nodes()), default=0)
+        most_gpu = max((node["Resources"].get("GPU", 0) for node in ray.nodes()), default=0)
+        rule = f"must fit on one node; the largest have {most_cpu:g} CPUs and {most_gpu:g} GPUs"
+        raise ConfigError([Fault("resources", rule, resources.model_dump(), "Ask for less, or give --address of a larger cluster.")])
+    return total
+
+
+def _check_nodes(store_uri: str) -> None:
+    """Every node must see the stage store; a folder of this machine alone would be another one on each node."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2 or "://" in store_uri:
+        return
+    token = Path(store_uri).expanduser().resolve() / f".probe-{uuid.uuid4().hex}"
+    token.parent.mkdir(parents=True, exist_ok=True)
+    token.touch()
+    try:
+        seen = ray.remote(num_cpus=0)(lambda place: Path(place).exists())
+        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        probes = [seen.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote(str(token)) for node in nodes]
+        blind = [node["NodeManagerHostname"] for node, sees in zip(nodes, ray.get(probes, timeout=120), strict=True) if not sees]
+    finally:
+        token.unlink(missing_ok=True)
+    if blind:
+        rule = f"must be a place that all {len(nodes)} nodes see; {', '.join(sorted(set(blind)))} does not"
+        raise ConfigError([Fault("--store", rule, store_uri, "Give a shared folder, or s3:// or gs://.")])
+
+
+@contextmanager
+def _stoppable(session: Session) -> Iterator[None]:
+    """End the sweep cleanly on Ctrl-C and on SIGTERM, which batch schedulers send; a second Ctrl-C ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        session.stopping = True
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+HEARTBEAT_EVERY_S = 5.0
+
+
+@contextmanager
+def _heartbeat(store: ResultStore, sweep: str) -> Iterator[None]:
+    """Say every few seconds that this sweep runs, and where."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.is_set():
+            store.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
+            ended.wait(HEARTBEAT_EVERY_S)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        store.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": 0.0})
+
+

@@ -1,0 +1,44 @@
+"""Where a row comes from: versions of the code and of the libraries that compute."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+@lru_cache(maxsize=1)
+def provenance() -> dict[str, str | None]:
+    """Columns that say which code computed a row. Versions are read from package metadata: nothing heavy is imported."""
+    return {
+        "code_version": _version("orca-sweeper"),
+        "code_commit": code_commit(),
+        "python_version": platform.python_version(),
+        "torch_version": _version("torch"),
+        "transformers_version": _version("transformers"),
+        "ray_version": _version("ray"),
+    }
+
+
+def code_commit() -> str | None:
+    """The commit of the source tree, `+dirty` if it has uncommitted changes; None if this is no checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return f"{commit}+dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

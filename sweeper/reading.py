@@ -1,0 +1,164 @@
+"""What `best`, `status` and `show` print, read from the results."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from orca_core.errors import ConfigError, Fault, nearest
+from sweeper.results.query import Results
+from sweeper.results.store import ResultStore
+from sweeper.running import STALE_AFTER_S
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NOT_SHOWN = frozenset({"seed", "config_hash"})
+
+
+def best_arms(results_uri: str, name: str, top: int) -> pa.Table:
+    """The best arms of each task, by the mean over seeds of the sweep's metric; of a tuned arm its best candidate.
+
+    Arms with the same number of seeds come first: a mean over fewer seeds is not comparable. The interval is Student's t at
+    95 % over seeds; none for one seed. Only knobs that differ within the sweep are shown.
+
+    Raises:
+        ConfigError: If there is no such sweep.
+    """
+    import pyarrow as pa
+    from scipy.stats import t as student
+
+    store = ResultStore(results_uri)
+    rows = [row for row in _trials(store, name) if row["in_plan"] and row["status"] == "COMPLETE"]
+    metric = _metric(store, name)
+    if not rows:
+        raise ConfigError([Fault("", f"sweep {name} must have finished trials", Fault.ABSENT, "See `sweeper status`.")])
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["task"], row["arm"], row["candidate"]].append(row)
+    most = max(len(group) for group in groups.values())
+    knobs = _differing(rows)
+    lines = []
+    for (task, _, _), group in groups.items():
+        values = [row[metric] for row in group]
+        mean = math.fsum(values) / len(values)
+        spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else None
+        half = None if spread is None else float(student.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+        tests = [row["test_error"] for row in group]
+        line = {"task": task, metric: mean, "95% +-": half, "test_error": math.fsum(tests) / len(tests), "seeds": len(group)}
+        lines.append((task, len(group) < most, mean, line | {knob: group[0][knob] for knob in knobs}))
+    lines.sort(key=lambda entry: entry[:3])
+    ranked: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for task, _, _, line in lines:
+        ranked[task].append({"rank": len(ranked[task]) + 1} | line)
+    return pa.Table.from_pylist([line for arms in ranked.values() for line in arms[:top]])
+
+
+def _differing(rows: list[dict[str, Any]]) -> list[str]:
+    """Config columns with more than one value among trials of the same task; a task's own recipe is no difference."""
+    from sweeper.results.records import config_columns
+
+    names = [column.name for column in config_columns() if column.name != "task"]
+    found = []
+    for name in names:
+        by_task = defaultdict(set)
+        for row in rows:
+            by_task[row["task"]].add(str(row[name]))
+        if name not in _NOT_SHOWN and any(len(values) > 1 for values in by_task.values()):
+            found.append(name)
+    return found
+
+
+def sweep_status(results_uri: str, name: str | None) -> pa.Table:
+    """One line a sweep: planned trials by status, and whether a driver is at work."""
+    import pyarrow as pa
+
+    store = ResultStore(results_uri)
+    names = [name] if name else store.sweeps()
+    lines = []
+    for sweep in names:
+        rows = [row for row in _trials(store, sweep) if row["in_plan"]]
+        counts = {status: sum(row["status"] == status for row in rows) for status in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
+        alive = _driver(store, sweep)
+        running = counts.pop("RUNNING")
+        lines.append(
+            {"sweep": sweep, "planned": _planned(store, sweep)}
+            | {status.lower(): count for status, count in counts.items()}
+            | {"running": running if alive else 0, "interrupted": 0 if alive else running, "driver": alive or "none"}
+        )
+    if not lines:
+        raise ConfigError([Fault("", f"{results_uri} must hold results", Fault.ABSENT, "Run a sweep first, or give --results.")])
+    return pa.Table.from_pylist(lines)
+
+
+def _driver(store: ResultStore, sweep: str) -> str | None:
+    beat = store.heartbeat(sweep)
+    if beat is None or time.time() - beat["time"] > STALE_AFTER_S:
+        return None
+    return f"process {beat['pid']} on {'this machine' if beat['host'] == socket.gethostname() else beat['host']}"
+
+
+def _planned(store: ResultStore, sweep: str) -> int | None:
+    plan = _latest_plan(store, sweep)
+    return len(plan["trials"]) + plan["proposed_later"] if plan else None
+
+
+def _metric(store: ResultStore, sweep: str) -> str:
+    plan = _latest_plan(store, sweep)
+    return plan["metric"] if plan else "valid_error"
+
+
+def _latest_plan(store: ResultStore, sweep: str) -> dict[str, Any] | None:
+    plans = store.plans(sweep)
+    return max(plans.values(), key=lambda plan: plan["made_at"]) if plans else None
+
+
+def _trials(store: ResultStore, name: str) -> list[dict[str, Any]]:
+    known = store.sweeps()
+    if name not in known:
+        remedy = nearest(name, known) if known else "There are no results yet: run a sweep, or give --results."
+        raise ConfigError([Fault("", "must be the name of a sweep in the results", name, remedy)])
+    return store.live_trials(name)
+
+
+def describe_trial(results_uri: str, trial: str) -> str:
+    """One trial as text, wherever it ran.
+
+    Raises:
+        ConfigError: If no trial's id starts so, or several do.
+    """
+    from sweeper.results.records import config_columns
+    from sweeper.tables import render
+
+    results = Results(results_uri)
+    if not trial.isalnum():
+        raise ConfigError([Fault("TRIAL", "must be the start of a trial's id: digits and letters", trial)])
+    rows = results.sql(f"select * from trials where starts_with(trial, '{trial}') order by started_at").rows()
+    ids = sorted({row["trial"] for row in rows})
+    if len(ids) != 1:
+        known = [row["trial"] for row in results.sql("select distinct trial from trials").rows()]
+        remedy = f"It could be {', '.join(ids[:5])}." if ids else nearest(trial, known) if len(known) < 10 else "See `sweeper query`."
+        raise ConfigError([Fault("TRIAL", "must be the start of one trial's id", trial, remedy)])
+    configs = {column.name for column in config_columns()}
+    text = []
+    for row in rows:
+        text.append(f"trial {row['trial']} of sweep {row['sweep']}: {row['status']}")
+        for title, keys in (("config", configs), ("result", set(row) - configs - {"trial", "sweep", "status", "traceback"})):
+            text.append(f"\n{title}")
+            text += [f"  {key:<28} {_value(value)}" for key, value in row.items() if key in keys and value is not None]
+        where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
+        stages = results.sql(f"select stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
+        text += ["\nstages", render(stages, "table").rstrip()]
+        metrics = results.sql(f"select * exclude (sweep, trial, attempt) from metrics {where} order by stage, epoch").arrow()
+        text += ["\nepochs", render(metrics, "table").rstrip()]
+        if row["traceback"]:
+            text += ["\ntraceback", row["traceback"].rstrip()]
+        text.append("")
+    return "\n".join(text) + "\n"
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

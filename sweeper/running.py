@@ -1,0 +1,316 @@
+"""What `run`, `plan` and `trial` do: compare a plan with the results, and add what is missing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_core.config import resolve_config
+from orca_core.errors import ConfigError, DataError, Fault
+from orca_core.identity import trial_id
+from orca_core.stages import result_key, stages_of
+from sweeper.plan import Plan, PlannedTrial, make_plan
+from sweeper.provenance import provenance
+from sweeper.recorder import NOT_RETRIED, Recorder, config_cells, score_of
+from sweeper.results.store import ResultStore
+from sweeper.space import SearchSpace
+
+STALE_AFTER_S = 30.0
+"""Seconds without a heartbeat after which a sweep counts as not running."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A plan beside what the results have.
+
+    Args:
+        plan: The plan, with what `tpe` proposes from the results.
+        known: Trial id -> current row of the sweep's trials.
+        done: Ids of planned trials that need not run.
+        todo: Planned trials that must.
+        stale: Ids of planned trials that are finished, but from other code, data or pretraining than now.
+        dropped: Rows of trials that are no longer planned.
+        scores: Trial id -> metric, of the done ones.
+    """
+
+    plan: Plan
+    known: Mapping[str, Mapping[str, Any]]
+    done: frozenset[str]
+    todo: tuple[PlannedTrial, ...]
+    stale: frozenset[str]
+    dropped: tuple[Mapping[str, Any], ...]
+    scores: dict[str, float]
+
+
+def compare(space: SearchSpace, results: ResultStore, retry_failed: bool = False) -> Comparison:
+    """Plan a space and compare it with the results of its sweep."""
+    known = {row["trial"]: row for row in results.live_trials(space.name)}
+    stops_early = space.scheduler.name != "fifo"
+
+    def ended(row: Mapping[str, Any]) -> bool:
+        if row["status"] == "FAIL":
+            return not retry_failed and row["cause"] in NOT_RETRIED
+        return row["status"] == "COMPLETE" or (row["status"] == "PRUNED" and stops_early)
+
+    scores = {trial: score_of(row, space.metric) for trial, row in known.items() if ended(row)}
+    plan = make_plan(space, scores)
+    current = {trial.id for trial in plan.trials if trial.id in scores and known[trial.id]["result_key"] == trial.result_key}
+    return Comparison(
+        plan=plan,
+        known=known,
+        done=frozenset(current),
+        todo=tuple(trial for trial in plan.trials if trial.id not in current),
+        stale=frozenset(trial.id for trial in plan.trials if trial.id in scores) - current,
+        dropped=tuple(row for trial, row in known.items() if trial not in plan.by_id),
+        scores={trial: score for trial, score in scores.items() if trial in current},
+    )
+
+
+def run_space(
+    space: SearchSpace,
+    results_uri: str,
+    store_uri: str | None = None,
+    *,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    retry_failed: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Run a sweep, or continue it.
+
+    Returns:
+        Exit code: 0 done, 1 some trials failed, 130 stopped.
+
+    Raises:
+        ConfigError: If the space, the data or the machines cannot do it; nothing was started.
+    """
+    results = ResultStore(results_uri)
+    comparison = compare(space, results, retry_failed)
+    plan = comparison.plan
+    _refuse_second_driver(results, space.name)
+    _check_data(plan)
+    results.save_plan(space.name, plan.hash, plan_as_data(plan))
+    recorder = Recorder(results, space.name, space.metric, comparison.known.values())
+    recorder.set_in_plan((row for row in comparison.dropped if row["in_plan"]), False)
+    recorder.set_in_plan((row for trial, row in comparison.known.items() if trial in comparison.done and not row["in_plan"]), True)
+    finished = True
+    if comparison.todo:
+        from sweeper.launch import launch  # Ray is loaded only if there is something to run
+        from sweeper.progress import Progress
+
+        total = len(plan.trials) + plan.proposed_later
+        finished = launch(
+            plan,
+            list(comparison.todo),
+            recorder,
+            dict(comparison.scores),
+            Progress(recorder, total, len(comparison.done), quiet),
+            store_uri=absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"),
+            address=address,
+            max_concurrent=max_concurrent,
+        )
+    recorder.flush()
+    results.compact(space.name)
+    failed = [row for row in _planned_rows(space, results) if row["status"] == "FAIL"]
+    if not quiet:
+        _print_summary(space, results_uri, comparison, finished, failed)
+    if not finished:
+        return 130
+    return 1 if failed else 0
+
+
+def _planned_rows(space: SearchSpace, results: ResultStore) -> list[dict[str, Any]]:
+    return [row for row in results.live_trials(space.name) if row["in_plan"]]
+
+
+def _print_summary(
+    space: SearchSpace, results_uri: str, comparison: Comparison, finished: bool, failed: list[dict[str, Any]]
+) -> None:
+    from sweeper.reading import best_arms
+    from sweeper.tables import write_table
+
+    out = sys.stdout
+    if not comparison.todo:
+        out.write(f"{space.name}: nothing to run, all {len(comparison.done)} trials are in the results.\n")
+    elif not finished:
+        out.write(f"{space.name}: stopped. The same command continues.\n")
+    for cause, count in Counter(row["cause"] for row in failed if row["cause"] != "stopped").items():
+        first = next(row for row in failed if row["cause"] == cause)
+        out.write(f"{count} failed ({cause}), such as {first['trial']}: {first['error']}. See: sweeper show {first['trial']}\n")
+    if finished:
+        out.write(f"Best arms by {space.metric}, mean over seeds:\n")
+        out.flush()
+        write_table(best_arms(results_uri, space.name, top=3), "table")
+    out.write(f"Tables: {results_uri}/trials, metrics, stages. Ask them: sweeper query \"select * from trials\" --results {results_uri}\n")
+
+
+def plan_as_data(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON: the space as given and as resolved, and where it was made."""
+    return {
+        "name": plan.space.name,
+        "file": plan.space.file,
+        "space": plan.space.source,
+        "metric": plan.space.metric,
+        "trials": {trial.id: {k: v for k, v in config_cells(trial).items() if v is not None} for trial in plan.trials},
+        "proposed_later": plan.proposed_later,
+        "host": socket.gethostname(),
+        "made_at": time.time(),
+    } | provenance()
+
+
+def absolute_uri(uri: str) -> str:
+    """A local path made absolute, as workers may start elsewhere; a URI as it is."""
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+def _refuse_second_driver(results: ResultStore, name: str) -> None:
+    beat = results.heartbeat(name)
+    if beat is None or time.time() - beat["time"] > STALE_AFTER_S:
+        return
+    if beat["host"] == socket.gethostname() and not _alive(beat["pid"]):
+        return
+    remedy = "Wait for it, stop it, or give this run another --name."
+    raise ConfigError([Fault("", f"sweep {name} must not be run twice at once: process {beat['pid']} on {beat['host']} runs it", Fault.ABSENT, remedy)])
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _check_data(plan: Plan) -> None:
+    """Read the files that users gave as tasks, so that a broken one is said before anything starts."""
+    faults = []
+    own = {(trial.config.task, trial.config.split_seed): trial.config.task_spec for trial in plan.trials if ":" in trial.config.task}
+    for (name, split_seed), spec in own.items():
+        try:
+            spec.load(split_seed)
+        except DataError as error:
+            faults.append(Fault(name, str(error).rstrip("."), Fault.ABSENT))
+    if faults:
+        raise ConfigError(faults, plan.space.file)
+
+
+# ------------------------------------------------------------------------------------------------------------------------- plan
+
+
+def describe_plan(space: SearchSpace, results_uri: str, format: str) -> str:
+    """A plan as text, JSON or CSV."""
+    comparison = compare(space, ResultStore(results_uri))
+    rows = [_plan_row(trial, comparison) for trial in comparison.plan.trials]
+    match format:
+        case "json":
+            return json.dumps(rows, indent=1) + "\n"
+        case "csv":
+            return _as_csv(rows)
+        case "text":
+            return _as_text(comparison, rows)
+    raise ConfigError([Fault("--format", "must be text, json or csv", format)])
+
+
+def _plan_row(trial: PlannedTrial, comparison: Comparison) -> dict[str, Any]:
+    state = "done" if trial.id in comparison.done else "stale" if trial.id in comparison.stale else "to run"
+    return {"trial": trial.id, "state": state, "arm": trial.arm, "variant": trial.variant or None} | config_cells(trial)
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _as_text(comparison: Comparison, rows: list[dict[str, Any]]) -> str:
+    from sweeper.tables import text_table
+
+    plan = comparison.plan
+    lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
+    merged = plan.combinations - len(plan.trials) - plan.proposed_later
+    lines.append(f"Trials   {plan.combinations} combinations, {len(plan.trials) + plan.proposed_later} distinct ({merged} differ in unread knobs only)")
+    if plan.proposed_later:
+        lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
+    stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
+    lines.append(f"Stages   {', '.join(stages)}")
+    lines.append(f"Results  {len(comparison.done)} done, {len(comparison.stale)} stale, {len(comparison.todo)} to run")
+    if comparison.dropped:
+        lines.append(f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false")
+    varied = [key for key in rows[0] if key != "variant" or rows[0][key]]
+    shown = [key for key in varied if key in ("trial", "state") or len({str(row[key]) for row in rows}) > 1 and key != "arm"]
+    return "\n".join(lines) + "\n\n" + text_table(shown, ([row[key] for key in shown] for row in rows))
+
+
+# ------------------------------------------------------------------------------------------------------------------------ trial
+
+
+def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None, *, name: str | None, device: str, format: str) -> int:
+    """Run one trial in this process. Exit code 1 if it failed."""
+    if device not in ("cpu", "cuda"):
+        raise ConfigError([Fault("--device", "must be cpu or cuda", device)])
+    if format not in ("text", "json"):
+        raise ConfigError([Fault("--format", "must be text or json", format)])
+    if "task" not in settings:
+        raise ConfigError([Fault("task", "must be given", Fault.ABSENT, "Example: --set task=digits; see `sweeper tasks`.")])
+    config = resolve_config(settings)
+    stages = stages_of(config, device)
+    trial = PlannedTrial(trial_id(config), config, trial_id(config), 0, "", stages, result_key(config, stages))
+    recorder = None
+    if name is not None:
+        results = ResultStore(results_uri)
+        recorder = Recorder(results, name, "valid_error", results.live_trials(name))
+        recorder.start(trial, device=device)
+    from sweeper.execution import execute  # after all that can be wrong with the config: torch takes seconds to load
+
+    rows = execute(config, absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"), device=device)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration as stop:
+            outcome: dict[str, Any] = stop.value
+            break
+        if recorder is not None:
+            recorder.add_rows(trial.id, [row])
+        sys.stdout.write((json.dumps(row) if format == "json" else _row_as_text(row)) + "\n")
+        sys.stdout.flush()
+    if recorder is not None:
+        recorder.end(trial.id, outcome)
+        recorder.flush()
+    _print_outcome(trial.id, outcome, format)
+    return 1 if outcome["status"] == "FAIL" else 0
+
+
+def _print_outcome(trial: str, outcome: Mapping[str, Any], format: str) -> None:
+    if format == "json":
+        sys.stdout.write(json.dumps({"table": "trials", "trial": trial} | dict(outcome)) + "\n")
+        return
+    if outcome["status"] == "FAIL":
+        sys.stderr.write(outcome["traceback"])
+    cells = {key: value for key, value in outcome.items() if key != "traceback"}
+    sys.stdout.write(f"trial {trial}: " + ", ".join(f"{key} {_short(value)}" for key, value in cells.items()) + "\n")
+
+
+def _row_as_text(row: Mapping[str, Any]) -> str:
+    skipped = ("table", "stage", "phase", "epoch", "key")
+    cells = ", ".join(f"{key} {_short(value)}" for key, value in row.items() if key not in skipped)
+    return f"{row['stage']:<9} {'whole' if row['table'] == 'stages' else row['epoch']:>5}  {cells}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+

@@ -1,0 +1,83 @@
+"""Tables as people and programs read them: aligned text, CSV, JSON, markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orca_core.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = ("table", "csv", "json", "markdown")
+
+
+def write_table(table: pa.Table, format: str, output: Path | None = None) -> None:
+    """Write an Arrow table to a file or to standard output.
+
+    Raises:
+        ConfigError: If the format is unknown or the file cannot be written.
+    """
+    if format not in FORMATS:
+        raise ConfigError([Fault("--format", f"must be one of {', '.join(FORMATS)}", format)])
+    text = render(table, format)
+    if output is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([Fault("--output", f"must be writable ({error.strerror})", str(output))]) from None
+
+
+def render(table: pa.Table, format: str) -> str:
+    """An Arrow table as text of a format."""
+    columns, rows = table.column_names, [list(row.values()) for row in table.to_pylist()]
+    if format == "json":
+        return json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1, default=_plain) + "\n"
+    if format == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([["" if value is None else _plain(value) for value in row] for row in rows])
+        return text.getvalue()
+    if format == "markdown":
+        lines = [columns, ["---"] * len(columns), *([_cell(value).replace("|", "\\|") for value in row] for row in rows)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text_table(columns, rows)
+
+
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns aligned with spaces: numbers to the right, texts to the left."""
+    body = [list(row) for row in rows]
+    cells = [[_cell(value) for value in row] for row in body]
+    numeric = [all(isinstance(row[i], int | float | None) for row in body) for i in range(len(columns))]
+    widths = [max(len(column), *(len(row[i]) for row in cells), 0) if cells else len(column) for i, column in enumerate(columns)]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric, strict=True)]
+        return "  ".join(parts).rstrip() + "\n"
+
+    return line(columns) + "".join(line(row) for row in cells)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " ".join(str(_plain(value)).split())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return json.dumps(value, default=str) if isinstance(value, list | dict) else value if isinstance(value, int | float) else str(value)

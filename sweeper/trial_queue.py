@@ -1,0 +1,78 @@
+"""Which trial runs next: leaders of shared stages first.
+
+Two trials that need the same unpublished stage would compute it twice. So the first to start leads: the others are held back
+until it has published the stage or ended, and trials of other branches fill the slots meanwhile. Nothing is locked: if a leader
+dies its claims go, and the next one in line computes the stage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from sweeper.plan import PlannedTrial
+
+
+class TrialQueue:
+    """Trials that wait, and the stages that running ones are about to publish.
+
+    Args:
+        trials: To run, in order of preference.
+        published: Addresses of stages that are stored already.
+    """
+
+    def __init__(self, trials: Iterable[PlannedTrial], published: Collection[str] = ()) -> None:
+        self._waiting: list[PlannedTrial] = []
+        self._needed: Counter[str] = Counter()
+        self._published = set(published)
+        self._claims: dict[str, str] = {}
+        self._running: dict[str, PlannedTrial] = {}
+        self.add(trials)
+
+    def add(self, trials: Iterable[PlannedTrial]) -> None:
+        """Put more trials at the end."""
+        for trial in trials:
+            self._waiting.append(trial)
+            self._needed.update(stage.place for stage in trial.stages)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no trial waits."""
+        return not self._waiting
+
+    @property
+    def num_running(self) -> int:
+        """Trials that were handed out and have not ended."""
+        return len(self._running)
+
+    def next(self) -> PlannedTrial | None:
+        """Hand out the first trial that no running one leads, or None if all wait for a leader."""
+        for position, trial in enumerate(self._waiting):
+            if not self._is_led(trial):
+                del self._waiting[position]
+                self._running[trial.id] = trial
+                for stage in trial.stages:
+                    if stage.address not in self._published and self._needed[stage.place] > 1:
+                        self._claims.setdefault(stage.place, trial.id)
+                return trial
+        return None
+
+    def publish(self, trial_id: str, kind: str, phase: int) -> None:
+        """A running trial has stored one of its stages."""
+        trial = self._running.get(trial_id)
+        for stage in trial.stages if trial else ():
+            if (stage.kind, stage.phase) == (kind, phase):
+                self._published.add(stage.address)
+                if self._claims.get(stage.place) == trial_id:
+                    del self._claims[stage.place]
+
+    def end(self, trial_id: str) -> None:
+        """A running trial has ended, in whatever way; what it claimed and did not publish is free again."""
+        trial = self._running.pop(trial_id, None)
+        for stage in trial.stages if trial else ():
+            self._needed[stage.place] -= 1
+            if self._claims.get(stage.place) == trial_id:
+                del self._claims[stage.place]
+
+    def _is_led(self, trial: PlannedTrial) -> bool:
+        return any(stage.place in self._claims and stage.address not in self._published for stage in trial.stages)

@@ -1,0 +1,388 @@
+"""Distances of the alignment stage: closed forms, fixtures of the reference, POT as a second road, finite differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import ot
+import pytest
+import torch
+from torch import Tensor
+
+from orca_core.alignment.l2 import l2, l2_in_order
+from orca_core.alignment.mmd import mmd, mmd_of_equal_size
+from orca_core.alignment.otdd import OtddSource, otdd
+from orca_core.alignment.sinkhorn import self_transport_cost, squared_distances, transport_cost
+from orca_core.errors import NotFiniteError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "otdd"
+OTDD_FIXTURES = ["c01_small", "c02_medium", "c05_tinyclass_m2", "c12_whole_small"]
+KEY = {"exact": "exact", "gaussian": "gauss"}
+both_inners = pytest.mark.parametrize("inner", ["exact", "gaussian"])
+
+
+def fixture(name: str) -> dict[str, Tensor]:
+    with np.load(FIXTURES / f"{name}.npz") as file:
+        return {key: torch.as_tensor(file[key]) for key in file.files}
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale + shift).to(dtype)
+
+
+def labelled(num_samples: int = 30, num_features: int = 4) -> tuple[Tensor, Tensor]:
+    y = torch.arange(num_samples) % 3
+    return normal(num_samples, num_features) + normal(3, num_features, seed=1)[y], y
+
+
+def one_class(x: Tensor) -> Tensor:
+    return torch.zeros(len(x), dtype=torch.long)
+
+
+def value_and_gradient(source: OtddSource, x: Tensor, y: Tensor | None = None, label_gradient: str = "true") -> tuple[float, Tensor]:
+    x = x.clone().requires_grad_()
+    value = source.distance(x, y, label_gradient=label_gradient)
+    return value.item(), torch.autograd.grad(value, x)[0]
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0).item()
+
+
+# Transport
+
+
+def test_transport_cost_of_a_two_by_two_problem_worked_by_hand() -> None:
+    # By symmetry P = [[p, q], [q, p]] / 2 with p = 1 / (1 + exp(-1 / eps)); the cost is q plus eps times KL to the uniform plan.
+    epsilon = 0.5
+    p = 1 / (1 + np.exp(-1 / epsilon))
+    expected = (1 - p) + epsilon * (p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p)))
+    cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    assert transport_cost(cost, epsilon).item() == pytest.approx(expected, rel=1e-9)
+    assert self_transport_cost(cost, epsilon).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_transport_cost_and_plan_agree_with_pot() -> None:
+    cost = squared_distances(normal(20, 3), normal(13, 3, seed=1)).requires_grad_()
+    value = transport_cost(cost, 0.5)
+    (plan,) = torch.autograd.grad(value, cost)
+    a, b = np.full(20, 1 / 20), np.full(13, 1 / 13)
+    expected = ot.sinkhorn(a, b, cost.detach().numpy(), 0.5, method="sinkhorn_log", numItermax=20_000, stopThr=1e-12)
+    np.testing.assert_allclose(plan.numpy(), expected, atol=1e-8)
+    divergence = (expected * np.log(expected / np.outer(a, b))).sum()
+    assert value.item() == pytest.approx((expected * cost.detach().numpy()).sum() + 0.5 * divergence, rel=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+def test_transport_with_costs_far_above_epsilon_nears_the_linear_programme(scale: float) -> None:
+    cost = squared_distances(normal(60, 16, scale=scale), normal(25, 16, seed=1, scale=scale))
+    unregularised = ot.emd2([], [], cost.numpy())
+    # The plan's entropy relative to the product of the masses lies between 0 and log(25).
+    assert 0 <= transport_cost(cost, 0.1).item() - unregularised <= 0.1 * np.log(25)
+
+
+def test_transport_plan_has_the_masses_asked_for_between_far_clusters() -> None:
+    x, y = normal(40, 2), normal(30, 2, seed=1)
+    x[20:] += 1000
+    y[9:] += 1000
+    cost = squared_distances(x, y).requires_grad_()
+    (plan,) = torch.autograd.grad(transport_cost(cost, 0.1), cost)
+    assert (plan.sum(1) - 1 / 40).abs().sum() < 1e-6
+    assert (plan.sum(0) - 1 / 30).abs().sum() < 1e-6
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_transport_cost_that_is_not_finite_ends_and_shows(bad: float) -> None:
+    cost = torch.full((4, 3), bad, dtype=torch.float64)
+    assert not transport_cost(cost, 0.1).isfinite()
+
+
+# OTDD against the reference's numbers
+
+
+@both_inners
+@pytest.mark.parametrize("name", OTDD_FIXTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_otdd_agrees_with_the_converged_reference(name: str, inner: str, dtype: torch.dtype) -> None:
+    data, key = fixture(name), KEY[inner]
+    source = OtddSource(data["xs"].to(dtype), data["ys"], inner=inner)
+    value, gradient = value_and_gradient(source, data["xt"].to(dtype), data.get("yt"), "reference")
+    still_moving = name == "c12_whole_small"
+    assert value == pytest.approx(data[f"{key}_value_converged"].item(), rel=3e-3 if still_moving else 1e-5)
+    assert cosine(gradient, data[f"{key}_grad_converged"]) > (0.99 if still_moving else 0.9999)
+
+
+@both_inners
+@pytest.mark.parametrize("name", OTDD_FIXTURES)
+def test_label_distances_agree_with_the_reference(name: str, inner: str) -> None:
+    data = fixture(name)
+    reference = data[f"{KEY[inner]}_W_f64"]
+    source = OtddSource(data["xs"], data["ys"], inner=inner)
+    found = source.label_distances(data["xt"], data.get("yt")).double()
+    num_source = found.shape[1]
+    tolerance = {"exact": 5e-3, "gaussian": 1e-4}[inner] * reference.max().item()
+    torch.testing.assert_close(found, reference[num_source:, :num_source], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", OTDD_FIXTURES)
+def test_gaussian_label_gradients_split_the_references_converged_gradient(name: str) -> None:
+    data = fixture(name)
+    source = OtddSource(data["xs"].double(), data["ys"], inner="gaussian")
+    _, true = value_and_gradient(source, data["xt"].double(), data.get("yt"), "true")
+    _, none = value_and_gradient(source, data["xt"].double(), data.get("yt"), "none")
+    # The reference counts the label term twice. Its two split gradients are of the value before convergence: less close.
+    assert cosine(2 * true - none, data["gauss_grad_converged"]) > 0.99
+    assert cosine(true, data["gauss_grad_true_f64"]) > 0.97
+    assert cosine(none, data["gauss_grad_featureonly_f64"]) > 0.95
+
+
+# OTDD in closed form and by its properties
+
+
+@both_inners
+def test_otdd_of_single_points_is_their_squared_distance(inner: str) -> None:
+    # |x - x'|^2 = 25 for the features; the label distance of two Dirac masses is 25 too; both are halved.
+    source_x, target_x = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    assert otdd(source_x, torch.tensor([0]), target_x, inner=inner).item() == pytest.approx(25, rel=1e-6)
+
+
+@both_inners
+@pytest.mark.parametrize("shift", [10.0, 1000.0])
+def test_otdd_of_a_class_and_its_shifted_copy_is_the_squared_shift(inner: str, shift: float) -> None:
+    x = normal(40, 3)
+    moved = x + torch.tensor([shift, 0, 0])
+    assert otdd(x, one_class(x), moved, inner=inner).item() == pytest.approx(shift**2, rel=1e-6)
+
+
+def test_gaussian_label_distance_of_two_unit_gaussians_ten_apart_is_100() -> None:
+    # Whitened to covariance I exactly, so that the closed form |m1 - m2|^2 = 100 holds exactly.
+    def unit(x: Tensor) -> Tensor:
+        centred = x - x.mean(0)
+        return centred @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(centred.mT))).mT
+
+    x, y = unit(normal(50, 4)), unit(normal(31, 4, seed=1)) + torch.tensor([10.0, 0, 0, 0])
+    assert OtddSource(x, one_class(x), inner="gaussian").label_distances(y).item() == pytest.approx(100, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(40, 25, 5), (15, 70, 12)])
+def test_gaussian_label_distance_agrees_with_pot(n: int, m: int, d: int) -> None:
+    x, y = normal(n, d), normal(m, d, seed=1, scale=2, shift=1)
+    mean_x, mean_y, cov_x, cov_y = (z.numpy() for z in (x.mean(0), y.mean(0), torch.cov(x.mT), torch.cov(y.mT)))
+    expected = ot.gaussian.bures_wasserstein_distance(mean_x, mean_y, cov_x, cov_y) ** 2
+    assert OtddSource(x, one_class(x), inner="gaussian").label_distances(y).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(6, 30, 12), (9, 5, 64), (30, 2, 8)])
+def test_gaussian_label_distance_with_covariances_of_low_rank(n: int, m: int, d: int) -> None:
+    x, y = normal(n, d), normal(m, d, seed=1, scale=2, shift=1)
+    cov_x, cov_y = torch.cov(x.mT), torch.cov(y.mT)
+    # The eigenvalues of S1 S2 are those of S1^1/2 S2 S1^1/2.
+    cross_term = torch.linalg.eigvals(cov_x @ cov_y).real.clamp(min=0).sqrt().sum()
+    expected = (x.mean(0) - y.mean(0)).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross_term
+    assert OtddSource(x, one_class(x), inner="gaussian").label_distances(y).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_exact_label_distance_agrees_with_pots_sinkhorn_divergence() -> None:
+    x, y = normal(15, 2), normal(12, 2, seed=1, shift=1)
+    found = OtddSource(x, one_class(x), inner="exact", entropic_reg=0.5).label_distances(y).item()
+
+    def cost(x: Tensor, y: Tensor) -> float:
+        c, mass = squared_distances(x, y).numpy(), 1 / (len(x) * len(y))
+        plan = ot.sinkhorn([], [], c, 0.5, method="sinkhorn_log", numItermax=20_000, stopThr=1e-12)
+        return float((plan * c + 0.5 * plan * np.log(plan / mass)).sum())
+
+    assert found == pytest.approx(cost(x, y) - (cost(x, x) + cost(y, y)) / 2, rel=1e-7)
+
+
+@both_inners
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 60])
+def test_otdd_of_a_cloud_to_itself_is_zero(inner: str, n: int) -> None:
+    x, y = normal(n, 5), torch.arange(n) % 3 * 7
+    assert otdd(x, y, x, y, inner=inner).item() == pytest.approx(0, abs=1e-7)
+    value, gradient = value_and_gradient(OtddSource(x, one_class(x), inner=inner), x)
+    assert value == pytest.approx(0, abs=1e-7)
+    assert gradient.abs().max() < 1e-5
+
+
+@both_inners
+@pytest.mark.parametrize("target_y", [None, torch.arange(6) % 2])
+def test_true_gradient_agrees_with_finite_differences(inner: str, target_y: Tensor | None) -> None:
+    source = OtddSource(*labelled(), inner=inner)
+    x, direction, step = normal(6, 4, seed=3), normal(6, 4, seed=4), 1e-4
+    _, gradient = value_and_gradient(source, x, target_y)
+    ahead, behind = (source.distance(x + sign * step * direction, target_y).item() for sign in (1, -1))
+    assert (gradient * direction).sum().item() == pytest.approx((ahead - behind) / (2 * step), rel=1e-4)
+
+
+def test_reference_label_gradient_is_none_for_exact_and_double_for_gaussian() -> None:
+    x = normal(6, 4, seed=3)
+    exact, gaussian = (OtddSource(*labelled(), inner=inner) for inner in ("exact", "gaussian"))
+    assert torch.equal(value_and_gradient(exact, x, None, "reference")[1], value_and_gradient(exact, x, None, "none")[1])
+    true, none, reference = (value_and_gradient(gaussian, x, None, kind)[1] for kind in ("true", "none", "reference"))
+    torch.testing.assert_close(reference - none, 2 * (true - none))
+
+
+@both_inners
+def test_label_gradient_leaves_the_value_alone(inner: str) -> None:
+    source, x = OtddSource(*labelled(), inner=inner), normal(6, 4, seed=3)
+    assert len({value_and_gradient(source, x, None, kind)[0] for kind in ("true", "none", "reference")}) == 1
+
+
+@both_inners
+def test_otdd_does_not_depend_on_sample_order_or_label_names(inner: str) -> None:
+    (x, y), target = labelled(), normal(8, 4, seed=3)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(5))
+    expected = otdd(x, y, target, inner=inner).item()
+    assert otdd(x[order], y[order], target.flip(0), inner=inner).item() == pytest.approx(expected, rel=1e-9)
+    assert otdd(x, torch.tensor([40, -3, 1000])[y], target, inner=inner).item() == pytest.approx(expected, rel=1e-9)
+
+
+@both_inners
+def test_otdd_is_symmetric(inner: str) -> None:
+    (x, y), target, target_y = labelled(), normal(8, 4, seed=3), torch.arange(8) % 2
+    there, back = otdd(x, y, target, target_y, inner=inner), otdd(target, target_y, x, y, inner=inner)
+    assert there.item() == pytest.approx(back.item(), rel=1e-7)
+
+
+@both_inners
+def test_singleton_classes_are_dropped_on_either_side_unless_nothing_remains(inner: str) -> None:
+    (x, y), target, target_y = labelled(), normal(6, 4, seed=3), torch.tensor([0, 0, 0, 1, 1, 9])
+    with_single = torch.cat([x, normal(1, 4, seed=6, shift=50)]), torch.cat([y, torch.tensor([77])])
+    expected = otdd(x, y, target[:5], target_y[:5], inner=inner).item()
+    assert otdd(*with_single, target, target_y, inner=inner).item() == expected
+    assert OtddSource(*with_single, inner=inner).label_distances(target, target_y).shape == (2, 3)
+    value, gradient = value_and_gradient(OtddSource(x, y, inner=inner), target[:1])
+    assert value > 0
+    assert gradient.isfinite().all()
+
+
+@both_inners
+@pytest.mark.parametrize("scale", [0.1, 10.0, 100.0])
+def test_scaled_features_scale_the_distance_once_epsilon_goes_along(inner: str, scale: float) -> None:
+    (x, y), target = labelled(60, 16), normal(20, 16, seed=3, shift=0.3)
+    expected = scale**2 * otdd(x, y, target, inner=inner).item()
+    assert otdd(scale * x, y, scale * target, inner=inner, entropic_reg=0.1 * scale**2).item() == pytest.approx(expected, rel=1e-6)
+
+
+@both_inners
+@pytest.mark.parametrize("scale", [0.1, 10.0, 100.0])
+def test_otdd_of_scaled_features_at_a_fixed_epsilon_is_positive_and_finite(inner: str, scale: float) -> None:
+    x, y = labelled(60, 16)
+    value, gradient = value_and_gradient(OtddSource(scale * x, y, inner=inner), normal(20, 16, seed=3, scale=scale))
+    assert 0 < value < np.inf
+    assert gradient.isfinite().all()
+
+
+@both_inners
+def test_target_equal_to_a_source_class_has_label_distance_zero_to_it(inner: str) -> None:
+    x, y = labelled(60, 16)
+    source = OtddSource(x, y, inner=inner)
+    target = x[y == 1]
+    distances = source.label_distances(target)[0]
+    assert distances[1].item() == pytest.approx(0, abs=1e-6)
+    assert (distances[[0, 2]] > 1).all()
+    assert value_and_gradient(source, target)[1].isfinite().all()
+
+
+@both_inners
+def test_float32_is_close_to_float64(inner: str) -> None:
+    (x, y), target = labelled(60, 16), normal(20, 16, seed=3, scale=3)
+    value, gradient = value_and_gradient(OtddSource(x, y, inner=inner), target)
+    value_32, gradient_32 = value_and_gradient(OtddSource(x.float(), y, inner=inner), target.float())
+    assert gradient_32.dtype == torch.float32
+    assert value_32 == pytest.approx(value, rel=1e-6)
+    torch.testing.assert_close(gradient_32.double(), gradient, rtol=1e-4, atol=1e-6)
+
+
+@both_inners
+def test_repeated_calls_give_the_same_bits_whatever_was_called_between(inner: str) -> None:
+    source, x = OtddSource(*labelled(), inner=inner), normal(8, 4, seed=3)
+    value, gradient = value_and_gradient(source, x)
+    source.distance(normal(5, 4, seed=9))
+    again, gradient_again = value_and_gradient(source, x)
+    fresh, gradient_fresh = value_and_gradient(OtddSource(*labelled(), inner=inner), x)
+    assert value == again == fresh
+    assert torch.equal(gradient, gradient_again)
+    assert torch.equal(gradient, gradient_fresh)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inner": "exakt"}, "inner: must be one of exact, gaussian, but got 'exakt'"),
+        ({"label_gradient": "half"}, "label_gradient: must be one of true, none, reference, but got 'half'"),
+        ({"entropic_reg": 0.0}, "entropic_reg: must be greater than 0, but got 0.0"),
+        ({"source_x": torch.ones(4)}, r"source_x: must have shape \(samples, features\), neither of them 0, but got \(4,\)"),
+        ({"source_x": torch.ones(4, 2).int()}, "source_x: must be float32 or float64, but got torch.int32"),
+        ({"source_y": torch.zeros(3).long()}, r"source_y: must have one label per sample, shape \(4,\), but got \(3,\)"),
+        ({"source_y": torch.zeros(4)}, "source_y: must hold integer labels, but got torch.float32"),
+        ({"target_x": torch.ones(3, 5)}, "target_x: number of features must be that of source_x, 2, but got 5"),
+        ({"target_x": torch.ones(3, 2).double()}, "target_x: dtype must be that of source_x, torch.float32, but got torch.float64"),
+        ({"target_x": torch.ones(0, 2)}, r"target_x: must have shape \(samples, features\), neither of them 0, but got \(0, 2\)"),
+    ],
+)
+def test_otdd_refuses_what_it_cannot_use_and_says_why(changes: dict[str, object], message: str) -> None:
+    arguments = {"source_x": torch.ones(4, 2), "source_y": torch.zeros(4).long(), "target_x": torch.ones(3, 2), **changes}
+    with pytest.raises(ValueError, match=message):
+        otdd(**arguments)
+
+
+def test_otdd_refuses_features_that_are_not_finite() -> None:
+    x, y = labelled()
+    x[2, 1] = torch.nan
+    with pytest.raises(NotFiniteError, match="source_x: every feature must be finite, but 1 of 120 are not"):
+        otdd(x, y, normal(5, 4))
+
+
+# MMD and l2
+
+
+@pytest.mark.parametrize("name", ["mmd_l2_m01_small", "mmd_l2_m02_medium"])
+def test_mmd_and_l2_agree_with_the_reference(name: str) -> None:
+    data = fixture(name)
+    for distance, rows, key in [(mmd_of_equal_size, "mmd_indices", "mmd"), (l2_in_order, "l2_order", "l2")]:
+        x = data["xt"].clone().requires_grad_()
+        options = {"count_partial": True} if key == "l2" else {}
+        value = distance(data["xs"][data[rows]], x, **options)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert value.item() == pytest.approx(data[f"{key}_value"].item(), rel=1e-5)
+        torch.testing.assert_close(gradient, data[f"{key}_grad"], rtol=1e-4, atol=1e-7)
+
+
+def test_mmd_of_two_points_worked_by_hand() -> None:
+    # D = 1 both ways, so b = 2 / 2 / 4 and MMD = sum over i of 1 + 1 - 2 exp(-4 / 2^i).
+    expected = sum(2 - 2 * np.exp(-4 / 2**i) for i in range(5))
+    assert mmd_of_equal_size(torch.zeros(1, 1), torch.ones(1, 1)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_mmd_of_a_cloud_to_itself_is_zero_even_where_all_points_are_one() -> None:
+    for x in (normal(9, 4), torch.ones(9, 4)):
+        target = x.clone().requires_grad_()
+        value = mmd_of_equal_size(x, target)
+        (gradient,) = torch.autograd.grad(value, target)
+        assert value.item() == pytest.approx(0, abs=1e-12)
+        assert gradient.isfinite().all()
+
+
+def test_l2_counts_full_batches_only_unless_told() -> None:
+    # Batches of 2 out of 5 rows: distances 5, 5 and 10, 10; the fifth row is left over.
+    source = torch.tensor([[3.0, 4.0], [3.0, 4.0], [6.0, 8.0], [6.0, 8.0], [0.0, 0.0]])
+    target = torch.zeros(2, 2)
+    assert l2_in_order(source, target).item() == pytest.approx(7.5, rel=1e-5)
+    assert l2_in_order(source, target, count_partial=True).item() == pytest.approx(5.0, rel=1e-5)
+
+
+def test_l2_with_fewer_source_rows_than_target_rows_uses_the_first_target_rows() -> None:
+    source, target = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0], [100.0, 100.0]])
+    assert l2_in_order(source, target).item() == pytest.approx(5.0, rel=1e-5)
+    assert l2_in_order(source, target, count_partial=True).item() == pytest.approx(5.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", [mmd, l2])
+def test_drawn_distances_depend_on_the_generator_alone(distance) -> None:  # type: ignore[no-untyped-def]
+    source, target = normal(20, 3), normal(6, 3, seed=1)
+    first, second, other = (distance(source, target, generator=torch.Generator().manual_seed(seed)).item() for seed in (1, 1, 2))
+    assert first == second != other
+    with pytest.raises(ValueError, match="target_x: number of features must be that of source_x, 3, but got 2"):
+        distance(source, target[:, :2], generator=torch.Generator())
