@@ -121,7 +121,7 @@ class FinetuneConfig(_Part):
     @model_validator(mode="after")
     def _decay_after_warmup(self) -> FinetuneConfig:
         if self.decay_epochs is not None and self.decay_epochs <= self.warmup_epochs:
-            raise ValueError(f"decay_epochs must be greater than warmup_epochs ({self.warmup_epochs:g})|decay_epochs|{self.decay_epochs:g}")
+            raise ValueError(f"must be greater than warmup_epochs ({self.warmup_epochs:g})|decay_epochs|{self.decay_epochs:g}")
         return self
 
 
@@ -152,7 +152,9 @@ class TrialConfig(_Part):
 
     @field_validator("freezing", mode="before")
     @classmethod
-    def _list_as_tuple(cls, value: Any) -> Any:
+    def _name_or_phases(cls, value: Any) -> Any:
+        if not isinstance(value, str | list | tuple):
+            raise ValueError("must be a name or a list of phases")
         return tuple(value) if isinstance(value, list) else value
 
     @property
@@ -261,26 +263,25 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     given = {path: value for path, value in given.items() if path in KNOBS}
     spec = _checked("task", given, find_task, faults)
     if spec is None:
-        # The other knobs can still be checked: against the recipe of any task.
-        values = {"task": "digits", "body.name": "mini-swin", "proxy": "noise"} | {k: v for k, v in given.items() if k != "task"}
+        # The other knobs can still be checked, with stand-ins for what the recipe would give; the model misses a missing task.
+        values = {"body.name": "mini-swin", "proxy": "noise"} | given
     else:
         recipe = choose_recipe(spec, given)
-        values = flatten(spec.recipes[recipe]) | given | {"task": given["task"], "recipe": recipe}
+        values = flatten(spec.recipes[recipe]) | {"recipe": recipe} | given
+        if isinstance(values["recipe"], str) and values["recipe"] != recipe:
+            faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], spec.recipes)))
     body = _checked("body.name", values, find_body, faults)
-    if body is not None:
-        proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
-        if proxy is not None and not proxy.fits(body.modality):
-            fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise."
-            faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
-        elif "proxy" not in given and not ("proxy" in values and find_proxy(values["proxy"]).fits(body.modality)):
-            values["proxy"] = DEFAULT_PROXY[body.modality]
+    proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
+    if body is None:
+        values.setdefault("proxy", "noise")  # a stand-in too: which proxy is the default depends on the body
+    elif proxy is not None and not proxy.fits(body.modality):
+        fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise."
+        faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
+    elif "proxy" not in given and not ("proxy" in values and find_proxy(values["proxy"]).fits(body.modality)):
+        values["proxy"] = DEFAULT_PROXY[body.modality]
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    if config is not None:
-        try:
-            _ = config.phases
-        except ConfigError as error:
-            faults += error.faults
+    faults += _schedule_faults(values, faults)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -289,8 +290,8 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
 def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
     """Name of the recipe that gives the defaults: the one asked for, else the one that suits the body."""
     asked = given.get("recipe")
-    if asked in spec.recipes:
-        return str(asked)
+    if isinstance(asked, str) and asked in spec.recipes:
+        return asked
     body = given.get("body.name")
     wanted = "laptop" if body is None or str(body).startswith("mini-") else "published"
     return wanted if wanted in spec.recipes else next(iter(spec.recipes))
@@ -316,10 +317,24 @@ def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault
         return None, faults_of(error)
 
 
+def _schedule_faults(values: Mapping[str, Any], known: list[Fault]) -> list[Fault]:
+    """Faults of the freezing schedule as a whole; none while its parts, or the epochs it is to fill, have faults of their own."""
+    if any(fault.path.startswith(("freezing", "finetune.epochs")) for fault in known):
+        return []
+    freezing, epochs = (values.get(path, KNOBS[path].default) for path in ("freezing", "finetune.epochs"))
+    try:
+        parse_freezing(freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing], epochs)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
+
+
 def faults_of(error: ValidationError) -> list[Fault]:
     """A pydantic error as faults in this project's form, one for each path."""
     faults: dict[str, Fault] = {}
     for item in error.errors(include_url=False):
+        if item["loc"][-1:] == ("str",) and isinstance(item["input"], list | tuple):
+            continue  # the branch of a union of names and lists that was not meant
         where = [str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-"))]
         path, value, remedy = ".".join(where), item["input"], ""
         context = item.get("ctx", {})

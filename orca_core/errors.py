@@ -39,7 +39,7 @@ class Fault:
         """`<file>: <path>: <rule>, but got <value>. <remedy>` with what is empty left out."""
         where = "".join(f"{part}: " for part in (file, self.path) if part)
         found = "" if self.value is Fault.ABSENT else f", but got {_short(self.value)}"
-        return f"{where}{self.rule}{found}.{' ' + self.remedy if self.remedy else ''}"
+        return f"{where}{self.rule.rstrip('.')}{found}.{' ' + self.remedy if self.remedy else ''}"
 
     def at(self, prefix: str) -> Fault:
         """The same fault, with `prefix` put before its path."""

@@ -94,8 +94,8 @@ def trial_rows(
             nonlocal tuning
             if tuning is None:
                 tuning = Finetuning(config, model, data, place)
-                if before is not None:
-                    tuning.load_state(before.tensors)
+            if before is not None:
+                tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
             tuning.start_phase(stage.phase)
             return tuning
 
@@ -179,6 +179,9 @@ def _load_data(config: TrialConfig) -> TaskData:
         return data
     if config.train_samples > len(data.train):
         rule = f"must be at most the {len(data.train)} training samples of {config.task}"
+        raise ConfigError([Fault("train_samples", rule, config.train_samples)])
+    if config.train_samples < (data.num_classes or 1):
+        rule = f"must be at least the {data.num_classes} classes of {config.task}"
         raise ConfigError([Fault("train_samples", rule, config.train_samples)])
     labels = data.train.y if data.num_classes is not None else np.zeros(len(data.train), dtype=np.int64)
     # The end of a stratified order holds every class, and a smaller subset is a part of a larger one.

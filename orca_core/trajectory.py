@@ -89,7 +89,8 @@ def advance(
         rows.append(row)
         if epoch < end and (epoch in keep_at or time.perf_counter() - last_save >= save_every_s):
             address = stage.address_at(epoch)
-            if not store.has(address):
+            # A kept state also replaces rows without one, as a trial that ends here leaves them.
+            if epoch in keep_at or not store.has(address):
                 store.put(address, trajectory.state(), {"rows": rows})
                 if epoch not in keep_at:
                     interim.append(address)

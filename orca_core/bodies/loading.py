@@ -86,7 +86,7 @@ def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> Loaded
 def _from_config(spec: BodySpec, dropout: float) -> nn.Module:
     from transformers import AutoModel
 
-    model: nn.Module = AutoModel.from_config(_hf_config(spec, dropout))
+    model: nn.Module = AutoModel.from_config(_hf_config(spec, dropout), dtype=torch.float32)
     return model
 
 

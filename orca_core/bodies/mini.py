@@ -23,7 +23,7 @@ def mini_model(spec: BodySpec, dropout: float = 0.0) -> Any:
     """A mini body with random weights, drawn from torch's global generator."""
     from transformers import RobertaConfig, RobertaModel, SwinConfig, SwinModel
 
-    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    rates: dict[str, Any] = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     if spec.name == "mini-roberta":
         config = RobertaConfig(
             vocab_size=VOCABULARY,
@@ -33,11 +33,12 @@ def mini_model(spec: BodySpec, dropout: float = 0.0) -> Any:
             intermediate_size=128,
             max_position_embeddings=MAX_TOKENS + 2,  # ids start after the padding id, 1
             type_vocab_size=1,
+            initializer_range=64**-0.5,  # the families' 0.02 suits widths of 768 and more
             **rates,
         )
         return RobertaModel(config, add_pooling_layer=False)
-    shape = {"image_size": 16, "patch_size": 2, "embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
-    return SwinModel(SwinConfig(**shape, mlp_ratio=2.0, drop_path_rate=0.0, **rates), add_pooling_layer=False)
+    shape: dict[str, Any] = {"image_size": 16, "patch_size": 2, "embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4, "mlp_ratio": 2.0}
+    return SwinModel(SwinConfig(**shape, **rates, drop_path_rate=0.0, initializer_range=32**-0.5), add_pooling_layer=False)
 
 
 @lru_cache(maxsize=1)

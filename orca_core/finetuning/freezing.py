@@ -76,7 +76,7 @@ def parse_freezing(freezing: str | Sequence[Phase], epochs: int) -> tuple[Phase,
     if isinstance(freezing, str):
         return _parse_name(freezing, epochs)
     if not freezing:
-        raise _fault("must have at least one phase", "[]")
+        raise _fault("must have at least one phase", [])
     *first, last = freezing
     for number, phase in enumerate(first):
         if phase.epochs is None:

@@ -45,9 +45,8 @@ class Finetuning:
         """Begin a phase: set what trains, and restart optimiser and schedule if the phase says so."""
         phases = self.config.phases
         self.phase = phases[number]
-        for before, phase in zip(phases, phases[1 : number + 1], strict=False):
-            if phase.restart:
-                self.schedule_start = sum(p.epochs or 0 for p in phases[: phases.index(before) + 1])
+        started_by = max((n for n in range(number + 1) if phases[n].restart), default=0)
+        self.schedule_start = sum(phase.epochs or 0 for phase in phases[:started_by])
         if self.phase.restart:
             self.optimizer = self._new_optimizer()
         self.model.train_only(self.phase.train)

@@ -24,10 +24,12 @@ def one_minus_auroc(outputs: Tensor, targets: Tensor) -> float:
     (n, c) logits, (n,) class ids -> [0, 1]. Classes that the set lacks are left out.
 
     Raises:
-        NotFiniteError: If the set has one class only, for which the area is not defined.
+        NotFiniteError: If an output is NaN or infinite, or the set has one class only, for which the area is not defined.
     """
     from sklearn.metrics import roc_auc_score
 
+    if not torch.isfinite(outputs).all():
+        raise NotFiniteError("an output of the model is NaN or infinite")
     probabilities = torch.softmax(outputs.double(), 1)
     present = torch.unique(targets)
     if len(present) < 2:

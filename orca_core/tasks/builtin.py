@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def laptop_recipe(dims: int, *, epochs: int, batch_size: int) -> dict[str, Any]:
+def laptop_recipe(dims: int, *, epochs: int, batch_size: int, lr: float = 1e-3, tokens: int = 16) -> dict[str, Any]:
     """Knobs that suit a mini body of the task's dimension on one core.
 
     Args:
         dims: 1 for series (text body and proxy), 2 for images and fields (image body and proxy).
-        epochs, batch_size: Of fine-tuning; the schedule would decay to zero at twice the epochs.
+        epochs, batch_size, lr: Of fine-tuning; the schedule would decay to zero at one and a half times the epochs.
+        tokens: Most tokens of a sequence; mini-roberta learns more from few long patches than from many short ones.
     """
     body, proxy = {1: ("mini-roberta", "pydoc"), 2: ("mini-swin", "photos")}[dims]
-    optimizer = {"lr": 1e-3, "optimizer": "adamw", "weight_decay": 1e-5}
+    optimizer = {"optimizer": "adamw", "weight_decay": 1e-5}
     return {
         "body": {"name": body},
         "proxy": proxy,
-        "embedder": {"target_seq_len": 64},
-        "align": {"epochs": 10, **optimizer, "class_samples": 128},
+        "embedder": {"target_seq_len": tokens},
+        "align": {"epochs": 10, "lr": 1e-3, **optimizer, "class_samples": 128},
         "finetune": {
             "epochs": epochs,
+            "lr": lr,
             **optimizer,
             "batch_size": batch_size,
             "clip": 1.0,
             "warmup_epochs": 1,
-            "decay_epochs": 2 * epochs,
+            "decay_epochs": epochs + epochs // 2,
         },
     }
 
@@ -78,7 +80,7 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
         loss="cross-entropy",
         score="1-accuracy",
         loader="orca_core.tasks.builtin:load_digits",
-        recipes={"laptop": laptop_recipe(2, epochs=4, batch_size=32)},
+        recipes={"laptop": laptop_recipe(2, epochs=6, batch_size=16, lr=3e-3)},
         files=partial(_shipped, "digits.csv.gz"),
         licence="CC BY 4.0",
         source="UCI, Optical Recognition of Handwritten Digits (test part), as scikit-learn ships it",
@@ -91,7 +93,7 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
         loss="balanced-cross-entropy",
         score="1-auroc",
         loader="orca_core.tasks.builtin:load_table",
-        recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32), "published": _PUBLISHED_1510},
+        recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3), "published": _PUBLISHED_1510},
         files=partial(_shipped, "breast_cancer.csv"),
         licence="CC BY 4.0",
         source="UCI, Breast Cancer Wisconsin (Diagnostic), as scikit-learn ships it; OpenML 1510",
@@ -104,7 +106,7 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
         loss="balanced-cross-entropy",
         score="1-auroc",
         loader="orca_core.tasks.builtin:load_table",
-        recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32), "published": _PUBLISHED_187},
+        recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3), "published": _PUBLISHED_187},
         files=partial(_shipped, "wine_data.csv"),
         licence="CC BY 4.0",
         source="UCI, Wine, as scikit-learn ships it; OpenML 187",
@@ -117,7 +119,7 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
         loss="cross-entropy",
         score="1-accuracy",
         loader="orca_core.tasks.mnist1d:load_mnist1d",
-        recipes={"laptop": laptop_recipe(1, epochs=6, batch_size=32)},
+        recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, tokens=10)},
         licence="Apache-2.0",
         source="Greydanus & Kobak, arXiv 2011.14439, drawn anew by its recipe",
     ),
@@ -129,7 +131,7 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
         loss="nrmse",
         score="nrmse",
         loader="orca_core.tasks.pde:load_advection",
-        recipes={"laptop": laptop_recipe(1, epochs=10, batch_size=16)},
+        recipes={"laptop": laptop_recipe(1, epochs=15, batch_size=8, lr=2e-3)},
         licence="Apache-2.0",
         source="solved here, in the form of PDEBench 1D advection, beta 0.4",
     ),
@@ -141,7 +143,7 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
         loss="nrmse",
         score="nrmse",
         loader="orca_core.tasks.pde:load_burgers",
-        recipes={"laptop": laptop_recipe(1, epochs=10, batch_size=16)},
+        recipes={"laptop": laptop_recipe(1, epochs=15, batch_size=8, lr=2e-3)},
         licence="Apache-2.0",
         source="solved here, in the form of PDEBench 1D Burgers, nu 0.04",
     ),
@@ -153,7 +155,7 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
         loss="relative-l2",
         score="relative-l2",
         loader="orca_core.tasks.pde:load_darcy",
-        recipes={"laptop": laptop_recipe(2, epochs=10, batch_size=16)},
+        recipes={"laptop": laptop_recipe(2, epochs=10, batch_size=16, lr=3e-3)},
         licence="Apache-2.0",
         source="solved here, in the form of Li et al., arXiv 2010.08895 (NAS-Bench-360's Darcy flow)",
     ),

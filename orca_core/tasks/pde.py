@@ -36,7 +36,7 @@ def load_advection(spec: TaskSpec, split_seed: int) -> TaskData:
     import numpy as np
 
     start = random_waves(np.random.Generator(np.random.PCG64(1)), samples=800, modes=8, points=GRID)
-    return _split(start, advect(start, ADVECTION_SPEED * ADVECTION_TIME), split_seed, num_held_out=100)
+    return _split(start[:, None], advect(start, ADVECTION_SPEED * ADVECTION_TIME)[:, None], split_seed, num_held_out=100)
 
 
 def load_burgers(spec: TaskSpec, split_seed: int) -> TaskData:
@@ -45,21 +45,28 @@ def load_burgers(spec: TaskSpec, split_seed: int) -> TaskData:
 
     start = random_waves(np.random.Generator(np.random.PCG64(2)), samples=800, modes=4, points=GRID)
     end = solve_burgers(start, BURGERS_VISCOSITY, BURGERS_TIME, BURGERS_STEPS)
-    return _split(start, end, split_seed, num_held_out=100)
+    return _split(start[:, None], end[:, None], split_seed, num_held_out=100)
 
 
 def load_darcy(spec: TaskSpec, split_seed: int) -> TaskData:
-    """400 / 50 / 50 squares; x the standardised coefficient, y 100 times the pressure, both (n, 1, 32, 32)."""
+    """400 / 50 / 50 squares; y is 100 times the pressure, (n, 1, 32, 32).
+
+    x is (n, 3, 32, 32): the standardised coefficient and, as in the reference's Darcy Flow, the two coordinates of each cell,
+    also standardised. A Swin knows no absolute position by itself, and the pressure is zero on the boundary.
+    """
     import numpy as np
 
     coefficients = random_coefficients(np.random.Generator(np.random.PCG64(3)), samples=500, side=DARCY_SIDE)
     pressures = np.stack([solve_darcy(coefficient) for coefficient in coefficients])
-    return standardise(_split(coefficients, DARCY_SCALE * pressures, split_seed, num_held_out=50))
+    centres = (np.arange(DARCY_SIDE) + 0.5) / DARCY_SIDE
+    grid = np.broadcast_to(np.stack(np.meshgrid(centres, centres, indexing="ij")), (len(coefficients), 2, DARCY_SIDE, DARCY_SIDE))
+    x = np.concatenate([coefficients[:, None], grid], axis=1)
+    return standardise(_split(x, DARCY_SCALE * pressures[:, None], split_seed, num_held_out=50))
 
 
 def _split(x: np.ndarray, y: np.ndarray, split_seed: int, num_held_out: int) -> TaskData:
-    """One channel, float32; the last `num_held_out` rows are the test, as many others the validation."""
-    x, y = x[:, None].astype("float32"), y[:, None].astype("float32")
+    """float32; the last `num_held_out` rows are the test, as many others the validation."""
+    x, y = x.astype("float32"), y.astype("float32")
     train, valid, _ = deal(x[:-num_held_out], y[:-num_held_out], split_seed, num_valid=num_held_out)
     return TaskData(train, valid, Split(x[-num_held_out:], y[-num_held_out:]), num_classes=None)
 

@@ -61,6 +61,6 @@ def standardise(data: TaskData) -> TaskData:
     deviation[deviation == 0] = 1.0
 
     def scaled(part: Split) -> Split:
-        return replace(part, x=((part.x - mean) / deviation).astype("float32"))
+        return replace(part, x=((part.x - mean) / deviation).astype("float32", order="C"))
 
     return replace(data, train=scaled(data.train), valid=scaled(data.valid), test=scaled(data.test))

@@ -1,0 +1,34 @@
+# make quickstart    install, run the first sweep, print the best arms
+# make test          install, run the tests
+# make check         install, run ruff, mypy and import-linter
+# make install       only make the environment: .venv/bin/sweeper
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install quickstart test check docs clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch .venv/installed
+
+quickstart: install
+	$(BIN)/sweeper run quickstart
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

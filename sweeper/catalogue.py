@@ -1,0 +1,92 @@
+"""What there is to sweep over: search spaces, tasks, proxies, bodies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from orca_core.bodies import BODIES, MODEL_TYPES, find_body
+from orca_core.errors import ConfigError, Fault, nearest
+from orca_core.proxies import PROXIES, find_proxy
+from orca_core.tasks import TASKS, find_task
+from sweeper.space import available_spaces
+from sweeper.tables import text_table
+from sweeper.yaml_reader import read_mapping
+
+
+def describe(kind: str, name: str | None) -> str:
+    """All entries of a kind as a table, or one in full.
+
+    Args:
+        kind: spaces, tasks, proxies or bodies.
+        name: Of one entry; None for all.
+    """
+    return _KINDS[kind](name)
+
+
+def _spaces(name: str | None) -> str:
+    known = available_spaces()
+    if name is None:
+        rows = [(space, read_mapping(path).get("description", ""), str(path)) for space, path in known.items()]
+        return text_table(("space", "question", "file"), rows)
+    if name not in known:
+        raise ConfigError([Fault("", "must be the name of a search space", name, nearest(name, known))])
+    return known[name].read_text(encoding="utf-8")
+
+
+def _tasks(name: str | None) -> str:
+    if name is None:
+        rows: Iterable[tuple[object, ...]] = ((spec.name, spec.dims, spec.kind, spec.score, spec.summary) for spec in TASKS.values())
+        own = ("npz:PATH", "1, 2", "either", "-", "your own arrays: keys x_train, y_train, x_test, y_test; see docs/tasks.md")
+        return text_table(("task", "dims", "kind", "score", "what it is"), [*rows, own])
+    spec = find_task(name)
+    lines = _pairs(
+        {
+            "task": spec.name,
+            "what it is": spec.summary,
+            "dims": spec.dims,
+            "kind": spec.kind,
+            "loss": spec.loss,
+            "score": f"{spec.score} (an error, lower is better)",
+            "licence": spec.licence,
+            "source": spec.source,
+            "content": spec.digest()[:16],
+        }
+    )
+    for file in spec.files():
+        lines.append(f"{'file':<12} {file} ({'there' if file.is_file() else 'missing'})")
+    for recipe, knobs in spec.recipes.items():
+        lines.append(f"{'recipe':<12} {recipe}: {json.dumps(knobs)}")
+    return "\n".join(lines) + "\n"
+
+
+def _proxies(name: str | None) -> str:
+    if name is None:
+        return text_table(("proxy", "modality", "what it is"), ((spec.name, spec.modality, spec.summary) for spec in PROXIES.values()))
+    spec = find_proxy(name)
+    shown: dict[str, object] = {"proxy": spec.name, "what it is": spec.summary, "modality": spec.modality}
+    shown |= {"licence": spec.licence, "source": spec.source, "content": spec.digest()[:16]}
+    if spec.loader:
+        data = spec.load()
+        counts = {label: int((data.labels == number).sum()) for number, label in enumerate(data.label_names)}
+        shown |= {"samples": len(data), "labels": ", ".join(f"{label} {count}" for label, count in counts.items())}
+    return "\n".join(_pairs(shown)) + "\n"
+
+
+def _bodies(name: str | None) -> str:
+    if name is None:
+        rows = [(spec.name, spec.modality, spec.summary) for spec in BODIES.values()]
+        families = {modality: ", ".join(kind for kind, of in MODEL_TYPES.items() if of == modality) for modality in ("text", "images")}
+        rows += [("hf:NAME_OR_FOLDER", modality, f"Hugging Face encoders: {names}") for modality, names in families.items()]
+        return text_table(("body", "modality", "what it is"), rows)
+    spec = find_body(name)
+    shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}
+    shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder}
+    return "\n".join(_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
+
+
+def _pairs(values: Mapping[str, object]) -> list[str]:
+    return [f"{key:<12} {value}" for key, value in values.items() if value not in ("", None)]
+
+
+_KINDS: Mapping[str, Callable[[str | None], str]] = {"spaces": _spaces, "tasks": _tasks, "proxies": _proxies, "bodies": _bodies}

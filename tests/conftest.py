@@ -1,0 +1,51 @@
+"""What all tests share: a quiet, offline, single-threaded process, and one store of pretrained mini bodies for the session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}  # before anything that reads them is imported
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from orca_core.config import TrialConfig, resolve_config
+from orca_core.store import Store
+
+MakeConfig = Callable[..., TrialConfig]
+
+QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.3, "finetune.epochs": 1, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
+"""Knobs that make a trial of a mini body take a second or so."""
+
+
+@pytest.fixture(scope="session")
+def quick() -> MakeConfig:
+    """`quick(task, knobs)` is the config of a short trial, one epoch long; `knobs` come on top, nested or dotted."""
+
+    def make(task: str, knobs: Mapping[str, Any] = {}) -> TrialConfig:
+        return resolve_config({**QUICK, "align.epochs": 0, "task": task, **knobs})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def warm_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that lives as long as the session, so that each mini body is pretrained once. For tests that only add to it."""
+    return Store(tmp_path_factory.mktemp("warm-store"))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")

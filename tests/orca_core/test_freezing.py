@@ -1,0 +1,164 @@
+"""Freezing schedules: names and lists of phases, what they come to, how they are spelled back; and what they do in training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from orca_core.bodies import find_body
+from orca_core.bodies.loading import random_body
+from orca_core.errors import ConfigError
+from orca_core.finetuning.freezing import FREEZING_NAMES, Phase, freezing_label, parse_freezing
+from orca_core.finetuning.loop import Finetuning
+from orca_core.model.cross_modal import CrossModalModel
+from orca_core.pipeline import run_trial
+from orca_core.tasks import find_task
+
+ALL = ("embedder", "body", "predictor")
+EMBEDDER_AND_PREDICTOR = ("embedder", "predictor")
+
+
+def phases(*items: tuple) -> tuple[Phase, ...]:
+    """Phases from (train, epochs) pairs."""
+    return tuple(Phase(train=train, epochs=epochs) for train, epochs in items)
+
+
+# What a schedule comes to
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("full", [(ALL, 8)]),
+        ("frozen-embedder", [(("body", "predictor"), 8)]),
+        ("frozen-body", [(EMBEDDER_AND_PREDICTOR, 8)]),
+        ("frozen-both", [(("predictor",), 8)]),
+        ("layernorm", [(("embedder", "predictor", "layernorm"), 8)]),
+        ("frozen-body:5", [(EMBEDDER_AND_PREDICTOR, 5), (ALL, 3)]),
+        ("frozen-body:8", [(EMBEDDER_AND_PREDICTOR, 8)]),
+    ],
+)
+def test_a_name_stands_for_phases(name, expected):
+    assert parse_freezing(name, 8) == phases(*expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([(ALL, None)], [(ALL, 8)]),
+        ([(["predictor"], 3), (ALL, None)], [(("predictor",), 3), (ALL, 5)]),
+        ([(ALL, 3), (ALL, 5)], [(ALL, 8)]),
+        ([(["predictor", "embedder"], 2), (["embedder", "predictor"], 2), (ALL, None)], [(EMBEDDER_AND_PREDICTOR, 4), (ALL, 4)]),
+    ],
+)
+def test_phases_partition_the_epochs_and_equal_neighbours_are_one(given, expected):
+    assert parse_freezing(phases(*given), 8) == phases(*expected)
+
+
+def test_a_restart_or_another_rate_keeps_neighbours_apart():
+    schedule = [Phase(train=ALL, epochs=2), Phase(train=ALL, epochs=2, restart=True), Phase(train=ALL, lr_scale=0.5)]
+    assert len(parse_freezing(schedule, 8)) == 3
+
+
+def test_a_restart_of_the_first_phase_says_nothing():
+    assert parse_freezing([Phase(train=ALL, restart=True)], 8) == parse_freezing("full", 8)
+
+
+@pytest.mark.parametrize(
+    ("train", "canonical"),
+    [
+        ("all", ALL),
+        (["predictor", "body", "embedder"], ALL),
+        (["layernorm", "body"], ("body",)),
+        (["predictor", "predictor"], ("predictor",)),
+    ],
+)
+def test_what_trains_has_one_spelling(train, canonical):
+    assert Phase(train=train).train == canonical
+
+
+@pytest.mark.parametrize("name", [name.replace(":N", ":3") for name in FREEZING_NAMES])
+def test_a_name_is_its_own_label(name):
+    assert freezing_label(parse_freezing(name, 8)) == name
+
+
+def test_a_schedule_without_a_name_is_labelled_by_its_phases():
+    schedule = [Phase(train=["predictor"], epochs=3), Phase(train=ALL, lr_scale=0.5, restart=True)]
+    assert freezing_label(parse_freezing(schedule, 8)) == "predictor:3 > embedder+body+predictor:5 lr*0.5 restart"
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("schedule", "text"),
+    [
+        ("frozen", "freezing: must be a freezing schedule, but got 'frozen'"),
+        ("layernorm:2", "freezing: must be a freezing schedule, but got 'layernorm:2'. Did you mean 'layernorm'?"),
+        ("frozen-body:9", "freezing: must name 1 to 8 epochs (finetune.epochs) after the colon, but got 'frozen-body:9'"),
+        ("frozen-body:", "freezing: must name 1 to 8 epochs"),
+        ((), "freezing: must have at least one phase"),
+        (phases((ALL, None), (ALL, 3)), "freezing.0.epochs: must be given in every phase but the last"),
+        (
+            phases((ALL, 8), (ALL, None)),
+            "freezing: must leave at least one of the 8 epochs of finetune.epochs to the last phase, but got 8",
+        ),
+        (phases((ALL, 3), (ALL, 6)), "freezing: must have phases that add up to finetune.epochs = 8, but got 9"),
+    ],
+)
+def test_a_schedule_that_does_not_fill_the_epochs_is_refused(schedule, text):
+    with pytest.raises(ConfigError) as caught:
+        parse_freezing(schedule, 8)
+    assert str(caught.value).startswith(text)
+
+
+# In training
+
+
+@pytest.fixture
+def tune(quick):
+    """`tune(freezing)` is a fine-tuning of a random mini-swin on 64 digits, in its first phase."""
+
+    def make(freezing: object, **knobs: object) -> Finetuning:
+        config = quick("digits", {"body.weights": "random", "freezing": freezing, **knobs})
+        data = find_task("digits").load()
+        model = CrossModalModel(config, random_body(find_body("mini-swin"), seed=0), data.input_shape, data.output_shape)
+        tuning = Finetuning(config, model, data, torch.device("cpu"))
+        tuning.train = tuple(part[:64] for part in tuning.train)
+        tuning.start_phase(0)
+        return tuning
+
+    return make
+
+
+@pytest.mark.parametrize("freezing", ["full", "frozen-embedder", "frozen-body", "frozen-both", "layernorm"])
+def test_frozen_parameters_keep_their_bytes_and_trained_ones_change(tune, freezing):
+    tuning = tune(freezing)
+    before = {name: parameter.detach().clone() for name, parameter in tuning.model.named_parameters()}
+    trained = {name for name, parameter in tuning.model.named_parameters() if parameter.requires_grad}
+    tuning.run_epoch(1)
+    changed = {name for name, parameter in tuning.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == trained
+
+
+def test_frozen_parts_are_in_eval_mode_so_that_dropout_does_not_reach_them(tune):
+    tuning = tune("frozen-body", **{"finetune.dropout": 0.5})
+    tuning.run_epoch(1)
+    tuning.model.train_mode()
+    assert (tuning.model.embedder.training, tuning.model.body.training, tuning.model.predictor.training) == (True, False, True)
+
+
+def test_predictions_from_cached_features_are_those_of_the_whole_model(tune):
+    tuning = tune("frozen-both")
+    tuning.run_epoch(1)
+    _, valid_features, _ = tuning.inputs
+    assert valid_features.shape == (180, 64)
+    with torch.no_grad():
+        assert torch.equal(tuning.model.predictor(valid_features), tuning.model(tuning.valid[0]))
+
+
+def test_a_model_in_which_nothing_can_train_still_runs(quick, store):
+    # A dense predictor of a text body has no parameters, so nothing is left to train.
+    config = quick("burgers-mini", {"body.weights": "random", "freezing": "frozen-both", "train_samples": 8})
+    result = run_trial(config, store, lambda row: None)
+    assert result["params_trained"] == [0]

@@ -1,0 +1,132 @@
+"""Stage keys: a key changes with exactly what its stage reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from orca_core.config import resolve_config
+from orca_core.stages import VERSIONS, result_key, stages_of
+
+BASE = {"task": "openml/187", "align.epochs": 3, "finetune.epochs": 4}
+ALL = {"pretrain", "source", "align", "finetune"}
+
+
+def keys(knobs: dict | None = None, device: str = "cpu") -> dict[str, str]:
+    """Kind -> key of the stages of a trial with one phase."""
+    return {stage.kind: stage.key for stage in stages_of(resolve_config(BASE | (knobs or {})), device)}
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "changed"),
+    [
+        ("pretrain.fraction", 0.5, ALL),
+        ("pretrain.seed", 1, ALL),
+        ("pretrain.epochs", 2, ALL - {"pretrain"}),  # the same trajectory, left at another epoch
+        ("proxy", "noise", {"source", "align", "finetune"}),
+        ("align.proxy_samples", 100, {"source", "align", "finetune"}),
+        ("seed", 1, {"source", "align", "finetune"}),
+        ("task", "openml/1510", {"align", "finetune"}),
+        ("split_seed", 1, {"align", "finetune"}),
+        ("train_samples", 50, {"align", "finetune"}),
+        ("embedder.init", "random", {"align", "finetune"}),
+        ("embedder.target_seq_len", 8, {"align", "finetune"}),
+        ("align.lr", 0.5, {"align", "finetune"}),
+        ("align.objective", "mmd", {"align", "finetune"}),
+        ("align.class_samples", 5, {"align", "finetune"}),
+        ("align.epochs", 2, {"finetune"}),
+        ("freezing", "frozen-body", {"finetune"}),
+        ("finetune.lr", 0.5, {"finetune"}),
+        ("finetune.decay_epochs", 90, {"finetune"}),
+        ("finetune.eval_batch_size", 7, {"finetune"}),
+        ("precision", "bf16", {"finetune"}),
+        ("finetune.epochs", 3, set()),
+        ("selection", "test", set()),
+        ("recipe", "laptop", set()),
+        ("align.momentum", 0.5, set()),  # not read by adamw
+        ("threads", 2, ALL),
+    ],
+)
+def test_a_knob_changes_the_keys_of_the_stages_that_read_it(knob, value, changed):
+    before, after = keys(), keys({knob: value})
+    assert {kind for kind in ALL if before[kind] != after[kind]} == changed
+
+
+def test_the_device_type_is_part_of_every_key():
+    assert not set(keys(device="cuda").values()) & set(keys().values())
+
+
+@pytest.mark.parametrize("kind", VERSIONS)
+def test_a_new_version_of_a_stage_changes_its_key_and_those_that_follow(kind, monkeypatch):
+    before = keys()
+    monkeypatch.setitem(VERSIONS, kind, 99)
+    after = keys()
+    follow = {"pretrain": ALL, "source": ALL - {"pretrain"}, "align": {"align", "finetune"}, "finetune": {"finetune"}}
+    assert {kind for kind in ALL if before[kind] != after[kind]} == follow[kind]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "kinds"),
+    [
+        ({}, ["pretrain", "source", "align", "finetune"]),
+        ({"align.epochs": 0}, ["pretrain", "finetune"]),
+        ({"body.weights": "random"}, ["source", "align", "finetune"]),
+        ({"body.weights": "random", "align.epochs": 0, "freezing": "frozen-body:1"}, ["finetune", "finetune"]),
+    ],
+)
+def test_a_trial_has_the_stages_it_needs(knobs, kinds):
+    assert [stage.kind for stage in stages_of(resolve_config(BASE | knobs))] == kinds
+
+
+def test_random_bodies_of_two_seeds_have_their_own_source_features():
+    assert keys({"body.weights": "random", "seed": 1})["source"] != keys({"body.weights": "random"})["source"]
+
+
+def test_pretraining_is_shared_by_the_tasks_and_seeds_of_a_body():
+    assert keys({"seed": 5, "task": "mnist1d"})["pretrain"] == keys()["pretrain"]
+
+
+# Phases
+
+
+def finetune_stages(freezing: object, epochs: int = 4) -> list:
+    config = resolve_config(BASE | {"freezing": freezing, "finetune.epochs": epochs})
+    return [stage for stage in stages_of(config) if stage.kind == "finetune"]
+
+
+def test_a_schedule_shares_its_first_phase_with_the_one_that_stays_in_it():
+    (throughout,), (first, second) = finetune_stages("frozen-body"), finetune_stages("frozen-body:1")
+    assert first.key == throughout.key != second.key
+    assert [(stage.start, stage.end, stage.phase) for stage in (first, second)] == [(0, 1, 0), (1, 4, 1)]
+
+
+def test_a_later_phase_depends_on_how_long_the_one_before_was():
+    assert finetune_stages("frozen-body:1")[1].key != finetune_stages("frozen-body:2")[1].key
+
+
+def test_a_longer_run_goes_on_with_the_last_phase():
+    assert finetune_stages("frozen-body:1", epochs=4)[1].key == finetune_stages("frozen-body:1", epochs=9)[1].key
+
+
+def test_an_address_says_the_epoch_at_which_a_trial_leaves():
+    (stage,) = finetune_stages("full")
+    assert stage.address == stage.address_at(4) == f"finetune/{stage.key}/e00004"
+
+
+# Results and files
+
+
+def test_a_result_key_tells_trials_apart_that_share_all_stages():
+    by_valid, by_test = (resolve_config(BASE | {"selection": split}) for split in ("valid", "test"))
+    assert stages_of(by_valid) == stages_of(by_test)
+    assert result_key(by_valid, stages_of(by_valid)) != result_key(by_test, stages_of(by_test))
+
+
+def test_a_file_enters_by_its_content_and_not_by_its_path(tmp_path):
+    def write(name: str, last: int) -> str:
+        np.savez(tmp_path / name, x=np.zeros((20, 1, 6), np.float32), y=np.array([0, 1] * 9 + [0, last]))
+        return f"npz:{tmp_path / name}"
+
+    one, copy, other = write("one.npz", 1), write("copy.npz", 1), write("other.npz", 2)
+    assert keys({"task": one}) == keys({"task": copy})
+    assert keys({"task": one})["finetune"] != keys({"task": other})["finetune"]
