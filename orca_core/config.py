@@ -61,7 +61,8 @@ class EmbedderConfig(_Part):
         "or draw it all. The reference ties this to `align.epochs`. Read only with pretrained weights.",
     )
     target_seq_len: Count = Field(
-        512, description="Most tokens of a sequence: a 1D input is cut by the smallest divisor s of its length L with L / s below or at this."
+        512,
+        description="Most tokens of a sequence: a 1D input is cut by the smallest divisor s of its length L with L / s below or at this.",
     )
 
 
@@ -104,7 +105,9 @@ class FinetuneConfig(_Part):
     momentum: Below1 = Field(0.9, description="Momentum; sgd only.")
     betas: tuple[Below1, Below1] = Field((0.9, 0.98), description="Moment decay rates; adam and adamw only.")
     batch_size: Count = Field(32, description="Samples of one forward pass in training.")
-    eval_batch_size: Count = Field(256, description="Samples of one forward pass in evaluation; scores are over the whole set all the same.")
+    eval_batch_size: Count = Field(
+        256, description="Samples of one forward pass in evaluation; scores are over the whole set all the same."
+    )
     accum: Count = Field(1, description="Batches averaged into one optimiser step.")
     clip: Positive | None = Field(None, description="Largest norm of the gradient of one step; null = no clipping.")
     warmup_epochs: NonNegative = Field(0.0, description="Epochs of linear warm-up from 0.")

@@ -123,9 +123,7 @@ def summarise(rows: list[Row], selection: str) -> dict[str, Any]:
     }
 
 
-def _source(
-    config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody, device: torch.device
-) -> Generator[Row, None, Artifact]:
+def _source(config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody, device: torch.device) -> Generator[Row, None, Artifact]:
     """Source features, from the store or computed and stored there."""
     started = time.perf_counter()
     artifact = store.get(stage.address)

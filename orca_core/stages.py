@@ -74,7 +74,9 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
         return hash_of({"kind": kind, "version": VERSIONS[kind], "reads": dict(reads)} | common | more, digits=32)
 
     def below(*prefixes: str) -> dict[str, Any]:
-        return {k: v for k, v in knobs.items() if k.startswith(prefixes) and k not in ("align.epochs", "finetune.epochs", "pretrain.epochs")}
+        return {
+            k: v for k, v in knobs.items() if k.startswith(prefixes) and k not in ("align.epochs", "finetune.epochs", "pretrain.epochs")
+        }
 
     stages = []
     start: dict[str, Any] = {"body": body.digest(), "weights": config.body.weights}

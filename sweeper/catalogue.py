@@ -75,7 +75,7 @@ def _proxies(name: str | None) -> str:
 
 def _bodies(name: str | None) -> str:
     if name is None:
-        rows = [(spec.name, spec.modality, spec.summary) for spec in BODIES.values()]
+        rows: list[tuple[str, str, str]] = [(spec.name, spec.modality, spec.summary) for spec in BODIES.values()]
         families = {modality: ", ".join(kind for kind, of in MODEL_TYPES.items() if of == modality) for modality in ("text", "images")}
         rows += [("hf:NAME_OR_FOLDER", modality, f"Hugging Face encoders: {names}") for modality, names in families.items()]
         return text_table(("body", "modality", "what it is"), rows)

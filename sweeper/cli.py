@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.\n\n"
     "`sweeper plan quickstart` shows a plan; `sweeper run quickstart` runs it, or continues it; "
-    "`sweeper best quickstart` and `sweeper query \"select ...\"` ask the results.",
+    '`sweeper best quickstart` and `sweeper query "select ..."` ask the results.',
 )
 
 SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A YAML file, or a name in ./search_spaces or in the package.")]

@@ -7,6 +7,7 @@ against the results and the stage store.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -47,7 +48,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM
     "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_WARN_THRESHOLD_S": "10",
-    "RAY_AIR_NEW_OUTPUT": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its banner cannot be switched off
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
 
@@ -301,7 +302,7 @@ def _ray(address: str | None, resources: Resources, store_uri: str) -> Iterator[
             address=address or "local",
             include_dashboard=False if address is None else None,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": environment},
         )
     try:
@@ -329,6 +330,10 @@ def _slots(resources: Resources) -> int:
     return total
 
 
+def _exists(place: str) -> bool:
+    return Path(place).exists()
+
+
 def _check_nodes(store_uri: str) -> None:
     """Every node must see the stage store; a folder of this machine alone would be another one on each node."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -338,7 +343,7 @@ def _check_nodes(store_uri: str) -> None:
     token.parent.mkdir(parents=True, exist_ok=True)
     token.touch()
     try:
-        seen = ray.remote(num_cpus=0)(lambda place: Path(place).exists())
+        seen = ray.remote(num_cpus=0)(_exists)
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         probes = [seen.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote(str(token)) for node in nodes]
         blind = [node["NodeManagerHostname"] for node, sees in zip(nodes, ray.get(probes, timeout=120), strict=True) if not sees]
@@ -391,5 +396,3 @@ def _heartbeat(store: ResultStore, sweep: str) -> Iterator[None]:
         ended.set()
         thread.join()
         store.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": 0.0})
-
-

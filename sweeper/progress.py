@@ -57,7 +57,7 @@ class Progress:
         if self._status is not None and not final:
             self._status.update(line)
         elif not self.console.quiet:
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
         """The state in a line: done / running / failed / reused, best so far, time left."""

@@ -133,9 +133,7 @@ def _planned_rows(space: SearchSpace, results: ResultStore) -> list[dict[str, An
     return [row for row in results.live_trials(space.name) if row["in_plan"]]
 
 
-def _print_summary(
-    space: SearchSpace, results_uri: str, comparison: Comparison, finished: bool, failed: list[dict[str, Any]]
-) -> None:
+def _print_summary(space: SearchSpace, results_uri: str, comparison: Comparison, finished: bool, failed: list[dict[str, Any]]) -> None:
     from sweeper.reading import best_arms
     from sweeper.tables import write_table
 
@@ -151,7 +149,7 @@ def _print_summary(
         out.write(f"Best arms by {space.metric}, mean over seeds:\n")
         out.flush()
         write_table(best_arms(results_uri, space.name, top=3), "table")
-    out.write(f"Tables: {results_uri}/trials, metrics, stages. Ask them: sweeper query \"select * from trials\" --results {results_uri}\n")
+    out.write(f'Tables: {results_uri}/trials, metrics, stages. Ask them: sweeper query "select * from trials" --results {results_uri}\n')
 
 
 def plan_as_data(plan: Plan) -> dict[str, Any]:
@@ -180,7 +178,9 @@ def _refuse_second_driver(results: ResultStore, name: str) -> None:
     if beat["host"] == socket.gethostname() and not _alive(beat["pid"]):
         return
     remedy = "Wait for it, stop it, or give this run another --name."
-    raise ConfigError([Fault("", f"sweep {name} must not be run twice at once: process {beat['pid']} on {beat['host']} runs it", Fault.ABSENT, remedy)])
+    raise ConfigError(
+        [Fault("", f"sweep {name} must not be run twice at once: process {beat['pid']} on {beat['host']} runs it", Fault.ABSENT, remedy)]
+    )
 
 
 def _alive(pid: int) -> bool:
@@ -241,17 +241,20 @@ def _as_text(comparison: Comparison, rows: list[dict[str, Any]]) -> str:
 
     plan = comparison.plan
     lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
-    merged = plan.combinations - len(plan.trials) - plan.proposed_later
-    lines.append(f"Trials   {plan.combinations} combinations, {len(plan.trials) + plan.proposed_later} distinct ({merged} differ in unread knobs only)")
+    distinct = len(plan.trials) + plan.proposed_later
+    merged = plan.combinations - distinct
+    lines.append(f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} differ in unread knobs only)")
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     lines.append(f"Stages   {', '.join(stages)}")
     lines.append(f"Results  {len(comparison.done)} done, {len(comparison.stale)} stale, {len(comparison.todo)} to run")
     if comparison.dropped:
-        lines.append(f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false")
+        lines.append(
+            f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"
+        )
     varied = [key for key in rows[0] if key != "variant" or rows[0][key]]
-    shown = [key for key in varied if key in ("trial", "state") or len({str(row[key]) for row in rows}) > 1 and key != "arm"]
+    shown = [key for key in varied if key in ("trial", "state") or (len({str(row[key]) for row in rows}) > 1 and key != "arm")]
     return "\n".join(lines) + "\n\n" + text_table(shown, ([row[key] for key in shown] for row in rows))
 
 
@@ -312,5 +315,3 @@ def _row_as_text(row: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-

@@ -29,7 +29,14 @@ class _Loader(yaml.SafeLoader):
                 continue
             line = key.start_mark.line + 1
             if key.value in first:
-                self.faults.append(Fault(str(key.value), "must be given once", _At(f"a second one on line {line}"), f"The first is on line {first[key.value]}."))
+                self.faults.append(
+                    Fault(
+                        str(key.value),
+                        "must be given once",
+                        _At(f"a second one on line {line}"),
+                        f"The first is on line {first[key.value]}.",
+                    )
+                )
             first.setdefault(key.value, line)
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a plain text", key.start_mark)
@@ -96,7 +103,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError([Fault("", "must be an existing file", Fault.ABSENT, "See `sweeper spaces` for the ones there are.")], file) from None
+        raise ConfigError(
+            [Fault("", "must be an existing file", Fault.ABSENT, "See `sweeper spaces` for the ones there are.")], file
+        ) from None
     except IsADirectoryError:
         raise ConfigError([Fault("", "must be a file, not a folder", Fault.ABSENT)], file) from None
     except UnicodeDecodeError:

@@ -35,7 +35,11 @@ MODEL_TYPES: dict[str, Literal["text", "images"]] = {
 """`model_type` of a Hugging Face config -> the modality that family was pretrained on."""
 
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model")
+
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+"""Files of which a checkpoint with a tokenizer has at least one."""
+
+_TEXT_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "merges.txt")
 
 
 @dataclass(frozen=True)

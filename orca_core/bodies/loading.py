@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orca_core.bodies import BodySpec
+from orca_core.bodies import VOCABULARY_FILES, BodySpec
 from orca_core.bodies.mini import mini_model, mini_tokenizer
 from orca_core.bodies.trunk import Body, BodyEmbedding, split_model
 from orca_core.errors import DataError
@@ -116,6 +116,9 @@ def _tokenizer(spec: BodySpec) -> Any:
         return mini_tokenizer()
     from transformers import AutoTokenizer
 
+    if not any((spec.folder / name).is_file() for name in VOCABULARY_FILES):  # transformers would make up an empty one
+        found = f"{spec.folder} has none of {', '.join(VOCABULARY_FILES)}"
+        raise DataError(f"{spec.name}: has no tokenizer that can be loaded, and a text proxy needs one ({found})")
     try:
         return AutoTokenizer.from_pretrained(spec.folder, local_files_only=True)
     except Exception as error:  # tokenizers of many kinds raise errors of many kinds; each means there is none to use

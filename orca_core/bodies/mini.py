@@ -37,7 +37,15 @@ def mini_model(spec: BodySpec, dropout: float = 0.0) -> Any:
             **rates,
         )
         return RobertaModel(config, add_pooling_layer=False)
-    shape: dict[str, Any] = {"image_size": 16, "patch_size": 2, "embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4, "mlp_ratio": 2.0}
+    shape: dict[str, Any] = {
+        "image_size": 16,
+        "patch_size": 2,
+        "embed_dim": 32,
+        "depths": [1, 1],
+        "num_heads": [2, 4],
+        "window_size": 4,
+        "mlp_ratio": 2.0,
+    }
     return SwinModel(SwinConfig(**shape, **rates, drop_path_rate=0.0, initializer_range=32**-0.5), add_pooling_layer=False)
 
 

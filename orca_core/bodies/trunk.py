@@ -196,4 +196,3 @@ def layer_norms(module: nn.Module) -> list[nn.Parameter]:
 def count_parameters(module: nn.Module) -> int:
     """Number of scalars in the parameters of a module."""
     return sum(p.numel() for p in module.parameters())
-

@@ -1,0 +1,204 @@
+"""SQL over result tables, read-only: `Results("results").sql("select ...")` gives Arrow, pandas or polars."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from orca_core.errors import OrcaError, StoreError, nearest
+from sweeper.results.records import TABLES
+from sweeper.results.store import ResultStore, without_superseded
+
+if TYPE_CHECKING:
+    import duckdb  # imported where it is used, for the sake of commands that ask nothing
+    import pandas as pd
+    import polars as pl
+    import pyarrow.dataset as ds
+
+
+class QueryError(OrcaError, ValueError):
+    """SQL that cannot be answered, in one line."""
+
+
+class Results:
+    """The tables `trials`, `metrics` and `stages` of all sweeps; `docs/results.md` has their columns.
+
+    Nothing is read until something is asked, and every question sees the rows of its moment.
+
+    Args:
+        uri: The results folder, or its URI (`s3://bucket/place`).
+    """
+
+    def __init__(self, uri: str | Path = "results") -> None:
+        self._store = ResultStore(uri)
+
+    def sql(self, query: str) -> Answer:
+        """Answer one SELECT, in DuckDB's dialect.
+
+        Raises:
+            QueryError: If it is not one SELECT, or wrong; the message offers the nearest known name.
+            StoreError: If there are no results, or a file of them is damaged.
+
+        Example:
+            >>> Results("results").sql("select task, avg(test_error) from trials group by task").df()  # doctest: +SKIP
+        """
+        import duckdb
+
+        if not self._store.exists():
+            raise StoreError(f"no results at {self._store.uri}; run a sweep first or give --results")
+        try:
+            # DuckDB hands on what pyarrow says about a file as an InvalidInputException.
+            answer = self._store.read(TABLES, lambda data: _ask(query, data), failures=(duckdb.InvalidInputException,))
+        except duckdb.Error as error:
+            raise QueryError(_explain(error)) from None
+        return Answer(answer)
+
+
+class Answer:
+    """The rows that a query gave, in memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def arrow(self) -> pa.Table:
+        """The rows as an Arrow table."""
+        return self._table
+
+    def df(self) -> pd.DataFrame:
+        """The rows as a pandas frame.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: F401  (pyarrow needs it)
+        except ImportError:
+            raise _missing("df", "pandas") from None
+        frame: pd.DataFrame = self._table.to_pandas()
+        return frame
+
+    def pl(self) -> pl.DataFrame:
+        """The rows as a polars frame.
+
+        Raises:
+            ImportError: If polars is not installed.
+        """
+        try:
+            import polars
+        except ImportError:
+            raise _missing("pl", "polars") from None
+        return polars.DataFrame(self._table)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows as dicts."""
+        found: list[dict[str, Any]] = self._table.to_pylist()
+        return found
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __repr__(self) -> str:
+        lines = [self._table.column_names, *self._shown()]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        return "\n".join([*padded, self._size()])
+
+    def _repr_html_(self) -> str:
+        head, *body = [
+            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
+            for tag, line in [("th", self._table.column_names), *(("td", line) for line in self._shown())]
+        ]
+        return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in body)}</table><p>{self._size()}</p>"
+
+    def _shown(self, limit: int = 20) -> list[list[str]]:
+        """The first rows as text."""
+        rows = self._table.slice(0, limit)
+        columns = [column.to_pylist() for column in rows.columns]
+        return [[_text(value) for value in values] for values in zip(*columns, strict=True)]
+
+    def _size(self) -> str:
+        return f"[{self._table.num_rows} rows x {self._table.num_columns} columns]"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _missing(method: str, package: str) -> ImportError:
+    return ImportError(f"Answer.{method}() needs {package}: pip install 'orca-sweeper[frames]'")
+
+
+# ---------------------------------------------------------------------------------------------------------------------- DuckDB
+
+_SETTINGS = """
+    SET TimeZone = 'UTC';
+    SET python_enable_replacements = false;     -- no Python variable is a table
+    SET autoinstall_known_extensions = false;
+    SET autoload_known_extensions = false;
+    SET enable_external_access = false;         -- no file, no network; only what is registered below
+    SET lock_configuration = true;
+"""
+
+_CURRENT_TRIALS = """
+    CREATE VIEW trials AS
+    FROM all_trials QUALIFY row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, sequence DESC) = 1
+"""
+
+
+def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
+    """The answer to a query over the three tables.
+
+    Raises:
+        QueryError: If it is not one SELECT.
+        duckdb.Error: If DuckDB cannot answer it, or a file cannot be read.
+    """
+    import duckdb
+
+    with duckdb.connect(":memory:") as connection:
+        connection.execute(_SETTINGS)
+        _refuse_all_but_select(query, connection)
+        connection.register("all_trials", data["trials"])
+        connection.execute(_CURRENT_TRIALS)
+        for table in ("metrics", "stages"):
+            connection.register(table, without_superseded(data[table], data["trials"]))
+        return connection.sql(query).to_arrow_table()
+
+
+def _refuse_all_but_select(query: str, connection: duckdb.DuckDBPyConnection) -> None:
+    """The settings see to it that nothing can be harmed; this says so in plain words."""
+    import duckdb
+
+    # MULTI is a PIVOT, which DuckDB takes apart.
+    allowed = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
+    kinds = [statement.type for statement in connection.extract_statements(query)]
+    if len(kinds) != 1:
+        raise QueryError(f"give one SELECT, but got {len(kinds)} statements")
+    if kinds[0] not in allowed:
+        raise QueryError(f"results are read-only: give a SELECT, but got {kinds[0].name}")
+
+
+_UNKNOWN_COLUMN = re.compile(r'column "(?P<name>[^"]+)" not found|does not have a column named "(?P<named>[^"]+)"', re.IGNORECASE)
+_UNKNOWN_TABLE = re.compile(r'Table with name (?P<name>\S+) does not exist|Referenced table "(?P<named>[^"]+)" not found')
+
+
+def _explain(error: duckdb.Error) -> str:
+    """DuckDB's message in one line, with the nearest known name where one is unknown."""
+    import duckdb
+
+    message = str(error).partition("\n")[0].rstrip("!.")
+    if isinstance(error, duckdb.PermissionException):
+        return f"{message}. SQL reads only the tables {', '.join(TABLES)}."
+    if match := _UNKNOWN_TABLE.search(message):
+        return f"{message}. {nearest(match['name'] or match['named'], TABLES)}"
+    if match := _UNKNOWN_COLUMN.search(message):
+        known = {column.name for columns in TABLES.values() for column in columns}
+        hint = nearest(match["name"] or match["named"], known).partition("Known:")[0].strip()  # there are a hundred
+        return f"{message}. {hint or 'DESCRIBE trials lists what there is.'}"
+    return f"{message}."

@@ -1,0 +1,170 @@
+"""The columns of the result tables: name, type, meaning. The docs are made from here.
+
+Files of different age are united by name: a column that a file lacks reads as null. So columns may be added at any time, and one
+that was released is never renamed, removed or changed in type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import pyarrow as pa
+
+from orca_core.config import KNOBS
+
+_TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a result table.
+
+    Args:
+        name: As it is spelled in SQL.
+        type: How it is stored; every column may be null.
+        meaning: For the reader of the docs, with the unit.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+
+def config_columns() -> tuple[Column, ...]:
+    """A column for every knob: `align.epochs` is `align_epochs`."""
+    return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), field.description or "") for path, field in KNOBS.items())
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """The type a knob is stored as. A union counts as its first member: `T | None`, and `freezing` as its label."""
+    plain = {str: _TEXT, int: _COUNT, float: _REAL, bool: _FLAG}
+    if annotation in plain:
+        return plain[annotation]
+    if get_origin(annotation) is Literal:
+        return _arrow_type(type(get_args(annotation)[0]))
+    if get_origin(annotation) is tuple:
+        return pa.list_(_arrow_type(get_args(annotation)[0]))
+    return _arrow_type(get_args(annotation)[0])  # Annotated and unions
+
+
+_ATTEMPT = (
+    Column("sweep", _TEXT, "Name of the sweep."),
+    Column("trial", _TEXT, "Id of the trial: hash of its canonical config, the same in every sweep."),
+    Column("attempt", _COUNT, "Number of the attempt at the trial in this sweep, from 1."),
+)
+
+TRIALS: tuple[Column, ...] = (
+    *_ATTEMPT,
+    Column("sequence", _COUNT, "Number of the row within the attempt, from 0: RUNNING comes first, the last one holds."),
+    Column("status", _TEXT, "COMPLETE, PRUNED (stopped early by the scheduler), FAIL or RUNNING."),
+    Column("in_plan", _FLAG, "Whether the sweep, as it was last run, plans this trial; analyses read only such rows."),
+    Column("arm", _TEXT, "Id of the trial without its seed and its tuned knobs: trials of an arm are repeats."),
+    Column("candidate", _COUNT, "Number of the candidate of tuned knobs within the arm, from 0; 0 when nothing is tuned."),
+    Column("variant", _TEXT, "Name of the variant, in sweeps that name theirs."),
+    Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
+    Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if it was run here."),
+    *config_columns(),
+    Column("best_epoch", _COUNT, "Fine-tuning epoch with the lowest error on the `selection` split, from 1; the earliest of equals."),
+    Column("valid_error", _REAL, "Validation error of the best epoch; lower is better, unit by `score`."),
+    Column("valid_loss", _REAL, "Validation loss of the best epoch."),
+    Column("train_loss", _REAL, "Mean training loss over the best epoch."),
+    Column("test_error", _REAL, "Test error of the best epoch; lower is better, unit by `score`."),
+    Column("last_valid_error", _REAL, "Validation error of the last epoch."),
+    Column("last_test_error", _REAL, "Test error of the last epoch."),
+    Column("score", _TEXT, "Name of the task's score, which the errors are measured by."),
+    Column("params_total", _COUNT, "Parameters of the model."),
+    Column("params_trained", pa.list_(_COUNT), "Parameters that train, by phase of fine-tuning."),
+    Column("seconds", _REAL, "Wall time of the trial, in seconds."),
+    Column("seconds_pretrain", _REAL, "Seconds of pretraining that this trial computed; 0 if all of it was reused."),
+    Column("seconds_source", _REAL, "Seconds of the proxy's features, likewise."),
+    Column("seconds_align", _REAL, "Seconds of alignment, likewise."),
+    Column("seconds_finetune", _REAL, "Seconds of fine-tuning, likewise."),
+    Column("saved_s", _REAL, "Seconds that reused stages and epochs had taken where they were computed."),
+    Column(
+        "cause",
+        _TEXT,
+        "Why it is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, store, infrastructure, stopped. "
+        "PRUNED: the rule that stopped it.",
+    ),
+    Column("error", _TEXT, "FAIL: the error in one line."),
+    Column("traceback", _TEXT, "FAIL: Python's traceback."),
+    Column("started_at", _TIME, "Start of the attempt, UTC."),
+    Column("ended_at", _TIME, "End of the attempt, UTC; null while it runs."),
+    Column("host", _TEXT, "Name of the machine."),
+    Column("pid", _COUNT, "Process id of the worker."),
+    Column("device", _TEXT, "Device type: cpu or cuda."),
+    Column("config_hash", _TEXT, "Hash of the canonical config; equal to `trial`."),
+    Column("code_version", _TEXT, "Version of this package."),
+    Column("code_commit", _TEXT, "Git commit of this package, where it ran from a checkout."),
+    Column("python_version", _TEXT, "Version of Python."),
+    Column("torch_version", _TEXT, "Version of torch."),
+    Column("transformers_version", _TEXT, "Version of transformers."),
+    Column("ray_version", _TEXT, "Version of Ray; null for a trial that was run without it."),
+)
+
+METRICS: tuple[Column, ...] = (
+    *_ATTEMPT,
+    Column("stage", _TEXT, "pretrain, align or finetune."),
+    Column("phase", _COUNT, "Phase of the freezing schedule, from 0; 0 in the other stages."),
+    Column("epoch", _COUNT, "Epoch of the stage, from 1; fine-tuning counts on through its phases."),
+    Column("train_loss", _REAL, "Mean training loss over the epoch."),
+    Column("valid_loss", _REAL, "Validation loss after the epoch."),
+    Column("valid_error", _REAL, "Validation error after the epoch; lower is better."),
+    Column("test_error", _REAL, "Test error after the epoch; lower is better. Fine-tuning only."),
+    Column("distance", _REAL, "Distance of the embedder's features to the proxy's, by `align_objective`. Alignment only."),
+    Column("lr", _REAL, "Learning rate at the end of the epoch."),
+    Column("seconds", _REAL, "Seconds the epoch took, where it was computed."),
+)
+
+STAGES: tuple[Column, ...] = (
+    *_ATTEMPT,
+    Column("stage", _TEXT, "pretrain, source (the proxy's features), align or finetune."),
+    Column("phase", _COUNT, "Phase of the freezing schedule, from 0; 0 in the other stages."),
+    Column("key", _TEXT, "Key of the stage: hash of all that its result depends on."),
+    Column("epochs", _COUNT, "Epochs of the stage."),
+    Column("reused_epochs", _COUNT, "Epochs of them that were found in the store."),
+    Column("seconds", _REAL, "Seconds of computing in this trial; 0 if the stage was reused whole."),
+    Column("saved_s", _REAL, "Seconds that what was reused had taken where it was computed."),
+)
+
+TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES}
+"""The result tables by name."""
+
+
+def schema(table: str) -> pa.Schema:
+    """The Arrow schema of a table of `TABLES`."""
+    return pa.schema([(column.name, column.type) for column in TABLES[table]])
+
+
+_INTRODUCTION = """\
+# Results
+
+Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`. This page is generated from `sweeper/results/records.py`.
+
+A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. SQL shows, of each
+trial in each sweep, only the attempt that holds, the one with the largest number; and of its rows in `trials`, which record how the
+status went on (RUNNING, then COMPLETE), only the last. `all_trials` has every row that was not compacted away.
+
+Knobs that nothing reads in a trial's config (the proxy, when `align_epochs` is 0) are null.
+"""
+
+_ROWS = {
+    "trials": "One row per trial: config, scores, times, provenance, status.",
+    "metrics": "One row per trial, stage and epoch. A reused stage has the same rows as where it was computed.",
+    "stages": "One row per trial and stage (fine-tuning: and phase), computed or reused.",
+}
+
+
+def markdown() -> str:
+    """The page `docs/results.md`."""
+    parts = [_INTRODUCTION]
+    for table, columns in TABLES.items():
+        lines = [f"## {table}", "", _ROWS[table], "", "| Column | Type | Meaning |", "|---|---|---|"]
+        lines += [f"| `{column.name}` | {_type_name(column.type)} | {column.meaning.replace('|', chr(92) + '|')} |" for column in columns]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return str(kind).replace("item: ", "")

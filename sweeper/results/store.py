@@ -1,0 +1,344 @@
+"""Result rows to Parquet and back, on a local disk, NFS, S3 or GCS.
+
+    <uri>/trials/sweep=<name>/<time>-<random>.parquet       likewise metrics/ and stages/; each file also has the column `sweep`
+    <uri>/trials/sweep=<name>/<time>-<random>.merged.parquet
+    <uri>/sweeps/<name>/<plan hash>.json, heartbeat.json
+
+A file is whole or absent, and never changes. A merged file names, in its Parquet metadata, every file whose rows it holds; readers
+leave those out, and only then are they deleted. So a compaction that dies at any moment loses no row and doubles none, and readers
+go on meanwhile: one that misses a file lists again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from orca_core.errors import StoreError
+from orca_core.store import open_filesystem, write_whole
+from sweeper.results.records import schema
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # imported where it is used: it brings pandas along, 0.3 s
+
+T = TypeVar("T")
+
+READING_ORDER = ("metrics", "stages", "trials")
+"""Trials last: whoever sees an attempt's rows then also sees the attempt, whose first row is written before them."""
+
+_MERGED = ".merged.parquet"
+_REPLACES = b"replaces"
+_CODED = ("trial", "stage")
+"""Columns read as codes into a dictionary, in `metrics` and `stages`: grouping 10 M rows by them takes a third of the time."""
+
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Paths of a table's files: those whose rows count, and those that a merged file stands for. Oldest first within a sweep."""
+
+    live: Sequence[str]
+    dead: Sequence[str]
+
+
+class ResultStore:
+    """The result tables and the notes about sweeps under one folder.
+
+    Args:
+        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist.
+
+    Raises:
+        StoreError: If the URI names no known file system.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri)
+        self._fs, self._root = open_filesystem(uri)
+
+    def exists(self) -> bool:
+        """Whether there are results at all."""
+        infos = self._fs.get_file_info([f"{self._root}/trials", f"{self._root}/sweeps"])
+        return any(info.type == fs.FileType.Directory for info in infos)
+
+    # ---------------------------------------------------------------------------------------------------------------- rows
+
+    def append(self, table: str, sweep: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows as one whole new file; nothing if there are none. Columns that a row lacks become null.
+
+        Raises:
+            ValueError: If a row has a column that the table has not.
+            StoreError: If the file cannot be written.
+        """
+        if not rows:
+            return
+        columns = schema(table)
+        if unknown := {name for row in rows for name in row}.difference(columns.names):
+            raise ValueError(f"{table} has no column {', '.join(sorted(unknown))}")
+        self._write_rows(pa.Table.from_pylist([{**row, "sweep": sweep} for row in rows], schema=columns), table, sweep)
+
+    def live_trials(self, sweep: str | None = None, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """The current row of each trial of each sweep, in the order of writing.
+
+        Args:
+            sweep: Only this one; None = all.
+            columns: Only these; None = all.
+
+        Raises:
+            StoreError: If a file is damaged.
+        """
+        wanted = schema("trials").names if columns is None else list(columns)
+        needed = list(dict.fromkeys(["sweep", "trial", "attempt", "sequence", *wanted]))
+        rows = self.read(["trials"], lambda data: data["trials"].to_table(columns=needed), sweep)
+        found: list[dict[str, Any]] = _current_rows(rows).select(wanted).to_pylist()
+        return found
+
+    def read(
+        self,
+        tables: Collection[str],
+        use: Callable[[dict[str, ds.FileSystemDataset]], T],
+        sweep: str | None = None,
+        failures: tuple[type[Exception], ...] = (),
+    ) -> T:
+        """What `use` makes of the tables, as data sets of all rows, superseded ones included.
+
+        Args:
+            tables: Names of the tables.
+            use: Called again with new data sets if a compaction removed a file before it was read.
+            sweep: Only its rows; None = all sweeps.
+            failures: What `use` raises, beside errors of pyarrow, when a file cannot be read.
+
+        Raises:
+            StoreError: If a file is damaged; the message names it.
+        """
+        for _ in range(_TRIES):
+            try:
+                files = {table: self._files(table, sweep).live for table in sorted(tables, key=READING_ORDER.index)}
+            except FileNotFoundError:
+                continue
+            try:
+                return use({table: self._dataset(paths, _reading_schema(table)) for table, paths in files.items()})
+            except (OSError, pa.ArrowInvalid, *failures):
+                if all(self._is_there(path) for paths in files.values() for path in paths):
+                    raise
+        raise StoreError(f"{self.uri}: files were removed again and again while they were read. Try again when no compaction is running.")
+
+    def compact(self, sweep: str) -> None:
+        """Merge the files of each table of a sweep into one, without its superseded rows. Readers and the writer may go on meanwhile.
+
+        Raises:
+            StoreError: If a file is damaged or cannot be written.
+        """
+        for table in READING_ORDER:  # trials last: until then they tell which attempts are superseded
+
+            def merge(data: dict[str, ds.FileSystemDataset], table: str = table) -> None:
+                self._merge(table, sweep, data)
+
+            self.read({table, "trials"}, merge, sweep)
+            for path in self._files(table, sweep).dead:
+                self._delete(path)
+
+    def _merge(self, table: str, sweep: str, data: dict[str, ds.FileSystemDataset]) -> None:
+        import pyarrow.parquet as pq
+
+        paths = data[table].files
+        if len(paths) < 2:
+            return
+        # Columns that only a later version of this code knows are kept.
+        stored = [pq.read_schema(path, filesystem=self._fs).remove_metadata() for path in paths]
+        everything = self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
+        is_trials = table == "trials"
+        rows = _current_rows(everything.to_table()) if is_trials else without_superseded(everything, data["trials"]).to_table()
+        # Also what those stand for that were merged before: a compaction that slept over this one may still publish its file.
+        replaced = {_name(path) for path in paths}.union(*(self._replaced(path) for path in paths if path.endswith(_MERGED)))
+        self._write_rows(rows.replace_schema_metadata({_REPLACES: json.dumps(sorted(replaced))}), table, sweep, _MERGED)
+
+    # --------------------------------------------------------------------------------------------------------------- files
+
+    def _files(self, table: str, sweep: str | None) -> _Files:
+        """Raises FileNotFoundError if a merged file went away since it was listed."""
+        paths = self._list(table, sweep)
+        # One listing takes a while, and may miss a merged file that came as well as a replaced one that went; two equal ones do not.
+        while (again := self._list(table, sweep)) != paths:
+            paths = again
+        merged = {path: self._replaced(path) for path in paths if path.endswith(_MERGED)}
+        replaced = frozenset[str]().union(*merged.values())
+        # Of two compactions at once, the one that saw more files stands for the other.
+        rivals = [(names, path) for path, names in merged.items()]
+        replaced |= {_name(path) for names, path in rivals if any(names < more or (names == more and path < by) for more, by in rivals)}
+        return _Files([path for path in paths if _name(path) not in replaced], [path for path in paths if _name(path) in replaced])
+
+    def _list(self, table: str, sweep: str | None) -> list[str]:
+        folder = f"{self._root}/{table}" if sweep is None else self._folder(table, sweep)
+        infos = self._fs.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
+        return sorted(info.path for info in infos if info.path.endswith(".parquet"))
+
+    def _replaced(self, path: str) -> frozenset[str]:
+        """Names of the files that a merged file stands for."""
+        import pyarrow.parquet as pq
+
+        try:
+            metadata = pq.read_metadata(path, filesystem=self._fs).metadata
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowInvalid) as error:
+            raise _damaged(path, error) from None
+        return frozenset(json.loads(metadata[_REPLACES]))
+
+    def _dataset(self, paths: Sequence[str], columns: pa.Schema) -> ds.FileSystemDataset:
+        import pyarrow.dataset as ds
+
+        coded = [field.name for field in columns if pa.types.is_dictionary(field.type)]
+        parquet = ds.ParquetFileFormat(
+            read_options=ds.ParquetReadOptions(dictionary_columns=coded),
+            default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
+        )
+        # The sweep of a file is known from its folder: a filter on it skips whole files, and the column need not be decoded.
+        fragments = [parquet.make_fragment(path, self._fs, ds.field("sweep") == _sweep_of(path)) for path in paths]
+        return ds.FileSystemDataset(fragments, columns, parquet, self._fs)
+
+    def _is_there(self, path: str) -> bool:
+        """Whether a file is there and whole, all of it read.
+
+        Raises:
+            StoreError: If it is damaged.
+        """
+        import pyarrow.parquet as pq
+
+        try:
+            with self._fs.open_input_file(path) as file:
+                for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
+                    pass
+        except FileNotFoundError:
+            return False
+        except (OSError, pa.ArrowInvalid) as error:
+            raise _damaged(path, error) from None
+        return True
+
+    def _write_rows(self, rows: pa.Table, table: str, sweep: str, ending: str = ".parquet") -> None:
+        import pyarrow.parquet as pq
+
+        content = pa.BufferOutputStream()
+        pq.write_table(rows, content, write_page_checksum=True)
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}{ending}"
+        self._write(f"{self._folder(table, sweep)}/{name}", content.getvalue().to_pybytes())
+
+    def _write(self, path: str, content: bytes) -> None:
+        try:
+            write_whole(self._fs, path, content)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written ({error})") from error
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._fs.delete_file(path)
+        except FileNotFoundError:
+            pass  # another compaction was faster
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be deleted ({error}). It is no longer read; compact again later.") from error
+
+    def _folder(self, table: str, sweep: str) -> str:
+        return f"{self._root}/{table}/sweep={sweep}"
+
+    # -------------------------------------------------------------------------------------------------------------- sweeps
+
+    def sweeps(self) -> list[str]:
+        """Names of the sweeps that have rows or a plan, sorted."""
+        names = set()
+        for folder in ("trials", "sweeps"):
+            infos = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True))
+            names |= {info.base_name.removeprefix("sweep=") for info in infos if info.type == fs.FileType.Directory}
+        return sorted(names)
+
+    def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
+        """Keep a resolved plan of a sweep, as JSON."""
+        self._write(f"{self._root}/sweeps/{name}/{plan_hash}.json", json.dumps(data, indent=1).encode())
+
+    def plans(self, name: str) -> dict[str, dict[str, Any]]:
+        """Plan hash -> plan, the one saved last at the end; empty for an unknown sweep.
+
+        Raises:
+            StoreError: If one is damaged.
+        """
+        infos = self._fs.get_file_info(fs.FileSelector(f"{self._root}/sweeps/{name}", allow_not_found=True))
+        plans = [info for info in infos if info.extension == "json" and info.base_name != "heartbeat.json"]
+        return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
+
+    def beat(self, name: str, data: Mapping[str, Any]) -> None:
+        """Say that a sweep is running: `data` replaces what was said before."""
+        self._write(f"{self._root}/sweeps/{name}/heartbeat.json", json.dumps(data).encode())
+
+    def heartbeat(self, name: str) -> dict[str, Any] | None:
+        """What `beat` said last, or None if it never did.
+
+        Raises:
+            StoreError: If it is damaged.
+        """
+        try:
+            return self._read_json(f"{self._root}/sweeps/{name}/heartbeat.json")
+        except FileNotFoundError:
+            return None
+
+    def _read_json(self, path: str) -> dict[str, Any]:
+        with self._fs.open_input_stream(path) as stream:
+            content = stream.read()
+        try:
+            data: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise StoreError(f"{path}: is damaged ({error}). Remove it; the next run of the sweep writes it again.") from None
+        return data
+
+
+def without_superseded(rows: ds.Dataset, trials: ds.Dataset) -> ds.Dataset:
+    """Rows of `metrics` or `stages` without those of attempts that a later attempt at the same trial replaced.
+
+    Filters on few values, by sweep, while files are read: sweeps in which nothing was superseded go at full speed. A join over all
+    rows takes three times as long.
+    """
+    import pyarrow.dataset as ds
+
+    later = trials.to_table(columns=["sweep", "trial", "attempt"], filter=ds.field("attempt") > 1)
+    live = later.group_by(["sweep", "trial"]).aggregate([("attempt", "max")])
+    for group in live.group_by(["sweep", "attempt_max"]).aggregate([("trial", "list")]).to_pylist():
+        of_these = (ds.field("sweep") == group["sweep"]) & ds.field("trial").isin(group["trial_list"])
+        rows = rows.filter(~(of_these & (ds.field("attempt") < group["attempt_max"])))
+    return rows
+
+
+def _current_rows(trials: pa.Table) -> pa.Table:
+    """Of each trial in each sweep, the row with the largest (attempt, sequence), in the order of the table."""
+    ascending = trials.append_column("row", pa.array(range(len(trials)), pa.int64())).sort_by(
+        [("attempt", "ascending"), ("sequence", "ascending"), ("row", "ascending")]
+    )
+    last = ascending.group_by(["sweep", "trial"], use_threads=False).aggregate([("row", "last")])
+    return trials.take(last["row_last"].sort() if len(trials) else last["row_last"])
+
+
+def _reading_schema(table: str) -> pa.Schema:
+    """The schema that a table is read with."""
+    columns = schema(table)
+    if table == "trials":
+        return columns
+    coded = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([field.with_type(coded) if field.name in _CODED else field for field in columns])
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _sweep_of(path: str) -> str:
+    return path.split("/")[-2].removeprefix("sweep=")
+
+
+def _damaged(path: str, error: Exception) -> StoreError:
+    reason = " ".join(str(error).split())
+    return StoreError(f"{path}: is damaged ({reason}). Restore the file, or remove it and run its sweep again; its rows are lost.")

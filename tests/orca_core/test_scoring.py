@@ -1,0 +1,127 @@
+"""Losses and scores against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from orca_core.errors import NotFiniteError
+from orca_core.scoring import LOSSES, SCORES
+from orca_core.tasks import TASKS
+
+
+def logits(*shares: tuple[float, ...]) -> torch.Tensor:
+    """Logits whose softmax is the given shares."""
+    return torch.tensor(shares).log()
+
+
+def two_classes(*second: float) -> torch.Tensor:
+    return logits(*((1 - share, share) for share in second))
+
+
+def test_every_task_names_a_loss_and_a_score_that_exist():
+    assert {spec.loss for spec in TASKS.values()} <= set(LOSSES)
+    assert {spec.score for spec in TASKS.values()} <= set(SCORES)
+
+
+# Losses
+
+
+def test_cross_entropy_is_the_mean_surprise():
+    loss = LOSSES["cross-entropy"](torch.tensor([0, 1]))
+    assert loss(two_classes(0.5, 0.75), torch.tensor([0, 1])).item() == pytest.approx(-(math.log(0.5) + math.log(0.75)) / 2)
+
+
+def test_balanced_cross_entropy_weighs_a_sample_by_the_inverse_of_its_class_share():
+    loss = LOSSES["balanced-cross-entropy"](torch.tensor([0, 0, 0, 1]))  # weights 4/3 and 4
+    expected = -(4 / 3 * math.log(0.5) + 4 * math.log(0.75)) / (4 / 3 + 4)
+    assert loss(two_classes(0.5, 0.75), torch.tensor([0, 1])).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["nrmse", "relative-l2"])
+def test_a_normalised_error_is_relative_to_each_sample_by_itself(name):
+    targets = torch.tensor([[[3.0, 4.0]], [[0.0, 10.0]]])  # norms 5 and 10
+    outputs = torch.tensor([[[3.0, 5.0]], [[0.0, 5.0]]])  # errors of norms 1 and 5
+    expected = (1 / 5 + 5 / 10) / 2
+    assert LOSSES[name](targets)(outputs, targets).item() == pytest.approx(expected)
+    assert SCORES[name](outputs, targets) == pytest.approx(expected)
+
+
+def test_a_normalised_error_is_over_all_channels_and_positions():
+    targets = torch.ones(1, 2, 3, 3)
+    assert SCORES["relative-l2"](targets * 1.5, targets) == pytest.approx(0.5)
+
+
+def test_a_target_of_zeros_does_not_divide_by_zero():
+    assert math.isfinite(SCORES["nrmse"](torch.ones(1, 1, 4), torch.zeros(1, 1, 4)))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_passes_a_gradient_to_the_outputs(name):
+    dense = name in ("nrmse", "relative-l2")
+    outputs = torch.randn(4, 1, 6) if dense else torch.randn(4, 3)
+    targets = torch.randn(4, 1, 6) if dense else torch.tensor([0, 1, 2, 1])
+    outputs.requires_grad_()
+    LOSSES[name](targets)(outputs, targets).backward()
+    assert torch.isfinite(outputs.grad).all()
+    assert outputs.grad.abs().sum() > 0
+
+
+# Scores
+
+
+def test_one_minus_accuracy_is_the_share_of_wrong_classes():
+    outputs = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 1.0], [5.0, 1.0, 1.0]])
+    assert SCORES["1-accuracy"](outputs, torch.tensor([0, 1, 1, 2])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("shares", "targets", "area"),
+    [
+        ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], 1.0),
+        ([0.9, 0.8, 0.2, 0.1], [0, 0, 1, 1], 0.0),
+        ([0.1, 0.6, 0.4, 0.9], [0, 0, 1, 1], 3 / 4),  # one of four pairs in the wrong order
+        ([0.5, 0.5, 0.5, 0.9], [0, 0, 1, 1], 3 / 4),  # two pairs are ties and count for a half
+        ([0.5, 0.5, 0.5, 0.5], [0, 1, 0, 1], 1 / 2),
+    ],
+)
+def test_auroc_of_two_classes_is_the_share_of_pairs_in_order(shares, targets, area):
+    assert SCORES["1-auroc"](two_classes(*shares), torch.tensor(targets)) == pytest.approx(1 - area)
+
+
+def test_auroc_of_three_classes_is_the_mean_over_pairs_of_classes():
+    outputs = logits((0.6, 0.3, 0.1), (0.3, 0.6, 0.1), (0.2, 0.7, 0.1), (0.5, 0.4, 0.1), (0.1, 0.2, 0.7))
+    # Classes 0 and 1, two samples each: by the share of 0, and by the share of 1, three of four pairs are in order.
+    # Class 2 against either: its one sample has the largest share of 2, and the smallest share of the other.
+    assert SCORES["1-auroc"](outputs, torch.tensor([0, 0, 1, 1, 2])) == pytest.approx(1 - (3 / 4 + 1 + 1) / 3)
+
+
+@pytest.mark.parametrize("present", [(0, 2), (1, 2)])
+def test_auroc_leaves_out_a_class_that_the_set_lacks(present):
+    first, second = present
+    outputs = torch.full((4, 3), -1.0)
+    outputs[:, second] = torch.tensor([0.0, 2.0, 1.0, 3.0])
+    outputs[:, first] = 1.0
+    assert SCORES["1-auroc"](outputs, torch.tensor([first, first, second, second])) == pytest.approx(1 / 4)
+
+
+def test_auroc_of_more_classes_leaves_out_one_that_the_set_lacks():
+    outputs = torch.eye(4)[[0, 0, 2, 3]] * 5
+    assert SCORES["1-auroc"](outputs, torch.tensor([0, 0, 2, 3])) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"), [(two_classes(0.1, 0.2), [1, 1]), (torch.tensor([[0.0, float("nan")], [0.0, 1.0]]), [0, 1])], ids=["one-class", "nan"]
+)
+def test_auroc_that_is_not_defined_is_no_number(outputs, targets):
+    with pytest.raises(NotFiniteError):
+        SCORES["1-auroc"](outputs, torch.tensor(targets))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_perfect_model_has_no_error(name):
+    targets = torch.tensor([0, 1, 2, 1]) if name.startswith("1-") else torch.randn(4, 1, 6)
+    outputs = torch.eye(3)[targets] * 10 if name.startswith("1-") else targets
+    assert SCORES[name](outputs, targets) == pytest.approx(0.0)
