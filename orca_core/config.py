@@ -73,7 +73,7 @@ class AlignConfig(_Part):
     objective: Literal["otdd-exact", "otdd-gaussian", "mmd", "l2"] = Field("otdd-exact", description="Distance that is minimised.")
     label_gradient: Literal["true", "none", "reference"] = Field(
         "true",
-        description="Whether the label term of OTDD steers the embedder; `reference`: none for exact, counted twice for Gaussian. OTDD only.",
+        description="Whether the label term of OTDD steers the embedder; `reference`: none for exact, twice for Gaussian. OTDD only.",
     )
     entropic_reg: Positive = Field(0.1, description="Entropic regularisation of OTDD, in squared feature units. OTDD only.")
     class_samples: Count = Field(128, description="Samples of a class that enter the distance in one epoch, at most.")
@@ -211,10 +211,8 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and path not in KNOBS:
-            inner = flatten(value, f"{path}.")
-        else:
-            inner = {SHORTHAND.get(path, path): value}
+        is_section = isinstance(value, Mapping) and path not in KNOBS
+        inner = flatten(value, f"{path}.") if is_section else {SHORTHAND.get(path, path): value}
         for name in inner:
             if name in flat:
                 raise ConfigError([Fault(name, "must be given once", inner[name], f"It is also given as {flat[name]!r}.")])

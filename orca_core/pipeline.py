@@ -90,7 +90,7 @@ def trial_rows(
         model.train_only(config.phases[stage.phase].train)
         counts.append(model.num_trained())
 
-        def build(stage: Stage = stage) -> Finetuning:
+        def build(stage: Stage = stage, before: Artifact | None = before) -> Finetuning:
             nonlocal tuning
             if tuning is None:
                 tuning = Finetuning(config, model, data, place)

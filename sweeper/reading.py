@@ -16,14 +16,12 @@ from sweeper.running import STALE_AFTER_S
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NOT_SHOWN = frozenset({"seed", "config_hash"})
-
 
 def best_arms(results_uri: str, name: str, top: int) -> pa.Table:
     """The best arms of each task, by the mean over seeds of the sweep's metric; of a tuned arm its best candidate.
 
-    Arms with the same number of seeds come first: a mean over fewer seeds is not comparable. The interval is Student's t at
-    95 % over seeds; none for one seed. Only knobs that differ within the sweep are shown.
+    Arms with all seeds come first: a mean over fewer is not comparable. The interval is Student's t at 95 % over seeds; none
+    for one seed. Of the knobs, those that the sweep varies are shown.
 
     Raises:
         ConfigError: If there is no such sweep.
@@ -33,14 +31,14 @@ def best_arms(results_uri: str, name: str, top: int) -> pa.Table:
 
     store = ResultStore(results_uri)
     rows = [row for row in _trials(store, name) if row["in_plan"] and row["status"] == "COMPLETE"]
-    metric = _metric(store, name)
+    plan = _latest_plan(store, name) or {"metric": "valid_error", "varied": []}
+    metric, knobs = plan["metric"], [knob for knob in plan["varied"] if knob != "task"]
     if not rows:
         raise ConfigError([Fault("", f"sweep {name} must have finished trials", Fault.ABSENT, "See `sweeper status`.")])
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["task"], row["arm"], row["candidate"]].append(row)
     most = max(len(group) for group in groups.values())
-    knobs = _differing(rows)
     lines = []
     for (task, _, _), group in groups.items():
         values = [row[metric] for row in group]
@@ -55,21 +53,6 @@ def best_arms(results_uri: str, name: str, top: int) -> pa.Table:
     for task, _, _, line in lines:
         ranked[task].append({"rank": len(ranked[task]) + 1} | line)
     return pa.Table.from_pylist([line for arms in ranked.values() for line in arms[:top]])
-
-
-def _differing(rows: list[dict[str, Any]]) -> list[str]:
-    """Config columns with more than one value among trials of the same task; a task's own recipe is no difference."""
-    from sweeper.results.records import config_columns
-
-    names = [column.name for column in config_columns() if column.name != "task"]
-    found = []
-    for name in names:
-        by_task = defaultdict(set)
-        for row in rows:
-            by_task[row["task"]].add(str(row[name]))
-        if name not in _NOT_SHOWN and any(len(values) > 1 for values in by_task.values()):
-            found.append(name)
-    return found
 
 
 def sweep_status(results_uri: str, name: str | None) -> pa.Table:
@@ -104,11 +87,6 @@ def _driver(store: ResultStore, sweep: str) -> str | None:
 def _planned(store: ResultStore, sweep: str) -> int | None:
     plan = _latest_plan(store, sweep)
     return len(plan["trials"]) + plan["proposed_later"] if plan else None
-
-
-def _metric(store: ResultStore, sweep: str) -> str:
-    plan = _latest_plan(store, sweep)
-    return plan["metric"] if plan else "valid_error"
 
 
 def _latest_plan(store: ResultStore, sweep: str) -> dict[str, Any] | None:

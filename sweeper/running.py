@@ -159,6 +159,7 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
         "file": plan.space.file,
         "space": plan.space.source,
         "metric": plan.space.metric,
+        "varied": [knob.replace(".", "_") for knob in plan.space.varied],
         "trials": {trial.id: {k: v for k, v in config_cells(trial).items() if v is not None} for trial in plan.trials},
         "proposed_later": plan.proposed_later,
         "host": socket.gethostname(),
@@ -253,8 +254,13 @@ def _as_text(comparison: Comparison, rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"
         )
-    varied = [key for key in rows[0] if key != "variant" or rows[0][key]]
-    shown = [key for key in varied if key in ("trial", "state") or (len({str(row[key]) for row in rows}) > 1 and key != "arm")]
+    shown = [
+        "trial",
+        "state",
+        *(["variant"] if plan.space.variants else []),
+        *(knob.replace(".", "_") for knob in plan.space.varied),
+        "seed",
+    ]
     return "\n".join(lines) + "\n\n" + text_table(shown, ([row[key] for key in shown] for row in rows))
 
 

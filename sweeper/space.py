@@ -154,6 +154,13 @@ class SearchSpace:
         """Device type of the trials."""
         return "cuda" if self.resources.gpu > 0 else "cpu"
 
+    @property
+    def varied(self) -> list[str]:
+        """The knobs that the file varies, in its order: those of the axes, then those that variants set."""
+        knobs = [knob for axis in self.axes for knob in _knobs_of(axis)]
+        knobs += [knob for overrides in self.variants.values() for knob in overrides]
+        return list(dict.fromkeys(knobs))
+
     def arms(self) -> list[Arm]:
         """All arms, in the order of the file; combinations that break a rule of `require` are left out.
 
@@ -201,6 +208,11 @@ class SearchSpace:
     def _active(self, axis: Axis, combination: Mapping[str, Any], faults: _Faults) -> bool:
         config = faults.resolve(combination) if axis.when else None
         return not axis.when or (config is not None and holds(axis.when, config))
+
+
+def _knobs_of(axis: Axis) -> list[str]:
+    """The knobs an axis sets: its own, or those of its levels where these are mappings."""
+    return list(dict.fromkeys(knob for value in axis.values for knob in flatten({axis.path: value})))
 
 
 def _product(base: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:

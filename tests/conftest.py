@@ -25,7 +25,7 @@ from orca_core.store import Store
 
 MakeConfig = Callable[..., TrialConfig]
 
-QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.3, "finetune.epochs": 1, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
+QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.1, "finetune.epochs": 1, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
 """Knobs that make a trial of a mini body take a second or so."""
 
 

@@ -47,7 +47,9 @@ def load(spec: BodySpec) -> LoadedBody:
 # Mini bodies
 
 
-@pytest.mark.parametrize(("name", "shape_in", "shape_out"), [("mini-roberta", (2, 5, 64), (2, 5, 64)), ("mini-swin", (2, 64, 32), (2, 16, 64))])
+@pytest.mark.parametrize(
+    ("name", "shape_in", "shape_out"), [("mini-roberta", (2, 5, 64), (2, 5, 64)), ("mini-swin", (2, 64, 32), (2, 16, 64))]
+)
 def test_a_mini_body_takes_and_gives_tokens(name, shape_in, shape_out):
     loaded = random_body(find_body(name), seed=0)
     assert tokens_for(loaded).shape == shape_in
@@ -71,14 +73,13 @@ def test_building_a_body_draws_nothing_from_the_global_generator(name):
 
 
 @pytest.mark.parametrize("task", ["openml/187", "digits"])
-def test_pretraining_gives_other_weights_than_random_ones_and_lowers_the_loss(quick, warm_store, task):
-    config = quick(task)
+def test_pretraining_lowers_the_loss_and_leaves_other_weights_than_random_ones(quick, warm_store, task):
+    config = quick(task, {"pretrain.epochs": 2})
     stage, spec = stages_of(config)[0], config.body_spec
-    rows = list(advance(stage, warm_store, lambda: Pretraining(spec, config.pretrain, CPU)))
+    first, second, _ = advance(stage, warm_store, lambda: Pretraining(spec, config.pretrain, CPU), keep_at=[1])
+    assert second["valid_loss"] < first["valid_loss"]
     loaded = pretrained_mini(spec, warm_store.get(stage.address).tensors)
     assert not same(loaded, random_body(spec, seed=0))
-    chance = {"mini-roberta": 1 - 1 / VOCABULARY, "mini-swin": 0.9}[spec.name]
-    assert rows[0]["valid_error"] < chance
 
 
 def test_a_smaller_share_of_the_corpus_is_a_part_of_a_larger_one(quick):

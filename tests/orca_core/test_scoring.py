@@ -113,7 +113,9 @@ def test_auroc_of_more_classes_leaves_out_one_that_the_set_lacks():
 
 
 @pytest.mark.parametrize(
-    ("outputs", "targets"), [(two_classes(0.1, 0.2), [1, 1]), (torch.tensor([[0.0, float("nan")], [0.0, 1.0]]), [0, 1])], ids=["one-class", "nan"]
+    ("outputs", "targets"),
+    [(two_classes(0.1, 0.2), [1, 1]), (torch.tensor([[0.0, float("nan")], [0.0, 1.0]]), [0, 1])],
+    ids=["one-class", "nan"],
 )
 def test_auroc_that_is_not_defined_is_no_number(outputs, targets):
     with pytest.raises(NotFiniteError):

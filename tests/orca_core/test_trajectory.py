@@ -25,7 +25,9 @@ from orca_core.trajectory import Row, Trajectory, advance
 CPU = torch.device("cpu")
 
 
-def run(stage: Stage, store: Store, build: Callable[[], Trajectory], stop_after: int | None = None, **options) -> tuple[list[Row], Artifact]:
+def run(
+    stage: Stage, store: Store, build: Callable[[], Trajectory], stop_after: int | None = None, **options
+) -> tuple[list[Row], Artifact]:
     """Rows and artifact of `advance`; `stop_after` rows the generator is closed, as a killed process would leave it."""
     generator, rows = advance(stage, store, build, **options), []
     for number in count(1):

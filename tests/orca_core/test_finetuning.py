@@ -1,0 +1,198 @@
+"""Fine-tuning: the learning rate of every step, accumulation, clipping, and the choice of the best epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from orca_core.bodies import find_body
+from orca_core.bodies.loading import random_body
+from orca_core.finetuning.loop import Finetuning
+from orca_core.finetuning.optimizers import make_optimizer, step_decay, warmup_decay
+from orca_core.model.cross_modal import CrossModalModel
+from orca_core.pipeline import run_trial, summarise
+from orca_core.tasks import Split, TaskData, find_task
+
+CPU = torch.device("cpu")
+CONSTANT = {"finetune.optimizer": "sgd", "finetune.momentum": 0.0, "finetune.weight_decay": 0.0, "finetune.lr": 0.1, "finetune.clip": None}
+
+
+@pytest.fixture
+def tune(quick) -> Callable[..., Finetuning]:
+    """`tune(knobs)` is a fine-tuning of a random mini-roberta on the first 8 wines."""
+
+    def make(knobs: dict) -> Finetuning:
+        config = quick("openml/187", {"body.weights": "random", "finetune.batch_size": 4, **knobs})
+        data = find_task("openml/187").load()
+        data = TaskData(Split(data.train.x[:8], data.train.y[:8]), data.valid, data.test, data.num_classes)
+        model = CrossModalModel(config, random_body(find_body("mini-roberta"), seed=0), data.input_shape, data.output_shape)
+        tuning = Finetuning(config, model, data, CPU)
+        tuning.start_phase(0)
+        return tuning
+
+    return make
+
+
+def rates(tuning: Finetuning) -> list[list[float]]:
+    """The learning rate of every step, epoch by epoch, over all phases."""
+    epochs: list[list[float]] = []
+    for number, phase in enumerate(tuning.config.phases):
+        tuning.start_phase(number)
+        hook = tuning.optimizer.register_step_pre_hook(lambda optimizer, *_: epochs[-1].append(optimizer.param_groups[0]["lr"]))
+        for _ in range(phase.epochs):
+            epochs.append([])
+            tuning.run_epoch(len(epochs))
+        hook.remove()
+    return epochs
+
+
+def approx(epochs: list[list[float]]) -> list:
+    return [pytest.approx(steps) for steps in epochs]
+
+
+# The learning rate: 8 samples in batches of 4 are two steps an epoch.
+
+SCHEDULE = {
+    "finetune.lr": 1.0,
+    "finetune.epochs": 4,
+    "finetune.warmup_epochs": 1,
+    "finetune.decay_epochs": 3,
+    "finetune.optimizer": "adamw",
+}
+
+
+def test_the_rate_warms_up_from_the_first_step_and_decays_to_zero(tune):
+    assert rates(tune(SCHEDULE)) == approx([[0.5, 1.0], [0.75, 0.5], [0.25, 0.0], [0.0, 0.0]])
+
+
+def test_the_rate_is_constant_without_warm_up_and_decay(tune):
+    assert rates(tune(SCHEDULE | {"finetune.warmup_epochs": 0, "finetune.decay_epochs": None, "finetune.epochs": 2})) == [[1.0, 1.0]] * 2
+
+
+def test_accumulated_batches_are_one_step_of_the_schedule(tune):
+    assert rates(tune(SCHEDULE | {"finetune.batch_size": 2, "finetune.accum": 2})) == rates(tune(SCHEDULE))
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ({}, [[0.5, 1.0], [0.75, 0.5], [0.25, 0.0], [0.0, 0.0]]),
+        ({"lr_scale": 0.1}, [[0.5, 1.0], [0.75, 0.5], [0.025, 0.0], [0.0, 0.0]]),
+        ({"restart": True}, [[0.5, 1.0], [0.75, 0.5], [0.5, 1.0], [0.75, 0.5]]),
+        ({"restart": True, "lr_scale": 0.1}, [[0.5, 1.0], [0.75, 0.5], [0.05, 0.1], [0.075, 0.05]]),
+    ],
+)
+def test_a_later_phase_goes_on_with_the_schedule_or_restarts_and_scales_it(tune, second, expected):
+    freezing = [{"train": ["predictor"], "epochs": 2}, {"train": "all", **second}]
+    assert rates(tune(SCHEDULE | {"freezing": freezing})) == approx(expected)
+
+
+def test_a_restart_is_counted_from_its_own_phase_also_after_equal_phases(tune):
+    freezing = [{"train": ["predictor"], "epochs": 1}, {"train": "all", "epochs": 1}] * 2 + [{"train": ["predictor"], "restart": True}]
+    knobs = SCHEDULE | {"finetune.epochs": 6, "freezing": freezing}
+    assert rates(tune(knobs)) == approx([[0.5, 1.0], [0.75, 0.5], [0.25, 0.0], [0.0, 0.0], [0.5, 1.0], [0.75, 0.5]])
+
+
+@pytest.mark.parametrize(("position", "factor"), [(0.5, 0.25), (2, 1.0), (3, 0.75), (6, 0.0), (100, 0.0)])
+def test_warm_up_and_decay_by_hand(position, factor):
+    assert warmup_decay(position, warmup_epochs=2, decay_epochs=6) == factor
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(1, 1.0), (20, 1.0), (21, 0.2), (40, 0.2), (41, 0.04)])
+def test_the_rate_of_alignment_falls_after_the_epochs_named(epoch, factor):
+    assert step_decay(epoch, (20, 40)) == pytest.approx(factor)
+
+
+# Optimisers, one step by hand: weight 1, gradient 2, rate 0.1, weight decay 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sgd", 1 - 0.1 * (2 + 0.5)),
+        ("adam", 1 - 0.1),  # the first step of Adam is the rate, whatever the gradient with its penalty is
+        ("adamw", (1 - 0.1 * 0.5) - 0.1),
+    ],
+)
+def test_weight_decay_is_a_penalty_in_sgd_and_adam_and_decoupled_in_adamw(name, expected):
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = make_optimizer(name, [weight], lr=0.1, weight_decay=0.5, momentum=0.0, betas=(0.9, 0.98))
+    (2 * weight).backward()
+    optimizer.step()
+    assert weight.item() == pytest.approx(expected)
+
+
+# Steps
+
+
+def change_of(tuning: Finetuning) -> torch.Tensor:
+    """How one epoch moves all parameters."""
+    before = torch.nn.utils.parameters_to_vector(tuning.model.parameters()).clone()
+    tuning.run_epoch(1)
+    return torch.nn.utils.parameters_to_vector(tuning.model.parameters()) - before
+
+
+def test_accumulated_batches_are_one_large_batch_for_a_mean_loss(tune):
+    accumulated = tune(CONSTANT | {"finetune.batch_size": 3, "finetune.accum": 3})  # 3 + 3 + 2
+    at_once = tune(CONSTANT | {"finetune.batch_size": 8})
+    for tuning in (accumulated, at_once):
+        tuning.loss = torch.nn.functional.cross_entropy
+    torch.testing.assert_close(change_of(accumulated), change_of(at_once), rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_bounds_the_step_of_accumulated_batches_as_a_whole(tune):
+    knobs = CONSTANT | {"finetune.batch_size": 2, "finetune.accum": 4}
+    unclipped = change_of(tune(knobs))
+    clipped = change_of(tune(knobs | {"finetune.clip": 0.05}))
+    assert unclipped.norm() > 0.1 * 0.05
+    assert clipped.norm().item() == pytest.approx(0.1 * 0.05, rel=1e-3)
+    assert torch.cosine_similarity(clipped, unclipped, dim=0) > 0.9999
+
+
+def test_every_sample_is_seen_once_an_epoch_in_an_order_of_its_own(tune):
+    tuning, batches = tune({"finetune.batch_size": 3}), []
+    tuning.model.embedder.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0]) if module.training else None)
+    for epoch in (1, 2):
+        tuning.run_epoch(epoch)
+    assert [len(batch) for batch in batches] == [3, 3, 2] * 2
+    first, second = torch.cat(batches[:3]), torch.cat(batches[3:])
+    assert not torch.equal(first, second)
+    for seen in (first, second):
+        assert sorted(seen.flatten(1).tolist()) == sorted(tuning.train[0].flatten(1).tolist())
+
+
+def test_bfloat16_changes_the_numbers_and_not_the_format_of_weights(tune):
+    single, half = tune({}), tune({"precision": "bf16"})
+    assert single.run_epoch(1)["train_loss"] != half.run_epoch(1)["train_loss"]
+    assert {parameter.dtype for parameter in half.model.parameters()} == {torch.float32}
+
+
+def test_evaluation_is_over_the_whole_set_whatever_its_batches(tune):
+    small, large = tune({"finetune.eval_batch_size": 5}), tune({"finetune.eval_batch_size": 100})
+    first, second = small.run_epoch(1), large.run_epoch(1)
+    assert first["valid_error"] == second["valid_error"]
+    assert first["valid_loss"] == pytest.approx(second["valid_loss"], rel=1e-5)
+
+
+def test_a_model_learns_the_wines(quick, store):
+    config = quick("openml/187", {"body.weights": "random", "finetune.epochs": 4})
+    assert run_trial(config, store, lambda row: None)["test_error"] < 0.1
+
+
+# The best epoch
+
+
+def rows_of(valid: list[float], test: list[float]) -> list[dict]:
+    return [
+        {"epoch": epoch, "valid_error": v, "test_error": t, "valid_loss": 10 * v, "train_loss": 0.0}
+        for epoch, (v, t) in enumerate(zip(valid, test, strict=True), start=1)
+    ]
+
+
+@pytest.mark.parametrize(("selection", "epoch", "test_error"), [("valid", 2, 0.5), ("test", 3, 0.1)])
+def test_the_best_epoch_is_the_earliest_of_equals_on_the_split_that_selects(selection, epoch, test_error):
+    result = summarise(rows_of(valid=[0.3, 0.2, 0.2, 0.4], test=[0.6, 0.5, 0.1, 0.1]), selection)
+    assert (result["best_epoch"], result["test_error"]) == (epoch, test_error)
+    assert (result["last_valid_error"], result["last_test_error"]) == (0.4, 0.1)
