@@ -84,7 +84,7 @@ def advance(
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NotFiniteError(f"{name} is {value} after {stage.kind} epoch {epoch}")
-        row = {"table": "metrics", "stage": stage.kind, "phase": stage.phase, "epoch": epoch}
+        row: Row = {"table": "metrics", "stage": stage.kind, "phase": stage.phase, "epoch": epoch}
         row |= metrics | {"seconds": time.perf_counter() - epoch_started}
         rows.append(row)
         if epoch < end and (epoch in keep_at or time.perf_counter() - last_save >= save_every_s):

@@ -130,7 +130,7 @@ def describe_trial(results_uri: str, trial: str) -> str:
         where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
         stages = results.sql(f"select stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
         text += ["\nstages", render(stages, "table").rstrip()]
-        metrics = results.sql(f"select * exclude (sweep, trial, attempt) from metrics {where} order by stage, epoch").arrow()
+        metrics = results.sql(f"select * exclude (sweep, trial, attempt) from metrics {where} order by list_position(['pretrain', 'align', 'finetune'], stage), epoch").arrow()
         text += ["\nepochs", render(metrics, "table").rstrip()]
         if row["traceback"]:
             text += ["\ntraceback", row["traceback"].rstrip()]

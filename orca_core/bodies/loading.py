@@ -70,6 +70,7 @@ def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> Loaded
     """
     from transformers import AutoModel
 
+    assert spec.folder is not None
     try:
         with seeded(0, "body-init"):
             model, report = AutoModel.from_pretrained(
@@ -94,6 +95,7 @@ def _hf_config(spec: BodySpec, dropout: float) -> Any:
     from transformers import AutoConfig
 
     logging.getLogger("transformers").setLevel(logging.ERROR)  # it reports unused heads, which is what we want them to be
+    assert spec.folder is not None
     config = AutoConfig.from_pretrained(spec.folder, local_files_only=True)
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
         if hasattr(config, name):

@@ -20,7 +20,7 @@ from orca_core.finetuning.optimizers import load_optimizer_state, optimizer_stat
 from orca_core.proxies import find_proxy
 from orca_core.seeding import generator, seeded
 
-LR, WEIGHT_DECAY, WARMUP_STEPS, BATCH_SIZE = 2e-3, 0.01, 50, 64
+LR, WEIGHT_DECAY, WARMUP_STEPS, BATCH_SIZE = 2e-3, 0.01, 50, 32
 TEXT_TOKENS = 32
 """Tokens of a sentence that are read in pretraining."""
 

@@ -61,7 +61,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
 def load_optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_state` gave; parameters without an entry start afresh."""
     parameters = dict(module.named_parameters())
-    state: dict[nn.Parameter, dict[str, Any]] = {}
+    state: dict[Tensor, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             name, _, entry = key.removeprefix("optimizer.").rpartition("/")

@@ -155,6 +155,6 @@ def _copy_norm(target: nn.LayerNorm, source: nn.LayerNorm) -> None:
     target.bias.data.copy_(source.bias)
 
 
-def _bias(layer: nn.Module) -> Tensor:
-    bias: Tensor = layer.bias
-    return bias
+def _bias(layer: nn.Conv1d | nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from orca_core.errors import OrcaError, StoreError, nearest
 from sweeper.results.records import TABLES
-from sweeper.results.store import ResultStore, without_superseded
+from sweeper.results.store import ResultStore, later_attempts, without_superseded
 
 if TYPE_CHECKING:
     import duckdb  # imported where it is used, for the sake of commands that ask nothing
@@ -166,8 +166,9 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
         _refuse_all_but_select(query, connection)
         connection.register("all_trials", data["trials"])
         connection.execute(_CURRENT_TRIALS)
+        later = later_attempts(data["trials"])
         for table in ("metrics", "stages"):
-            connection.register(table, without_superseded(data[table], data["trials"]))
+            connection.register(table, without_superseded(data[table], later))
         return connection.sql(query).to_arrow_table()
 
 

@@ -105,6 +105,14 @@ def test_the_rate_of_alignment_falls_after_the_epochs_named(epoch, factor):
     assert step_decay(epoch, (20, 40)) == pytest.approx(factor)
 
 
+@pytest.mark.parametrize(("restart", "kept"), [(True, False), (False, True)])
+def test_moments_run_through_the_phases_unless_one_restarts_the_optimiser(tune, restart, kept):
+    tuning = tune(SCHEDULE | {"freezing": [{"train": ["predictor"], "epochs": 1}, {"train": "all", "restart": restart}]})
+    tuning.run_epoch(1)
+    tuning.start_phase(1)
+    assert bool(tuning.optimizer.state) == kept
+
+
 # Optimisers, one step by hand: weight 1, gradient 2, rate 0.1, weight decay 0.5
 
 
@@ -161,6 +169,15 @@ def test_every_sample_is_seen_once_an_epoch_in_an_order_of_its_own(tune):
     assert not torch.equal(first, second)
     for seen in (first, second):
         assert sorted(seen.flatten(1).tolist()) == sorted(tuning.train[0].flatten(1).tolist())
+
+
+def test_dropout_is_drawn_anew_in_every_epoch_and_alike_in_every_run(tune):
+    # At a rate of next to nothing, the training loss changes by what is dropped alone.
+    knobs = CONSTANT | {"finetune.dropout": 0.5, "finetune.lr": 1e-12, "finetune.batch_size": 8}
+    first, again = tune(knobs), tune(knobs)
+    losses = [first.run_epoch(epoch)["train_loss"] for epoch in (1, 2)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
+    assert [again.run_epoch(epoch)["train_loss"] for epoch in (1, 2)] == losses
 
 
 def test_bfloat16_changes_the_numbers_and_not_the_format_of_weights(tune):
