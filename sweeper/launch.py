@@ -76,6 +76,7 @@ class Session:
     handed: dict[str, PlannedTrial]
     deadline: float = math.inf
     stopping: bool = False
+    unfinished: bool = False
 
     def message(self, trial: PlannedTrial) -> str:
         """What a worker is told of a trial."""
@@ -98,7 +99,8 @@ class Session:
             return
         self.queue.end(trial.id)
         self.recorder.end(trial.id, outcome)
-        self.scores[trial.id] = score_of(self.recorder.ended[trial.id], self.plan.space.metric)
+        if trial.id in self.recorder.ended:
+            self.scores[trial.id] = score_of(self.recorder.ended[trial.id], self.plan.space.metric)
         if self.plan.proposed_later:
             grown = make_plan(self.plan.space, self.scores)
             self.queue.add(new for new in grown.trials if new.id not in self.plan.by_id)
@@ -184,7 +186,8 @@ class Reporter(_NotPickled, tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # One that reported its outcome has ended already: this one was stopped by its scheduler, or with the sweep.
-        if self.session.stopping:
+        if self.session.stopping and trial.trial_id in self.session.handed:
+            self.session.unfinished = True
             self.session.end(trial.trial_id, {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"})
         elif trial.trial_id in self.session.handed:
             last = trial.last_result or {}
@@ -260,11 +263,12 @@ def launch(
                 tuner.fit()
         finally:
             session.stopping = True
+            session.unfinished |= bool(session.handed)
             for tune_id in list(session.handed):
                 session.end(tune_id, {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"})
             recorder.flush()
             shutil.rmtree(scratch, ignore_errors=True)
-        return session.queue.is_empty and not any(row.get("cause") == "stopped" for row in recorder.ended.values())
+        return session.queue.is_empty and not session.unfinished
 
 
 def _time_budget(plan: Plan, slots: int) -> float:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import socket
-import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.results.query import Results
 from sweeper.results.store import ResultStore
-from sweeper.running import STALE_AFTER_S
+from sweeper.running import driver_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +63,7 @@ def sweep_status(results_uri: str, name: str | None) -> pa.Table:
     for sweep in names:
         rows = [row for row in _trials(store, sweep) if row["in_plan"]]
         counts = {status: sum(row["status"] == status for row in rows) for status in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
-        alive = _driver(store, sweep)
+        alive = driver_of(store, sweep)
         running = counts.pop("RUNNING")
         lines.append(
             {"sweep": sweep, "planned": _planned(store, sweep)}
@@ -75,13 +73,6 @@ def sweep_status(results_uri: str, name: str | None) -> pa.Table:
     if not lines:
         raise ConfigError([Fault("", f"{results_uri} must hold results", Fault.ABSENT, "Run a sweep first, or give --results.")])
     return pa.Table.from_pylist(lines)
-
-
-def _driver(store: ResultStore, sweep: str) -> str | None:
-    beat = store.heartbeat(sweep)
-    if beat is None or time.time() - beat["time"] > STALE_AFTER_S:
-        return None
-    return f"process {beat['pid']} on {'this machine' if beat['host'] == socket.gethostname() else beat['host']}"
 
 
 def _planned(store: ResultStore, sweep: str) -> int | None:
@@ -130,7 +121,8 @@ def describe_trial(results_uri: str, trial: str) -> str:
         where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
         stages = results.sql(f"select stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
         text += ["\nstages", render(stages, "table").rstrip()]
-        metrics = results.sql(f"select * exclude (sweep, trial, attempt) from metrics {where} order by list_position(['pretrain', 'align', 'finetune'], stage), epoch").arrow()
+        order = "order by list_position(['pretrain', 'align', 'finetune'], stage), epoch"
+        metrics = results.sql(f"select * exclude (sweep, trial, attempt) from metrics {where} {order}").arrow()
         text += ["\nepochs", render(metrics, "table").rstrip()]
         if row["traceback"]:
             text += ["\ntraceback", row["traceback"].rstrip()]

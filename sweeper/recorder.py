@@ -102,8 +102,10 @@ class Recorder:
         self._changed()
 
     def end(self, trial_id: str, outcome: Mapping[str, Any]) -> None:
-        """A trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause."""
-        live = self._live.pop(trial_id)
+        """A trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. One that never began leaves no row."""
+        live = self._live.pop(trial_id, None)
+        if live is None:
+            return
         row = live.row | dict(outcome) | {"sequence": 1, "ended_at": datetime.now(UTC)}
         row |= {"seconds": time.monotonic() - live.started, "saved_s": live.saved_s}
         row |= {f"seconds_{kind}": live.stage_seconds.get(kind, 0.0) for kind in ("pretrain", "source", "align", "finetune")}

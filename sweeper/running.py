@@ -172,16 +172,23 @@ def absolute_uri(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
-def _refuse_second_driver(results: ResultStore, name: str) -> None:
+def driver_of(results: ResultStore, name: str) -> str | None:
+    """Where a driver is at work on a sweep; None if its heartbeat is stale, or its process is gone from this machine."""
     beat = results.heartbeat(name)
     if beat is None or time.time() - beat["time"] > STALE_AFTER_S:
-        return
-    if beat["host"] == socket.gethostname() and not _alive(beat["pid"]):
+        return None
+    here = beat["host"] == socket.gethostname()
+    if here and not _alive(beat["pid"]):
+        return None
+    return f"process {beat['pid']} on {'this machine' if here else beat['host']}"
+
+
+def _refuse_second_driver(results: ResultStore, name: str) -> None:
+    driver = driver_of(results, name)
+    if driver is None:
         return
     remedy = "Wait for it, stop it, or give this run another --name."
-    raise ConfigError(
-        [Fault("", f"sweep {name} must not be run twice at once: process {beat['pid']} on {beat['host']} runs it", Fault.ABSENT, remedy)]
-    )
+    raise ConfigError([Fault("", f"sweep {name} must not be run twice at once: {driver} runs it", Fault.ABSENT, remedy)])
 
 
 def _alive(pid: int) -> bool:

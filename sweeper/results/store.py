@@ -24,7 +24,7 @@ from pyarrow import fs
 
 from orca_core.errors import StoreError
 from orca_core.store import open_filesystem, write_whole
-from sweeper.results.records import schema
+from sweeper.results.records import TABLES, schema
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # imported where it is used: it brings pandas along, 0.3 s
@@ -66,7 +66,7 @@ class ResultStore:
 
     def exists(self) -> bool:
         """Whether there are results at all."""
-        infos = self._fs.get_file_info([f"{self._root}/trials", f"{self._root}/sweeps"])
+        infos = self._fs.get_file_info([f"{self._root}/{folder}" for folder in (*TABLES, "sweeps")])
         return any(info.type == fs.FileType.Directory for info in infos)
 
     # ---------------------------------------------------------------------------------------------------------------- rows

@@ -27,7 +27,8 @@ def tune(quick) -> Callable[..., Finetuning]:
         config = quick("openml/187", {"body.weights": "random", "finetune.batch_size": 4, **knobs})
         data = find_task("openml/187").load()
         data = TaskData(Split(data.train.x[:8], data.train.y[:8]), data.valid, data.test, data.num_classes)
-        model = CrossModalModel(config, random_body(find_body("mini-roberta"), seed=0), data.input_shape, data.output_shape)
+        body = random_body(find_body("mini-roberta"), seed=0, dropout=config.finetune.dropout)
+        model = CrossModalModel(config, body, data.input_shape, data.output_shape)
         tuning = Finetuning(config, model, data, CPU)
         tuning.start_phase(0)
         return tuning
