@@ -66,8 +66,7 @@ class ResultStore:
 
     def exists(self) -> bool:
         """Whether there are results at all."""
-        infos = self._fs.get_file_info([f"{self._root}/{folder}" for folder in (*TABLES, "sweeps")])
-        return any(info.type == fs.FileType.Directory for info in infos)
+        return any(self._infos(folder) for folder in (*TABLES, "sweeps"))
 
     # ---------------------------------------------------------------------------------------------------------------- rows
 
@@ -126,9 +125,12 @@ class ResultStore:
                 continue
             try:
                 return use({table: self._dataset(paths, _reading_schema(table)) for table, paths in files.items()})
-            except (OSError, pa.ArrowInvalid, *failures):
-                if all(self._is_there(path) for paths in files.values() for path in paths):
-                    raise
+            except (OSError, pa.ArrowInvalid, *failures) as error:
+                if not all(self._is_there(path) for paths in files.values() for path in paths):
+                    continue
+                if isinstance(error, failures):
+                    raise  # no file's fault
+                raise StoreError(f"{self.uri}: cannot be read ({error})") from error
         raise StoreError(f"{self.uri}: files were removed again and again while they were read. Try again when no compaction is running.")
 
     def compact(self, sweep: str) -> None:
@@ -165,7 +167,11 @@ class ResultStore:
     # --------------------------------------------------------------------------------------------------------------- files
 
     def _files(self, table: str, sweep: str | None) -> _Files:
-        """Raises FileNotFoundError if a merged file went away since it was listed."""
+        """The files of a table, told apart by what the merged ones say.
+
+        Raises:
+            FileNotFoundError: If a merged file went away since it was listed.
+        """
         paths = self._list(table, sweep)
         # One listing takes a while, and may miss a merged file that came as well as a replaced one that went; two equal ones do not.
         while (again := self._list(table, sweep)) != paths:
@@ -178,9 +184,18 @@ class ResultStore:
         return _Files([path for path in paths if _name(path) not in replaced], [path for path in paths if _name(path) in replaced])
 
     def _list(self, table: str, sweep: str | None) -> list[str]:
-        folder = f"{self._root}/{table}" if sweep is None else self._folder(table, sweep)
-        infos = self._fs.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
+        infos = self._infos(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
         return sorted(info.path for info in infos if info.path.endswith(".parquet"))
+
+    def _infos(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
+        """What is in a folder under the root; nothing if it is not there."""
+        try:
+            found: list[fs.FileInfo] = self._fs.get_file_info(
+                fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True, recursive=recursive)
+            )
+        except OSError as error:
+            raise StoreError(f"{self.uri}: {folder} cannot be listed ({error})") from error
+        return found
 
     def _replaced(self, path: str) -> frozenset[str]:
         """Names of the files that a merged file stands for."""
@@ -230,7 +245,7 @@ class ResultStore:
         content = pa.BufferOutputStream()
         pq.write_table(rows, content, write_page_checksum=True)
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}{ending}"
-        self._write(f"{self._folder(table, sweep)}/{name}", content.getvalue().to_pybytes())
+        self._write(f"{self._root}/{table}/sweep={sweep}/{name}", content.getvalue().to_pybytes())
 
     def _write(self, path: str, content: bytes) -> None:
         try:
@@ -246,17 +261,13 @@ class ResultStore:
         except OSError as error:
             raise StoreError(f"{path}: cannot be deleted ({error}). It is no longer read; compact again later.") from error
 
-    def _folder(self, table: str, sweep: str) -> str:
-        return f"{self._root}/{table}/sweep={sweep}"
-
     # -------------------------------------------------------------------------------------------------------------- sweeps
 
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have rows or a plan, sorted."""
         names = set()
         for folder in ("trials", "sweeps"):
-            infos = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True))
-            names |= {info.base_name.removeprefix("sweep=") for info in infos if info.type == fs.FileType.Directory}
+            names |= {info.base_name.removeprefix("sweep=") for info in self._infos(folder) if info.type == fs.FileType.Directory}
         return sorted(names)
 
     def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
@@ -269,8 +280,7 @@ class ResultStore:
         Raises:
             StoreError: If one is damaged.
         """
-        infos = self._fs.get_file_info(fs.FileSelector(f"{self._root}/sweeps/{name}", allow_not_found=True))
-        plans = [info for info in infos if info.extension == "json" and info.base_name != "heartbeat.json"]
+        plans = [info for info in self._infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
         return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
 
     def beat(self, name: str, data: Mapping[str, Any]) -> None:

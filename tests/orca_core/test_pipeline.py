@@ -77,6 +77,12 @@ def test_the_scores_of_a_trial_are_those_of_its_rows(quick, store):
     assert (result["last_valid_error"], result["last_test_error"]) == (errors[-1][0], errors[-1][2])
 
 
+def test_the_best_epoch_may_lie_in_any_phase(quick, store):
+    # At a rate of next to nothing all epochs are equal, and the earliest is the best.
+    knobs = {"body.weights": "random", "finetune.lr": 1e-12, "finetune.epochs": 3, "freezing": "frozen-body:1"}
+    assert run(quick("openml/187", knobs), store)[1]["best_epoch"] == 1
+
+
 def test_arms_share_the_stages_they_have_in_common(quick, store):
     knobs = {"body.weights": "random", "proxy": "noise", "align.epochs": 1, "align.objective": "mmd"}
     run(quick("openml/187", knobs), store)
