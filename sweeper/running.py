@@ -109,16 +109,19 @@ def run_space(
         from sweeper.progress import Progress
 
         total = len(plan.trials) + plan.proposed_later
-        finished = launch(
-            plan,
-            list(comparison.todo),
-            recorder,
-            dict(comparison.scores),
-            Progress(recorder, total, len(comparison.done), quiet),
-            store_uri=absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"),
-            address=address,
-            max_concurrent=max_concurrent,
-        )
+        try:
+            finished = launch(
+                plan,
+                list(comparison.todo),
+                recorder,
+                dict(comparison.scores),
+                Progress(recorder, total, len(comparison.done), quiet),
+                store_uri=absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"),
+                address=address,
+                max_concurrent=max_concurrent,
+            )
+        except ConfigError as error:  # what only the machines could tell
+            raise ConfigError(error.faults, space.file) from None
     recorder.flush()
     results.compact(space.name)
     failed = [row for row in _planned_rows(space, results) if row["status"] == "FAIL"]
@@ -205,11 +208,11 @@ def _check_data(plan: Plan) -> None:
     """Read the files that users gave as tasks, so that a broken one is said before anything starts."""
     faults = []
     own = {(trial.config.task, trial.config.split_seed): trial.config.task_spec for trial in plan.trials if ":" in trial.config.task}
-    for (name, split_seed), spec in own.items():
+    for (_, split_seed), spec in own.items():
         try:
             spec.load(split_seed)
         except DataError as error:
-            faults.append(Fault(name, str(error).rstrip("."), Fault.ABSENT))
+            faults.append(Fault("task", str(error).rstrip("."), Fault.ABSENT))
     if faults:
         raise ConfigError(faults, plan.space.file)
 

@@ -53,7 +53,7 @@ def assert_same_bits(one: Artifact, other: Artifact) -> None:
 # The three trajectories of a trial
 
 
-def pretraining(quick, **knobs) -> tuple[Stage, Callable[[], Trajectory]]:
+def pretraining(quick) -> tuple[Stage, Callable[[], Trajectory]]:
     config = quick("openml/187", {"pretrain.fraction": 0.05, "pretrain.epochs": 4})
     return stages_of(config)[0], lambda: Pretraining(config.body_spec, config.pretrain, CPU)
 
