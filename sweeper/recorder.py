@@ -18,6 +18,9 @@ from sweeper.results.store import ResultStore
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of rows. A row that a killed driver had not written is in the stage's artifact, and reported again."""
 
+COMPACT_EVERY = 200
+"""Batches after which small files are merged, so that a long sweep stays quick to read."""
+
 NOT_RETRIED = frozenset({"user-error", "not-finite", "config", "data"})
 """Causes of failure that running again would only repeat."""
 
@@ -49,6 +52,7 @@ class Recorder:
         self._live: dict[str, _Live] = {}
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = time.monotonic()
+        self._flushes = 0
         self.ended: dict[str, dict[str, Any]] = {}
         self.on_change: Callable[[], None] = lambda: None
 
@@ -120,10 +124,15 @@ class Recorder:
         self._changed()
 
     def flush(self) -> None:
-        """Write what is buffered, trials last: a trial's row never speaks of rows that are not there."""
-        for table in ("stages", "metrics", "trials"):
-            rows, self._buffers[table] = self._buffers[table], []
+        """Write what is buffered: attempts that began first, so that none of their rows stands without one, and the ended last."""
+        buffers, self._buffers = self._buffers, {table: [] for table in self._buffers}
+        began = [row for row in buffers["trials"] if row["status"] == "RUNNING"]
+        ended = [row for row in buffers["trials"] if row["status"] != "RUNNING"]
+        for table, rows in (("trials", began), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)):
             self.store.append(table, self.sweep, rows)
+        self._flushes += 1
+        if self._flushes % COMPACT_EVERY == 0:
+            self.store.compact(self.sweep)
         self._last_flush = time.monotonic()
 
     def _changed(self) -> None:
