@@ -1,0 +1,28 @@
+"""ORCA, cross-modal fine-tuning by align-then-refine (Shen et al., ICML 2023), as deterministic, content-addressed stages.
+
+    from orca_core import Store, resolve_config, run_trial
+
+    config = resolve_config({"task": "digits", "align.epochs": 10})
+    run_trial(config, Store("artifacts"), print)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orca_core.config import TrialConfig, resolve_config
+    from orca_core.pipeline import run_trial
+    from orca_core.store import Store
+
+__all__ = ["Store", "TrialConfig", "resolve_config", "run_trial"]
+
+_MODULES = {"Store": "store", "TrialConfig": "config", "resolve_config": "config", "run_trial": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are asked for: the package itself imports nothing."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"orca_core.{_MODULES[name]}"), name)

@@ -1,0 +1,37 @@
+"""Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.
+
+    from sweeper import Results, load_space, plan, run
+
+    space = load_space("quickstart")
+    plan(space)                     # trials and the stages they share
+    run(space, "results")           # run, or continue
+    Results("results").sql("select task, freezing, avg(test_error) from trials group by all").df()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeper.planning import make_plan as plan
+    from sweeper.results.query import Results
+    from sweeper.running import run_space as run
+    from sweeper.space import load_space
+
+__all__ = ["Results", "load_space", "plan", "run"]
+
+_EXPORTS = {
+    "Results": ("sweeper.results.query", "Results"),
+    "load_space": ("sweeper.space", "load_space"),
+    "plan": ("sweeper.planning", "make_plan"),
+    "run": ("sweeper.running", "run_space"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are asked for: the package itself imports nothing."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _EXPORTS[name]
+    return getattr(import_module(module), attribute)

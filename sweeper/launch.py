@@ -28,7 +28,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.plan import Plan, PlannedTrial, make_plan
+from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.progress import Progress
 from sweeper.recorder import Recorder, score_of
 from sweeper.results.store import ResultStore

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sweeper.plan import PlannedTrial
+from sweeper.planning import PlannedTrial
 from sweeper.provenance import provenance
 from sweeper.results.store import ResultStore
 

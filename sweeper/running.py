@@ -19,7 +19,7 @@ from orca_core.config import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.identity import trial_id
 from orca_core.stages import result_key, stages_of
-from sweeper.plan import Plan, PlannedTrial, make_plan
+from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.provenance import provenance
 from sweeper.recorder import NOT_RETRIED, Recorder, config_cells, score_of
 from sweeper.results.store import ResultStore

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from sweeper.plan import PlannedTrial
+from sweeper.planning import PlannedTrial
 from sweeper.space import SchedulerConfig
 
 

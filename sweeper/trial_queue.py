@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from sweeper.plan import PlannedTrial
+from sweeper.planning import PlannedTrial
 
 
 class TrialQueue:
