@@ -1,9 +1,9 @@
 """ORCA, cross-modal fine-tuning by align-then-refine (Shen et al., ICML 2023), as deterministic, content-addressed stages.
 
-    from orca_core import Store, resolve_config, run_trial
+from orca_core import Store, resolve_config, run_trial
 
-    config = resolve_config({"task": "digits", "align.epochs": 10})
-    run_trial(config, Store("artifacts"), print)
+config = resolve_config({"task": "digits", "align.epochs": 10})
+run_trial(config, Store("artifacts"), print)
 """
 
 from __future__ import annotations

@@ -99,8 +99,10 @@ def trial_rows(
             tuning.start_phase(stage.phase)
             return tuning
 
-        last = stage is phases[-1]
-        before = yield from advance(stage, store, build, keep_tensors=not last, keep_at=keep_at.get(stage.place, ()))
+        ends = keep_at.get(stage.place, ())
+        # The weights after the last phase are needed again only by trials that go on from there.
+        needed = stage is not phases[-1] or any(epoch > (stage.end or 0) for epoch in ends)
+        before = yield from advance(stage, store, build, keep_tensors=needed, keep_at=ends)
         rows += [row for row in before.data["rows"] if row["epoch"] > stage.start]
     return summarise(rows, config.selection) | {
         "params_total": sum(parameter.numel() for parameter in model.parameters()),

@@ -54,6 +54,11 @@ class Stage:
         """Where a store keeps the result that the trial takes."""
         return self.address_at(self.end)
 
+    @property
+    def interim(self) -> str:
+        """Where a store keeps the state of a run that is under way; one for a trajectory, dropped at its end."""
+        return f"{self.place}/interim"
+
     def address_at(self, epoch: int | None) -> str:
         """Where a store keeps the state after `epoch` epochs."""
         return f"{self.place}/{'whole' if epoch is None else f'e{epoch:05d}'}"

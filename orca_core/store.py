@@ -14,6 +14,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MARKER = "COMPLETE.json"
+_READ_AGAIN = 20
+"""Times an artifact is read again that a writer replaced while it was being read."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +95,17 @@ class Store:
         """The artifact, or None if it is absent or does not agree with its marker."""
         from safetensors.torch import load
 
-        marker = self._marker(address)
-        if marker is None:
-            return None
-        contents = {}
-        for name, expected in marker["files"].items():
-            try:
-                with self._fs.open_input_stream(f"{self._root}/{address}/{marker['attempt']}/{name}") as stream:
-                    contents[name] = stream.read()
-            except (FileNotFoundError, OSError):
+        for _ in range(_READ_AGAIN):
+            marker = self._read_marker(address)
+            if marker is None:
                 return None
-            if hashlib.sha256(contents[name]).hexdigest() != expected["sha256"]:
-                return None
-        tensors = load(contents["tensors.safetensors"]) if "tensors.safetensors" in contents else {}
-        return Artifact(tensors, json.loads(contents["data.json"]))
+            contents = self._contents(address, marker)
+            if contents is not None:
+                tensors = load(contents["tensors.safetensors"]) if "tensors.safetensors" in contents else {}
+                return Artifact(tensors, json.loads(contents["data.json"]))
+            if self._read_marker(address) == marker:
+                return None  # damaged; had it been replaced meanwhile, the marker would name another attempt
+        return None
 
     def put(self, address: str, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
         """Store an artifact. Tensors may lie on any device.
@@ -124,7 +124,11 @@ class Store:
         try:
             for name, content in contents.items():
                 write_whole(self._fs, f"{folder}/{attempt}/{name}", content)
+            before = self._read_marker(address)
             write_whole(self._fs, f"{folder}/{_MARKER}", json.dumps({"attempt": attempt, "files": files}).encode())
+            if before is not None:
+                with suppress(FileNotFoundError):  # another writer may have removed it
+                    self._fs.delete_dir(f"{folder}/{before['attempt']}")
         except OSError as error:
             raise StoreError(f"{self.uri}: cannot write {address} ({error})") from error
 
@@ -138,15 +142,39 @@ class Store:
         """Remove an artifact if it is there."""
         info = self._fs.get_file_info(f"{self._root}/{address}")
         if info.type != fs.FileType.NotFound:
-            self._fs.delete_dir(f"{self._root}/{address}")
+            with suppress(FileNotFoundError):
+                self._fs.delete_dir(f"{self._root}/{address}")
 
     def _marker(self, address: str) -> dict[str, Any] | None:
-        folder = f"{self._root}/{address}"
-        try:
-            with self._fs.open_input_stream(f"{folder}/{_MARKER}") as stream:
-                marker: dict[str, Any] = json.loads(stream.read())
-            infos = self._fs.get_file_info([f"{folder}/{marker['attempt']}/{name}" for name in marker["files"]])
-            sizes = [expected["size"] for expected in marker["files"].values()]
-        except (FileNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        """The marker, if the files it names are there in the sizes it gives."""
+        marker = self._read_marker(address)
+        if marker is None:
             return None
+        folder = f"{self._root}/{address}/{marker['attempt']}"
+        infos = self._fs.get_file_info([f"{folder}/{name}" for name in marker["files"]])
+        sizes = [expected["size"] for expected in marker["files"].values()]
         return marker if [info.size for info in infos] == sizes else None
+
+    def _read_marker(self, address: str) -> dict[str, Any] | None:
+        try:
+            with self._fs.open_input_stream(f"{self._root}/{address}/{_MARKER}") as stream:
+                marker = json.loads(stream.read())
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(marker, dict) and isinstance(marker.get("attempt"), str) and isinstance(marker.get("files"), dict)
+        return (
+            marker if whole and all(isinstance(of, dict) and {"size", "sha256"} <= of.keys() for of in marker["files"].values()) else None
+        )
+
+    def _contents(self, address: str, marker: Mapping[str, Any]) -> dict[str, bytes] | None:
+        """The files of an attempt by name; None if one is gone or not what the marker says."""
+        contents = {}
+        for name, expected in marker["files"].items():
+            try:
+                with self._fs.open_input_stream(f"{self._root}/{address}/{marker['attempt']}/{name}") as stream:
+                    contents[name] = stream.read()
+            except OSError:
+                return None
+            if hashlib.sha256(contents[name]).hexdigest() != expected["sha256"]:
+                return None
+        return contents if "data.json" in contents else None

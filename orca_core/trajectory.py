@@ -69,14 +69,12 @@ def advance(
     trajectory = build()
     rows: list[Row] = []
     begun = stage.start
-    for epoch in reversed(store.epochs(stage.place)):
-        if stage.start < epoch < end and (artifact := store.get(stage.address_at(epoch))) is not None and artifact.tensors:
-            trajectory.load_state(artifact.tensors)
-            rows, begun = list(artifact.data["rows"]), epoch
-            break
+    if (found := _furthest(stage, store)) is not None:
+        trajectory.load_state(found.tensors)
+        rows = list(found.data["rows"])
+        begun = rows[-1]["epoch"]
     yield from rows
     saved_s = sum(row["seconds"] for row in rows)
-    interim: list[str] = []
     last_save = time.perf_counter()
     for epoch in range(begun + 1, end + 1):
         epoch_started = time.perf_counter()
@@ -87,21 +85,40 @@ def advance(
         row: Row = {"table": "metrics", "stage": stage.kind, "phase": stage.phase, "epoch": epoch}
         row |= metrics | {"seconds": time.perf_counter() - epoch_started}
         rows.append(row)
-        if epoch < end and (epoch in keep_at or time.perf_counter() - last_save >= save_every_s):
-            address = stage.address_at(epoch)
-            # A kept state also replaces rows without one, as a trial that ends here leaves them.
-            if epoch in keep_at or not store.has(address):
-                store.put(address, trajectory.state(), {"rows": rows})
-                if epoch not in keep_at:
-                    interim.append(address)
+        if epoch < end and epoch in keep_at:
+            # This also replaces rows without a state, as a trial that ends here leaves them.
+            store.put(stage.address_at(epoch), trajectory.state(), {"rows": rows})
             last_save = time.perf_counter()
-        yield row
+        elif epoch < end and time.perf_counter() - last_save >= save_every_s:
+            store.put(stage.interim, trajectory.state(), {"rows": rows})
+            last_save = time.perf_counter()
+        try:
+            yield row
+        except GeneratorExit:  # stopped: the next run goes on from here
+            if epoch < end and epoch not in keep_at:
+                store.put(stage.interim, trajectory.state(), {"rows": rows})
+            raise
     artifact = Artifact(trajectory.state() if keep_tensors else {}, {"rows": rows})
     store.put(stage.address, artifact.tensors, artifact.data)
-    for address in interim:
-        store.drop(address)
+    store.drop(stage.interim)
     yield _stage_row(stage, reused_epochs=begun - stage.start, seconds=time.perf_counter() - started, saved_s=saved_s)
     return artifact
+
+
+def _furthest(stage: Stage, store: Store) -> Artifact | None:
+    """The stored state that is furthest on the way to the stage's end: a kept one, or the interim one of a run that was cut short."""
+
+    def on_the_way(artifact: Artifact | None) -> bool:
+        return artifact is not None and bool(artifact.tensors) and stage.start < artifact.data["rows"][-1]["epoch"] < (stage.end or 0)
+
+    interim = store.get(stage.interim)
+    best = interim if on_the_way(interim) else None
+    for epoch in reversed(store.epochs(stage.place)):
+        if best is not None and epoch <= best.data["rows"][-1]["epoch"]:
+            break
+        if stage.start < epoch < (stage.end or 0) and on_the_way(artifact := store.get(stage.address_at(epoch))):
+            return artifact
+    return best
 
 
 def _seconds(artifact: Artifact) -> float:

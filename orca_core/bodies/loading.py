@@ -93,7 +93,9 @@ def _from_config(spec: BodySpec, dropout: float) -> nn.Module:
 
 def _hf_config(spec: BodySpec, dropout: float) -> Any:
     from transformers import AutoConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)  # it reports unused heads, which is what we want them to be
     assert spec.folder is not None
     config = AutoConfig.from_pretrained(spec.folder, local_files_only=True)

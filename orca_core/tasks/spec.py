@@ -94,8 +94,11 @@ class TaskSpec:
     source: str = ""
 
     def digest(self) -> str:
-        """SHA-256 over the loader's name and version and the content of the files; paths do not enter."""
-        return content_digest(f"task {self.loader} {self.version}", self.files())
+        """SHA-256 over loader, version, loss, score and the content of the files; paths do not enter."""
+        files = self.files()
+        # What code alone defines has no content to tell it from another task of the same loader: its name does.
+        label = f"task {self.loader} {self.version} {self.loss} {self.score}" + ("" if files else f" {self.name}")
+        return content_digest(label, files)
 
     def load(self, split_seed: int = 0) -> TaskData:
         """The data, split by `split_seed`.
