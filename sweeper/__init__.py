@@ -1,11 +1,11 @@
 """Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.
 
-    from sweeper import Results, load_space, plan, run
+from sweeper import Results, load_space, plan, run
 
-    space = load_space("quickstart")
-    plan(space)                     # trials and the stages they share
-    run(space, "results")           # run, or continue
-    Results("results").sql("select task, freezing, avg(test_error) from trials group by all").df()
+space = load_space("quickstart")
+plan(space)                     # trials and the stages they share
+run(space, "results")           # run, or continue
+Results("results").sql("select task, freezing, avg(test_error) from trials group by all").df()
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,11 +39,16 @@ class Axis:
     log: bool = False
     when: Mapping[str, Any] = field(default_factory=dict)
 
-    def overrides(self, value: Any) -> dict[str, Any]:
-        """The knobs that a level sets."""
+    @property
+    def knobs(self) -> list[str]:
+        """The knobs it sets: its own, or those of its levels where these are mappings."""
+        return list(dict.fromkeys(knob for value in self.values for knob in flatten({self.path: value})))
+
+    def put(self, knobs: Mapping[str, Any], value: Any) -> dict[str, Any]:
+        """Knobs with this axis at a level on top; the level `recipe` takes out what stood there."""
         if value == RECIPE:
-            return {}
-        return flatten({self.path: value})
+            return {path: other for path, other in knobs.items() if path not in self.knobs}
+        return {**knobs, **flatten({self.path: value})}
 
 
 def holds(condition: Mapping[str, Any], config: TrialConfig) -> bool:
@@ -131,8 +136,18 @@ def read_axes(data: Any, faults: list[Fault]) -> list[Axis]:
         elif not isinstance(entry, Mapping):
             faults.append(Fault(where, f"must be a mapping with one of {', '.join(_KINDS)}", entry, _axis_remedy(entry)))
         elif (axis := _axis(path, entry, where, faults)) is not None:
+            if twice := {knob for other in axes for knob in other.knobs}.intersection(axis.knobs):
+                faults.append(Fault(where, "must not vary what another entry varies", sorted(twice)))
             axes.append(axis)
+    tuned = {knob for axis in axes if axis.kind != "grid" for knob in axis.knobs}
+    for axis in axes:
+        faults += [fault.at(f"space.{axis.path}.when") for fault in tuned_faults(axis.when, tuned)]
     return axes
+
+
+def tuned_faults(condition: Mapping[str, Any], tuned: Collection[str]) -> list[Fault]:
+    """Faults of a condition on knobs that are tuned: arms are made before these have a value."""
+    return [Fault(path, "must not ask for a knob that is tuned", condition[path]) for path in condition if path in tuned]
 
 
 def _axis_remedy(entry: Any) -> str:
@@ -228,15 +243,29 @@ def read_condition(data: Any, where: str, faults: list[Fault]) -> dict[str, Any]
         faults.append(Fault(where, "must be a mapping of knobs to values", data))
         return {}
     condition: dict[str, Any] = {}
-    askable = [*KNOBS, "body.modality", "task.dims"]
+    askable = [*KNOBS, *_DERIVED]
     for path, expected in _flat_condition(data).items():
         if path not in askable:
             faults.append(Fault(f"{where}.{path}", "must be a knob, body.modality or task.dims", Fault.ABSENT, nearest(path, askable)))
         elif isinstance(expected, Mapping) and list(expected) != ["not"]:
             faults.append(Fault(f"{where}.{path}", "must be a value, a list of values, or {not: ...}", expected))
         else:
+            inner = expected["not"] if isinstance(expected, Mapping) else expected
+            for value in inner if isinstance(inner, list) else [inner]:
+                faults += [fault.at(where) for fault in _check_asked(path, value)]
             condition[path] = expected
     return condition
+
+
+_DERIVED: Mapping[str, tuple[Any, ...]] = {"body.modality": ("text", "images"), "task.dims": (1, 2)}
+"""What a condition can ask for beside the knobs, and the answers there are."""
+
+
+def _check_asked(path: str, value: Any) -> list[Fault]:
+    if path not in _DERIVED:
+        return check_knob(path, value)
+    answers = _DERIVED[path]
+    return [] if value in answers else [Fault(path, f"must be {' or '.join(map(str, answers))}", value)]
 
 
 def _flat_condition(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from orca_core.errors import ConfigError, Fault
+from orca_core.stages import Stage
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.progress import Progress
 from sweeper.recorder import Recorder, score_of
@@ -80,17 +81,29 @@ class Session:
 
     def message(self, trial: PlannedTrial) -> str:
         """What a worker is told of a trial."""
-        places = {stage.place for stage in trial.stages}
         return json.dumps(
             {
                 "config": trial.config.model_dump(mode="json", by_alias=True),
                 "store": self.store_uri,
                 "folder": os.getcwd(),
                 "device": self.plan.space.device,
-                "keep_at": {place: epochs for place, epochs in self.plan.keep_at.items() if place in places},
+                "keep_at": {stage.place: self.keep_at(stage) for stage in trial.stages},
                 "each_epoch": self.plan.space.scheduler.name != "fifo",
             }
         )
+
+    def publish(self, trial: PlannedTrial, row: Mapping[str, Any]) -> None:
+        """Let other trials have what a row says is stored: a whole stage, or a state on its way that one of them leaves from."""
+        if row["table"] == "stages":
+            self.queue.publish(trial.id, row["stage"], row["phase"])
+        elif any(
+            (stage.kind, stage.phase) == (row["stage"], row["phase"]) and row["epoch"] in self.keep_at(stage) for stage in trial.stages
+        ):
+            self.queue.publish(trial.id, row["stage"], row["phase"], row["epoch"])
+
+    def keep_at(self, stage: Stage) -> list[int]:
+        """Epochs at which trials of the plan leave a stage's trajectory."""
+        return self.plan.keep_at.get(stage.place, [])
 
     def end(self, tune_id: str, outcome: Mapping[str, Any]) -> None:
         """A trial ended: write it, free what it led, and let tpe propose what follows."""
@@ -179,8 +192,7 @@ class Reporter(_NotPickled, tune.Callback):
         session.recorder.locate(planned.id, result.get("hostname"), result.get("pid"))
         session.recorder.add_rows(planned.id, rows)
         for row in rows:
-            if row["table"] == "stages":
-                session.queue.publish(planned.id, row["stage"], row["phase"])
+            session.publish(planned, row)
         if "outcome" in result:
             session.end(trial.trial_id, json.loads(result["outcome"]))
 

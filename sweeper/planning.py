@@ -129,7 +129,7 @@ def _arm_trials(space: SearchSpace, arm: Arm, scores: Mapping[str, float]) -> li
         for number, values in enumerate(proposals[len(found) :], start=len(found)):
             overrides = dict(arm.overrides)
             for axis in arm.tuned:
-                overrides |= axis.overrides(values[axis.path])
+                overrides = axis.put(overrides, values[axis.path])
             found.append([_planned(space, overrides | {"seed": seed}, arm, number, tuned) for seed in space.seeds])
         more = _candidate_scores(found, scores)
         if more == known or not arm.tuned or space.search.algorithm != "tpe":

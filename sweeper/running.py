@@ -19,6 +19,7 @@ from orca_core.config import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.identity import trial_id
 from orca_core.stages import result_key, stages_of
+from sweeper.cost import CostModel
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.provenance import provenance
 from sweeper.recorder import NOT_RETRIED, Recorder, config_cells, score_of
@@ -112,7 +113,7 @@ def run_space(
         try:
             finished = launch(
                 plan,
-                list(comparison.todo),
+                CostModel(measured_costs(results_uri)).longest_first(comparison.todo),
                 recorder,
                 dict(comparison.scores),
                 Progress(recorder, total, len(comparison.done), quiet),
@@ -130,6 +131,23 @@ def run_space(
     if not finished:
         return 130
     return 1 if failed else 0
+
+
+def measured_costs(results_uri: str) -> list[dict[str, Any]]:
+    """Seconds of an epoch of each kind of stage, by task and body, over all sweeps of the results."""
+    from sweeper.results.query import Results
+
+    if not ResultStore(results_uri).sweeps():
+        return []
+    of_epochs = (
+        "select stage, task, body_name, median(metrics.seconds) as seconds from metrics join trials using (sweep, trial) group by all"
+    )
+    of_source = (
+        "select stage, task, body_name, median(stages.seconds) as seconds from stages join trials using (sweep, trial) "
+        "where stage = 'source' and stages.saved_s = 0 group by all"
+    )
+    results = Results(results_uri)
+    return [*results.sql(of_epochs).rows(), *results.sql(of_source).rows()]
 
 
 def _planned_rows(space: SearchSpace, results: ResultStore) -> list[dict[str, Any]]:
@@ -230,8 +248,12 @@ def describe_plan(space: SearchSpace, results_uri: str, format: str) -> str:
         case "csv":
             return _as_csv(rows)
         case "text":
-            return _as_text(comparison, rows)
+            return _as_text(comparison, rows, measured_costs(results_uri))
     raise ConfigError([Fault("--format", "must be text, json or csv", format)])
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _plan_row(trial: PlannedTrial, comparison: Comparison) -> dict[str, Any]:
@@ -247,7 +269,7 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _as_text(comparison: Comparison, rows: list[dict[str, Any]]) -> str:
+def _as_text(comparison: Comparison, rows: list[dict[str, Any]], costs: list[dict[str, Any]]) -> str:
     from sweeper.tables import text_table
 
     plan = comparison.plan
@@ -260,6 +282,11 @@ def _as_text(comparison: Comparison, rows: list[dict[str, Any]]) -> str:
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     lines.append(f"Stages   {', '.join(stages)}")
     lines.append(f"Results  {len(comparison.done)} done, {len(comparison.stale)} stale, {len(comparison.todo)} to run")
+    if comparison.todo:
+        alone, distinct, measured = CostModel(costs).totals(plan, comparison.todo)
+        saved = f"{1 - distinct / alone:.0%} less than the {_hours(alone)} of the same trials by themselves"
+        known = f"{measured:.0%} of it from stages that were measured" if measured else "a guess: no stage like these was measured yet"
+        lines.append(f"Work     about {_hours(distinct)} of one slot, {saved} ({known})")
     if comparison.dropped:
         lines.append(
             f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orca_core.config import KNOBS, TrialConfig, faults_of, flatten, resolve_config
 from orca_core.errors import ConfigError, Fault, nearest
-from sweeper.axes import RECIPE, Axis, holds, read_axes, read_condition, read_knobs
+from sweeper.axes import Axis, holds, read_axes, read_condition, read_knobs, tuned_faults
 from sweeper.yaml_reader import read_mapping
 
 METRICS = ("valid_error", "valid_loss", "train_loss", "test_error")
@@ -157,7 +157,7 @@ class SearchSpace:
     @property
     def varied(self) -> list[str]:
         """The knobs that the file varies, in its order: those of the axes, then those that variants set."""
-        knobs = [knob for axis in self.axes for knob in _knobs_of(axis)]
+        knobs = [knob for axis in self.axes for knob in axis.knobs]
         knobs += [knob for overrides in self.variants.values() for knob in overrides]
         return list(dict.fromkeys(knobs))
 
@@ -191,7 +191,7 @@ class SearchSpace:
             partial = [start]
             for axis in conditional:
                 partial = [
-                    combination | axis.overrides(value) if active else combination
+                    axis.put(combination, value) if active else combination
                     for combination in partial
                     for active in [self._active(axis, combination, faults)]
                     for value in (axis.values if active else (None,))
@@ -203,25 +203,18 @@ class SearchSpace:
         for axis in axes:
             if self._active(axis, start, faults):
                 for value in axis.values:
-                    yield start | axis.overrides(value)
+                    yield axis.put(start, value)
 
     def _active(self, axis: Axis, combination: Mapping[str, Any], faults: _Faults) -> bool:
         config = faults.resolve(combination) if axis.when else None
         return not axis.when or (config is not None and holds(axis.when, config))
 
 
-def _knobs_of(axis: Axis) -> list[str]:
-    """The knobs an axis sets: its own, or those of its levels where these are mappings."""
-    return list(dict.fromkeys(knob for value in axis.values for knob in flatten({axis.path: value})))
-
-
 def _product(base: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*(axis.values for axis in axes)):
         combination = dict(base)
         for axis, value in zip(axes, values, strict=True):
-            if value == RECIPE:
-                combination.pop(axis.path, None)
-            combination |= axis.overrides(value)
+            combination = axis.put(combination, value)
         yield combination
 
 

@@ -7,6 +7,7 @@ Here only `true` and `false` are booleans, `1e-5` is a number, and the rest are 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,42 @@ from orca_core.errors import ConfigError, Fault
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own interface
 
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.faults: list[Fault] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first: dict[str, int] = {}
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
         for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            line = key.start_mark.line + 1
-            if key.value in first:
-                self.faults.append(
-                    Fault(
-                        str(key.value),
-                        "must be given once",
-                        _At(f"a second one on line {line}"),
-                        f"The first is on line {first[key.value]}.",
-                    )
-                )
-            first.setdefault(key.value, line)
+            key.tag = "tag:yaml.org,2002:str"  # keys are names, as they are spelled
+
+
+def _key_faults(node: yaml.Node | None, path: str = "", inside: tuple[yaml.Node, ...] = ()) -> Iterator[Fault]:
+    """Keys given twice, and nodes that hold themselves; found before merge keys are resolved, which repeats keys on purpose.
+
+    Raises:
+        ConstructorError: If a key is a list or a mapping.
+    """
+    if node in inside:
+        yield Fault(path, "must not contain itself", Fault.ABSENT)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _key_faults(item, f"{path}.{number}".lstrip("."), (*inside, node))
+    elif isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a plain text", key.start_mark)
-        mapping = super().construct_mapping(node, deep)
-        return {key if isinstance(key, str) else _spelled(key): value for key, value in mapping.items()}
+            where, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
+            if key.value in first and key.tag != _MERGE:
+                second = _At(f"a second one on line {line}")
+                yield Fault(where, "must be given once", second, f"The first is on line {first[key.value]}.")
+            first.setdefault(key.value, line)
+            yield from _key_faults(value, where, (*inside, node))
+
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _At(str):
     def __repr__(self) -> str:
         return str(self)
-
-
-def _spelled(key: object) -> str:
-    return {True: "true", False: "false", None: "null"}.get(key, str(key)) if isinstance(key, bool | None) else str(key)
 
 
 _RESOLVERS = (
@@ -71,11 +75,31 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return float(node.value.replace(".inf", "inf").replace(".nan", "nan").lower())
+    return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def _load(text: str) -> tuple[Any, list[Fault]]:
+    """The data of one YAML document, and what is wrong with its keys.
+
+    Raises:
+        ValueError: If it is not YAML; the message says where.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        faults = list(_key_faults(node))
+        return (None if node is None or faults else loader.construct_document(node)), faults
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+        raise ValueError(f"{getattr(error, 'problem', None) or ' '.join(str(error).split())}{where}") from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+        # PyYAML's constructors, given a tag that the text after it does not fit: `!!bool maybe`.
+        raise ValueError(f"{type(error).__name__} {error}") from None
 
 
 def parse_value(text: str) -> Any:
@@ -84,13 +108,11 @@ def parse_value(text: str) -> Any:
     >>> parse_value("1e-5"), parse_value("no"), parse_value("[0, 10]")
     (1e-05, 'no', [0, 10])
     """
-    loader = _Loader(text)
     try:
-        return loader.get_single_data()
-    except yaml.YAMLError:
+        value, faults = _load(text)
+    except ValueError:
         return text
-    finally:
-        loader.dispose()
+    return text if faults else value
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -112,18 +134,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError([Fault("", "must be text in UTF-8", Fault.ABSENT)], file) from None
     except OSError as error:
         raise ConfigError([Fault("", f"must be readable ({error.strerror})", Fault.ABSENT)], file) from None
-    loader = _Loader(text)
     try:
-        data = loader.get_single_data()
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError([Fault("", f"must be valid YAML: {problem}{where}", Fault.ABSENT)], file) from None
-    finally:
-        loader.dispose()
-    if loader.faults:
-        raise ConfigError(loader.faults, file)
+        data, faults = _load(text)
+    except ValueError as error:
+        raise ConfigError([Fault("", f"must be valid YAML: {error}", Fault.ABSENT)], file) from None
+    if faults:
+        raise ConfigError(faults, file)
     if not isinstance(data, dict):
         raise ConfigError([Fault("", "must be a mapping with keys such as base and space", data)], file)
     return data
