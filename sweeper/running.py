@@ -283,10 +283,10 @@ def _as_text(comparison: Comparison, rows: list[dict[str, Any]], costs: list[dic
     lines.append(f"Stages   {', '.join(stages)}")
     lines.append(f"Results  {len(comparison.done)} done, {len(comparison.stale)} stale, {len(comparison.todo)} to run")
     if comparison.todo:
-        alone, distinct, measured = CostModel(costs).totals(plan, comparison.todo)
-        saved = f"{1 - distinct / alone:.0%} less than the {_hours(alone)} of the same trials by themselves"
+        alone, once, measured = CostModel(costs).totals(plan, comparison.todo)
+        saved = f"{1 - once / alone:.0%} less than the {_hours(alone)} of the same trials by themselves"
         known = f"{measured:.0%} of it from stages that were measured" if measured else "a guess: no stage like these was measured yet"
-        lines.append(f"Work     about {_hours(distinct)} of one slot, {saved} ({known})")
+        lines.append(f"Work     about {_hours(once)} of one slot, {saved} ({known})")
     if comparison.dropped:
         lines.append(
             f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"

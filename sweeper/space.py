@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -106,12 +106,12 @@ class SpaceFile(_Part):
     @field_validator("scheduler", mode="before")
     @classmethod
     def _short_scheduler(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return {_SHORT["scheduler"]: value} if isinstance(value, str) else value
 
     @field_validator("search", mode="before")
     @classmethod
     def _short_search(cls, value: Any) -> Any:
-        return {"algorithm": value} if isinstance(value, str) else value
+        return {_SHORT["search"]: value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -297,29 +297,29 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     given_variants = data.get("variants", {})
     for variant, knobs in given_variants.items() if isinstance(given_variants, Mapping) else ():
         variants[str(variant)] = read_knobs(knobs, f"variants.{variant}", faults)
-    axes = read_axes(data.get("space", {}), faults)
-    varied = {axis.path for axis in axes} | {knob for axis in axes for knob in KNOBS if knob.startswith(f"{axis.path}.")}
-    for path in overrides:
-        if path in varied:
-            faults.append(Fault(f"--set {path}", "must not be a knob that the space varies", overrides[path], "Edit the file instead."))
+    given_axes = data.get("space", {})
+    axes = read_axes(given_axes, faults)
+    varied = {knob for axis in axes for knob in axis.knobs}
+    for path, value in flatten({path: value for path, value in overrides.items() if not path.startswith("sweep:")}).items():
+        if path in varied or any(path in knobs for knobs in variants.values()):
+            faults.append(Fault(f"--set {path}", "must not be a knob that the space varies", value, "Edit the file instead."))
     for section, knobs in [("base", base), *((f"variants.{name}", knobs) for name, knobs in variants.items())]:
         if "seed" in knobs:
             faults.append(Fault(f"{section}.seed", "must not be set here", knobs["seed"], "Use `seeds`."))
         if section != "base":
             both = [path for path in knobs if path in varied]
             faults += [Fault(f"{section}.{path}", "must not also vary in `space`", knobs[path]) for path in both]
-    if "task" not in base and "task" not in varied and not all("task" in knobs for knobs in (variants or {"": {}}).values()):
+    task_varies = isinstance(given_axes, Mapping) and "task" in given_axes
+    if "task" not in base and not task_varies and not all("task" in knobs for knobs in (variants or {"": {}}).values()):
         faults.append(Fault("base.task", "must be given, here or in `space`", Fault.ABSENT, "See `sweeper tasks`."))
     name = name or parsed.name or Path(file).stem or "sweep"
     if not _NAME.fullmatch(name):
         rule = "must be usable as a file name: letters, digits, dots, dashes, underscores, at most 80, not starting with a sign"
         faults.append(Fault("name", rule, name))
-    faults += _sweep_faults(parsed, axes, base)
-    if faults:
-        raise ConfigError(faults, file)
+    faults += _sweep_faults(parsed, axes, base, {fault.path.partition(".")[0] for fault in faults})
     seeds = tuple(range(parsed.seeds)) if isinstance(parsed.seeds, int) else tuple(parsed.seeds)
     fields = {key: getattr(parsed, key) for key in ("description", "design", "search", "scheduler", "metric", "resources", "budget")}
-    return SearchSpace(
+    space = SearchSpace(
         name=name,
         base=base,
         axes=tuple(axes),
@@ -330,6 +330,19 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
         file=file,
         **fields,
     )
+    if faults:
+        if not any(fault.path.startswith(("--set", "space", "variants", "require")) for fault in faults):
+            faults += [fault for fault in _combination_faults(space) if fault.path not in {known.path for known in faults}]
+        raise ConfigError(faults, file)
+    return space
+
+
+def _combination_faults(space: SearchSpace) -> Sequence[Fault]:
+    try:
+        space.arms()
+    except ConfigError as error:
+        return error.faults
+    return ()
 
 
 def _parse_keys(data: Mapping[str, Any], faults: list[Fault]) -> SpaceFile:
@@ -339,6 +352,8 @@ def _parse_keys(data: Mapping[str, Any], faults: list[Fault]) -> SpaceFile:
     except ValidationError as error:
         found = faults_of(error)
     for fault in found:
+        if fault.path in ("base", "space") or fault.path.startswith("variants."):
+            continue  # said where the knobs in it are read
         section, _, key = fault.path.rpartition(".")
         if fault.rule == "must be a known key":
             known = _PARTS.get(section.partition(".")[0], ()) if section else SpaceFile.model_fields
@@ -357,6 +372,10 @@ _PARTS = {
 }
 
 
+_SHORT = {"search": "algorithm", "scheduler": "name"}
+"""Sections that may be given as one value, and the key that value is for."""
+
+
 def _with_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any], faults: list[Fault]) -> dict[str, Any]:
     merged = dict(data)
     base = dict(merged["base"]) if isinstance(merged.get("base"), Mapping) else {}
@@ -368,6 +387,8 @@ def _with_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any], fault
         if path.startswith("sweep:"):
             section, _, key = path.removeprefix("sweep:").partition(".")
             inner = merged.get(section)
+            if isinstance(inner, str) and section in _SHORT:
+                inner = {_SHORT[section]: inner}
             merged[section] = {**(inner if isinstance(inner, Mapping) else {}), key: value} if key else value
         else:
             flat |= flatten({path: value})
@@ -376,16 +397,18 @@ def _with_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any], fault
     return merged
 
 
-def _sweep_faults(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any]) -> list[Fault]:
-    """Faults between the sweep's own keys."""
+def _sweep_faults(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any], wrong: Collection[str]) -> list[Fault]:
+    """Faults between the sweep's own keys. Nothing is concluded from a key in `wrong`: it has faults of its own."""
     faults: list[Fault] = []
     tuned = [axis for axis in axes if axis.kind != "grid"]
-    if parsed.search.algorithm == "grid":
+    if "search" in wrong:
+        pass
+    elif parsed.search.algorithm == "grid":
         remedy = "Write a grid, or set search.algorithm to random or tpe."
         faults += [
             Fault(f"space.{axis.path}.{axis.kind}", "must be a grid under search.algorithm grid", axis.kind, remedy) for axis in tuned
         ]
-    elif not tuned:
+    elif not tuned and "space" not in wrong:
         rule = "must be grid when nothing is tuned"
         faults.append(Fault("search.algorithm", rule, parsed.search.algorithm, "Give a knob a choice, uniform, loguniform or int."))
     if parsed.metric not in METRICS:
@@ -395,7 +418,9 @@ def _sweep_faults(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, An
         faults.append(Fault("metric", "must not look at the test set", parsed.metric, remedy))
     for number, rule_ in enumerate(parsed.require):
         for key, condition in (("if", rule_.if_), ("then", rule_.then)):
-            flat = read_condition(condition, f"require.{number}.{key}", faults)
+            where = f"require.{number}.{key}"
+            flat = read_condition(condition, where, faults)
+            faults += [fault.at(where) for fault in tuned_faults(flat, {knob for axis in tuned for knob in axis.knobs})]
             condition.clear()
             condition.update(flat)
     threads = base.get("threads", 1)
