@@ -336,7 +336,8 @@ def _slots(resources: Resources) -> int:
         if node["Alive"]:
             has = node["Resources"]
             by_cpu = int(has.get("CPU", 0) / resources.cpu + 1e-9)
-            by_gpu = int(has.get("GPU", 0) / resources.gpu + 1e-9) if resources.gpu else by_cpu
+            # A share is of one GPU: what is left of two is no third.
+            by_gpu = int(has.get("GPU", 0)) * int(1 / resources.gpu + 1e-9) if resources.gpu else by_cpu
             total += min(by_cpu, by_gpu)
     if total == 0:
         most_cpu = max((node["Resources"].get("CPU", 0) for node in ray.nodes()), default=0)

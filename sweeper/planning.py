@@ -121,7 +121,7 @@ def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
 
 def _arm_trials(space: SearchSpace, arm: Arm, scores: Mapping[str, float]) -> list[PlannedTrial]:
     """The trials of an arm that are known by now."""
-    tuned = {axis.path for axis in arm.tuned}
+    key = _arm_key(space, arm)
     found: list[list[PlannedTrial]] = []
     known = _candidate_scores(found, scores)
     while True:
@@ -130,7 +130,7 @@ def _arm_trials(space: SearchSpace, arm: Arm, scores: Mapping[str, float]) -> li
             overrides = dict(arm.overrides)
             for axis in arm.tuned:
                 overrides = axis.put(overrides, values[axis.path])
-            found.append([_planned(space, overrides | {"seed": seed}, arm, number, tuned) for seed in space.seeds])
+            found.append([_planned(space, overrides | {"seed": seed}, arm, number, key) for seed in space.seeds])
         more = _candidate_scores(found, scores)
         if more == known or not arm.tuned or space.search.algorithm != "tpe":
             return [trial for candidate in found for trial in candidate]
@@ -141,13 +141,23 @@ def _candidate_scores(found: Iterable[list[PlannedTrial]], scores: Mapping[str, 
     return [mean_score({trial.config.seed: scores.get(trial.id) for trial in trials}) for trials in found]
 
 
-def _planned(space: SearchSpace, overrides: Mapping[str, Any], arm: Arm, number: int, tuned: set[str]) -> PlannedTrial:
+def _arm_key(space: SearchSpace, arm: Arm) -> str:
+    """Hash of the arm's knobs without seed and tuned knobs; what is read is judged with the tuned knobs where base has them."""
+    left_out = {"seed"} | {knob for axis in arm.tuned for knob in axis.knobs}
+    knobs = read_knobs(_resolved(space, arm.overrides))
+    return hash_of({path: value for path, value in knobs.items() if path not in left_out})
+
+
+def _resolved(space: SearchSpace, overrides: Mapping[str, Any]) -> TrialConfig:
     try:
-        config = resolve_config(overrides)
+        return resolve_config(overrides)
     except ConfigError as error:
         raise ConfigError([fault.at("space") for fault in error.faults], space.file) from None
+
+
+def _planned(space: SearchSpace, overrides: Mapping[str, Any], arm: Arm, number: int, key: str) -> PlannedTrial:
+    config = _resolved(space, overrides)
     stages = stages_of(config, space.device)
-    key = hash_of({path: value for path, value in read_knobs(config).items() if path != "seed" and path not in tuned})
     return PlannedTrial(trial_id(config), config, key, number, arm.variant, stages, result_key(config, stages))
 
 

@@ -38,19 +38,20 @@ def best_arms(results_uri: str, name: str, top: int) -> pa.Table:
         groups[row["task"], row["arm"], row["candidate"]].append(row)
     most = max(len(group) for group in groups.values())
     lines = []
-    for (task, _, _), group in groups.items():
+    for (task, arm, _), group in groups.items():
         values = [row[metric] for row in group]
         mean = math.fsum(values) / len(values)
         spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else None
         half = None if spread is None else float(student.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
         tests = [row["test_error"] for row in group]
         line = {"task": task, metric: mean, "95% +-": half, "test_error": math.fsum(tests) / len(tests), "seeds": len(group)}
-        lines.append((task, len(group) < most, mean, line | {knob: group[0][knob] for knob in knobs}))
+        lines.append((task, len(group) < most, mean, arm, line | {knob: group[0][knob] for knob in knobs}))
     lines.sort(key=lambda entry: entry[:3])
-    ranked: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for task, _, _, line in lines:
-        ranked[task].append({"rank": len(ranked[task]) + 1} | line)
-    return pa.Table.from_pylist([line for arms in ranked.values() for line in arms[:top]])
+    ranked: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for task, _, _, arm, line in lines:
+        if arm not in ranked[task]:  # its other candidates are no better
+            ranked[task][arm] = {"rank": len(ranked[task]) + 1} | line
+    return pa.Table.from_pylist([line for arms in ranked.values() for line in list(arms.values())[:top]])
 
 
 def sweep_status(results_uri: str, name: str | None) -> pa.Table:

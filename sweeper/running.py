@@ -24,7 +24,8 @@ from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.provenance import provenance
 from sweeper.recorder import NOT_RETRIED, Recorder, config_cells, score_of
 from sweeper.results.store import ResultStore
-from sweeper.space import SearchSpace
+from sweeper.space import SearchSpace, name_faults
+from sweeper.takeover import take_over
 
 STALE_AFTER_S = 30.0
 """Seconds without a heartbeat after which a sweep counts as not running."""
@@ -105,7 +106,9 @@ def run_space(
     recorder.set_in_plan((row for row in comparison.dropped if row["in_plan"]), False)
     recorder.set_in_plan((row for trial, row in comparison.known.items() if trial in comparison.done and not row["in_plan"]), True)
     finished = True
-    if comparison.todo:
+    taken = take_over(results_uri, recorder, comparison.todo) if comparison.todo else set()
+    todo = [trial for trial in comparison.todo if trial.id not in taken]
+    if todo:
         from sweeper.launch import launch  # Ray is loaded only if there is something to run
         from sweeper.progress import Progress
 
@@ -113,7 +116,7 @@ def run_space(
         try:
             finished = launch(
                 plan,
-                CostModel(measured_costs(results_uri)).longest_first(comparison.todo),
+                CostModel(measured_costs(results_uri)).longest_first(todo),
                 recorder,
                 dict(comparison.scores),
                 Progress(recorder, total, len(comparison.done), quiet),
@@ -125,9 +128,10 @@ def run_space(
             raise ConfigError(error.faults, space.file) from None
     recorder.flush()
     results.compact(space.name)
-    failed = [row for row in _planned_rows(space, results) if row["status"] == "FAIL"]
+    planned = _planned_rows(space, results)
+    failed = [row for row in planned if row["status"] == "FAIL"]
     if not quiet:
-        _print_summary(space, results_uri, comparison, finished, failed)
+        _print_summary(space, results_uri, comparison, taken, finished, planned)
     if not finished:
         return 130
     return 1 if failed else 0
@@ -154,19 +158,24 @@ def _planned_rows(space: SearchSpace, results: ResultStore) -> list[dict[str, An
     return [row for row in results.live_trials(space.name) if row["in_plan"]]
 
 
-def _print_summary(space: SearchSpace, results_uri: str, comparison: Comparison, finished: bool, failed: list[dict[str, Any]]) -> None:
+def _print_summary(
+    space: SearchSpace, results_uri: str, comparison: Comparison, taken: set[str], finished: bool, planned: list[dict[str, Any]]
+) -> None:
     from sweeper.reading import best_arms
     from sweeper.tables import write_table
 
     out = sys.stdout
+    if taken:
+        out.write(f"{space.name}: {len(taken)} trials were taken over from other sweeps of these results.\n")
     if not comparison.todo:
         out.write(f"{space.name}: nothing to run, all {len(comparison.done)} trials are in the results.\n")
     elif not finished:
         out.write(f"{space.name}: stopped. The same command continues.\n")
-    for cause, count in Counter(row["cause"] for row in failed if row["cause"] != "stopped").items():
+    failed = [row for row in planned if row["status"] == "FAIL" and row["cause"] != "stopped"]
+    for cause, count in Counter(row["cause"] for row in failed).items():
         first = next(row for row in failed if row["cause"] == cause)
         out.write(f"{count} failed ({cause}), such as {first['trial']}: {first['error']}. See: sweeper show {first['trial']}\n")
-    if finished:
+    if finished and any(row["status"] == "COMPLETE" for row in planned):
         out.write(f"Best arms by {space.metric}, mean over seeds:\n")
         out.flush()
         write_table(best_arms(results_uri, space.name, top=3), "table")
@@ -312,6 +321,8 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
         raise ConfigError([Fault("--format", "must be text or json", format)])
     if "task" not in settings:
         raise ConfigError([Fault("task", "must be given", Fault.ABSENT, "Example: --set task=digits; see `sweeper tasks`.")])
+    if name is not None and (faults := name_faults(name, "--name")):
+        raise ConfigError(faults)
     config = resolve_config(settings)
     stages = stages_of(config, device)
     trial = PlannedTrial(trial_id(config), config, trial_id(config), 0, "", stages, result_key(config, stages))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orca_core.config import KNOBS, TrialConfig, faults_of, flatten, resolve_config
+from orca_core.config import TrialConfig, faults_of, flatten, resolve_config
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.axes import Axis, holds, read_axes, read_condition, read_knobs, tuned_faults
 from sweeper.yaml_reader import read_mapping
@@ -313,9 +313,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     if "task" not in base and not task_varies and not all("task" in knobs for knobs in (variants or {"": {}}).values()):
         faults.append(Fault("base.task", "must be given, here or in `space`", Fault.ABSENT, "See `sweeper tasks`."))
     name = name or parsed.name or Path(file).stem or "sweep"
-    if not _NAME.fullmatch(name):
-        rule = "must be usable as a file name: letters, digits, dots, dashes, underscores, at most 80, not starting with a sign"
-        faults.append(Fault("name", rule, name))
+    faults += name_faults(name)
     faults += _sweep_faults(parsed, axes, base, {fault.path.partition(".")[0] for fault in faults})
     seeds = tuple(range(parsed.seeds)) if isinstance(parsed.seeds, int) else tuple(parsed.seeds)
     fields = {key: getattr(parsed, key) for key in ("description", "design", "search", "scheduler", "metric", "resources", "budget")}
@@ -335,6 +333,12 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
             faults += [fault for fault in _combination_faults(space) if fault.path not in {known.path for known in faults}]
         raise ConfigError(faults, file)
     return space
+
+
+def name_faults(name: str, path: str = "name") -> list[Fault]:
+    """Faults of the name of a sweep, which is a folder's name in the results."""
+    rule = "must be usable as a file name: letters, digits, dots, dashes, underscores, at most 80, not starting with a sign"
+    return [] if _NAME.fullmatch(name) else [Fault(path, rule, name)]
 
 
 def _combination_faults(space: SearchSpace) -> Sequence[Fault]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +43,12 @@ def write_table(table: pa.Table, format: str, output: Path | None = None) -> Non
 
 def render(table: pa.Table, format: str) -> str:
     """An Arrow table as text of a format."""
-    columns, rows = table.column_names, [list(row.values()) for row in table.to_pylist()]
+    columns = _unique(table.column_names)
+    # By column, not as dicts: a join may give the same name twice.
+    rows = [list(row) for row in zip(*([_number(value) for value in column.to_pylist()] for column in table.columns), strict=True)]
     if format == "json":
-        return json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1, default=_plain) + "\n"
+        finite = [[None if isinstance(value, float) and not math.isfinite(value) else value for value in row] for row in rows]
+        return json.dumps([dict(zip(columns, row, strict=True)) for row in finite], indent=1, default=_plain) + "\n"
     if format == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -50,9 +56,25 @@ def render(table: pa.Table, format: str) -> str:
         writer.writerows([["" if value is None else _plain(value) for value in row] for row in rows])
         return text.getvalue()
     if format == "markdown":
-        lines = [columns, ["---"] * len(columns), *([_cell(value).replace("|", "\\|") for value in row] for row in rows)]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        head, *body = [[_cell(value).replace("|", "\\|") for value in row] for row in (columns, *rows)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(columns), *body))
     return text_table(columns, rows)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names with `_1`, `_2` after the ones that were there before, as DuckDB does in subqueries."""
+    found: list[str] = []
+    for name in names:
+        candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+        found.append(next(candidate for candidate in candidates if candidate not in found))
+    return found
+
+
+def _number(value: Any) -> Any:
+    """A decimal, which sums of whole numbers are, as the number it is."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if value == value.to_integral_value() else float(value)
 
 
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
