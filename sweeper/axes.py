@@ -169,12 +169,12 @@ def _axis(path: str, entry: Mapping[str, Any], where: str, faults: list[Fault]) 
     before = len(faults)
     kinds = [kind for kind in _KINDS if kind in entry]
     allowed = (*_KINDS, "when", *(("step", "log") if kinds == ["int"] else ()))
-    for key in entry:
-        if key not in allowed:
-            faults.append(Fault(f"{where}.{key}", "must be a known key", Fault.ABSENT, nearest(key, allowed)))
     if len(kinds) != 1:
         faults.append(Fault(where, f"must have exactly one of {', '.join(_KINDS)}", dict(entry), nearest(next(iter(entry), ""), _KINDS)))
         return None
+    for key in entry:
+        if key not in allowed:
+            faults.append(Fault(f"{where}.{key}", "must be a known key", Fault.ABSENT, nearest(key, allowed)))
     kind, values = kinds[0], entry[kinds[0]]
     when = read_condition(entry.get("when", {}), f"{where}.when", faults)
     if kind in ("grid", "choice"):

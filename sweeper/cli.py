@@ -196,6 +196,22 @@ def status(
 
 @app.command()
 @_said
+def stop(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    results: ResultsOption = "results",
+) -> None:
+    """End a running sweep cleanly, from another shell or machine. The same `run` continues it.
+
+    Example: `sweeper stop quickstart`
+    """
+    from sweeper.driver import stop_sweep
+    from sweeper.results.store import ResultStore
+
+    typer.echo(stop_sweep(ResultStore(results), name), nl=False)
+
+
+@app.command()
+@_said
 def show(
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or the start of one.")],
     results: ResultsOption = "results",

@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -29,10 +28,10 @@ from ray.tune.search import Searcher
 
 from orca_core.errors import ConfigError, Fault
 from orca_core.stages import Stage
+from sweeper.driver import heartbeat
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.progress import Progress
 from sweeper.recorder import Recorder, score_of
-from sweeper.results.store import ResultStore
 from sweeper.schedulers import PerTaskScheduler
 from sweeper.space import Resources
 from sweeper.trainable import TrialRunner
@@ -91,6 +90,10 @@ class Session:
                 "each_epoch": self.plan.space.scheduler.name != "fifo",
             }
         )
+
+    def stop(self) -> None:
+        """Let the sweep end at the next step."""
+        self.stopping = True
 
     def publish(self, trial: PlannedTrial, row: Mapping[str, Any]) -> None:
         """Let other trials have what a row says is stored: a whole stage, or a state on its way that one of them leaves from."""
@@ -271,7 +274,7 @@ def launch(
             ),
         )
         try:
-            with progress, _stoppable(session), _heartbeat(recorder.store, space.name):
+            with progress, _stoppable(session), heartbeat(recorder.store, space.name, session.stop):
                 tuner.fit()
         finally:
             session.stopping = True
@@ -390,26 +393,3 @@ def _stoppable(session: Session) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-HEARTBEAT_EVERY_S = 5.0
-
-
-@contextmanager
-def _heartbeat(store: ResultStore, sweep: str) -> Iterator[None]:
-    """Say every few seconds that this sweep runs, and where."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.is_set():
-            store.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
-            ended.wait(HEARTBEAT_EVERY_S)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        store.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": 0.0})

@@ -76,8 +76,9 @@ class Progress:
         parts += [f"best {task} {value:.4g}" for task, value in sorted(self._best(ended).items())]
         elapsed = time.monotonic() - self._started
         parts.append(f"{_clock(elapsed)} elapsed")
-        if ended and done < self.total:
-            parts.append(f"about {_clock(elapsed / len(ended) * (self.total - done))} left")
+        ran = sum(not row.get("reused_from") for row in ended)
+        if ran and done < self.total:
+            parts.append(f"about {_clock(elapsed / ran * (self.total - done))} left")
         return ", ".join(parts)
 
     def _best(self, ended: Any) -> Mapping[str, float]:

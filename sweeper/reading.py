@@ -7,9 +7,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from orca_core.errors import ConfigError, Fault, nearest
+from sweeper.driver import driver_of
 from sweeper.results.query import Results
 from sweeper.results.store import ResultStore
-from sweeper.running import driver_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import socket
 import sys
 import time
@@ -20,15 +19,13 @@ from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.identity import trial_id
 from orca_core.stages import result_key, stages_of
 from sweeper.cost import CostModel
+from sweeper.driver import only_driver
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.provenance import provenance
 from sweeper.recorder import NOT_RETRIED, Recorder, config_cells, score_of
 from sweeper.results.store import ResultStore
 from sweeper.space import SearchSpace, name_faults
 from sweeper.takeover import take_over
-
-STALE_AFTER_S = 30.0
-"""Seconds without a heartbeat after which a sweep counts as not running."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class Comparison:
     scores: dict[str, float]
 
 
-def compare(space: SearchSpace, results: ResultStore, retry_failed: bool = False) -> Comparison:
-    """Plan a space and compare it with the results of its sweep."""
+def compare(space: SearchSpace, results: ResultStore, retry_failed: bool = False, plan: Plan | None = None) -> Comparison:
+    """Compare a space with the results of its sweep, after planning it if that was not done yet."""
     known = {row["trial"]: row for row in results.live_trials(space.name)}
     stops_early = space.scheduler.name != "fifo"
 
@@ -65,7 +62,7 @@ def compare(space: SearchSpace, results: ResultStore, retry_failed: bool = False
         return row["status"] == "COMPLETE" or (row["status"] == "PRUNED" and stops_early)
 
     scores = {trial: score_of(row, space.metric) for trial, row in known.items() if ended(row)}
-    plan = make_plan(space, scores)
+    plan = plan or make_plan(space, scores)
     current = {trial.id for trial in plan.trials if trial.id in scores and known[trial.id]["result_key"] == trial.result_key}
     return Comparison(
         plan=plan,
@@ -97,44 +94,58 @@ def run_space(
         ConfigError: If the space, the data or the machines cannot do it; nothing was started.
     """
     results = ResultStore(results_uri)
-    comparison = compare(space, results, retry_failed)
-    plan = comparison.plan
-    _refuse_second_driver(results, space.name)
+    plan = compare(space, results, retry_failed).plan
     _check_data(plan)
+    with only_driver(results, space.name):
+        # Compared again, now that no other process can add to the results.
+        comparison = compare(space, results, retry_failed, plan=None if plan.proposed_later else plan)
+        taken, finished = _add_missing(comparison, results_uri, store_uri, address, max_concurrent, quiet)
+        results.compact(space.name)
+    planned = [row for row in results.live_trials(space.name) if row["in_plan"]]
+    if not quiet:
+        _print_summary(comparison, results_uri, taken, finished, planned)
+    if not finished:
+        return 130
+    return 1 if any(row["status"] == "FAIL" for row in planned) else 0
+
+
+def _add_missing(
+    comparison: Comparison, results_uri: str, store_uri: str | None, address: str | None, max_concurrent: int | None, quiet: bool
+) -> tuple[set[str], bool]:
+    """Write what an edited space changes, take over what other sweeps have, run the rest.
+
+    Returns:
+        Ids of the trials that were taken over, and whether all others came to their end.
+    """
+    results, plan = ResultStore(results_uri), comparison.plan
+    space = plan.space
     results.save_plan(space.name, plan.hash, plan_as_data(plan))
     recorder = Recorder(results, space.name, space.metric, comparison.known.values())
     recorder.set_in_plan((row for row in comparison.dropped if row["in_plan"]), False)
     recorder.set_in_plan((row for trial, row in comparison.known.items() if trial in comparison.done and not row["in_plan"]), True)
-    finished = True
     taken = take_over(results_uri, recorder, comparison.todo) if comparison.todo else set()
-    todo = [trial for trial in comparison.todo if trial.id not in taken]
-    if todo:
-        from sweeper.launch import launch  # Ray is loaded only if there is something to run
-        from sweeper.progress import Progress
-
-        total = len(plan.trials) + plan.proposed_later
-        try:
-            finished = launch(
-                plan,
-                CostModel(measured_costs(results_uri)).longest_first(todo),
-                recorder,
-                dict(comparison.scores),
-                Progress(recorder, total, len(comparison.done), quiet),
-                store_uri=absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"),
-                address=address,
-                max_concurrent=max_concurrent,
-            )
-        except ConfigError as error:  # what only the machines could tell
-            raise ConfigError(error.faults, space.file) from None
     recorder.flush()
-    results.compact(space.name)
-    planned = _planned_rows(space, results)
-    failed = [row for row in planned if row["status"] == "FAIL"]
-    if not quiet:
-        _print_summary(space, results_uri, comparison, taken, finished, planned)
-    if not finished:
-        return 130
-    return 1 if failed else 0
+    todo = [trial for trial in comparison.todo if trial.id not in taken]
+    if not todo:
+        return taken, True
+    from sweeper.launch import launch  # Ray is loaded only if there is something to run
+    from sweeper.progress import Progress
+
+    total = len(plan.trials) + plan.proposed_later
+    try:
+        finished = launch(
+            plan,
+            CostModel(measured_costs(results_uri)).longest_first(todo),
+            recorder,
+            comparison.scores | {trial: score_of(recorder.ended[trial], space.metric) for trial in taken},
+            Progress(recorder, total, len(comparison.done), quiet),
+            store_uri=absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"),
+            address=address,
+            max_concurrent=max_concurrent,
+        )
+    except ConfigError as error:  # what only the machines could tell
+        raise ConfigError(error.faults, space.file) from None
+    return taken, finished
 
 
 def measured_costs(results_uri: str) -> list[dict[str, Any]]:
@@ -154,13 +165,8 @@ def measured_costs(results_uri: str) -> list[dict[str, Any]]:
     return [*results.sql(of_epochs).rows(), *results.sql(of_source).rows()]
 
 
-def _planned_rows(space: SearchSpace, results: ResultStore) -> list[dict[str, Any]]:
-    return [row for row in results.live_trials(space.name) if row["in_plan"]]
-
-
-def _print_summary(
-    space: SearchSpace, results_uri: str, comparison: Comparison, taken: set[str], finished: bool, planned: list[dict[str, Any]]
-) -> None:
+def _print_summary(comparison: Comparison, results_uri: str, taken: set[str], finished: bool, planned: list[dict[str, Any]]) -> None:
+    space = comparison.plan.space
     from sweeper.reading import best_arms
     from sweeper.tables import write_table
 
@@ -200,35 +206,6 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
 def absolute_uri(uri: str) -> str:
     """A local path made absolute, as workers may start elsewhere; a URI as it is."""
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
-
-
-def driver_of(results: ResultStore, name: str) -> str | None:
-    """Where a driver is at work on a sweep; None if its heartbeat is stale, or its process is gone from this machine."""
-    beat = results.heartbeat(name)
-    if beat is None or time.time() - beat["time"] > STALE_AFTER_S:
-        return None
-    here = beat["host"] == socket.gethostname()
-    if here and not _alive(beat["pid"]):
-        return None
-    return f"process {beat['pid']} on {'this machine' if here else beat['host']}"
-
-
-def _refuse_second_driver(results: ResultStore, name: str) -> None:
-    driver = driver_of(results, name)
-    if driver is None:
-        return
-    remedy = "Wait for it, stop it, or give this run another --name."
-    raise ConfigError([Fault("", f"sweep {name} must not be run twice at once: {driver} runs it", Fault.ABSENT, remedy)])
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _check_data(plan: Plan) -> None:

@@ -287,6 +287,23 @@ class ResultStore:
         """Say that a sweep is running: `data` replaces what was said before."""
         self._write(f"{self._root}/sweeps/{name}/heartbeat.json", json.dumps(data).encode())
 
+    def ask_to_stop(self, name: str) -> None:
+        """Ask the driver of a sweep to end it."""
+        self._write(f"{self._root}/sweeps/{name}/stop", repr(time.time()).encode())
+
+    def stop_asked(self, name: str) -> float:
+        """When the driver was last asked to end the sweep, in seconds since the epoch; 0 if never."""
+        try:
+            with self._fs.open_input_stream(f"{self._root}/sweeps/{name}/stop") as stream:
+                return float(stream.read())
+        except (OSError, ValueError):
+            return 0.0
+
+    @property
+    def local_folder(self) -> str | None:
+        """The folder of the results, if they lie on a file system of this machine."""
+        return self._root if isinstance(self._fs, fs.LocalFileSystem) else None
+
     def heartbeat(self, name: str) -> dict[str, Any] | None:
         """What `beat` said last, or None if it never did.
 

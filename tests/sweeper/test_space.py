@@ -1,0 +1,348 @@
+"""From a YAML file to a search space: what it means, and what is said about every broken rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from orca_core.config import resolve_config
+from orca_core.errors import ConfigError
+from sweeper.planning import make_plan
+from sweeper.space import find_space, load_space
+
+DIGITS = "base: {task: digits}\n"
+
+FAULTS = {
+    "unknown key": ("spase: {}", "spase: must be a known key. Did you mean 'space'? Known: base, "),
+    "unknown key of a part": ("resources: {gpus: 1}", "resources.gpus: must be a known key. Did you mean 'gpu'? Known: cpu, gpu."),
+    "unknown key of an axis": (
+        "space: {proxy: {gird: [noise]}}",
+        "space.proxy: must have exactly one of grid, choice, uniform, loguniform, int, but got {'gird': ['noise']}. Did you mean 'grid'?",
+    ),
+    "unknown knob": ("base: {task: digits, finetun.lr: 1}", "base.finetun.lr: must be a known knob. Did you mean 'finetune.lr'?"),
+    "unknown knob in an axis": ("space: {finetune: {lrr: {grid: [1]}}}", "space.finetune.lrr: must be a known knob. Did you mean 'fin"),
+    "unknown task": ("base: {task: digitz}", "base.task: must be the name of a task, but got 'digitz'. Did you mean 'digits'? Known: adv"),
+    "unknown task in a grid": ("base: {}\nspace: {task: {grid: [digitz]}}", "space.task.grid.0: must be the name of a task, but got"),
+    "no task": ("base: {}", "base.task: must be given, here or in `space`. See `sweeper tasks`."),
+    "unknown proxy": (
+        "base: {task: digits, proxy: photo}",
+        "base.proxy: must be the name of a proxy data set, but got 'photo'. Did you mean 'photos'?",
+    ),
+    "unknown body": ("base: {task: digits, body: mini-swim}", "base.body.name: must be the name of a body, but got 'mini-swim'. Did you m"),
+    "unknown freezing": (
+        "base: {task: digits, freezing: frozen-bdy}",
+        "base.freezing: must be a freezing schedule, but got 'frozen-bdy'. Did you mean 'frozen-body'?",
+    ),
+    "freezing no": ("base: {task: digits, freezing: no}", "base.freezing: must be a freezing schedule, but got 'no'. Known: frozen-body, "),
+    "freezing false": ("base: {task: digits, freezing: false}", "base.freezing: must be a name or a list of phases, but got False."),
+    "freezing longer than fine-tuning": (
+        "base: {task: digits, finetune.epochs: 2, freezing: frozen-body:5}",
+        "base.freezing: must name 1 to 2 epochs (finetune.epochs) after the colon, but got 'frozen-body:5'.",
+    ),
+    "proxy of the wrong modality": (
+        "base: {task: digits, proxy: pydoc}",
+        "base.proxy: must be a proxy of images, but got 'pydoc'. mini-swin reads images; omit the proxy, or take photos or noise.",
+    ),
+    "wrong type": ("base: {task: digits, finetune.epochs: ten}", "base.finetune.epochs: must be a whole number, but got 'ten'."),
+    "wrong type in a grid": ("space: {finetune.lr: {grid: [0.1, abc]}}", "space.finetune.lr.grid.1: must be a number, but got 'abc'."),
+    "out of range": ("base: {task: digits, finetune.lr: -1e-5}", "base.finetune.lr: must be greater than 0, but got -1e-05."),
+    "two knobs that disagree": (
+        "base: {task: digits, finetune: {warmup_epochs: 5, decay_epochs: 4}}",
+        "base.finetune.decay_epochs: must be greater than warmup_epochs (5), but got 4.",
+    ),
+    "empty grid": ("space: {align.epochs: {grid: []}}", "space.align.epochs.grid: must be a list of at least one value, but got []."),
+    "level twice": ("space: {align.epochs: {grid: [0, 5, 0]}}", "space.align.epochs.grid.2: must not stand twice, but got 0."),
+    "knob twice": (
+        "space: {align: {epochs: {grid: [0]}}, align.epochs: {grid: [1]}}",
+        "space.align.epochs: must not vary what another entry varies, but got ['align.epochs'].",
+    ),
+    "list without grid": (
+        "space: {freezing: [full, layernorm]}",
+        "space.freezing: must be a mapping with one of grid, choice, uniform, loguniform, int, but got ['full', 'layernorm']. "
+        "Write {grid: ['full', 'layernorm']}, or set it in `base`.",
+    ),
+    "log range from 0": (
+        "search: random\nspace: {finetune.lr: {loguniform: [0, 1]}}",
+        "space.finetune.lr.loguniform: must have low > 0 on a logarithmic scale, but got [0, 1].",
+    ),
+    "log range backwards": (
+        "search: random\nspace: {finetune.lr: {loguniform: [1, 1e-5]}}",
+        "space.finetune.lr.loguniform: must have low < high, but got [1, 1e-05]. Turn it round: [1e-05, 1].",
+    ),
+    "range beyond the knob's": (
+        "search: random\nspace: {finetune.dropout: {uniform: [0, 2]}}",
+        "space.finetune.dropout.uniform: must be less than 1, but got 2.",
+    ),
+    "range of one number": (
+        "search: random\nspace: {finetune.lr: {uniform: 0.1}}",
+        "space.finetune.lr.uniform: must be a list of two finite numbers, [low, high], but got 0.1.",
+    ),
+    "int range of parts": (
+        "search: random\nspace: {finetune.epochs: {int: [1, 5.5]}}",
+        "space.finetune.epochs.int: must be two whole numbers, but got [1, 5.5].",
+    ),
+    "step of 0": (
+        "search: random\nspace: {finetune.epochs: {int: [1, 5], step: 0}}",
+        "space.finetune.epochs.step: must be a whole number of at least 1, but got 0.",
+    ),
+    "step on a log scale": (
+        "search: random\nspace: {finetune.epochs: {int: [1, 5], step: 2, log: true}}",
+        "space.finetune.epochs.step: must be left out on a logarithmic scale, but got 2.",
+    ),
+    "distribution under grid": (
+        "space: {finetune.lr: {uniform: [1e-5, 1]}}",
+        "space.finetune.lr.uniform: must be a grid under search.algorithm grid, but got 'uniform'. "
+        "Write a grid, or set search.algorithm to random or tpe.",
+    ),
+    "nothing to tune": (
+        "search: {algorithm: tpe}",
+        "search.algorithm: must be grid when nothing is tuned, but got 'tpe'. Give a knob a choice, uniform, loguniform or int.",
+    ),
+    "no candidates": (
+        "search: {algorithm: tpe, trials: 0}\nspace: {finetune.lr: {uniform: [1e-5, 1]}}",
+        "search.trials: must be at least 1, but got 0.",
+    ),
+    "no CPU": ("resources: {cpu: 0}", "resources.cpu: must be greater than 0, but got 0."),
+    "two GPUs": ("resources: {gpu: 2}", "resources.gpu: must be at most 1, but got 2."),
+    "more threads than CPUs": ("base: {task: digits, threads: 4}", "resources.cpu: must be at least base.threads = 4, but got 1.0."),
+    "seeds true": ("seeds: true", "seeds: must be a count or a list of whole numbers, but got True."),
+    "no seeds": ("seeds: 0", "seeds: must be at least 1, but got 0."),
+    "seed twice": ("seeds: [1, 1]", "seeds: must be a list of different whole numbers from 0, at least one, but got [1, 1]."),
+    "seed as a knob": ("base: {task: digits, seed: 3}", "base.seed: must not be set here, but got 3. Use `seeds`."),
+    "seed as an axis": ("space: {seed: {grid: [1]}}", "space.seed: must not vary here, but got {'grid': [1]}. Use `seeds`."),
+    "name that is no file name": ("name: a/b", "name: must be usable as a file name: letters, digits, dots, dashes, underscores, at most"),
+    "unknown metric": ("metric: accuracy", "metric: must be a metric that tasks report, but got 'accuracy'. Known: test_error, train_loss, "),
+    "metric on the test set": ("metric: test_error", "metric: must not look at the test set, but got 'test_error'. Choose on validation da"),
+    "unknown scheduler": ("scheduler: ahsa", "scheduler.name: must be one of fifo, asha, median, but got 'ahsa'. Did you mean 'asha'?"),
+    "unknown design": ("design: ofat", "design: must be one of factorial, one-factor-at-a-time, but got 'ofat'."),
+    "budget too small": (
+        "budget: {trials: 2}\nseeds: 3",
+        "budget.trials: must allow the 3 trials of the plan, but got 2. Raise it, or let less vary.",
+    ),
+    "condition on what is no knob": (
+        "space: {finetune.lr: {grid: [1], when: {task.dim: 1}}}",
+        "space.finetune.lr.when.task.dim: must be a knob, body.modality or task.dims. Did you mean 'task.dims'?",
+    ),
+    "condition that never holds": (
+        "space: {finetune.lr: {grid: [1], when: {body.modality: {not: [text, picture]}}}}",
+        "space.finetune.lr.when.body.modality: must be text or images, but got 'picture'.",
+    ),
+    "condition that is no value": (
+        "require: [{if: {freezing: full}, then: {align.epochs: {nott: 0}}}]",
+        "require.0.then.align.epochs: must be a value, a list of values, or {not: ...}, but got {'nott': 0}.",
+    ),
+    "condition on a tuned knob": (
+        "search: random\nspace: {align.epochs: {choice: [0, 1]}, proxy: {grid: [noise], when: {align.epochs: 1}}}",
+        "space.proxy.when.align.epochs: must not ask for a knob that is tuned, but got 1.",
+    ),
+    "rule without then": ("require: [{if: {freezing: full}}]", "require.0.then: must be given."),
+    "rules that leave nothing": (
+        "require: [{if: {freezing: full}, then: {freezing: layernorm}}]",
+        "require: must leave at least one combination.",
+    ),
+    "base that is no mapping": ("base: \nspace: {task: {grid: [digits]}}", "base: must be a mapping of knobs, but got None."),
+    "space that is no mapping": ("space: [task]", "space: must be a mapping of knobs, but got ['task']."),
+    "variant that is no mapping": ("variants: {orca: 60}", "variants.orca: must be a mapping of knobs, but got 60."),
+    "variant of what also varies": (
+        "variants: {a: {align.epochs: 1}}\nspace: {align.epochs: {grid: [0]}}",
+        "variants.a.align.epochs: must not also vary in `space`, but got 1.",
+    ),
+    "own arrays that are missing": ("base: {task: 'npz:mine.npz'}", "base.task: mine.npz: must be an existing file. Mind the folder you"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), FAULTS.values(), ids=FAULTS)
+def test_a_broken_rule_is_said_once_with_path_rule_value_and_remedy(faults_in, text, said):
+    (found,) = faults_in(text if "base" in text else DIGITS + text)
+    assert found.startswith(said)
+
+
+def test_all_faults_are_said_at_once(faults_in):
+    text = """
+    nme: x
+    name: a/b
+    base: {task: digits, finetune: {lr: 0, epochs: true}, proxy: pydoc}
+    space:
+      align.epochs: {grid: []}
+      freezing: {grid: [full, frozen]}
+    variants: {a: {body: mini-swim}}
+    seeds: true
+    search: {algorithm: tpe, trials: 1.5}
+    metric: accuracy
+    resources: {cpu: 0, gpu: 2}
+    """
+    assert [line.partition(": ")[0] for line in faults_in(text)] == [
+        "seeds",
+        "search.trials",
+        "resources.cpu",
+        "resources.gpu",
+        "nme",
+        "base.finetune.lr",
+        "base.finetune.epochs",
+        "variants.a.body.name",
+        "space.align.epochs.grid",
+        "space.freezing.grid.1",
+        "name",
+        "metric",
+    ]
+
+
+def test_combinations_are_checked_beside_the_keys_of_the_sweep(faults_in):
+    found = faults_in("{base: {task: digits}, space: {proxy: {grid: [photos, pydoc]}}, seeds: 0}")
+    assert [line.partition(",")[0] for line in found] == ["seeds: must be at least 1", "space.proxy: must be a proxy of images"]
+
+
+# ------------------------------------------------------------------------------------------------------------------------ what it means
+
+
+def combinations(space, *knobs) -> Counter:
+    """How many trials have which values of some knobs."""
+    return Counter(tuple(trial.knobs()[knob] for knob in knobs) for trial in make_plan(space).trials)
+
+
+def test_a_factorial_takes_all_combinations_for_every_seed(load):
+    space = load("""
+    base: {task: digits, align.epochs: 1}
+    space: {proxy: {grid: [photos, noise, fractals]}, finetune.epochs: {grid: [1, 2]}}
+    seeds: 2
+    """)
+    assert space.seeds == (0, 1)
+    found = combinations(space, "proxy", "finetune.epochs", "seed")
+    assert found == Counter((proxy, epochs, seed) for proxy in ("photos", "noise", "fractals") for epochs in (1, 2) for seed in (0, 1))
+
+
+def test_one_factor_at_a_time_takes_the_baseline_and_each_level_by_itself_for_every_task(load):
+    space = load("""
+    base: {align.epochs: 1, finetune.epochs: 2}
+    space:
+      task: {grid: [digits, openml/187]}
+      proxy: {grid: [recipe, noise]}
+      freezing: {grid: [full, frozen-both, layernorm]}
+    design: one-factor-at-a-time
+    """)
+    found = combinations(space, "task", "proxy", "freezing")
+    baseline = {"digits": "photos", "openml/187": "pydoc"}
+    assert found == Counter(
+        (task, proxy, freezing)
+        for task, recipe in baseline.items()
+        for proxy, freezing in [(recipe, "full"), ("noise", "full"), (recipe, "frozen-both"), (recipe, "layernorm")]
+    )
+    assert make_plan(space).combinations == 2 * (1 + 2 + 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "space: {proxy: {grid: [recipe, noise]}}",
+        "space: {proxy: {grid: [recipe, noise]}}\ndesign: one-factor-at-a-time",
+        "space: {proxy: {grid: [recipe, noise], when: {task.dims: 2}}}",
+        "space: {proxy: {choice: [recipe, noise]}}\nsearch: random",
+        "space: {body: {grid: [recipe]}}\nbase: {task: digits, align.epochs: 1, body: mini-roberta}",
+    ],
+)
+def test_the_level_recipe_leaves_the_knob_to_the_recipe_whatever_base_says(load, text):
+    space = load(text if "base" in text else f"base: {{task: digits, align.epochs: 1, proxy: fractals}}\n{text}")
+    assert ("mini-swin", "photos") in combinations(space, "body.name", "proxy")
+
+
+@pytest.mark.parametrize(
+    ("condition", "tasks"),
+    [
+        ("{task.dims: 1}", {"openml/187"}),
+        ("{body.modality: images}", {"digits"}),
+        ("{body.modality: {not: images}}", {"openml/187"}),
+        ("{task: [digits, openml/187]}", {"digits", "openml/187"}),
+        ("{task: {not: [digits, openml/187]}}", set()),
+        ("{task: digits, align: {epochs: 0}}", set()),
+        ("{task: digits, align: {epochs: {not: 0}}}", {"digits"}),
+    ],
+)
+def test_an_axis_varies_only_where_its_condition_holds(load, condition, tasks):
+    space = load(f"""
+    base: {{align.epochs: 2}}
+    space:
+      finetune.epochs: {{grid: [1, 2], when: {condition}}}
+      task: {{grid: [digits, openml/187]}}
+    """)
+    levels = combinations(space, "task")
+    assert {task for (task,), count in levels.items() if count == 2} == tasks
+
+
+def test_require_leaves_out_combinations_that_match_if_and_not_then(load):
+    space = load("""
+    base: {task: digits}
+    space: {freezing: {grid: [full, frozen-both]}, align.epochs: {grid: [0, 5]}}
+    require: [{if: {freezing: frozen-both}, then: {align.epochs: 0}}]
+    """)
+    assert set(combinations(space, "freezing", "align.epochs")) == {("full", 0), ("full", 5), ("frozen-both", 0)}
+
+
+def test_variants_are_an_axis_of_their_own_between_base_and_the_axes(load):
+    space = load("""
+    base: {task: digits, align.epochs: 7}
+    space: {finetune.epochs: {grid: [2, 3]}}
+    variants: {orca: {freezing: layernorm}, naive: {align: {epochs: 0}}}
+    """)
+    found = {(t.variant, t.config.align.epochs, t.config.freezing, t.config.finetune.epochs) for t in make_plan(space).trials}
+    assert found == {(*variant, epochs) for variant in [("orca", 7, "layernorm"), ("naive", 0, "full")] for epochs in (2, 3)}
+
+
+def test_a_level_of_body_may_be_a_mapping(load):
+    space = load("""
+    base: {task: digits}
+    space: {body: {grid: [mini-roberta, {name: mini-swin, weights: random}]}}
+    """)
+    assert set(combinations(space, "body.name", "body.weights")) == {("mini-roberta", "pretrained"), ("mini-swin", "random")}
+
+
+def test_seeds_may_be_a_list(load):
+    assert load(DIGITS + "seeds: [7, 3]").seeds == (7, 3)
+
+
+def test_scheduler_and_search_may_be_given_as_a_name(load):
+    space = load("{base: {task: digits}, scheduler: asha, search: random, space: {finetune.lr: {uniform: [0.1, 1]}}}")
+    assert (space.scheduler.name, space.search.algorithm) == ("asha", "random")
+
+
+# ----------------------------------------------------------------------------------------------------------------- from the command line
+
+
+def test_set_reaches_knobs_and_with_sweep_the_keys_of_the_sweep(load):
+    overrides = {"body": "mini-roberta", "finetune.epochs": 3, "sweep:seeds": 2, "sweep:search.trials": 5, "sweep:budget.hours": 1.5}
+    space = load("{base: {task: digits}, search: tpe, space: {finetune.lr: {uniform: [0.1, 1]}}}", overrides, name="other")
+    config = resolve_config(space.base)
+    assert (config.body.name, config.finetune.epochs, space.seeds, space.name) == ("mini-roberta", 3, (0, 1), "other")
+    assert (space.search.algorithm, space.search.trials, space.budget.hours) == ("tpe", 5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("align.epochs", 3, "--set align.epochs: must not be a knob that the space varies, but got 3. Edit the file instead."),
+        ("align", {"epochs": 3}, "--set align.epochs: must not be a knob that the space varies, but got 3. Edit the file instead."),
+        ("body", "mini-swin", "--set body.name: must not be a knob that the space varies, but got 'mini-swin'. Edit the file instead."),
+        ("freezing", "full", "--set freezing: must not be a knob that the space varies, but got 'full'. Edit the file instead."),
+        ("finetune.lr", 0, "base.finetune.lr: must be greater than 0, but got 0."),
+        ("sweep:seeds", True, "seeds: must be a count or a list of whole numbers, but got True."),
+        ("sweep:sedes", 1, "sedes: must be a known key. Did you mean 'seeds'?"),
+    ],
+)
+def test_set_is_checked_like_the_file_and_refused_on_what_the_file_varies(faults_in, path, value, said):
+    text = """
+    base: {task: digits}
+    space: {align.epochs: {grid: [0, 1]}, body.name: {grid: [mini-swin, mini-roberta]}}
+    variants: {a: {freezing: full}, b: {freezing: layernorm}}
+    """
+    (found,) = faults_in(text, {path: value})
+    assert found.startswith(said)
+
+
+def test_a_name_means_a_file_here_or_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_space("quickstart").name == "quickstart"
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces" / "quickstart.yaml").write_text(DIGITS + "description: mine")
+    assert load_space("quickstart").description == "mine"
+    with pytest.raises(ConfigError, match=r"must be a file or the name of a search space, but got 'quikstart'. Did you mean 'quickstart'"):
+        find_space("quikstart")
