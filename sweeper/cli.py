@@ -82,6 +82,7 @@ def run(
     settings: SetOption = None,
     max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", min=1, help="Most trials at once.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, whatever the cause.")] = False,
+    no_share: Annotated[bool, typer.Option("--no-share", help="Let each trial compute all of its stages, to the same rows.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
 ) -> int:
     """Run a sweep, or continue it: what is missing is added. Exit code 1 if trials failed.
@@ -99,6 +100,7 @@ def run(
         address=address,
         max_concurrent=max_concurrent,
         retry_failed=retry_failed,
+        share=not no_share,
         quiet=quiet,
     )
 

@@ -28,6 +28,7 @@ from ray.tune.search import Searcher
 
 from orca_core.errors import ConfigError, Fault
 from orca_core.stages import Stage
+from orca_core.store import Store
 from sweeper.driver import heartbeat
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.progress import Progress
@@ -77,19 +78,24 @@ class Session:
     deadline: float = math.inf
     stopping: bool = False
     unfinished: bool = False
+    share: bool = True
 
     def message(self, trial: PlannedTrial) -> str:
         """What a worker is told of a trial."""
         return json.dumps(
             {
                 "config": trial.config.model_dump(mode="json", by_alias=True),
-                "store": self.store_uri,
+                "store": self.store_uri if self.share else self.private_store(trial),
                 "folder": os.getcwd(),
                 "device": self.plan.space.device,
                 "keep_at": {stage.place: self.keep_at(stage) for stage in trial.stages},
                 "each_epoch": self.plan.space.scheduler.name != "fifo",
             }
         )
+
+    def private_store(self, trial: PlannedTrial) -> str:
+        """Where a trial keeps its stages when nothing is shared, until it ends."""
+        return f"{self.store_uri}/unshared/{trial.id}"
 
     def stop(self) -> None:
         """Let the sweep end at the next step."""
@@ -115,6 +121,8 @@ class Session:
             return
         self.queue.end(trial.id)
         self.recorder.end(trial.id, outcome)
+        if not self.share and outcome["status"] != "FAIL":
+            Store(self.store_uri).drop(f"unshared/{trial.id}")
         if trial.id in self.recorder.ended:
             self.scores[trial.id] = score_of(self.recorder.ended[trial.id], self.plan.space.metric)
         if self.plan.proposed_later:
@@ -226,6 +234,7 @@ def launch(
     store_uri: str,
     address: str | None,
     max_concurrent: int | None,
+    share: bool = True,
 ) -> bool:
     """Run trials to their end.
 
@@ -238,6 +247,7 @@ def launch(
         store_uri: The stage store.
         address: Of a running Ray cluster; None starts Ray on this machine.
         max_concurrent: Most trials at once; None = as many as the resources allow.
+        share: Whether trials share stages; if not, each computes all of its own, to the same rows.
 
     Returns:
         Whether it came to its end, and was not stopped.
@@ -249,7 +259,17 @@ def launch(
     with _environment(), _ray(address, space.resources, str(store_uri)) as slots:
         most = min(slots, max_concurrent or slots)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
-        session = Session(plan, TrialQueue(todo), recorder, scores, store_uri, most, {}, time.monotonic() + _time_budget(plan, slots))
+        session = Session(
+            plan=plan,
+            queue=TrialQueue(todo, share=share),
+            recorder=recorder,
+            scores=scores,
+            store_uri=store_uri,
+            most=most,
+            handed={},
+            deadline=time.monotonic() + _time_budget(plan, slots),
+            share=share,
+        )
         longest = max(trial.config.finetune.epochs for trial in todo)
         scheduler = PerTaskScheduler(space.scheduler, space.metric, session.handed, most, longest)
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))

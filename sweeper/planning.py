@@ -65,9 +65,9 @@ class Plan:
 
     @cached_property
     def stage_counts(self) -> dict[str, tuple[int, int]]:
-        """Kind of stage -> (stages that the trials need, distinct ones)."""
+        """Kind of stage -> (stages that the trials need, distinct ones; a trajectory counts once, however far it goes)."""
         needed = Counter(stage.kind for trial in self.trials for stage in trial.stages)
-        distinct = Counter(kind for kind, _ in {(stage.kind, stage.address) for trial in self.trials for stage in trial.stages})
+        distinct = Counter(kind for kind, _ in {(stage.kind, stage.place) for trial in self.trials for stage in trial.stages})
         return {kind: (needed[kind], distinct[kind]) for kind in ("pretrain", "source", "align", "finetune") if kind in needed}
 
     @cached_property

@@ -83,6 +83,7 @@ def run_space(
     address: str | None = None,
     max_concurrent: int | None = None,
     retry_failed: bool = False,
+    share: bool = True,
     quiet: bool = False,
 ) -> int:
     """Run a sweep, or continue it.
@@ -99,7 +100,9 @@ def run_space(
     with only_driver(results, space.name):
         # Compared again, now that no other process can add to the results.
         comparison = compare(space, results, retry_failed, plan=None if plan.proposed_later else plan)
-        taken, finished = _add_missing(comparison, results_uri, store_uri, address, max_concurrent, quiet)
+        taken, finished = _add_missing(
+            comparison, results_uri, store_uri, address=address, max_concurrent=max_concurrent, share=share, quiet=quiet
+        )
         results.compact(space.name)
     planned = [row for row in results.live_trials(space.name) if row["in_plan"]]
     if not quiet:
@@ -110,7 +113,14 @@ def run_space(
 
 
 def _add_missing(
-    comparison: Comparison, results_uri: str, store_uri: str | None, address: str | None, max_concurrent: int | None, quiet: bool
+    comparison: Comparison,
+    results_uri: str,
+    store_uri: str | None,
+    *,
+    address: str | None,
+    max_concurrent: int | None,
+    share: bool,
+    quiet: bool,
 ) -> tuple[set[str], bool]:
     """Write what an edited space changes, take over what other sweeps have, run the rest.
 
@@ -123,7 +133,7 @@ def _add_missing(
     recorder = Recorder(results, space.name, space.metric, comparison.known.values())
     recorder.set_in_plan((row for row in comparison.dropped if row["in_plan"]), False)
     recorder.set_in_plan((row for trial, row in comparison.known.items() if trial in comparison.done and not row["in_plan"]), True)
-    taken = take_over(results_uri, recorder, comparison.todo) if comparison.todo else set()
+    taken = take_over(results_uri, recorder, comparison.todo) if share and comparison.todo else set()
     recorder.flush()
     todo = [trial for trial in comparison.todo if trial.id not in taken]
     if not todo:
@@ -142,6 +152,7 @@ def _add_missing(
             store_uri=absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"),
             address=address,
             max_concurrent=max_concurrent,
+            share=share,
         )
     except ConfigError as error:  # what only the machines could tell
         raise ConfigError(error.faults, space.file) from None

@@ -20,9 +20,11 @@ class TrialQueue:
     Args:
         trials: To run, in order of preference.
         published: Addresses of stages that are stored already.
+        share: Whether trials share stages; if not, none waits for another.
     """
 
-    def __init__(self, trials: Iterable[PlannedTrial], published: Collection[str] = ()) -> None:
+    def __init__(self, trials: Iterable[PlannedTrial], published: Collection[str] = (), share: bool = True) -> None:
+        self._share = share
         self._trials: list[PlannedTrial] = []
         self._waiting: list[int] = []  # a heap of positions in `_trials`
         self._held: defaultdict[str, list[int]] = defaultdict(list)  # claimed place -> positions of trials that wait for it
@@ -59,7 +61,7 @@ class TrialQueue:
                 continue
             self._running[trial.id] = trial
             for stage in trial.stages:
-                if stage.address not in self._published and self._needed[stage.place] > 1:
+                if self._share and stage.address not in self._published and self._needed[stage.place] > 1:
                     self._claims.setdefault(stage.place, trial.id)
             return trial
         return None

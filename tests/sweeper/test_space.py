@@ -112,8 +112,8 @@ FAULTS = {
     "seed as a knob": ("base: {task: digits, seed: 3}", "base.seed: must not be set here, but got 3. Use `seeds`."),
     "seed as an axis": ("space: {seed: {grid: [1]}}", "space.seed: must not vary here, but got {'grid': [1]}. Use `seeds`."),
     "name that is no file name": ("name: a/b", "name: must be usable as a file name: letters, digits, dots, dashes, underscores, at most"),
-    "unknown metric": ("metric: accuracy", "metric: must be a metric that tasks report, but got 'accuracy'. Known: test_error, train_loss, "),
-    "metric on the test set": ("metric: test_error", "metric: must not look at the test set, but got 'test_error'. Choose on validation da"),
+    "unknown metric": ("metric: accuracy", "metric: must be a metric that tasks report, but got 'accuracy'. Known: test_error, train_lo"),
+    "metric on the test set": ("metric: test_error", "metric: must not look at the test set, but got 'test_error'. Choose on validation"),
     "unknown scheduler": ("scheduler: ahsa", "scheduler.name: must be one of fifo, asha, median, but got 'ahsa'. Did you mean 'asha'?"),
     "unknown design": ("design: ofat", "design: must be one of factorial, one-factor-at-a-time, but got 'ofat'."),
     "budget too small": (
