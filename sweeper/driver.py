@@ -8,10 +8,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orca_core.errors import ConfigError, Fault, nearest
+from orca_core.errors import ConfigError, Fault, StoreError, nearest
 from sweeper.results.store import ResultStore
 
 HEARTBEAT_EVERY_S = 5.0
@@ -74,7 +74,8 @@ def heartbeat(results: ResultStore, sweep: str, stop: Callable[[], None]) -> Ite
 
     def beat() -> None:
         while True:
-            results.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
+            with suppress(StoreError):  # a full disk must not end the sweep here; the rows tell of it
+                results.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
             if ended.wait(HEARTBEAT_EVERY_S):
                 return
             if results.stop_asked(sweep) > started:
@@ -87,7 +88,8 @@ def heartbeat(results: ResultStore, sweep: str, stop: Callable[[], None]) -> Ite
     finally:
         ended.set()
         thread.join()
-        results.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": 0.0})
+        with suppress(StoreError):
+            results.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": 0.0})
 
 
 def stop_sweep(results: ResultStore, sweep: str) -> str:

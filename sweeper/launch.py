@@ -97,6 +97,11 @@ class Session:
         """Where a trial keeps its stages when nothing is shared, until it ends."""
         return f"{self.store_uri}/unshared/{trial.id}"
 
+    def is_overdue(self, tune_id: str) -> bool:
+        """Whether a running trial has used up its time."""
+        limit, trial = self.plan.space.budget.trial_minutes, self.handed.get(tune_id)
+        return limit is not None and trial is not None and self.recorder.seconds(trial.id) > limit * 60
+
     def stop(self) -> None:
         """Let the sweep end at the next step."""
         self.stopping = True
@@ -174,7 +179,7 @@ class StopWithSession(_NotPickled, tune.Stopper):
         self.session = session
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.session.stopping
+        return self.session.stopping or self.session.is_overdue(trial_id)
 
     def stop_all(self) -> bool:
         self.session.stopping |= time.monotonic() >= self.session.deadline
@@ -212,6 +217,9 @@ class Reporter(_NotPickled, tune.Callback):
         if self.session.stopping and trial.trial_id in self.session.handed:
             self.session.unfinished = True
             self.session.end(trial.trial_id, {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"})
+        elif self.session.is_overdue(trial.trial_id):
+            error = f"it ran longer than budget.trial_minutes = {self.session.plan.space.budget.trial_minutes:g}"
+            self.session.end(trial.trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
         elif trial.trial_id in self.session.handed:
             last = trial.last_result or {}
             epoch = last.get("epoch")
@@ -317,6 +325,7 @@ def _time_budget(plan: Plan, slots: int) -> float:
 
 @contextmanager
 def _environment() -> Iterator[None]:
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns of files that it was told not to write
     before = {name: os.environ.get(name) for name in (*_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from sweeper.recorder import Recorder, score_of
 
@@ -73,6 +74,8 @@ class Progress:
             parts.append(f"{self.done_before} done before")
         if saved := sum(row["saved_s"] for row in ended):
             parts.append(f"{_clock(saved)} of work reused")
+        if self.recorder.trouble:
+            parts.append(f"[red]rows held back: {escape(self.recorder.trouble)}[/red]")
         parts += [f"best {task} {value:.4g}" for task, value in sorted(self._best(ended).items())]
         elapsed = time.monotonic() - self._started
         parts.append(f"{_clock(elapsed)} elapsed")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from orca_core.errors import StoreError
 from sweeper.planning import PlannedTrial
 from sweeper.provenance import provenance
 from sweeper.results.store import ResultStore
@@ -53,6 +54,7 @@ class Recorder:
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = time.monotonic()
         self._flushes = 0
+        self.trouble = ""
         self.ended: dict[str, dict[str, Any]] = {}
         self.on_change: Callable[[], None] = lambda: None
 
@@ -87,6 +89,11 @@ class Recorder:
         self._live[trial.id] = _Live(row)
         self._buffers["trials"].append(dict(row))
         self._changed()
+
+    def seconds(self, trial_id: str) -> float:
+        """Seconds that a trial has been running; 0 if it is not."""
+        live = self._live.get(trial_id)
+        return time.monotonic() - live.started if live else 0.0
 
     def locate(self, trial_id: str, host: str | None, pid: int | None) -> None:
         """Say where a running trial runs, once that is known."""
@@ -124,20 +131,36 @@ class Recorder:
         self._changed()
 
     def flush(self) -> None:
-        """Write what is buffered: attempts that began first, so that none of their rows stands without one, and the ended last."""
+        """Write what is buffered: attempts that began first, so that none of their rows stands without one, and the ended last.
+
+        Raises:
+            StoreError: If it cannot be written; what is left stays buffered.
+        """
         buffers, self._buffers = self._buffers, {table: [] for table in self._buffers}
         began = [row for row in buffers["trials"] if row["status"] == "RUNNING"]
         ended = [row for row in buffers["trials"] if row["status"] != "RUNNING"]
-        for table, rows in (("trials", began), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)):
-            self.store.append(table, self.sweep, rows)
+        batches = [("trials", began), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)]
+        self._last_flush = time.monotonic()
+        while batches:
+            table, rows = batches[0]
+            try:
+                self.store.append(table, self.sweep, rows)
+            except StoreError:
+                for left, kept in reversed(batches):
+                    self._buffers[left] = kept + self._buffers[left]
+                raise
+            del batches[0]
         self._flushes += 1
         if self._flushes % COMPACT_EVERY == 0:
             self.store.compact(self.sweep)
-        self._last_flush = time.monotonic()
 
     def _changed(self) -> None:
         if time.monotonic() - self._last_flush >= FLUSH_EVERY_S:
-            self.flush()
+            try:
+                self.flush()
+                self.trouble = ""
+            except StoreError as error:  # a full disk, say: the rows are held, and written with the next batch
+                self.trouble = str(error)
         self.on_change()
 
 

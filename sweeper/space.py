@@ -60,6 +60,9 @@ class Budget(_Part):
 
     trials: Annotated[int, Field(ge=1)] | None = Field(None, description="A plan with more trials is refused.")
     hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Wall time of one `sweeper run`, then it stops as on Ctrl-C.")
+    trial_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Wall time of one trial, looked at when it reports; longer ones are stopped and FAIL with cause timeout."
+    )
     gpu_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="GPU time of one `sweeper run`, likewise.")
 
 

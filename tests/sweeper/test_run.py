@@ -1,0 +1,298 @@
+"""Sweeps on Ray: same config, same rows; running is resuming; a failed trial is a row."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orca_core import pipeline
+from sweeper.reading import describe_trial
+from sweeper.results import Results
+from sweeper.running import run_one, run_space
+from sweeper.space import parse_space
+
+pytestmark = pytest.mark.ray
+
+BASE = {
+    "task": "openml/187",
+    "pretrain": {"epochs": 1, "fraction": 0.1},
+    "align": {"epochs": 0, "class_samples": 16, "proxy_samples": 60},
+    "finetune": {"epochs": 2, "warmup_epochs": 0, "decay_epochs": None},
+}
+
+FOUR_AXES = {
+    "name": "four-axes",
+    "base": BASE,
+    "space": {
+        "align.epochs": {"grid": [0, 1]},
+        "proxy": {"grid": ["recipe", "noise"]},
+        "freezing": {"grid": ["full", "frozen-body:1"]},
+        "body.weights": {"grid": ["pretrained", "random"]},
+    },
+}
+
+HOW_IT_RAN = {"attempt", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "sweep"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A folder of results with its stage store inside."""
+
+    folder: Path
+
+    def run(self, data: dict[str, Any], **options: Any) -> int:
+        """Run a search space in this process; the exit code."""
+        return run_space(parse_space(data), str(self.folder), quiet=True, **options)
+
+    def ask(self, sql: str) -> list[dict[str, Any]]:
+        return Results(self.folder).sql(sql).rows()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every metrics row, without times."""
+        return self.ask("select * exclude (sweep, attempt, seconds) from metrics order by trial, stage, epoch")
+
+    def trials(self) -> dict[str, dict[str, Any]]:
+        """Trials by id, without what says how and where they ran."""
+        rows = self.ask("select * from trials")
+        return {row["trial"]: {k: v for k, v in row.items() if k not in HOW_IT_RAN and not k.startswith("seconds_")} for row in rows}
+
+    def statuses(self) -> list[str]:
+        return [row["status"] for row in self.ask("select status from trials")]
+
+    def pids(self) -> set[int]:
+        return {row["pid"] for row in self.ask("select pid from trials")}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, ray_session: None) -> Sweep:
+    return Sweep(tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def four_axes(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Sweep:
+    """The four axes that this project is for, run on two slots. Tests only read it."""
+    sweep = Sweep(tmp_path_factory.mktemp("four-axes") / "results")
+    assert sweep.run(FOUR_AXES) == 0
+    return sweep
+
+
+# --------------------------------------------------------------------------------------------------------------------- same rows
+
+
+def test_a_sweep_over_four_axes_runs_every_distinct_trial_once(four_axes):
+    assert four_axes.statuses() == ["COMPLETE"] * 12  # of 16 combinations: without alignment nothing reads the proxy
+    assert four_axes.ask("select count(*) n from metrics where stage = 'finetune'") == [{"n": 12 * 2}]
+    computed = four_axes.ask("select stage, count(*) n from stages where epochs > reused_epochs or stage = 'source' and saved_s = 0 group by 1")
+    assert {row["stage"]: row["n"] for row in computed} == {"pretrain": 1, "source": 4, "align": 4, "finetune": 6 + 6 * 2}
+
+
+def test_trials_run_in_as_many_processes_as_there_are_slots(four_axes):
+    assert len(four_axes.pids()) == 2
+    assert os.getpid() not in four_axes.pids()
+
+
+def test_the_same_sweep_run_anew_on_one_slot_gives_the_same_rows_bit_for_bit(four_axes, sweep):
+    assert sweep.run(FOUR_AXES, max_concurrent=1) == 0
+    assert len(sweep.pids()) == 1
+    assert sweep.metrics() == four_axes.metrics()
+    assert sweep.trials() == four_axes.trials()
+
+
+def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes, tmp_path, capsys):
+    pipeline._minis.clear()
+    pipeline._tasks.clear()
+    alone = Sweep(tmp_path / "results")
+    settings = BASE | {"align.epochs": 1, "proxy": "noise", "freezing": "frozen-body:1", "align": {"class_samples": 16, "proxy_samples": 60}}
+    assert run_one(settings, str(alone.folder), None, name="alone", device="cpu", format="json") == 0
+    (trial,) = alone.trials()
+    assert alone.metrics() == [row for row in four_axes.metrics() if row["trial"] == trial]
+    known = four_axes.trials()[trial]
+    assert alone.trials()[trial] == known | {"arm": alone.trials()[trial]["arm"], "ray_version": None}
+
+
+def test_a_second_run_of_a_finished_sweep_starts_nothing_not_even_ray(four_axes, monkeypatch, capsys):
+    before = four_axes.ask("select * from trials order by trial")
+    monkeypatch.delitem(sys.modules, "sweeper.launch", raising=False)
+    started = time.monotonic()
+    assert run_space(parse_space(FOUR_AXES), str(four_axes.folder)) == 0
+    assert time.monotonic() - started < 3
+    assert "sweeper.launch" not in sys.modules
+    assert "nothing to run, all 12 trials are in the results" in capsys.readouterr().out
+    assert four_axes.ask("select * from trials order by trial") == before
+
+
+def test_another_sweep_takes_finished_trials_over(four_axes, tmp_path, monkeypatch):
+    copy = Sweep(shutil.copytree(four_axes.folder, tmp_path / "results"))
+    monkeypatch.delitem(sys.modules, "sweeper.launch", raising=False)
+    assert copy.run(FOUR_AXES | {"name": "again"}) == 0
+    assert "sweeper.launch" not in sys.modules
+    scores = "select trial, valid_error, test_error, best_epoch from trials where sweep = '{}' order by 1"
+    assert copy.ask(scores.format("again")) == copy.ask(scores.format("four-axes"))
+
+
+def test_an_edited_space_adds_what_is_new_and_takes_out_of_the_plan_what_is_gone(four_axes, tmp_path):
+    copy = Sweep(shutil.copytree(four_axes.folder, tmp_path / "results"))
+    edited = FOUR_AXES | {"seeds": 2, "space": FOUR_AXES["space"] | {"freezing": {"grid": ["full"]}, "proxy": {"grid": ["noise"]}}}
+    assert copy.run(edited) == 0
+    counts = copy.ask("select freezing, in_plan, seed, count(*) n, max(attempt) tries from trials group by all order by all")
+    assert [tuple(row.values()) for row in counts] == [
+        ("frozen-body:1", False, 0, 6, 1),
+        ("full", False, 0, 2, 1),
+        ("full", True, 0, 4, 1),
+        ("full", True, 1, 4, 1),
+    ]
+    assert copy.run(FOUR_AXES) == 0
+    assert copy.ask("select in_plan, seed, count(*) n from trials group by all order by all") == [
+        {"in_plan": False, "seed": 1, "n": 4},
+        {"in_plan": True, "seed": 0, "n": 12},
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- failures
+
+
+def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep):
+    space = {"name": "s", "base": BASE, "space": {"finetune.lr": {"grid": [1e-3, 1e30]}, "body.weights": {"grid": ["random"]}}}
+    assert sweep.run(space) == 1
+    good, bad = sweep.ask("select trial, status, cause, error, traceback from trials order by finetune_lr")
+    assert (good["status"], bad["status"], bad["cause"]) == ("COMPLETE", "FAIL", "not-finite")
+    assert bad["error"].startswith("NotFiniteError: ")
+    assert "Traceback" in bad["traceback"]
+    assert bad["traceback"].strip() in describe_trial(str(sweep.folder), bad["trial"])
+    assert sweep.run(space) == 1, "it would only fail again, and is not run again"
+    assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
+
+
+def test_a_sweep_in_which_every_trial_fails_says_so(sweep, capsys):
+    space = {"name": "s", "base": BASE | {"finetune.lr": 1e30, "finetune": {"epochs": 1}, "body.weights": "random"}}
+    assert run_space(parse_space(space), str(sweep.folder)) == 1
+    assert "1 failed (not-finite), such as" in capsys.readouterr().out
+
+
+def test_a_trial_whose_process_dies_is_started_again(sweep):
+    import psutil
+
+    def kill_a_worker() -> None:
+        while True:
+            for process in psutil.Process().children(recursive=True):
+                if process.name().startswith("ray::") and "TrialRunner" in " ".join(process.cmdline()) and process.cpu_times().user > 3:
+                    process.kill()
+                    return
+            time.sleep(0.05)
+
+    space = {"name": "s", "base": BASE | {"body.weights": "random", "finetune": {"epochs": 30}, "task": "openml/1510"}}
+    killer = threading.Thread(target=kill_a_worker, daemon=True)
+    killer.start()
+    assert sweep.run(space) == 0
+    killer.join(timeout=1)
+    assert not killer.is_alive()
+    assert sweep.ask("select status, attempt from trials") == [{"status": "COMPLETE", "attempt": 2}]
+    assert sweep.ask("select count(*) n, count(distinct epoch) epochs from metrics") == [{"n": 30, "epochs": 30}]
+
+
+# ------------------------------------------------------------------------------------------------------------ search, early stopping
+
+
+def test_asha_stops_trials_task_by_task(sweep):
+    space = {
+        "name": "s",
+        "base": BASE | {"body.weights": "random", "finetune": {"epochs": 3, "warmup_epochs": 0, "decay_epochs": None}},
+        "space": {"task": {"grid": ["openml/187", "digits"]}, "finetune.lr": {"grid": [1e-3, 1e-4, 1e-8, 1e-9]}},
+        "scheduler": {"name": "asha", "reduction_factor": 2},
+        "metric": "valid_loss",
+    }
+    assert sweep.run(space) == 0
+    per_task = sweep.ask("select task, count(*) filter (status = 'COMPLETE') done, count(*) filter (status = 'PRUNED') n from trials group by 1")
+    assert all(row["done"] >= 1 and row["done"] + row["n"] == 4 for row in per_task)
+    assert sum(row["n"] for row in per_task) >= 1
+    pruned = sweep.ask("select * from trials where status = 'PRUNED'")
+    for row in pruned:
+        epochs = sweep.ask(f"select epoch, valid_loss from metrics where trial = '{row['trial']}' and stage = 'finetune' order by epoch")
+        assert [epoch["epoch"] for epoch in epochs] == list(range(1, row["best_epoch"] + 1))
+        assert (row["cause"], row["valid_loss"]) == (f"asha after epoch {len(epochs)}", epochs[-1]["valid_loss"])
+    assert len(sweep.pids()) <= 2
+    assert sweep.run(space) == 0
+    assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
+
+
+def test_median_stopping_and_random_search_run(sweep):
+    space = {
+        "name": "s",
+        "base": BASE | {"body.weights": "random", "finetune": {"epochs": 3}},
+        "space": {"finetune.lr": {"loguniform": [1e-9, 1e-2]}},
+        "search": {"algorithm": "random", "trials": 6},
+        "scheduler": {"name": "median", "min_trials": 1},
+        "metric": "train_loss",
+    }
+    assert sweep.run(space, max_concurrent=1) == 0
+    assert sorted(row["candidate"] for row in sweep.ask("select candidate from trials")) == list(range(6))
+    assert {"COMPLETE", "PRUNED"} == set(sweep.statuses())
+
+
+def test_tpe_makes_the_same_proposals_whatever_the_timing_and_takes_them_over(tmp_path, ray_session):
+    space = {
+        "name": "s",
+        "base": BASE | {"body.weights": "random", "finetune": {"epochs": 1, "warmup_epochs": 0, "decay_epochs": None}},
+        "space": {"finetune.lr": {"loguniform": [1e-5, 1e-2]}, "finetune.dropout": {"choice": [0.0, 0.1]}},
+        "search": {"algorithm": "tpe", "trials": 5, "lag": 2},
+    }
+    first, second = Sweep(tmp_path / "first"), Sweep(tmp_path / "second")
+    assert first.run(space) == second.run(space, max_concurrent=1) == 0
+    assert sorted(row["candidate"] for row in first.trials().values()) == [0, 1, 2, 3, 4]
+    assert first.trials() == second.trials()
+    assert first.metrics() == second.metrics()
+    assert first.run(space | {"name": "again"}) == 0
+    assert first.ask("select count(*) n from trials where sweep = 'again' and reused_from = 's'") == [{"n": 5}]
+
+
+# --------------------------------------------------------------------------------------------------------------- stopped and killed
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert process.poll() is None, "the sweep ended before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_sweep_that_was_stopped_and_then_killed_continues_to_the_same_rows(four_axes, sweep, tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text(yaml.safe_dump(FOUR_AXES))
+    command = [sys.executable, "-m", "sweeper.cli", "run", str(file), "--results", str(sweep.folder), "--quiet"]
+
+    def tuned() -> int:
+        """Trials whose fine-tuning is in the store."""
+        return len(list(sweep.folder.glob("artifacts/finetune/*/e00002/COMPLETE.json")))
+
+    stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: tuned() >= 1, stopped)
+    stopped.send_signal(signal.SIGINT)
+    _, said = stopped.communicate(timeout=60)
+    assert (stopped.returncode, said) == (130, "")
+    done = sweep.statuses().count("COMPLETE")
+    assert done < 12
+    assert "RUNNING" not in sweep.statuses()
+
+    killed = subprocess.Popen(command)
+    before = tuned()
+    wait_until(lambda: tuned() >= before + 2, killed)
+    killed.kill()
+    killed.wait(timeout=60)
+    assert sweep.statuses().count("COMPLETE") < 12
+
+    assert sweep.run(FOUR_AXES) == 0
+    assert sweep.metrics() == four_axes.metrics()
+    assert sweep.trials() == four_axes.trials()
