@@ -44,6 +44,26 @@ class Artifact:
     data: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """Something in a store.
+
+    Args:
+        address: Where.
+        size: Bytes of its files.
+        written_at: When the last of them was written, in seconds since the epoch.
+    """
+
+    address: str
+    size: int
+    written_at: float
+
+    @property
+    def place(self) -> str:
+        """The trajectory or stage it belongs to."""
+        return self.address.rpartition("/")[0]
+
+
 def open_filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
     """File system and path of a URI (`s3://bucket/place`) or of a local path.
 
@@ -137,6 +157,18 @@ class Store:
         found = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{place}", allow_not_found=True))
         names = [info.base_name for info in found]
         return sorted(int(name[1:]) for name in names if name[:1] == "e" and name[1:].isdecimal())
+
+    def entries(self) -> list[Entry]:
+        """Everything in the store by address, whole or not, the oldest first."""
+        sizes: dict[str, int] = {}
+        times: dict[str, float] = {}
+        for info in self._fs.get_file_info(fs.FileSelector(self._root, allow_not_found=True, recursive=True)):
+            parts = info.path.removeprefix(self._root).strip("/").split("/")
+            if info.type == fs.FileType.File and len(parts) > 3:
+                address = "/".join(parts[:3])  # kind / key / epoch
+                sizes[address] = sizes.get(address, 0) + info.size
+                times[address] = max(times.get(address, 0.0), (info.mtime_ns or 0) / 1e9)
+        return sorted((Entry(address, size, times[address]) for address, size in sizes.items()), key=lambda entry: entry.written_at)
 
     def drop(self, address: str) -> None:
         """Remove an artifact if it is there."""

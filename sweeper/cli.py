@@ -227,6 +227,66 @@ def show(
     typer.echo(describe_trial(results, trial), nl=False)
 
 
+@app.command()
+@_said
+def rm(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    results: ResultsOption = "results",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete the rows of a sweep from the results.
+
+    Example: `sweeper rm my-first-try --yes`
+    """
+    from sweeper.cleaning import remove_sweep
+    from sweeper.results.store import ResultStore
+
+    if not yes:
+        typer.confirm(f"Delete the rows of sweep {name} in {results}?", abort=True)
+    typer.echo(remove_sweep(ResultStore(results), name), nl=False)
+
+
+@app.command()
+@_said
+def clean(
+    results: ResultsOption = "results",
+    store: StoreOption = None,
+    older_than: Annotated[float | None, typer.Option("--older-than", min=0, help="Drop stages written more than so many days ago.")] = None,
+    most: Annotated[float | None, typer.Option("--most", min=0, help="Drop the oldest until so many GiB are left.")] = None,
+    sweep: Annotated[str | None, typer.Option("--sweep", help="Drop what only this sweep needs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+) -> None:
+    """Drop stored stages to make room; never what a running sweep needs. Results stay, and what is needed again is computed again.
+
+    Example: `sweeper clean --most 50 --dry-run`
+    """
+    from orca_core.store import Store
+    from sweeper.cleaning import clean as clean_store
+    from sweeper.results.store import ResultStore
+
+    place = Store(store or f"{results.rstrip('/')}/artifacts")
+    done = clean_store(ResultStore(results), place, older_than_days=older_than, most_gib=most, sweep=sweep, dry_run=dry_run)
+    typer.echo(done.text(dry_run), nl=False)
+
+
+@app.command()
+@_said
+def compact(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; all if left out.")] = None,
+    results: ResultsOption = "results",
+) -> None:
+    """Merge the small files of the result tables; readers and writers may go on meanwhile.
+
+    Example: `sweeper compact`
+    """
+    from sweeper.results.store import ResultStore
+
+    place = ResultStore(results)
+    for sweep in [name] if name else place.sweeps():
+        place.compact(sweep)
+        typer.echo(f"{sweep}: compacted")
+
+
 def _catalogue(kind: str) -> Callable[..., None]:
     @_said
     def command(

@@ -209,6 +209,7 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
         "varied": [knob.replace(".", "_") for knob in plan.space.varied],
         "trials": {trial.id: {k: v for k, v in config_cells(trial).items() if v is not None} for trial in plan.trials},
         "proposed_later": plan.proposed_later,
+        "places": sorted({stage.place for trial in plan.trials for stage in trial.stages}),
         "host": socket.gethostname(),
         "made_at": time.time(),
     } | provenance()

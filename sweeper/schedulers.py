@@ -16,7 +16,7 @@ class PerTaskScheduler(FIFOScheduler):
     Args:
         config: Which scheduler, and its settings.
         metric: What it compares.
-        trials: Tune's trial id -> planned trial; filled by the searcher as trials are handed out.
+        trials: Tune's trial id -> planned trial, of those that run; filled by the searcher as trials are handed out.
         slots: Trials that can run at once.
         longest: Most epochs of fine-tuning of any trial.
     """
@@ -25,6 +25,7 @@ class PerTaskScheduler(FIFOScheduler):
         super().__init__()
         self._config, self._judged_by, self._trials, self._slots, self._longest = config, metric, trials, slots, longest
         self._by_task: dict[str, TrialScheduler] = {}
+        self._known: dict[str, PlannedTrial] = {}  # also those that have ended: Tune asks once more about them
         self._actors_kept = False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -35,6 +36,7 @@ class PerTaskScheduler(FIFOScheduler):
         if not self._actors_kept:
             tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=self._slots)
             self._actors_kept = True
+        self._known.setdefault(trial.trial_id, self._trials[trial.trial_id])
         if (inner := self._inner(trial)) is not None:
             inner.on_trial_add(tune_controller, trial)
 
@@ -44,7 +46,7 @@ class PerTaskScheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE
         decision: str = inner.on_trial_result(tune_controller, trial, result)
         # The last epoch is no early stop: the trial ends by itself and is COMPLETE.
-        last = result["epoch"] >= self._trials[trial.trial_id].config.finetune.epochs
+        last = result["epoch"] >= self._known[trial.trial_id].config.finetune.epochs
         return TrialScheduler.CONTINUE if last else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -55,7 +57,7 @@ class PerTaskScheduler(FIFOScheduler):
     def _inner(self, trial: Any) -> TrialScheduler | None:
         if self._config.name == "fifo":
             return None
-        task = self._trials[trial.trial_id].config.task
+        task = self._known[trial.trial_id].config.task
         if task not in self._by_task:
             self._by_task[task] = self._make()
         return self._by_task[task]

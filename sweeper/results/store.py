@@ -283,6 +283,20 @@ class ResultStore:
         plans = [info for info in self._infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
         return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
 
+    def remove(self, name: str) -> None:
+        """Delete the rows, plans and notes of a sweep.
+
+        Raises:
+            StoreError: If something cannot be deleted.
+        """
+        for folder in (*(f"{table}/sweep={name}" for table in TABLES), f"sweeps/{name}"):
+            try:
+                self._fs.delete_dir(f"{self._root}/{folder}")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StoreError(f"{self._root}/{folder}: cannot be deleted ({error})") from error
+
     def beat(self, name: str, data: Mapping[str, Any]) -> None:
         """Say that a sweep is running: `data` replaces what was said before."""
         self._write(f"{self._root}/sweeps/{name}/heartbeat.json", json.dumps(data).encode())
