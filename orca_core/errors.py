@@ -50,6 +50,9 @@ class Fault:
 class OrcaError(Exception):
     """Every error this project raises on purpose."""
 
+    exit_code = 2
+    """What a command that ends with this error exits with: 2 is bad input."""
+
 
 class ConfigError(OrcaError, ValueError):
     """A config that breaks rules; `faults` has all of them, `file` is where it was read from."""

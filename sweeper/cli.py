@@ -44,8 +44,8 @@ def _said(command: Callable[..., int | None]) -> Callable[..., None]:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
         except OrcaError as error:
-            typer.echo(f"{error}", err=True)
-            raise typer.Exit(2) from None
+            typer.echo(str(error), err=True)
+            raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:
             sys.stderr.close()
             raise typer.Exit(0) from None

@@ -26,7 +26,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from orca_core.errors import ConfigError, Fault
+from orca_core.errors import ConfigError, Fault, OrcaError
 from orca_core.stages import Stage
 from orca_core.store import Store
 from sweeper.driver import heartbeat
@@ -40,6 +40,16 @@ from sweeper.trial_queue import TrialQueue
 
 MAX_INFRASTRUCTURE_FAILURES = 3
 """Times a trial is started again after its process or machine was lost. Errors of the trial itself never come here."""
+
+LOOK_EVERY_S = 5.0
+"""Seconds between looks at whether Ray still has nodes."""
+
+
+class ClusterLostError(OrcaError):
+    """Ray's own processes are gone, or it cannot be reached."""
+
+    exit_code = 1
+
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -78,6 +88,7 @@ class Session:
     deadline: float = math.inf
     stopping: bool = False
     unfinished: bool = False
+    lost: bool = False
     share: bool = True
 
     def message(self, trial: PlannedTrial) -> str:
@@ -177,13 +188,20 @@ class StopWithSession(_NotPickled, tune.Stopper):
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self.session.stopping or self.session.is_overdue(trial_id)
 
     def stop_all(self) -> bool:
-        self.session.stopping |= time.monotonic() >= self.session.deadline
-        return self.session.stopping
+        session, now = self.session, time.monotonic()
+        session.stopping |= now >= session.deadline
+        if not session.stopping and now - self._looked >= LOOK_EVERY_S:
+            self._looked = now
+            # Without nodes Tune would wait for ever; a cluster that scales up has its head.
+            session.lost = not any(node["Alive"] for node in ray.nodes())
+            session.stopping |= session.lost
+        return session.stopping
 
 
 class Reporter(_NotPickled, tune.Callback):
@@ -311,6 +329,8 @@ def launch(
                 session.end(tune_id, {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"})
             recorder.flush()
             shutil.rmtree(scratch, ignore_errors=True)
+        if session.lost:
+            raise ClusterLostError(f"{space.name}: Ray's processes are gone. Everything until now is kept; the same command continues.")
         return session.queue.is_empty and not session.unfinished
 
 

@@ -133,9 +133,13 @@ def _add_missing(
     recorder = Recorder(results, space.name, space.metric, comparison.known.values())
     recorder.set_in_plan((row for row in comparison.dropped if row["in_plan"]), False)
     recorder.set_in_plan((row for trial, row in comparison.known.items() if trial in comparison.done and not row["in_plan"]), True)
-    taken = take_over(results_uri, recorder, comparison.todo) if share and comparison.todo else set()
+    todo, scores, taken = list(comparison.todo), dict(comparison.scores), set[str]()
+    while share and todo and (more := take_over(results_uri, recorder, todo)):
+        taken |= more
+        scores |= {trial: score_of(recorder.ended[trial], space.metric) for trial in more}
+        plan = make_plan(space, scores)  # from these scores tpe proposes further trials, which other sweeps may have, too
+        todo = [trial for trial in plan.trials if trial.id not in comparison.done | taken]
     recorder.flush()
-    todo = [trial for trial in comparison.todo if trial.id not in taken]
     if not todo:
         return taken, True
     from sweeper.launch import launch  # Ray is loaded only if there is something to run
@@ -147,7 +151,7 @@ def _add_missing(
             plan,
             CostModel(measured_costs(results_uri)).longest_first(todo),
             recorder,
-            comparison.scores | {trial: score_of(recorder.ended[trial], space.metric) for trial in taken},
+            scores,
             Progress(recorder, total, len(comparison.done), quiet),
             store_uri=absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"),
             address=address,
@@ -334,7 +338,7 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
         sys.stdout.write((json.dumps(row) if format == "json" else _row_as_text(row)) + "\n")
         sys.stdout.flush()
     if recorder is not None:
-        recorder.end(trial.id, outcome)
+        recorder.end(trial.id, outcome | {"ray_version": None})
         recorder.flush()
     _print_outcome(trial.id, outcome, format)
     return 1 if outcome["status"] == "FAIL" else 0

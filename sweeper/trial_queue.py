@@ -8,7 +8,7 @@ leader dies its claims go, and the next one in line computes the stage.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 from sweeper.planning import PlannedTrial
@@ -28,7 +28,6 @@ class TrialQueue:
         self._trials: list[PlannedTrial] = []
         self._waiting: list[int] = []  # a heap of positions in `_trials`
         self._held: defaultdict[str, list[int]] = defaultdict(list)  # claimed place -> positions of trials that wait for it
-        self._needed: Counter[str] = Counter()
         self._published = set(published)
         self._claims: dict[str, str] = {}
         self._running: dict[str, PlannedTrial] = {}
@@ -39,7 +38,6 @@ class TrialQueue:
         for trial in trials:
             heapq.heappush(self._waiting, len(self._trials))
             self._trials.append(trial)
-            self._needed.update(stage.place for stage in trial.stages)
 
     @property
     def is_empty(self) -> bool:
@@ -61,7 +59,7 @@ class TrialQueue:
                 continue
             self._running[trial.id] = trial
             for stage in trial.stages:
-                if self._share and stage.address not in self._published and self._needed[stage.place] > 1:
+                if self._share and stage.address not in self._published:  # also if nobody needs it yet: tpe adds trials later
                     self._claims.setdefault(stage.place, trial.id)
             return trial
         return None
@@ -81,7 +79,6 @@ class TrialQueue:
         """A running trial has ended, in whatever way; what it claimed and did not publish is free again."""
         trial = self._running.pop(trial_id, None)
         for stage in trial.stages if trial else ():
-            self._needed[stage.place] -= 1
             if self._claims.get(stage.place) == trial_id:
                 del self._claims[stage.place]
                 self._release(stage.place)

@@ -1,0 +1,133 @@
+"""Plans: canonical trials, shared stages, ids that are the same everywhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from orca_core.config import resolve_config
+from orca_core.errors import ConfigError
+from orca_core.identity import trial_id
+from sweeper.planning import make_plan
+from sweeper.results import ResultStore
+from sweeper.running import describe_plan
+from sweeper.space import load_space
+
+
+def test_the_quickstart_is_64_combinations_and_48_trials():
+    plan = make_plan(load_space("quickstart"))
+    assert (plan.combinations, len(plan.trials), plan.proposed_later) == (64, 48, 0)
+    assert len({trial.id for trial in plan.trials}) == 48
+
+
+def test_the_quickstart_shares_its_stages():
+    """By hand: (needed, distinct) of 48 trials, 16 of them without alignment."""
+    counts = make_plan(load_space("quickstart")).stage_counts
+    bodies, seeds, proxies, tasks, freezings = 2, 2, 2, 2, 2
+    assert counts == {
+        "pretrain": (48 // 2, bodies),  # half of the trials are random; each task has a mini body of its own
+        "source": (32, bodies * 2 * proxies * seeds),  # pretrained and random ones
+        "align": (32, tasks * 2 * proxies * seeds),
+        "finetune": (48, 16 + tasks * 2 * proxies * seeds * freezings),
+    }
+
+
+def test_all_arms_of_a_seed_come_before_the_next_seed():
+    seeds = [trial.config.seed for trial in make_plan(load_space("quickstart")).trials]
+    assert seeds == sorted(seeds)
+
+
+def test_ids_are_the_same_in_another_process_with_other_hashes():
+    code = "from sweeper import load_space, plan; print([(t.id, t.arm, t.result_key) for t in plan(load_space('quickstart')).trials])"
+    there = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True
+    )
+    here = make_plan(load_space("quickstart"))
+    assert there.stdout.strip() == str([(trial.id, trial.arm, trial.result_key) for trial in here.trials])
+
+
+def test_an_id_does_not_depend_on_how_the_config_was_written(load):
+    (trial,) = make_plan(load("{base: {task: digits, align: {epochs: 0}}, space: {proxy: {grid: [noise]}}}")).trials
+    assert trial.id == trial_id(resolve_config({"task": "digits", "align.epochs": 0, "proxy": "photos"}))
+
+
+def test_an_arm_is_the_trial_without_seed_and_tuned_knobs(load):
+    plan = make_plan(
+        load("""
+        base: {task: digits}
+        space:
+          freezing: {grid: [full, layernorm]}
+          align.epochs: {choice: [0, 5]}
+          body: {choice: [mini-swin, {name: mini-swin, weights: random}]}
+        search: {algorithm: random, trials: 6}
+        seeds: 2
+        """)
+    )
+    assert len({(trial.arm, trial.config.freezing) for trial in plan.trials}) == 2
+    assert len({trial.arm for trial in plan.trials}) == 2
+
+
+def test_variants_that_ask_for_the_same_trial_are_joined(load):
+    plan = make_plan(
+        load("""
+        base: {task: digits}
+        variants: {a: {align.epochs: 0, proxy: noise}, b: {align.epochs: 1}, c: {align.epochs: 0}}
+        """)
+    )
+    assert [(trial.variant, trial.config.align.epochs) for trial in plan.trials] == [("a,c", 0), ("b", 1)]
+    assert plan.combinations == 3
+
+
+def test_keep_at_names_the_epochs_at_which_trials_leave_a_shared_trajectory(load):
+    plan = make_plan(load("{base: {task: digits, finetune.epochs: 3}, space: {align.epochs: {grid: [2, 9, 5]}}}"))
+    (place,) = {stage.place for trial in plan.trials for stage in trial.stages if stage.kind == "align"}
+    assert plan.keep_at == {place: [2, 5, 9]}
+
+
+@pytest.mark.parametrize(("allowed", "fits"), [(6, True), (5, False)])
+def test_the_budget_counts_trials_that_tpe_proposes_later(load, allowed, fits):
+    text = "space: {finetune.lr: {uniform: [0.1, 1]}}\nsearch: {algorithm: tpe, trials: 3, lag: 1}\nseeds: 2\nbase: {task: digits}"
+    space = load(text, {"sweep:budget.trials": allowed})
+    if fits:
+        assert (len(make_plan(space).trials), make_plan(space).proposed_later) == (2, 4)
+    else:
+        with pytest.raises(ConfigError, match=r"budget.trials: must allow the 6 trials of the plan, but got 5"):
+            make_plan(space)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- shown
+
+SPACE = "{base: {task: digits, finetune.epochs: 1}, space: {align.epochs: {grid: [0, 1]}, proxy: {grid: [photos, noise]}}, seeds: 2}"
+
+
+def test_a_plan_as_csv_and_json_parses_back_to_the_same_rows(load, tmp_path):
+    space = load(SPACE)
+    as_json = json.loads(describe_plan(space, str(tmp_path), "json"))
+    as_csv = list(csv.DictReader(io.StringIO(describe_plan(space, str(tmp_path), "csv"))))
+    assert [row["trial"] for row in as_json] == [row["trial"] for row in as_csv] == [trial.id for trial in make_plan(space).trials]
+    for plain, row in zip(as_csv, as_json, strict=True):
+        texts = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in row.items() if value is not None}
+        assert plain == dict.fromkeys(row, "") | texts
+
+
+def test_a_plan_as_text_says_what_is_shared_done_and_dropped(load, tmp_path):
+    space, results = load(SPACE), ResultStore(tmp_path / "results")
+    done, stale, *_ = make_plan(space).trials
+    key = {"attempt": 1, "sequence": 1, "status": "COMPLETE", "valid_error": 0.5, "in_plan": True}
+    rows = [
+        key | {"trial": done.id, "result_key": done.result_key},
+        key | {"trial": stale.id, "result_key": "of other code"},
+        key | {"trial": "gone", "result_key": "gone"},
+    ]
+    results.append("trials", space.name, rows)
+    text = describe_plan(space, str(results.uri), "text")
+    assert "8 combinations, 6 distinct (2 differ in unread knobs only)" in text
+    assert "Results  1 done, 1 stale, 5 to run" in text
+    assert "1 trials of earlier runs are no longer planned" in text
+    assert [line.split()[1] for line in text.splitlines() if line.startswith((done.id, stale.id))] == ["done", "stale"]

@@ -1,0 +1,124 @@
+"""From reports to rows: attempts are counted, the older ones go, and no row stands without its trial."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sweeper.planning import PlannedTrial, make_plan
+from sweeper.recorder import Recorder, config_cells, score_of
+from sweeper.results import Results, ResultStore
+from sweeper.space import parse_space
+
+COMPLETE = {"status": "COMPLETE", "valid_error": 0.25, "test_error": 0.5}
+STAGE = {"table": "stages", "stage": "align", "phase": 0, "key": "k", "epochs": 2, "reused_epochs": 1, "seconds": 3.0, "saved_s": 1.5}
+
+
+def epoch(number: int, error: float = 0.5) -> dict:
+    return {"table": "metrics", "stage": "finetune", "phase": 0, "epoch": number, "valid_error": error, "seconds": 0.1}
+
+
+@pytest.fixture
+def planned() -> PlannedTrial:
+    (trial,) = make_plan(parse_space({"name": "s", "base": {"task": "digits", "freezing": "frozen-body:2"}})).trials
+    return trial
+
+
+@pytest.fixture
+def store(tmp_path) -> ResultStore:
+    return ResultStore(tmp_path / "results")
+
+
+def ask(store: ResultStore, sql: str) -> list[tuple]:
+    return [tuple(row.values()) for row in Results(store.uri).sql(sql).rows()]
+
+
+def test_a_trial_is_running_then_complete_in_one_row(store, planned):
+    recorder = Recorder(store, "s", "valid_error")
+    recorder.start(planned, device="cpu")
+    recorder.flush()
+    assert ask(store, "select status, attempt, sequence, freezing, align_epochs from trials") == [("RUNNING", 1, 0, "frozen-body:2", 10)]
+    assert recorder.running == 1
+    recorder.locate(planned.id, "elsewhere", 77)
+    recorder.add_rows(planned.id, [STAGE, epoch(1), epoch(2)])
+    recorder.end(planned.id, COMPLETE)
+    recorder.flush()
+    columns = "status, sequence, host, pid, valid_error, seconds_align, seconds_finetune, saved_s, score, in_plan"
+    assert ask(store, f"select {columns} from trials") == [("COMPLETE", 1, "elsewhere", 77, 0.25, 3.0, 0.0, 1.5, "1-accuracy", True)]
+    assert ask(store, "select trial, attempt, epoch from metrics order by epoch") == [(planned.id, 1, 1), (planned.id, 1, 2)]
+    assert recorder.running == 0
+
+
+def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned):
+    first = Recorder(store, "s", "valid_error")
+    first.start(planned, device="cpu")
+    first.add_rows(planned.id, [epoch(1, 0.9), epoch(2, 0.9), epoch(3, 0.9)])
+    first.end(planned.id, {"status": "FAIL", "cause": "infrastructure"})
+    first.flush()
+    again = Recorder(store, "s", "valid_error", store.live_trials("s"))
+    again.start(planned, device="cpu")
+    again.add_rows(planned.id, [epoch(1, 0.1)])
+    again.end(planned.id, COMPLETE)
+    again.flush()
+    assert ask(store, "select status, attempt, cause from trials") == [("COMPLETE", 2, None)]
+    assert ask(store, "select epoch, valid_error from metrics") == [(1, 0.1)]
+
+
+def test_a_trial_that_starts_again_in_the_same_run_is_another_attempt(store, planned):
+    recorder = Recorder(store, "s", "valid_error")
+    for _ in range(3):
+        recorder.start(planned, device="cpu")
+    recorder.end(planned.id, COMPLETE)
+    recorder.flush()
+    assert ask(store, "select attempt, status from trials") == [(3, "COMPLETE")]
+
+
+def test_no_row_is_ever_seen_without_its_trial(store, planned, monkeypatch):
+    """Whoever reads between two files of a batch sees a whole picture: the trial first, its rows, its end last."""
+    written = []
+    append = store.append
+    monkeypatch.setattr(store, "append", lambda table, sweep, rows: written.append((table, len(rows))) or append(table, sweep, rows))
+    recorder = Recorder(store, "s", "valid_error")
+    recorder.start(planned, device="cpu")
+    recorder.add_rows(planned.id, [STAGE, epoch(1)])
+    recorder.end(planned.id, COMPLETE)
+    recorder.flush()
+    assert [entry for entry in written if entry[1]] == [("trials", 1), ("stages", 1), ("metrics", 1), ("trials", 1)]
+
+
+def test_a_trial_that_never_began_leaves_no_row(store, planned):
+    recorder = Recorder(store, "s", "valid_error")
+    recorder.end(planned.id, COMPLETE)
+    recorder.flush()
+    assert store.live_trials("s") == []
+
+
+def test_a_trial_leaves_the_plan_and_comes_back(store, planned):
+    recorder = Recorder(store, "s", "valid_error")
+    recorder.start(planned, device="cpu")
+    recorder.end(planned.id, COMPLETE)
+    recorder.flush()
+    for in_plan in (False, True):
+        recorder.set_in_plan(store.live_trials("s"), in_plan)
+        recorder.flush()
+        assert ask(store, "select in_plan, status, valid_error from trials") == [(in_plan, "COMPLETE", 0.25)]
+
+
+def test_cells_of_a_config_are_its_canonical_knobs(planned):
+    cells = config_cells(planned)
+    assert cells["align_lr_steps"] == [20, 40, 60]
+    assert (cells["freezing"], cells["align_momentum"], cells["recipe"]) == ("frozen-body:2", None, None)
+
+
+@pytest.mark.parametrize(
+    ("row", "score"),
+    [
+        (COMPLETE, 0.25),
+        ({"status": "PRUNED", "valid_error": 0.75}, 0.75),
+        ({"status": "FAIL", "valid_error": None}, math.inf),
+        ({"status": "FAIL", "valid_error": 0.1}, math.inf),
+    ],
+)
+def test_a_failed_trial_ranks_behind_all_others(row, score):
+    assert score_of(row, "valid_error") == score

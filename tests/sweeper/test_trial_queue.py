@@ -1,0 +1,138 @@
+"""Leaders first: what a running trial is about to publish, no other one computes; and every trial gets its turn."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_core.config import resolve_config
+from orca_core.stages import Stage
+from sweeper.planning import PlannedTrial
+from sweeper.trial_queue import TrialQueue
+
+CONFIG = resolve_config({"task": "digits"})
+
+
+def trial(name: str, align: str = "", epochs: int = 5, body: str = "") -> PlannedTrial:
+    """A trial that fine-tunes by itself, after an alignment and a pretraining that others may share."""
+    stages = [Stage("pretrain", body, end=1)] if body else []
+    stages += [Stage("align", align, end=epochs)] if align else []
+    return PlannedTrial(name, CONFIG, "", 0, "", (*stages, Stage("finetune", name, end=1)), name)
+
+
+def handed(queue: TrialQueue) -> list[str]:
+    """Everything that can run now."""
+    return [given.id for given in iter(queue.next, None)]
+
+
+def test_a_leader_goes_first_and_other_branches_fill_the_slots():
+    queue = TrialQueue([trial("a1", "a"), trial("a2", "a"), trial("b1", "b"), trial("b2", "b"), trial("c")])
+    assert handed(queue) == ["a1", "b1", "c"]
+    assert (queue.num_running, queue.is_empty) == (3, False)
+
+
+def test_followers_are_released_when_the_stage_is_published_while_the_leader_still_runs():
+    queue = TrialQueue([trial("a1", "a"), trial("a2", "a"), trial("a3", "a")])
+    assert handed(queue) == ["a1"]
+    queue.publish("a1", "finetune", 0)
+    assert handed(queue) == []
+    queue.publish("a1", "align", 0)
+    assert handed(queue) == ["a2", "a3"]
+    assert queue.is_empty
+
+
+def test_when_a_leader_dies_the_next_in_line_leads():
+    queue = TrialQueue([trial("a1", "a"), trial("a2", "a"), trial("a3", "a")])
+    assert handed(queue) == ["a1"]
+    queue.end("a1")
+    assert handed(queue) == ["a2"]
+    queue.end("a2")
+    assert handed(queue) == ["a3"]
+
+
+def test_one_that_leaves_a_trajectory_on_its_way_starts_when_that_state_is_stored():
+    queue = TrialQueue([trial("far", "a", epochs=9), trial("near", "a", epochs=2), trial("middle", "a", epochs=5)])
+    assert handed(queue) == ["far"]
+    queue.publish("far", "align", 0, epoch=2)
+    assert handed(queue) == ["near"]
+    queue.publish("far", "align", 0, epoch=5)
+    assert handed(queue) == ["middle"]
+
+
+def test_a_longer_trajectory_waits_for_the_shorter_one_that_leads_to_it():
+    queue = TrialQueue([trial("near", "a", epochs=2), trial("far", "a", epochs=9)])
+    assert handed(queue) == ["near"]
+    queue.publish("near", "align", 0)
+    assert handed(queue) == ["far"]
+
+
+def test_what_is_published_already_holds_nobody_back():
+    trials = [trial("a1", "a"), trial("a2", "a")]
+    assert handed(TrialQueue(trials, published={trials[0].stages[0].address})) == ["a1", "a2"]
+
+
+def test_trials_that_are_added_later_follow_a_leader_too():
+    queue = TrialQueue([trial("a1", "a"), trial("a2", "a")])
+    assert handed(queue) == ["a1"]
+    queue.add([trial("a3", "a"), trial("d")])
+    assert handed(queue) == ["d"]
+
+
+@pytest.mark.parametrize("strange", ["never handed out", ""])
+def test_news_of_a_trial_that_does_not_run_changes_nothing(strange):
+    queue = TrialQueue([trial("a1", "a"), trial("a2", "a")])
+    queue.publish(strange, "align", 0)
+    queue.end(strange)
+    assert handed(queue) == ["a1"]
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> list[PlannedTrial]:
+    """Trials whose stages form a tree: a body has alignments, an alignment has fine-tunings, at epochs of their own."""
+    branches = st.tuples(st.sampled_from(["", "m", "n"]), st.sampled_from(["", "p", "q"]), st.integers(1, 3))
+    return [
+        trial(str(number), align and body + align, epochs, body) for number, (body, align, epochs) in enumerate(draw(st.lists(branches, max_size=12)))
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(trials=trees(), slots=st.integers(1, 4), data=st.data())
+def test_whatever_happens_every_trial_runs_once_and_no_stage_is_computed_twice_at_once(trials, slots, data):
+    split = data.draw(st.integers(0, len(trials)))
+    queue, late = TrialQueue(trials[:split]), trials[split:]
+    running: dict[str, tuple[PlannedTrial, int]] = {}  # trial, and which of its stages it is at
+    stored: set[str] = set()
+    ran: list[str] = []
+    while late or running or not queue.is_empty:
+        while len(running) < slots and (new := queue.next()) is not None:
+            running[new.id] = (new, 0)
+            ran.append(new.id)
+        at_work = [run.stages[at] for run, at in running.values()]
+        computed = [stage.place for stage in at_work if stage.address not in stored]
+        assert len(set(computed)) == len(computed), "computed twice at once"
+        assert running or late or queue.is_empty, "all wait, and nobody runs"
+        if late and (not running or data.draw(st.booleans())):
+            queue.add([late.pop(0)])
+            continue
+        if not running:
+            continue
+        chosen = data.draw(st.sampled_from(sorted(running)))
+        run, at = running[chosen]
+        stage = run.stages[at]
+        match data.draw(st.sampled_from(["die", "pass an epoch", "publish", "publish"])):
+            case "die":
+                del running[chosen]
+                queue.end(chosen)
+            case "pass an epoch":
+                stored.add(stage.address_at(1))
+                queue.publish(chosen, stage.kind, stage.phase, epoch=1)
+            case "publish":
+                stored.add(stage.address)
+                queue.publish(chosen, stage.kind, stage.phase)
+                running[chosen] = (run, at + 1)
+                if at + 1 == len(run.stages):
+                    del running[chosen]
+                    queue.end(chosen)
+    assert sorted(ran) == sorted(known.id for known in trials)
+    assert queue.next() is None
