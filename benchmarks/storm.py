@@ -28,7 +28,8 @@ from sweeper import Results
 SPACE = Path(__file__).resolve().parent.parent / "search_spaces" / "storm.yaml"
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
-VARYING = ("attempt", "sequence", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "reused_from")
+# The commit is the tree's: it may be worked on meanwhile.
+VARYING = ("attempt", "code_commit", "sequence", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "reused_from")
 VARYING += tuple(f"seconds_{kind}" for kind in ("pretrain", "source", "align", "finetune"))
 
 

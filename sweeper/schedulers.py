@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -78,4 +79,5 @@ class PerTaskScheduler(FIFOScheduler):
             mode="min",
             grace_period=self._config.grace_period,
             min_samples_required=self._config.min_trials,
+            min_time_slice=math.inf,  # never pause a trial to give way to another: ours cannot be paused
         )

@@ -32,6 +32,9 @@ def json_schema() -> dict[str, Any]:
     }
     for part in ("BodyConfig", "PretrainConfig", "EmbedderConfig", "AlignConfig", "FinetuneConfig"):
         definitions[part].pop("required", None)
+    for part, name, also in (("Phase", "train", "all"), ("AlignConfig", "label_gradient", True)):  # what their validators take beside
+        field = definitions[part]["properties"][name]
+        definitions[part]["properties"][name] = {"anyOf": [{"const": also}, field], "description": field["description"]}
     schema["properties"]["base"] = {"$ref": "#/$defs/Knobs"}
     schema["properties"]["space"] = {"$ref": "#/$defs/Space"}
     schema["properties"]["variants"]["additionalProperties"] = {"$ref": "#/$defs/Knobs"}

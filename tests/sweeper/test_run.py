@@ -94,7 +94,7 @@ def four_axes(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Sw
 def test_a_sweep_over_four_axes_runs_every_distinct_trial_once(four_axes):
     assert four_axes.statuses() == ["COMPLETE"] * 12  # of 16 combinations: without alignment nothing reads the proxy
     assert four_axes.ask("select count(*) n from metrics where stage = 'finetune'") == [{"n": 12 * 2}]
-    computed = four_axes.ask("select stage, count(*) n from stages where epochs > reused_epochs or stage = 'source' and saved_s = 0 group by 1")
+    computed = four_axes.ask("select stage, count(*) n from stages where saved_s = 0 group by stage")
     assert {row["stage"]: row["n"] for row in computed} == {"pretrain": 1, "source": 4, "align": 4, "finetune": 6 + 6 * 2}
 
 
@@ -114,7 +114,7 @@ def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes
     pipeline._minis.clear()
     pipeline._tasks.clear()
     alone = Sweep(tmp_path / "results")
-    settings = BASE | {"align.epochs": 1, "proxy": "noise", "freezing": "frozen-body:1", "align": {"class_samples": 16, "proxy_samples": 60}}
+    settings = BASE | {"align": BASE["align"] | {"epochs": 1}, "proxy": "noise", "freezing": "frozen-body:1"}
     assert run_one(settings, str(alone.folder), None, name="alone", device="cpu", format="json") == 0
     (trial,) = alone.trials()
     assert alone.metrics() == [row for row in four_axes.metrics() if row["trial"] == trial]
@@ -163,7 +163,7 @@ def test_an_edited_space_adds_what_is_new_and_takes_out_of_the_plan_what_is_gone
 # ---------------------------------------------------------------------------------------------------------------------- failures
 
 
-def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep):
+def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep, capsys):
     space = {"name": "s", "base": BASE, "space": {"finetune.lr": {"grid": [1e-3, 1e30]}, "body.weights": {"grid": ["random"]}}}
     assert sweep.run(space) == 1
     good, bad = sweep.ask("select trial, status, cause, error, traceback from trials order by finetune_lr")
@@ -171,14 +171,11 @@ def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep):
     assert bad["error"].startswith("NotFiniteError: ")
     assert "Traceback" in bad["traceback"]
     assert bad["traceback"].strip() in describe_trial(str(sweep.folder), bad["trial"])
-    assert sweep.run(space) == 1, "it would only fail again, and is not run again"
-    assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
 
-
-def test_a_sweep_in_which_every_trial_fails_says_so(sweep, capsys):
-    space = {"name": "s", "base": BASE | {"finetune.lr": 1e30, "finetune": {"epochs": 1}, "body.weights": "random"}}
-    assert run_space(parse_space(space), str(sweep.folder)) == 1
+    space["space"]["finetune.lr"] = {"grid": [1e30]}
+    assert run_space(parse_space(space), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
     assert "1 failed (not-finite), such as" in capsys.readouterr().out
+    assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
 
 
 def test_a_trial_whose_process_dies_is_started_again(sweep):
@@ -213,9 +210,8 @@ def test_asha_stops_trials_task_by_task(sweep):
         "metric": "valid_loss",
     }
     assert sweep.run(space) == 0
-    per_task = sweep.ask("select task, count(*) filter (status = 'COMPLETE') done, count(*) filter (status = 'PRUNED') n from trials group by 1")
-    assert all(row["done"] >= 1 and row["done"] + row["n"] == 4 for row in per_task)
-    assert sum(row["n"] for row in per_task) >= 1
+    assert set(sweep.statuses()) == {"COMPLETE", "PRUNED"}
+    assert len(sweep.ask("select distinct task from trials where status = 'COMPLETE'")) == 2
     pruned = sweep.ask("select * from trials where status = 'PRUNED'")
     for row in pruned:
         epochs = sweep.ask(f"select epoch, valid_loss from metrics where trial = '{row['trial']}' and stage = 'finetune' order by epoch")

@@ -91,9 +91,8 @@ def test_news_of_a_trial_that_does_not_run_changes_nothing(strange):
 def trees(draw: st.DrawFn) -> list[PlannedTrial]:
     """Trials whose stages form a tree: a body has alignments, an alignment has fine-tunings, at epochs of their own."""
     branches = st.tuples(st.sampled_from(["", "m", "n"]), st.sampled_from(["", "p", "q"]), st.integers(1, 3))
-    return [
-        trial(str(number), align and body + align, epochs, body) for number, (body, align, epochs) in enumerate(draw(st.lists(branches, max_size=12)))
-    ]
+    drawn = draw(st.lists(branches, max_size=12))
+    return [trial(str(number), align and body + align, epochs, body) for number, (body, align, epochs) in enumerate(drawn)]
 
 
 @settings(max_examples=300, deadline=None)

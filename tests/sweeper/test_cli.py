@@ -1,0 +1,208 @@
+"""The command line: what each command prints and the code it ends with; faults in one line each, no traceback."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from sweeper.cli import app
+from sweeper.planning import make_plan
+from sweeper.recorder import Recorder
+from sweeper.results import ResultStore
+from sweeper.running import plan_as_data
+from sweeper.space import parse_space
+
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+STUDY = {
+    "name": "study",
+    "base": {"task": "digits"},
+    "space": {"freezing": {"grid": ["full", "layernorm"]}, "finetune.lr": {"choice": [0.1, 0.2]}},
+    "search": {"algorithm": "random", "trials": 2, "seed": 1},
+    "seeds": 2,
+}
+SCORES = {("full", 0): (0.10, 0.30), ("full", 1): (0.02, 0.04), ("layernorm", 0): (0.5, 0.5), ("layernorm", 1): (0.2, None)}
+"""Validation errors by arm and candidate, of both seeds; None for a trial that failed."""
+
+
+def sweeper(*arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a small study, as a driver would have written them."""
+    folder = tmp_path_factory.mktemp("cli") / "results"
+    store, plan = ResultStore(folder), make_plan(parse_space(STUDY))
+    store.save_plan("study", plan.hash, plan_as_data(plan))
+    recorder = Recorder(store, "study", "valid_error")
+    for trial in plan.trials:
+        error = SCORES[trial.config.freezing, trial.candidate][trial.config.seed]
+        recorder.start(trial, device="cpu")
+        row = {"table": "metrics", "stage": "finetune", "phase": 0, "epoch": 1, "seconds": 0.5}
+        if error is None:
+            failure = {"cause": "user-error", "error": "ValueError: too bad", "traceback": "Traceback ...\nValueError: too bad"}
+            recorder.end(trial.id, {"status": "FAIL"} | failure)
+        else:
+            recorder.add_rows(trial.id, [row | {"valid_error": error}])
+            recorder.end(trial.id, {"status": "COMPLETE", "valid_error": error, "test_error": error + 0.1})
+    recorder.flush()
+    return folder
+
+
+@pytest.fixture
+def ask(results):
+    """`ask(command, ...)` runs a command on the study's results; what it printed."""
+
+    def ask(*arguments: str) -> str:
+        result = sweeper(*arguments, "--results", str(results))
+        assert (result.exit_code, result.stderr) == (0, ""), result.stderr
+        return result.stdout
+
+    return ask
+
+
+# -------------------------------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command):
+    result = sweeper(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: sweeper {command}" in " ".join(result.stdout.split())
+
+
+def test_an_unknown_command_or_option_gets_the_nearest_name():
+    assert "Did you mean 'query'" in sweeper("qery").stderr
+    assert "--results" in sweeper("status", "--result", "x").stderr
+    assert sweeper("qery").exit_code == sweeper("status", "--result", "x").exit_code == 2
+
+
+# ------------------------------------------------------------------------------------------------------------------------ faults
+
+BAD_INPUT = {
+    "space that is missing": (["run", "nowhere.yaml"], "nowhere.yaml: must be an existing file."),
+    "space that is unknown": (["plan", "quikstart"], "must be a file or the name of a search space, but got 'quikstart'. Did you"),
+    "set without value": (["plan", "quickstart", "--set", "seeds"], "--set: must have the form knob=value, but got 'seeds'."),
+    "set on what varies": (["run", "quickstart", "--set", "proxy=noise"], "{space}: --set proxy: must not be a knob that the space varies"),
+    "set to nonsense": (["run", "quickstart", "--set", "finetune.lr=fast"], "{space}: base.finetune.lr: must be a number, but got 'fast'."),
+    "name of a sweep": (["run", "quickstart", "--name", "../x"], "{space}: name: must be usable as a file name"),
+    "format of a plan": (["plan", "quickstart", "--format", "xml"], "--format: must be text, json or csv, but got 'xml'."),
+    "trial without task": (["trial"], "task: must be given. Example: --set task=digits"),
+    "trial with faults": (["trial", "--set", "task=digitz", "--set", "seed=-1"], "task: must be the name of a task, but got 'digitz'."),
+    "trial by a bad name": (["trial", "--set", "task=digits", "--name", "../x"], "--name: must be usable as a file name"),
+    "device": (["trial", "--set", "task=digits", "--device", "tpu"], "--device: must be cpu or cuda, but got 'tpu'."),
+    "sweep that is unknown": (["best", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but"),
+    "status of none": (["status", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but got 'stdy'."),
+    "trial that is unknown": (["show", "xyz", "--results", "{results}"], "TRIAL: must be the start of one trial's id, but got 'xyz'."),
+    "trial that is no id": (["show", "a' or 1=1", "--results", "{results}"], "TRIAL: must be the start of a trial's id: "),
+    "no results": (["query", "select 1", "--results", "nowhere"], "no results at nowhere; run a sweep first or give --results"),
+    "SQL that is wrong": (["query", "select frezing from trials", "--results", "{results}"], "Binder Error: "),
+    "SQL that writes": (["query", "drop table trials", "--results", "{results}"], "results are read-only: give a SELECT, but got DROP"),
+    "format of a table": (["query", "select 1", "--format", "xml", "--results", "{results}"], "--format: must be one of table"),
+    "output": (["query", "select 1", "-o", "/nowhere/x", "--results", "{results}"], "--output: must be writable (No such file"),
+    "entry of the catalogue": (["tasks", "digitz"], "task: must be the name of a task, but got 'digitz'. Did you mean 'digits'?"),
+    "results in an unknown place": (["status", "--results", "ftpx://a/b"], "ftpx://a/b: cannot be opened as a store"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_said_on_stderr_with_exit_code_2_and_nothing_is_started(arguments, said, results, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml"
+    result = sweeper(*(argument.format(results=results) for argument in arguments))
+    assert result.stderr.startswith(said.format(space=shipped))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert isinstance(result.exception, SystemExit)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_fault_of_a_trial_is_said_at_once():
+    said = sweeper("trial", "--set", "task=digits", "--set", "finetune.lr=0", "--set", "frezing=full").stderr.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["frezing", "finetune.lr"]
+
+
+# ------------------------------------------------------------------------------------------------------------------------- query
+
+SQL = "select freezing, candidate, seed, valid_error, status, align_lr_steps from trials order by 1, 2, 3"
+
+
+def test_query_as_csv_and_json_parses_back_to_the_same_rows(ask):
+    rows = json.loads(ask("query", SQL, "--format", "json"))
+    assert [(row["freezing"], row["candidate"], row["seed"]) for row in rows] == [(*arm, seed) for arm in SCORES for seed in (0, 1)]
+    assert [row["valid_error"] for row in rows] == [error for errors in SCORES.values() for error in errors]
+    assert rows[0]["align_lr_steps"] == [20, 40, 60]
+    plain = list(csv.DictReader(io.StringIO(ask("query", SQL, "--format", "csv"))))
+    assert [float(row["valid_error"] or "nan") for row in plain[:-1]] == [row["valid_error"] for row in rows[:-1]]
+    assert plain[-1]["valid_error"] == ""
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "json", "markdown"])
+def test_query_writes_to_a_file_what_it_would_print(ask, tmp_path, format):
+    file = tmp_path / "answer"
+    assert ask("query", SQL, "--format", format, "-o", str(file)) == ""
+    assert file.read_text() == ask("query", SQL, "--format", format)
+
+
+# ------------------------------------------------------------------------------------------------------------------------ reading
+
+
+def test_best_ranks_arms_by_the_mean_over_seeds_of_their_best_candidate(ask):
+    first, second = json.loads(ask("best", "study", "--format", "json"))
+    assert (first["rank"], first["freezing"], first["seeds"]) == (1, "full", 2)
+    assert first["valid_error"] == pytest.approx(0.03)
+    assert first["95% +-"] == pytest.approx(12.706 * 0.01, rel=1e-4)  # t of 1 degree, times the standard error
+    assert first["test_error"] == pytest.approx(0.13)
+    # Its candidate 1 has the better mean, but over one seed of two.
+    assert (second["rank"], second["freezing"], second["valid_error"]) == (2, "layernorm", 0.5)
+    assert len(json.loads(ask("best", "study", "--top", "1", "--format", "json"))) == 1
+
+
+def test_status_counts_trials(ask):
+    (line,) = json.loads(ask("status", "--format", "json"))
+    expected = {"sweep": "study", "planned": 8, "complete": 7, "pruned": 0, "fail": 1, "running": 0, "interrupted": 0, "driver": "none"}
+    assert {key: line[key] for key in expected} == expected
+
+
+def test_show_has_config_scores_epochs_and_traceback(ask):
+    rows = json.loads(ask("query", "select trial, status from trials order by status desc", "--format", "json"))
+    failed, complete = rows[0]["trial"], rows[-1]["trial"]
+    text = ask("show", failed)
+    assert text.startswith(f"trial {failed} of sweep study: FAIL")
+    assert "ValueError: too bad" in text.partition("\ntraceback\n")[2]
+    text = ask("show", complete)
+    assert all(f"\n{section}\n" in text for section in ("config", "result", "stages", "epochs"))
+    assert "\ntraceback\n" not in text
+
+
+# ---------------------------------------------------------------------------------------------------------------------- catalogue
+
+
+@pytest.mark.parametrize(
+    ("command", "entry", "shown"),
+    [
+        ("spaces", "quickstart", "align.epochs: {grid: [0, 10]}"),
+        ("tasks", "openml/1510", "1-auroc (an error, lower is better)"),
+        ("proxies", "noise", "the control"),
+        ("bodies", "mini-roberta", "text"),
+    ],
+)
+def test_the_catalogue_lists_entries_and_shows_one_in_full(command, entry, shown):
+    listed, full = sweeper(command), sweeper(command, entry)
+    assert entry in {line.split()[0] for line in listed.stdout.splitlines()}
+    assert shown in full.stdout
+    assert (listed.exit_code, full.exit_code) == (0, 0)
+
+
+def test_a_plan_is_printed_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = sweeper("plan", "quickstart", "--set", "sweep:seeds=1", "--format", "json")
+    assert len(json.loads(result.stdout)) == 24
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,53 @@
+"""The docs are true: generated pages are up to date, and what they show runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sweeper.cli import app
+from sweeper.planning import make_plan
+from sweeper.space import parse_space
+from sweeper.yaml_reader import parse_value
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_generated_pages_are_up_to_date(monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert generate.main() == 0, capsys.readouterr().err
+
+
+def test_the_example_of_own_arrays_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("tasks.md", "python")
+    exec(compile(code, "tasks.md", "exec"), {})
+    (command,) = re.findall(r"^    sweeper (trial .*npz.*)$", (DOCS / "tasks.md").read_text(), flags=re.MULTILINE)
+    quick = ("align.proxy_samples=60", "pretrain.epochs=1", "pretrain.fraction=0.1", "finetune.epochs=2", "finetune.decay_epochs=null")
+    result = CliRunner().invoke(app, [*shlex.split(command), *(part for knob in quick for part in ("--set", knob))])
+    assert result.exit_code == 0, result.output
+    assert "status COMPLETE" in result.stdout
+
+
+@pytest.mark.parametrize("text", blocks("search_spaces.md", "yaml"), ids=lambda text: text.splitlines()[0])
+def test_every_yaml_block_is_part_of_a_space_that_plans(text):
+    data = parse_value(text)
+    if "space" not in data:
+        data["space"] = {}
+    if "task" not in data["space"]:
+        data.setdefault("base", {})["task"] = "digits"
+    assert make_plan(parse_space(data)).trials

@@ -1,0 +1,24 @@
+"""What is imported when: names, plans and questions start at once; the core knows nothing of Ray or of the sweeper."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    [
+        (
+            "orca_core.config, sweeper, sweeper.cli, sweeper.planning, sweeper.results, sweeper.running, sweeper.space, sweeper.schema",
+            {"torch", "ray", "transformers", "duckdb", "optuna", "sklearn", "scipy"},
+        ),
+        ("orca_core.pipeline", {"ray", "sweeper", "optuna", "duckdb"}),
+    ],
+)
+def test_modules_do_not_load_what_they_do_not_need(modules, forbidden):
+    code = f"import sys, {modules}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) & forbidden == set()
