@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -79,5 +79,5 @@ class PerTaskScheduler(FIFOScheduler):
             mode="min",
             grace_period=self._config.grace_period,
             min_samples_required=self._config.min_trials,
-            min_time_slice=math.inf,  # never pause a trial to give way to another: ours cannot be paused
+            min_time_slice=sys.maxsize,  # never pause a trial to give way to another: ours cannot be paused
         )

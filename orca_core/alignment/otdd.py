@@ -18,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -154,11 +155,12 @@ class _Cloud(NamedTuple):
     class_sizes: list[int]
 
 
-class _Class:
+class _Class(ABC):
     """What is needed of one class to tell its distance to another of the same kind."""
 
+    @abstractmethod
     def distance_to(self, other: _Class) -> Tensor:
-        raise NotImplementedError
+        """Scalar distance between the two classes, in squared feature units."""
 
 
 class _ExactClass(_Class):
