@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from orca_core.bodies import BODIES, MODEL_TYPES, find_body
 from orca_core.errors import ConfigError, Fault, nearest
@@ -27,11 +28,19 @@ def describe(kind: str, name: str | None) -> str:
 def _spaces(name: str | None) -> str:
     known = available_spaces()
     if name is None:
-        rows = [(space, read_mapping(path).get("description", ""), str(path)) for space, path in known.items()]
+        rows = [(space, _question(path), str(path)) for space, path in known.items()]
         return text_table(("space", "question", "file"), rows)
     if name not in known:
         raise ConfigError([Fault("", "must be the name of a search space", name, nearest(name, known))])
     return known[name].read_text(encoding="utf-8")
+
+
+def _question(path: Path) -> str:
+    """The question of a search space; what is wrong with its file, if that cannot be read."""
+    try:
+        return str(read_mapping(path).get("description", ""))
+    except ConfigError as error:
+        return str(error)
 
 
 def _tasks(name: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -46,9 +45,10 @@ class PerTaskScheduler(FIFOScheduler):
         if inner is None or "epoch" not in result or result.get("done"):
             return TrialScheduler.CONTINUE
         decision: str = inner.on_trial_result(tune_controller, trial, result)
-        # The last epoch is no early stop: the trial ends by itself and is COMPLETE.
+        # A trial does not give way to one that waits: ours cannot be paused. And the last epoch is no early stop: the trial ends
+        # by itself and is COMPLETE.
         last = result["epoch"] >= self._known[trial.trial_id].config.finetune.epochs
-        return TrialScheduler.CONTINUE if last else decision
+        return TrialScheduler.CONTINUE if last or decision == TrialScheduler.PAUSE else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         inner = self._inner(trial)
@@ -79,5 +79,4 @@ class PerTaskScheduler(FIFOScheduler):
             mode="min",
             grace_period=self._config.grace_period,
             min_samples_required=self._config.min_trials,
-            min_time_slice=sys.maxsize,  # never pause a trial to give way to another: ours cannot be paused
         )

@@ -34,8 +34,8 @@ class SearchConfig(_Part):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the draws; all arms share them.")
     lag: Annotated[int, Field(ge=1)] = Field(
         4,
-        description="tpe: a candidate is proposed from the results of all but the `lag` before it, so that many of an arm's candidates "
-        "run at once and the proposals do not depend on timing.",
+        description="tpe: a candidate is proposed from the results of all candidates at least `lag` before it, so that `lag` of an arm's "
+        "candidates run at once and the proposals do not depend on timing.",
     )
 
 

@@ -62,6 +62,8 @@ except ConfigError as error:
     assert "must fit on one node; the largest have 4 CPUs and 2 GPUs" in str(error), error
 else:
     raise AssertionError("5 CPUs fit nowhere")
+ray.shutdown()
+cluster.shutdown()
 """
 
 

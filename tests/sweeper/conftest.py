@@ -51,6 +51,6 @@ def ray_session() -> Iterator[None]:
     from sweeper.launch import _ENVIRONMENT
 
     os.environ |= _ENVIRONMENT
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

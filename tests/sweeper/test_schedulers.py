@@ -29,7 +29,7 @@ class Judge:
         self.trials = [Trial("stub", stub=True, trial_id=str(number)) for number in range(len(tasks))]
         self.handed = {trial.trial_id: by_task[task].pop() for trial, task in zip(self.trials, tasks, strict=True)}
         self.cache = _ObjectCache(may_keep_one=True)
-        self.controller = SimpleNamespace(_actor_cache=self.cache)
+        self.controller = SimpleNamespace(_actor_cache=self.cache, get_live_trials=lambda: self.trials)
         self.scheduler = PerTaskScheduler(config, "valid_error", self.handed, slots=2, longest=epochs)
         for trial in self.trials:
             self.scheduler.on_trial_add(self.controller, trial)
