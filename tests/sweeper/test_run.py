@@ -110,6 +110,13 @@ def test_the_same_sweep_run_anew_on_one_slot_gives_the_same_rows_bit_for_bit(fou
     assert sweep.trials() == four_axes.trials()
 
 
+def test_without_sharing_each_trial_computes_all_of_its_stages_to_the_same_rows(four_axes, sweep):
+    assert sweep.run(FOUR_AXES, share=False) == 0
+    assert sweep.ask("select sum(saved_s) s from stages") == [{"s": 0.0}]
+    assert sweep.metrics() == four_axes.metrics()
+    assert not list((sweep.folder / "artifacts" / "unshared").glob("*"))
+
+
 def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes, tmp_path, capsys):
     pipeline._minis.clear()
     pipeline._tasks.clear()
@@ -125,9 +132,7 @@ def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes
 def test_a_second_run_of_a_finished_sweep_starts_nothing_not_even_ray(four_axes, monkeypatch, capsys):
     before = four_axes.ask("select * from trials order by trial")
     monkeypatch.delitem(sys.modules, "sweeper.launch", raising=False)
-    started = time.monotonic()
     assert run_space(parse_space(FOUR_AXES), str(four_axes.folder)) == 0
-    assert time.monotonic() - started < 3
     assert "sweeper.launch" not in sys.modules
     assert "nothing to run, all 12 trials are in the results" in capsys.readouterr().out
     assert four_axes.ask("select * from trials order by trial") == before
@@ -176,6 +181,12 @@ def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep, caps
     assert run_space(parse_space(space), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
     assert "1 failed (not-finite), such as" in capsys.readouterr().out
     assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
+
+
+def test_a_trial_that_runs_too_long_fails_with_that_cause(sweep):
+    long = BASE | {"task": "digits", "body": {"weights": "random"}, "finetune": {"epochs": 500, "decay_epochs": None}}
+    assert sweep.run({"name": "long", "base": long, "budget": {"trial_minutes": 0.05}}) == 1
+    assert sweep.ask("select status, cause from trials") == [{"status": "FAIL", "cause": "timeout"}]
 
 
 def test_a_trial_whose_process_dies_is_started_again(sweep):
