@@ -41,6 +41,9 @@ from sweeper.trial_queue import TrialQueue
 MAX_INFRASTRUCTURE_FAILURES = 3
 """Times a trial is started again after its process or machine was lost. Errors of the trial itself never come here."""
 
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Ray's shared memory on this machine; by default it would be 30 % of all, and rows are all that passes through it."""
+
 LOOK_EVERY_S = 5.0
 """Seconds between looks at whether Ray still has nodes."""
 
@@ -369,6 +372,7 @@ def _ray(address: str | None, resources: Resources, store_uri: str) -> Iterator[
         ray.init(
             address=address or "local",
             include_dashboard=False if address is None else None,
+            object_store_memory=OBJECT_STORE_BYTES if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": environment},

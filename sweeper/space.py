@@ -19,6 +19,9 @@ from sweeper.yaml_reader import read_mapping
 METRICS = ("valid_error", "valid_loss", "train_loss", "test_error")
 """What every task reports after each epoch of fine-tuning; all are better when lower."""
 
+MOST_SEEDS = 10_000
+"""Largest count of seeds: a larger one is a slip of the finger, and its plan would fill the memory."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -102,6 +105,8 @@ class SpaceFile(_Part):
             raise ValueError("must be a count or a list of whole numbers")
         if not isinstance(value, list) and value < 1:
             raise ValueError("must be at least 1")
+        if not isinstance(value, list) and value > MOST_SEEDS:
+            raise ValueError(f"must be at most {MOST_SEEDS}")
         if isinstance(value, list) and (not value or len(set(value)) < len(value) or min(value) < 0 or max(value) >= 2**32):
             raise ValueError("must be a list of different whole numbers from 0, at least one")
         return value

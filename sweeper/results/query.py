@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 
+MOST_BYTES = 4 * 2**30
+"""Largest answer: it is held in memory."""
+
+
 class QueryError(OrcaError, ValueError):
     """SQL that cannot be answered, in one line."""
 
@@ -169,7 +173,18 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
         later = later_attempts(data["trials"])
         for table in ("metrics", "stages"):
             connection.register(table, without_superseded(data[table], later))
-        return connection.sql(query).to_arrow_table()
+        return _within_bounds(connection.sql(query).to_arrow_reader())
+
+
+def _within_bounds(batches: pa.RecordBatchReader) -> pa.Table:
+    """The rows of an answer, unless they would fill the memory."""
+    kept, size = [], 0
+    for batch in batches:
+        kept.append(batch)
+        size += batch.nbytes
+        if size > MOST_BYTES:
+            raise QueryError(f"the answer is larger than {MOST_BYTES / 2**30:g} GiB. Aggregate it, or add a LIMIT.")
+    return pa.Table.from_batches(kept, schema=batches.schema)
 
 
 def _refuse_all_but_select(query: str, connection: duckdb.DuckDBPyConnection) -> None:
