@@ -15,7 +15,6 @@ from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
 from orca_core.bodies.pretraining import Pretraining
 from orca_core.config import TrialConfig
-from orca_core.errors import ConfigError, Fault
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.proxies import find_proxy
@@ -23,6 +22,7 @@ from orca_core.seeding import derive
 from orca_core.stages import Stage, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import Split, TaskData
+from orca_core.tasks.spec import check_train_samples
 from orca_core.tasks.splitting import stratified_order
 from orca_core.trajectory import Row, advance
 
@@ -63,13 +63,13 @@ def trial_rows(
     stages = {stage.kind: stage for stage in stages_of(config, device) if stage.kind != "finetune"}
     phases = [stage for stage in stages_of(config, device) if stage.kind == "finetune"]
 
+    data = _load_data(config)  # first: what is wrong with it should be said before anything is computed
     pretrained = None
     if stage := stages.get("pretrain"):
         pretrained = yield from advance(
             stage, store, lambda: Pretraining(config.body_spec, config.pretrain, place), keep_at=keep_at.get(stage.place, ())
         )
     loaded = _load_body(config, pretrained, stages.get("pretrain"))
-    data = _load_data(config)
     model = CrossModalModel(config, loaded, data.input_shape, data.output_shape)
 
     if stage := stages.get("align"):
@@ -177,12 +177,7 @@ def _load_data(config: TrialConfig) -> TaskData:
     data: TaskData = _kept(_tasks, (spec.digest(), config.split_seed), lambda: spec.load(config.split_seed), size=4)
     if config.train_samples is None:
         return data
-    if config.train_samples > len(data.train):
-        rule = f"must be at most the {len(data.train)} training samples of {config.task}"
-        raise ConfigError([Fault("train_samples", rule, config.train_samples)])
-    if config.train_samples < (data.num_classes or 1):
-        rule = f"must be at least the {data.num_classes} classes of {config.task}"
-        raise ConfigError([Fault("train_samples", rule, config.train_samples)])
+    check_train_samples(data, config.train_samples, config.task)
     labels = data.train.y if data.num_classes is not None else np.zeros(len(data.train), dtype=np.int64)
     # The end of a stratified order holds every class, and a smaller subset is a part of a larger one.
     chosen = np.sort(stratified_order(labels, derive(config.split_seed, "train-subset"))[-config.train_samples :])

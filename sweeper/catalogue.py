@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orca_core.bodies import BODIES, MODEL_TYPES, find_body
 from orca_core.errors import ConfigError, Fault, nearest
+from orca_core.plugins import third_party
 from orca_core.proxies import PROXIES, find_proxy
 from orca_core.tasks import TASKS, find_task
 from sweeper.space import available_spaces
@@ -45,7 +46,8 @@ def _question(path: Path) -> str:
 
 def _tasks(name: str | None) -> str:
     if name is None:
-        rows: Iterable[tuple[object, ...]] = ((spec.name, spec.dims, spec.kind, spec.score, spec.summary) for spec in TASKS.values())
+        known = TASKS | third_party("orca_core.tasks")
+        rows: Iterable[tuple[object, ...]] = ((spec.name, spec.dims, spec.kind, spec.score, spec.summary) for spec in known.values())
         own = ("npz:PATH", "1, 2", "either", "-", "your own arrays: keys x_train, y_train, x_test, y_test; see docs/tasks.md")
         return text_table(("task", "dims", "kind", "score", "what it is"), [*rows, own])
     spec = find_task(name)
@@ -71,7 +73,8 @@ def _tasks(name: str | None) -> str:
 
 def _proxies(name: str | None) -> str:
     if name is None:
-        return text_table(("proxy", "modality", "what it is"), ((spec.name, spec.modality, spec.summary) for spec in PROXIES.values()))
+        known = PROXIES | third_party("orca_core.proxies")
+        return text_table(("proxy", "modality", "what it is"), ((spec.name, spec.modality, spec.summary) for spec in known.values()))
     spec = find_proxy(name)
     shown: dict[str, object] = {"proxy": spec.name, "what it is": spec.summary, "modality": spec.modality}
     shown |= {"licence": spec.licence, "source": spec.source, "content": spec.digest()[:16]}
@@ -84,7 +87,8 @@ def _proxies(name: str | None) -> str:
 
 def _bodies(name: str | None) -> str:
     if name is None:
-        rows: list[tuple[str, str, str]] = [(spec.name, spec.modality, spec.summary) for spec in BODIES.values()]
+        known = BODIES | third_party("orca_core.bodies")
+        rows: list[tuple[str, str, str]] = [(spec.name, spec.modality, spec.summary) for spec in known.values()]
         families = {modality: ", ".join(kind for kind, of in MODEL_TYPES.items() if of == modality) for modality in ("text", "images")}
         rows += [("hf:NAME_OR_FOLDER", modality, f"Hugging Face encoders: {names}") for modality, names in families.items()]
         return text_table(("body", "modality", "what it is"), rows)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orca_core.errors import ConfigError, OrcaError
+from orca_core.errors import ConfigError, Fault, OrcaError, nearest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,9 +46,12 @@ def _said(command: Callable[..., int | None]) -> Callable[..., None]:
         except OrcaError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(error.exit_code) from None
-        except BrokenPipeError:
-            sys.stderr.close()
-            raise typer.Exit(0) from None
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                sys.stderr.close()
+                raise typer.Exit(0) from None
+            typer.echo(f"{error.filename or 'a file'}: cannot be used ({error.strerror or error})", err=True)
+            raise typer.Exit(2) from None
         raise typer.Exit(code or 0)
 
     return wrapped
@@ -56,7 +59,6 @@ def _said(command: Callable[..., int | None]) -> Callable[..., None]:
 
 def _settings(values: list[str] | None) -> dict[str, Any]:
     """`knob=value` texts as a dict; values are YAML."""
-    from orca_core.errors import Fault
     from sweeper.yaml_reader import parse_value
 
     faults, parsed = [], {}
@@ -282,7 +284,10 @@ def compact(
     from sweeper.results.store import ResultStore
 
     place = ResultStore(results)
-    for sweep in [name] if name else place.sweeps():
+    known = place.sweeps()
+    if name is not None and name not in known:
+        raise ConfigError([Fault("", "must be the name of a sweep in the results", name, nearest(name, known))])
+    for sweep in [name] if name else known:
         place.compact(sweep)
         typer.echo(f"{sweep}: compacted")
 

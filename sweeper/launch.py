@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -78,7 +79,13 @@ class Session:
         scores: Trial id -> metric of ended trials.
         store_uri: The stage store.
         most: Trials that may run at once.
-        handed: Tune's trial id -> planned trial.
+        handed: Tune's trial id -> planned trial, of those that run.
+        deadline: When the budget of time is used up, by the monotonic clock.
+        progress: Is shown now and then.
+        stopping: Whether the sweep is to end.
+        unfinished: Whether a trial was cut short by that.
+        lost: Whether Ray has no node left.
+        share: Whether trials share stages.
     """
 
     plan: Plan
@@ -89,6 +96,7 @@ class Session:
     most: int
     handed: dict[str, PlannedTrial]
     deadline: float = math.inf
+    progress: Progress | None = None
     stopping: bool = False
     unfinished: bool = False
     lost: bool = False
@@ -102,7 +110,7 @@ class Session:
                 "store": self.store_uri if self.share else self.private_store(trial),
                 "folder": os.getcwd(),
                 "device": self.plan.space.device,
-                "keep_at": {stage.place: self.keep_at(stage) for stage in trial.stages},
+                "keep_at": {stage.place: self.keep_at(stage) for stage in trial.stages} if self.share else {},
                 "each_epoch": self.plan.space.scheduler.name != "fifo",
             }
         )
@@ -198,6 +206,8 @@ class StopWithSession(_NotPickled, tune.Stopper):
 
     def stop_all(self) -> bool:
         session, now = self.session, time.monotonic()
+        if session.progress is not None:
+            session.progress.update()
         session.stopping |= now >= session.deadline
         if not session.stopping and now - self._looked >= LOOK_EVERY_S:
             self._looked = now
@@ -296,7 +306,8 @@ def launch(
             store_uri=store_uri,
             most=most,
             handed={},
-            deadline=time.monotonic() + _time_budget(plan, slots),
+            deadline=time.monotonic() + _time_budget(plan, most),
+            progress=progress,
             share=share,
         )
         longest = max(trial.config.finetune.epochs for trial in todo)
@@ -365,10 +376,8 @@ def _ray(address: str | None, resources: Resources, store_uri: str) -> Iterator[
     joined = ray.is_initialized()
     if not joined:
         environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(("HF_", "SWEEPER_"))}
-        if address is None:
-            wanted = os.cpu_count() or 1
-            if resources.cpu > wanted:
-                raise ConfigError([Fault("resources.cpu", f"must be at most the {wanted} CPUs of this machine", resources.cpu)])
+        if address is not None:
+            _check_address(address)
         ray.init(
             address=address or "local",
             include_dashboard=False if address is None else None,
@@ -383,6 +392,18 @@ def _ray(address: str | None, resources: Resources, store_uri: str) -> Iterator[
     finally:
         if not joined:
             ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """That something listens where a cluster is said to be: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # `auto`, and names that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        remedy = "Start it with `ray start --head`, or leave --address out to run on this machine."
+        raise ConfigError([Fault("--address", f"must be where a Ray cluster answers ({error})", address, remedy)]) from None
 
 
 def _slots(resources: Resources) -> int:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_core.config import resolve_config
-from orca_core.errors import ConfigError, DataError, Fault
+from orca_core.config import TrialConfig, resolve_config
+from orca_core.errors import ConfigError, DataError, Fault, StoreError
 from orca_core.identity import trial_id
 from orca_core.stages import result_key, stages_of
+from orca_core.store import Store
+from orca_core.tasks.spec import check_train_samples
 from sweeper.cost import CostModel
 from sweeper.driver import only_driver
 from sweeper.planning import Plan, PlannedTrial, make_plan
@@ -96,7 +99,7 @@ def run_space(
     """
     results = ResultStore(results_uri)
     plan = compare(space, results, retry_failed).plan
-    _check_data(plan)
+    check_data((trial.config for trial in plan.trials), space.file)
     with only_driver(results, space.name):
         # Compared again, now that no other process can add to the results.
         comparison = compare(space, results, retry_failed, plan=None if plan.proposed_later else plan)
@@ -129,6 +132,12 @@ def _add_missing(
     """
     results, plan = ResultStore(results_uri), comparison.plan
     space = plan.space
+    store = absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts")
+    if comparison.todo:
+        if address is None and space.resources.cpu > (os.cpu_count() or 1):
+            rule = f"must be at most the {os.cpu_count()} CPUs of this machine"
+            raise ConfigError([Fault("resources.cpu", rule, space.resources.cpu, "Or give --address of a larger cluster.")], space.file)
+        check_store(store)
     results.save_plan(space.name, plan.hash, plan_as_data(plan))
     recorder = Recorder(results, space.name, space.metric, comparison.known.values())
     recorder.set_in_plan((row for row in comparison.dropped if row["in_plan"]), False)
@@ -153,7 +162,7 @@ def _add_missing(
             recorder,
             scores,
             Progress(recorder, total, len(comparison.done), quiet),
-            store_uri=absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"),
+            store_uri=store,
             address=address,
             max_concurrent=max_concurrent,
             share=share,
@@ -224,17 +233,41 @@ def absolute_uri(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
-def _check_data(plan: Plan) -> None:
-    """Read the files that users gave as tasks, so that a broken one is said before anything starts."""
-    faults = []
-    own = {(trial.config.task, trial.config.split_seed): trial.config.task_spec for trial in plan.trials if ":" in trial.config.task}
-    for (_, split_seed), spec in own.items():
+def check_data(configs: Iterable[TrialConfig], file: str = "") -> None:
+    """Read what users gave as data, and compare `train_samples` with the data, before anything starts.
+
+    Raises:
+        ConfigError: With a fault for every task that cannot be run so.
+    """
+    faults: dict[str, Fault] = {}
+    asked = {(config.task, config.split_seed, config.train_samples): config.task_spec for config in configs}
+    for (task, split_seed, train_samples), spec in asked.items():
+        if ":" not in task and train_samples is None:
+            continue  # data that comes with packages needs no look
         try:
-            spec.load(split_seed)
+            data = spec.load(split_seed)
+            if train_samples is not None:
+                check_train_samples(data, train_samples, task)
         except DataError as error:
-            faults.append(Fault("task", str(error).rstrip("."), Fault.ABSENT))
+            faults[str(error)] = Fault("task", str(error).rstrip("."), Fault.ABSENT)
+        except ConfigError as error:
+            faults |= {fault.text(): fault for fault in error.faults}
     if faults:
-        raise ConfigError(faults, plan.space.file)
+        raise ConfigError(faults.values(), file)
+
+
+def check_store(uri: str) -> None:
+    """That the stage store can be written.
+
+    Raises:
+        ConfigError: If not.
+    """
+    try:
+        store = Store(uri)
+        store.put("probe/probe/whole", {}, {})
+        store.drop("probe/probe")
+    except (StoreError, OSError) as error:
+        raise ConfigError([Fault("--store", f"must be a place that can be written ({error})", Fault.ABSENT)]) from None
 
 
 # ------------------------------------------------------------------------------------------------------------------------- plan
@@ -243,6 +276,7 @@ def _check_data(plan: Plan) -> None:
 def describe_plan(space: SearchSpace, results_uri: str, format: str) -> str:
     """A plan as text, JSON or CSV."""
     comparison = compare(space, ResultStore(results_uri))
+    check_data((trial.config for trial in comparison.plan.trials), space.file)
     rows = [_plan_row(trial, comparison) for trial in comparison.plan.trials]
     match format:
         case "json":
@@ -278,7 +312,7 @@ def _as_text(comparison: Comparison, rows: list[dict[str, Any]], costs: list[dic
     lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
     distinct = len(plan.trials) + plan.proposed_later
     merged = plan.combinations - distinct
-    lines.append(f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} differ in unread knobs only)")
+    lines.append(f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} repeat others: nothing that is read differs)")
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
@@ -317,6 +351,9 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
     if name is not None and (faults := name_faults(name, "--name")):
         raise ConfigError(faults)
     config = resolve_config(settings)
+    check_data([config])
+    store = absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts")
+    check_store(store)
     stages = stages_of(config, device)
     trial = PlannedTrial(trial_id(config), config, trial_id(config), 0, "", stages, result_key(config, stages))
     recorder = None
@@ -326,7 +363,12 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
         recorder.start(trial, device=device)
     from sweeper.execution import execute  # after all that can be wrong with the config: torch takes seconds to load
 
-    rows = execute(config, absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts"), device=device)
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError([Fault("--device", "must be there: torch sees no CUDA device", device)])
+    rows = execute(config, store, device=device)
     while True:
         try:
             row = next(rows)

@@ -47,26 +47,29 @@ class SchedulerConfig(_Part):
 
     name: Literal["fifo", "asha", "median"] = Field("fifo", description="`fifo` stops none.")
     grace_period: Annotated[int, Field(ge=1)] = Field(1, description="Epochs that every trial gets.")
-    reduction_factor: Annotated[float, Field(gt=1)] = Field(3.0, description="asha: one in so many goes on at a rung.")
+    reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(3.0, description="asha: one in so many goes on at a rung.")
     min_trials: Annotated[int, Field(ge=1)] = Field(3, description="median: trials that must have been seen before any is stopped.")
 
 
 class Resources(_Part):
     """What one trial holds while it runs."""
 
-    cpu: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs.")
+    cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1.0, description="CPUs.")
     gpu: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Share of a GPU; one trial uses at most one.")
+
+
+_Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
 
 class Budget(_Part):
     """Bounds of a sweep; null = none."""
 
     trials: Annotated[int, Field(ge=1)] | None = Field(None, description="A plan with more trials is refused.")
-    hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Wall time of one `sweeper run`, then it stops as on Ctrl-C.")
-    trial_minutes: Annotated[float, Field(gt=0)] | None = Field(
+    hours: _Bound = Field(None, description="Wall time of one `sweeper run`, then it stops as on Ctrl-C.")
+    trial_minutes: _Bound = Field(
         None, description="Wall time of one trial, looked at when it reports; longer ones are stopped and FAIL with cause timeout."
     )
-    gpu_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="GPU time of one `sweeper run`, likewise.")
+    gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, likewise.")
 
 
 class Rule(BaseModel):

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
 from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.plugins import third_party
 from orca_core.proxies import find_proxy
 from orca_core.tasks.spec import content_digest
 
@@ -86,11 +86,6 @@ BODIES: dict[str, BodySpec] = {
 }
 
 
-@lru_cache(maxsize=1)
-def _third_party() -> dict[str, BodySpec]:
-    return {spec.name: spec for spec in (entry.load() for entry in entry_points(group="orca_core.bodies"))}
-
-
 def find_body(name: str) -> BodySpec:
     """The body of that name.
 
@@ -99,7 +94,7 @@ def find_body(name: str) -> BodySpec:
     """
     if name.startswith("hf:"):
         return hf_body(name.removeprefix("hf:"))
-    known = BODIES | _third_party()
+    known = BODIES | third_party("orca_core.bodies")
     if name not in known:
         raise ConfigError([Fault("body.name", "must be the name of a body", name, nearest(name, [*known, "hf:NAME_OR_FOLDER"]))])
     return known[name]

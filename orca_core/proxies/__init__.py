@@ -8,10 +8,8 @@ the width of the body's embedding, so it fits every body. Third parties add prox
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.metadata import entry_points
-
 from orca_core.errors import ConfigError, Fault, nearest
+from orca_core.plugins import third_party
 from orca_core.proxies.builtin import BUILTIN_PROXIES
 from orca_core.proxies.spec import ProxyData, ProxySpec
 
@@ -23,18 +21,13 @@ DEFAULT_PROXY = {"text": "pydoc", "images": "photos"}
 """What a body of that modality is aligned to when the task's recipe names no proxy that fits it."""
 
 
-@lru_cache(maxsize=1)
-def _third_party() -> dict[str, ProxySpec]:
-    return {spec.name: spec for spec in (entry.load() for entry in entry_points(group="orca_core.proxies"))}
-
-
 def find_proxy(name: str) -> ProxySpec:
     """The proxy of that name.
 
     Raises:
         ConfigError: If there is none; the fault offers the nearest known name.
     """
-    known = PROXIES | _third_party()
+    known = PROXIES | third_party("orca_core.proxies")
     if name not in known:
         raise ConfigError([Fault("proxy", "must be the name of a proxy data set", name, nearest(name, known))])
     return known[name]

@@ -8,10 +8,9 @@ Third parties add tasks through the entry-point group `orca_core.tasks`; each en
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from importlib.metadata import entry_points
 
 from orca_core.errors import ConfigError, Fault, nearest
+from orca_core.plugins import third_party
 from orca_core.tasks.arrays import npz_task
 from orca_core.tasks.builtin import BUILTIN_TASKS
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
@@ -24,11 +23,6 @@ TASK_FAMILIES: dict[str, Callable[[str], TaskSpec]] = {"npz": npz_task}
 """Prefix before the colon -> the function that makes a spec of what follows it."""
 
 
-@lru_cache(maxsize=1)
-def _third_party() -> dict[str, TaskSpec]:
-    return {spec.name: spec for spec in (entry.load() for entry in entry_points(group="orca_core.tasks"))}
-
-
 def find_task(name: str) -> TaskSpec:
     """The task of that name.
 
@@ -39,7 +33,7 @@ def find_task(name: str) -> TaskSpec:
     family, colon, argument = name.partition(":")
     if colon and family in TASK_FAMILIES:
         return TASK_FAMILIES[family](argument)
-    known = TASKS | _third_party()
+    known = TASKS | third_party("orca_core.tasks")
     if name not in known:
         offered = [*known, *(f"{prefix}:PATH" for prefix in TASK_FAMILIES)]
         raise ConfigError([Fault("task", "must be the name of a task", name, nearest(name, offered))])

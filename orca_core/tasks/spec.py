@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orca_core.errors import DataError
+from orca_core.errors import ConfigError, DataError, Fault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +107,20 @@ class TaskSpec:
             DataError: If a file is missing, damaged or not of the documented form.
         """
         return resolve(self.loader)(self, split_seed)
+
+
+def check_train_samples(data: TaskData, train_samples: int, task: str) -> None:
+    """That so many training samples can be drawn, one of each class at least.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if train_samples > len(data.train):
+        rule = f"must be at most the {len(data.train)} training samples of {task}"
+        raise ConfigError([Fault("train_samples", rule, train_samples)])
+    if train_samples < (data.num_classes or 1):
+        rule = f"must be at least the {data.num_classes} classes of {task}"
+        raise ConfigError([Fault("train_samples", rule, train_samples)])
 
 
 def content_digest(label: str, files: tuple[Path, ...]) -> str:

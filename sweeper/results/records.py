@@ -61,7 +61,7 @@ TRIALS: tuple[Column, ...] = (
     Column("in_plan", _FLAG, "Whether the sweep, as it was last run, plans this trial; analyses read only such rows."),
     Column("arm", _TEXT, "Id of the trial without its seed and its tuned knobs: trials of an arm are repeats."),
     Column("candidate", _COUNT, "Number of the candidate of tuned knobs within the arm, from 0; 0 when nothing is tuned."),
-    Column("variant", _TEXT, "Name of the variant, in sweeps that name theirs."),
+    Column("variant", _TEXT, "Names of the variants that ask for the trial, joined by commas, in sweeps that name theirs."),
     Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
     Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if it was run here."),
     *config_columns(),
@@ -84,7 +84,7 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "cause",
         _TEXT,
-        "Why it is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, store, infrastructure, stopped. "
+        "Why it is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, store, infrastructure, timeout, stopped. "
         "PRUNED: the rule that stopped it.",
     ),
     Column("error", _TEXT, "FAIL: the error in one line."),

@@ -62,7 +62,11 @@ class ResultStore:
 
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri)
+        if not self.uri:
+            raise StoreError("the place of the results must not be empty")
         self._fs, self._root = open_filesystem(uri)
+        if self.local_folder is not None and Path(self._root).exists() and not Path(self._root).is_dir():
+            raise StoreError(f"{self.uri}: must be a folder for results, and is a file")
 
     def exists(self) -> bool:
         """Whether there are results at all."""
@@ -265,10 +269,9 @@ class ResultStore:
 
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have rows or a plan, sorted."""
-        names = set()
-        for folder in ("trials", "sweeps"):
-            names |= {info.base_name.removeprefix("sweep=") for info in self._infos(folder) if info.type == fs.FileType.Directory}
-        return sorted(names)
+        names = {info.base_name.removeprefix("sweep=") for info in self._infos("trials") if info.type == fs.FileType.Directory}
+        plans = (info.path for info in self._infos("sweeps", recursive=True) if info.extension == "json")
+        return sorted(names | {path.split("/")[-2] for path in plans if not path.endswith("/heartbeat.json")})
 
     def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
         """Keep a resolved plan of a sweep, as JSON."""
