@@ -16,7 +16,9 @@ from sweeper.results import ResultStore
 
 @pytest.fixture
 def store(tmp_path) -> ResultStore:
-    return ResultStore(tmp_path / "results")
+    store = ResultStore(tmp_path / "results")
+    store.save_plan("s", "p", {"metric": "valid_error", "trials": {}, "proposed_later": 0})
+    return store
 
 
 def beat(store: ResultStore, *, host: str = "elsewhere", pid: int = 1, ago: float = 0.0) -> None:
