@@ -34,7 +34,7 @@ from sweeper.driver import heartbeat
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.progress import Progress
 from sweeper.recorder import Recorder, score_of
-from sweeper.schedulers import PerTaskScheduler
+from sweeper.schedulers import PerTaskScheduler, past_trials
 from sweeper.space import Resources
 from sweeper.trainable import TrialRunner
 from sweeper.trial_queue import TrialQueue
@@ -311,7 +311,8 @@ def launch(
             share=share,
         )
         longest = max(trial.config.finetune.epochs for trial in todo)
-        scheduler = PerTaskScheduler(space.scheduler, space.metric, session.handed, most, longest)
+        past = past_trials(recorder.store.uri, plan, scores) if space.scheduler.name != "fifo" else {}
+        scheduler = PerTaskScheduler(space.scheduler, space.metric, session.handed, most, longest, past)
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         trainable = tune.with_resources(TrialRunner, {"cpu": space.resources.cpu, "gpu": space.resources.gpu})
         tuner = tune.Tuner(

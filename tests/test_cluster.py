@@ -22,7 +22,9 @@ def cluster() -> dict:
 def test_ray_takes_the_cluster_file(cluster):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(prepare_config(cluster))
+    prepared = prepare_config(cluster)
+    validate_config(prepared)
+    assert set(prepared["available_node_types"]) == set(cluster["available_node_types"])
 
 
 def test_resources_are_spelled_as_ray_spells_them(cluster):

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from sweeper.planning import make_plan
-from sweeper.schedulers import PerTaskScheduler
+from sweeper.schedulers import PastTrial, PerTaskScheduler
 from sweeper.space import SchedulerConfig, parse_space
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
@@ -20,7 +20,7 @@ ASHA = SchedulerConfig(name="asha", reduction_factor=2)
 class Judge:
     """A scheduler, asked about trials on some tasks as Tune asks it."""
 
-    def __init__(self, config: SchedulerConfig, tasks: list[str], epochs: int = 4) -> None:
+    def __init__(self, config: SchedulerConfig, tasks: list[str], epochs: int = 4, past=()) -> None:
         space = {"name": "s", "base": {"finetune.epochs": epochs}, "space": {"task": {"grid": sorted(set(tasks))}}, "seeds": len(tasks)}
         planned = iter(make_plan(parse_space(space)).trials)
         by_task = {task: [] for task in tasks}
@@ -30,7 +30,7 @@ class Judge:
         self.handed = {trial.trial_id: by_task[task].pop() for trial, task in zip(self.trials, tasks, strict=True)}
         self.cache = _ObjectCache(may_keep_one=True)
         self.controller = SimpleNamespace(_actor_cache=self.cache, get_live_trials=lambda: self.trials)
-        self.scheduler = PerTaskScheduler(config, "valid_error", self.handed, slots=2, longest=epochs)
+        self.scheduler = PerTaskScheduler(config, "valid_error", self.handed, slots=2, longest=epochs, past={"digits": past})
         for trial in self.trials:
             self.scheduler.on_trial_add(self.controller, trial)
 
@@ -73,6 +73,29 @@ def test_a_trial_that_has_ended_is_still_known():
     judge = Judge(ASHA, ["digits"])
     judge.handed.clear()
     judge.scheduler.on_trial_complete(judge.controller, judge.trials[0], {"epoch": 4, "valid_error": 0.1})
+    assert judge.hears(0, 4, 0.1) == GO
+
+
+@pytest.mark.parametrize("config", [ASHA, SchedulerConfig(name="median", min_trials=2)], ids=lambda config: config.name)
+def test_a_continued_run_ranks_with_the_trials_that_ended_before(config):
+    def is_stopped(past, task):
+        judge = Judge(config, [task], past=past)
+        return any(judge.hears(0, epoch, 0.5) == STOP for epoch in (1, 2))
+
+    past = [PastTrial("p1", False, ((1, 0.2), (2, 0.1), (3, 0.1), (4, 0.1))), PastTrial("p2", True, ((1, 0.4), (2, 0.3)))]
+    assert not is_stopped([], "digits")
+    assert is_stopped(past, "digits")
+    assert not is_stopped(past, "openml/187")  # of another task
+
+
+def test_past_and_present_trials_are_stopped_as_in_one_run():
+    errors = [[0.1, 0.1], [0.3, 0.2], [0.2, 0.3], [0.25, 0.1], [0.15, 0.1]]
+    whole = Judge(ASHA, ["digits"] * 5)
+    at_once = [whole.hears(number, 1, first) for number, (first, _) in enumerate(errors)]
+    past = [PastTrial(f"p{number}", decision == STOP, ((1, errors[number][0]),)) for number, decision in enumerate(at_once[:3])]
+    rest = Judge(ASHA, ["digits"] * 2, past=past)
+    assert [rest.hears(number, 1, errors[3 + number][0]) for number in (0, 1)] == at_once[3:]
+    assert set(at_once) == {GO, STOP}
 
 
 def test_an_idle_process_is_kept_for_every_slot():

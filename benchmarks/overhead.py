@@ -1,0 +1,158 @@
+"""What a trial costs beyond its own work, beside plain Ray Tune.
+
+    python benchmarks/overhead.py --trials 1000
+    python benchmarks/overhead.py --trials 10000 --skip-tune
+
+The trials are as small as real ones get: one epoch of fine-tuning a one-layer body of width 4 on 12 rows of 8 numbers, no stage shared.
+What such a trial costs by itself is measured by a plain loop over `run_trial` in as many processes as there are slots, at the same
+time as each other. The rest, (wall seconds x slots) / trials - own seconds, is what scheduling and recording cost, once workers are
+up: the clock runs from the first trial's end to the last one's. Plain Ray Tune runs the same function in reused actors, rows
+dropped, with its loggers off and with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_AIR_NEW_OUTPUT": "0", "HF_HUB_OFFLINE": "1"}
+
+import numpy as np
+import psutil
+
+SLOTS = 2
+SEEDS = 10
+
+
+def write_task(folder: Path) -> str:
+    """A task of 12 rows, and a body of one layer; returns the sweep's base as YAML."""
+    from transformers import BertConfig, BertModel
+
+    draws = np.random.default_rng(0)
+    y = np.arange(12) % 2
+    np.savez(folder / "tiny.npz", x=(draws.normal(size=(12, 8)) + y[:, None]).astype(np.float32), y=y)
+    shape = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 8}
+    BertModel(BertConfig(**shape, max_position_embeddings=8)).save_pretrained(folder / "body")
+    return f"{{task: 'npz:{folder / 'tiny.npz'}', body: 'hf:{folder / 'body'}', align.epochs: 0, finetune.epochs: 1}}"
+
+
+def write_space(folder: Path, trials: int) -> Path:
+    """A sweep of so many trials: learning rates x seeds."""
+    rates = ", ".join(f"{1e-4 * (1 + i / trials):.10f}" for i in range(trials // SEEDS))
+    path = folder / "overhead.yaml"
+    path.write_text(f"name: overhead\nbase: {write_task(folder)}\nspace: {{finetune.lr: {{grid: [{rates}]}}}}\nseeds: {SEEDS}\n")
+    return path
+
+
+def own_seconds(configs: list[str], folder: str) -> float:
+    """Seconds of a trial in a plain loop, models and data loaded."""
+    from orca_core import Store, TrialConfig, run_trial
+
+    parsed = [TrialConfig.model_validate_json(config) for config in configs]
+    for config in parsed[:3]:
+        run_trial(config, Store(folder), lambda row: None)
+    started = time.perf_counter()
+    for config in parsed[3:]:
+        run_trial(config, Store(folder), lambda row: None)
+    return (time.perf_counter() - started) / len(parsed[3:])
+
+
+def measure_sweep(space: Path, results: str) -> dict[str, float]:
+    """Run the sweep by its command; seconds from the first trial's end to the last one's, peak memory of the driver, planning."""
+    command = [sys.executable, "-m", "sweeper.cli"]
+    started = time.perf_counter()
+    subprocess.run([*command, "plan", str(space), "--results", results, "--format", "csv"], check=True, stdout=subprocess.DEVNULL)
+    planning = time.perf_counter() - started
+    started = time.perf_counter()
+    driver = psutil.Popen([*command, "run", str(space), "--results", results], stdout=subprocess.DEVNULL)
+    peak = 0
+    while driver.poll() is None:
+        try:
+            peak = max(peak, driver.memory_info().rss)
+        except psutil.NoSuchProcess:
+            break
+        time.sleep(0.5)
+    assert driver.wait() == 0, "the sweep failed"
+    wall = time.perf_counter() - started
+    from sweeper import Results
+
+    row = Results(results).sql("select count(*) as n, epoch(max(ended_at) - min(ended_at)) as s from trials where status = 'COMPLETE'").rows()[0]
+    files = sum(len(names) for _, _, names in os.walk(results))
+    return {"each": row["s"] * SLOTS / (row["n"] - 1), "wall": wall, "planning": planning, "peak_gib": peak / 2**30, "files": files}
+
+
+def measure_tune(configs: list[str], folder: str, loggers: bool) -> float:
+    """Seconds of a slot per trial by plain Ray Tune, in reused actors, from the first trial's end to the last one's."""
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "0" if loggers else "1"
+    import ray
+    from ray import tune
+
+    class Plain(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self.task = config["trial"]
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.task = new_config["trial"]
+            return True
+
+        def step(self) -> dict[str, Any]:
+            from orca_core import Store, TrialConfig, run_trial
+
+            result = run_trial(TrialConfig.model_validate_json(self.task), Store(folder), lambda row: None)
+            return {"test_error": result["test_error"], "done": True}
+
+    ends: list[float] = []
+
+    class Clock(tune.Callback):
+        def on_trial_complete(self, **info: Any) -> None:
+            ends.append(time.perf_counter())
+
+    ray.init(address="local", num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, object_store_memory=2**28)
+    tune.Tuner(
+        tune.with_resources(Plain, {"cpu": 1}),
+        param_space={"trial": tune.grid_search(configs)},
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=f"{folder}/tune", verbose=0, callbacks=[Clock()]),
+    ).fit()
+    ray.shutdown()
+    return (ends[-1] - ends[0]) * SLOTS / (len(ends) - 1)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--skip-tune", action="store_true", help="only this engine")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        space = write_space(folder, arguments.trials)
+        from sweeper import load_space, plan
+
+        configs = [trial.config.model_dump_json() for trial in plan(load_space(space)).trials]
+        sample = configs[:203]
+        with ProcessPoolExecutor(SLOTS) as pool:
+            own = sum(pool.map(own_seconds, [sample] * SLOTS, [f"{name}/own{i}" for i in range(SLOTS)])) / SLOTS
+        ours = measure_sweep(space, f"{name}/results")
+        print(f"{'trials':<44} {len(configs)}")
+        print(f"{'planned in':<44} {ours['planning']:.1f} s")
+        print(f"{'a trial by itself':<44} {own:.4f} s")
+        print(f"{'a trial in the sweep':<44} {ours['each']:.4f} s, {ours['each'] - own:.4f} s beyond its own work")
+        print(f"{'driver, most memory':<44} {ours['peak_gib']:.2f} GiB")
+        print(f"{'files left, artifacts included':<44} {ours['files']:.0f}")
+        print(f"{'whole command':<44} {ours['wall']:.0f} s")
+        if not arguments.skip_tune:
+            for loggers, label in ((False, "loggers off"), (True, "as it comes")):
+                theirs = measure_tune(configs, name, loggers)
+                print(f"{'a trial in plain Ray Tune, ' + label:<44} {theirs:.4f} s, {theirs - own:.4f} s beyond its own work", flush=True)
+
+
+if __name__ == "__main__":
+    main()
