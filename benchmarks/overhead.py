@@ -47,7 +47,8 @@ def write_space(folder: Path, trials: int) -> Path:
     """A sweep of so many trials: learning rates x seeds."""
     rates = ", ".join(f"{1e-4 * (1 + i / trials):.10f}" for i in range(trials // SEEDS))
     path = folder / "overhead.yaml"
-    path.write_text(f"name: overhead\nbase: {write_task(folder)}\nspace: {{finetune.lr: {{grid: [{rates}]}}}}\nseeds: {SEEDS}\n")
+    text = f"name: overhead\nbase: {write_task(folder)}\nspace: {{finetune.lr: {{grid: [{rates}]}}}}\nseeds: {SEEDS}\nkeep: none\n"
+    path.write_text(text)
     return path
 
 
@@ -83,7 +84,8 @@ def measure_sweep(space: Path, results: str) -> dict[str, float]:
     wall = time.perf_counter() - started
     from sweeper import Results
 
-    row = Results(results).sql("select count(*) as n, epoch(max(ended_at) - min(ended_at)) as s from trials where status = 'COMPLETE'").rows()[0]
+    query = "select count(*) as n, epoch(max(ended_at) - min(ended_at)) as s from trials where status = 'COMPLETE'"
+    row = Results(results).sql(query).rows()[0]
     files = sum(len(names) for _, _, names in os.walk(results))
     return {"each": row["s"] * SLOTS / (row["n"] - 1), "wall": wall, "planning": planning, "peak_gib": peak / 2**30, "files": files}
 

@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orca_core.config import TrialConfig, resolve_config
+    from orca_core.models import load_model, tuned_model
     from orca_core.pipeline import run_trial
     from orca_core.store import Store
 
-__all__ = ["Store", "TrialConfig", "resolve_config", "run_trial"]
+__all__ = ["Store", "TrialConfig", "load_model", "resolve_config", "run_trial", "tuned_model"]
 
-_MODULES = {"Store": "store", "TrialConfig": "config", "resolve_config": "config", "run_trial": "pipeline"}
+_MODULES = {
+    "Store": "store",
+    "TrialConfig": "config",
+    "load_model": "models",
+    "resolve_config": "config",
+    "run_trial": "pipeline",
+    "tuned_model": "models",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -74,6 +74,10 @@ class StoreError(OrcaError):
     """An artifact store that cannot be read or written."""
 
 
+class DiskFullError(StoreError):
+    """No room is left where something is to be written."""
+
+
 class NotFiniteError(OrcaError):
     """A loss, distance or score that is NaN or infinite."""
 

@@ -5,30 +5,41 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
 from orca_core.bodies.pretraining import Pretraining
 from orca_core.config import TrialConfig
-from orca_core.finetuning.loop import Finetuning
+from orca_core.finetuning.loop import Finetuning, Weights, weights_of
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.proxies import find_proxy
 from orca_core.seeding import derive
-from orca_core.stages import Stage, stages_of
+from orca_core.stages import Stage, model_address, result_key, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import Split, TaskData
 from orca_core.tasks.spec import check_train_samples
 from orca_core.tasks.splitting import stratified_order
 from orca_core.trajectory import Row, advance
 
+Keep = Literal["none", "best", "last", "all"]
+"""Which fine-tuned weights of a trial stay: of no epoch, of the best one, of the last one, or the states of all."""
+
 
 def run_trial(
-    config: TrialConfig, store: Store, report: Callable[[Row], None], *, device: str = "cpu", keep_at: Mapping[str, Collection[int]] = {}
+    config: TrialConfig,
+    store: Store,
+    report: Callable[[Row], None],
+    *,
+    device: str = "cpu",
+    keep_at: Mapping[str, Collection[int]] = {},
+    keep: Keep = "none",
+    models: Store | None = None,
 ) -> dict[str, Any]:
     """Run one trial.
 
@@ -38,6 +49,8 @@ def run_trial(
         report: Called with every row as it comes: one per stage and epoch, one per stage.
         device: Device type, `cpu` or `cuda`.
         keep_at: Place of a stage -> epochs whose states other trials will want.
+        keep: Which fine-tuned weights stay; they are read again by `orca_core.models`.
+        models: Where weights are kept; None = in `store`.
 
     Returns:
         The scores and counts of the trial, by column.
@@ -45,7 +58,7 @@ def run_trial(
     Raises:
         OrcaError: If data, body or store cannot be used, or a number is not finite.
     """
-    rows = trial_rows(config, store, device=device, keep_at=keep_at)
+    rows = trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models)
     while True:
         try:
             report(next(rows))
@@ -55,15 +68,62 @@ def run_trial(
 
 
 def trial_rows(
-    config: TrialConfig, store: Store, *, device: str = "cpu", keep_at: Mapping[str, Collection[int]] = {}
+    config: TrialConfig,
+    store: Store,
+    *,
+    device: str = "cpu",
+    keep_at: Mapping[str, Collection[int]] = {},
+    keep: Keep = "none",
+    models: Store | None = None,
 ) -> Generator[Row, None, dict[str, Any]]:
     """`run_trial` as a generator of rows, for a caller that wants to stop in between."""
     _prepare_torch(config, device)
+    all_stages = stages_of(config, device)
+    phases = [stage for stage in all_stages if stage.kind == "finetune"]
+    data = load_data(config)  # first: what is wrong with it should be said before anything is computed
+    model = yield from build_model(config, data, store, device=device, keep_at=keep_at)
+
+    tuning: Finetuning | None = None
+    before: Artifact | None = None
+    rows: list[Row] = []
+    counts = []
+    for stage in phases:
+        model.train_only(config.phases[stage.phase].train)
+        counts.append(model.num_trained())
+
+        def build(stage: Stage = stage, before: Artifact | None = before) -> Finetuning:
+            nonlocal tuning
+            if tuning is None:
+                tuning = Finetuning(config, model, data, torch.device(device), keep_best=keep == "best")
+            if before is not None:
+                tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
+            tuning.start_phase(stage.phase)
+            return tuning
+
+        ends = range(stage.start + 1, (stage.end or 0) + 1) if keep == "all" else keep_at.get(stage.place, ())
+        # The weights after the last phase are needed again only by trials that go on from there.
+        needed = stage is not phases[-1] or keep == "all" or any(epoch > (stage.end or 0) for epoch in ends)
+        before = yield from advance(stage, store, build, keep_tensors=needed, keep_at=ends)
+        rows += [row for row in before.data["rows"] if row["epoch"] > stage.start]
+    summary = summarise(rows, config.selection)
+    if keep in ("best", "last") and before is not None:
+        epoch = summary["best_epoch"] if keep == "best" else rows[-1]["epoch"]
+        if (weights := weights_at(epoch, config.selection, before, tuning)) is not None:
+            address = model_address(result_key(config, all_stages), keep)
+            (models or store).put(address, weights, {"epoch": epoch})
+    return summary | {
+        "params_total": sum(parameter.numel() for parameter in model.parameters()),
+        "params_trained": counts,
+    }
+
+
+def build_model(
+    config: TrialConfig, data: TaskData, store: Store, *, device: str = "cpu", keep_at: Mapping[str, Collection[int]] = {}
+) -> Generator[Row, None, CrossModalModel]:
+    """The model as fine-tuning starts with it: pretrained, aligned. Yields the rows of these stages."""
+    _prepare_torch(config, device)
     place = torch.device(device)
     stages = {stage.kind: stage for stage in stages_of(config, device) if stage.kind != "finetune"}
-    phases = [stage for stage in stages_of(config, device) if stage.kind == "finetune"]
-
-    data = _load_data(config)  # first: what is wrong with it should be said before anything is computed
     pretrained = None
     if stage := stages.get("pretrain"):
         pretrained = yield from advance(
@@ -82,32 +142,25 @@ def trial_rows(
         )
         model.embedder.load_state_dict(embedder_weights(aligned.tensors))
 
-    tuning: Finetuning | None = None
-    before: Artifact | None = None
-    rows: list[Row] = []
-    counts = []
-    for stage in phases:
-        model.train_only(config.phases[stage.phase].train)
-        counts.append(model.num_trained())
+    return model
 
-        def build(stage: Stage = stage, before: Artifact | None = before) -> Finetuning:
-            nonlocal tuning
-            if tuning is None:
-                tuning = Finetuning(config, model, data, place)
-            if before is not None:
-                tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
-            tuning.start_phase(stage.phase)
-            return tuning
 
-        ends = keep_at.get(stage.place, ())
-        # The weights after the last phase are needed again only by trials that go on from there.
-        needed = stage is not phases[-1] or any(epoch > (stage.end or 0) for epoch in ends)
-        before = yield from advance(stage, store, build, keep_tensors=needed, keep_at=ends)
-        rows += [row for row in before.data["rows"] if row["epoch"] > stage.start]
-    return summarise(rows, config.selection) | {
-        "params_total": sum(parameter.numel() for parameter in model.parameters()),
-        "params_trained": counts,
-    }
+def weights_at(epoch: int, selection: str, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:
+    """The trained parameters after an epoch, by name, if they are still there.
+
+    Args:
+        epoch: The best one, or the last.
+        selection: The split it is best on.
+        end: State at the end of the trajectory; may hold rows alone.
+        tuning: What trained on the trajectory, or a part of it.
+    """
+    held = [Weights.from_tensors(selection, end.tensors), tuning.best if tuning else None]
+    best = next((weights for weights in held if weights is not None and weights.epoch == epoch), None)
+    if best is not None:
+        return best.tensors
+    if end.tensors and end.data["rows"][-1]["epoch"] == epoch:
+        return weights_of(end.tensors)
+    return tuning.weights() if tuning is not None and tuning.epoch == epoch else None
 
 
 def summarise(rows: list[Row], selection: str) -> dict[str, Any]:
@@ -172,7 +225,8 @@ def _load_body(config: TrialConfig, pretrained: Artifact | None, stage: Stage | 
     return checkpoint_body(spec, spec.digest(), dropout)
 
 
-def _load_data(config: TrialConfig) -> TaskData:
+def load_data(config: TrialConfig) -> TaskData:
+    """The data of a trial: the task's, with `train_samples` of its training rows."""
     spec = config.task_spec
     data: TaskData = _kept(_tasks, (spec.digest(), config.split_seed), lambda: spec.load(config.split_seed), size=4)
     if config.train_samples is None:

@@ -64,6 +64,16 @@ class Stage:
         return f"{self.place}/{'whole' if epoch is None else f'e{epoch:05d}'}"
 
 
+def model_address(result_key: str, which: str) -> str:
+    """Where a store keeps the fine-tuned weights of a trial.
+
+    Args:
+        result_key: Of the trial.
+        which: `best` or `last`.
+    """
+    return f"model/{result_key}/{which}"
+
+
 def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
     """The stages of a trial, in the order they run.
 

@@ -10,6 +10,7 @@ are checked on reading; an artifact that does not agree with its marker counts a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import uuid
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 
-from orca_core.errors import StoreError
+from orca_core.errors import DiskFullError, StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,7 +151,8 @@ class Store:
                 with suppress(FileNotFoundError):  # another writer may have removed it
                     self._fs.delete_dir(f"{folder}/{before['attempt']}")
         except OSError as error:
-            raise StoreError(f"{self.uri}: cannot write {address} ({error})") from error
+            kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+            raise kind(f"{self.uri}: cannot write {address} ({error})") from error
 
     def epochs(self, place: str) -> list[int]:
         """Epochs of a trajectory at which something is stored, ascending."""
@@ -170,8 +172,27 @@ class Store:
                 times[address] = max(times.get(address, 0.0), (info.mtime_ns or 0) / 1e9)
         return sorted((Entry(address, size, times[address]) for address, size in sizes.items()), key=lambda entry: entry.written_at)
 
+    def strip(self, place: str) -> None:
+        """Remove the tensors of a trajectory's states, and all of its interim one; rows stay.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        for epoch in self.epochs(place):
+            address = f"{place}/e{epoch:05d}"
+            marker = self._read_marker(address)
+            if marker is None or "tensors.safetensors" not in marker["files"]:
+                continue
+            data = {name: expected for name, expected in marker["files"].items() if name == "data.json"}
+            contents = self._contents(address, marker | {"files": data})
+            if contents is None:
+                self.drop(address)  # damaged: nothing to keep
+            else:
+                self.put(address, {}, json.loads(contents["data.json"]))
+        self.drop(f"{place}/interim")
+
     def drop(self, address: str) -> None:
-        """Remove an artifact if it is there."""
+        """Remove an artifact, or all of a place, if it is there."""
         info = self._fs.get_file_info(f"{self._root}/{address}")
         if info.type != fs.FileType.NotFound:
             with suppress(FileNotFoundError):

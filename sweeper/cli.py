@@ -170,14 +170,25 @@ def best(
     results: ResultsOption = "results",
     top: Annotated[int, typer.Option("--top", min=1, help="Arms per task.")] = 5,
     format: FormatOption = "table",
+    task: Annotated[str | None, typer.Option("--task", help="For the exports: the task whose best arm is meant.")] = None,
+    export: Annotated[Path | None, typer.Option("--export", help="Write a search space that runs the best arm again.")] = None,
+    export_model: Annotated[Path | None, typer.Option("--export-model", help="Write the best trial's model to a folder.")] = None,
+    store: StoreOption = None,
 ) -> None:
     """The best arms of each task, by the mean over seeds of the sweep's metric.
 
-    Example: `sweeper best quickstart --top 3`
+    With `--export-model`, weights that the sweep's `keep` did not leave are computed again.
+
+    Example: `sweeper best quickstart --top 3`, `sweeper best quickstart --task digits --export best.yaml`
     """
     from sweeper.reading import best_arms
     from sweeper.tables import write_table
 
+    if export is not None or export_model is not None:
+        from sweeper.exporting import export_best
+
+        typer.echo(export_best(results, name, task, space_file=export, model_folder=export_model, store_uri=store), nl=False)
+        return
     write_table(best_arms(results, name, top), format)
 
 

@@ -27,13 +27,14 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from orca_core.errors import ConfigError, Fault, OrcaError
+from orca_core.errors import ConfigError, Fault, OrcaError, StoreError
 from orca_core.stages import Stage
 from orca_core.store import Store
 from sweeper.driver import heartbeat
+from sweeper.keeping import StateKeeper
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.progress import Progress
-from sweeper.recorder import Recorder, score_of
+from sweeper.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.schedulers import PerTaskScheduler, past_trials
 from sweeper.space import Resources
 from sweeper.trainable import TrialRunner
@@ -49,8 +50,12 @@ LOOK_EVERY_S = 5.0
 """Seconds between looks at whether Ray still has nodes."""
 
 
-class ClusterLostError(OrcaError):
-    """Ray's own processes are gone, or it cannot be reached."""
+LAST_ROWS_S = 30.0
+"""Seconds for which the last rows of a run are tried to be written."""
+
+
+class SweepCutError(OrcaError):
+    """A sweep that could not come to its end: Ray is gone, or the disk is full. What it has is kept."""
 
     exit_code = 1
 
@@ -86,6 +91,8 @@ class Session:
         unfinished: Whether a trial was cut short by that.
         lost: Whether Ray has no node left.
         share: Whether trials share stages.
+        keeper: Drops what no trial needs any more; None if nothing is shared.
+        full: What said that there is no room left on the disk.
     """
 
     plan: Plan
@@ -101,6 +108,8 @@ class Session:
     unfinished: bool = False
     lost: bool = False
     share: bool = True
+    keeper: StateKeeper | None = None
+    full: str = ""
 
     def message(self, trial: PlannedTrial) -> str:
         """What a worker is told of a trial."""
@@ -111,6 +120,8 @@ class Session:
                 "folder": os.getcwd(),
                 "device": self.plan.space.device,
                 "keep_at": {stage.place: self.keep_at(stage) for stage in trial.stages} if self.share else {},
+                "keep": self.plan.space.keep,
+                "models": self.store_uri,
                 "each_epoch": self.plan.space.scheduler.name != "fifo",
             }
         )
@@ -147,6 +158,12 @@ class Session:
         if trial is None:
             return
         self.queue.end(trial.id)
+        if outcome.get("cause") == "disk":  # the others would fail likewise
+            self.full, self.stopping = outcome["error"], True
+        if self.keeper is not None:
+            if outcome["status"] != "FAIL" or outcome["cause"] in NOT_RETRIED:
+                self.keeper.end(trial, outcome["status"], self.recorder.batches + 1)
+            self.keeper.drop(self.recorder.batches)
         self.recorder.end(trial.id, outcome)
         if not self.share and outcome["status"] != "FAIL":
             Store(self.store_uri).drop(f"unshared/{trial.id}")
@@ -154,8 +171,11 @@ class Session:
             self.scores[trial.id] = score_of(self.recorder.ended[trial.id], self.plan.space.metric)
         if self.plan.proposed_later:
             grown = make_plan(self.plan.space, self.scores)
-            self.queue.add(new for new in grown.trials if new.id not in self.plan.by_id)
+            proposed = [new for new in grown.trials if new.id not in self.plan.by_id]
+            self.queue.add(proposed)
             self.plan = grown
+            if self.keeper is not None:
+                self.keeper.add(proposed)
 
 
 class _NotPickled:
@@ -309,6 +329,7 @@ def launch(
             deadline=time.monotonic() + _time_budget(plan, most),
             progress=progress,
             share=share,
+            keeper=StateKeeper(Store(store_uri), plan, todo) if share else None,
         )
         longest = max(trial.config.finetune.epochs for trial in todo)
         past = past_trials(recorder.store.uri, plan, scores) if space.scheduler.name != "fifo" else {}
@@ -342,11 +363,33 @@ def launch(
             session.unfinished |= bool(session.handed)
             for tune_id in list(session.handed):
                 session.end(tune_id, {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"})
-            recorder.flush()
+            _write_rows(recorder)
+            if session.keeper is not None:
+                session.keeper.drop(recorder.batches)
             shutil.rmtree(scratch, ignore_errors=True)
+        if session.full:
+            text = "there is no room left on the disk; the sweep was ended. Make room; the same command continues."
+            raise SweepCutError(f"{space.name}: {text} ({session.full})")
         if session.lost:
-            raise ClusterLostError(f"{space.name}: Ray's processes are gone. Everything until now is kept; the same command continues.")
+            raise SweepCutError(f"{space.name}: Ray's processes are gone. Everything until now is kept; the same command continues.")
         return session.queue.is_empty and not session.unfinished
+
+
+def _write_rows(recorder: Recorder) -> None:
+    """Write the last rows; where they cannot be written, try again for a while.
+
+    Raises:
+        SweepCutError: If that does not help.
+    """
+    given_up = time.monotonic() + LAST_ROWS_S
+    while True:
+        try:
+            return recorder.flush()
+        except StoreError as error:
+            if time.monotonic() > given_up:
+                text = "the last rows could not be written. What trials computed is stored; the same command reports it again."
+                raise SweepCutError(f"{recorder.sweep}: {text} ({error})") from error
+            time.sleep(1.0)
 
 
 def _time_budget(plan: Plan, slots: int) -> float:

@@ -38,6 +38,11 @@ class PlannedTrial:
     stages: tuple[Stage, ...]
     result_key: str
 
+    @property
+    def finetuning(self) -> tuple[Stage, ...]:
+        """The phases of its fine-tuning."""
+        return tuple(stage for stage in self.stages if stage.kind == "finetune")
+
     def knobs(self) -> dict[str, Any]:
         """The canonical config: dotted path -> value, None where nothing reads the knob."""
         return canonical_knobs(self.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orca_core.errors import ConfigError, Fault, nearest
@@ -25,11 +26,31 @@ def best_arms(results_uri: str, name: str, top: int) -> pa.Table:
         ConfigError: If there is no such sweep.
     """
     import pyarrow as pa
+
+    arms, _ = ranked_arms(results_uri, name)
+    return pa.Table.from_pylist([{"rank": rank} | arm.line for of_task in arms.values() for rank, arm in enumerate(of_task[:top], 1)])
+
+
+@dataclass(frozen=True)
+class RankedArm:
+    """An arm of a sweep, at its best candidate.
+
+    Args:
+        line: What `best` shows of it.
+        rows: Its trials, one for each seed.
+    """
+
+    line: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+
+def ranked_arms(results_uri: str, name: str) -> tuple[dict[str, list[RankedArm]], str]:
+    """Task -> its arms, the best first, as `best_arms` ranks them; and the metric that it ranks by."""
     from scipy.stats import t as student
 
     store = ResultStore(results_uri)
     rows = [row for row in _trials(store, name) if row["in_plan"] and row["status"] == "COMPLETE"]
-    plan = _latest_plan(store, name) or {"metric": "valid_error", "varied": []}
+    plan = latest_plan(store, name) or {"metric": "valid_error", "varied": []}
     metric, knobs = plan["metric"], [knob for knob in plan["varied"] if knob != "task"]
     if not rows:
         raise ConfigError([Fault("", f"sweep {name} must have finished trials", Fault.ABSENT, "See `sweeper status`.")])
@@ -45,13 +66,12 @@ def best_arms(results_uri: str, name: str, top: int) -> pa.Table:
         half = None if spread is None else float(student.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
         tests = [row["test_error"] for row in group]
         line = {"task": task, metric: mean, "95% +-": half, "test_error": math.fsum(tests) / len(tests), "seeds": len(group)}
-        lines.append((task, len(group) < most, mean, arm, line | {knob: group[0][knob] for knob in knobs}))
+        lines.append((task, len(group) < most, mean, arm, RankedArm(line | {knob: group[0][knob] for knob in knobs}, group)))
     lines.sort(key=lambda entry: entry[:3])
-    ranked: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for task, _, _, arm, line in lines:
-        if arm not in ranked[task]:  # its other candidates are no better
-            ranked[task][arm] = {"rank": len(ranked[task]) + 1} | line
-    return pa.Table.from_pylist([line for arms in ranked.values() for line in list(arms.values())[:top]])
+    ranked: dict[str, dict[str, RankedArm]] = defaultdict(dict)
+    for task, _, _, arm, found in lines:
+        ranked[task].setdefault(arm, found)  # its other candidates are no better
+    return {task: list(arms.values()) for task, arms in ranked.items()}, metric
 
 
 def sweep_status(results_uri: str, name: str | None) -> pa.Table:
@@ -77,11 +97,11 @@ def sweep_status(results_uri: str, name: str | None) -> pa.Table:
 
 
 def _planned(store: ResultStore, sweep: str) -> int | None:
-    plan = _latest_plan(store, sweep)
+    plan = latest_plan(store, sweep)
     return len(plan["trials"]) + plan["proposed_later"] if plan else None
 
 
-def _latest_plan(store: ResultStore, sweep: str) -> dict[str, Any] | None:
+def latest_plan(store: ResultStore, sweep: str) -> dict[str, Any] | None:
     plans = store.plans(sweep)
     return max(plans.values(), key=lambda plan: plan["made_at"]) if plans else None
 

@@ -59,6 +59,11 @@ class Recorder:
         self.on_change: Callable[[], None] = lambda: None
 
     @property
+    def batches(self) -> int:
+        """Batches of rows that were written whole."""
+        return self._flushes
+
+    @property
     def running(self) -> int:
         """Trials that run now."""
         return len(self._live)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -138,6 +139,7 @@ def _add_missing(
             rule = f"must be at most the {os.cpu_count()} CPUs of this machine"
             raise ConfigError([Fault("resources.cpu", rule, space.resources.cpu, "Or give --address of a larger cluster.")], space.file)
         check_store(store)
+        check_room([results_uri, store], space.budget.free_gib, space.file)
     results.save_plan(space.name, plan.hash, plan_as_data(plan))
     recorder = Recorder(results, space.name, space.metric, comparison.known.values())
     recorder.set_in_plan((row for row in comparison.dropped if row["in_plan"]), False)
@@ -256,6 +258,27 @@ def check_data(configs: Iterable[TrialConfig], file: str = "") -> None:
         raise ConfigError(faults.values(), file)
 
 
+def check_room(uris: Iterable[str], least_gib: float, file: str = "") -> None:
+    """That the disks of local places have room; object stores are not asked.
+
+    Raises:
+        ConfigError: If not.
+    """
+    faults = []
+    for uri in uris:
+        place = Path(uri).expanduser().resolve()
+        if "://" in uri or least_gib == 0:
+            continue
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free / 2**30
+        if free < least_gib:
+            remedy = f"Only {free:.2f} GiB are free there. Make room (`sweeper clean`), or lower the floor."
+            faults.append(Fault("budget.free_gib", f"must be free on the disk of {uri}", least_gib, remedy))
+    if faults:
+        raise ConfigError(faults, file)
+
+
 def check_store(uri: str) -> None:
     """That the stage store can be written.
 
@@ -265,7 +288,7 @@ def check_store(uri: str) -> None:
     try:
         store = Store(uri)
         store.put("probe/probe/whole", {}, {})
-        store.drop("probe/probe")
+        store.drop("probe")
     except (StoreError, OSError) as error:
         raise ConfigError([Fault("--store", f"must be a place that can be written ({error})", Fault.ABSENT)]) from None
 

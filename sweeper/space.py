@@ -69,6 +69,9 @@ class Budget(_Part):
     trial_minutes: _Bound = Field(
         None, description="Wall time of one trial, looked at when it reports; longer ones are stopped and FAIL with cause timeout."
     )
+    free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="Free disk, in GiB, without which a run is not started, where results and stages lie in a folder."
+    )
     gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, likewise.")
 
 
@@ -99,6 +102,11 @@ class SpaceFile(_Part):
     require: list[Rule] = Field([], description="Rules that a combination must keep.")
     resources: Resources = Resources()
     budget: Budget = Budget()
+    keep: Literal["none", "best", "last", "all"] = Field(
+        "best",
+        description="Fine-tuned weights that stay in the store: of no epoch, of each trial's best or last one, or the states of all. "
+        "States that trials share are dropped when their last trial ends, but with `all`.",
+    )
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -157,6 +165,7 @@ class SearchSpace:
     require: tuple[Rule, ...]
     resources: Resources
     budget: Budget
+    keep: str
     source: Mapping[str, Any]
     file: str = ""
 
@@ -327,7 +336,8 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     faults += name_faults(name)
     faults += _sweep_faults(parsed, axes, base, {fault.path.partition(".")[0] for fault in faults})
     seeds = tuple(range(parsed.seeds)) if isinstance(parsed.seeds, int) else tuple(parsed.seeds)
-    fields = {key: getattr(parsed, key) for key in ("description", "design", "search", "scheduler", "metric", "resources", "budget")}
+    as_given = ("description", "design", "search", "scheduler", "metric", "resources", "budget", "keep")
+    fields = {key: getattr(parsed, key) for key in as_given}
     space = SearchSpace(
         name=name,
         base=base,

@@ -39,7 +39,9 @@ class TrialRunner(tune.Trainable):
         self._each_epoch = task["each_epoch"]
         # Configs travel as JSON: pydantic's strict mode reads lists as tuples there, and nothing else is let through.
         trial = TrialConfig.model_validate_json(json.dumps(task["config"]))
-        self._rows = execute(trial, task["store"], device=task["device"], keep_at=task["keep_at"])
+        self._rows = execute(
+            trial, task["store"], device=task["device"], keep_at=task["keep_at"], keep=task["keep"], models_uri=task["models"]
+        )
 
     def step(self) -> dict[str, Any]:
         """Rows as JSON; `outcome` with the last ones; `epoch` and the metrics where a scheduler judges each epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,32 @@ from orca_core.seeding import generator, seeded
 from orca_core.tasks import Split, TaskData
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Trained parameters of one epoch.
+
+    Args:
+        epoch: After which they were taken.
+        error: On the selection split.
+        tensors: By the parameter's name; on the CPU.
+    """
+
+    epoch: int
+    error: float
+    tensors: Mapping[str, Tensor]
+
+    def as_tensors(self, selection: str) -> dict[str, Tensor]:
+        """For a trajectory's state, under the selection they are best by: trials that share it may differ in that."""
+        at = torch.tensor([self.epoch, self.error], dtype=torch.float64)
+        return _under(f"best-{selection}", self.tensors) | {f"best-{selection}-at": at}
+
+    @classmethod
+    def from_tensors(cls, selection: str, tensors: Mapping[str, Tensor]) -> Weights | None:
+        """What `as_tensors` gave, out of a state; None if it holds none."""
+        at = tensors.get(f"best-{selection}-at")
+        return None if at is None else cls(int(at[0]), float(at[1]), _below(f"best-{selection}", tensors))
+
+
 class Finetuning:
     """Fine-tuning of one trial, a trajectory over the epochs of all its phases.
 
@@ -27,9 +54,12 @@ class Finetuning:
         model: Embedder (aligned or not), body and predictor; trained in place.
         data: The task's data.
         device: Where to train.
+        keep_best: Whether to hold the weights of the best epoch on the selection split.
     """
 
-    def __init__(self, config: TrialConfig, model: CrossModalModel, data: TaskData, device: torch.device) -> None:
+    def __init__(
+        self, config: TrialConfig, model: CrossModalModel, data: TaskData, device: torch.device, *, keep_best: bool = False
+    ) -> None:
         self.config, self.device = config, device
         self.model = model.to(device)
         self.train, self.valid, self.test = (_on(device, split) for split in (data.train, data.valid, data.test))
@@ -38,6 +68,9 @@ class Finetuning:
         self.phase: Phase = config.phases[0]
         self.schedule_start = 0
         self.trained: set[str] = set()
+        self.epoch = 0
+        self.keep_best = keep_best
+        self.best: Weights | None = None
         self.optimizer = self._new_optimizer()
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -79,8 +112,12 @@ class Finetuning:
                 if parameters and settings.clip is not None:
                     nn.utils.clip_grad_norm_(parameters, settings.clip)
                 self.optimizer.step()
+        self.epoch = epoch
         valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1])
         _, test_error = self._evaluate(self.inputs[2], self.test[1])
+        error = valid_error if self.config.selection == "valid" else test_error
+        if self.keep_best and (self.best is None or error < self.best.error):
+            self.best = Weights(epoch, error, {name: tensor.to("cpu", copy=True) for name, tensor in self.weights().items()})
         return {
             "train_loss": total.item() / len(order),
             "valid_loss": valid_loss,
@@ -89,17 +126,24 @@ class Finetuning:
             "lr": lr,
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter that has trained so far."""
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters() if name in self.trained}
+
     def state(self) -> dict[str, Tensor]:
-        """Every parameter that has trained so far, and the optimiser's state."""
-        weights = {name: parameter for name, parameter in self.model.named_parameters() if name in self.trained}
-        return {f"model.{name}": parameter.detach() for name, parameter in weights.items()} | optimizer_state(self.optimizer, self.model)
+        """Every parameter that has trained so far, the optimiser's state, and the best weights until now where they are held."""
+        state = _under("model", self.weights()) | optimizer_state(self.optimizer, self.model)
+        if self.best is not None:
+            state |= self.best.as_tensors(self.config.selection)
+        return state
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state; what has never trained keeps the weights the model was made with."""
-        weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        weights = weights_of(tensors)
         self.model.load_state_dict(weights, strict=False)
         self.trained |= set(weights)
         load_optimizer_state(self.optimizer, self.model, tensors)
+        self.best = Weights.from_tensors(self.config.selection, tensors) if self.keep_best else None
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.config.finetune
@@ -142,6 +186,19 @@ class Finetuning:
         with torch.no_grad():
             outputs = torch.cat([self._outputs(part) for part in x.split(self.config.finetune.eval_batch_size)])
             return self.loss(outputs, y).item(), self.score(outputs.cpu(), y.cpu())
+
+
+def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The trained parameters out of a state of the trajectory, by name."""
+    return _below("model", state)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def _on(device: torch.device, split: Split) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ class CrossModalModel(nn.Module):
 
     def __init__(self, config: TrialConfig, loaded: LoadedBody, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
         super().__init__()
+        self.input_shape, self.output_shape = input_shape, output_shape
         geometry = loaded.body.geometry
         with seeded(config.seed, "embedder-init"):
             self.embedder = make_embedder(

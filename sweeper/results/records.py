@@ -84,7 +84,7 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "cause",
         _TEXT,
-        "Why it is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, store, infrastructure, timeout, stopped. "
+        "Why it is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, disk, store, infrastructure, timeout, stopped. "
         "PRUNED: the rule that stopped it.",
     ),
     Column("error", _TEXT, "FAIL: the error in one line."),

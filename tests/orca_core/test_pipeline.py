@@ -120,7 +120,7 @@ def test_training_writes_nothing_to_the_global_generators(quick, store):
 
 
 def subset(quick, count: int | None, **knobs: object) -> set[bytes]:
-    data = pipeline._load_data(quick("openml/187", {"train_samples": count, **knobs}))
+    data = pipeline.load_data(quick("openml/187", {"train_samples": count, **knobs}))
     return {row.tobytes() for row in data.train.x}
 
 
@@ -135,7 +135,7 @@ def test_the_training_subset_is_drawn_by_the_split_seed_and_not_by_the_seed(quic
 
 
 def test_every_class_is_in_the_smallest_training_set(quick):
-    data = pipeline._load_data(quick("openml/187", {"train_samples": 3}))
+    data = pipeline.load_data(quick("openml/187", {"train_samples": 3}))
     assert sorted(data.train.y) == [0, 1, 2]
 
 
