@@ -11,6 +11,7 @@ ids of old trials alone. A default, once released, is therefore never changed; c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -170,7 +171,7 @@ class TrialConfig(_Part):
         """The body, without its weights."""
         return find_body(self.body.name)
 
-    @property
+    @cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The freezing schedule as phases that partition `finetune.epochs`."""
         return parse_freezing(self.freezing, self.finetune.epochs)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from orca_core.config import KNOBS, TrialConfig
 from orca_core.finetuning.freezing import freezing_label, phases_as_data
+
+_DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field in KNOBS.items()}
 
 
 def unread_knobs(config: TrialConfig) -> frozenset[str]:
@@ -50,13 +53,10 @@ def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
     return values
 
 
-def read_knobs(config: TrialConfig) -> dict[str, Any]:
+@lru_cache(maxsize=8)  # id, stages and result key of a trial all ask for it
+def read_knobs(config: TrialConfig) -> Mapping[str, Any]:
     """The knobs that are read and not at their introductory default: what ids and stage keys are made of."""
-    knobs = {
-        path: value
-        for path, value in canonical_knobs(config).items()
-        if value is not None and value != KNOBS[path].get_default(call_default_factory=True)
-    }
+    knobs = {path: value for path, value in canonical_knobs(config).items() if value is not None and value != _DEFAULTS[path]}
     if "freezing" in knobs:
         knobs["freezing"] = phases_as_data(config.phases)
     return knobs

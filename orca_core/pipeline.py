@@ -182,12 +182,12 @@ def _source(config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody,
     """Source features, from the store or computed and stored there."""
     started = time.perf_counter()
     artifact = store.get(stage.address)
-    reused = artifact is not None
+    reused, stored = artifact is not None, None
     if artifact is None:
         proxy = find_proxy(config.proxy)
         features, labels = source_features(proxy, loaded, samples=config.align.proxy_samples, seed=config.seed, device=device)
         artifact = Artifact({"features": features, "labels": labels}, {"seconds": time.perf_counter() - started})
-        store.put(stage.address, artifact.tensors, artifact.data)
+        stored = store.put(stage.address, artifact.tensors, artifact.data)
     yield {
         "table": "stages",
         "stage": "source",
@@ -197,6 +197,7 @@ def _source(config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody,
         "reused_epochs": 0,
         "seconds": 0.0 if reused else time.perf_counter() - started,
         "saved_s": artifact.data["seconds"] if reused else 0.0,
+        "stored_bytes": stored,
     }
     return artifact
 

@@ -128,8 +128,8 @@ class Store:
                 return None  # damaged; had it been replaced meanwhile, the marker would name another attempt
         return None
 
-    def put(self, address: str, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
-        """Store an artifact. Tensors may lie on any device.
+    def put(self, address: str, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> int:
+        """Store an artifact; gives its size in bytes. Tensors may lie on any device.
 
         Raises:
             StoreError: If it cannot be written.
@@ -153,6 +153,7 @@ class Store:
         except OSError as error:
             kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
             raise kind(f"{self.uri}: cannot write {address} ({error})") from error
+        return sum(len(content) for content in contents.values())
 
     def epochs(self, place: str) -> list[int]:
         """Epochs of a trajectory at which something is stored, ascending."""

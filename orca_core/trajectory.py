@@ -99,9 +99,10 @@ def advance(
                 store.put(stage.interim, trajectory.state(), {"rows": rows})
             raise
     artifact = Artifact(trajectory.state() if keep_tensors else {}, {"rows": rows})
-    store.put(stage.address, artifact.tensors, artifact.data)
+    stored = store.put(stage.address, artifact.tensors, artifact.data)
     store.drop(stage.interim)
-    yield _stage_row(stage, reused_epochs=begun - stage.start, seconds=time.perf_counter() - started, saved_s=saved_s)
+    seconds = time.perf_counter() - started
+    yield _stage_row(stage, reused_epochs=begun - stage.start, seconds=seconds, saved_s=saved_s, stored_bytes=stored)
     return artifact
 
 
@@ -125,7 +126,7 @@ def _seconds(artifact: Artifact) -> float:
     return float(sum(row["seconds"] for row in artifact.data["rows"]))
 
 
-def _stage_row(stage: Stage, reused_epochs: int, seconds: float, saved_s: float) -> Row:
+def _stage_row(stage: Stage, reused_epochs: int, seconds: float, saved_s: float, stored_bytes: int | None = None) -> Row:
     epochs = (stage.end or 0) - stage.start
     return {
         "table": "stages",
@@ -136,4 +137,5 @@ def _stage_row(stage: Stage, reused_epochs: int, seconds: float, saved_s: float)
         "reused_epochs": reused_epochs,
         "seconds": seconds,
         "saved_s": saved_s,
+        "stored_bytes": stored_bytes,
     }

@@ -120,7 +120,7 @@ def plan(
 
     Example: `sweeper plan quickstart --format csv > trials.csv`
     """
-    from sweeper.running import describe_plan
+    from sweeper.plan_text import describe_plan
     from sweeper.space import load_space
 
     typer.echo(describe_plan(load_space(space, _settings(settings), name), results, format), nl=False)

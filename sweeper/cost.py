@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from statistics import median
-from typing import Any
+from dataclasses import dataclass, field
 
 from orca_core.stages import Stage
 from sweeper.planning import Plan, PlannedTrial
@@ -14,26 +12,38 @@ GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "finetune": 1.0}
 """Seconds of an epoch (`source`: of the whole) where nothing like it was measured: enough to put trials in an order."""
 
 
-class CostModel:
-    """Seconds of stages by kind, task and body.
+@dataclass(frozen=True)
+class Measured:
+    """What earlier trials tell of stages like those to come, by kind, task and body.
 
     Args:
-        measured: Rows of (stage, task, body_name, seconds of one epoch, or of the whole source stage).
+        seconds: (stage, task, body) -> seconds of one epoch, or of the whole source stage.
+        bytes: (stage, task, body) -> size of the state it leaves; not of fine-tuning, which leaves rows or weights.
+        trained: (task, body, freezing) -> parameters that train, at most.
     """
 
-    def __init__(self, measured: Iterable[Mapping[str, Any]] = ()) -> None:
-        seconds: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
-        for row in measured:
-            seconds[row["stage"], row["task"], row["body_name"]].append(row["seconds"])
-        self._median = {key: median(values) for key, values in seconds.items()}
+    seconds: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
+    bytes: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
+    trained: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+
+
+class CostModel:
+    """Seconds and bytes of stages by kind, task and body.
+
+    Args:
+        measured: What earlier trials tell.
+    """
+
+    def __init__(self, measured: Measured = Measured()) -> None:
+        self._measured = measured
 
     def knows(self, trial: PlannedTrial, stage: Stage) -> bool:
         """Whether a stage like this was measured."""
-        return (stage.kind, trial.config.task, trial.config.body.name) in self._median
+        return (stage.kind, trial.config.task, trial.config.body.name) in self._measured.seconds
 
     def seconds(self, trial: PlannedTrial, stage: Stage) -> float:
         """Seconds of a stage, from its start to its end."""
-        each = self._median.get((stage.kind, trial.config.task, trial.config.body.name), GUESS_S[stage.kind])
+        each = self._measured.seconds.get((stage.kind, trial.config.task, trial.config.body.name), GUESS_S[stage.kind])
         return each if stage.end is None else each * (stage.end - stage.start)
 
     def path(self, trial: PlannedTrial) -> float:
@@ -59,3 +69,32 @@ class CostModel:
         distinct = sum(seconds for seconds, _ in once.values())
         measured = sum(seconds for seconds, known in once.values() if known)
         return alone, distinct, measured / distinct if distinct else 1.0
+
+    def disk(self, plan: Plan, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
+        """Bytes that some trials leave, bytes of shared fine-tuning states beside these at most, and the measured share of the places.
+
+        A state of fine-tuning holds the trained weights and, of Adam, two moments; one more copy where the best weights are held.
+        """
+        stays, shared, known, places = 0.0, 0.0, 0, set()
+        of_weights = {"none": 0, "best": 1, "last": 1, "all": 0}[plan.space.keep]
+        for trial in trials:
+            config = trial.config
+            trained = 4 * self._measured.trained.get((config.task, config.body.name, str(trial.knobs()["freezing"])), 0)
+            stays += trained * of_weights
+            state = trained * (2 if config.finetune.optimizer == "sgd" else 3) + trained * (plan.space.keep == "best")
+            for stage in trial.stages:
+                if stage.place in places:
+                    continue
+                places.add(stage.place)
+                ends = plan.keep_at.get(stage.place, [stage.end])
+                if stage.kind == "finetune":
+                    known += trained > 0
+                    if plan.space.keep == "all":
+                        stays += state * (max(end or 0 for end in ends) - stage.start)
+                    elif len(ends) > 1 or stage is not trial.finetuning[-1]:
+                        shared += state * len(ends)
+                else:
+                    size = self._measured.bytes.get((stage.kind, config.task, config.body.name))
+                    known += size is not None
+                    stays += (size or 0.0) * len(ends)
+        return stays, shared, known / len(places) if places else 1.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -22,7 +20,7 @@ from orca_core.identity import trial_id
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 from orca_core.tasks.spec import check_train_samples
-from sweeper.cost import CostModel
+from sweeper.cost import CostModel, Measured
 from sweeper.driver import only_driver
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.provenance import provenance
@@ -174,21 +172,26 @@ def _add_missing(
     return taken, finished
 
 
-def measured_costs(results_uri: str) -> list[dict[str, Any]]:
-    """Seconds of an epoch of each kind of stage, by task and body, over all sweeps of the results."""
+def measured_costs(results_uri: str) -> Measured:
+    """What stages took and left, over all sweeps of the results."""
     from sweeper.results.query import Results
 
     if not ResultStore(results_uri).sweeps():
-        return []
-    of_epochs = (
-        "select stage, task, body_name, median(metrics.seconds) as seconds from metrics join trials using (sweep, trial) group by all"
-    )
-    of_source = (
-        "select stage, task, body_name, median(stages.seconds) as seconds from stages join trials using (sweep, trial) "
+        return Measured()
+    results, of = Results(results_uri), "join trials using (sweep, trial)"
+    seconds = results.sql(
+        f"select stage, task, body_name, median(metrics.seconds) as value from metrics {of} group by all union all "
+        f"select stage, task, body_name, median(stages.seconds) as value from stages {of} "
         "where stage = 'source' and stages.saved_s = 0 group by all"
     )
-    results = Results(results_uri)
-    return [*results.sql(of_epochs).rows(), *results.sql(of_source).rows()]
+    sizes = results.sql(
+        f"select stage, task, body_name, median(stored_bytes) as value from stages {of} "
+        "where stage != 'finetune' and stored_bytes is not null group by all"
+    )
+    trained = results.sql(
+        "select task, body_name, freezing, max(list_max(params_trained)) as value from trials where status = 'COMPLETE' group by all"
+    )
+    return Measured(*({tuple(row.values())[:-1]: row["value"] for row in answer.rows()} for answer in (seconds, sizes, trained)))
 
 
 def _print_summary(comparison: Comparison, results_uri: str, taken: set[str], finished: bool, planned: list[dict[str, Any]]) -> None:
@@ -264,13 +267,16 @@ def check_room(uris: Iterable[str], least_gib: float, file: str = "") -> None:
     Raises:
         ConfigError: If not.
     """
-    faults = []
+    faults, asked = [], set()
     for uri in uris:
         place = Path(uri).expanduser().resolve()
         if "://" in uri or least_gib == 0:
             continue
         while not place.exists():
             place = place.parent
+        if (disk := place.stat().st_dev) in asked:
+            continue
+        asked.add(disk)
         free = shutil.disk_usage(place).free / 2**30
         if free < least_gib:
             remedy = f"Only {free:.2f} GiB are free there. Make room (`sweeper clean`), or lower the floor."
@@ -291,73 +297,6 @@ def check_store(uri: str) -> None:
         store.drop("probe")
     except (StoreError, OSError) as error:
         raise ConfigError([Fault("--store", f"must be a place that can be written ({error})", Fault.ABSENT)]) from None
-
-
-# ------------------------------------------------------------------------------------------------------------------------- plan
-
-
-def describe_plan(space: SearchSpace, results_uri: str, format: str) -> str:
-    """A plan as text, JSON or CSV."""
-    comparison = compare(space, ResultStore(results_uri))
-    check_data((trial.config for trial in comparison.plan.trials), space.file)
-    rows = [_plan_row(trial, comparison) for trial in comparison.plan.trials]
-    match format:
-        case "json":
-            return json.dumps(rows, indent=1) + "\n"
-        case "csv":
-            return _as_csv(rows)
-        case "text":
-            return _as_text(comparison, rows, measured_costs(results_uri))
-    raise ConfigError([Fault("--format", "must be text, json or csv", format)])
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
-def _plan_row(trial: PlannedTrial, comparison: Comparison) -> dict[str, Any]:
-    state = "done" if trial.id in comparison.done else "stale" if trial.id in comparison.stale else "to run"
-    return {"trial": trial.id, "state": state, "arm": trial.arm, "variant": trial.variant or None} | config_cells(trial)
-
-
-def _as_csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def _as_text(comparison: Comparison, rows: list[dict[str, Any]], costs: list[dict[str, Any]]) -> str:
-    from sweeper.tables import text_table
-
-    plan = comparison.plan
-    lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
-    distinct = len(plan.trials) + plan.proposed_later
-    merged = plan.combinations - distinct
-    lines.append(f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} repeat others: nothing that is read differs)")
-    if plan.proposed_later:
-        lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
-    stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
-    lines.append(f"Stages   {', '.join(stages)}")
-    lines.append(f"Results  {len(comparison.done)} done, {len(comparison.stale)} stale, {len(comparison.todo)} to run")
-    if comparison.todo:
-        alone, once, measured = CostModel(costs).totals(plan, comparison.todo)
-        saved = f"{1 - once / alone:.0%} less than the {_hours(alone)} of the same trials by themselves"
-        known = f"{measured:.0%} of it from stages that were measured" if measured else "a guess: no stage like these was measured yet"
-        lines.append(f"Work     about {_hours(once)} of one slot, {saved} ({known})")
-    if comparison.dropped:
-        lines.append(
-            f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"
-        )
-    shown = [
-        "trial",
-        "state",
-        *(["variant"] if plan.space.variants else []),
-        *(knob.replace(".", "_") for knob in plan.space.varied),
-        "seed",
-    ]
-    return "\n".join(lines) + "\n\n" + text_table(shown, ([row[key] for key in shown] for row in rows))
 
 
 # ------------------------------------------------------------------------------------------------------------------------ trial

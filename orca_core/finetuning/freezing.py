@@ -26,10 +26,10 @@ Group = Literal["embedder", "body", "predictor", "layernorm"]
 GROUPS: tuple[Group, ...] = ("embedder", "body", "predictor", "layernorm")
 """Groups of parameters that a phase can train. `layernorm` is those of the body; `body` holds them too."""
 
-_ALL: tuple[Group, ...] = ("embedder", "body", "predictor")
+ALL: tuple[Group, ...] = ("embedder", "body", "predictor")
 
 _NAMED: dict[str, tuple[Group, ...]] = {
-    "full": _ALL,
+    "full": ALL,
     "frozen-embedder": ("body", "predictor"),
     "frozen-body": ("embedder", "predictor"),
     "frozen-both": ("predictor",),
@@ -56,7 +56,7 @@ class Phase(BaseModel):
     def _canonical(cls, value: Any) -> Any:
         """`all` spelled out, in a fixed order, without repeats or what `body` holds anyway."""
         if value == "all":
-            return _ALL
+            return ALL
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ValueError(f"must be `all` or a list of {', '.join(GROUPS)}")
         names = set(value)
@@ -109,7 +109,7 @@ def freezing_label(phases: Sequence[Phase]) -> str:
             return name
         if name in _WITH_FIRST_PHASE and list(phases) == [
             Phase(train=train, epochs=phases[0].epochs),
-            Phase(train=_ALL, epochs=phases[-1].epochs),
+            Phase(train=ALL, epochs=phases[-1].epochs),
         ]:
             return f"{name}:{phases[0].epochs}"
     return " > ".join(_describe(phase) for phase in phases)
@@ -130,7 +130,7 @@ def _parse_name(name: str, epochs: int) -> tuple[Phase, ...]:
         raise _fault(f"must name 1 to {epochs} epochs (finetune.epochs) after the colon", name)
     if int(number) == epochs:
         return (Phase(train=_NAMED[base], epochs=epochs),)
-    return (Phase(train=_NAMED[base], epochs=int(number)), Phase(train=_ALL, epochs=epochs - int(number)))
+    return (Phase(train=_NAMED[base], epochs=int(number)), Phase(train=ALL, epochs=epochs - int(number)))
 
 
 def _fault(rule: str, value: object, remedy: str = "") -> ConfigError:

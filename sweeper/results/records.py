@@ -126,6 +126,7 @@ STAGES: tuple[Column, ...] = (
     Column("reused_epochs", _COUNT, "Epochs of them that were found in the store."),
     Column("seconds", _REAL, "Seconds of computing in this trial; 0 if the stage was reused whole."),
     Column("saved_s", _REAL, "Seconds that what was reused had taken where it was computed."),
+    Column("stored_bytes", _COUNT, "Size of what the stage left in the store at its end; null if it was reused whole."),
 )
 
 TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES}

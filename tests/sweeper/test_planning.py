@@ -14,9 +14,10 @@ import pytest
 from orca_core.config import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
+from sweeper.cost import CostModel, Measured
+from sweeper.plan_text import describe_plan
 from sweeper.planning import make_plan
 from sweeper.results import ResultStore
-from sweeper.running import describe_plan
 from sweeper.space import load_space
 
 
@@ -131,3 +132,40 @@ def test_a_plan_as_text_says_what_is_shared_done_and_dropped(load, tmp_path):
     assert "Results  1 done, 1 stale, 5 to run" in text
     assert "1 trials of earlier runs are no longer planned" in text
     assert [line.split()[1] for line in text.splitlines() if line.startswith((done.id, stale.id))] == ["done", "stale"]
+
+
+TREE = """
+    name: t
+    base: {task: digits, body.weights: pretrained}
+    space: {align.epochs: {grid: [0, 2, 4]}, freezing: {grid: [full, "frozen-body:1"]}, finetune.epochs: {grid: [3]}}
+    seeds: 2
+"""
+
+
+def test_the_tree_of_a_plan_counts_distinct_stages_and_their_trials(load, tmp_path):
+    lines = [line.strip() for line in describe_plan(load(TREE), str(tmp_path), "text").splitlines()]
+    start = lines.index("pretrain mini-swin, to epoch 8: 1 for 12 trials")
+    assert lines[start + 1 : start + 9] == [
+        "finetune digits, mini-swin, all, to epoch 3: 2 for 2 trials",
+        "finetune digits, mini-swin, embedder+predictor, to epoch 1: 2 for 2 trials",
+        "finetune, all, to epoch 3: 2 for 2 trials",
+        "source photos by mini-swin: 2 for 8 trials",
+        "align digits, otdd-exact, to epoch 2, 4: 2 for 8 trials",
+        "finetune digits, mini-swin, all, to epoch 3: 4 for 4 trials",
+        "finetune digits, mini-swin, embedder+predictor, to epoch 1: 4 for 4 trials",
+        "finetune, all, to epoch 3: 4 for 4 trials",
+    ]
+
+
+def test_the_disk_that_a_plan_takes_is_counted_from_what_was_measured(load):
+    plan = make_plan(load(TREE))
+    names = ("digits", "mini-swin")
+    sizes = {("pretrain", *names): 1000.0, ("source", *names): 100.0, ("align", *names): 10.0}
+    costs = CostModel(Measured(bytes=sizes, trained={(*names, "full"): 5, (*names, "frozen-body:1"): 5}))
+    stays, shared, measured = costs.disk(plan, plan.trials)
+    # pretraining once, features of two seeds, two alignments that are left at two epochs; the weights of 12 trials
+    assert stays == 1000 + 2 * 100 + 2 * 2 * 10 + 12 * 5 * 4
+    # first phases of 3 alignments x 2 seeds: weights, two moments, the best weights
+    assert shared == 3 * 2 * 5 * 4 * 4
+    assert measured == 1
+    assert costs.disk(plan, ()) == (0, 0, 1)
