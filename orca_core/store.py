@@ -14,7 +14,7 @@ import errno
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,13 @@ class Store:
             kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
             raise kind(f"{self.uri}: cannot write {address} ({error})") from error
         return sum(len(content) for content in contents.values())
+
+    def damaged(self) -> Iterator[str]:
+        """Addresses whose marker or files do not agree; all of every file is read. One without a marker may be on its way."""
+        for entry in self.entries():
+            marker = self._read_marker(entry.address)
+            if marker is None or self._contents(entry.address, marker) is None:
+                yield entry.address
 
     def epochs(self, place: str) -> list[int]:
         """Epochs of a trajectory at which something is stored, ascending."""

@@ -303,6 +303,24 @@ def compact(
         typer.echo(f"{sweep}: compacted")
 
 
+@app.command()
+@_said
+def doctor(
+    results: ResultsOption = "results",
+    store: StoreOption = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Set damaged files aside; what is lost is reported or computed again.")] = False,
+) -> int:
+    """Look for what is wrong with the installation, the results and the stage store. Exit code 1 if something is.
+
+    Example: `sweeper doctor --results /shared/results`
+    """
+    from sweeper.doctor import examine
+
+    text, healthy = examine(results, store, repair=repair)
+    typer.echo(text, nl=False)
+    return 0 if healthy else 1
+
+
 def _catalogue(kind: str) -> Callable[..., None]:
     @_said
     def command(

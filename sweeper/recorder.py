@@ -44,12 +44,11 @@ class Recorder:
         store: Where rows go.
         sweep: Name of the sweep.
         metric: What trials are ranked by.
-        known: Current rows of the sweep's trials, from earlier runs.
     """
 
-    def __init__(self, store: ResultStore, sweep: str, metric: str, known: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, store: ResultStore, sweep: str, metric: str) -> None:
         self.store, self.sweep, self.metric = store, sweep, metric
-        self._attempts = {row["trial"]: row["attempt"] for row in known}
+        self._attempts = store.attempts(sweep)
         self._live: dict[str, _Live] = {}
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = time.monotonic()

@@ -139,7 +139,7 @@ def _add_missing(
         check_store(store)
         check_room([results_uri, store], space.budget.free_gib, space.file)
     results.save_plan(space.name, plan.hash, plan_as_data(plan))
-    recorder = Recorder(results, space.name, space.metric, comparison.known.values())
+    recorder = Recorder(results, space.name, space.metric)
     recorder.set_in_plan((row for row in comparison.dropped if row["in_plan"]), False)
     recorder.set_in_plan((row for trial, row in comparison.known.items() if trial in comparison.done and not row["in_plan"]), True)
     todo, scores, taken = list(comparison.todo), dict(comparison.scores), set[str]()
@@ -321,7 +321,7 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
     recorder = None
     if name is not None:
         results = ResultStore(results_uri)
-        recorder = Recorder(results, name, "valid_error", results.live_trials(name))
+        recorder = Recorder(results, name, "valid_error")
         recorder.start(trial, device=device)
     from sweeper.execution import execute  # after all that can be wrong with the config: torch takes seconds to load
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -103,6 +103,23 @@ class ResultStore:
         rows = self.read(["trials"], lambda data: data["trials"].to_table(columns=needed), sweep)
         found: list[dict[str, Any]] = _current_rows(rows).select(wanted).to_pylist()
         return found
+
+    def attempts(self, sweep: str) -> dict[str, int]:
+        """Trial -> the largest attempt that any row of any table has, also where the trial's own rows were lost with their file.
+
+        Raises:
+            StoreError: If a file is damaged.
+        """
+
+        def largest(data: dict[str, ds.FileSystemDataset]) -> dict[str, int]:
+            found: dict[str, int] = {}
+            for rows in data.values():
+                by_trial = rows.to_table(columns=["trial", "attempt"]).group_by("trial").aggregate([("attempt", "max")])
+                for trial, attempt in zip(by_trial["trial"].to_pylist(), by_trial["attempt_max"].to_pylist(), strict=True):
+                    found[trial] = max(found.get(trial, 0), attempt)
+            return found
+
+        return self.read(TABLES, largest, sweep)
 
     def read(
         self,
@@ -286,6 +303,34 @@ class ResultStore:
         plans = [info for info in self._infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
         return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
 
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """Path and complaint of every file of rows or plan that cannot be read; all of every file is read."""
+        for table in TABLES:
+            for path in self._list(table, None):
+                try:
+                    self._is_there(path)
+                except StoreError as error:
+                    yield path, str(error)
+        for info in self._infos("sweeps", recursive=True):
+            if info.extension == "json" and info.base_name != "heartbeat.json":
+                try:
+                    self._read_json(info.path)
+                except StoreError as error:
+                    yield info.path, str(error)
+
+    def set_aside(self, path: str) -> str:
+        """Give a damaged file a name that nothing reads; gives that name.
+
+        Raises:
+            StoreError: If it cannot be renamed.
+        """
+        aside = f"{path}.damaged"
+        try:
+            self._fs.move(path, aside)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be renamed ({error})") from error
+        return aside
+
     def remove(self, name: str) -> None:
         """Delete the rows, plans and notes of a sweep.
 
@@ -338,7 +383,8 @@ class ResultStore:
         try:
             data: dict[str, Any] = json.loads(content)
         except ValueError as error:
-            raise StoreError(f"{path}: is damaged ({error}). Remove it; the next run of the sweep writes it again.") from None
+            remedy = "Remove it, or set it aside with `sweeper doctor --repair`; the next run of the sweep writes it again."
+            raise StoreError(f"{path}: is damaged ({error}). {remedy}") from None
         return data
 
 
@@ -394,4 +440,5 @@ def _sweep_of(path: str) -> str:
 
 def _damaged(path: str, error: Exception) -> StoreError:
     reason = " ".join(str(error).split())
-    return StoreError(f"{path}: is damaged ({reason}). Restore the file, or remove it and run its sweep again; its rows are lost.")
+    remedy = "Restore the file, or set it aside with `sweeper doctor --repair` and run its sweep again."
+    return StoreError(f"{path}: is damaged ({reason}). {remedy}")

@@ -1,4 +1,4 @@
-"""What stays of a sweep in the stage store, and what can be had from it afterwards."""
+"""What stays of a sweep in the stage store, what can be had from it afterwards, and what a doctor finds and mends."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from orca_core.identity import trial_id
 from orca_core.pipeline import load_data
 from orca_core.scoring import SCORES
 from orca_core.store import Store
+from sweeper.doctor import examine
 from sweeper.exporting import export_best
 from sweeper.planning import make_plan
 from sweeper.results import Results
@@ -125,3 +126,44 @@ def test_room_on_the_disk_is_asked_for_before_anything_starts(tmp_path):
     check_room([str(tmp_path / "not" / "there"), "s3://bucket/place"], 0.001)
     with pytest.raises(ConfigError, match=r"budget.free_gib: must be free on the disk of .*there, but got 1000000.0. Only .* GiB are free"):
         check_room([str(tmp_path / "not" / "there")], 1e6)
+
+
+def cut(file: Path) -> None:
+    """Leave the first half of a file."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("tables", [["metrics"], ["trials"], ["stages", "metrics"]], ids="+".join)
+def test_damaged_tables_are_found_set_aside_and_brought_back(tables, best, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(best, folder)
+    for table in tables:
+        cut(next((folder / table).rglob("*.parquet")))
+    report, healthy = examine(str(folder), None)
+    assert not healthy
+    assert report.count("WRONG") == len(tables)
+    assert examine(str(folder), None, repair=True)[1]
+    assert run_space(parse_space(SPACE), str(folder), quiet=True) == 0
+    rows = "select * exclude (sweep, attempt, seconds) from metrics order by trial, stage, epoch"
+    assert Results(folder).sql(rows).rows() == Results(best).sql(rows).rows()
+    # Nothing was computed again: what the store has was reported again.
+    computed = Results(folder).sql("select count(*) as n from stages where stage != 'finetune' and seconds > 0 and attempt > 1").rows()
+    assert computed == [{"n": 0}]
+    assert examine(str(folder), None)[1]
+
+
+def test_damaged_artifacts_and_plans_are_found_and_dropped(best, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(best, folder)
+    weights = next((folder / "artifacts" / "align").rglob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    next((folder / "artifacts" / "source").rglob("COMPLETE.json")).write_text("{")
+    next(path for path in (folder / "sweeps" / "kept").glob("*.json") if path.name != "heartbeat.json").write_text('{"name": "ke')
+    report, healthy = examine(str(folder), None)
+    assert (healthy, report.count("WRONG"), report.count("is not whole")) == (False, 3, 2)
+    report, healthy = examine(str(folder), None, repair=True)
+    assert (healthy, report.count("was not whole, and is dropped")) == (True, 2)
+    assert examine(str(folder), None)[1]

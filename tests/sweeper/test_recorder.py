@@ -56,7 +56,7 @@ def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned
     first.add_rows(planned.id, [epoch(1, 0.9), epoch(2, 0.9), epoch(3, 0.9)])
     first.end(planned.id, {"status": "FAIL", "cause": "infrastructure"})
     first.flush()
-    again = Recorder(store, "s", "valid_error", store.live_trials("s"))
+    again = Recorder(store, "s", "valid_error")
     again.start(planned, device="cpu")
     again.add_rows(planned.id, [epoch(1, 0.1)])
     again.end(planned.id, COMPLETE)

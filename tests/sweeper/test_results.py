@@ -279,7 +279,7 @@ def test_a_damaged_file_is_named(store: ResultStore, damage: Callable[[Path], No
     path = files_of(store, table)[0]
     damage(path)
     for read in (lambda: answers(store), lambda: store.read(["metrics", "trials"], lambda data: [d.to_table() for d in data.values()])):
-        with pytest.raises(StoreError, match=f"{path.name}: is damaged .*Restore the file, or remove it") as caught:
+        with pytest.raises(StoreError, match=f"{path.name}: is damaged .*Restore the file, or set it aside") as caught:
             read()
         assert "\n" not in str(caught.value)
 
