@@ -42,7 +42,7 @@ def start(results: Path, log: Path) -> subprocess.Popen[bytes]:
 def kind_of(process: psutil.Process) -> str | None:
     """What a process of Ray is to us; None for helpers whose loss nobody notices."""
     title = " ".join(process.cmdline())
-    for kind, mark in (("worker", "ray::TrialRunner"), ("raylet", "raylet/raylet"), ("gcs", "gcs_server")):
+    for kind, mark in (("worker", "ray::ResourceTrainable"), ("raylet", "raylet/raylet"), ("gcs", "gcs_server")):
         if mark in title:
             return kind
     return None

@@ -1,0 +1,119 @@
+"""A grouped aggregate over ten million metric rows, alone and beside the same question to Optuna's storage.
+
+    python benchmarks/query.py --rows 10000000 --optuna-rows 200000
+
+Rows are written by the same code that writes a sweep's, compacted, then asked once to warm the disk cache and five times more; the
+best and worst of these are printed. Then a tenth of the trials gets a second attempt, so that as many rows are superseded, and the
+question is asked again. Optuna keeps the same numbers as intermediate values in SQLite, of as many trials as `--optuna-rows` gives;
+its answer is made from `study.get_trials()`, the way its API offers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from sweeper import Results
+from sweeper.results.store import ResultStore
+
+EPOCHS = 1000
+ARMS = ("full", "frozen-body", "frozen-embedder", "frozen-both", "layernorm")
+QUESTION = """
+    select freezing, epoch // 100 as hundred, avg(metrics.valid_error) as error from metrics join trials using (sweep, trial) group by all
+"""
+
+
+def trial_rows(number: int, attempt: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A trial's row and the rows of its epochs."""
+    draws = random.Random(number)
+    key = {"trial": f"{number:016x}", "attempt": attempt}
+    trial = key | {"sequence": 1, "status": "COMPLETE", "in_plan": True, "task": "digits", "seed": number}
+    trial["freezing"] = ARMS[number % len(ARMS)]
+    shared = key | {"stage": "finetune", "phase": 0, "lr": 1e-3, "seconds": 1.0}
+    names = ("train_loss", "valid_loss", "valid_error", "test_error")
+    epochs = [shared | {"epoch": epoch} | {name: draws.random() for name in names} for epoch in range(1, EPOCHS + 1)]
+    return trial, epochs
+
+
+def write(store: ResultStore, numbers: range, attempt: int) -> None:
+    """Trials as a sweep writes them, some at a time."""
+    for first in range(0, len(numbers), 200):
+        trials, metrics = [], []
+        for number in numbers[first : first + 200]:
+            trial, epochs = trial_rows(number, attempt)
+            trials.append(trial)
+            metrics += epochs
+        store.append("trials", "s", trials)
+        store.append("metrics", "s", metrics)
+    store.compact("s")
+
+
+def timed(ask: Callable[[], Any], times: int = 5) -> tuple[Any, str]:
+    """The answer, and the best and worst seconds of asking again."""
+    answer = ask()
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        ask()
+        seconds.append(time.perf_counter() - started)
+    return answer, f"{min(seconds):.2f} to {max(seconds):.2f} s"
+
+
+def ask_optuna(study: Any) -> dict[tuple[str, int], float]:
+    """The same question."""
+    sums: defaultdict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for trial in study.get_trials(deepcopy=False):
+        for epoch, value in trial.intermediate_values.items():
+            entry = sums[trial.params["freezing"], epoch // 100]
+            entry[0] += value
+            entry[1] += 1
+    return {key: total / count for key, (total, count) in sums.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--optuna-rows", type=int, default=200_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        store, trials = ResultStore(f"{folder}/results"), arguments.rows // EPOCHS
+        write(store, range(trials), 1)
+        answer, seconds = timed(lambda: Results(store.uri).sql(QUESTION).rows())
+        print(f"{arguments.rows:,} metric rows of {trials:,} trials, {len(answer)} groups: {seconds}", flush=True)
+        write(store, range(0, trials, 10), 2)
+        again, seconds = timed(lambda: Results(store.uri).sql(QUESTION).rows())
+        once, twice = ({(row["freezing"], row["hundred"]): row["error"] for row in rows} for rows in (answer, again))
+        assert once.keys() == twice.keys()
+        assert all(abs(once[key] - twice[key]) < 1e-12 for key in once), "superseded attempts changed the answer"
+        print(f"the same with a tenth of the trials superseded, not compacted away by deletion: {seconds}", flush=True)
+
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        few = arguments.optuna_rows // EPOCHS
+        small = ResultStore(f"{folder}/small")
+        write(small, range(few), 1)
+        expected, ours = timed(lambda: Results(small.uri).sql(QUESTION).rows())
+        study = optuna.create_study(storage=f"sqlite:///{folder}/optuna.db")
+        kinds = {"freezing": optuna.distributions.CategoricalDistribution(ARMS)}
+        for number in range(few):
+            trial, epochs = trial_rows(number, 1)
+            values = {row["epoch"]: row["valid_error"] for row in epochs}
+            params = {"freezing": trial["freezing"]}
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=0.0, intermediate_values=values))
+        # A study of its own each time: one that is kept answers from its memory.
+        name = study.study_name
+        found, theirs = timed(lambda: ask_optuna(optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/optuna.db")), times=3)
+        assert len(found) == len(expected)
+        assert all(abs(found[row["freezing"], row["hundred"]] - row["error"]) < 1e-12 for row in expected)
+        print(f"{few * EPOCHS:,} rows: {ours} here, {theirs} in Optuna's SQLite storage")
+
+
+if __name__ == "__main__":
+    main()
