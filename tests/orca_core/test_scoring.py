@@ -60,9 +60,9 @@ def test_a_target_of_zeros_does_not_divide_by_zero():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_passes_a_gradient_to_the_outputs(name):
-    dense = name in ("nrmse", "relative-l2")
-    outputs = torch.randn(4, 1, 6) if dense else torch.randn(4, 3)
-    targets = torch.randn(4, 1, 6) if dense else torch.tensor([0, 1, 2, 1])
+    classes = name.endswith("cross-entropy")
+    outputs = torch.randn(4, 3) if classes else torch.randn(4, 1, 6)
+    targets = torch.tensor([0, 1, 2, 1]) if classes else torch.randn(4, 1, 6)
     outputs.requires_grad_()
     LOSSES[name](targets)(outputs, targets).backward()
     assert torch.isfinite(outputs.grad).all()
@@ -124,6 +124,15 @@ def test_auroc_that_is_not_defined_is_no_number(outputs, targets):
 
 @pytest.mark.parametrize("name", SCORES)
 def test_a_perfect_model_has_no_error(name):
-    targets = torch.tensor([0, 1, 2, 1]) if name.startswith("1-") else torch.randn(4, 1, 6)
-    outputs = torch.eye(3)[targets] * 10 if name.startswith("1-") else targets
+    truth = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    targets, outputs = {
+        "1-accuracy": (torch.tensor([0, 1, 2, 1]), torch.eye(3)[[0, 1, 2, 1]]),
+        "1-auroc": (torch.tensor([0, 1, 2, 1]), torch.eye(3)[[0, 1, 2, 1]]),
+        "1-macro-f1": (torch.tensor([0, 1, 2, 1]), torch.eye(3)[[0, 1, 2, 1]]),
+        "1-mean-auroc": (truth, truth - 0.5),
+        "1-macro-map": (truth, truth - 0.5),
+        "1-position-auroc": (truth, truth - 0.5),
+        "1-position-auroc-of-signs": (truth, truth - 0.5),
+        "mae-8": (torch.full((2, 1, 30, 30), 5.0),) * 2,
+    }.get(name, (torch.arange(1.0, 25.0).view(4, 1, 6),) * 2)
     assert SCORES[name](outputs, targets) == pytest.approx(0.0)
