@@ -30,6 +30,7 @@ from ray.tune.search import Searcher
 from orca_core.errors import ConfigError, Fault, OrcaError
 from orca_core.stages import Stage
 from orca_core.store import Store
+from orca_core.tasks.files import data_root
 from sweeper.driver import heartbeat
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.progress import Progress
@@ -376,6 +377,7 @@ def _ray(address: str | None, resources: Resources, store_uri: str) -> Iterator[
     joined = ray.is_initialized()
     if not joined:
         environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(("HF_", "SWEEPER_"))}
+        environment["SWEEPER_DATA"] = str(data_root())  # workers start in other folders
         if address is not None:
             _check_address(address)
         ray.init(
