@@ -62,7 +62,7 @@ def _tasks(name: str | None) -> str:
             "score": f"{spec.score} (an error, lower is better)",
             "licence": spec.licence,
             "source": spec.source,
-            "with reference_data": spec.reference,
+            "reference": spec.reference and f"with reference_data: {spec.reference}",
             "data root": data_root() if spec.expects else "",
             "content": _content(spec),
         }
@@ -93,13 +93,14 @@ def check_tasks() -> str:
     rows = []
     for spec in (TASKS | third_party("orca_core.tasks")).values():
         missing = [file.path for file in spec.expects if not file.place.exists()]
-        broken = [line for file in spec.expects if file.place.exists() for line in file.faults()]
+        state = "there" if spec.expects else "comes with the packages"
         if missing:
-            state = f"missing {len(missing)} of {len(spec.expects)} files: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-        elif broken:
-            state = f"broken: {broken[0]}"
+            state = f"missing {len(missing)} of {len(spec.expects)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
         else:
-            state = "there" if spec.expects else "comes with the packages"
+            try:
+                spec.check_files()
+            except DataError as error:
+                state = f"broken: {str(error).splitlines()[0]}"
         rows.append((spec.name, state))
     return f"data root: {data_root()}\n" + text_table(("task", "files"), rows)
 

@@ -102,19 +102,24 @@ def refuse_not_finite(place: Path, key: str, array: np.ndarray) -> None:
         refuse([Fault(key, "must have no NaN and no infinite value", bad, "Get the file again.").text(str(place))])
 
 
-def labels(place: Path, key: str, array: np.ndarray, classes: range | None = None) -> np.ndarray:
-    """Class ids (n,) int64 from whole numbers of any dtype.
+def labels(place: Path, key: str, array: np.ndarray, classes: range | None = None, first: int = 0) -> np.ndarray:
+    """Class ids (n,) int64 from 0, of whole numbers of any dtype.
+
+    Args:
+        place, key: Where they were read.
+        array: (n,) numbers.
+        classes: Ids there are; None = as many as are found.
+        first: Number of the first class in the file.
 
     Raises:
-        DataError: If some are not whole, or outside of `classes` (from 0 on, if that is None).
+        DataError: If some are not whole, or of no class.
     """
     import numpy as np
 
     refuse_not_finite(place, key, array)
-    ids = array.astype(np.int64)
-    low, high = (0, None) if classes is None else (classes.start, classes.stop - 1)
-    wrong = (ids != array) | (ids < low) | (ids > (high if high is not None else ids.max()))
+    ids = array.astype(np.int64) - first
+    wrong = (array != ids + first) | (ids < 0) | (ids >= (len(classes) if classes is not None else ids.max() + 1))
     if wrong.any():
-        rule = f"must be whole numbers from {low}" + (f" to {high}" if high is not None else "")
+        rule = f"must be whole numbers from {first} on" if classes is None else f"must be {first} to {first + len(classes) - 1} as in train"
         refuse([Fault(key, rule, np.unique(array[wrong])[:5].tolist(), "Is it another version of the data?").text(str(place))])
     return ids

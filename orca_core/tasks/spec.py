@@ -142,6 +142,7 @@ class TaskSpec:
             DataError: With a line for every fault of every file.
         """
         refuse(line for file in self.expects for line in file.faults())
+        self.files()  # those that name others look for these
 
     def digest(self) -> str:
         """SHA-256 over loader, version, loss, score and the content of the files; paths do not enter.

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_core.errors import Fault
-from orca_core.tasks.files import ArrayForm, Header, form_faults, refuse
+from orca_core.errors import DataError, Fault
+from orca_core.tasks.files import ArrayForm, Header, data_root, form_faults, refuse
 from orca_core.tasks.spec import Split
 from orca_core.tasks.splitting import stratified_order
 
@@ -71,3 +71,22 @@ def _flat(found: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield from _flat(value, f"{name}.")
         else:
             yield name, value
+
+
+def there(places: Iterable[Path], named_by: str) -> tuple[Path, ...]:
+    """The places, all of which must be files.
+
+    Raises:
+        DataError: With the first of the missing ones and their number.
+    """
+    places = tuple(places)
+    if missing := [place for place in places if not place.is_file()]:
+        shown = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise DataError(f"{data_root()}: must have the {len(places)} files that {named_by} names, but {len(missing)} are missing: {shown}.")
+    return places
+
+
+def identity_of(places: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Paths, sizes and times of the files that exist: what a list of files is known by within a process."""
+    found = [(str(place), place.stat()) for place in places if place.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)

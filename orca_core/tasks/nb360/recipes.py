@@ -23,9 +23,12 @@ def published(
     align_epochs: int = 60,
     class_samples: int = 128,
     tokens: int = 512,
-    eval_batch_size: int = 1000,
+    eval_batch_size: int = 256,
 ) -> dict[str, Any]:
-    """One of its yamls. Stage 2 has stage 3's optimiser at ten times its learning rate, which is at most 1e-3 in all of them."""
+    """One of its yamls. Stage 2 has stage 3's optimiser at ten times its learning rate, which is at most 1e-3 in all of them.
+
+    Its `eval_batch_size` is no such thing as ours, but the number of samples a score is taken of, which here is the whole set.
+    """
     common = {"optimizer": optimizer, "weight_decay": weight_decay, "momentum": momentum}
     return {
         "body": {"name": BODIES[dims]},
