@@ -122,15 +122,16 @@ def form_faults(forms: Iterable[ArrayForm], found: Mapping[str, Header]) -> list
             faults.append(Fault(form.key, "must be in the file", sorted(found), f"Expected {form.text}."))
             continue
         shape, dtype = found[form.key]
+        expected = form.text.removeprefix(f"{form.key} ")
         axes = form.axes.split()
         if dtype.kind not in form.kinds:
-            faults.append(Fault(form.key, f"must be {form.text}", str(dtype), "Is it another version of the data?"))
+            faults.append(Fault(form.key, f"must be {expected}", str(dtype), "Is it another version of the data?"))
         elif len(shape) != len(axes) or any(
             size != (int(axis) if axis.isdigit() else sizes.setdefault(axis, size)) or size == 0
             for axis, size in zip(axes, shape, strict=True)
         ):
             known = ", ".join(f"{axis} = {size}" for axis, size in sizes.items() if axis in axes)
-            faults.append(Fault(form.key, f"must be {form.text}{' with ' + known if known else ''}", shape, "Is it another version?"))
+            faults.append(Fault(form.key, f"must be {expected}{' with ' + known if known else ''}", shape, "Is it another version?"))
     return faults
 
 

@@ -125,6 +125,8 @@ def _allowed() -> dict[tuple[str, str], Callable[..., Any]]:
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): encode,
     }
+    for builtins in ("builtins", "__builtin__"):
+        allowed |= {(builtins, container.__name__): container for container in (set, frozenset, bytearray)}
     for package in ("numpy.core", "numpy._core"):
         allowed[f"{package}.multiarray", "_reconstruct"] = core._reconstruct
         allowed[f"{package}.multiarray", "scalar"] = core.scalar

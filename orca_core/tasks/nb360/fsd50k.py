@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -186,8 +188,10 @@ def _sound(place: Path) -> np.ndarray:
     from scipy.io import wavfile
 
     try:
-        rate, samples = wavfile.read(place)
-    except (OSError, ValueError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
+            rate, samples = wavfile.read(place)
+    except (OSError, ValueError, EOFError, struct.error, wavfile.WavFileWarning) as error:
         raise DataError(f"{place}: must be a whole wav, but cannot be read ({error}). Get it again.") from None
     if rate != RATE or samples.ndim != 1 or not len(samples):
         refuse([Fault("", f"must be mono at {RATE} Hz", (rate, samples.shape)).text(str(place))])
