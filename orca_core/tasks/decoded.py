@@ -1,11 +1,13 @@
 """Published files decoded once per node, into plain .npy arrays that are memory-mapped on reading.
 
 A decoded data set is a folder `<cache root>/decoded/<digest>/`, the digest being the task's: content of its files, loader,
-version. It is written beside its place and renamed when whole, so readers see all of it or nothing, and two writers do no harm.
+version. It is written beside its place and renamed when whole, so readers see all of it or nothing. A lock lets one process of a
+node decode while the others wait; it is the operating system's, so it ends with a process that is killed.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -65,20 +67,23 @@ def decoded(spec: TaskSpec, decode: Callable[[Decoding], None]) -> tuple[dict[st
 def _decode(place: Path, decode: Callable[[Decoding], None]) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+        lock = (place.parent / f"{place.name}.lock").open("w")
     except OSError as error:
         raise DataError(f"{place.parent}: must be a folder that can be written ({error.strerror}). Set SWEEPER_CACHE to another.") from None
-    try:
-        decoding = Decoding(folder)
-        decode(decoding)
-        (folder / "facts.json").write_text(json.dumps(decoding.facts))
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (place / "facts.json").is_file():
+            return  # another process was first
+        for left in place.parent.glob(f"{place.name}.part*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{place.name}.part", dir=place.parent))
         try:
+            decoding = Decoding(folder)
+            decode(decoding)
+            (folder / "facts.json").write_text(json.dumps(decoding.facts))
             os.replace(folder, place)
-        except OSError:
-            if not (place / "facts.json").is_file():  # else another process was first, with the same content
-                raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def blocks(array: np.ndarray) -> Iterator[slice]:

@@ -23,8 +23,8 @@ PARTS = ("train", "val", "test")
 NINAPRO_FILES = tuple(
     ExpectedFile(f"ninaPro/{name}_{part}.npy", "npy", (form,), "", size, "NAS-Bench-360")
     for name, form, size in (
-        ("ninapro", ArrayForm("", "n t c", "f", "float, 52 times of 16 channels"), "about 26 MB in all"),
-        ("label", ArrayForm("", "n", "iuf", "0-17"), ""),
+        ("ninapro", ArrayForm("", "n t c", "fO", "float, 52 times of 16 channels"), "about 26 MB in all"),
+        ("label", ArrayForm("", "n", "iufO", "0-17"), ""),
     )
     for part in PARTS
 )
@@ -76,7 +76,7 @@ def _decode_ninapro(out: Decoding) -> None:
     classes, row = None, None
     for number, part in enumerate(PARTS):
         file, label_file = NINAPRO_FILES[number], NINAPRO_FILES[number + len(PARTS)]
-        data, ids = read_object_npy(file.place), read_object_npy(label_file.place)
+        data, ids = as_numbers(file.place), as_numbers(label_file.place)
         row = row or data.shape[1:]
         if data.shape[1:] != row:
             refuse([Fault("", f"must have rows of shape {row} as the training part has", data.shape[1:]).text(str(file.place))])
@@ -88,6 +88,23 @@ def _decode_ninapro(out: Decoding) -> None:
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
+
+
+def as_numbers(place: Path) -> np.ndarray:
+    """The numbers of an .npy file, also of one that was saved as Python objects.
+
+    Raises:
+        DataError: If it holds anything else.
+    """
+    import numpy as np
+
+    array = read_object_npy(place)
+    if array.dtype.kind != "O":
+        return array
+    try:
+        return np.array(array.tolist(), dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{place}: must hold numbers, but does not ({error}).") from None
 
 
 def load_satellite(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:

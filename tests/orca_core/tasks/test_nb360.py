@@ -176,6 +176,17 @@ def test_ninapro_has_channels_as_rows(data):
     assert (find_task("nb360/ninapro").load().valid.x[:, 0] == raw.transpose(0, 2, 1)).all()
 
 
+def test_ninapro_may_be_saved_as_objects(root):
+    WRITERS["nb360/ninapro"](root)
+    before = find_task("nb360/ninapro").load().test
+    for name in ("ninapro_test", "label_test"):
+        array = np.load(root / "ninaPro" / f"{name}.npy")
+        np.save(root / "ninaPro" / f"{name}.npy", array.astype(object))
+    after = find_task("nb360/ninapro").load().test
+    assert (after.x == before.x).all()
+    assert (after.y == before.y).all()
+
+
 def test_satellite_classes_begin_at_zero_and_values_are_as_published(data):
     raw = np.load(data / "satellite_test.npy", allow_pickle=True)[()]
     test = find_task("nb360/satellite").load().test

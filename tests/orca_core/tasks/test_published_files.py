@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -350,7 +352,36 @@ def test_a_decoding_that_fails_leaves_nothing(root, tmp_path, monkeypatch):
     array(LABEL, lambda y: y + 1)(root)
     with pytest.raises(DataError):
         find_task("nb360/ninapro").load()
-    assert list((tmp_path / "cache" / "decoded").iterdir()) == []
+    assert [path.suffix for path in (tmp_path / "cache" / "decoded").iterdir()] == [".lock"]
+
+
+def test_processes_that_decode_at_once_decode_once(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    WRITERS["nb360/ninapro"](root)
+    code = (
+        "from orca_core.tasks import find_task\n"
+        "from orca_core.tasks.nb360 import arrays\n"
+        "decode = arrays._decode_ninapro\n"
+        "def told(out):\n"
+        "    print('decoded')\n"
+        "    decode(out)\n"
+        "arrays._decode_ninapro = told\n"
+        "print(find_task('nb360/ninapro').load().valid.x.sum())"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate()[0].split() for process in processes]
+    assert sum(lines.count("decoded") for lines in said) == 1
+    assert len({lines[-1] for lines in said}) == 1
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    WRITERS["nb360/ninapro"](root)
+    spec = find_task("nb360/ninapro")
+    left = tmp_path / "cache" / "decoded" / f"{spec.digest()[:32]}.partial"
+    left.mkdir(parents=True)
+    spec.load()
+    assert not left.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_told(root, tmp_path, monkeypatch):
