@@ -122,7 +122,7 @@ CONTACT = 8.0
 """Distance up to which two residues count as near, in Angstrom."""
 
 LONG_RANGE = 24
-"""Residues that lie between two at least, along the chain, for their pair to be of long range."""
+"""Steps along the chain from one residue to the other, at least, for their pair to be of long range."""
 
 
 def long_range_mae(outputs: Tensor, targets: Tensor) -> float:

@@ -16,7 +16,7 @@ def _places(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:
     return tuple(file.place for file in files)
 
 
-BENCHMARK = "NAS-Bench-360, nb360.ml.cmu.edu"
+BENCHMARK = "NAS-Bench-360 (Tu et al. 2022), its Google Drive folder; a third party's copy is smellingsalt/nb360 on Hugging Face"
 
 _LAPTOP_2D = laptop_recipe(2, epochs=3, batch_size=2)
 PSICOV_LAPTOP = {
@@ -235,7 +235,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
     ),
     TaskSpec(
         name="nb360/ecg",
-        summary="8528 heart recordings in windows of 1000 points, 4 classes",
+        summary="heart recordings in windows of 1000 points, 4 classes",
         dims=1,
         kind="classification",
         loss="cross-entropy",
@@ -294,7 +294,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
     ),
     TaskSpec(
         name="nb360/deepsea",
-        summary="223640 pieces of 1000 bases of DNA, 36 properties of chromatin",
+        summary="220000 pieces of 1000 bases of DNA, 36 properties of chromatin",
         dims=1,
         kind="multilabel",
         loss="bce-weight-4",

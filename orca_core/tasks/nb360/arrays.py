@@ -23,7 +23,7 @@ PARTS = ("train", "val", "test")
 NINAPRO_FILES = tuple(
     ExpectedFile(f"ninaPro/{name}_{part}.npy", "npy", (form,), "", size, "NAS-Bench-360")
     for name, form, size in (
-        ("ninapro", ArrayForm("", "n t c", "fO", "float, 52 times of 16 channels"), "about 26 MB in all"),
+        ("ninapro", ArrayForm("", "n t c", "fO", "float, 52 times of 16 channels"), "about 30 MB in all"),
         ("label", ArrayForm("", "n", "iufO", "0-17"), ""),
     )
     for part in PARTS
