@@ -30,7 +30,7 @@ from ray.tune.search import Searcher
 from orca_core.errors import ConfigError, Fault, OrcaError
 from orca_core.stages import Stage
 from orca_core.store import Store
-from orca_core.tasks.files import data_root
+from orca_core.tasks.files import cache_root, data_root
 from sweeper.driver import heartbeat
 from sweeper.planning import Plan, PlannedTrial, make_plan
 from sweeper.progress import Progress
@@ -378,6 +378,8 @@ def _ray(address: str | None, resources: Resources, store_uri: str) -> Iterator[
     if not joined:
         environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(("HF_", "SWEEPER_"))}
         environment["SWEEPER_DATA"] = str(data_root())  # workers start in other folders
+        if "SWEEPER_CACHE" in environment:
+            environment["SWEEPER_CACHE"] = str(cache_root())
         if address is not None:
             _check_address(address)
         ray.init(

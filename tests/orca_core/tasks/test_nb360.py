@@ -75,7 +75,7 @@ def test_a_task_gives_arrays_of_the_promised_form(data, name):
 def test_reference_data_validates_on_the_test_part_and_trains_on_the_rest(data, name):
     loaded = find_task(name).load(0, reference=True)
     assert np.array_equal(loaded.valid.x, loaded.test.x)
-    assert np.array_equal(loaded.valid.y, loaded.test.y, equal_nan=True) or name == "nb360/psicov"
+    assert np.array_equal(loaded.valid.y, loaded.test.y, equal_nan=True)
     assert len(loaded.train) == SIZES[name][3] or name == "nb360/ecg"
     assert (loaded.input_shape, loaded.output_shape) == SHAPES[name]
 
