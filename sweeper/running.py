@@ -98,8 +98,9 @@ def run_space(
         ConfigError: If the space, the data or the machines cannot do it; nothing was started.
     """
     results = ResultStore(results_uri)
-    plan = compare(space, results, retry_failed).plan
-    check_data((trial.config for trial in plan.trials), space.file)
+    first = compare(space, results, retry_failed)
+    plan = first.plan
+    check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
     with only_driver(results, space.name):
         # Compared again, now that no other process can add to the results.
         comparison = compare(space, results, retry_failed, plan=None if plan.proposed_later else plan)
