@@ -138,6 +138,11 @@ class TrialConfig(_Part):
     )
     train_samples: Count | None = Field(None, description="Training samples that are used, drawn by `split_seed`; null = all.")
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
+    reference_data: bool = Field(
+        False,
+        description="Splits and scores of the reference code, quirks included, validation = test among them; see docs/tasks.md. "
+        "Read only by tasks that have such a form.",
+    )
     proxy: str = Field(description="Proxy data set; one of the body's modality, or `noise`. Read only if `align.epochs` > 0.")
     body: BodyConfig
     pretrain: PretrainConfig = PretrainConfig()

@@ -22,6 +22,8 @@ def unread_knobs(config: TrialConfig) -> frozenset[str]:
     """The knobs that no stage of this trial reads."""
     unread = {"recipe"}  # it chose the defaults, and the values it chose are knobs themselves
     body, align = config.body_spec, config.align
+    if not config.task_spec.reference:
+        unread.add("reference_data")
     if align.epochs == 0:
         unread |= {"proxy"} | {path for path in KNOBS if path.startswith("align.") and path != "align.epochs"}
     if not align.objective.startswith("otdd-"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -203,7 +204,7 @@ def _source(config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody,
 
 
 _minis: OrderedDict[tuple[str, float], LoadedBody] = OrderedDict()
-_tasks: OrderedDict[tuple[str, int], TaskData] = OrderedDict()
+_tasks: OrderedDict[tuple[str, int, bool], TaskData] = OrderedDict()
 
 
 def _kept(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], size: int) -> Any:
@@ -229,7 +230,8 @@ def _load_body(config: TrialConfig, pretrained: Artifact | None, stage: Stage | 
 def load_data(config: TrialConfig) -> TaskData:
     """The data of a trial: the task's, with `train_samples` of its training rows."""
     spec = config.task_spec
-    data: TaskData = _kept(_tasks, (spec.digest(), config.split_seed), lambda: spec.load(config.split_seed), size=4)
+    key = (spec.digest(), config.split_seed, config.reference_data)
+    data: TaskData = _kept(_tasks, key, lambda: spec.load(config.split_seed, config.reference_data), size=4)
     if config.train_samples is None:
         return data
     check_train_samples(data, config.train_samples, config.task)
@@ -237,7 +239,7 @@ def load_data(config: TrialConfig) -> TaskData:
     # The end of a stratified order holds every class, and a smaller subset is a part of a larger one.
     chosen = np.sort(stratified_order(labels, derive(config.split_seed, "train-subset"))[-config.train_samples :])
     train = Split(np.ascontiguousarray(data.train.x[chosen]), np.ascontiguousarray(data.train.y[chosen]))
-    return TaskData(train, data.valid, data.test, data.num_classes)
+    return replace(data, train=train)
 
 
 def _prepare_torch(config: TrialConfig, device: str) -> None:

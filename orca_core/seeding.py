@@ -24,6 +24,8 @@ Purpose = Literal[
     "align-samples",
     "train-subset",
     "data-order",
+    "augment",
+    "data-draws",
     "dropout",
     "pretrain-subset",
     "pretrain-order",

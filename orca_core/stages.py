@@ -101,7 +101,7 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
         stages.append(Stage("pretrain", key("pretrain", below("pretrain."), body=body.digest()), end=config.pretrain.epochs))
         start["pretrain"] = stages[-1].address
     embedder = start | below("embedder.") | {"task": task.digest(), "split_seed": config.split_seed, "seed": config.seed}
-    embedder |= below("train_samples")
+    embedder |= below("train_samples", "reference_data")
     if config.align.epochs > 0:
         proxy = find_proxy(config.proxy).digest()
         source = key("source", below("align.proxy_samples"), start=start, proxy=proxy, seed=config.seed)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from orca_core.bodies import BODIES, MODEL_TYPES, find_body
-from orca_core.errors import ConfigError, Fault, nearest
+from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.plugins import third_party
 from orca_core.proxies import PROXIES, find_proxy
-from orca_core.tasks import TASKS, find_task
+from orca_core.tasks import TASKS, TaskSpec, find_task
+from orca_core.tasks.files import data_root
 from sweeper.space import available_spaces
 from sweeper.tables import text_table
 from sweeper.yaml_reader import read_mapping
@@ -61,14 +62,47 @@ def _tasks(name: str | None) -> str:
             "score": f"{spec.score} (an error, lower is better)",
             "licence": spec.licence,
             "source": spec.source,
-            "content": spec.digest()[:16],
+            "reference": spec.reference and f"with reference_data: {spec.reference}",
+            "data root": data_root() if spec.expects else "",
+            "content": _content(spec),
         }
     )
-    for file in spec.files():
+    for expected in spec.expects:
+        faults = expected.faults()
+        state = "there" if not faults else "broken" if expected.place.exists() else "missing"
+        about = ", ".join(part for part in (expected.size, expected.where) if part)
+        lines.append(f"{'file':<12} {expected.path} ({state}): {expected.text}{f' ({about})' if about else ''}")
+        lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
+    for file in () if spec.expects else spec.files():
         lines.append(f"{'file':<12} {file} ({'there' if file.is_file() else 'missing'})")
     for recipe, knobs in spec.recipes.items():
         lines.append(f"{'recipe':<12} {recipe}: {json.dumps(knobs)}")
     return "\n".join(lines) + "\n"
+
+
+def _content(spec: TaskSpec) -> str:
+    """Start of the digest of the data; empty if files are missing."""
+    try:
+        return spec.digest()[:16]
+    except DataError:
+        return ""
+
+
+def check_tasks() -> str:
+    """One line for each task: whether its files are there and whole, as far as their headers tell."""
+    rows = []
+    for spec in (TASKS | third_party("orca_core.tasks")).values():
+        missing = [file.path for file in spec.expects if not file.place.exists()]
+        state = "there" if spec.expects else "comes with the packages"
+        if missing:
+            state = f"missing {len(missing)} of {len(spec.expects)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+        else:
+            try:
+                spec.check_files()
+            except DataError as error:
+                state = f"broken: {str(error).splitlines()[0]}"
+        rows.append((spec.name, state))
+    return f"data root: {data_root()}\n" + text_table(("task", "files"), rows)
 
 
 def _proxies(name: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -30,6 +31,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob of `base`, or with `sweep:seeds=1` a key of the sweep. Repeatable."),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of the file's.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of published data sets, see `sweeper tasks NAME`.  [default: $SWEEPER_DATA, ./data]")
+]
 FormatOption = Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")]
 
 
@@ -73,6 +77,14 @@ def _settings(values: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
+def _use_data(folder: Path | None) -> None:
+    """Set the data root for this process and those it starts."""
+    if folder is not None:
+        if not folder.expanduser().is_dir():
+            raise ConfigError([Fault("--data", "must be an existing folder", str(folder))])
+        os.environ["SWEEPER_DATA"] = str(folder.expanduser().resolve())
+
+
 @app.command()
 @_said
 def run(
@@ -82,6 +94,7 @@ def run(
     address: Annotated[str | None, typer.Option("--address", help="Address of a running Ray cluster, or `auto`.")] = None,
     name: NameOption = None,
     settings: SetOption = None,
+    data: DataOption = None,
     max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", min=1, help="Most trials at once.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, whatever the cause.")] = False,
     no_share: Annotated[bool, typer.Option("--no-share", help="Let each trial compute all of its stages, to the same rows.")] = False,
@@ -94,6 +107,7 @@ def run(
     from sweeper.running import run_space
     from sweeper.space import load_space
 
+    _use_data(data)
     loaded = load_space(space, _settings(settings), name)
     return run_space(
         loaded,
@@ -114,6 +128,7 @@ def plan(
     results: ResultsOption = "results",
     name: NameOption = None,
     settings: SetOption = None,
+    data: DataOption = None,
     format: Annotated[str, typer.Option("--format", help="text, json or csv.")] = "text",
 ) -> None:
     """Show what `run` would do: trials, the stages they share, what the results have already.
@@ -123,6 +138,7 @@ def plan(
     from sweeper.plan_text import describe_plan
     from sweeper.space import load_space
 
+    _use_data(data)
     typer.echo(describe_plan(load_space(space, _settings(settings), name), results, format), nl=False)
 
 
@@ -133,6 +149,7 @@ def trial(
     results: ResultsOption = "results",
     store: StoreOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Record the trial in the results as a sweep of this name.")] = None,
+    data: DataOption = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     format: Annotated[str, typer.Option("--format", help="text, or json: one row per line.")] = "text",
 ) -> int:
@@ -142,6 +159,7 @@ def trial(
     """
     from sweeper.running import run_one
 
+    _use_data(data)
     return run_one(_settings(settings), results, store, name=name, device=device, format=format)
 
 
@@ -334,7 +352,26 @@ def _catalogue(kind: str) -> Callable[..., None]:
     return command
 
 
-for _kind in ("spaces", "tasks", "proxies", "bodies"):
+@app.command()
+@_said
+def tasks(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say of each task whether its files are there and whole.")] = False,
+    data: DataOption = None,
+) -> None:
+    """The tasks there are; with a name, one in full: its files, where they must lie, whether they do.
+
+    Example: `sweeper tasks --check --data ~/data`
+    """
+    from sweeper.catalogue import check_tasks, describe
+
+    _use_data(data)
+    if check and name is not None:
+        raise ConfigError([Fault("--check", "must stand without a NAME", name, "`sweeper tasks NAME` checks that task's files.")])
+    typer.echo(check_tasks() if check else describe("tasks", name), nl=False)
+
+
+for _kind in ("spaces", "proxies", "bodies"):
     app.command(_kind)(_catalogue(_kind))
 
 

@@ -30,6 +30,7 @@ from ray.tune.search import Searcher
 from orca_core.errors import ConfigError, Fault, OrcaError, StoreError
 from orca_core.stages import Stage
 from orca_core.store import Store
+from orca_core.tasks.files import cache_root, data_root
 from sweeper.driver import heartbeat
 from sweeper.keeping import StateKeeper
 from sweeper.planning import Plan, PlannedTrial, make_plan
@@ -420,6 +421,9 @@ def _ray(address: str | None, resources: Resources, store_uri: str) -> Iterator[
     joined = ray.is_initialized()
     if not joined:
         environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(("HF_", "SWEEPER_"))}
+        environment["SWEEPER_DATA"] = str(data_root())  # workers start in other folders
+        if "SWEEPER_CACHE" in environment:
+            environment["SWEEPER_CACHE"] = str(cache_root())
         if address is not None:
             _check_address(address)
         ray.init(

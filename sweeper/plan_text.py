@@ -26,7 +26,7 @@ MOST_BRANCHES = 40
 def describe_plan(space: SearchSpace, results_uri: str, format: str) -> str:
     """A plan as text, JSON or CSV."""
     comparison = compare(space, ResultStore(results_uri))
-    check_data((trial.config for trial in comparison.plan.trials), space.file)
+    check_data((trial.config for trial in comparison.plan.trials), space.file, decode=False)
     rows = [_plan_row(trial, comparison) for trial in comparison.plan.trials]
     match format:
         case "json":

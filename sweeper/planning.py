@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from orca_core.config import TrialConfig, resolve_config
-from orca_core.errors import ConfigError, Fault
+from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.identity import canonical_knobs, hash_of, read_knobs, trial_id
 from orca_core.stages import Stage, result_key, stages_of
 from sweeper.search import candidates, mean_score
@@ -99,13 +99,18 @@ def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
         scores: Trial id -> the metric of finished trials, infinite for failed ones; `tpe` proposes from these.
 
     Raises:
-        ConfigError: If a combination breaks a rule of the knobs, or the plan its budget.
+        ConfigError: If a combination breaks a rule of the knobs, files of a task are missing, or the plan breaks its budget.
     """
     trials: dict[str, PlannedTrial] = {}
     combinations = later = 0
     arms = space.arms()
+    missing: dict[str, Fault] = {}
     for arm in arms:
-        found = _arm_trials(space, arm, scores)
+        try:
+            found = _arm_trials(space, arm, scores)
+        except DataError as error:  # a task's files are not there: said for all tasks at once
+            missing |= {line: Fault("task", line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
+            continue
         combinations += len(found)
         later += len(space.seeds) * (space.search.trials if arm.tuned else 1) - len(found)
         for trial in found:
@@ -114,6 +119,8 @@ def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
                 trials[trial.id] = trial
             elif trial.variant and trial.variant not in known.variant.split(","):
                 trials[trial.id] = _replace_variant(known, f"{known.variant},{trial.variant}")
+    if missing:
+        raise ConfigError(missing.values(), space.file)
     if space.budget.trials is not None and len(trials) + later > space.budget.trials:
         rule = f"must allow the {len(trials) + later} trials of the plan"
         raise ConfigError([Fault("budget.trials", rule, space.budget.trials, "Raise it, or let less vary.")], space.file)

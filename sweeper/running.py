@@ -97,8 +97,9 @@ def run_space(
         ConfigError: If the space, the data or the machines cannot do it; nothing was started.
     """
     results = ResultStore(results_uri)
-    plan = compare(space, results, retry_failed).plan
-    check_data((trial.config for trial in plan.trials), space.file)
+    first = compare(space, results, retry_failed)
+    plan = first.plan
+    check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
     with only_driver(results, space.name):
         # Compared again, now that no other process can add to the results.
         comparison = compare(space, results, retry_failed, plan=None if plan.proposed_later else plan)
@@ -238,23 +239,31 @@ def absolute_uri(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
-def check_data(configs: Iterable[TrialConfig], file: str = "") -> None:
+def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = True) -> None:
     """Read what users gave as data, and compare `train_samples` with the data, before anything starts.
+
+    Args:
+        configs: The trials.
+        file: Of the search space.
+        decode: Read published data whole, which decodes it once; otherwise its files are looked at as far as headers tell.
 
     Raises:
         ConfigError: With a fault for every task that cannot be run so.
     """
     faults: dict[str, Fault] = {}
-    asked = {(config.task, config.split_seed, config.train_samples): config.task_spec for config in configs}
-    for (task, split_seed, train_samples), spec in asked.items():
-        if ":" not in task and train_samples is None:
+    asked = {(config.task, config.split_seed, config.reference_data, config.train_samples): config.task_spec for config in configs}
+    for (task, split_seed, reference, train_samples), spec in asked.items():
+        if ":" not in task and train_samples is None and not spec.expects:
             continue  # data that comes with packages needs no look
         try:
-            data = spec.load(split_seed)
+            if spec.expects and not decode:
+                spec.check_files()
+                continue
+            data = spec.load(split_seed, reference)
             if train_samples is not None:
                 check_train_samples(data, train_samples, task)
         except DataError as error:
-            faults[str(error)] = Fault("task", str(error).rstrip("."), Fault.ABSENT)
+            faults |= {line: Fault("task", line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
         except ConfigError as error:
             faults |= {fault.text(): fault for fault in error.faults}
     if faults:

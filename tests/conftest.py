@@ -16,6 +16,7 @@ os.environ |= {
 }  # before anything that reads them is imported
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,14 @@ MakeConfig = Callable[..., TrialConfig]
 
 QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.1, "finetune.epochs": 1, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
 """Knobs that make a trial of a mini body take a second or so."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Decoded data and digests of large files stay in the session's folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SWEEPER_CACHE"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

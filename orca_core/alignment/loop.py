@@ -64,6 +64,7 @@ class Alignment:
     ) -> None:
         self.settings, self.seed, self.device = config.align, config.seed, device
         self.embedder = embedder.to(device).requires_grad_(True).train()
+        self.inputs = data.inputs
         self.x = torch.from_numpy(data.train.x).to(device)
         labels = torch.from_numpy(class_labels(data, config))
         self.classes = [(labels == label).nonzero()[:, 0] for label in labels.unique().tolist()]
@@ -86,7 +87,7 @@ class Alignment:
         total = 0.0
         for members in self.classes:
             chosen = members[torch.randperm(len(members), generator=draws)[: self.settings.class_samples]].to(self.device)
-            features = self.embedder(self.x[chosen]).mean(1)
+            features = self.embedder(self.inputs(self.x[chosen])).mean(1)
             loss = len(members) / len(self.x) * self.distance(features, draws)
             loss.backward()
             total += loss.item()
@@ -117,7 +118,7 @@ def class_labels(data: TaskData, config: TrialConfig) -> np.ndarray:
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
-    targets = data.train.y.reshape(len(data.train), -1)
+    targets = np.nan_to_num(data.train.y.reshape(len(data.train), -1))  # NaN marks positions that do not count
     kind = MiniBatchKMeans if len(targets) > MINI_BATCH_ABOVE else KMeans
     clusters = kind(min(PSEUDO_LABELS, len(targets)), random_state=derive(config.seed, "k-means"), n_init=3)
     with threadpool_limits(config.threads):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,9 +63,10 @@ class Finetuning:
     ) -> None:
         self.config, self.device = config, device
         self.model = model.to(device)
+        self.data = data
         self.train, self.valid, self.test = (_on(device, split) for split in (data.train, data.valid, data.test))
         self.loss = LOSSES[config.task_spec.loss](self.train[1])
-        self.score = SCORES[config.task_spec.score]
+        self.score = SCORES[config.task_spec.score_name(config.reference_data)]
         self.phase: Phase = config.phases[0]
         self.schedule_start = 0
         self.trained: set[str] = set()
@@ -96,6 +98,7 @@ class Finetuning:
         groups = [group.split(settings.batch_size) for group in order.split(settings.batch_size * settings.accum)]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         total, lr = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
+        draws = generator(self.config.seed, "augment", epoch)
         self.model.train_mode()
         with seeded(self.config.seed, "dropout", epoch):
             for number, group in enumerate(groups):
@@ -105,7 +108,8 @@ class Finetuning:
                 self.optimizer.zero_grad()
                 size = sum(len(batch) for batch in group)
                 for batch in group:
-                    loss = self.loss(self._outputs(train_x[batch]), train_y[batch])
+                    x = train_x[batch] if self.data.augment is None else self.data.augment(train_x[batch], draws)
+                    loss = self.loss(self._decoded(self._outputs(x)), self._decoded(train_y[batch]))
                     if parameters:
                         (loss * (len(batch) / size)).backward()
                     total += loss.detach().double() * len(batch)
@@ -113,8 +117,8 @@ class Finetuning:
                     nn.utils.clip_grad_norm_(parameters, settings.clip)
                 self.optimizer.step()
         self.epoch = epoch
-        valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1])
-        _, test_error = self._evaluate(self.inputs[2], self.test[1])
+        valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1], self.data.valid.group)
+        _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
         error = valid_error if self.config.selection == "valid" else test_error
         if self.keep_best and (self.best is None or error < self.best.error):
             self.best = Weights(epoch, error, {name: tensor.to("cpu", copy=True) for name, tensor in self.weights().items()})
@@ -158,7 +162,7 @@ class Finetuning:
 
     @property
     def _features_are_fixed(self) -> bool:
-        return self.phase.train == ("predictor",)
+        return self.phase.train == ("predictor",) and self.data.augment is None
 
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the three splits; with embedder and body frozen, the features they give, computed once."""
@@ -167,24 +171,30 @@ class Finetuning:
         self.model.eval()
         with torch.no_grad(), self._autocast():
             train, valid, test = (
-                torch.cat([self.model.features(part).float() for part in x.split(self.config.finetune.eval_batch_size)])
+                torch.cat([self.model.features(self.data.inputs(part)).float() for part in x.split(self.config.finetune.eval_batch_size)])
                 for x in (self.train[0], self.valid[0], self.test[0])
             )
         return train, valid, test
 
     def _outputs(self, x: Tensor) -> Tensor:
         with self._autocast():
-            outputs: Tensor = self.model.predictor(x) if self._features_are_fixed else self.model(x)
+            outputs: Tensor = self.model.predictor(x) if self._features_are_fixed else self.model(self.data.inputs(x))
         return outputs.float()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Loss and score over a whole set."""
+    def _decoded(self, values: Tensor) -> Tensor:
+        return values if self.data.decode is None else self.data.decode(values)
+
+    def _evaluate(self, x: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float]:
+        """Loss and score over a whole set, samples of one group taken as one."""
         self.model.eval()
         with torch.no_grad():
             outputs = torch.cat([self._outputs(part) for part in x.split(self.config.finetune.eval_batch_size)])
+            if group is not None:
+                outputs, y = group_means(outputs, y, group)
+            outputs, y = self._decoded(outputs), self._decoded(y)
             return self.loss(outputs, y).item(), self.score(outputs.cpu(), y.cpu())
 
 
@@ -199,6 +209,15 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def group_means(outputs: Tensor, y: Tensor, group: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean outputs of each group, and the targets of its first sample, in the order of the groups' numbers."""
+    _, first, member_of, sizes = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(first), *outputs.shape[1:], dtype=torch.float64)
+    sums.index_add_(0, torch.from_numpy(member_of), outputs.double().cpu())
+    means = sums / torch.from_numpy(sizes).view(-1, *[1] * (outputs.dim() - 1))
+    return means.to(outputs), y[torch.from_numpy(first).to(y.device)]
 
 
 def _on(device: torch.device, split: Split) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,33 @@ def balanced_cross_entropy(train_targets: Tensor) -> Loss:
     return loss
 
 
+def binary_cross_entropy(positive_weight: float) -> Callable[[Tensor], Loss]:
+    """Cross-entropy of logits and targets 0 or 1, mean over all that count; a 1 weighs `positive_weight`. Any shape; NaN does not count."""
+
+    def make(train_targets: Tensor) -> Loss:
+        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+            counts = ~torch.isnan(targets)
+            known = torch.where(counts, targets, torch.zeros_like(targets))
+            weight = torch.tensor(positive_weight, dtype=outputs.dtype, device=outputs.device)
+            terms = F.binary_cross_entropy_with_logits(outputs, known, pos_weight=weight, reduction="none")
+            return (terms * counts).sum() / counts.sum().clamp(min=1)
+
+        return loss
+
+    return make
+
+
+def mean_squared_error(train_targets: Tensor) -> Loss:
+    """Mean of squared errors over all values that count. Any shape; NaN targets do not count."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        counts = ~torch.isnan(targets)
+        known = torch.where(counts, targets, torch.zeros_like(targets))
+        return ((outputs - known).square() * counts).sum() / counts.sum().clamp(min=1)
+
+    return loss
+
+
 def nrmse(train_targets: Tensor) -> Loss:
     """Mean over samples of rmse / rms(target): PDEBench's normalised error."""
     return lambda outputs, targets: normalised_errors(outputs, targets).mean()
@@ -47,6 +74,10 @@ def normalised_errors(outputs: Tensor, targets: Tensor) -> Tensor:
 LOSSES: Mapping[str, Callable[[Tensor], Loss]] = {
     "cross-entropy": cross_entropy,
     "balanced-cross-entropy": balanced_cross_entropy,
+    "bce": binary_cross_entropy(1.0),
+    "bce-weight-4": binary_cross_entropy(4.0),
+    "bce-weight-10": binary_cross_entropy(10.0),
+    "mse": mean_squared_error,
     "nrmse": nrmse,
     "relative-l2": nrmse,
 }

@@ -1,7 +1,8 @@
 """A task without its data (`TaskSpec`) and with it (`TaskData`).
 
 A loader is `load(spec, split_seed) -> TaskData`. It reads the whole data set, gives float32 inputs and splits them by
-`split_seed` alone.
+`split_seed` alone. A task that also has the splits and scores of the reference code (`TaskSpec.reference`) is loaded by
+`load(spec, split_seed, reference)`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,33 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from orca_core.errors import ConfigError, DataError, Fault
+from orca_core.tasks.files import ExpectedFile, cache_root, refuse
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from torch import Tensor
+
+Kind = Literal["classification", "multilabel", "regression", "dense"]
+
+
+class Prepare(Protocol):
+    """How rows as stored become inputs of the model, where storing the inputs themselves would take too much room."""
+
+    shape: tuple[int, ...]
+    """Shape of one prepared input."""
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(n, ...) stored rows -> (n, *shape)."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +45,15 @@ class Split:
 
     Args:
         x: (n, channels, length) or (n, channels, height, width), float32.
-        y: (n,) int64 class ids from 0; or (n, channels, length) / (n, channels, height, width) float32 for a dense task.
+        y: (n,) int64 class ids from 0; (n, labels) float32 0 or 1 for a multi-label task; (n, values) float32 for a regression;
+            (n, channels, length) / (n, channels, height, width) float32 for a dense task, where NaN marks a position that no loss
+            and no score sees.
+        group: (n,) int64, the samples that are evaluated as one: their outputs are averaged. None if each stands for itself.
     """
 
     x: np.ndarray
     y: np.ndarray
+    group: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -43,22 +65,32 @@ class TaskData:
 
     Args:
         train, valid, test: The parts; valid is never empty, as the best epoch is chosen on it.
-        num_classes: Number of classes, or None for a dense task.
+        num_classes: Number of classes, or None if the task is no classification.
+        augment: Training batches of fine-tuning pass through it: (n, ...) rows and a generator, drawn anew each epoch -> rows.
+        prepare: How stored rows become inputs of the model; None if they are.
+        decode: (n, ...) outputs or targets -> the same in the unit that loss and score are taken in; None if they are in it.
     """
 
     train: Split
     valid: Split
     test: Split
     num_classes: int | None
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    prepare: Prepare | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Inputs of the model for stored rows."""
+        return rows if self.prepare is None else self.prepare(rows)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input: (channels, length) or (channels, height, width)."""
-        return tuple(self.train.x.shape[1:])
+        return tuple(self.train.x.shape[1:]) if self.prepare is None else self.prepare.shape
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of one output of the model: (num_classes,), or the shape of one dense target."""
+        """Shape of one output of the model: (num_classes,), or the shape of one target."""
         return (self.num_classes,) if self.num_classes is not None else tuple(self.train.y.shape[1:])
 
 
@@ -70,7 +102,7 @@ class TaskSpec:
         name: As written in a config.
         summary: One line for `sweeper tasks`.
         dims: 1 for series, 2 for images and fields.
-        kind: What the predictor gives: one class, or one value per position.
+        kind: What the predictor gives: one class, yes or no for each of some labels, numbers, or one value per position.
         loss: Name in `orca_core.scoring.LOSSES`.
         score: Name in `orca_core.scoring.SCORES`; every score is an error, lower is better.
         loader: `"module:function"`, called as `load(spec, split_seed) -> TaskData`.
@@ -78,12 +110,15 @@ class TaskSpec:
         files: The files whose content defines the data. Empty for data that code alone defines (then `version` counts).
         version: Raised when the loader gives other arrays than before from the same files.
         licence, source: Where the data comes from and on what terms.
+        expects: The published files that must lie below the data root; `files` gives them, and any others that they list.
+        reference: What `reference_data` changes, in a line; empty if the task has no such form.
+        reference_score: Name of the score under `reference_data`, if it is another.
     """
 
     name: str
     summary: str
     dims: Literal[1, 2]
-    kind: Literal["classification", "dense"]
+    kind: Kind
     loss: str
     score: str
     loader: str
@@ -92,21 +127,45 @@ class TaskSpec:
     version: int = 1
     licence: str = ""
     source: str = ""
+    expects: tuple[ExpectedFile, ...] = ()
+    reference: str = ""
+    reference_score: str = ""
+
+    def score_name(self, reference: bool) -> str:
+        """Name of the score, with or without `reference_data`."""
+        return self.reference_score if reference and self.reference_score else self.score
+
+    def check_files(self) -> None:
+        """That the published files are there, and whole as far as their headers tell.
+
+        Raises:
+            DataError: With a line for every fault of every file.
+        """
+        refuse(line for file in self.expects for line in file.faults())
+        self.files()  # those that name others look for these
 
     def digest(self) -> str:
-        """SHA-256 over loader, version, loss, score and the content of the files; paths do not enter."""
+        """SHA-256 over loader, version, loss, score and the content of the files; paths do not enter.
+
+        Raises:
+            DataError: If files are missing; all of them are named.
+        """
+        if any(not file.place.exists() for file in self.expects):
+            self.check_files()
         files = self.files()
         # What code alone defines has no content to tell it from another task of the same loader: its name does.
         label = f"task {self.loader} {self.version} {self.loss} {self.score}" + ("" if files else f" {self.name}")
         return content_digest(label, files)
 
-    def load(self, split_seed: int = 0) -> TaskData:
-        """The data, split by `split_seed`.
+    def load(self, split_seed: int = 0, reference: bool = False) -> TaskData:
+        """The data, split by `split_seed`; with `reference` as the reference code has them, where the task knows that form.
 
         Raises:
             DataError: If a file is missing, damaged or not of the documented form.
         """
-        return resolve(self.loader)(self, split_seed)
+        self.check_files()
+        data: TaskData = resolve(self.loader)(self, split_seed, *([reference] if self.reference else []))
+        return data
 
 
 def check_train_samples(data: TaskData, train_samples: int, task: str) -> None:
@@ -123,12 +182,29 @@ def check_train_samples(data: TaskData, train_samples: int, task: str) -> None:
         raise ConfigError([Fault("train_samples", rule, train_samples)])
 
 
+MANY_FILES = 256
+"""Above so many files, a process looks at them once."""
+
+KEPT_FROM_BYTES = 1 << 20
+"""Size from which the digest of a file is kept in the cache root."""
+
+
 def content_digest(label: str, files: tuple[Path, ...]) -> str:
     """SHA-256 over a label and the bytes of some files, in order."""
+    return _digest_once(label, files) if len(files) > MANY_FILES else _digest_now(label, files)
+
+
+def _digest_now(label: str, files: tuple[Path, ...]) -> str:
     digest = hashlib.sha256(label.encode())
     for path in files:
         digest.update(_file_digest(path, *_identity(path)).encode())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _digest_once(label: str, files: tuple[Path, ...]) -> str:
+    identities = [(str(path), *_identity(path)) for path in files]
+    return _kept(f"{label} {identities}", lambda: _digest_now(label, files))
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -141,8 +217,28 @@ def _identity(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def now() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return now() if size < KEPT_FROM_BYTES else _kept(f"{path.absolute()} {size} {mtime_ns}", now)
+
+
+def _kept(identity: str, compute: Callable[[], str]) -> str:
+    """A digest from the cache root, or computed and put there; `identity` has paths, sizes and times of what it is of."""
+    place = cache_root() / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+    try:
+        return place.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        digest = compute()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False, encoding="ascii") as file:
+            file.write(digest)
+        os.replace(file.name, place)
+    except OSError:
+        pass  # a cache that cannot be written costs time only
+    return digest
 
 
 def resolve(reference: str) -> Callable[..., Any]:

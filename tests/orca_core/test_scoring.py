@@ -58,11 +58,28 @@ def test_a_target_of_zeros_does_not_divide_by_zero():
     assert math.isfinite(SCORES["nrmse"](torch.ones(1, 1, 4), torch.zeros(1, 1, 4)))
 
 
+@pytest.mark.parametrize(("name", "weight"), [("bce", 1), ("bce-weight-4", 4), ("bce-weight-10", 10)])
+def test_binary_cross_entropy_weighs_what_is_there(name, weight):
+    outputs = torch.tensor([[0.0, math.log(3.0)], [math.log(3.0), 5.0]])  # shares 1/2 and 3/4; 3/4 and one that does not count
+    targets = torch.tensor([[1.0, 1.0], [0.0, math.nan]])
+    expected = -(weight * math.log(1 / 2) + weight * math.log(3 / 4) + math.log(1 / 4)) / 3
+    assert LOSSES[name](targets)(outputs, targets).item() == pytest.approx(expected)
+
+
+def test_mean_squared_error_leaves_out_what_does_not_count():
+    targets = torch.tensor([[1.0, math.nan], [3.0, math.nan]])
+    outputs = torch.tensor([[2.0, 9.0], [6.0, 9.0]], requires_grad=True)
+    loss = LOSSES["mse"](targets)(outputs, targets)
+    loss.backward()
+    assert loss.item() == (1 + 9) / 2
+    assert outputs.grad.tolist() == [[1, 0], [3, 0]]
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_passes_a_gradient_to_the_outputs(name):
-    dense = name in ("nrmse", "relative-l2")
-    outputs = torch.randn(4, 1, 6) if dense else torch.randn(4, 3)
-    targets = torch.randn(4, 1, 6) if dense else torch.tensor([0, 1, 2, 1])
+    classes = name.endswith("cross-entropy")
+    outputs = torch.randn(4, 3) if classes else torch.randn(4, 1, 6)
+    targets = torch.tensor([0, 1, 2, 1]) if classes else torch.randn(4, 1, 6)
     outputs.requires_grad_()
     LOSSES[name](targets)(outputs, targets).backward()
     assert torch.isfinite(outputs.grad).all()
@@ -122,8 +139,78 @@ def test_auroc_that_is_not_defined_is_no_number(outputs, targets):
         SCORES["1-auroc"](outputs, torch.tensor(targets))
 
 
+def test_macro_f1_is_the_mean_over_the_classes_there_are():
+    outputs = torch.eye(4)[[0, 0, 1, 1, 3]]  # class 2 is neither predicted nor true, 3 only predicted
+    # Class 0: precision 1/2, recall 1. Class 1: precision 1, recall 1/2, without the last sample 2/3. Class 3: 0.
+    assert SCORES["1-macro-f1"](outputs, torch.tensor([0, 1, 1, 1, 1])) == pytest.approx(1 - (2 / 3 + 2 / 3 + 0) / 3)
+    assert SCORES["1-macro-f1"](outputs[:4], torch.tensor([0, 1, 1, 1])) == pytest.approx(1 - (2 / 3 + 4 / 5) / 2)
+
+
+def test_mean_auroc_leaves_out_labels_that_do_not_vary():
+    outputs = torch.tensor([[0.1, 3.0, 0.0], [0.6, 2.0, 0.0], [0.4, 1.0, 9.0], [0.9, 0.0, 9.0]])
+    targets = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
+    assert SCORES["1-mean-auroc"](outputs, targets) == pytest.approx(1 - (3 / 4 + 1) / 2)
+
+
+def test_macro_map_is_the_mean_of_average_precisions():
+    outputs = torch.tensor([[0.9, 0.1, 0.5], [0.8, 0.9, 0.5], [0.1, 0.2, 0.5]])
+    targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    # Label 0: precision 1 at recall 1/2, and 2/3 at recall 1. Label 1: first of all. Label 2 is never there.
+    assert SCORES["1-macro-map"](outputs, targets) == pytest.approx(1 - ((1 / 2 + 2 / 3 / 2) + 1) / 2)
+
+
+def test_position_auroc_is_of_the_outputs_and_in_the_reference_of_their_signs():
+    outputs = torch.tensor([[-1.0, 2.0], [-0.5, 4.0]]).view(2, 1, 1, 2)
+    targets = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).view(2, 1, 1, 2)
+    assert SCORES["1-position-auroc"](outputs, targets) == pytest.approx(1 / 4)  # three of four pairs are in order
+    assert SCORES["1-position-auroc-of-signs"](outputs, targets) == pytest.approx(1 - (1 / 2 + 1 / 2) / 2)
+
+
+def test_a_position_that_does_not_count_is_left_out_and_in_the_reference_a_zero():
+    outputs = torch.tensor([-1.0, 2.0, -0.5, 4.0, 9.0])
+    targets = torch.tensor([0.0, 0.0, 1.0, 1.0, math.nan])
+    assert SCORES["1-position-auroc"](outputs, targets) == pytest.approx(1 / 4)
+    assert SCORES["1-position-auroc-of-signs"](outputs, targets) == pytest.approx(1 - (1 / 2 + 2 / 3) / 2)
+
+
+def test_mae_8_is_over_far_pairs_that_are_near_in_truth():
+    size = 26  # pairs at least 24 apart: (0, 24), (0, 25), (1, 25)
+    true = torch.full((3, 1, size, size), math.nan)
+    outputs = torch.zeros(3, 1, size, size)
+    true[0, 0, 0, 24], true[0, 0, 0, 25], true[0, 0, 1, 25], true[0, 0, 0, 3] = 5.0, 9.0, 8.0, 1.0
+    outputs[0, 0, 0, 24], outputs[0, 0, 24, 0] = 6.0, 8.0  # 7 on both sides: off by 2
+    outputs[0, 0, 1, 25] = -3.0  # floored at 0.01: off by 7.99
+    true[1, 0, 0, 24] = 4.0
+    outputs[1, 0, 0, 24] = outputs[1, 0, 24, 0] = 5.0
+    true[2, 0, 0, 24] = 30.0  # no near pair: left out
+    assert SCORES["mae-8"](outputs, true) == pytest.approx(((2 + 7.99) / 2 + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("1-mean-auroc", torch.ones(3, 2)),
+        ("1-macro-map", torch.zeros(3, 2)),
+        ("1-position-auroc", torch.ones(3, 2)),
+        ("mae-8", torch.full((1, 1, 30, 30), 9.0)),
+    ],
+)
+def test_a_score_that_is_not_defined_is_no_number(name, targets):
+    with pytest.raises(NotFiniteError):
+        SCORES[name](torch.zeros_like(targets), targets)
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_a_perfect_model_has_no_error(name):
-    targets = torch.tensor([0, 1, 2, 1]) if name.startswith("1-") else torch.randn(4, 1, 6)
-    outputs = torch.eye(3)[targets] * 10 if name.startswith("1-") else targets
+    truth = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    targets, outputs = {
+        "1-accuracy": (torch.tensor([0, 1, 2, 1]), torch.eye(3)[[0, 1, 2, 1]]),
+        "1-auroc": (torch.tensor([0, 1, 2, 1]), torch.eye(3)[[0, 1, 2, 1]]),
+        "1-macro-f1": (torch.tensor([0, 1, 2, 1]), torch.eye(3)[[0, 1, 2, 1]]),
+        "1-mean-auroc": (truth, truth - 0.5),
+        "1-macro-map": (truth, truth - 0.5),
+        "1-position-auroc": (truth, truth - 0.5),
+        "1-position-auroc-of-signs": (truth, truth - 0.5),
+        "mae-8": (torch.full((2, 1, 30, 30), 5.0),) * 2,
+    }.get(name, (torch.arange(1.0, 25.0).view(4, 1, 6),) * 2)
     assert SCORES[name](outputs, targets) == pytest.approx(0.0)

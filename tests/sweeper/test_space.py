@@ -22,7 +22,7 @@ FAULTS = {
     ),
     "unknown knob": ("base: {task: digits, finetun.lr: 1}", "base.finetun.lr: must be a known knob. Did you mean 'finetune.lr'?"),
     "unknown knob in an axis": ("space: {finetune: {lrr: {grid: [1]}}}", "space.finetune.lrr: must be a known knob. Did you mean 'fin"),
-    "unknown task": ("base: {task: digitz}", "base.task: must be the name of a task, but got 'digitz'. Did you mean 'digits'? Known: adv"),
+    "unknown task": ("base: {task: digitz}", "base.task: must be the name of a task, but got 'digitz'. Did you mean 'digits'?"),
     "unknown task in a grid": ("base: {}\nspace: {task: {grid: [digitz]}}", "space.task.grid.0: must be the name of a task, but got"),
     "no task": ("base: {}", "base.task: must be given, here or in `space`. See `sweeper tasks`."),
     "unknown proxy": (

@@ -1,0 +1,194 @@
+"""NinaPro, Satellite and DeepSEA: arrays of numpy, by split."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_core.errors import DataError, Fault
+from orca_core.tasks.decoded import BLOCK_BYTES, Decoding, decoded, labels, refuse_not_finite
+from orca_core.tasks.files import ArrayForm, ExpectedFile, read_headers, refuse
+from orca_core.tasks.nb360.reading import checked_arrays, held_out, rows_of
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.tasks.unpickling import read_npy_header, read_object_npy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PARTS = ("train", "val", "test")
+
+NINAPRO_FILES = tuple(
+    ExpectedFile(f"ninaPro/{name}_{part}.npy", "npy", (form,), "", size, "NAS-Bench-360")
+    for name, form, size in (
+        ("ninapro", ArrayForm("", "n t c", "fO", "float, 52 times of 16 channels"), "about 30 MB in all"),
+        ("label", ArrayForm("", "n", "iufO", "0-17"), ""),
+    )
+    for part in PARTS
+)
+
+SATELLITE_ARRAYS = (ArrayForm("data", "n l", "fiu", "float, l = 46"), ArrayForm("label", "n", "iuf", "1-24"))
+SATELLITE_FILES = tuple(
+    ExpectedFile(f"satellite_{part}.npy", "npy of objects", SATELLITE_ARRAYS, "in one mapping", size, "NAS-Bench-360")
+    for part, size in (("train", "322 MB"), ("test", "35 MB"))
+)
+
+DEEPSEA_FILES = (
+    ExpectedFile(
+        "deepsea_filtered.npz",
+        "npz",
+        tuple(
+            form
+            for part in PARTS
+            for form in (
+                ArrayForm(f"x_{part}", f"{part} l c", "fiub", "one-hot, l = 1000, c = 4"),
+                ArrayForm(f"y_{part}", f"{part} labels", "fiub", "0 or 1, 36 labels"),
+            )
+        ),
+        "",
+        "860 MB",
+        "NAS-Bench-360",
+    ),
+)
+
+
+def load_ninapro(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, 1, channels, times); the published parts, whatever the seed."""
+    arrays, facts = decoded(spec, _decode_ninapro)
+    return _published_parts(arrays, facts["classes"], reference)
+
+
+def _published_parts(arrays: dict[str, np.ndarray], num_classes: int | None, reference: bool) -> TaskData:
+    """The parts as they are published; for the reference, training and validation part as one, and the test part for validation."""
+    import numpy as np
+
+    train, valid, test = (Split(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in PARTS)
+    if reference:
+        train, valid = Split(np.concatenate([train.x, valid.x]), np.concatenate([train.y, valid.y])), test
+    return TaskData(train, valid, test, num_classes)
+
+
+def _decode_ninapro(out: Decoding) -> None:
+    import numpy as np
+
+    classes, row = None, None
+    for number, part in enumerate(PARTS):
+        file, label_file = NINAPRO_FILES[number], NINAPRO_FILES[number + len(PARTS)]
+        data, ids = as_numbers(file.place), as_numbers(label_file.place)
+        row = row or data.shape[1:]
+        if data.shape[1:] != row:
+            refuse([Fault("", f"must have rows of shape {row} as the training part has", data.shape[1:]).text(str(file.place))])
+        if len(ids) != len(data):
+            refuse([Fault("", f"must have the {len(data)} rows of {file.place.name}", len(ids)).text(str(label_file.place))])
+        refuse_not_finite(file.place, "", data)
+        out.save(f"{part}_x", np.ascontiguousarray(data.transpose(0, 2, 1))[:, None])
+        ids = labels(label_file.place, "", ids, classes)
+        classes = classes or range(int(ids.max()) + 1)
+        out.save(f"{part}_y", ids, "int64")
+    out.facts["classes"] = len(classes or ())
+
+
+def as_numbers(place: Path) -> np.ndarray:
+    """The numbers of an .npy file, also of one that was saved as Python objects.
+
+    Raises:
+        DataError: If it holds anything else.
+    """
+    import numpy as np
+
+    array = read_object_npy(place)
+    if array.dtype.kind != "O":
+        return array
+    try:
+        return np.array(array.tolist(), dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{place}: must hold numbers, but does not ({error}).") from None
+
+
+def load_satellite(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, 1, times), as published, not normalised; a ninth of train is validation, stratified."""
+    arrays, facts = decoded(spec, _decode_satellite)
+    x, y, test = arrays["train_x"], arrays["train_y"], Split(arrays["test_x"], arrays["test_y"])
+    if reference:
+        return TaskData(Split(x, y), test, test, facts["classes"])
+    train, valid = held_out(y, 1 / 9, split_seed)
+    return TaskData(rows_of(x, y, train), rows_of(x, y, valid), test, facts["classes"])
+
+
+def _decode_satellite(out: Decoding) -> None:
+    classes, row = None, None
+    for part, file in zip(("train", "test"), SATELLITE_FILES, strict=True):
+        arrays = checked_arrays(file.place, read_object_npy(file.place)[()], file.arrays)
+        refuse_not_finite(file.place, "data", arrays["data"])
+        row = row or arrays["data"].shape[1:]
+        if arrays["data"].shape[1:] != row:
+            rule = f"must have rows of shape {row} as the training part has"
+            refuse([Fault("data", rule, arrays["data"].shape[1:]).text(str(file.place))])
+        ids = labels(file.place, "label", arrays["label"], classes, first=1)
+        classes = classes or range(int(ids.max()) + 1)
+        out.save(f"{part}_x", arrays["data"][:, None])
+        out.save(f"{part}_y", ids, "int64")
+    out.facts["classes"] = len(classes or ())
+
+
+def load_deepsea(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, bases, length) one-hot, y (n, labels) 0 or 1; the published parts, whatever the seed."""
+    arrays, _ = decoded(spec, _decode_deepsea)
+    return _published_parts(arrays, None, reference)
+
+
+def _decode_deepsea(out: Decoding) -> None:
+    import numpy as np
+
+    (file,) = DEEPSEA_FILES
+    shapes = {form.key: shape for form, shape in zip(file.arrays, npz_shapes(file), strict=True)}
+    for part in PARTS:
+        n, length, bases = shapes[f"x_{part}"]
+        if (length, bases) != shapes["x_train"][1:] or shapes[f"y_{part}"][1:] != shapes["y_train"][1:]:
+            rule = f"must have rows of shape {shapes['x_train'][1:]} and {shapes['y_train'][1:]} as the training part has"
+            refuse([Fault(f"x_{part}, y_{part}", rule, (shapes[f"x_{part}"], shapes[f"y_{part}"])).text(str(file.place))])
+        for key, target in (
+            (f"x_{part}", out.empty(f"{part}_x", (n, bases, length))),
+            (f"y_{part}", out.empty(f"{part}_y", shapes[f"y_{part}"])),
+        ):
+            start = 0
+            for block in npz_rows(file.place, key):
+                refuse_not_finite(file.place, key, block)
+                if key.startswith("y") and not np.isin(block, (0, 1)).all():
+                    refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(file.place))])
+                target[start : start + len(block)] = block.transpose(0, 2, 1) if block.ndim == 3 else block
+                start += len(block)
+
+
+def npz_shapes(file: ExpectedFile) -> list[tuple[int, ...]]:
+    """Shapes of the expected arrays of an .npz, in their order."""
+    headers = read_headers(file.place, "npz") or {}
+    return [headers[form.key].shape for form in file.arrays]
+
+
+def npz_rows(place: Path, key: str) -> Iterator[np.ndarray]:
+    """The rows of one array of an .npz in blocks, without the whole of it in memory.
+
+    Raises:
+        DataError: If the archive is damaged, or the array is in Fortran's order.
+    """
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(place) as archive, archive.open(f"{key}.npy") as stream:
+            shape, fortran, dtype = read_npy_header(stream)
+            if fortran:
+                raise DataError(f"{place}: {key}: must be in C order, not in Fortran's. Save it again by numpy.ascontiguousarray.")
+            row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+            left = shape[0]
+            while left:
+                rows = min(left, max(1, BLOCK_BYTES // row_bytes))
+                content = stream.read(rows * row_bytes)
+                if len(content) != rows * row_bytes:
+                    raise EOFError(f"{key} ends early")
+                yield np.frombuffer(content, dtype).reshape(rows, *shape[1:])
+                left -= rows
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{place}: must be a whole .npz file, but cannot be read ({error}). Get it again.") from None

@@ -1,0 +1,108 @@
+"""Darcy flow (Li et al. 2021): from the permeability of a square to the pressure in it, in files of MATLAB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_core.errors import DataError
+from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.tasks.files import ArrayForm, ExpectedFile, is_hdf5
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+EVERY = 5
+"""Every so many points of the published grid are used: 85 of 421."""
+
+MOST = {"train": 1000, "test": 100}
+"""Samples of each file that are used, the first ones."""
+
+EPSILON = 1e-5
+
+FILES = tuple(
+    ExpectedFile(
+        f"piececonst_r421_N1024_smooth{number}.mat",
+        "mat",
+        tuple(ArrayForm(key, "n side side", "f", "float, (1024, 421, 421)") for key in ("coeff", "sol")),
+        "MATLAB v5 or v7.3",
+        "1.6 GB",
+        "NAS-Bench-360",
+    )
+    for number in (1, 2)
+)
+
+
+class PointwiseScale:
+    """Values at mean 0 and deviation 1, point by point, and back.
+
+    Args:
+        values: (n, ...) training values, n >= 2.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.mean = values.mean(0, dtype="float64").astype("float32")
+        self.deviation = (values.std(0, ddof=1, dtype="float64") + EPSILON).astype("float32")
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """(n, ...) values -> (n, ...) scaled."""
+        scaled: np.ndarray = (values - self.mean) / self.deviation
+        return scaled
+
+    def __call__(self, scaled: Tensor) -> Tensor:
+        """(n, ...) scaled -> (n, ...) values."""
+        import torch
+
+        return scaled * torch.from_numpy(self.deviation).to(scaled) + torch.from_numpy(self.mean).to(scaled)
+
+
+def load_darcy(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, 3, side, side): scaled permeability and two coordinates; y (n, 1, side, side): scaled pressure.
+
+    The last tenth of the training samples is validation, whatever the seed, as in the benchmark. Loss and score are taken of
+    pressures, not of scaled ones. Scales are fitted on train alone.
+    """
+    arrays, _ = decoded(spec, _decode)
+    x, y = arrays["train_coeff"], arrays["train_sol"]
+    number = len(x) if reference else len(x) - max(1, round(0.1 * len(x)))
+    parts = {"train": (x[:number], y[:number]), "test": (arrays["test_coeff"], arrays["test_sol"])}
+    parts["valid"] = parts["test"] if reference else (x[number:], y[number:])
+    scale_x, scale_y = PointwiseScale(parts["train"][0]), PointwiseScale(parts["train"][1])
+    train, valid, test = (_split(*parts[part], scale_x, scale_y) for part in ("train", "valid", "test"))
+    return TaskData(train, valid, test, None, decode=scale_y)
+
+
+def _split(x: np.ndarray, y: np.ndarray, scale_x: PointwiseScale, scale_y: PointwiseScale) -> Split:
+    import numpy as np
+
+    line = np.linspace(0, 1, x.shape[1], dtype=np.float32)
+    columns, rows = np.meshgrid(line, line)
+    channels = (scale_x.encode(x), np.broadcast_to(columns, x.shape), np.broadcast_to(rows, x.shape))
+    return Split(np.ascontiguousarray(np.stack(channels, axis=1)), np.ascontiguousarray(scale_y.encode(y)[:, None]))
+
+
+def _decode(out: Decoding) -> None:
+    for part, file in zip(("train", "test"), FILES, strict=True):
+        for form in file.arrays:
+            values = _read(file.place, form.key, MOST[part])
+            refuse_not_finite(file.place, form.key, values)
+            out.save(f"{part}_{form.key}", values)
+
+
+def _read(place: Path, key: str, most: int) -> np.ndarray:
+    """The first samples of an array at every fifth point. HDF5 reads only these; v5 has to read the array whole."""
+    import numpy as np
+
+    try:
+        if is_hdf5(place):
+            import h5py
+
+            with h5py.File(place) as file:
+                return np.ascontiguousarray(file[key][::EVERY, ::EVERY, :most].T)
+        from scipy.io import loadmat
+
+        return np.ascontiguousarray(loadmat(place, variable_names=[key])[key][:most, ::EVERY, ::EVERY])
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        raise DataError(f"{place}: {key}: must be a whole array, but cannot be read ({error}). Get the file again.") from None

@@ -1,0 +1,211 @@
+"""FSD50K (Fonseca et al. 2022): sounds of 1 s, cut from clips, as mel spectrograms; 200 labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import struct
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_core.errors import DataError, Fault
+from orca_core.seeding import derive, generator
+from orca_core.tasks.decoded import Decoding, decoded
+from orca_core.tasks.files import ExpectedFile, data_root, refuse
+from orca_core.tasks.nb360.reading import identity_of, there
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+RATE = 22050
+"""Samples of sound a second; a chunk is one second."""
+
+FFT, WINDOW, HOP, BANDS = 1920, 661, 220, 96
+FRAMES = 1 + RATE // HOP + 1
+"""Of one second, and an empty one behind."""
+
+PARTS = ("tr", "val", "eval")
+
+_COLUMNS = "columns files, labels, ext: a wav (data/...), its labels, its clip"
+FILES = (
+    *(
+        ExpectedFile(f"chunks/{part}.csv", "csv", (), _COLUMNS, size, "NAS-Bench-360")
+        for part, size in (("tr", "24 GB with its wavs"), ("val", ""), ("eval", ""))
+    ),
+    ExpectedFile("chunks/lbl_map.json", "json", (), "label -> number, 200", "", "NAS-Bench-360"),
+    ExpectedFile("noise_22050", "folder", (), "*.wav, 22050 Hz, mono: background sounds", "", "NAS-Bench-360"),
+)
+
+
+def places() -> tuple[Path, ...]:
+    """The tables, the label map, the wavs that the tables name, and the background sounds.
+
+    Raises:
+        DataError: If wavs are missing.
+    """
+    tables = tuple(file.place for file in FILES[:4])
+    return _places(tables, FILES[4].place, identity_of(tables))
+
+
+@lru_cache(maxsize=4)
+def _places(tables: tuple[Path, ...], noise: Path, identity: object) -> tuple[Path, ...]:
+    wavs = there((row[0] for table in tables[:3] for row in _rows(table)), " or ".join(map(str, tables[:3])))
+    return (*tables, *wavs, *sorted(noise.glob("*.wav")))
+
+
+def _rows(table: Path) -> list[tuple[Path, list[str], str]]:
+    """Wav, labels and clip of each row of a table. A path's first four characters stand for the data root."""
+    with table.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := {"files", "labels", "ext"} - set(reader.fieldnames or ()):
+            refuse([Fault(", ".join(sorted(missing)), "must be a column", reader.fieldnames).text(str(table))])
+        found = [(str(row["files"]), str(row["labels"]).split(","), str(row["ext"])) for row in reader]
+    if not found:
+        refuse([Fault("", "must have rows", Fault.ABSENT).text(str(table))])
+    return [(data_root() / name[4:].lstrip("/"), names, clip) for name, names, clip in found]
+
+
+class MaskAndMix:
+    """Training spectrograms with background sounds mixed in, and with bands and times masked, each with a probability.
+
+    Args:
+        noise: (m, 1, bands, frames) background spectrograms; none, nothing is mixed in.
+    """
+
+    def __init__(self, noise: np.ndarray) -> None:
+        self.noise = noise
+
+    def __call__(self, batch: Tensor, draws: torch.Generator) -> Tensor:
+        import torch
+
+        n, _, bands, frames = batch.shape
+        mixed = batch.clone()
+        if len(self.noise):
+            share = 0.5 * torch.rand(n, generator=draws) * (torch.rand(n, generator=draws) < 0.75)
+            chosen = torch.randint(len(self.noise), (n,), generator=draws)
+            background = torch.from_numpy(self.noise[chosen.numpy()]).to(batch)
+            mixed += share.view(n, 1, 1, 1).to(batch) * (background - batch)
+        masked = torch.rand(n, generator=draws) < 0.5
+        for _ in range(2):
+            for size, most, axis in ((bands, int(0.15 * bands), 2), (frames, int(0.2 * frames), 3)):
+                width = torch.randint(most + 1, (n,), generator=draws)
+                start = (torch.rand(n, generator=draws) * (size - width + 1)).long()
+                place = torch.arange(size)
+                hidden = (place >= start[:, None]) & (place < (start + width)[:, None]) & masked[:, None]
+                shape = (n, 1, size, 1) if axis == 2 else (n, 1, 1, size)
+                mixed = mixed.masked_fill(hidden.view(shape).to(batch.device), 0.0)
+        return mixed
+
+
+def load_fsd50k(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, 1, 96, 102) mel spectrograms in dB, each at mean 0; y (n, labels) 0 or 1.
+
+    Training takes one chunk of each clip, drawn by the seed; validation and test take all, and average a clip's logits.
+    Background sounds and masks are drawn anew each epoch. Differs from the reference, which draws them once.
+    """
+    import numpy as np
+    import torch
+
+    arrays, _ = decoded(spec, _decode)
+    draws = np.random.Generator(np.random.PCG64(derive(split_seed, "data-draws")))
+
+    def one_of_each(part: str) -> Split:
+        order = draws.permutation(len(arrays[f"{part}_clip"]))
+        _, first = np.unique(arrays[f"{part}_clip"][order], return_index=True)
+        rows = np.sort(order[first])
+        return Split(arrays[f"{part}_x"][rows], arrays[f"{part}_y"][rows])
+
+    def all_of_each(part: str) -> Split:
+        return Split(arrays[f"{part}_x"], arrays[f"{part}_y"], arrays[f"{part}_clip"])
+
+    augment = MaskAndMix(arrays["noise"])
+    test = all_of_each("eval")
+    if not reference:
+        return TaskData(one_of_each("tr"), all_of_each("val"), test, None, augment=augment)
+    parts = one_of_each("tr"), one_of_each("val")
+    x = torch.from_numpy(np.concatenate([part.x for part in parts]))
+    once = augment(x, generator(split_seed, "data-draws")).numpy()
+    return TaskData(Split(once, np.concatenate([part.y for part in parts])), test, test, None)
+
+
+def _decode(out: Decoding) -> None:
+    """All chunks of one second; those of another length are left out, as in the reference."""
+    import numpy as np
+
+    mel = mel_spectrogram()
+    numbers = _label_numbers(FILES[3].place)
+    for part, table in zip(PARTS, FILES[:3], strict=True):
+        rows = [row for row in _rows(table.place) if len(_sound(row[0])) // HOP == RATE // HOP]
+        if not rows:
+            refuse([Fault("files", "must name sounds of one second", Fault.ABSENT).text(str(table.place))])
+        x = out.empty(f"{part}_x", (len(rows), 1, BANDS, FRAMES))
+        y = np.zeros((len(rows), len(numbers)))
+        for number, (place, names, _) in enumerate(rows):
+            if unknown := [name for name in names if name not in numbers]:
+                refuse([Fault("labels", f"must be in {FILES[3].place.name}", unknown).text(str(table.place))])
+            x[number, 0] = mel(_sound(place))
+            y[number, [numbers[name] for name in names]] = 1
+        _, clip = np.unique([clip for _, _, clip in rows], return_inverse=True)
+        out.save(f"{part}_y", y)
+        out.save(f"{part}_clip", clip, "int64")
+    sounds = [_sound(place) for place in sorted(FILES[4].place.glob("*.wav"))]
+    seconds = [sound[start : start + RATE] for sound in sounds for start in range(0, len(sound) - RATE + 1, RATE)]
+    noise = out.empty("noise", (len(seconds), 1, BANDS, FRAMES)) if seconds else np.zeros((0, 1, BANDS, FRAMES), dtype=np.float32)
+    for number, second in enumerate(seconds):
+        noise[number, 0] = mel(second)
+    if not seconds:
+        np.save(out.folder / "noise.npy", noise)
+
+
+def mel_spectrogram() -> Callable[[np.ndarray], np.ndarray]:
+    """A function from one second of sound (22050,) to (bands, frames): dB of mel bands at mean 0, and a frame of zeros behind.
+
+    As torchaudio has it: frames are centred, sound is reflected at its ends, the Hann window stands in the middle of the FFT's.
+    """
+    import numpy as np
+    from transformers.audio_utils import mel_filter_bank, power_to_db, spectrogram, window_function
+
+    filters = mel_filter_bank(1 + FFT // 2, BANDS, 0.0, RATE / 2, RATE, norm=None, mel_scale="htk")
+    window = window_function(WINDOW, "hann", frame_length=FFT)
+
+    def mel(sound: np.ndarray) -> np.ndarray:
+        power = spectrogram(sound, window, FFT, HOP, fft_length=FFT, power=2.0, mel_filters=filters)
+        decibels = power_to_db(power) + 75
+        return np.pad(decibels - decibels.mean(), ((0, 0), (0, 1))).astype(np.float32)
+
+    return mel
+
+
+def _sound(place: Path) -> np.ndarray:
+    """Samples of a wav in [-1, 1], repeated until they last a second."""
+    import numpy as np
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
+            rate, samples = wavfile.read(place)
+    except (OSError, ValueError, EOFError, struct.error, wavfile.WavFileWarning) as error:
+        raise DataError(f"{place}: must be a whole wav, but cannot be read ({error}). Get it again.") from None
+    if rate != RATE or samples.ndim != 1 or not len(samples):
+        refuse([Fault("", f"must be mono at {RATE} Hz", (rate, samples.shape)).text(str(place))])
+    scaled = samples / (np.iinfo(samples.dtype).max + 1.0) if samples.dtype.kind == "i" else samples.astype(np.float64)
+    if not np.isfinite(scaled).all():
+        refuse([Fault("", "must have no NaN and no infinite value", Fault.ABSENT, "Get it again.").text(str(place))])
+    return np.tile(scaled, -(-RATE // len(scaled)))[:RATE] if len(scaled) < RATE else scaled
+
+
+def _label_numbers(place: Path) -> dict[str, int]:
+    try:
+        numbers = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{place}: must be JSON, but cannot be read ({error}). Get it again.") from None
+    if not isinstance(numbers, dict) or sorted(numbers.values()) != list(range(len(numbers))) or not numbers:
+        refuse([Fault("", "must map labels to the numbers 0, 1, ...", numbers).text(str(place))])
+    return {str(name): int(number) for name, number in numbers.items()}

@@ -1,0 +1,134 @@
+"""CIFAR-100 and its images drawn on a sphere: pickles of a training and a test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from orca_core.errors import Fault
+from orca_core.tasks.decoded import Decoding, blocks, decoded, labels, refuse_not_finite
+from orca_core.tasks.files import ArrayForm, ExpectedFile, refuse
+from orca_core.tasks.nb360.reading import checked_arrays, held_out, rows_of
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.tasks.unpickling import read_pickle
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+MEAN = (0.5071, 0.4867, 0.4408)
+DEVIATION = (0.2675, 0.2565, 0.2761)
+"""Of CIFAR-100's training pixels in [0, 1], by colour, as the reference has them."""
+
+_CIFAR_ARRAYS = (ArrayForm("data", "n d", "iu", "uint8, d = 3072"), ArrayForm("fine_labels", "n", "iu", "0-99"))
+_CIFAR_ABOUT = "a pickle of Python 2, images 3 x 32 x 32"
+_CIFAR_PAGE = "cs.toronto.edu/~kriz/cifar.html"
+CIFAR_FILES = tuple(
+    ExpectedFile(f"cifar-100-python/{part}", "pickle", _CIFAR_ARRAYS, _CIFAR_ABOUT, size, _CIFAR_PAGE)
+    for part, size in (("train", "about 155 MB"), ("test", "about 31 MB"))
+)
+SPHERICAL_FILES = (
+    ExpectedFile(
+        "s2_cifar100.gz",
+        "gzipped pickle",
+        tuple(
+            form
+            for part in ("train", "test")
+            for form in (ArrayForm(f"{part}.images", "n 3 h w".replace("n", part), "iuf", "uint8"), ArrayForm(f"{part}.labels", part, "iu"))
+        ),
+        "",
+        "272 MB",
+        "NAS-Bench-360",
+    ),
+)
+
+
+def load_cifar100(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, 3, side, side), normalised by colour; a fifth of train is validation, stratified. Training images are cropped and flipped."""
+    fill = tuple(-mean / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True))  # black
+    return _load(spec, split_seed, reference, _decode_cifar100, augment=partial(crop_and_flip, pad=4, fill=fill))
+
+
+def load_spherical(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, 3, h, w) in [0, 1]; a fifth of train is validation, stratified."""
+    return _load(spec, split_seed, reference, _decode_spherical)
+
+
+def _load(
+    spec: TaskSpec,
+    split_seed: int,
+    reference: bool,
+    decode: Callable[[Decoding], None],
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> TaskData:
+    arrays, facts = decoded(spec, decode)
+    x, y, test = arrays["train_x"], arrays["train_y"], Split(arrays["test_x"], arrays["test_y"])
+    if reference:
+        return TaskData(Split(x, y), test, test, facts["classes"], augment)
+    train, valid = held_out(y, 0.2, split_seed)
+    return TaskData(rows_of(x, y, train), rows_of(x, y, valid), test, facts["classes"], augment)
+
+
+def _decode_cifar100(out: Decoding) -> None:
+    import numpy as np
+
+    mean, deviation = (np.array(values, dtype=np.float32).reshape(3, 1, 1) for values in (MEAN, DEVIATION))
+    classes = None
+    for part, file in zip(("train", "test"), CIFAR_FILES, strict=True):
+        arrays = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+        ids = labels(file.place, "fine_labels", arrays["fine_labels"], classes)
+        classes = classes or range(int(ids.max()) + 1)
+        side = math.isqrt(arrays["data"].shape[1] // 3)
+        if 3 * side * side != arrays["data"].shape[1]:
+            rule = "must have rows of three square images, one of each colour"
+            refuse([Fault("data", rule, arrays["data"].shape).text(str(file.place))])
+        pixels = arrays["data"].reshape(-1, 3, side, side)
+        x = out.empty(f"{part}_x", pixels.shape)
+        for rows in blocks(pixels):
+            x[rows] = (pixels[rows] / np.float32(255) - mean) / deviation
+        out.save(f"{part}_y", ids, "int64")
+    out.facts["classes"] = len(classes or ())
+
+
+def _decode_spherical(out: Decoding) -> None:
+    import numpy as np
+
+    (file,) = SPHERICAL_FILES
+    arrays = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+    classes = None
+    for part in ("train", "test"):
+        images = arrays[f"{part}.images"]
+        refuse_not_finite(file.place, f"{part}.images", images)
+        ids = labels(file.place, f"{part}.labels", arrays[f"{part}.labels"], classes)
+        classes = classes or range(int(ids.max()) + 1)
+        x = out.empty(f"{part}_x", images.shape)
+        for rows in blocks(images):
+            x[rows] = images[rows].astype(np.float32) / np.float32(255)
+        out.save(f"{part}_y", ids, "int64")
+    out.facts["classes"] = len(classes or ())
+
+
+def crop_and_flip(batch: Tensor, draws: torch.Generator, *, pad: int, fill: tuple[float, ...]) -> Tensor:
+    """Each image shifted by up to `pad` points either way, what comes in from outside having the value `fill`, and mirrored or not.
+
+    Args:
+        batch: (n, channels, height, width).
+        draws: Of the epoch.
+        pad: Points, at least 0.
+        fill: One value per channel.
+    """
+    import torch
+
+    n, channels, height, width = batch.shape
+    background = torch.tensor(fill, dtype=batch.dtype, device=batch.device).view(1, channels, 1, 1)
+    padded = torch.nn.functional.pad(batch - background, (pad, pad, pad, pad)) + background
+    top, left = (torch.randint(2 * pad + 1, (n, 1), generator=draws) for _ in range(2))
+    mirrored = torch.randint(2, (n, 1), generator=draws).bool()
+    rows, columns = top + torch.arange(height), torch.arange(width).expand(n, width)
+    columns = left + torch.where(mirrored, columns.flip(1), columns)
+    samples = torch.arange(n).view(n, 1, 1)
+    # Indices of samples, rows and columns stand round the channels, which therefore come last.
+    shifted = padded[samples, :, rows.unsqueeze(2), columns.unsqueeze(1)]
+    return shifted.permute(0, 3, 1, 2).contiguous()

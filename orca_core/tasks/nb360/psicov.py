@@ -1,0 +1,213 @@
+"""PSICOV: from what is known of a protein's chain to the distances between its residues (PDNET, Adhikari 2020)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_core.errors import DataError, Fault
+from orca_core.seeding import derive
+from orca_core.tasks.decoded import Decoding, decoded
+from orca_core.tasks.files import ArrayForm, ExpectedFile, refuse
+from orca_core.tasks.nb360.reading import checked_arrays, held_out, identity_of, there
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.tasks.unpickling import read_object_npy, read_pickle
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+WINDOW = 512
+"""Side of inputs and targets, in residues and padding."""
+
+PADDING = 5
+"""Points before the first and behind the last residue."""
+
+CAP = 16.0
+"""Training distances are cut there, in Angstrom."""
+
+VALID_SHARE = 100 / 3456
+
+PARTS = {"train": "deepcov", "test": "psicov"}
+
+FEATURES = (
+    ArrayForm("ss", "3 l", "fiu"),
+    ArrayForm("pssm", "l 22", "fiu"),
+    ArrayForm("sa", "l", "fiu"),
+    ArrayForm("entropy", "l", "fiu"),
+    ArrayForm("ccmpred", "l l", "fiu"),
+    ArrayForm("freecon", "l l", "fiu"),
+    ArrayForm("potential", "l l", "fiu"),
+)
+FILES = tuple(
+    ExpectedFile(f"protein/{name}.lst", "list", (), "first word of a line: the id of a protein", size, "NAS-Bench-360")
+    for name, size in (("deepcov", "1.1 GB in all"), ("psicov", ""))
+)
+FOLDERS = tuple(
+    ExpectedFile(f"protein/{name}/{kind}", "folder", (), about)
+    for name in PARTS.values()
+    for kind, about in (
+        ("features", f"<id>.pkl, pickles of {'; '.join(form.text for form in FEATURES)}; values in (-100, 100)"),
+        ("distance", "<id>-cb.npy, object arrays of l, sequence and distances (l, l) in Angstrom"),
+    )
+)
+
+
+def places() -> tuple[Path, ...]:
+    """The lists and all files that they name.
+
+    Raises:
+        DataError: If some are missing.
+    """
+    lists = tuple(file.place for file in FILES)
+    return _places(lists, identity_of(lists))
+
+
+@lru_cache(maxsize=4)
+def _places(lists: tuple[Path, ...], identity: object) -> tuple[Path, ...]:
+    named = [place for file in lists for protein in _ids(file) for place in _files_of(file, protein)]
+    return (*lists, *there(named, " or ".join(map(str, lists))))
+
+
+def _ids(file: Path) -> list[str]:
+    ids = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not ids:
+        refuse([Fault("", "must name proteins", Fault.ABSENT).text(str(file))])
+    return ids
+
+
+def _files_of(file: Path, protein: str) -> tuple[Path, Path]:
+    folder = file.with_suffix("")
+    return folder / "features" / f"{protein}.pkl", folder / "distance" / f"{protein}-cb.npy"
+
+
+class PairInputs:
+    """Numbers of proteins (n, 1) -> their inputs (n, 57, side, side); 3000 inputs as such would take 180 GB.
+
+    Channels: each of 27 features of a residue, of the column's and of the row's; then three maps of pairs.
+
+    Args:
+        features: (residues of all proteins, 27).
+        maps: (pairs of all proteins, 3).
+        ends: (proteins + 1,) where their residues end.
+        starts: (proteins, 2) first row and column of the window.
+        side: Of the window.
+    """
+
+    def __init__(self, features: np.ndarray, maps: np.ndarray, ends: np.ndarray, starts: np.ndarray, side: int) -> None:
+        import numpy as np
+
+        self.features, self.maps, self.starts, self.side = features, maps, starts, side
+        self.ends = ends
+        self.pair_ends = np.concatenate([[0], np.cumsum(np.diff(ends) ** 2)])
+        self.shape: tuple[int, ...] = (2 * features.shape[1] + maps.shape[1], side, side)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        import numpy as np
+        import torch
+
+        batch = np.zeros((len(rows), *self.shape), dtype=np.float32)
+        for inputs, number in zip(batch, rows[:, 0].long().tolist(), strict=True):
+            features = self.features[self.ends[number] : self.ends[number + 1]].T
+            length = features.shape[1]
+            maps = self.maps[self.pair_ends[number] : self.pair_ends[number + 1]].T.reshape(-1, length, length)
+            singles = 2 * len(features)
+            window, kept = _window(length, self.starts[number], self.side)
+            inputs[:singles:2, *window] = features[:, None, kept[1]]  # of the column's residue
+            inputs[1:singles:2, *window] = features[:, kept[0], None]  # of the row's
+            inputs[singles:, *window] = maps[:, *kept]
+        return torch.from_numpy(batch).to(rows.device)
+
+
+Place = tuple[slice, slice]
+
+
+def _window(length: int, start: np.ndarray, side: int) -> tuple[Place, Place]:
+    """Where a protein lies in the window, and which of its rows and columns are seen: the window begins at `start` of the padded map."""
+    seen, kept = [], []
+    for first in (int(start[0]), int(start[1])):
+        low, high = max(PADDING - first, 0), min(PADDING - first + length, side)
+        seen.append(slice(low, high))
+        kept.append(slice(low + first - PADDING, high + first - PADDING))
+    return (seen[0], seen[1]), (kept[0], kept[1])
+
+
+def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, 1) numbers of proteins, prepared to (57, window, window); y (n, 1, window, window) distances, at most 16 in train.
+
+    Test are the PSICOV proteins; 100 of 3456 of the others are validation, drawn by the seed. What lies outside of a protein is
+    NaN in y: neither loss nor score sees it. Of a protein that is longer than the window, a part on the diagonal is seen.
+    Differs from the reference, where padding is a target of 100 (in train 16), rows and columns are cropped apart, and the score
+    takes every protein for as long as the first.
+    """
+    import numpy as np
+
+    arrays, _ = decoded(spec, _decode)
+    ends, number_train = arrays["ends"], int(arrays["number_train"][0])
+    lengths = np.diff(ends)
+    draws = np.random.Generator(np.random.PCG64(derive(split_seed, "data-draws")))
+    room = np.maximum(lengths + 2 * PADDING - WINDOW, 0)
+    starts = draws.integers(0, room[:, None] + 1, (len(room), 2))
+    if not reference:
+        starts[:, 1] = starts[:, 0]
+    inputs = PairInputs(arrays["features"], arrays["maps"], ends, starts, WINDOW)
+    test = np.arange(number_train, len(lengths))
+    train, valid = held_out(np.zeros((number_train, 1)), VALID_SHARE, split_seed)
+    if reference:
+        train, valid = np.arange(number_train), test
+
+    def part(rows: np.ndarray, cap: float = np.inf) -> Split:
+        y = np.full((len(rows), 1, WINDOW, WINDOW), min(100.0, cap) if reference else np.nan, dtype=np.float32)
+        for target, number in zip(y[:, 0], rows, strict=True):
+            length = lengths[number]
+            distances = arrays["distances"][inputs.pair_ends[number] : inputs.pair_ends[number + 1]].reshape(length, length)
+            seen, kept = _window(length, starts[number], WINDOW)
+            target[seen] = np.minimum(distances[kept], cap)
+            if reference and rows is test:
+                target[PADDING + lengths[test[0]] :, :] = target[:, PADDING + lengths[test[0]] :] = np.nan
+        return Split(rows[:, None].astype(np.float32), y)
+
+    return TaskData(part(train, CAP), part(valid), part(test), None, prepare=inputs)
+
+
+def _decode(out: Decoding) -> None:
+    """All proteins end to end, those of train first."""
+    import numpy as np
+
+    proteins = [_files_of(file.place, protein) for file in FILES for protein in _ids(file.place)]
+    lengths = [len(checked_arrays(place, read_pickle(place), FEATURES)["sa"]) for place, _ in proteins]
+    ends = np.cumsum([0, *lengths])
+    pair_ends = np.cumsum([0, *(length**2 for length in lengths)])
+    features, maps = out.empty("features", (int(ends[-1]), 27)), out.empty("maps", (int(pair_ends[-1]), 3))
+    distances = out.empty("distances", (int(pair_ends[-1]),))
+    for number, (place, distance_place) in enumerate(proteins):
+        found = checked_arrays(place, read_pickle(place), FEATURES)
+        pairs = np.stack([found[name].ravel() for name in ("ccmpred", "freecon", "potential")], axis=1)
+        singles = np.column_stack([found["ss"].T, found["pssm"], found["sa"], found["entropy"]])
+        for name, values in (("features", singles), ("maps", pairs)):
+            if not (np.abs(values) < 100).all():  # NaN fails it, too
+                refuse([Fault(name, "must be within (-100, 100) and not NaN", Fault.ABSENT, "Get the file again.").text(str(place))])
+        features[ends[number] : ends[number + 1]] = singles
+        maps[pair_ends[number] : pair_ends[number + 1]] = pairs
+        distances[pair_ends[number] : pair_ends[number + 1]] = _distances(distance_place, lengths[number]).ravel()
+    out.save("ends", ends, "int64")
+    out.save("number_train", np.array([len(_ids(FILES[0].place))]), "int64")
+
+
+def _distances(place: Path, length: int) -> np.ndarray:
+    """(l, l) Angstrom, at least 1; a residue's distance to itself is the mean of those to its neighbours."""
+    import numpy as np
+
+    held = read_object_npy(place)
+    found = np.asarray(held[2], dtype=np.float64) if held.shape == (3,) else held
+    if held.shape != (3,) or found.shape != (length, length) or length < 2:
+        refuse([Fault("", f"must hold l, sequence and ({length}, {length}) distances", found.shape).text(str(place))])
+    if not np.isfinite(found).all() or found.max() > 500:
+        raise DataError(f"{place}: must have distances of at most 500 Angstrom, and no NaN. Get the file again.")
+    found = np.maximum(found, 1.0)
+    inner = np.arange(1, length - 1)
+    diagonal = (found[inner, inner - 1] + found[inner, inner + 1]) / 2
+    found[inner, inner] = diagonal
+    found[0, 0], found[-1, -1] = found[0, 1], found[-1, -2]
+    return found

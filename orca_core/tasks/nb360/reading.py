@@ -1,0 +1,92 @@
+"""What the loaders of NAS-Bench-360 share: arrays out of unpickled mappings, and the splits of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orca_core.errors import DataError, Fault
+from orca_core.tasks.files import ArrayForm, Header, data_root, form_faults, refuse
+from orca_core.tasks.spec import Split
+from orca_core.tasks.splitting import stratified_order
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def checked_arrays(place: Path, found: Any, forms: Iterable[ArrayForm]) -> dict[str, np.ndarray]:
+    """The arrays that are expected of a mapping that was unpickled; a key with a dot lies in a mapping inside.
+
+    Raises:
+        DataError: With a line for each that is missing or of another shape or dtype.
+    """
+    forms = tuple(forms)
+    if not isinstance(found, Mapping):
+        expected = "; ".join(form.text for form in forms)
+        refuse([Fault("", f"must hold a mapping of {expected}", type(found).__name__, "Is it another version?").text(str(place))])
+    flat = dict(_flat(found))
+    arrays = {form.key: as_array(flat[form.key]) for form in forms if form.key in flat}
+    headers = {key: Header(array.shape, array.dtype) for key, array in arrays.items()}
+    for key in flat:
+        headers.setdefault(key, Header((), object))  # type: ignore[arg-type]  # only named, if one of the expected is missing
+    refuse(fault.text(str(place)) for fault in form_faults(forms, headers))
+    return arrays
+
+
+def as_array(value: Any) -> np.ndarray:
+    """An array of numbers or texts where that is possible, else of objects, one for each item."""
+    import numpy as np
+
+    try:
+        return np.asarray(value)
+    except ValueError:  # items of different lengths
+        array = np.empty(len(value), dtype=object)
+        array[:] = value
+        return array
+
+
+def held_out(y: np.ndarray, share: float, split_seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of train and of a validation part that is split off by the seed, each in ascending order; stratified if y is (n,).
+
+    At least one row is held out, and one is left.
+    """
+    import numpy as np
+
+    strata = y if y.ndim == 1 else np.zeros(len(y), dtype=np.int64)
+    order = stratified_order(strata, split_seed)
+    number = min(max(1, round(share * len(y))), len(y) - 1)
+    return np.sort(order[number:]), np.sort(order[:number])
+
+
+def rows_of(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Split:
+    """Some rows, copied into memory."""
+    return Split(x[rows], y[rows])
+
+
+def _flat(found: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in found.items():
+        name = f"{prefix}{key.decode('latin1') if isinstance(key, bytes) else key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def there(places: Iterable[Path], named_by: str) -> tuple[Path, ...]:
+    """The places, all of which must be files.
+
+    Raises:
+        DataError: With the first of the missing ones and their number.
+    """
+    places = tuple(places)
+    if missing := [place for place in places if not place.is_file()]:
+        shown = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise DataError(f"{data_root()}: must have the {len(places)} files that {named_by} names, but {len(missing)} are missing: {shown}.")
+    return places
+
+
+def identity_of(places: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Paths, sizes and times of the files that exist: what a list of files is known by within a process."""
+    found = [(str(place), place.stat()) for place in places if place.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)

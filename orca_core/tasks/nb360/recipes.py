@@ -1,0 +1,50 @@
+"""The configurations of the reference repository for NAS-Bench-360, in the knobs of this project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BODIES = {1: "hf:roberta-base", 2: "hf:microsoft/swin-base-patch4-window7-224-in22k"}
+
+
+def published(
+    dims: int,
+    *,
+    epochs: int,
+    batch_size: int,
+    optimizer: str,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    warmup: int,
+    decay: int,
+    accum: int = 1,
+    clip: float | None = None,
+    align_epochs: int = 60,
+    class_samples: int = 128,
+    tokens: int = 512,
+    eval_batch_size: int = 256,
+) -> dict[str, Any]:
+    """One of its yamls. Stage 2 has stage 3's optimiser at ten times its learning rate, which is at most 1e-3 in all of them.
+
+    Its `eval_batch_size` is no such thing as ours, but the number of samples a score is taken of, which here is the whole set.
+    """
+    common = {"optimizer": optimizer, "weight_decay": weight_decay, "momentum": momentum}
+    return {
+        "body": {"name": BODIES[dims]},
+        "embedder": {"target_seq_len": tokens},
+        "align": {"epochs": align_epochs, "lr": float(f"{10 * lr:g}"), **common, "class_samples": class_samples},
+        "finetune": {
+            "epochs": epochs,
+            "lr": lr,
+            **common,
+            "betas": [0.9, 0.98],
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "accum": accum,
+            "clip": clip,
+            "warmup_epochs": warmup,
+            "decay_epochs": decay,
+            "dropout": 0.0,
+        },
+    }

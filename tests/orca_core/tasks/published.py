@@ -1,0 +1,141 @@
+"""Small files in the real formats of NAS-Bench-360: `WRITERS[task](root)` writes what the task expects below a data root."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+from scipy.io import savemat, wavfile
+
+
+def cifar100(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    (root / "cifar-100-python").mkdir(parents=True)
+    for part, n in (("train", 40), ("test", 20)):
+        content = {"data": rng.integers(0, 256, (n, 3 * 8 * 8)).astype("uint8"), "fine_labels": [i % 4 for i in range(n)]}
+        (root / "cifar-100-python" / part).write_bytes(pickle.dumps({**content, "filenames": ["a.png"] * n}, protocol=2))
+
+
+def spherical(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    content = {
+        part: {"images": rng.integers(0, 256, (n, 3, 12, 12)).astype("uint8"), "labels": np.arange(n) % 4}
+        for part, n in (("train", 40), ("test", 20))
+    }
+    with gzip.open(root / "s2_cifar100.gz", "wb") as file:
+        pickle.dump(content, file)
+
+
+def ninapro(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    (root / "ninaPro").mkdir()
+    for part, n in (("train", 36), ("val", 18), ("test", 18)):
+        np.save(root / "ninaPro" / f"ninapro_{part}.npy", rng.normal(size=(n, 12, 6)).astype("float32"))
+        np.save(root / "ninaPro" / f"label_{part}.npy", (np.arange(n) % 6).astype("float64"))
+
+
+def darcy(root: Path, version: str = "v5") -> None:
+    rng = np.random.default_rng(0)
+    for number, n in ((1, 10), (2, 4)):
+        coefficient = np.where(rng.random((n, 41, 41)) < 0.5, 3.0, 12.0).astype("float32")
+        content = {"coeff": coefficient, "sol": (rng.random((n, 41, 41)) + 1 / coefficient).astype("float32")}
+        path = root / f"piececonst_r421_N1024_smooth{number}.mat"
+        if version == "v5":
+            savemat(path, content)
+        else:
+            with h5py.File(path, "w", userblock_size=512) as file:
+                for key, array in content.items():
+                    file[key] = array.T
+
+
+def psicov(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, lengths in (("deepcov", (30, 34, 30, 70)), ("psicov", (32, 30))):
+        folder = root / "protein" / name
+        (folder / "features").mkdir(parents=True)
+        (folder / "distance").mkdir()
+        (root / "protein" / f"{name}.lst").write_text("".join(f"{name}{i} {length}\n" for i, length in enumerate(lengths)))
+        for i, length in enumerate(lengths):
+            features: dict[str, object] = {"seq": "A" * length}
+            shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
+            shapes |= dict.fromkeys(("ccmpred", "freecon", "potential"), (length, length))
+            features |= {key: rng.normal(size=shape).astype("float32") for key, shape in shapes.items()}
+            (folder / "features" / f"{name}{i}.pkl").write_bytes(pickle.dumps(features, protocol=4))
+            points = rng.normal(size=(length, 3)) * 6
+            held = np.empty(3, dtype=object)
+            held[:] = [length, "A" * length, np.linalg.norm(points[:, None] - points, axis=-1)]
+            np.save(folder / "distance" / f"{name}{i}-cb.npy", held)
+
+
+def cosmic(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 6), ("test", 3)):
+        names = []
+        for k in range(1, n + 1):
+            folder = f"cosmic/npy_{part}/f435w/1000/{'with_sky' if k % 2 else 'without'}"
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            image = rng.normal(50, 5, (200, 195))
+            planes = np.stack([image, rng.random(image.shape) < 0.1, rng.random(image.shape) < 0.05][: 2 if k == 2 else 3])
+            np.save(root / folder / f"{k}_j8x.npy", planes.astype("float32"))
+            names.append(f"./{folder}/{k}_j8x.npy")
+        np.save(root / f"cosmic/npy_{part}/f435w/1000/with_sky/sky.npy", np.arange(1.0, n + 1))
+        np.save(root / "cosmic" / f"{part}_dirs.npy", np.array(names, dtype=object))
+
+
+def fsd50k(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = ["Bark", "Bell", "Rain", "Speech", "Wind"]
+    (root / "noise_22050").mkdir()
+    wavfile.write(root / "noise_22050" / "hum.wav", 22050, rng.integers(-900, 900, 23000).astype("int16"))
+    for part, clips in (("tr", 4), ("val", 3), ("eval", 5)):
+        (root / "chunks" / part).mkdir(parents=True)
+        rows = ["files,labels,ext"]
+        for clip in range(clips):
+            for chunk in range(2):
+                sound = rng.integers(-9000, 9000, 22050 if chunk or clip else 9000).astype("int16")
+                wavfile.write(root / "chunks" / part / f"{clip}_{chunk}.wav", 22050, sound)
+                rows.append(f'data/chunks/{part}/{clip}_{chunk}.wav,"{labels[clip]},{labels[(clip + 1) % 5]}",{clip}')
+        (root / "chunks" / f"{part}.csv").write_text("\n".join(rows) + "\n")
+    (root / "chunks" / "lbl_map.json").write_text(json.dumps({label: number for number, label in enumerate(labels)}))
+
+
+def ecg(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    records = np.empty(40, dtype=object)
+    records[:] = [rng.normal(3.0, 2.0, 1100 + 7 * i) for i in range(40)]
+    content = {"data": records, "label": np.array(list("NAO~") * 10)}
+    (root / "challenge2017.pkl").write_bytes(pickle.dumps(content, protocol=2))
+
+
+def satellite(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 45), ("test", 15)):
+        np.save(root / f"satellite_{part}.npy", {"data": rng.normal(500, 90, (n, 46)), "label": np.arange(n) % 5 + 1})
+
+
+def deepsea(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    content = {}
+    for part, n in (("train", 24), ("val", 8), ("test", 12)):
+        content[f"x_{part}"] = np.eye(4, dtype="uint8")[rng.integers(0, 4, (n, 100))]
+        content[f"y_{part}"] = (np.arange(n)[:, None] // 2 ** np.arange(5) % 2).astype("uint8")
+    np.savez_compressed(root / "deepsea_filtered.npz", **content)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "nb360/cifar100": cifar100,
+    "nb360/spherical": spherical,
+    "nb360/ninapro": ninapro,
+    "nb360/darcy": darcy,
+    "nb360/psicov": psicov,
+    "nb360/cosmic": cosmic,
+    "nb360/fsd50k": fsd50k,
+    "nb360/ecg": ecg,
+    "nb360/satellite": satellite,
+    "nb360/deepsea": deepsea,
+}
