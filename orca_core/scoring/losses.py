@@ -59,6 +59,11 @@ def nrmse(train_targets: Tensor) -> Loss:
     return lambda outputs, targets: normalised_errors(outputs, targets).mean()
 
 
+def rmse(train_targets: Tensor) -> Loss:
+    """Mean over samples of the root of the mean squared error of each. (n, ...) outputs and targets."""
+    return lambda outputs, targets: ((outputs - targets).flatten(1).norm(dim=1) / targets[0].numel() ** 0.5).mean()
+
+
 def normalised_errors(outputs: Tensor, targets: Tensor) -> Tensor:
     """(n,) norms of the error over norms of the target, per sample.
 
@@ -79,5 +84,6 @@ LOSSES: Mapping[str, Callable[[Tensor], Loss]] = {
     "bce-weight-10": binary_cross_entropy(10.0),
     "mse": mean_squared_error,
     "nrmse": nrmse,
+    "rmse": rmse,
     "relative-l2": nrmse,
 }

@@ -21,7 +21,7 @@ from orca_core.tasks.unpickling import read_npy_header
 if TYPE_CHECKING:
     import numpy as np
 
-Format = Literal["npy", "npy of objects", "npz", "mat", "pickle", "gzipped pickle", "csv", "json", "list", "folder"]
+Format = Literal["npy", "npy of objects", "npz", "mat", "hdf5", "hdf5 groups", "pickle", "gzipped pickle", "csv", "json", "list", "folder"]
 
 
 def data_root() -> Path:
@@ -76,6 +76,7 @@ class ExpectedFile:
         about: What else is to be known of its content, as text.
         size: As published, `150 MB`.
         where: Where it is published.
+        folders: Folders below the data root in which it may lie instead.
     """
 
     path: str
@@ -84,11 +85,13 @@ class ExpectedFile:
     about: str = ""
     size: str = ""
     where: str = ""
+    folders: tuple[str, ...] = ()
 
     @property
     def place(self) -> Path:
-        """Where it must lie."""
-        return data_root() / self.path
+        """Where it lies; if it is missing, where it must."""
+        places = [data_root() / folder / self.path for folder in ("", *self.folders)]
+        return next((place for place in places if place.exists()), places[0])
 
     @property
     def text(self) -> str:
@@ -100,10 +103,12 @@ class ExpectedFile:
         """What is wrong with the file as far as its headers tell, a line each; empty if nothing is."""
         expected = f"Expected {self.text}{', ' + self.size if self.size else ''}{'; published at ' + self.where if self.where else ''}."
         place = self.place
+        also = f" The file may also lie in its folder {' or '.join(self.folders)}." if self.folders else ""
         there = place.is_dir() if self.form == "folder" else place.is_file()
         if not there:
             kind = "folder" if self.form == "folder" else "file"
-            return [Fault("", f"must be an existing {kind}", Fault.ABSENT, f"{expected} The data root is {data_root()}.").text(str(place))]
+            remedy = f"{expected} The data root is {data_root()}.{also}"
+            return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(place))]
         try:
             headers = read_headers(place, self.form)
         except (OSError, ValueError, KeyError, EOFError, NotImplementedError, TypeError, zipfile.BadZipFile, zlib.error) as error:
@@ -148,6 +153,8 @@ def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
             return _npz_headers(path)
         case "mat":
             return _mat_headers(path)
+        case "hdf5" | "hdf5 groups":
+            return _hdf5_headers(path, grouped=form == "hdf5 groups")
         case "npy of objects":
             with path.open("rb") as stream:
                 read_npy_header(stream)
@@ -202,12 +209,28 @@ def _mat_headers(path: Path) -> dict[str, Header]:
     return headers
 
 
+def _hdf5_headers(path: Path, grouped: bool) -> dict[str, Header]:
+    """Of the arrays at the top of an HDF5 file; of those in its first group, if every sample has a group."""
+    import h5py
+
+    with h5py.File(path) as file:
+        first = next((item for item in file.values() if isinstance(item, h5py.Group) and len(item)), None) if grouped else file
+        if first is None:
+            raise ValueError("it has no group of arrays")
+        return {key: Header(item.shape, item.dtype) for key, item in first.items() if isinstance(item, h5py.Dataset)}
+
+
 def is_hdf5(path: Path) -> bool:
     """Whether a MATLAB file is of v7.3, which is HDF5 behind a header of 512 bytes, or HDF5 as such."""
     mark = b"\x89HDF\r\n\x1a\n"
     with path.open("rb") as stream:
         start = stream.read(520)
     return mark in (start[:8], start[512:520])
+
+
+def places_of(files: Iterable[ExpectedFile]) -> tuple[Path, ...]:
+    """Where files lie."""
+    return tuple(file.place for file in files)
 
 
 def refuse(lines: Iterable[str]) -> None:

@@ -113,6 +113,7 @@ class TaskSpec:
         expects: The published files that must lie below the data root; `files` gives them, and any others that they list.
         reference: What `reference_data` changes, in a line; empty if the task has no such form.
         reference_score: Name of the score under `reference_data`, if it is another.
+        variant: What the loader makes of the same files, where name and argument decide that: part of the data's identity.
     """
 
     name: str
@@ -130,6 +131,7 @@ class TaskSpec:
     expects: tuple[ExpectedFile, ...] = ()
     reference: str = ""
     reference_score: str = ""
+    variant: str = ""
 
     def score_name(self, reference: bool) -> str:
         """Name of the score, with or without `reference_data`."""
@@ -155,6 +157,7 @@ class TaskSpec:
         files = self.files()
         # What code alone defines has no content to tell it from another task of the same loader: its name does.
         label = f"task {self.loader} {self.version} {self.loss} {self.score}" + ("" if files else f" {self.name}")
+        label += f" {self.variant}" if self.variant else ""
         return content_digest(label, files)
 
     def load(self, split_seed: int = 0, reference: bool = False) -> TaskData:

@@ -9,6 +9,10 @@ from orca_core.tasks.spec import Split, TaskData
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
+
+EPSILON = 1e-5
+"""What the reference adds to the deviations that it divides by."""
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -64,3 +68,26 @@ def standardise(data: TaskData) -> TaskData:
         return replace(part, x=((part.x - mean) / deviation).astype("float32", order="C"))
 
     return replace(data, train=scaled(data.train), valid=scaled(data.valid), test=scaled(data.test))
+
+
+class PointwiseScale:
+    """Values at mean 0 and deviation 1, point by point, and back.
+
+    Args:
+        values: (n, ...) training values, n >= 2.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.mean = values.mean(0, dtype="float64").astype("float32")
+        self.deviation = (values.std(0, ddof=1, dtype="float64") + EPSILON).astype("float32")
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """(n, ...) values -> (n, ...) scaled."""
+        scaled: np.ndarray = (values - self.mean) / self.deviation
+        return scaled
+
+    def __call__(self, scaled: Tensor) -> Tensor:
+        """(n, ...) scaled -> (n, ...) values."""
+        import torch
+
+        return scaled * torch.from_numpy(self.deviation).to(scaled) + torch.from_numpy(self.mean).to(scaled)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.files import ExpectedFile
+from orca_core.tasks.files import places_of
 from orca_core.tasks.nb360 import arrays, cosmic, darcy, ecg, fsd50k, images, psicov
-from orca_core.tasks.nb360.recipes import published
+from orca_core.tasks.recipes import published
 from orca_core.tasks.spec import TaskSpec
-
-
-def _places(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:
-    return tuple(file.place for file in files)
-
 
 BENCHMARK = "NAS-Bench-360 (Tu et al. 2022), its Google Drive folder; a third party's copy is smellingsalt/nb360 on Hugging Face"
 
@@ -51,7 +45,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=200,
             ),
         },
-        files=partial(_places, images.CIFAR_FILES),
+        files=partial(places_of, images.CIFAR_FILES),
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=images.CIFAR_FILES,
@@ -80,7 +74,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=60,
             ),
         },
-        files=partial(_places, images.SPHERICAL_FILES),
+        files=partial(places_of, images.SPHERICAL_FILES),
         licence="CC BY-SA",
         source=BENCHMARK,
         expects=images.SPHERICAL_FILES,
@@ -110,7 +104,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 align_epochs=100,
             ),
         },
-        files=partial(_places, arrays.NINAPRO_FILES),
+        files=partial(places_of, arrays.NINAPRO_FILES),
         licence="CC BY-ND",
         source=BENCHMARK,
         expects=arrays.NINAPRO_FILES,
@@ -138,7 +132,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=100,
             ),
         },
-        files=partial(_places, darcy.FILES),
+        files=partial(places_of, darcy.FILES),
         licence="MIT",
         source=BENCHMARK,
         expects=darcy.FILES,
@@ -257,7 +251,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 tokens=64,
             ),
         },
-        files=partial(_places, ecg.FILES),
+        files=partial(places_of, ecg.FILES),
         licence="ODC-BY",
         source=BENCHMARK,
         expects=ecg.FILES,
@@ -286,7 +280,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=60,
             ),
         },
-        files=partial(_places, arrays.SATELLITE_FILES),
+        files=partial(places_of, arrays.SATELLITE_FILES),
         licence="GPL",
         source=BENCHMARK,
         expects=arrays.SATELLITE_FILES,
@@ -316,7 +310,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 class_samples=64,
             ),
         },
-        files=partial(_places, arrays.DEEPSEA_FILES),
+        files=partial(places_of, arrays.DEEPSEA_FILES),
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=arrays.DEEPSEA_FILES,

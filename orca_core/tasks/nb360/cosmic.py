@@ -10,7 +10,7 @@ from orca_core.errors import Fault
 from orca_core.seeding import derive
 from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
 from orca_core.tasks.files import ExpectedFile, data_root, refuse
-from orca_core.tasks.nb360.reading import held_out, identity_of, there
+from orca_core.tasks.reading import held_out, identity_of, there
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.unpickling import read_object_npy
 

@@ -9,18 +9,16 @@ from orca_core.errors import DataError
 from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
 from orca_core.tasks.files import ArrayForm, ExpectedFile, is_hdf5
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.tasks.splitting import PointwiseScale
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
 EVERY = 5
 """Every so many points of the published grid are used: 85 of 421."""
 
 MOST = {"train": 1000, "test": 100}
 """Samples of each file that are used, the first ones."""
-
-EPSILON = 1e-5
 
 FILES = tuple(
     ExpectedFile(
@@ -33,29 +31,6 @@ FILES = tuple(
     )
     for number in (1, 2)
 )
-
-
-class PointwiseScale:
-    """Values at mean 0 and deviation 1, point by point, and back.
-
-    Args:
-        values: (n, ...) training values, n >= 2.
-    """
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.mean = values.mean(0, dtype="float64").astype("float32")
-        self.deviation = (values.std(0, ddof=1, dtype="float64") + EPSILON).astype("float32")
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """(n, ...) values -> (n, ...) scaled."""
-        scaled: np.ndarray = (values - self.mean) / self.deviation
-        return scaled
-
-    def __call__(self, scaled: Tensor) -> Tensor:
-        """(n, ...) scaled -> (n, ...) values."""
-        import torch
-
-        return scaled * torch.from_numpy(self.deviation).to(scaled) + torch.from_numpy(self.mean).to(scaled)
 
 
 def load_darcy(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:

@@ -15,7 +15,7 @@ from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive, generator
 from orca_core.tasks.decoded import Decoding, decoded
 from orca_core.tasks.files import ExpectedFile, data_root, refuse
-from orca_core.tasks.nb360.reading import identity_of, there
+from orca_core.tasks.reading import identity_of, there
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 
 if TYPE_CHECKING:

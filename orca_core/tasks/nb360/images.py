@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from orca_core.errors import Fault
 from orca_core.tasks.decoded import Decoding, blocks, decoded, labels, refuse_not_finite
 from orca_core.tasks.files import ArrayForm, ExpectedFile, refuse
-from orca_core.tasks.nb360.reading import checked_arrays, held_out, rows_of
+from orca_core.tasks.reading import checked_arrays, held_out, rows_of
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.unpickling import read_pickle
 

@@ -10,7 +10,7 @@ from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive
 from orca_core.tasks.decoded import Decoding, decoded
 from orca_core.tasks.files import ArrayForm, ExpectedFile, refuse
-from orca_core.tasks.nb360.reading import checked_arrays, held_out, identity_of, there
+from orca_core.tasks.reading import checked_arrays, held_out, identity_of, there
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.unpickling import read_object_npy, read_pickle
 

@@ -1,4 +1,4 @@
-"""Small files in the real formats of NAS-Bench-360: `WRITERS[task](root)` writes what the task expects below a data root."""
+"""Small files in the real formats of published data sets: `WRITERS[task](root)` writes what the task expects below a data root."""
 
 from __future__ import annotations
 
@@ -127,6 +127,49 @@ def deepsea(root: Path) -> None:
     np.savez_compressed(root / "deepsea_filtered.npz", **content)
 
 
+def pde_tensor(file: str, seed: int, times: int = 11) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        with h5py.File(root / file, "w") as out:
+            out["tensor"] = np.random.default_rng(seed).normal(size=(20, times, 32)).astype("float32")
+            out["x-coordinate"] = np.arange(32.0)
+
+    return write
+
+
+def pde_fields(file: str, fields: str, shape: tuple[int, ...]) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        rng = np.random.default_rng(3)
+        with h5py.File(root / file, "w") as out:
+            for field in fields.split():
+                out[field] = rng.normal(2.0, 3.0, shape if field != "nu" else (shape[0], *shape[2:])).astype("float32")
+
+    return write
+
+
+def pde_groups(file: str, shape: tuple[int, ...]) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        rng = np.random.default_rng(len(file))
+        (root / "pdebench").mkdir(exist_ok=True)
+        with h5py.File(root / "pdebench" / file, "w") as out:
+            for number in range(20):
+                out[f"{number:04d}/data"] = rng.normal(size=shape).astype("float32")
+                out[f"{number:04d}/grid/x"] = np.arange(4.0)
+
+    return write
+
+
+PDE_WRITERS: dict[str, Callable[[Path], None]] = {
+    "pdebench/advection": pde_tensor("1D_Advection_Sols_beta0.4.hdf5", 1, times=13),
+    "pdebench/burgers": pde_tensor("1D_Burgers_Sols_Nu1.0.hdf5", 2),
+    "pdebench/1dcfd": pde_fields("1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5", "density pressure Vx", (20, 11, 16)),
+    "pdebench/ds": pde_groups("1D_diff-sorp_NA_NA.h5", (103, 32, 1)),
+    "pdebench/rd": pde_tensor("ReacDiff_Nu0.5_Rho1.0.hdf5", 4, times=101),
+    "pdebench/darcy": pde_fields("2D_DarcyFlow_beta0.1_Train.hdf5", "tensor nu", (20, 1, 16, 16)),
+    "pdebench/rd2d": pde_groups("2D_diff-react_NA_NA.h5", (101, 8, 8, 2)),
+    "pdebench/sw": pde_groups("2D_rdb_NA_NA.h5", (101, 8, 8, 1)),
+    "pdebench/2dcfd": pde_fields("2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5", "density pressure Vx Vy", (20, 4, 16, 16)),
+}
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "nb360/cifar100": cifar100,
     "nb360/spherical": spherical,
@@ -138,4 +181,5 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "nb360/ecg": ecg,
     "nb360/satellite": satellite,
     "nb360/deepsea": deepsea,
+    **PDE_WRITERS,
 }

@@ -1,4 +1,4 @@
-"""What the loaders of NAS-Bench-360 share: arrays out of unpickled mappings, and the splits of the reference."""
+"""What the loaders of published data share: arrays out of unpickled mappings, and the splits of the reference."""
 
 from __future__ import annotations
 

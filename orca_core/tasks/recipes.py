@@ -1,4 +1,4 @@
-"""The configurations of the reference repository for NAS-Bench-360, in the knobs of this project."""
+"""The configurations of the reference repository, in the knobs of this project."""
 
 from __future__ import annotations
 

@@ -1,0 +1,317 @@
+"""PDEBench (Takamoto et al. 2022, arXiv 2210.07182) as the reference poses it: from the state at the start to the state at one later time.
+
+Files have up to 52 GB, of which two times of each sample are used. They are read in blocks of samples, at these times alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orca_core.errors import DataError, Fault
+from orca_core.tasks.builtin import laptop_recipe
+from orca_core.tasks.decoded import BLOCK_BYTES, Decoding, decoded, refuse_not_finite
+from orca_core.tasks.files import ArrayForm, ExpectedFile, places_of, refuse
+from orca_core.tasks.reading import held_out
+from orca_core.tasks.recipes import published
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.tasks.splitting import PointwiseScale
+
+if TYPE_CHECKING:
+    import h5py
+    import numpy as np
+
+LEAST_SAMPLES = 10
+"""A tenth of the samples is the test part."""
+
+REFERENCE_TEST_TIMES = 100
+"""The reference builds its test part without the number of times, for which this default then stands (`data_loaders.py:855`)."""
+
+SCALED_BY = 100
+"""Samples of which the reference takes the scales of 2dcfd."""
+
+
+@dataclass(frozen=True)
+class Equation:
+    """How a file becomes pairs of states.
+
+    Args:
+        fields: The arrays of a state, in the order of channels; of a file with a group for each sample, `data` alone.
+        every_point, every_time: Points and times that are used, the first and each so many after it.
+        times: The target is the last of so many used times, or the last there is.
+        test: Which tenth of the samples is the test part.
+        x_of: The array that the inputs come from, where these are no state at the start.
+        channels: Channels of input and of target that are used of `data`; None = all.
+        flat: Fields are laid end to end, as one channel.
+        scale: Points are scaled: inputs and targets by the inputs' statistics, each by their own, or not.
+    """
+
+    fields: tuple[str, ...]
+    every_point: int = 1
+    every_time: int = 1
+    times: int = 1000
+    test: Literal["first", "last"] = "first"
+    x_of: str = ""
+    channels: tuple[int, int] | None = None
+    flat: bool = False
+    scale: Literal["", "input", "each"] = ""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether each sample has a group of its own in the file."""
+        return self.fields == ("data",)
+
+
+EQUATIONS: dict[str, Equation] = {
+    "pdebench/advection": Equation(("tensor",), every_point=4, every_time=5),
+    "pdebench/burgers": Equation(("tensor",), every_time=5),
+    "pdebench/1dcfd": Equation(("density", "pressure", "Vx"), every_time=5, flat=True, scale="input"),
+    "pdebench/ds": Equation(("data",), times=101, test="last"),
+    "pdebench/rd": Equation(("tensor",), times=30),
+    "pdebench/darcy": Equation(("tensor",), every_point=2, x_of="nu"),
+    "pdebench/rd2d": Equation(("data",), times=101, test="last", channels=(0, 1)),
+    "pdebench/sw": Equation(("data",), times=101, test="last"),
+    "pdebench/2dcfd": Equation(("density", "pressure", "Vx", "Vy"), every_point=2, times=21, test="last", scale="each"),
+}
+
+
+def load_pdebench(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x and y (n, channels, length) or (n, channels, height, width): the states at the start and at the target time.
+
+    A tenth is the test part, the first or the last; a ninth of the rest is validation, by the seed. Where points are scaled, the
+    score is of scaled values, as in the reference.
+    """
+    equation = EQUATIONS[spec.name]
+    arrays, facts = decoded(spec, partial(_decode, spec, equation))
+    x, y, number = arrays["x"], arrays["y"], facts["test"]
+    test_rows, rest = (slice(0, number), slice(number, None)) if equation.test == "first" else (slice(-number, None), slice(0, -number))
+    test = Split(x[test_rows], arrays["y_reference"] if reference and "y_reference" in arrays else y[test_rows])
+    x, y = x[rest], y[rest]
+    if reference:
+        train, valid = Split(x, y), test
+    else:
+        rows, held = held_out(y, 1 / 9, split_seed)
+        train, valid = Split(x[rows], y[rows]), Split(x[held], y[held])
+    if equation.scale:
+        fitted = slice(0, SCALED_BY if reference and equation.scale == "each" else None)
+        scale_x = PointwiseScale(train.x[fitted])
+        scale_y = scale_x if equation.scale == "input" else PointwiseScale(train.y[fitted])
+        train, valid, test = (Split(scale_x.encode(part.x), scale_y.encode(part.y)) for part in (train, valid, test))
+    return TaskData(train, valid, test, None)
+
+
+def _decode(spec: TaskSpec, equation: Equation, out: Decoding) -> None:
+    import h5py
+
+    (expected,) = spec.expects
+    place = expected.place
+    try:
+        with h5py.File(place) as file:
+            number, times, frame = _sizes(place, file, equation)
+            used = range(0, times, equation.every_time)
+            target, of_test = (used[min(most, len(used)) - 1] for most in (equation.times, REFERENCE_TEST_TIMES))
+            if target == 0 and not equation.x_of:
+                refuse([Fault("", "must have a later time than the first", times, "Is it another version?").text(str(place))])
+            test = number - int(number * 0.9) if equation.test == "last" else int(number * 0.1)
+            out.facts["test"] = test
+            parts = [("x", 0, 0, number), ("y", 1, target, number)]
+            if of_test != target and not equation.x_of:
+                parts.append(("y_reference", 1, of_test, test))
+            for name, side, time, count in parts:
+                array = None
+                start = number - count if equation.test == "last" else 0
+                for first, block in _frames(file, equation, side, time, range(start, start + count), frame):
+                    refuse_not_finite(place, f"{equation.x_of if not side and equation.x_of else ', '.join(equation.fields)}", block)
+                    if array is None:
+                        array = out.empty(name, (count, *block.shape[1:]))
+                    array[first - start : first - start + len(block)] = block
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{place}: must be a whole {expected.form} file, but cannot be read ({error}). Get it again.") from None
+
+
+def _sizes(place: Path, file: h5py.File, equation: Equation) -> tuple[int, int, tuple[int, ...]]:
+    """Samples, times of each, and the shape of a state as it is stored."""
+    if equation.grouped:
+        names = _samples(file)
+        number, (times, *frame) = len(names), file[names[0]]["data"].shape
+    else:
+        number, times, *frame = file[equation.fields[0]].shape
+    if number < LEAST_SAMPLES:
+        refuse([Fault("", f"must have {LEAST_SAMPLES} samples at least", number, "Is it cut?").text(str(place))])
+    return number, times, tuple(frame)
+
+
+def _samples(file: h5py.File) -> list[str]:
+    return sorted(name for name in file if "data" in file[name])
+
+
+def _frames(
+    file: h5py.File, equation: Equation, side: int, time: int, rows: range, frame: tuple[int, ...]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of states (n, channels, ...) at one time, each with the number of its first sample.
+
+    Args:
+        side: 0 for inputs, 1 for targets.
+        time: Index in the file.
+        rows: Samples.
+        frame: Shape of a state as it is stored.
+    """
+    import numpy as np
+
+    names = _samples(file) if equation.grouped else []
+    step = max(1, BLOCK_BYTES // (4 * int(np.prod(frame)) * len(equation.fields)))
+    point = slice(None, None, equation.every_point)
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        if equation.grouped:
+            states = [_state(file, name, time, frame) for name in names[start:stop]]
+            block = np.moveaxis(np.stack(states), -1, 1)  # channels are last in the file
+            if equation.channels is not None:
+                block = block[:, equation.channels[side]][:, None]
+        elif equation.x_of and side == 0:
+            block = file[equation.x_of][start:stop][:, None]
+        else:
+            block = np.stack([file[field][start:stop, time] for field in equation.fields], axis=1)
+        # A stride is taken here, not in the file: HDF5 reads strided selections point by point.
+        block = block[(slice(None), slice(None), *(point for _ in block.shape[2:]))]
+        yield start, block.reshape(len(block), 1, -1) if equation.flat else block
+
+
+def _state(file: h5py.File, name: str, time: int, frame: tuple[int, ...]) -> Any:
+    data = file[name]["data"]
+    if data.shape[1:] != frame or data.shape[0] <= time:
+        raise ValueError(f"{name}/data is of shape {data.shape}, but the first sample's states are of shape {frame}, at {time + 1} times")
+    return data[time]
+
+
+PDEBENCH = "PDEBench, darus.uni-stuttgart.de, file"
+
+
+def _spec(key: str, summary: str, dims: Literal[1, 2], path: str, darus: int, size: str, published_recipe: dict[str, Any]) -> TaskSpec:
+    name = f"pdebench/{key}"
+    equation = EQUATIONS[name]
+    line = "x" if dims == 1 else "h w"
+    if equation.grouped:
+        about = "2" if equation.channels else "1"
+        forms: tuple[ArrayForm, ...] = (ArrayForm("data", f"t {line} {about}", "f", "float, in a group for each sample"),)
+    else:
+        forms = tuple(ArrayForm(field, f"n {'1' if equation.x_of else 't'} {line}", "f", "float") for field in equation.fields)
+        forms += (ArrayForm(equation.x_of, f"n {line}", "f", "float"),) if equation.x_of else ()
+    files = (
+        ExpectedFile(
+            path, "hdf5 groups" if equation.grouped else "hdf5", forms, size=size, where=f"{PDEBENCH} {darus}", folders=("pdebench",)
+        ),
+    )
+    other_target = equation.times in (30, 101)
+    return TaskSpec(
+        name=name,
+        summary=summary,
+        dims=dims,
+        kind="dense",
+        loss="rmse" if key in ("burgers", "1dcfd") else "nrmse",
+        score="nrmse",
+        loader="orca_core.tasks.pdebench:load_pdebench",
+        recipes={
+            "laptop": laptop_recipe(dims, epochs=15 if dims == 1 else 10, batch_size=8, lr=2e-3),
+            "published": published_recipe,
+        },
+        files=partial(places_of, files),
+        licence="as the data set's page says",
+        source="PDEBench (Takamoto et al. 2022, arXiv 2210.07182)",
+        expects=files,
+        reference="train and validation are one, validation = test"
+        + ("; test targets are at time index 99" if other_target else "")
+        + ("; scales are of the first 100 samples" if equation.scale == "each" else ""),
+        variant=key,
+    )
+
+
+# What the reference's yamls have in common, beside the common part of all.
+_COMMON: dict[str, Any] = {"batch_size": 4, "momentum": 0.99, "warmup": 5, "decay": 200}
+
+PDEBENCH_TASKS: tuple[TaskSpec, ...] = (
+    _spec(
+        "advection",
+        "10000 waves that move at speed 0.4, 256 points, and where they are at t = 2",
+        1,
+        "1D_Advection_Sols_beta0.4.hdf5",
+        133110,
+        "7.7 GB",
+        published(1, epochs=200, clip=1.0, optimizer="adam", lr=1e-4, weight_decay=1e-5, **_COMMON),
+    ),
+    _spec(
+        "burgers",
+        "10000 states of Burgers' equation, nu 1, 1024 points, and what they are at t = 2",
+        1,
+        "1D_Burgers_Sols_Nu1.0.hdf5",
+        133142,
+        "7.7 GB",
+        published(1, epochs=200, tokens=128, clip=1.0, optimizer="adam", lr=1e-5, weight_decay=1e-5, **_COMMON),
+    ),
+    _spec(
+        "1dcfd",
+        "10000 states of a compressible fluid on a line: density, pressure and speed of 1024 points, end to end",
+        1,
+        "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5",
+        164668,
+        "12 GB",
+        published(1, epochs=200, tokens=128, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=1e-3, **_COMMON),
+    ),
+    _spec(
+        "ds",
+        "10000 states of diffusion and sorption, 1024 points, and what they are at the end",
+        1,
+        "1D_diff-sorp_NA_NA.h5",
+        133020,
+        "4.0 GB",
+        published(1, epochs=200, tokens=32, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=0.0, **_COMMON),
+    ),
+    _spec(
+        "rd",
+        "10000 states of a reaction with diffusion, 1024 points, and what they are 29 steps later",
+        1,
+        "ReacDiff_Nu0.5_Rho1.0.hdf5",
+        133177,
+        "3.9 GB",
+        published(1, epochs=200, tokens=256, clip=1.0, optimizer="sgd", lr=1e-3, weight_decay=1e-5, **_COMMON),
+    ),
+    _spec(
+        "darcy",
+        "10000 squares of two rocks, 64 x 64 points, and the pressure of water that seeps through",
+        2,
+        "2D_DarcyFlow_beta0.1_Train.hdf5",
+        133218,
+        "1.3 GB",
+        published(2, epochs=100, tokens=64, optimizer="adamw", lr=1e-4, weight_decay=1e-5, **_COMMON),
+    ),
+    _spec(
+        "rd2d",
+        "1000 squares of a reaction with diffusion, 128 x 128 points: one substance at the start, the other at the end",
+        2,
+        "2D_diff-react_NA_NA.h5",
+        133017,
+        "about 13 GB",
+        published(2, epochs=200, tokens=64, clip=1.0, optimizer="adam", lr=1e-4, weight_decay=1e-3, **_COMMON),
+    ),
+    _spec(
+        "sw",
+        "1000 squares of shallow water after a dam has burst, 128 x 128 points, at the start and at the end",
+        2,
+        "2D_rdb_NA_NA.h5",
+        133021,
+        "6.2 GB",
+        published(2, epochs=200, tokens=64, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=0.0, **_COMMON | {"warmup": 10}),
+    ),
+    _spec(
+        "2dcfd",
+        "10000 squares of a compressible fluid, 4 fields of 64 x 64 points, at the start and at the end",
+        2,
+        "2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5",
+        164691,
+        "52 GB",
+        published(2, epochs=200, tokens=64, clip=1.0, optimizer="adamw", lr=1e-3, weight_decay=1e-3, **_COMMON),
+    ),
+)
