@@ -118,6 +118,20 @@ def one_minus_position_auroc_of_signs(outputs: Tensor, targets: Tensor) -> float
     return one_minus_position_auroc(((outputs > 0) & counts).float(), torch.nan_to_num(targets))
 
 
+def one_minus_r2(outputs: Tensor, targets: Tensor) -> float:
+    """1 - R²: squared errors over squared deviations from the mean of the set, mean over values. (n, values) both -> [0, inf).
+
+    Raises:
+        NotFiniteError: If an output is NaN or infinite, or a value is the same in the whole set, for which R² is not defined.
+    """
+    _refuse_not_finite(outputs)
+    true = targets.double()
+    spread = (true - true.mean(0)).square().sum(0)
+    if not (spread > 0).all():
+        raise NotFiniteError("R² needs targets that differ in the set")
+    return ((outputs.double() - true).square().sum(0) / spread).mean().item()
+
+
 CONTACT = 8.0
 """Distance up to which two residues count as near, in Angstrom."""
 
@@ -161,6 +175,7 @@ SCORES: Mapping[str, Score] = {
     "1-macro-map": one_minus_macro_map,
     "1-position-auroc": one_minus_position_auroc,
     "1-position-auroc-of-signs": one_minus_position_auroc_of_signs,
+    "1-r2": one_minus_r2,
     "mae-8": long_range_mae,
     "nrmse": mean_normalised_error,
     "relative-l2": mean_normalised_error,

@@ -14,12 +14,13 @@ from orca_core.plugins import third_party
 from orca_core.tasks.arrays import npz_task
 from orca_core.tasks.builtin import BUILTIN_TASKS
 from orca_core.tasks.nb360 import NB360_TASKS
+from orca_core.tasks.openml import OPENML_TASKS
 from orca_core.tasks.pdebench import PDEBENCH_TASKS
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 
 __all__ = ["TASKS", "TASK_FAMILIES", "Split", "TaskData", "TaskSpec", "find_task"]
 
-TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (*BUILTIN_TASKS, *NB360_TASKS, *PDEBENCH_TASKS)}
+TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (*BUILTIN_TASKS, *NB360_TASKS, *OPENML_TASKS, *PDEBENCH_TASKS)}
 
 TASK_FAMILIES: dict[str, Callable[[str], TaskSpec]] = {"npz": npz_task}
 """Prefix before the colon -> the function that makes a spec of what follows it."""

@@ -21,7 +21,9 @@ from orca_core.tasks.unpickling import read_npy_header
 if TYPE_CHECKING:
     import numpy as np
 
-Format = Literal["npy", "npy of objects", "npz", "mat", "hdf5", "hdf5 groups", "pickle", "gzipped pickle", "csv", "json", "list", "folder"]
+Format = Literal[
+    "npy", "npy of objects", "npz", "mat", "hdf5", "hdf5 groups", "pickle", "gzipped pickle", "csv", "json", "list", "table", "folder"
+]
 
 
 def data_root() -> Path:
@@ -76,7 +78,7 @@ class ExpectedFile:
         about: What else is to be known of its content, as text.
         size: As published, `150 MB`.
         where: Where it is published.
-        folders: Folders below the data root in which it may lie instead.
+        instead: Other places below the data root; the first of all that is there is taken. They may be patterns, `openml/31/*.arff`.
     """
 
     path: str
@@ -85,13 +87,15 @@ class ExpectedFile:
     about: str = ""
     size: str = ""
     where: str = ""
-    folders: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
 
     @property
     def place(self) -> Path:
         """Where it lies; if it is missing, where it must."""
-        places = [data_root() / folder / self.path for folder in ("", *self.folders)]
-        return next((place for place in places if place.exists()), places[0])
+        root = data_root()
+        patterns = (self.path, *self.instead)
+        found = (place for pattern in patterns for place in ([root / pattern] if "*" not in pattern else sorted(root.glob(pattern))))
+        return next((place for place in found if place.exists()), root / self.path)
 
     @property
     def text(self) -> str:
@@ -103,7 +107,7 @@ class ExpectedFile:
         """What is wrong with the file as far as its headers tell, a line each; empty if nothing is."""
         expected = f"Expected {self.text}{', ' + self.size if self.size else ''}{'; published at ' + self.where if self.where else ''}."
         place = self.place
-        also = f" The file may also lie in its folder {' or '.join(self.folders)}." if self.folders else ""
+        also = f" It may also be {' or '.join(self.instead)}." if self.instead else ""
         there = place.is_dir() if self.form == "folder" else place.is_file()
         if not there:
             kind = "folder" if self.form == "folder" else "file"
@@ -162,7 +166,7 @@ def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
             with path.open("rb") as stream:
                 if stream.read(2) != b"\x1f\x8b":
                     raise ValueError("it does not begin as gzip does")
-        case "pickle" | "csv" | "json" | "list":
+        case "pickle" | "csv" | "json" | "list" | "table":
             if path.stat().st_size == 0:
                 raise ValueError("it is empty")
     return None

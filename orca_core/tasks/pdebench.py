@@ -202,7 +202,12 @@ def _spec(key: str, summary: str, dims: Literal[1, 2], path: str, darus: int, si
         forms += (ArrayForm(equation.x_of, f"n {line}", "f", "float"),) if equation.x_of else ()
     files = (
         ExpectedFile(
-            path, "hdf5 groups" if equation.grouped else "hdf5", forms, size=size, where=f"{PDEBENCH} {darus}", folders=("pdebench",)
+            path,
+            "hdf5 groups" if equation.grouped else "hdf5",
+            forms,
+            size=size,
+            where=f"{PDEBENCH} {darus}",
+            instead=(f"pdebench/{path}",),
         ),
     )
     other_target = equation.times in (30, 101)

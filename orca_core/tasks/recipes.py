@@ -24,6 +24,7 @@ def published(
     class_samples: int = 128,
     tokens: int = 512,
     eval_batch_size: int = 256,
+    dropout: float = 0.0,
 ) -> dict[str, Any]:
     """One of its yamls. Stage 2 has stage 3's optimiser at ten times its learning rate, which is at most 1e-3 in all of them.
 
@@ -45,6 +46,6 @@ def published(
             "clip": clip,
             "warmup_epochs": warmup,
             "decay_epochs": decay,
-            "dropout": 0.0,
+            "dropout": dropout,
         },
     }

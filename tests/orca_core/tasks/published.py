@@ -170,6 +170,39 @@ PDE_WRITERS: dict[str, Callable[[Path], None]] = {
     "pdebench/2dcfd": pde_fields("2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5", "density pressure Vx Vy", (20, 4, 16, 16)),
 }
 
+
+def openml_split(root: Path) -> None:
+    """Table 1464 as the reference saves its split: numbers alone, standardised over all 60 rows."""
+    rng = np.random.default_rng(0)
+    raw = rng.normal(5.0, 3.0, size=(60, 4))
+    norm = ((raw - raw.mean(0)) / raw.std(0))[:, :, None]
+    y = np.arange(60) % 2
+    parts = {"dev": slice(0, 50), "test": slice(50, 60)}
+    arrays = {"y": y, "X_raw": raw, "X_norm": norm}
+    content = {f"{key}_{part}": values[rows] for part, rows in parts.items() for key, values in arrays.items()}
+    np.save(root / "1464_dev_test_split.npy", content)
+
+
+def openml_table(root: Path) -> None:
+    """Table 31 as ARFF, 40 rows: two columns of categories, two of numbers, one with a missing entry; the target is in the middle."""
+    (root / "openml").mkdir(exist_ok=True)
+    head = """@relation 'credit'
+% a comment
+@attribute job {'un skilled',skilled,none}
+@attribute Class {good,bad}
+@attribute age numeric
+@attribute 'amount of it' real
+@attribute own {yes,no}
+@attribute gap numeric
+@data
+"""
+    jobs = ("'un skilled'", "skilled", "none")
+    rows = [
+        (jobs[i % 3], "bad" if i % 4 == 0 else "good", 20 + i, i * i / 2, "yes" if i % 2 else "no", "?" if i == 7 else i) for i in range(40)
+    ]
+    (root / "openml" / "31.arff").write_text(head + "".join(",".join(map(str, row)) + "\n" for row in rows))
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "nb360/cifar100": cifar100,
     "nb360/spherical": spherical,
@@ -182,4 +215,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "nb360/satellite": satellite,
     "nb360/deepsea": deepsea,
     **PDE_WRITERS,
+    "openml/1464": openml_split,
+    "openml/31": openml_table,
 }

@@ -1,0 +1,199 @@
+"""The 42 tables of OpenML that the reference is configured for, from its own split file or from the table.
+
+    <id>_dev_test_split.npy          what the reference saved: its split and its columns, as numbers
+    openml/<id>.csv .arff .parquet   the table, or a folder `openml/<id>/` with one; the target is the column `class`, else the last
+
+What the `openml` package has downloaded lies in such a folder already: its `org/openml/www/datasets/<id>` may be linked as `openml/<id>`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_core.errors import Fault
+from orca_core.tasks.builtin import laptop_recipe
+from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.tasks.files import ArrayForm, ExpectedFile, places_of, refuse
+from orca_core.tasks.reading import checked_arrays, held_out
+from orca_core.tasks.recipes import published
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.tasks.splitting import PointwiseScale, stratified_order
+from orca_core.tasks.tables import SUFFIXES, class_ids, design, read_table, scaled, split_target
+from orca_core.tasks.unpickling import read_object_npy
+
+if TYPE_CHECKING:
+    pass
+
+SCALED_AGAIN = (12, 54, 1068, 1494)
+"""Tables of numbers that the reference scales a second time, by its training rows."""
+
+COLUMNS_1464 = (0, 1, 3)
+"""Columns of 1464 that the reference keeps."""
+
+LEAST_ROWS = 10
+"""A tenth of the rows is the test part."""
+
+SPLIT_ARRAYS = (
+    ArrayForm("y_dev", "dev", "iuf", "class codes"),
+    ArrayForm("y_test", "test", "iuf", "class codes"),
+    ArrayForm("X_norm_dev", "dev F m", "f", "float, standardised"),
+    ArrayForm("X_norm_test", "test F m", "f", "float"),
+)
+
+
+def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+    """x (n, F, 1) of numbers alone, else (n, m, F); see `orca_core.tasks.tables`.
+
+    Test and validation are a tenth each, stratified, by the seed; the test part of a split file stays what it is. Numbers are
+    standardised by the training rows (reference: by all rows).
+    """
+    import numpy as np
+
+    number = int(spec.name.partition("/")[2])
+    arrays, facts = decoded(spec, partial(_decode, place=spec.expects[0].place))
+    x, y, dev = arrays["x"], arrays["y"], facts["dev"]
+    if dev is not None:
+        rest, test = np.arange(dev), np.arange(dev, len(y))
+    else:
+        order = stratified_order(y, split_seed)
+        tenth = max(1, round(0.1 * len(y)))
+        rest, test = np.sort(order[tenth:]), np.sort(order[:tenth])
+    train, valid = rest, test
+    if not reference:
+        train, valid = (rest[rows] for rows in held_out(y[rest], 1 / 9, split_seed))
+    inputs = scaled(x, facts["numeric"], np.arange(len(y)) if reference else train)
+    if reference and x.shape[2] == 1:
+        if number in SCALED_AGAIN:
+            inputs = PointwiseScale(inputs[train]).encode(inputs)
+        if number == 1464:
+            inputs = np.ascontiguousarray(inputs[:, [column for column in COLUMNS_1464 if column < inputs.shape[1]]])
+    parts = [Split(inputs[rows], y[rows]) for rows in (train, valid, test)]
+    return TaskData(parts[0], parts[1], parts[2], facts["classes"])
+
+
+def _decode(out: Decoding, place: Path) -> None:
+    import numpy as np
+
+    if place.suffix == ".npy":
+        arrays = checked_arrays(place, read_object_npy(place)[()], SPLIT_ARRAYS)
+        for key in ("X_norm_dev", "X_norm_test", "y_dev", "y_test"):
+            refuse_not_finite(place, key, arrays[key])
+        x = np.concatenate([arrays["X_norm_dev"], arrays["X_norm_test"]])
+        dev, names = class_ids(place, "y_dev", arrays["y_dev"])
+        test = np.searchsorted(np.unique(arrays["y_dev"]), arrays["y_test"])
+        if absent := np.setdiff1d(arrays["y_test"], arrays["y_dev"]).tolist():
+            refuse([Fault("y_test", "must have no class that y_dev has not", absent).text(str(place))])
+        y = np.concatenate([dev, test])
+        # A number is in the first place of its column, and is neither 0 nor 1 in some row.
+        numeric = [column for column in range(x.shape[1]) if not np.isin(x[:, column, 0], (0, 1)).all()]
+        out.facts["dev"] = len(dev)
+    else:
+        inputs, target = split_target(read_table(place), ("class",))
+        known = ~target.missing
+        x, numeric = design(place, inputs, known)
+        y, names = class_ids(place, target.name, target.values[known])
+        out.facts["dev"] = None
+        if len(y) < LEAST_ROWS:
+            refuse([Fault(target.name, f"must have {LEAST_ROWS} rows at least", len(y)).text(str(place))])
+    out.save("x", x, "float64")
+    out.save("y", y, "int64")
+    out.facts |= {"numeric": numeric, "classes": len(names)}
+
+
+# Of the reference's yamls: id, tokens, samples of a class, epochs, dropout, batch size, clip, optimiser, learning rate, weight decay,
+# momentum, epochs of warm-up and of decay.
+_PUBLISHED: tuple[tuple[int, int, int, int, float, int, float | None, str, float, float, float, int, int], ...] = (
+    (11, 16, 128, 60, 0.0, 4, 1.0, "adamw", 1e-06, 1e-05, 0.99, 5, 60),
+    (12, 8, 128, 60, 0.05, 64, 1.0, "adamw", 1e-05, 1e-05, 0.99, 5, 60),
+    (14, 512, 128, 25, 0.05, 4, None, "adam", 1e-05, 1e-05, 0.99, 5, 60),
+    (15, 512, 128, 20, 0.05, 4, 1.0, "sgd", 0.0001, 0.1, 0.99, 5, 60),
+    (16, 512, 128, 60, 0.05, 64, None, "adamw", 1e-05, 1e-05, 0.999, 5, 60),
+    (18, 512, 128, 60, 0.05, 4, None, "adam", 1e-05, 0.001, 0.999, 5, 60),
+    (22, 512, 128, 60, 0.0, 32, None, "sgd", 0.0001, 0.1, 0.99, 5, 60),
+    (23, 4, 64, 25, 0.1, 64, 1.0, "adam", 1e-05, 0.0, 0.999, 5, 60),
+    (28, 512, 128, 60, 0.0, 4, 1.0, "sgd", 0.0001, 0.0, 0.999, 5, 60),
+    (29, 4, 128, 12, 0.05, 64, 1.0, "adamw", 1e-05, 1e-05, 0.999, 5, 60),
+    (31, 8, 128, 20, 0.05, 64, 1.0, "adam", 1e-05, 0.001, 0.999, 5, 20),
+    (37, 512, 128, 20, 0.1, 64, 1.0, "adam", 1e-05, 0.0, 0.999, 5, 60),
+    (44, 512, 128, 40, 0.05, 4, 1.0, "adamw", 1e-06, 1e-05, 0.999, 10, 100),
+    (48, 4, 128, 60, 0.05, 64, 1.0, "adamw", 1e-05, 1e-05, 0.999, 5, 60),
+    (50, 512, 128, 30, 0.05, 64, 1.0, "adam", 1e-06, 0.0, 0.999, 5, 60),
+    (54, 512, 128, 60, 0.05, 4, 1.0, "adam", 0.001, 0.001, 0.999, 5, 60),
+    (61, 512, 128, 60, 0.05, 4, 1.0, "adam", 0.001, 0.001, 0.999, 5, 60),
+    (188, 16, 128, 60, 0.05, 64, 1.0, "adam", 0.0001, 0.1, 0.99, 5, 60),
+    (458, 512, 128, 60, 0.0, 32, None, "sgd", 0.0001, 1e-05, 0.99, 10, 60),
+    (469, 512, 128, 10, 0.05, 64, 1.0, "adam", 1e-06, 0.0, 0.999, 5, 60),
+    (882, 512, 128, 60, 0.0, 4, 1.0, "sgd", 0.001, 0.001, 0.99, 5, 60),
+    (1049, 512, 512, 60, 0.0, 32, None, "sgd", 0.0001, 0.1, 0.99, 10, 60),
+    (1050, 512, 128, 60, 0.05, 64, 1.0, "adam", 1e-05, 0.0, 0.999, 5, 60),
+    (1063, 16, 128, 40, 0.1, 64, 1.0, "adam", 0.0001, 0.1, 0.99, 5, 60),
+    (1068, 512, 128, 44, 0.0, 32, None, "sgd", 0.0001, 1e-05, 0.99, 5, 60),
+    (1462, 512, 128, 60, 0.0, 32, None, "sgd", 0.0001, 1e-05, 0.99, 5, 60),
+    (1464, 16, 128, 60, 0.05, 64, 0.1, "adamw", 1e-05, 0.001, 0.999, 5, 60),
+    (1479, 16, 128, 60, 0.0, 4, 1.0, "adamw", 1e-06, 1e-05, 0.99, 5, 60),
+    (1480, 512, 128, 60, 0.05, 64, 1.0, "adamw", 1e-06, 1e-05, 0.99, 5, 60),
+    (1491, 512, 128, 30, 0.0, 16, 1.0, "adam", 0.0001, 0.001, 0.99, 5, 60),
+    (1493, 512, 128, 30, 0.0, 16, 1.0, "adam", 0.0001, 0.001, 0.99, 5, 60),
+    (1494, 512, 128, 60, 0.05, 4, None, "adam", 1e-06, 0.001, 0.99, 5, 60),
+    (1511, 512, 128, 60, 0.05, 4, 1.0, "adamw", 1e-06, 1e-05, 0.999, 5, 60),
+    (6332, 16, 128, 60, 0.05, 64, 1.0, "adamw", 1e-05, 0.001, 0.999, 5, 60),
+    (23381, 16, 128, 25, 0.05, 32, 1.0, "sgd", 1e-05, 0.001, 0.99, 5, 60),
+    (40496, 512, 128, 30, 0.05, 4, 1.0, "adamw", 1e-06, 1e-05, 0.999, 5, 60),
+    (40966, 8, 128, 60, 0.05, 64, 1.0, "adamw", 0.0001, 0.0, 0.99, 5, 60),
+    (40975, 16, 128, 60, 0.05, 64, 1.0, "adamw", 0.0001, 0.0, 0.99, 5, 60),
+    (40982, 512, 128, 60, 0.05, 16, 1.0, "sgd", 0.0001, 1e-05, 0.999, 5, 60),
+    (40994, 512, 128, 60, 0.0, 32, None, "sgd", 0.0001, 0.1, 0.99, 5, 60),
+)
+
+
+def _files(number: int) -> tuple[ExpectedFile, ...]:
+    split = f"{number}_dev_test_split.npy"
+    tables = (*(f"openml/{number}{suffix}" for suffix in SUFFIXES), *(f"openml/{number}/*{suffix}" for suffix in SUFFIXES))
+    about = f"npy of objects: {'; '.join(array.text for array in SPLIT_ARRAYS)}; or a table whose target is the column class, else the last"
+    return (ExpectedFile(split, "table", (), about, "", f"openml.org, data set {number}", (f"openml/{split}", *tables)),)
+
+
+def _spec(row: tuple[int, int, int, int, float, int, float | None, str, float, float, float, int, int]) -> TaskSpec:
+    number, tokens, class_samples, epochs, dropout, batch_size, clip, optimizer, lr, weight_decay, momentum, warmup, decay = row
+    files = _files(number)
+    return TaskSpec(
+        name=f"openml/{number}",
+        summary=f"table {number} of OpenML, its columns as channels or as points",
+        dims=1,
+        kind="classification",
+        loss="balanced-cross-entropy",
+        score="1-auroc",
+        loader="orca_core.tasks.openml:load_openml",
+        recipes={
+            "laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3),
+            "published": published(
+                1,
+                epochs=epochs,
+                batch_size=batch_size,
+                optimizer=optimizer,
+                lr=lr,
+                weight_decay=weight_decay,
+                momentum=momentum,
+                warmup=warmup,
+                decay=decay,
+                clip=clip,
+                align_epochs=20,
+                class_samples=class_samples,
+                tokens=tokens,
+                dropout=dropout,
+            ),
+        },
+        files=partial(places_of, files),
+        licence="as its page says",
+        source=f"openml.org, data set {number}",
+        expects=files,
+        reference="train and validation are one, validation = test; numbers are standardised by all rows"
+        + ("; and again by the training rows" if number in SCALED_AGAIN else "; three of its columns are used" if number == 1464 else ""),
+        variant=str(number),
+    )
+
+
+OPENML_TASKS: tuple[TaskSpec, ...] = tuple(_spec(row) for row in _PUBLISHED)
+"""Of the 42, those that do not come with scikit-learn, as 187 and 1510 do."""
