@@ -132,7 +132,7 @@ class FinetuneConfig(_Part):
 class TrialConfig(_Part):
     """One trial, whole: every knob has its value."""
 
-    task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`.")
+    task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
     recipe: Literal["laptop", "published"] = Field(
         "laptop", description="Which of the task's recipes gave the defaults. It is not part of a trial's id: the knobs it sets are."
     )

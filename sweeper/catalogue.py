@@ -49,8 +49,14 @@ def _tasks(name: str | None) -> str:
     if name is None:
         known = TASKS | third_party("orca_core.tasks")
         rows: Iterable[tuple[object, ...]] = ((spec.name, spec.dims, spec.kind, spec.score, spec.summary) for spec in known.values())
-        own = ("npz:PATH", "1, 2", "either", "-", "your own arrays: keys x_train, y_train, x_test, y_test; see docs/tasks.md")
-        return text_table(("task", "dims", "kind", "score", "what it is"), [*rows, own])
+        own = (
+            ("ucr/NAME", 1, "classification", "1-accuracy", "a data set of the UCR and UEA archives of series"),
+            ("domainnet/DOMAIN", 2, "classification", "1-accuracy", "pictures of a domain of DomainNet"),
+            ("npz:PATH", "1, 2", "either", "-", "your own arrays: keys x_train, y_train, x_test, y_test; see docs/tasks.md"),
+            ("csv:PATH", 1, "either", "-", "your own table with a header; the target is the column label or target, else the last"),
+            ("images:PATH", 2, "classification", "1-accuracy", "your own pictures, a folder for each class"),
+        )
+        return text_table(("task", "dims", "kind", "score", "what it is"), [*rows, *own])
     spec = find_task(name)
     lines = _pairs(
         {

@@ -13,17 +13,30 @@ from orca_core.errors import ConfigError, Fault, nearest
 from orca_core.plugins import third_party
 from orca_core.tasks.arrays import npz_task
 from orca_core.tasks.builtin import BUILTIN_TASKS
+from orca_core.tasks.drug import DRUG_TASKS
 from orca_core.tasks.nb360 import NB360_TASKS
 from orca_core.tasks.openml import OPENML_TASKS
+from orca_core.tasks.own_tables import csv_task
 from orca_core.tasks.pdebench import PDEBENCH_TASKS
+from orca_core.tasks.pictures import domainnet_task, images_task
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.tasks.ucr import ucr_task
 
 __all__ = ["TASKS", "TASK_FAMILIES", "Split", "TaskData", "TaskSpec", "find_task"]
 
-TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (*BUILTIN_TASKS, *NB360_TASKS, *OPENML_TASKS, *PDEBENCH_TASKS)}
+TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (*BUILTIN_TASKS, *NB360_TASKS, *OPENML_TASKS, *PDEBENCH_TASKS, *DRUG_TASKS)}
 
-TASK_FAMILIES: dict[str, Callable[[str], TaskSpec]] = {"npz": npz_task}
-"""Prefix before the colon -> the function that makes a spec of what follows it."""
+TASK_FAMILIES: dict[str, Callable[[str], TaskSpec]] = {
+    "npz:": npz_task,
+    "csv:": csv_task,
+    "images:": images_task,
+    "ucr/": ucr_task,
+    "domainnet/": domainnet_task,
+}
+"""Prefix of a name -> the function that makes a spec of what follows it."""
+
+FAMILY_NAMES = ("npz:PATH", "csv:PATH", "images:PATH", "ucr/NAME", "domainnet/DOMAIN")
+"""How names of the families are written."""
 
 
 def find_task(name: str) -> TaskSpec:
@@ -33,11 +46,10 @@ def find_task(name: str) -> TaskSpec:
         ConfigError: If there is none; the fault offers the nearest known name.
         DataError: If the name is a file (`npz:PATH`) that is missing or not of the documented form.
     """
-    family, colon, argument = name.partition(":")
-    if colon and family in TASK_FAMILIES:
-        return TASK_FAMILIES[family](argument)
+    for prefix, make in TASK_FAMILIES.items():
+        if name.startswith(prefix):
+            return make(name.removeprefix(prefix))
     known = TASKS | third_party("orca_core.tasks")
     if name not in known:
-        offered = [*known, *(f"{prefix}:PATH" for prefix in TASK_FAMILIES)]
-        raise ConfigError([Fault("task", "must be the name of a task", name, nearest(name, offered))])
+        raise ConfigError([Fault("task", "must be the name of a task", name, nearest(name, [*known, *FAMILY_NAMES]))])
     return known[name]

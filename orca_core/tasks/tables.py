@@ -50,7 +50,7 @@ class Column:
         """(n,) where entries are missing."""
         import numpy as np
 
-        return np.equal(self.values, None) if self.is_text else np.isnan(self.values)
+        return np.array([value is None for value in self.values]) if self.is_text else np.isnan(self.values)
 
 
 class Design(NamedTuple):

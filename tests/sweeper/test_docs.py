@@ -32,11 +32,16 @@ def test_generated_pages_are_up_to_date(monkeypatch, capsys):
     assert generate.main() == 0, capsys.readouterr().err
 
 
-def test_the_example_of_own_arrays_runs(tmp_path, monkeypatch):
+COMMANDS = re.findall(r"^    sweeper (trial .*)$", (DOCS / "tasks.md").read_text(), flags=re.MULTILINE)
+OWN_DATA = list(zip(blocks("tasks.md", "python"), COMMANDS, strict=True))
+"""Code that writes data, and the command that trains on them."""
+
+
+@pytest.mark.parametrize(("code", "command"), OWN_DATA, ids=[command.split("=")[1].split()[0] for _, command in OWN_DATA])
+def test_the_examples_of_own_data_run(tmp_path, monkeypatch, code, command):
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("tasks.md", "python")
+    monkeypatch.delenv("SWEEPER_DATA", raising=False)
     exec(compile(code, "tasks.md", "exec"), {})
-    (command,) = re.findall(r"^    sweeper (trial .*npz.*)$", (DOCS / "tasks.md").read_text(), flags=re.MULTILINE)
     quick = ("align.proxy_samples=60", "pretrain.epochs=1", "pretrain.fraction=0.1", "finetune.epochs=2", "finetune.decay_epochs=null")
     result = CliRunner().invoke(app, [*shlex.split(command), *(part for knob in quick for part in ("--set", knob))])
     assert result.exit_code == 0, result.output

@@ -171,6 +171,18 @@ PDE_WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
+def drug(key: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        rng = np.random.default_rng(len(key))
+        (root / "drug_sep").mkdir(exist_ok=True)
+        for part, n in (("train", 20), ("test", 8)):
+            x = (rng.random((n, 1, 96)) < 0.2).astype("float32")
+            np.save(root / "drug_sep" / f"{key}_{part}_feat.npy", x)
+            np.save(root / "drug_sep" / f"{key}_{part}_label.npy", (x[:, :, :48].mean(2) + 0.3).astype("float32"))
+
+    return write
+
+
 def openml_split(root: Path) -> None:
     """Table 1464 as the reference saves its split: numbers alone, standardised over all 60 rows."""
     rng = np.random.default_rng(0)
@@ -215,6 +227,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "nb360/satellite": satellite,
     "nb360/deepsea": deepsea,
     **PDE_WRITERS,
+    "drug/ctrp": drug("ctrp"),
+    "drug/gdsc": drug("gdsc"),
     "openml/1464": openml_split,
     "openml/31": openml_table,
 }

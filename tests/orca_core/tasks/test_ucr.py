@@ -1,0 +1,135 @@
+"""Series of the UCR and UEA archives: both formats, gaps, lengths, and two epochs."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from orca_core.config import resolve_config
+from orca_core.errors import ConfigError, DataError
+from orca_core.pipeline import run_trial
+from orca_core.tasks import find_task
+from orca_core.tasks.ucr import completed, read_series
+
+TS = """# a comment
+@problemName Two
+@timeStamps false
+@univariate false
+@classLabel true left right
+@data
+"""
+
+
+def write_tsv(root, name: str = "Waves", train: int = 30, test: int = 10) -> None:
+    rng = np.random.default_rng(0)
+    folder = root / "ucr" / name
+    folder.mkdir(parents=True)
+    for part, n in (("TRAIN", train), ("TEST", test)):
+        lines = ["\t".join([str(-1 if i % 3 else 1), *(f"{v:.5f}" for v in rng.normal(i % 3, 1, 24))]) for i in range(n)]
+        (folder / f"{name}_{part}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def write_ts(root, name: str = "Two") -> None:
+    rng = np.random.default_rng(0)
+    folder = root / "ucr" / name
+    folder.mkdir(parents=True)
+    for part, n in (("TRAIN", 20), ("TEST", 6)):
+        lines = []
+        for i in range(n):
+            channels = [",".join("?" if t == 3 else f"{v:.4f}" for t, v in enumerate(rng.normal(size=12 + i % 5))) for _ in range(2)]
+            lines.append(":".join([*channels, ("left", "right")[i % 2]]))
+        (folder / f"{name}_{part}.ts").write_text(TS + "\n".join(lines) + "\n")
+
+
+def test_a_gap_is_a_line_and_the_end_goes_on():
+    series = completed(np.array([np.nan, 1.0, np.nan, 3.0, np.nan]), 6)
+    whole = np.array([1.0, 1.0, 2.0, 3.0])  # before the first known value, it is that
+    expected = (whole - 1.75) / whole.std()
+    assert series == pytest.approx([*expected, expected[-1], expected[-1]])
+    assert completed(np.array([4.0, 4.0]), 3).tolist() == [0, 0, 0]
+
+
+def test_tsv_has_labels_first_and_series_come_out_scaled(root):
+    write_tsv(root)
+    loaded = find_task("ucr/Waves").load(0)
+    assert (loaded.input_shape, loaded.num_classes) == ((1, 24), 2)
+    assert [len(part) for part in (loaded.train, loaded.valid, loaded.test)] == [27, 3, 10]
+    assert loaded.test.y.tolist() == [1 if i % 3 == 0 else 0 for i in range(10)]  # -1 before 1
+    assert loaded.train.x.mean(2) == pytest.approx(np.zeros((27, 1)), abs=1e-6)
+    assert loaded.train.x.std(2) == pytest.approx(np.ones((27, 1)), abs=1e-5)
+    raw = np.loadtxt(root / "ucr/Waves/Waves_TEST.tsv")[4, 1:]
+    assert loaded.test.x[4, 0] == pytest.approx((raw - raw.mean()) / raw.std(), abs=1e-5)
+    assert np.bincount(loaded.valid.y).tolist() == [2, 1]
+    other = find_task("ucr/Waves").load(1)
+    assert (other.test.x == loaded.test.x).all()
+    assert not np.array_equal(other.valid.x, loaded.valid.x)
+
+
+def test_ts_has_channels_of_several_lengths(root):
+    write_ts(root)
+    loaded = find_task("ucr/Two").load(0)
+    assert (loaded.input_shape, loaded.num_classes) == ((2, 16), 2)
+    assert np.isfinite(loaded.train.x).all()
+    assert (loaded.test.x[0, :, 11:] == loaded.test.x[0, :, 11:12]).all()  # twelve values, then the last
+    first = read_series(root / "ucr/Two/Two_TEST.ts")[0]
+    assert loaded.test.x[0, 1, 3] == pytest.approx(completed(first.channels[1], 16)[3], abs=1e-6)
+    assert np.isnan(first.channels[1][3])
+    assert first.label == "left"
+
+
+@pytest.mark.parametrize("write", [write_tsv, write_ts])
+def test_two_epochs_train(root, warm_store, quick, write):
+    write(root)
+    rows: list[dict] = []
+    name = "ucr/Waves" if write is write_tsv else "ucr/Two"
+    run_trial(quick(name, {"finetune.epochs": 2}), warm_store, rows.append)
+    tuned = [row for row in rows if row["stage"] == "finetune" and row["table"] == "metrics"]
+    assert all(math.isfinite(row[key]) for row in tuned for key in ("train_loss", "valid_loss", "valid_error", "test_error"))
+    assert tuned[0]["train_loss"] != tuned[1]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("Waves_TRAIN.tsv", "1\t2\tx\n", "line 1: must have numbers after the label"),
+        ("Waves_TRAIN.tsv", "1\t2\tinf\n", "line 1: must have finite values"),
+        ("Waves_TRAIN.tsv", "1\tNaN\tNaN\n" * 3, "series 1: must have a value in each channel"),
+        ("Waves_TRAIN.tsv", "1\t1\t2\n" * 3, "must have two classes at least"),
+        ("Waves_TEST.tsv", "7\t1\t2\n", r"must have no label that the training part has not, but got \['7'\]"),
+        ("Waves_TEST.tsv", "\n", "must have series"),
+        ("Waves_TEST.tsv", "", "it is empty"),
+    ],
+)
+def test_a_broken_file_is_told(root, file, text, message):
+    write_tsv(root)
+    (root / "ucr/Waves" / file).write_text(text)
+    with pytest.raises(DataError, match=rf"{re.escape(str(root))}\S*{file}: .*{message}"):
+        find_task("ucr/Waves").load(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("@data", "@date"), "must have a line @data"),
+        (("@timeStamps false", "@timeStamps true"), "@timestamps: must be false"),
+        (("@classLabel true", "@classLabel false"), "@classLabel: must be true"),
+        ((":left\n", "\n"), "series 1: must have 2 channels as the first has, but got 1"),
+    ],
+)
+def test_a_broken_ts_file_is_told(root, change, message):
+    write_ts(root)
+    place = root / "ucr/Two/Two_TEST.ts"
+    place.write_text(place.read_text().replace(*change))
+    with pytest.raises(DataError, match=message):
+        find_task("ucr/Two").load(0)
+
+
+def test_missing_files_and_names_that_are_none(root):
+    assert resolve_config({"task": "ucr/Crop"}).task == "ucr/Crop"
+    with pytest.raises(DataError, match=r"ucr/Crop/Crop_TRAIN\.tsv: must be an existing file.*It may also be ucr/Crop/Crop_TRAIN\.ts"):
+        find_task("ucr/Crop").check_files()
+    with pytest.raises(ConfigError, match="must be ucr/NAME"):
+        find_task("ucr/../etc")
