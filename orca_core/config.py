@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from orca_core.bodies import BodySpec, find_body
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.finetuning.freezing import Phase, parse_freezing
-from orca_core.proxies import DEFAULT_PROXY, find_proxy
+from orca_core.proxies import DEFAULT_PROXY, ProxySpec, find_proxy
+from orca_core.proxies.widths import PUBLISHED_WIDTH, body_width
 from orca_core.tasks import TaskSpec, find_task
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -143,7 +144,10 @@ class TrialConfig(_Part):
         description="Splits and scores of the reference code, quirks included, validation = test among them; see docs/tasks.md. "
         "Read only by tasks that have such a form.",
     )
-    proxy: str = Field(description="Proxy data set; one of the body's modality, or `noise`. Read only if `align.epochs` > 0.")
+    proxy: str = Field(
+        description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `task:NAME`. "
+        "`+shuffled` behind it permutes its labels, `+k:N` takes N samples. Read only if `align.epochs` > 0."
+    )
     body: BodyConfig
     pretrain: PretrainConfig = PretrainConfig()
     embedder: EmbedderConfig = EmbedderConfig()
@@ -284,7 +288,9 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     elif proxy is not None and not proxy.fits(body.modality):
         fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise."
         faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
-    elif "proxy" not in given and not ("proxy" in values and find_proxy(values["proxy"]).fits(body.modality)):
+    elif proxy is not None and proxy.width is not None:
+        faults += _width_faults(proxy, body)
+    elif "proxy" not in given and not ("proxy" in values and _serves(find_proxy(values["proxy"]), body)):
         values["proxy"] = DEFAULT_PROXY[body.modality]
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
@@ -315,6 +321,28 @@ def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault
     except DataError as error:
         faults.append(Fault(path, str(error), Fault.ABSENT))
     return None
+
+
+def _serves(proxy: ProxySpec, body: BodySpec) -> bool:
+    """Whether a recipe's proxy can be used with the body. Of features that are not there, their published width counts."""
+    if not proxy.fits(body.modality) or proxy.width is None:
+        return proxy.fits(body.modality)
+    try:
+        return proxy.fits_width(body_width(body))
+    except DataError:
+        return body_width(body) == PUBLISHED_WIDTH
+
+
+def _width_faults(proxy: ProxySpec, body: BodySpec) -> list[Fault]:
+    """That features are as wide as the body's tokens."""
+    try:
+        if proxy.fits_width(body_width(body)):
+            return []
+    except DataError as error:
+        return [Fault("proxy", str(error), Fault.ABSENT)]
+    assert proxy.width is not None
+    remedy = f"It holds features of width {proxy.width()}; take a proxy that the body embeds."
+    return [Fault("proxy", f"must be as wide as the tokens of {body.name}, {body_width(body)}", proxy.name, remedy)]
 
 
 def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault]]:

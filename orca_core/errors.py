@@ -69,6 +69,9 @@ class ConfigError(OrcaError, ValueError):
 class DataError(OrcaError):
     """A data file that is missing, damaged or not of the documented form."""
 
+    knob = "task"
+    """The knob that names the data."""
+
 
 class StoreError(OrcaError):
     """An artifact store that cannot be read or written."""

@@ -20,6 +20,7 @@ Purpose = Literal[
     "predictor-init",
     "proxy-sample",
     "noise-proxy",
+    "proxy-labels",
     "k-means",
     "align-samples",
     "train-subset",

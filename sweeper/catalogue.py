@@ -10,6 +10,7 @@ from orca_core.bodies import BODIES, MODEL_TYPES, find_body
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.plugins import third_party
 from orca_core.proxies import PROXIES, find_proxy
+from orca_core.proxies.widths import body_width
 from orca_core.tasks import TASKS, TaskSpec, find_task
 from orca_core.tasks.files import data_root
 from sweeper.space import available_spaces
@@ -114,15 +115,51 @@ def check_tasks() -> str:
 def _proxies(name: str | None) -> str:
     if name is None:
         known = PROXIES | third_party("orca_core.proxies")
-        return text_table(("proxy", "modality", "what it is"), ((spec.name, spec.modality, spec.summary) for spec in known.values()))
+        rows = [(spec.name, spec.modality, spec.summary) for spec in known.values()]
+        own = (
+            ("text:PATH", "text", "your own texts: CSV, JSON lines, columns of CoNLL, a folder for each label"),
+            ("images:PATH", "images", "your own pictures, a folder for each class"),
+            ("npz:PATH", "any", "your own features, for bodies of their width: keys x and y"),
+            ("task:NAME", "images", "training images of a 2D classification task"),
+            ("NAME+shuffled", "-", "any of these with its labels permuted by the seed: a control"),
+            ("NAME+k:N", "-", "any of these, N samples of it"),
+        )
+        return text_table(("proxy", "modality", "what it is"), [*rows, *own])
     spec = find_proxy(name)
+    there = all(file.place.exists() for file in spec.expects)
     shown: dict[str, object] = {"proxy": spec.name, "what it is": spec.summary, "modality": spec.modality}
-    shown |= {"licence": spec.licence, "source": spec.source, "content": spec.digest()[:16]}
-    if spec.loader:
+    shown |= {"licence": spec.licence, "source": spec.source, "data root": data_root() if spec.expects else ""}
+    lines = []
+    for file in spec.expects:
+        faults = file.faults()
+        state = "there" if not faults else "broken" if file.place.exists() else "missing"
+        lines.append(f"{'file':<12} {file.path} ({state}): {file.text}")
+        lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
+    if there:
+        shown["content"] = spec.digest()[:16]
+    if there and spec.loader:
         data = spec.load()
         counts = {label: int((data.labels == number).sum()) for number, label in enumerate(data.label_names)}
         shown |= {"samples": len(data), "labels": ", ".join(f"{label} {count}" for label, count in counts.items())}
-    return "\n".join(_pairs(shown)) + "\n"
+    return "\n".join([*_pairs(shown), *lines]) + "\n"
+
+
+def describe_source(name: str, body: str) -> str:
+    """A proxy in full, and its features by a body.
+
+    Raises:
+        ConfigError: If the body cannot embed it.
+    """
+    from orca_core.alignment.source import describe_features
+
+    spec, body_spec = find_proxy(name), find_body(body)
+    if not spec.fits(body_spec.modality):
+        raise ConfigError([Fault("--body", f"must read {spec.modality}", body, f"{body} reads {body_spec.modality}.")])
+    found = describe_features(spec, body_spec)
+    tokens = "" if found.tokens is None else f"{found.tokens:.1f} on average"
+    fits = "" if spec.fits_width(body_width(body_spec)) else f" (not {body}'s, {body_width(body_spec)})"
+    features = {"body": body, "features": found.samples, "classes": found.classes, "width": f"{found.width}{fits}", "tokens": tokens}
+    return describe("proxies", name) + "\n".join(_pairs(features)) + "\n"
 
 
 def _bodies(name: str | None) -> str:

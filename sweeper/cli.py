@@ -371,7 +371,26 @@ def tasks(
     typer.echo(check_tasks() if check else describe("tasks", name), nl=False)
 
 
-for _kind in ("spaces", "proxies", "bodies"):
+@app.command()
+@_said
+def proxies(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
+    body: Annotated[str | None, typer.Option("--body", help="Describe its features by this body: number, classes, width, tokens.")] = None,
+    data: DataOption = None,
+) -> None:
+    """The proxies there are; with a name, one in full; with a body, its features by that body.
+
+    Example: `sweeper proxies pydoc --body mini-roberta`
+    """
+    from sweeper.catalogue import describe, describe_source
+
+    _use_data(data)
+    if body is not None and name is None:
+        raise ConfigError([Fault("--body", "must stand with a NAME", body, "`sweeper proxies pydoc --body mini-roberta`.")])
+    typer.echo(describe_source(str(name), body) if body else describe("proxies", name), nl=False)
+
+
+for _kind in ("spaces", "bodies"):
     app.command(_kind)(_catalogue(_kind))
 
 

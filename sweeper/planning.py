@@ -99,7 +99,7 @@ def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
         scores: Trial id -> the metric of finished trials, infinite for failed ones; `tpe` proposes from these.
 
     Raises:
-        ConfigError: If a combination breaks a rule of the knobs, files of a task are missing, or the plan breaks its budget.
+        ConfigError: If a combination breaks a rule of the knobs, files of a task or proxy are missing, or the plan breaks its budget.
     """
     trials: dict[str, PlannedTrial] = {}
     combinations = later = 0
@@ -108,8 +108,8 @@ def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
     for arm in arms:
         try:
             found = _arm_trials(space, arm, scores)
-        except DataError as error:  # a task's files are not there: said for all tasks at once
-            missing |= {line: Fault("task", line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
+        except DataError as error:  # files of a task or proxy are not there: said for all at once
+            missing |= {line: Fault(error.knob, line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
             continue
         combinations += len(found)
         later += len(space.seeds) * (space.search.trials if arm.tuned else 1) - len(found)

@@ -17,6 +17,7 @@ from typing import Any
 from orca_core.config import TrialConfig, resolve_config
 from orca_core.errors import ConfigError, DataError, Fault, StoreError
 from orca_core.identity import trial_id
+from orca_core.proxies import find_proxy
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 from orca_core.tasks.spec import check_train_samples
@@ -251,6 +252,15 @@ def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = Tr
         ConfigError: With a fault for every task that cannot be run so.
     """
     faults: dict[str, Fault] = {}
+    configs = tuple(configs)
+    for name in sorted({config.proxy for config in configs if config.align.epochs > 0}):
+        try:
+            proxy = find_proxy(name)
+            proxy.check_files()
+            if ":" in name and decode and proxy.loader:
+                proxy.load()  # what users gave is read, too
+        except DataError as error:
+            faults |= {line: Fault("proxy", line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
     asked = {(config.task, config.split_seed, config.reference_data, config.train_samples): config.task_spec for config in configs}
     for (task, split_seed, reference, train_samples), spec in asked.items():
         if ":" not in task and train_samples is None and not spec.expects:

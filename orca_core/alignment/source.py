@@ -5,11 +5,16 @@ One row per sample, the mean over its tokens, as the reference has it (`embedder
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from orca_core.bodies.loading import LoadedBody
+from orca_core.bodies import BodySpec
+from orca_core.bodies.loading import LoadedBody, random_body
 from orca_core.bodies.trunk import TextEmbedding
+from orca_core.errors import DataError
 from orca_core.proxies import ProxySpec
 from orca_core.seeding import generator
 
@@ -35,25 +40,114 @@ def source_features(proxy: ProxySpec, loaded: LoadedBody, *, samples: int, seed:
     Returns:
         (n, d) float32 features and (n,) int64 labels, on the CPU.
     """
+    samples = min(samples, proxy.most or samples)
+    features, labels = _features(proxy, loaded, samples, seed, device)
+    if proxy.shuffled:
+        labels = labels[torch.randperm(len(labels), generator=generator(seed, "proxy-labels"))]
+    return features, labels
+
+
+def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    width = loaded.body.geometry.width
     if not proxy.loader:
         draws = generator(seed, "noise-proxy")
         count = min(NOISE_SAMPLES, samples)
-        features = torch.randn(count, loaded.body.geometry.width, generator=draws)
+        features = torch.randn(count, width, generator=draws)
         return features, torch.randint(NOISE_CLASSES, (count,), generator=draws)
     data = proxy.load()
     chosen = torch.randperm(len(data), generator=generator(seed, "proxy-sample"))[:samples].sort().values
-    labels = torch.from_numpy(data.labels)[chosen]
+    labels = torch.from_numpy(np.asarray(data.labels))[chosen]
+    if proxy.width is not None:
+        if not proxy.fits_width(width):
+            raise DataError(f"{proxy.name}: must be as wide as the tokens of {loaded.spec.name}, {width}, but is {proxy.width()} wide.")
+        return torch.as_tensor(data.inputs)[chosen], labels
     embedding = loaded.embedding.to(device)
     parts = []
     with torch.no_grad():
         if isinstance(embedding, TextEmbedding):
-            tokenizer = loaded.tokenizer()
-            most = min(TEXT_TOKENS, loaded.body.geometry.max_tokens)
+            tokenizer, most = loaded.tokenizer(), _most_tokens(loaded)
             for part in chosen.split(_BATCH):
                 texts = [str(data.inputs[i]) for i in part.tolist()]
+                if data.spans is not None:
+                    spans = [data.spans[i] for i in part.tolist()]
+                    parts.append(_of_spans(texts, spans, tokenizer, embedding, most, device))
+                    continue
                 encoded = tokenizer(texts, padding=True, truncation=True, max_length=most, return_tensors="pt")
                 parts.append(embedding(encoded["input_ids"].to(device), encoded["attention_mask"].to(device)))
         else:
             images = torch.as_tensor(data.inputs)
-            parts = [embedding(images[part].to(device)) for part in chosen.split(_BATCH)]
+            parts = [embedding(_as_reals(images[part]).to(device)) for part in chosen.split(_BATCH)]
     return torch.cat(parts).cpu(), labels
+
+
+def _of_spans(
+    texts: list[str], spans: list[tuple[int, int]], tokenizer: Any, embedding: TextEmbedding, most: int, device: torch.device
+) -> Tensor:
+    """(n, d) means over the tokens of a span of each text, in the context of the text."""
+    encoded = tokenizer(texts, padding=True, truncation=True, max_length=most, return_tensors="pt", return_offsets_mapping=True)
+    first, last = encoded["offset_mapping"].unbind(-1)
+    start, stop = torch.tensor(spans).unsqueeze(1).unbind(-1)
+    inside = encoded["attention_mask"].bool() & (first < stop) & (last > start)
+    weights = inside.to(torch.float32).to(device).unsqueeze(-1)
+    tokens = embedding.embeddings(input_ids=encoded["input_ids"].to(device))
+    means = (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
+    for row in (~inside.any(1)).nonzero()[:, 0].tolist():
+        begin, end = spans[row]
+        if begin > 0:  # behind what the body reads of the text: it is read from the span on
+            means[row] = _of_spans([texts[row][begin:]], [(0, end - begin)], tokenizer, embedding, most, device)[0]
+        else:  # the tokenizer drops it
+            means[row] = embedding(encoded["input_ids"][row : row + 1].to(device), encoded["attention_mask"][row : row + 1].to(device))[0]
+    return means
+
+
+def _as_reals(images: Tensor) -> Tensor:
+    """Bytes as [0, 1]."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _most_tokens(loaded: LoadedBody) -> int:
+    return min(TEXT_TOKENS, loaded.body.geometry.max_tokens)
+
+
+class Description(NamedTuple):
+    """What source features would be, without their values.
+
+    Args:
+        samples: How many there are, before `align.proxy_samples`.
+        classes: Of their labels.
+        width: d of a feature.
+        tokens: Mean number of tokens that a feature is the mean of; None where that is not known.
+    """
+
+    samples: int
+    classes: int
+    width: int
+    tokens: float | None
+
+
+def describe_features(proxy: ProxySpec, body: BodySpec) -> Description:
+    """The form of a proxy's features by a body; the body's weights are not needed.
+
+    Raises:
+        DataError: If the proxy's files or the body's tokenizer cannot be used.
+    """
+    loaded = random_body(body, seed=0)
+    width = loaded.body.geometry.width
+    if not proxy.loader:
+        return Description(min(NOISE_SAMPLES, proxy.most or NOISE_SAMPLES), NOISE_CLASSES, width, None)
+    data = proxy.load()
+    samples = min(len(data), proxy.most or len(data))
+    if proxy.width is not None:
+        return Description(samples, len(data.label_names), proxy.width(), None)
+    if not isinstance(loaded.embedding, TextEmbedding):
+        return Description(samples, len(data.label_names), width, float(loaded.body.geometry.side**2))
+    some = range(0, len(data), max(1, len(data) // 1000))
+    texts = [str(data.inputs[i]) for i in some]
+    encoded = loaded.tokenizer()(texts, truncation=True, max_length=_most_tokens(loaded), return_offsets_mapping=True)
+    if data.spans is None:
+        counts = [len(ids) for ids in encoded["input_ids"]]
+    else:
+        spans = [data.spans[i] for i in some]
+        pairs = zip(encoded["offset_mapping"], spans, strict=True)
+        counts = [max(1, sum(first < stop and last > start for first, last in offsets)) for offsets, (start, stop) in pairs]
+    return Description(samples, len(data.label_names), width, sum(counts) / len(counts))

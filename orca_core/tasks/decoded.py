@@ -14,17 +14,23 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.files import cache_root, refuse
-from orca_core.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
 BLOCK_BYTES = 1 << 26
 """Most bytes of an array that are looked at at once."""
+
+
+class Digested(Protocol):
+    """A task or a proxy."""
+
+    def digest(self) -> str:
+        """What its data is known by."""
 
 
 class Decoding:
@@ -47,7 +53,7 @@ class Decoding:
             target[rows] = array[rows]
 
 
-def decoded(spec: TaskSpec, decode: Callable[[Decoding], None]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def decoded(spec: Digested, decode: Callable[[Decoding], None]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The decoded arrays of a task and its facts; `decode` is called if they are not in the cache yet.
 
     Arrays are mapped copy-on-write: nothing that is done to them reaches the disk.

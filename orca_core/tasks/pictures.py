@@ -91,7 +91,7 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
         if absent := sorted({name for name, _ in part} - set(names)):
             refuse([Fault("", "must have no class that train has not", absent).text(str(folder))])
     rows = {part: [(at, names.index(name)) for name, at in held] for part, held in parts.items()}
-    arrays, _ = decoded(spec, partial(_decode, parts=rows, size=size))
+    arrays, _ = decoded(spec, partial(write_pictures, parts=rows, size=size))
     first = "train" if "train" in parts else "all"
     x, y = arrays[f"{first}_x"], arrays[f"{first}_y"]
     if first == "train":
@@ -109,7 +109,8 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
     return TaskData(train, valid, test, len(names), prepare=Normalised(size))
 
 
-def _decode(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size: int) -> None:
+def write_pictures(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size: int) -> None:
+    """Decode the pictures of some parts, each with the id of its class."""
     import numpy as np
 
     for part, rows in parts.items():
@@ -233,7 +234,7 @@ def load_domainnet(spec: TaskSpec, split_seed: int) -> TaskData:
     if absent := sorted({number for _, number in parts["test"]} - set(numbers)):
         refuse([Fault("", "must have no class that the training list has not", absent).text(str(spec.expects[1].place))])
     rows = {part: [(place, numbers.index(number)) for place, number in held] for part, held in parts.items()}
-    arrays, _ = decoded(spec, partial(_decode, parts=rows, size=size))
+    arrays, _ = decoded(spec, partial(write_pictures, parts=rows, size=size))
     x, y = arrays["train_x"], arrays["train_y"]
     kept, held = held_out(y, 0.1, split_seed)
     test = Split(arrays["test_x"], arrays["test_y"])

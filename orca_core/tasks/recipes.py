@@ -7,6 +7,10 @@ from typing import Any
 BODIES = {1: "hf:roberta-base", 2: "hf:microsoft/swin-base-patch4-window7-224-in22k"}
 
 
+PROXIES = {1: "reference-text", 2: "cifar10"}
+"""The proxies of its yamls, `text` and `CIFAR10`."""
+
+
 def published(
     dims: int,
     *,
@@ -33,6 +37,7 @@ def published(
     common = {"optimizer": optimizer, "weight_decay": weight_decay, "momentum": momentum}
     return {
         "body": {"name": BODIES[dims]},
+        "proxy": PROXIES[dims],
         "embedder": {"target_seq_len": tokens},
         "align": {"epochs": align_epochs, "lr": float(f"{10 * lr:g}"), **common, "class_samples": class_samples},
         "finetune": {

@@ -48,6 +48,21 @@ def test_the_examples_of_own_data_run(tmp_path, monkeypatch, code, command):
     assert "status COMPLETE" in result.stdout
 
 
+def test_the_example_of_an_own_proxy_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("proxies.md", "python")
+    exec(compile(code, "proxies.md", "exec"), {})
+    describe, trial = re.findall(r"^    sweeper (.*)$", (DOCS / "proxies.md").read_text(), flags=re.MULTILINE)
+    shown = CliRunner().invoke(app, shlex.split(describe))
+    assert shown.exit_code == 0, shown.output
+    features = dict(re.findall(r"^(features|classes|width) +(\S+)", shown.stdout, flags=re.MULTILINE))
+    assert features == {"features": "60", "classes": "2", "width": "64"}
+    quick = ("pretrain.epochs=1", "pretrain.fraction=0.1", "finetune.epochs=2", "finetune.decay_epochs=null")
+    result = CliRunner().invoke(app, [*shlex.split(trial), *(part for knob in quick for part in ("--set", knob))])
+    assert result.exit_code == 0, result.output
+    assert "status COMPLETE" in result.stdout
+
+
 @pytest.mark.parametrize("text", blocks("search_spaces.md", "yaml"), ids=lambda text: text.splitlines()[0])
 def test_every_yaml_block_is_part_of_a_space_that_plans(text):
     data = parse_value(text)

@@ -99,3 +99,28 @@ def test_a_trial_reads_the_data_root_that_is_given(root, tmp_path):
     result = sweeper("trial", *settings, "--data", root, "--results", tmp_path / "results")
     assert result.exit_code == 0, result.stderr
     assert "status COMPLETE" in result.stdout
+
+
+def test_missing_files_of_proxies_are_told_before_anything_starts(root, tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        "name: proxies\nbase: {task: digits, align.epochs: 1}\nspace:\n  proxy: {grid: [photos, cifar100, cifar100+shuffled]}\n"
+    )
+    for command in ("plan", "run"):
+        result = sweeper(command, tmp_path / "space.yaml", "--data", root, "--results", tmp_path / "results")
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"{tmp_path / 'space.yaml'}: proxy: {root}/cifar-100-python/train: must be an existing file")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_proxy_is_shown_with_its_files_and_its_features(root):
+    missing = sweeper("proxies", "conll2003", "--data", root).stdout
+    assert "conll2003/eng.train (missing)" in missing
+    (root / "eng.train").write_text("EU I-ORG\nrejects O\ncalls O\n" * 4)
+    shown = sweeper("proxies", "conll2003", "--body", "mini-roberta", "--data", root).stdout
+    lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert lines["labels"] == "B-ORG 4, O 8"
+    assert (lines["features"], lines["classes"], lines["width"], lines["tokens"]) == ("12", "2", "64", "1.0 on average")
+    wrong = sweeper("proxies", "conll2003", "--body", "mini-swin", "--data", root)
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "--body: must read text" in wrong.stderr

@@ -109,7 +109,7 @@ def test_recipes_fit_the_task(name):
     assert {spec.score, spec.score_name(True)} <= set(SCORES)
     laptop, published = spec.recipes["laptop"], spec.recipes["published"]
     assert PROXIES[laptop["proxy"]].fits({1: "text", 2: "images"}[spec.dims])
-    assert "proxy" not in published
+    assert published["proxy"] == {1: "reference-text", 2: "cifar10"}[spec.dims]
     assert published["body"]["name"].startswith("hf:")
     assert published["align"]["lr"] == pytest.approx(10 * published["finetune"]["lr"])
     for recipe in (laptop, published):

@@ -1,0 +1,223 @@
+"""Proxies made of one's own data, and of tasks.
+
+text:PATH     texts: .csv, .jsonl, a folder with a folder of .txt files for each label; any other file has a word and its tag a line
+images:PATH   a folder with a folder of pictures for each class; `?size=N` as for the task of that name
+npz:PATH      features: x (n, d) or (n, tokens, d), y (n,) whole numbers; for bodies of width d
+task:NAME     the training images of a 2D classification task, brought to [0, 1]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_core.errors import ConfigError, DataError, Fault
+from orca_core.proxies.spec import ProxyData, ProxySpec
+from orca_core.proxies.texts import read_conll, read_csv, read_folder, read_jsonl, text_files, tokens_of
+from orca_core.tasks import TaskSpec, find_task
+from orca_core.tasks.decoded import decoded, refuse_not_finite
+from orca_core.tasks.files import ArrayForm, ExpectedFile, form_faults, read_headers, refuse
+from orca_core.tasks.pictures import listed, sized, write_pictures
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FEATURES = (ArrayForm("y", "n", "iu", "labels, whole numbers"),)
+
+
+def text_proxy(path: str) -> ProxySpec:
+    """Texts in a file or folder.
+
+    Raises:
+        DataError: If there is none.
+    """
+    place = Path(path).expanduser()
+    files = text_files(place) if place.is_dir() else (place,)
+    if not files or not all(file.is_file() for file in files):
+        example = "Expected a file of texts, or a folder with a folder of .txt files for each label."
+        refuse([Fault("", "must be an existing file or folder with texts", Fault.ABSENT, example).text(str(place))])
+    layout = hashlib.sha256("\n".join(file.parent.name for file in files).encode()).hexdigest()[:16] if place.is_dir() else place.suffix
+    return ProxySpec(
+        name=f"text:{path}",
+        summary=f"texts of {place.name}",
+        modality="text",
+        loader="orca_core.proxies.own:load_text",
+        files=partial(tuple, files),
+        source=str(place),
+        identity=partial(str, f"text {layout}"),
+    )
+
+
+def load_text(spec: ProxySpec) -> ProxyData:
+    """The texts, in the order of the file, or of the names of the files.
+
+    Raises:
+        DataError: If the file is not of its format.
+    """
+    place = Path(spec.source)
+    if place.is_dir():
+        return read_folder(place)
+    try:
+        match place.suffix:
+            case ".csv":
+                return read_csv(place)
+            case ".jsonl" | ".json":
+                return read_jsonl(place)
+            case _:
+                return tokens_of(read_conll(place))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{place}: must be a file of texts, but cannot be read ({error}).") from None
+
+
+def images_proxy(argument: str) -> ProxySpec:
+    """Pictures in a folder for each class; of a folder with parts, the training part.
+
+    Raises:
+        DataError: If there are none of two classes.
+        ConfigError: If the size is none.
+    """
+    path, size = sized("images:", argument)
+    folder = Path(path).expanduser()
+    rows = _pictures(folder)
+    layout = hashlib.sha256("\n".join(f"{name}/{place.name}" for name, place in rows).encode()).hexdigest()[:16]
+    return ProxySpec(
+        name=f"images:{argument}",
+        summary=f"{len(rows)} pictures of {folder.name}, {size} x {size}",
+        modality="images",
+        loader="orca_core.proxies.own:load_images",
+        files=partial(tuple, tuple(place for _, place in rows)),
+        source=f"{folder}?size={size}",
+        identity=partial(str, f"images {size} {layout}"),
+    )
+
+
+def load_images(spec: ProxySpec) -> ProxyData:
+    """The pictures, class after class.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+    path, size = sized("", spec.source)
+    return of_pictures(spec, _pictures(Path(path)), size)
+
+
+def of_pictures(spec: ProxySpec, rows: list[tuple[str, Path]], size: int) -> ProxyData:
+    """Pictures of (class, place), decoded once per node."""
+    names = sorted({name for name, _ in rows})
+    parts = {"all": [(place, names.index(name)) for name, place in rows]}
+    arrays, _ = decoded(spec, partial(write_pictures, parts=parts, size=size))
+    return ProxyData(arrays["all_x"], arrays["all_y"], tuple(names))
+
+
+def _pictures(folder: Path) -> list[tuple[str, Path]]:
+    parts = listed(folder)
+    return parts.get("train") or parts[""]
+
+
+def npz_proxy(path: str) -> ProxySpec:
+    """Features in an .npz file.
+
+    Raises:
+        DataError: If the file is missing, or has not x and y of these shapes.
+    """
+    place = Path(path).expanduser()
+    width = _npz_width(place)
+    return ProxySpec(
+        name=f"npz:{path}",
+        summary=f"features of width {width}",
+        modality="any",
+        loader="orca_core.proxies.own:load_npz",
+        files=partial(tuple, (place,)),
+        source=str(place),
+        identity=partial(str, "npz"),
+        width=partial(int, width),
+    )
+
+
+def load_npz(spec: ProxySpec) -> ProxyData:
+    """The features, means over tokens.
+
+    Raises:
+        DataError: If values are not finite.
+    """
+    import numpy as np
+
+    place = Path(spec.source)
+    _npz_width(place)
+    try:
+        with np.load(place, allow_pickle=False) as archive:
+            return of_features(place, archive["x"], archive["y"])
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{place}: is damaged ({error}). Write it again.") from None
+
+
+def of_features(place: Path, x: np.ndarray, y: np.ndarray) -> ProxyData:
+    """(n, d) or (n, tokens, d) features and (n,) labels of any whole numbers."""
+    import numpy as np
+
+    refuse_not_finite(place, "x", x)
+    names, ids = np.unique(y, return_inverse=True)
+    means = x.astype(np.float32) if x.ndim == 2 else x.mean(1, dtype=np.float32)
+    return ProxyData(np.ascontiguousarray(means), ids.astype(np.int64), tuple(map(str, names.tolist())))
+
+
+def _npz_width(place: Path) -> int:
+    form = ExpectedFile(str(place), "npz", FEATURES, "and x: (n, d) or (n, tokens, d) float")
+    refuse(form.faults())
+    headers = read_headers(place, "npz") or {}
+    shape = headers["x"].shape if "x" in headers else ()
+    axes = "n d" if len(shape) == 2 else "n tokens d"
+    refuse(fault.text(str(place)) for fault in form_faults((ArrayForm("x", axes, "f", "float"), *FEATURES), headers))
+    return shape[-1]
+
+
+def task_proxy(name: str) -> ProxySpec:
+    """The images of a task.
+
+    Raises:
+        ConfigError: If there is no such task, or it is no classification of images.
+        DataError: If the task is a file that is missing or not of the documented form.
+    """
+    task = find_task(name)
+    if task.dims != 2 or task.kind != "classification":
+        raise ConfigError(
+            [Fault("proxy", "must be task:NAME of a 2D classification", f"task:{name}", f"{name} is {task.dims}D, {task.kind}.")]
+        )
+    return ProxySpec(
+        name=f"task:{name}",
+        summary=f"training images of {name}: {task.summary}",
+        modality="images",
+        loader="orca_core.proxies.own:load_task",
+        files=task.files,
+        licence=task.licence,
+        source=name,
+        expects=task.expects,
+        identity=partial(_task_identity, task),
+    )
+
+
+def _task_identity(task: TaskSpec) -> str:
+    return f"task {task.digest()}"
+
+
+def load_task(spec: ProxySpec) -> ProxyData:
+    """The training images under split seed 0, linearly brought to [0, 1], a single channel three times.
+
+    Raises:
+        DataError: If the task's files are not as expected, or it has neither one nor three channels.
+    """
+    import numpy as np
+    import torch
+
+    name = spec.source
+    data = find_task(name).load(0)
+    channels = data.input_shape[0]
+    if data.num_classes is None or channels not in (1, 3):
+        raise DataError(f"task:{name}: must have one channel or three to be seen as images, but has {channels}.")
+    x = data.train.x if data.prepare is None else data.inputs(torch.from_numpy(data.train.x)).numpy()
+    low, high = float(x.min()), float(x.max())
+    images = ((x - low) / (high - low or 1.0)).astype(np.float32)
+    return ProxyData(np.repeat(images, 3 // channels, axis=1), data.train.y, tuple(map(str, range(data.num_classes))))

@@ -1,0 +1,208 @@
+"""Published proxies, read from their files below the data root: CIFAR, tiny ImageNet, CoNLL-2003, and the features of the reference."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_core.errors import Fault
+from orca_core.proxies.own import of_features, of_pictures
+from orca_core.proxies.spec import ProxyData, ProxySpec
+from orca_core.proxies.texts import read_conll, sentences_of, tokens_of
+from orca_core.tasks.decoded import Decoding, decoded, labels
+from orca_core.tasks.files import ArrayForm, ExpectedFile, Header, form_faults, places_of, read_headers, refuse
+from orca_core.tasks.reading import checked_arrays
+from orca_core.tasks.unpickling import read_object_npy, read_pickle
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CIFAR_PAGE = "cs.toronto.edu/~kriz/cifar.html"
+
+_PIXELS = ArrayForm("data", "n d", "iu", "uint8, d = 3072")
+CIFAR10_FILES = tuple(
+    ExpectedFile(
+        f"cifar-10-batches-py/data_batch_{number}",
+        "pickle",
+        (_PIXELS, ArrayForm("labels", "n", "iu", "0-9")),
+        "a pickle of Python 2",
+        "about 31 MB",
+        CIFAR_PAGE,
+    )
+    for number in range(1, 6)
+)
+CIFAR100_FILES = (
+    ExpectedFile(
+        "cifar-100-python/train",
+        "pickle",
+        (_PIXELS, ArrayForm("fine_labels", "n", "iu", "0-99")),
+        "a pickle of Python 2",
+        "about 155 MB",
+        CIFAR_PAGE,
+    ),
+)
+TINY_IMAGENET_SIDE = 64
+TINY_IMAGENET_FILES = (
+    ExpectedFile("tiny-imagenet-200/train", "folder", (), "a folder of pictures for each class, in it images/", "about 240 MB", "cs231n"),
+)
+CONLL_FILES = (
+    ExpectedFile(
+        "conll2003/eng.train",
+        "list",
+        (),
+        "a word a line, its tag last, IOB1",
+        "",
+        "CoNLL-2003 shared task; its texts are Reuters'",
+        ("eng.train",),
+    ),
+)
+REFERENCE_TEXT_FILES = (
+    ExpectedFile(
+        "text_xs.npy", "npy", (ArrayForm("", "n tokens d", "f", "float, d = 768"),), "", "", "ORCA's repository", ("text_xs_32.npy",)
+    ),
+    ExpectedFile("text_ys.npy", "npy", (ArrayForm("", "n", "iuf", "labels"),), "", "", "ORCA's repository", ("text_ys_32.npy",)),
+)
+
+
+def load_cifar(spec: ProxySpec) -> ProxyData:
+    """The training images, without the reference's augmentation."""
+    arrays, facts = decoded(spec, partial(_decode_cifar, files=spec.expects))
+    return ProxyData(arrays["x"], arrays["y"], tuple(map(str, range(facts["classes"]))))
+
+
+def _decode_cifar(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
+    import numpy as np
+
+    images: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
+    for file in files:
+        key = file.arrays[1].key
+        found = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+        side = math.isqrt(found["data"].shape[1] // 3)
+        if 3 * side * side != found["data"].shape[1] or (images and images[0].shape[2] != side):
+            refuse([Fault("data", "must have rows of three square images, one of each colour", found["data"].shape).text(str(file.place))])
+        images.append(found["data"].reshape(-1, 3, side, side))
+        ids.append(labels(file.place, key, found[key]))
+    out.save("x", np.concatenate(images), "uint8")
+    out.save("y", np.concatenate(ids), "int64")
+    out.facts["classes"] = max(int(part.max()) for part in ids) + 1
+
+
+def load_tiny_imagenet(spec: ProxySpec) -> ProxyData:
+    """The training images, 64 x 64."""
+    return of_pictures(spec, [(place.parents[1].name, place) for place in _tiny_imagenet_places()], TINY_IMAGENET_SIDE)
+
+
+def _tiny_imagenet_places() -> tuple[Path, ...]:
+    (folder,) = places_of(TINY_IMAGENET_FILES)
+    return _pictures_below(folder, os.stat(folder).st_mtime_ns) if folder.is_dir() else (folder,)
+
+
+@lru_cache(maxsize=2)
+def _pictures_below(folder: Path, mtime_ns: int) -> tuple[Path, ...]:
+    places = tuple(sorted(folder.glob("*/images/*.JPEG")))
+    if len({place.parents[1] for place in places}) < 2:
+        refuse([Fault("", "must have folders <class>/images/ with .JPEG pictures, two at least", len(places)).text(str(folder))])
+    return places
+
+
+def _tiny_imagenet_identity() -> str:
+    """Its place says which class a picture is of."""
+    names = "\n".join(place.parents[1].name for place in _tiny_imagenet_places())
+    return f"tiny-imagenet {hashlib.sha256(names.encode()).hexdigest()[:16]}"
+
+
+def load_conll(spec: ProxySpec) -> ProxyData:
+    """A sample for each word of eng.train: its own token in its sentence, with its tag, IOB2, nine in all."""
+    return tokens_of(read_conll(spec.expects[0].place))
+
+
+def load_conll_sentences(spec: ProxySpec) -> ProxyData:
+    """A sample for each sentence of eng.train, with the kind of entity that it has most of."""
+    return sentences_of(read_conll(spec.expects[0].place))
+
+
+def load_reference_text(spec: ProxySpec) -> ProxyData:
+    """Means over tokens of the features that the reference stored (`embedder.py:290`)."""
+    xs, ys = places_of(spec.expects)
+    x, y = read_object_npy(xs), read_object_npy(ys)
+    if len(x) != len(y):
+        refuse([Fault("", f"must have the {len(x)} rows of {xs.name}", len(y)).text(str(ys))])
+    return of_features(xs, x, labels(ys, "", y))
+
+
+def _reference_text_width() -> int:
+    file = REFERENCE_TEXT_FILES[0]
+    refuse(file.faults())
+    headers: dict[str, Header] = read_headers(file.place, "npy") or {}
+    refuse(fault.text(str(file.place)) for fault in form_faults(file.arrays, headers))
+    return headers[""].shape[2]
+
+
+PUBLISHED_PROXIES: tuple[ProxySpec, ...] = (
+    ProxySpec(
+        name="cifar10",
+        summary="50000 photographs of 32 x 32 points, 10 classes",
+        modality="images",
+        loader="orca_core.proxies.published:load_cifar",
+        files=partial(places_of, CIFAR10_FILES),
+        licence="as its page says",
+        source="CIFAR-10 (Krizhevsky 2009)",
+        expects=CIFAR10_FILES,
+    ),
+    ProxySpec(
+        name="cifar100",
+        summary="50000 photographs of 32 x 32 points, 100 classes",
+        modality="images",
+        loader="orca_core.proxies.published:load_cifar",
+        files=partial(places_of, CIFAR100_FILES),
+        licence="CC BY 4.0",
+        source="CIFAR-100 (Krizhevsky 2009)",
+        expects=CIFAR100_FILES,
+    ),
+    ProxySpec(
+        name="tiny-imagenet",
+        summary="100000 photographs of 64 x 64 points, 200 classes",
+        modality="images",
+        loader="orca_core.proxies.published:load_tiny_imagenet",
+        files=_tiny_imagenet_places,
+        licence="as ImageNet's page says",
+        source="tiny ImageNet, of the course cs231n",
+        expects=TINY_IMAGENET_FILES,
+        identity=_tiny_imagenet_identity,
+    ),
+    ProxySpec(
+        name="conll2003",
+        summary="words of news in their sentences, labelled by the entity that they are part of",
+        modality="text",
+        loader="orca_core.proxies.published:load_conll",
+        files=partial(places_of, CONLL_FILES),
+        licence="as Reuters' corpus",
+        source="CoNLL-2003 (Tjong Kim Sang & De Meulder 2003), English, training part",
+        expects=CONLL_FILES,
+    ),
+    ProxySpec(
+        name="conll2003-sentences",
+        summary="sentences of news, labelled by the kind of entity that they have most of",
+        modality="text",
+        loader="orca_core.proxies.published:load_conll_sentences",
+        files=partial(places_of, CONLL_FILES),
+        licence="as Reuters' corpus",
+        source="CoNLL-2003 (Tjong Kim Sang & De Meulder 2003), English, training part",
+        expects=CONLL_FILES,
+    ),
+    ProxySpec(
+        name="reference-text",
+        summary="the features of sentences that the reference code reads, for bodies of their width, 768",
+        modality="text",
+        loader="orca_core.proxies.published:load_reference_text",
+        files=partial(places_of, REFERENCE_TEXT_FILES),
+        source="ORCA's repository",
+        expects=REFERENCE_TEXT_FILES,
+        width=_reference_text_width,
+    ),
+)

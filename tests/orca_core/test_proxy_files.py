@@ -1,0 +1,354 @@
+"""Proxies from files: what is read, whose features they become, the controls, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orca_core.alignment.source import describe_features, source_features
+from orca_core.bodies import find_body
+from orca_core.bodies.loading import random_body
+from orca_core.config import resolve_config
+from orca_core.errors import ConfigError, DataError
+from orca_core.pipeline import run_trial
+from orca_core.proxies import PROXIES, find_proxy
+from orca_core.proxies.texts import iob2
+from orca_core.proxies.widths import body_width
+from orca_core.stages import stages_of
+from orca_core.tasks import find_task
+
+NEWS = """-DOCSTART- -X- O O
+
+EU NNP I-NP I-ORG
+rejects VBZ I-VP O
+German JJ I-NP I-MISC
+call NN I-NP O
+
+New NNP I-NP I-LOC
+York NNP I-NP I-LOC
+Paris NNP I-NP B-LOC
+and CC O O
+Blackburn NNP I-NP I-PER
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    return tmp_path
+
+
+def write_cifar10(root: Path) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    (root / "cifar-10-batches-py").mkdir()
+    batches = []
+    for number in range(1, 6):
+        batches.append(rng.integers(0, 256, (20, 3 * 8 * 8)).astype("uint8"))
+        content = {"data": batches[-1], "labels": [i % 4 for i in range(20)], "batch_label": "x"}
+        (root / "cifar-10-batches-py" / f"data_batch_{number}").write_bytes(pickle.dumps(content, protocol=2))
+    return np.concatenate(batches).reshape(-1, 3, 8, 8)
+
+
+def write_conll(root: Path, text: str = NEWS) -> Path:
+    (root / "conll2003").mkdir(exist_ok=True)
+    (root / "conll2003" / "eng.train").write_text(text)
+    return root / "conll2003" / "eng.train"
+
+
+def write_pictures(folder: Path, below: str = "", number: int = 6, suffix: str = "png") -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("n01", "n02"):
+        (folder / name / below).mkdir(parents=True)
+        for i in range(number):
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3)).astype("uint8")).save(folder / name / below / f"{i}.{suffix}")
+    return folder
+
+
+def features_of(name: str, body: str, samples: int = 5000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    loaded = random_body(find_body(body), seed=0)
+    return source_features(find_proxy(name), loaded, samples=samples, seed=seed, device=torch.device("cpu"))
+
+
+# Images
+
+
+def test_cifar10_pixels_are_embedded_as_shares_of_255(root):
+    pixels = write_cifar10(root)
+    data = find_proxy("cifar10").load()
+    assert (data.inputs == pixels).all()
+    assert data.labels.tolist() == [0, 1, 2, 3] * 25
+    features, labels = features_of("cifar10", "mini-swin")
+    embedding = random_body(find_body("mini-swin"), seed=0).embedding
+    with torch.no_grad():
+        expected = embedding(torch.from_numpy(pixels).float() / 255)
+    assert torch.allclose(features, expected, atol=1e-6)
+    assert labels.tolist() == data.labels.tolist()
+
+
+def test_cifar100_takes_fine_labels(root):
+    (root / "cifar-100-python").mkdir()
+    content = {"data": np.zeros((6, 48), "uint8"), "fine_labels": [0, 2, 1, 2, 0, 1], "coarse_labels": [0] * 6}
+    (root / "cifar-100-python" / "train").write_bytes(pickle.dumps(content, protocol=2))
+    assert find_proxy("cifar100").load().labels.tolist() == [0, 2, 1, 2, 0, 1]
+
+
+def test_tiny_imagenet_has_folders_with_images(root):
+    write_pictures(root / "tiny-imagenet-200" / "train", below="images", suffix="JPEG")
+    data = find_proxy("tiny-imagenet").load()
+    assert data.inputs.shape == (12, 3, 64, 64)
+    assert (data.label_names, data.labels.tolist()) == (("n01", "n02"), [0] * 6 + [1] * 6)
+
+
+def test_pictures_of_a_folder_are_a_proxy(tmp_path):
+    folder = write_pictures(tmp_path / "mine")
+    data = find_proxy(f"images:{folder}?size=16").load()
+    assert data.inputs.shape == (12, 3, 16, 16)
+    assert data.labels.tolist() == [0] * 6 + [1] * 6
+    moved = folder.rename(tmp_path / "other")
+    write_pictures(tmp_path / "mine")
+    assert find_proxy(f"images:{folder}").digest() == find_proxy(f"images:{moved}").digest()  # paths do not count
+    assert find_proxy(f"images:{folder}").digest() != find_proxy(f"images:{folder}?size=16").digest()
+
+
+def test_a_task_of_images_is_a_proxy(root):
+    data, task = find_proxy("task:digits").load(), find_task("digits").load()
+    assert data.inputs.shape == (len(task.train), 3, 8, 8)
+    assert (data.inputs[:, 0] == data.inputs[:, 2]).all()
+    assert data.inputs[5, 0] == pytest.approx(task.train.x[5, 0] / task.train.x.max(), abs=1e-6)
+    assert (data.labels == task.train.y).all()
+    for name in ("mnist1d", "darcy-mini"):
+        with pytest.raises(ConfigError, match="must be task:NAME of a 2D classification"):
+            find_proxy(f"task:{name}")
+
+
+# Texts
+
+
+def test_iob1_becomes_iob2():
+    tagged = [("a", "I-LOC"), ("b", "B-LOC"), ("c", "I-LOC"), ("d", "I-PER"), ("e", "O")]
+    assert [tag for _, tag in iob2(tagged)] == ["B-LOC", "B-LOC", "I-LOC", "B-PER", "O"]
+
+
+def test_conll_words_are_samples_in_their_sentence(root):
+    write_conll(root)
+    data = find_proxy("conll2003").load()
+    words = [data.inputs[i][slice(*data.spans[i])] for i in range(len(data))]
+    assert words == ["EU", "rejects", "German", "call", "New", "York", "Paris", "and", "Blackburn"]
+    tags = [data.label_names[label] for label in data.labels]
+    assert tags == ["B-ORG", "O", "B-MISC", "O", "B-LOC", "I-LOC", "B-LOC", "O", "B-PER"]
+    assert data.inputs[5] == "New York Paris and Blackburn"
+
+
+def test_a_sentence_has_the_kind_that_it_has_most_of(root):
+    write_conll(root, NEWS + "\nnothing NN O O\n")
+    data = find_proxy("conll2003-sentences").load()
+    assert [data.label_names[label] for label in data.labels] == ["MISC", "LOC", "O"]  # MISC before ORG
+    assert data.inputs[0] == "EU rejects German call"
+
+
+def test_the_feature_of_a_word_is_its_own_token_at_its_place(root):
+    write_conll(root)
+    features, _ = features_of("conll2003", "mini-roberta")
+    loaded = random_body(find_body("mini-roberta"), seed=0)
+    ids = loaded.tokenizer()(["New York Paris and Blackburn"], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        tokens = loaded.embedding.embeddings(input_ids=ids)[0]
+    special = ids.shape[1] - 5  # whatever the tokenizer puts in front
+    assert torch.allclose(features[4:9], tokens[special:] if special else tokens, atol=1e-6)
+
+
+def test_a_word_beyond_what_the_body_reads_is_read_from_itself_on(root):
+    write_conll(root, "".join(f"word{i} O\n" for i in range(400)) + "class I-ORG\n")
+    features, labels = features_of("conll2003", "mini-roberta")
+    loaded = random_body(find_body("mini-roberta"), seed=0)
+    with torch.no_grad():
+        ids = loaded.tokenizer()(["class"], return_tensors="pt")["input_ids"]
+        expected = loaded.embedding.embeddings(input_ids=ids)[0, -1]
+    assert torch.allclose(features[-1], expected, atol=1e-6)
+    assert labels[-1] == 0
+
+
+def test_texts_of_every_format_are_the_same(tmp_path):
+    rows = [("one fish", "a"), ("two, fish", "b"), ("red fish", "a")]
+    (tmp_path / "t.csv").write_text("label,text\n" + "".join(f'{label},"{text}"\n' for text, label in rows))
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    for number, (text, label) in enumerate(rows):
+        (tmp_path / "folder" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / label / f"{number}.txt").write_text(f"{text}\n")
+    table, lines, folder = (find_proxy(f"text:{tmp_path / name}").load() for name in ("t.csv", "t.jsonl", "folder"))
+    assert table.inputs == lines.inputs == [text for text, _ in rows]
+    assert table.labels.tolist() == lines.labels.tolist() == [0, 1, 0]
+    assert (folder.inputs, folder.labels.tolist()) == (["one fish", "red fish", "two, fish"], [0, 0, 1])
+    (tmp_path / "t.conll").write_text(NEWS)
+    assert len(find_proxy(f"text:{tmp_path / 't.conll'}").load()) == 9
+
+
+# Features
+
+
+def test_features_are_taken_as_they_are_by_a_body_of_their_width(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 4, 64)).astype("float32")
+    np.savez(tmp_path / "f.npz", x=x, y=np.arange(30) % 3 + 5)
+    features, labels = features_of(f"npz:{tmp_path / 'f.npz'}", "mini-roberta")
+    assert features.numpy() == pytest.approx(x.mean(1), abs=1e-6)
+    assert labels.tolist() == [i % 3 for i in range(30)]
+    with pytest.raises(ConfigError, match=r"must be as wide as the tokens of mini-swin, 32, but got .*It holds features of width 64"):
+        resolve_config({"task": "digits", "body": "mini-swin", "proxy": f"npz:{tmp_path / 'f.npz'}"})
+
+
+def test_the_reference_features_need_a_body_of_their_width(root):
+    np.save(root / "text_xs.npy", np.ones((6, 3, 64), "float32") * np.arange(6)[:, None, None])
+    np.save(root / "text_ys.npy", np.array([0, 1, 2, 0, 1, 2]))
+    features, labels = features_of("reference-text", "mini-roberta")
+    assert features[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+    np.save(root / "text_xs.npy", np.ones((6, 3, 65), "float32"))
+    with pytest.raises(ConfigError, match="must be as wide as the tokens of mini-roberta, 64"):
+        resolve_config({"task": "mnist1d", "proxy": "reference-text"})
+
+
+def test_widths_known_beforehand_are_those_of_the_modules():
+    for name in ("mini-roberta", "mini-swin"):
+        assert body_width(find_body(name)) == random_body(find_body(name), seed=0).body.geometry.width
+
+
+# Controls
+
+
+def test_shuffled_permutes_labels_and_nothing_else():
+    (features, labels), (same, shuffled) = features_of("photos", "mini-swin"), features_of("photos+shuffled", "mini-swin")
+    assert torch.equal(features, same)
+    assert not torch.equal(labels, shuffled)
+    assert labels.bincount().tolist() == shuffled.bincount().tolist()
+    assert not torch.equal(shuffled, features_of("photos+shuffled", "mini-swin", seed=1)[1])
+
+
+def test_k_takes_so_many_samples_and_a_larger_number_has_the_smaller_ones():
+    few, more = features_of("photos+k:20", "mini-swin")[0], features_of("photos+shuffled+k:50", "mini-swin")[0]
+    assert (len(few), len(more)) == (20, 50)
+    assert {tuple(row.tolist()) for row in few} <= {tuple(row.tolist()) for row in more}
+    assert len(features_of("noise+k:30", "mini-swin")[0]) == 30
+
+
+def test_controls_have_stages_of_their_own():
+    base = {"task": "digits", "align.epochs": 1}
+    keys = {
+        name: [s.key for s in stages_of(resolve_config(base | {"proxy": name}))] for name in ("photos", "photos+shuffled", "photos+k:9")
+    }
+    assert len({tuple(of) for of in keys.values()}) == 3
+    for wrong in ("photos+k:1", "photos+k:x", "photos+mixed", "photo+shuffled"):
+        with pytest.raises(ConfigError):
+            find_proxy(wrong)
+
+
+# Trials, descriptions, faults
+
+
+@pytest.mark.parametrize(("task", "proxy"), [("openml/187", "conll2003"), ("digits", "cifar10"), ("digits", "cifar10+shuffled+k:40")])
+def test_a_trial_aligns_to_the_proxy(root, warm_store, quick, task, proxy):
+    write_cifar10(root)
+    write_conll(root, NEWS * 20)
+    rows: list[dict] = []
+    knobs = {"proxy": proxy, "align.epochs": 2, "align.class_samples": 8, "train_samples": 60, "finetune.epochs": 2}
+    run_trial(quick(task, knobs), warm_store, rows.append)
+    distances = [row["distance"] for row in rows if row["stage"] == "align" and row["table"] == "metrics"]
+    assert len(distances) == 2
+    assert all(np.isfinite(distances))
+
+
+def test_features_are_described_without_pretraining(root):
+    write_conll(root)
+    write_cifar10(root)
+    assert describe_features(find_proxy("conll2003"), find_body("mini-roberta")) == (9, 6, 64, 1.0)
+    assert describe_features(find_proxy("cifar10+k:30"), find_body("mini-swin")) == (30, 4, 32, 64.0)
+    found = describe_features(find_proxy("conll2003-sentences"), find_body("mini-roberta"))
+    assert (found.samples, found.classes) == (2, 2)
+    assert found.tokens >= 4.5  # four and five words
+
+
+@pytest.mark.parametrize("name", [name for name, spec in PROXIES.items() if spec.expects])
+def test_a_proxy_without_its_files_names_them(root, name):
+    spec = find_proxy(name)
+    for use in (spec.digest, spec.load, spec.check_files):
+        with pytest.raises(DataError) as error:
+            use()
+        lines = str(error.value).splitlines()
+        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.place) for file in spec.expects]
+
+
+BROKEN = {
+    "word alone": ("conll2003", lambda root: write_conll(root, "EU\n"), r"eng\.train: line 1: must have a word and its tag, but got 'EU'"),
+    "no sentence": ("conll2003", lambda root: write_conll(root, "\n\n"), r"eng\.train: must have sentences"),
+    "empty": ("conll2003", lambda root: write_conll(root, ""), r"eng\.train: .*it is empty"),
+    "code": (
+        "cifar10",
+        lambda root: (write_cifar10(root), (root / "cifar-10-batches-py/data_batch_3").write_bytes(pickle.dumps(eval))),
+        r"data_batch_3: names builtins\.eval, which is refused",
+    ),
+    "squares": (
+        "cifar10",
+        lambda root: (
+            write_cifar10(root),
+            (root / "cifar-10-batches-py/data_batch_1").write_bytes(pickle.dumps({"data": np.zeros((4, 50), "uint8"), "labels": [0] * 4})),
+        ),
+        r"data_batch_1: data: must have rows of three square images",
+    ),
+    "no classes": (
+        "tiny-imagenet",
+        lambda root: (root / "tiny-imagenet-200/train").mkdir(parents=True),
+        r"must have folders <class>/images/",
+    ),
+    "rows": (
+        "reference-text",
+        lambda root: (np.save(root / "text_xs.npy", np.ones((4, 2, 8), "f")), np.save(root / "text_ys.npy", np.zeros(3, "i8"))),
+        r"text_ys\.npy: must have the 4 rows of text_xs\.npy",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_told(root, case):
+    name, spoil, message = BROKEN[case]
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        find_proxy(name).load()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", None, "must be an existing file or folder with texts"),
+        ("t.csv", "text,label\n,b\n", "text: must have no missing entry, but got 1"),
+        ("t.csv", "label\nb\n", "must have a column of texts and one of labels"),
+        ("t.jsonl", '{"text": "a"}\n', r"line 1: must be a mapping with text and label \(KeyError: 'label'\)"),
+        ("t.jsonl", "x\n", "line 1: must be a mapping with text and label"),
+    ],
+)
+def test_texts_that_do_not_serve_are_told(tmp_path, name, text, message):
+    place = tmp_path / name
+    if text is not None:
+        place.write_text(text)
+    with pytest.raises(DataError, match=rf"^{re.escape(str(place))}: {message}"):
+        find_proxy(f"text:{place}").load()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.ones((4, 8), "f")}, "y: must be in the file"),
+        ({"x": np.ones(4, "f"), "y": np.arange(4)}, r"x: must be \(n, tokens, d\) float, but got \(4,\)"),
+        ({"x": np.ones((4, 8), "f"), "y": np.arange(5)}, r"y: must be \(n,\) labels, whole numbers with n = 4"),
+    ],
+)
+def test_features_that_do_not_serve_are_told(tmp_path, arrays, message):
+    np.savez(tmp_path / "f.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        find_proxy(f"npz:{tmp_path / 'f.npz'}")
