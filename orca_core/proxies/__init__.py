@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orca_core.errors import ConfigError, Fault, nearest
-from orca_core.plugins import third_party
+from orca_core.plugins import broken_entry, third_party
 from orca_core.proxies.builtin import BUILTIN_PROXIES
 from orca_core.proxies.own import images_proxy, npz_proxy, task_proxy, text_proxy
 from orca_core.proxies.published import PUBLISHED_PROXIES
@@ -57,6 +57,8 @@ def find_proxy(name: str) -> ProxySpec:
         if name.startswith(prefix):
             return make(name.removeprefix(prefix))
     known = PROXIES | third_party("orca_core.proxies")
+    if name not in known and (wrong := broken_entry("orca_core.proxies", name)):
+        raise ConfigError([Fault("proxy", wrong, Fault.ABSENT)])
     if name not in known:
         raise ConfigError([Fault("proxy", "must be the name of a proxy data set", name, nearest(name, [*known, *FAMILY_NAMES]))])
     return known[name]

@@ -115,4 +115,6 @@ class ProxySpec:
         """
         self.check_files()
         data: ProxyData = resolve(self.loader)(self)
+        if not isinstance(data, ProxyData) or len(data.inputs) != len(data.labels) or data.labels.dtype != "int64":
+            raise DataError(f"{self.name}: {self.loader}: must give ProxyData with an int64 label for each input.")
         return data

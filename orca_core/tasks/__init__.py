@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orca_core.errors import ConfigError, Fault, nearest
-from orca_core.plugins import third_party
+from orca_core.plugins import broken_entry, third_party
 from orca_core.tasks.arrays import npz_task
 from orca_core.tasks.builtin import BUILTIN_TASKS
 from orca_core.tasks.drug import DRUG_TASKS
@@ -50,6 +50,8 @@ def find_task(name: str) -> TaskSpec:
         if name.startswith(prefix):
             return make(name.removeprefix(prefix))
     known = TASKS | third_party("orca_core.tasks")
+    if name not in known and (wrong := broken_entry("orca_core.tasks", name)):
+        raise ConfigError([Fault("task", wrong, Fault.ABSENT)])
     if name not in known:
         raise ConfigError([Fault("task", "must be the name of a task", name, nearest(name, [*known, *FAMILY_NAMES]))])
     return known[name]

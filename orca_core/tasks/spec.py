@@ -168,7 +168,32 @@ class TaskSpec:
         """
         self.check_files()
         data: TaskData = resolve(self.loader)(self, split_seed, *([reference] if self.reference else []))
+        refuse(f"{self.name}: {self.loader}: {broken}" for broken in broken_promises(self, data))
         return data
+
+
+def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
+    """What of `TaskData` and `Split` a loader's data do not keep, as far as shapes, dtypes and class ids tell; a line each."""
+    if not isinstance(data, TaskData):
+        return [f"must give TaskData, but gives {type(data).__name__}."]
+    lines = []
+    if (data.num_classes is not None) != (spec.kind == "classification"):
+        lines.append(f"num_classes must be {'a number' if spec.kind == 'classification' else 'None'} for {spec.kind}.")
+    if len(data.input_shape) != spec.dims + 1:
+        lines.append(f"inputs must have channels and {spec.dims} dimensions, but have the shape {data.input_shape}.")
+    axes = {"classification": 1, "dense": spec.dims + 2}.get(spec.kind, 2)
+    kind = "int64" if spec.kind == "classification" else "float32"
+    for name in ("train", "valid", "test"):
+        part = getattr(data, name)
+        if len(part.x) != len(part.y) or not len(part.x):
+            lines.append(f"{name} must have as many y as x, one at least, but has {len(part.y)} and {len(part.x)}.")
+        elif part.x.shape[1:] != data.train.x.shape[1:] or (part.x.dtype != "float32" and data.prepare is None):
+            lines.append(f"{name}.x must be float32 of rows {data.train.x.shape[1:]}, but is {part.x.dtype} of rows {part.x.shape[1:]}.")
+        elif part.y.dtype != kind or part.y.ndim != axes or part.y.shape[1:] != data.train.y.shape[1:]:
+            lines.append(f"{name}.y must be {kind} with {axes} axes for {spec.kind}, but is {part.y.dtype} of the shape {part.y.shape}.")
+        elif axes == 1 and data.num_classes is not None and not 0 <= part.y.min() <= part.y.max() < data.num_classes:
+            lines.append(f"{name}.y must be class ids below {data.num_classes}, but has {part.y.min()} to {part.y.max()}.")
+    return lines
 
 
 def check_train_samples(data: TaskData, train_samples: int, task: str) -> None:
