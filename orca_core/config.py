@@ -38,9 +38,20 @@ class _Part(BaseModel):
 class BodyConfig(_Part):
     """The transformer that is adapted."""
 
-    name: str = Field(description="Body: `mini-roberta`, `mini-swin`, or `hf:NAME_OR_FOLDER` for a Hugging Face encoder.")
+    name: str = Field(
+        description="Body: `mini-roberta`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, `timm:NAME_OR_FOLDER` for timm's."
+    )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="Start from the pretrained weights, or from random ones at the same configuration."
+    )
+    flip: bool = Field(
+        False,
+        description="Read the sequence and the reversed sequence, and take the mean of the two results (arXiv 2510.05278). Decoders only.",
+    )
+    double: bool = Field(
+        False,
+        description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit. "
+        "Decoders only.",
     )
 
 

@@ -29,6 +29,8 @@ def unread_knobs(config: TrialConfig) -> frozenset[str]:
         unread.add("embedder.init")  # there is nothing pretrained to copy
     if config.body.weights == "random" or not body.pretrained_here:
         unread |= {path for path in KNOBS if path.startswith("pretrain.")}
+    if not body.is_decoder:
+        unread |= {"body.flip", "body.double"}  # they are for bodies that read one way only
     if body.modality == "images":
         unread.add("embedder.target_seq_len")  # image bodies fix their number of tokens
     unread.add("finetune.betas" if config.finetune.optimizer == "sgd" else "finetune.momentum")

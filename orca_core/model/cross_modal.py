@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 from torch import Tensor, nn
 
+from orca_core.bodies.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody
 from orca_core.config import TrialConfig
 from orca_core.finetuning.freezing import Group
@@ -27,6 +29,8 @@ class CrossModalModel(nn.Module):
     def __init__(self, config: TrialConfig, loaded: LoadedBody, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
         super().__init__()
         geometry = loaded.body.geometry
+        if config.body.double and loaded.spec.is_decoder:
+            geometry = replace(geometry, max_tokens=geometry.max_tokens // 2)
         with seeded(config.seed, "embedder-init"):
             self.embedder = make_embedder(
                 input_shape,
@@ -36,6 +40,8 @@ class CrossModalModel(nn.Module):
                 pretrained=config.embedder.init == "pretrained" and config.body.weights == "pretrained",
             )
         self.body = copy.deepcopy(loaded.body)
+        if isinstance(self.body, DecoderBody):
+            self.body.flipped, self.body.doubled = config.body.flip, config.body.double
         with seeded(config.seed, "predictor-init"):
             self.predictor = make_predictor(output_shape, geometry, self.embedder)
 
