@@ -184,7 +184,7 @@ class TrialConfig(_Part):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The freezing schedule as phases that partition `finetune.epochs`."""
-        return parse_freezing(self.freezing, self.finetune.epochs)
+        return parse_freezing(self.freezing, self.finetune.epochs, self.body_spec.num_layers)
 
 
 # ---------------------------------------------------------------------------------------------------------------- dotted paths
@@ -293,7 +293,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         values["proxy"] = DEFAULT_PROXY[body.modality]
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += _schedule_faults(values, faults)
+    faults += _schedule_faults(values, body, faults)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -329,13 +329,14 @@ def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault
         return None, faults_of(error)
 
 
-def _schedule_faults(values: Mapping[str, Any], known: list[Fault]) -> list[Fault]:
+def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:
     """Faults of the freezing schedule as a whole; none while its parts, or the epochs it is to fill, have faults of their own."""
     if any(fault.path.startswith(("freezing", "finetune.epochs")) for fault in known):
         return []
     freezing, epochs = (values.get(path, KNOBS[path].default) for path in ("freezing", "finetune.epochs"))
+    layers = body.num_layers if body else 10**6  # any number of layers will do while it is not known which body is meant
     try:
-        parse_freezing(freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing], epochs)
+        parse_freezing(freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing], epochs, layers)
     except ConfigError as error:
         return list(error.faults)
     return []

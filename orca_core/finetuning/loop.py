@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from orca_core.config import TrialConfig
+from orca_core.finetuning.fisher import fisher_scores
 from orca_core.finetuning.freezing import Phase
 from orca_core.finetuning.optimizers import load_optimizer_state, make_optimizer, optimizer_state, warmup_decay
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.seeding import generator, seeded
 from orca_core.tasks import Split, TaskData
+
+SCORES_KEY = "surgical.scores"
+"""Name, in a state, of the scores that `surgical` has chosen layers by."""
 
 
 class Finetuning:
@@ -38,6 +42,7 @@ class Finetuning:
         self.phase: Phase = config.phases[0]
         self.schedule_start = 0
         self.trained: set[str] = set()
+        self.scores: Tensor | None = None
         self.optimizer = self._new_optimizer()
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -49,14 +54,32 @@ class Finetuning:
         self.schedule_start = sum(phase.epochs or 0 for phase in phases[:started_by])
         if self.phase.restart:
             self.optimizer = self._new_optimizer()
-        self.model.train_only(self.phase.train)
-        self.trained |= {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         self.inputs = None
+        if not self.phase.is_surgical:
+            self._freeze()  # a surgical phase waits until the weights are those it starts from
+
+    def _freeze(self) -> None:
+        """Let what the phase names train. The layers of `surgical` are chosen once, by the weights as they are now."""
+        if self.phase.is_surgical and self.scores is None:
+            self.scores = self._fisher_scores()
+        self.model.train_only(self.phase.train, self.scores)
+        self.trained |= {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def _fisher_scores(self) -> Tensor:
+        """Scores of the body's layers over one pass of the training set in its own order, without dropout."""
+        x, y = self.train
+        self.model.eval()
+        self.model.requires_grad_(True)
+        batches = torch.arange(len(y), device=self.device).split(self.config.finetune.batch_size)
+        losses = (lambda batch=batch: self.loss(self._outputs(x[batch]), y[batch]) for batch in batches)
+        return fisher_scores(self.model.body.blocks, losses)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set, then evaluation on validation and test set."""
         settings = self.config.finetune
         if self.inputs is None:
+            if self.phase.is_surgical:
+                self._freeze()
             self.inputs = self._inputs()
         train_x, train_y = self.inputs[0], self.train[1]
         order = torch.randperm(len(train_y), generator=generator(self.config.seed, "data-order", epoch)).to(self.device)
@@ -92,13 +115,16 @@ class Finetuning:
     def state(self) -> dict[str, Tensor]:
         """Every parameter that has trained so far, and the optimiser's state."""
         weights = {name: parameter for name, parameter in self.model.named_parameters() if name in self.trained}
-        return {f"model.{name}": parameter.detach() for name, parameter in weights.items()} | optimizer_state(self.optimizer, self.model)
+        chosen = {} if self.scores is None else {SCORES_KEY: self.scores}
+        tensors = {f"model.{name}": parameter.detach() for name, parameter in weights.items()}
+        return tensors | chosen | optimizer_state(self.optimizer, self.model)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state; what has never trained keeps the weights the model was made with."""
         weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(weights, strict=False)
         self.trained |= set(weights)
+        self.scores = tensors.get(SCORES_KEY, self.scores)
         load_optimizer_state(self.optimizer, self.model, tensors)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:

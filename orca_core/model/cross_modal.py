@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from orca_core.bodies.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody
 from orca_core.config import TrialConfig
-from orca_core.finetuning.freezing import Group
 from orca_core.model.embedder import make_embedder
+from orca_core.model.groups import body_group
 from orca_core.model.predictor import make_predictor
 from orca_core.seeding import seeded
 
@@ -54,23 +54,22 @@ class CrossModalModel(nn.Module):
         outputs: Tensor = self.predictor(self.features(x))
         return outputs
 
-    def group(self, name: Group) -> list[nn.Parameter]:
-        """The parameters of a group that a freezing phase can name; `layernorm` by module type, not by name."""
-        if name == "layernorm":
-            norms = [part for part in self.body.modules() if isinstance(part, nn.LayerNorm)]
-            return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
-        return list(self.get_submodule(name).parameters())
+    def group(self, name: str, scores: Tensor | None = None) -> list[nn.Parameter]:
+        """The parameters of a group that a freezing phase can name; `scores` are for `surgical`, see `body_group`."""
+        if name in ("embedder", "predictor"):
+            return list(self.get_submodule(name).parameters())
+        return body_group(self.body, name, scores)
 
-    def train_only(self, groups: tuple[Group, ...]) -> None:
+    def train_only(self, groups: tuple[str, ...], scores: Tensor | None = None) -> None:
         """Let the named groups train and freeze the rest. A part in which nothing trains stays in eval mode, see `train_mode`."""
         self.requires_grad_(False)
         for name in groups:
-            for parameter in self.group(name):
+            for parameter in self.group(name, scores):
                 parameter.requires_grad_(True)
 
     def train_mode(self) -> None:
-        """Train mode (dropout) for the parts in which something trains, eval mode for frozen ones."""
-        for part in (self.embedder, self.body, self.predictor):
+        """Train mode (dropout) for the parts and layers in which something trains, eval mode for frozen ones."""
+        for part in (self.embedder, self.body, self.predictor, *self.body.blocks):
             part.train(any(parameter.requires_grad for parameter in part.parameters()))
 
     def num_trained(self) -> int:
