@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from orca_core.bodies import BodySpec, find_body
 from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.finetuning.adapters import NONE, schedule_faults, spell_adapter
 from orca_core.finetuning.freezing import Phase, parse_freezing
 from orca_core.proxies import DEFAULT_PROXY, find_proxy
 from orca_core.tasks import TaskSpec, find_task
@@ -156,6 +157,11 @@ class TrialConfig(_Part):
     freezing: str | tuple[Phase, ...] = Field(
         "full", description="What trains, and when: a name (`full`, `frozen-body`, `frozen-body:5`, ...) or a list of phases."
     )
+    adapter: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = Field(
+        "none",
+        description="Few new weights inside the frozen body: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `ln_tuning`, `oft`), or "
+        "a mapping of `name` and options of peft, `{name: lora, r: 4}`.",
+    )
     finetune: FinetuneConfig = FinetuneConfig()
     selection: Literal["valid", "test"] = Field(
         "valid", description="Split on which the best epoch is chosen; `test` is what the reference does. Last and best are both kept."
@@ -163,6 +169,11 @@ class TrialConfig(_Part):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the forward pass of fine-tuning (autocast).")
     threads: Count = Field(1, description="CPU threads of the trial. Part of its identity: it changes the bits.")
     seed: Seed = Field(0, description="Seed of everything the trial draws. All arms of a seed share their draws, which pairs them.")
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        return spell_adapter(value)
 
     @field_validator("freezing", mode="before")
     @classmethod
@@ -336,7 +347,10 @@ def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: li
     freezing, epochs = (values.get(path, KNOBS[path].default) for path in ("freezing", "finetune.epochs"))
     layers = body.num_layers if body else 10**6  # any number of layers will do while it is not known which body is meant
     try:
-        parse_freezing(freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing], epochs, layers)
+        listed = freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing]
+        phases = parse_freezing(listed, epochs, layers)
+        if not any(fault.path.startswith("adapter") for fault in known):
+            return schedule_faults(spell_adapter(values.get("adapter", NONE)), phases)
     except ConfigError as error:
         return list(error.faults)
     return []

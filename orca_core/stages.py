@@ -101,7 +101,7 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
     phases, done = config.phases, 0
     for number, phase in enumerate(phases):
         so_far = phases_as_data([*phases[:number], phase.model_copy(update={"epochs": None})])
-        reads = below("finetune.", "precision", "body.flip")
+        reads = below("finetune.", "precision", "body.flip", "adapter")
         stages.append(Stage("finetune", key("finetune", reads, start=embedder, phases=so_far), done, done + (phase.epochs or 0), number))
         done += phase.epochs or 0
     return tuple(stages)

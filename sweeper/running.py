@@ -17,6 +17,7 @@ from typing import Any
 
 from orca_core.config import TrialConfig, resolve_config
 from orca_core.errors import ConfigError, DataError, Fault, StoreError
+from orca_core.finetuning.adapters import check_adapter
 from orca_core.identity import trial_id
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
@@ -234,12 +235,19 @@ def absolute_uri(uri: str) -> str:
 
 
 def check_data(configs: Iterable[TrialConfig], file: str = "") -> None:
-    """Read what users gave as data, and compare `train_samples` with the data, before anything starts.
+    """Read what users gave as data, compare `train_samples` with the data, and adapters with their bodies, before anything starts.
 
     Raises:
-        ConfigError: With a fault for every task that cannot be run so.
+        ConfigError: With a fault for every task or adapter that cannot be run so.
     """
     faults: dict[str, Fault] = {}
+    configs = list(configs)
+    for config in {(config.adapter, config.body.name): config for config in configs}.values():
+        try:
+            check_adapter(config)
+        except (ConfigError, DataError) as error:
+            found = error.faults if isinstance(error, ConfigError) else [Fault("body.name", str(error).rstrip("."), Fault.ABSENT)]
+            faults |= {fault.text(): fault for fault in found}
     asked = {(config.task, config.split_seed, config.train_samples): config.task_spec for config in configs}
     for (task, split_seed, train_samples), spec in asked.items():
         if ":" not in task and train_samples is None:

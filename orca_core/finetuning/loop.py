@@ -97,11 +97,14 @@ class Finetuning:
                 for batch in group:
                     loss = self.loss(self._outputs(train_x[batch]), train_y[batch])
                     if parameters:
-                        (loss * (len(batch) / size)).backward()
+                        penalty = self.model.adapter.penalty() if self.model.adapter else 0.0
+                        ((loss + penalty) * (len(batch) / size)).backward()
                     total += loss.detach().double() * len(batch)
                 if parameters and settings.clip is not None:
                     nn.utils.clip_grad_norm_(parameters, settings.clip)
                 self.optimizer.step()
+                if self.model.adapter:
+                    self.model.adapter.after_step((epoch - 1) * len(groups) + number + 1)
         valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1])
         _, test_error = self._evaluate(self.inputs[2], self.test[1])
         return {
@@ -117,6 +120,8 @@ class Finetuning:
         weights = {name: parameter for name, parameter in self.model.named_parameters() if name in self.trained}
         chosen = {} if self.scores is None else {SCORES_KEY: self.scores}
         tensors = {f"model.{name}": parameter.detach() for name, parameter in weights.items()}
+        if self.model.adapter:
+            chosen |= self.model.adapter.state()
         return tensors | chosen | optimizer_state(self.optimizer, self.model)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -125,6 +130,8 @@ class Finetuning:
         self.model.load_state_dict(weights, strict=False)
         self.trained |= set(weights)
         self.scores = tensors.get(SCORES_KEY, self.scores)
+        if self.model.adapter:
+            self.model.adapter.load_state(tensors)
         load_optimizer_state(self.optimizer, self.model, tensors)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:

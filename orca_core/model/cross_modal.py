@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from orca_core.bodies.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody
 from orca_core.config import TrialConfig
+from orca_core.finetuning.adapters import NONE, Adapter
 from orca_core.model.embedder import make_embedder
 from orca_core.model.groups import body_group
 from orca_core.model.predictor import make_predictor
@@ -42,6 +43,10 @@ class CrossModalModel(nn.Module):
         self.body = copy.deepcopy(loaded.body)
         if isinstance(self.body, DecoderBody):
             self.body.flipped, self.body.doubled = config.body.flip, config.body.double
+        self.adapter: Adapter | None = None
+        if config.adapter != NONE:
+            with seeded(config.seed, "adapter-init"):
+                self.adapter = Adapter(config.adapter, self.body)
         with seeded(config.seed, "predictor-init"):
             self.predictor = make_predictor(output_shape, geometry, self.embedder)
 
@@ -58,6 +63,8 @@ class CrossModalModel(nn.Module):
         """The parameters of a group that a freezing phase can name; `scores` are for `surgical`, see `body_group`."""
         if name in ("embedder", "predictor"):
             return list(self.get_submodule(name).parameters())
+        if self.adapter is not None:
+            return self.adapter.parameters  # what `body` stands for; config takes no other group beside an adapter
         return body_group(self.body, name, scores)
 
     def train_only(self, groups: tuple[str, ...], scores: Tensor | None = None) -> None:
