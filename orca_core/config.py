@@ -127,6 +127,20 @@ class FinetuneConfig(_Part):
         None, description="Epoch at which the linear decay after warm-up reaches 0 (it stays there); null = no decay."
     )
     dropout: Below1 = Field(0.0, description="Dropout inside the body.")
+    label_smoothing: Below1 = Field(0.0, description="Share of the uniform distribution in the targets of training; classes only.")
+    layer_decay: Share = Field(
+        1.0,
+        description="Factor on the learning rate for each layer down, in (0, 1]: the top block has it once, the embedder once "
+        "more than the bottom block.",
+    )
+    reinit_top: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="Top layers of the body that start from random weights, drawn by the seed. Read only with pretrained weights."
+    )
+    mixout: Below1 = Field(
+        0.0,
+        description="Probability that, in training, a weight of the body's linear layers is the one it started from (mixout). "
+        "Not read with an adapter.",
+    )
 
     @field_validator("betas", mode="before")
     @classmethod
@@ -304,7 +318,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         values["proxy"] = DEFAULT_PROXY[body.modality]
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += _schedule_faults(values, body, faults)
+    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -338,6 +352,14 @@ def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault
         return TrialConfig.model_validate(nest(values)), []
     except ValidationError as error:
         return None, faults_of(error)
+
+
+def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:
+    """Faults of knobs that count the body's layers."""
+    if config is None or body is None or body.num_layers is None or config.finetune.reinit_top <= body.num_layers:
+        return []
+    rule = f"must be at most the {body.num_layers} layers of {body.name}"
+    return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
 
 
 def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:

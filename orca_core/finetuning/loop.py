@@ -11,6 +11,7 @@ from orca_core.config import TrialConfig
 from orca_core.finetuning.fisher import fisher_scores
 from orca_core.finetuning.freezing import Phase
 from orca_core.finetuning.optimizers import load_optimizer_state, make_optimizer, optimizer_state, warmup_decay
+from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.seeding import generator, seeded
@@ -43,6 +44,7 @@ class Finetuning:
         self.schedule_start = 0
         self.trained: set[str] = set()
         self.scores: Tensor | None = None
+        self.mixout = Mixout(self.model, config.finetune.mixout) if config.finetune.mixout and not model.adapter else None
         self.optimizer = self._new_optimizer()
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -91,11 +93,15 @@ class Finetuning:
             for number, group in enumerate(groups):
                 position = epoch - 1 - self.schedule_start + (number + 1) / len(groups)
                 lr = settings.lr * self.phase.lr_scale * warmup_decay(position, settings.warmup_epochs, settings.decay_epochs)
-                self.optimizer.param_groups[0]["lr"] = lr
+                for parameter_group in self.optimizer.param_groups:
+                    parameter_group["lr"] = lr * parameter_group.get("scale", 1.0)
                 self.optimizer.zero_grad()
                 size = sum(len(batch) for batch in group)
                 for batch in group:
-                    loss = self.loss(self._outputs(train_x[batch]), train_y[batch])
+                    outputs = self._outputs(train_x[batch])
+                    loss = self.loss(outputs, train_y[batch])
+                    if settings.label_smoothing and self.config.task_spec.kind == "classification":
+                        loss = smoothed(loss, outputs, settings.label_smoothing)
                     if parameters:
                         penalty = self.model.adapter.penalty() if self.model.adapter else 0.0
                         ((loss + penalty) * (len(batch) / size)).backward()
@@ -138,7 +144,7 @@ class Finetuning:
         settings = self.config.finetune
         return make_optimizer(
             settings.optimizer,
-            self.model.parameters(),
+            self.model.parameters() if settings.layer_decay == 1 else layer_rates(self.model, settings.layer_decay),
             lr=settings.lr,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
@@ -163,7 +169,12 @@ class Finetuning:
 
     def _outputs(self, x: Tensor) -> Tensor:
         with self._autocast():
-            outputs: Tensor = self.model.predictor(x) if self._features_are_fixed else self.model(x)
+            if self._features_are_fixed:
+                outputs: Tensor = self.model.predictor(x)
+            elif self.mixout is not None and self.model.body.training:
+                outputs = torch.func.functional_call(self.model, dict(self.mixout.weights(self.model)), (x,))
+            else:
+                outputs = self.model(x)
         return outputs.float()
 
     def _autocast(self) -> torch.autocast:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from orca_core.bodies.decoders import DecoderBody
-from orca_core.bodies.loading import LoadedBody
+from orca_core.bodies.loading import LoadedBody, random_body
+from orca_core.bodies.trunk import Body
 from orca_core.config import TrialConfig
+from orca_core.errors import ConfigError, Fault
 from orca_core.finetuning.adapters import NONE, Adapter
 from orca_core.model.embedder import make_embedder
 from orca_core.model.groups import body_group
@@ -41,6 +43,8 @@ class CrossModalModel(nn.Module):
                 pretrained=config.embedder.init == "pretrained" and config.body.weights == "pretrained",
             )
         self.body = copy.deepcopy(loaded.body)
+        if config.finetune.reinit_top and config.body.weights == "pretrained":
+            _reinitialise_top(self.body, random_body(loaded.spec, seed=config.seed).body, config.finetune.reinit_top)
         if isinstance(self.body, DecoderBody):
             self.body.flipped, self.body.doubled = config.body.flip, config.body.double
         self.adapter: Adapter | None = None
@@ -82,3 +86,11 @@ class CrossModalModel(nn.Module):
     def num_trained(self) -> int:
         """Number of scalars that train now."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def _reinitialise_top(body: Body, drawn: Body, count: int) -> None:
+    """Give the top layers the weights of another body of the same shape (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning")."""
+    if count > len(body.blocks):
+        raise ConfigError([Fault("finetune.reinit_top", f"must be at most the {len(body.blocks)} layers of the body", count)])
+    for block, other in zip(body.blocks[-count:], drawn.blocks[-count:], strict=True):
+        block.load_state_dict(other.state_dict())
