@@ -40,23 +40,41 @@ _TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "timm-swin": ("swin_tiny_patch4_window7_224", {"img_size": IMAGE, "patch_size": PATCH, **_SWIN}),
 }
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # what other checkpoints of a family have: its name, changes of the configuration
+    "beit-mean-pooled": ("beit", {"use_mean_pooling": True}),
+    "beit-shared-bias": ("beit", {"use_relative_position_bias": False, "use_shared_relative_position_bias": True}),
+    "beit-absolute": ("beit", {"use_relative_position_bias": False, "use_absolute_position_embeddings": True}),
+    "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False}),
+    "gpt2-unscaled": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "timm-vit-registers": ("timm-vit", {"reg_tokens": 2, "no_embed_class": True}),
+    "timm-vit-pre-norm": ("timm-vit", {"pre_norm": True, "global_pool": "avg"}),
+    "timm-vit-no-class": ("timm-vit", {"class_token": False, "global_pool": "avg"}),
+    "timm-swin-padded": ("timm-swin", {"window_size": 3}),
+}
 FAMILIES = (*_HF_CONFIGS, *_TIMM)
 TEXT = tuple(_HF_CONFIGS)[:8]
 
 
 def write_checkpoint(family: str, folder: Path) -> tuple[Any, str]:
-    """Write a checkpoint whose every parameter is drawn; gives its model, in eval mode, and the body's name."""
+    """Write a checkpoint, of a family or a variant, whose every parameter is drawn; gives its model, in eval mode, and the body's name."""
     torch.manual_seed(7)
+    family, changes = VARIANTS.get(family, (family, {}))
     if family in _TIMM:
         architecture, arguments = _TIMM[family]
+        arguments = arguments | changes
         model = timm.create_model(architecture, num_classes=3, **arguments).eval()
     else:
-        model = transformers.AutoModel.from_config(_HF_CONFIGS[family]()).eval()
+        model = transformers.AutoModel.from_config(_changed(_HF_CONFIGS[family](), changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
     if family in _TIMM:
-        save_for_hf(model, str(folder), model_args=_TIMM[family][1], safe_serialization=True)
+        save_for_hf(model, str(folder), model_args=arguments, safe_serialization=True)
         return model, f"timm:{folder}"
     model.save_pretrained(folder)
     return model, f"hf:{folder}"
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> Any:
+    config.update(changes)
+    return config

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from body_families import FAMILIES, IMAGE, LAYERS, PATCH, POSITIONS, TEXT, VOCABULARY, WIDTH, write_checkpoint
+from body_families import FAMILIES, IMAGE, LAYERS, PATCH, POSITIONS, TEXT, VARIANTS, VOCABULARY, WIDTH, write_checkpoint
 from torch import nn
 
 from orca_core.alignment.loop import Alignment
@@ -69,6 +69,15 @@ def test_embedding_and_body_joined_again_are_the_familys_own_model(family, check
         if loaded.embedding.positions is not None and family in TEXT:
             assert tokens.shape == (2, 6, WIDTH)
         assert torch.equal(loaded.body(tokens), own_forward(family, model, inputs))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_a_family_are_their_own_models_too(variant, tmp_path):
+    model, name = write_checkpoint(variant, tmp_path)
+    spec, family = find_body(name), VARIANTS[variant][0]
+    loaded, inputs = checkpoint_body(spec, spec.digest()), inputs_of(family)
+    with torch.no_grad():
+        assert torch.equal(loaded.body(loaded.embedding.embed(inputs)), own_forward(family, model, inputs))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
