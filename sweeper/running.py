@@ -138,6 +138,7 @@ def _add_missing(
         if address is None and space.resources.cpu > (os.cpu_count() or 1):
             rule = f"must be at most the {os.cpu_count()} CPUs of this machine"
             raise ConfigError([Fault("resources.cpu", rule, space.resources.cpu, "Or give --address of a larger cluster.")], space.file)
+        check_adapters((trial.config for trial in comparison.todo), space.file)
         check_store(store)
     results.save_plan(space.name, plan.hash, plan_as_data(plan))
     recorder = Recorder(results, space.name, space.metric, comparison.known.values())
@@ -235,19 +236,12 @@ def absolute_uri(uri: str) -> str:
 
 
 def check_data(configs: Iterable[TrialConfig], file: str = "") -> None:
-    """Read what users gave as data, compare `train_samples` with the data, and adapters with their bodies, before anything starts.
+    """Read what users gave as data, and compare `train_samples` with the data, before anything starts.
 
     Raises:
-        ConfigError: With a fault for every task or adapter that cannot be run so.
+        ConfigError: With a fault for every task that cannot be run so.
     """
     faults: dict[str, Fault] = {}
-    configs = list(configs)
-    for config in {(config.adapter, config.body.name): config for config in configs}.values():
-        try:
-            check_adapter(config)
-        except (ConfigError, DataError) as error:
-            found = error.faults if isinstance(error, ConfigError) else [Fault("body.name", str(error).rstrip("."), Fault.ABSENT)]
-            faults |= {fault.text(): fault for fault in found}
     asked = {(config.task, config.split_seed, config.train_samples): config.task_spec for config in configs}
     for (task, split_seed, train_samples), spec in asked.items():
         if ":" not in task and train_samples is None:
@@ -258,6 +252,22 @@ def check_data(configs: Iterable[TrialConfig], file: str = "") -> None:
                 check_train_samples(data, train_samples, task)
         except DataError as error:
             faults[str(error)] = Fault("task", str(error).rstrip("."), Fault.ABSENT)
+        except ConfigError as error:
+            faults |= {fault.text(): fault for fault in error.faults}
+    if faults:
+        raise ConfigError(faults.values(), file)
+
+
+def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:
+    """Try every adapter on its body, before anything starts. Loads torch and peft if there is one, so `plan` leaves it to `run`.
+
+    Raises:
+        ConfigError: With a fault for every option that cannot be.
+    """
+    faults: dict[str, Fault] = {}
+    for config in {(config.adapter, config.body.name): config for config in configs}.values():
+        try:
+            check_adapter(config)
         except ConfigError as error:
             faults |= {fault.text(): fault for fault in error.faults}
     if faults:
@@ -360,6 +370,7 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
         raise ConfigError(faults)
     config = resolve_config(settings)
     check_data([config])
+    check_adapters([config])
     store = absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts")
     check_store(store)
     stages = stages_of(config, device)

@@ -21,7 +21,9 @@ from orca_core.pipeline import run_trial, trial_rows
 from orca_core.stages import stages_of
 from orca_core.store import Store
 from orca_core.tasks import find_task
-from sweeper.running import check_data
+from sweeper.results.store import ResultStore
+from sweeper.running import check_adapters, run_space
+from sweeper.space import load_space
 
 ADALORA = {"name": "adalora", "init_r": 6, "target_r": 2, "total_step": 8, "tinit": 1, "tfinal": 2}
 TESTED: dict[str, Any] = {
@@ -278,5 +280,13 @@ def test_options_that_peft_refuses_are_faults_before_a_sweep_starts(quick, adapt
         check_adapter(config)
     assert str(caught.value).startswith(text)
     with pytest.raises(ConfigError) as caught:
-        check_data([config], "space.yaml")
+        check_adapters([config], "space.yaml")
     assert str(caught.value).startswith(f"space.yaml: {text}")
+
+
+def test_a_sweep_with_an_option_that_peft_refuses_does_not_start(tmp_path: Path):
+    file = tmp_path / "space.yaml"
+    file.write_text("name: refused\nbase: {task: digits, adapter: {name: lora, rank: 4}}\n")
+    with pytest.raises(ConfigError, match=r"space\.yaml: adapter\.rank: must be an option of peft's LoraConfig, but got 4"):
+        run_space(load_space(str(file)), str(tmp_path / "results"), quiet=True)
+    assert ResultStore(str(tmp_path / "results")).sweeps() == []
