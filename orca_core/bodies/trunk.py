@@ -58,7 +58,7 @@ class Body(nn.Module):
 
     @property
     def attention(self) -> list[nn.Module]:
-        """The attention module of every block: projections to queries, keys and values, output projection, position biases."""
+        """The attention modules of all blocks: projections to queries, keys and values, output projection, position biases."""
         raise NotImplementedError
 
 
@@ -115,7 +115,8 @@ class VitBody(Body):
 
     @property
     def attention(self) -> list[nn.Module]:
-        return [layer.attention for layer in self.layers]
+        biases = [self.shared_bias, *(getattr(layer, "relative_position_bias", None) for layer in self.layers)]  # BEiT's
+        return [*(layer.attention for layer in self.layers), *(bias for bias in biases if bias is not None)]
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = torch.cat([self.prefix.expand(len(tokens), -1, -1), tokens], dim=1)

@@ -19,11 +19,11 @@ PATCHES = (IMAGE // PATCH) ** 2
 class Block:
     """A transformer block: width d, feed-forward width h, `tables` position biases in the attention."""
 
-    def __init__(self, d: int = WIDTH, h: int = HIDDEN, tables: int = 0) -> None:
-        self.attention = 4 * (d * d + d) + tables
+    def __init__(self, d: int = WIDTH, h: int = HIDDEN, tables: int = 0, without: int = 0, scales: int = 0) -> None:
+        self.attention = 4 * (d * d + d) + tables - without  # biases it does not have
         self.norms = 2 * 2 * d
-        self.bias = 4 * d + (h + d) + 2 * d  # attention, feed-forward, norms
-        self.all = self.attention + self.norms + (d * h + h) + (h * d + d)
+        self.bias = 4 * d + (h + d) + 2 * d - without  # attention, feed-forward, norms
+        self.all = self.attention + self.norms + (d * h + h) + (h * d + d) + scales
 
 
 class Parts:
@@ -48,11 +48,22 @@ SWIN = Parts(
     other=4 * WIDTH * 2 * WIDTH,  # the merge
 )
 VIT = Parts([Block()] * 2, embedder=IMAGES + PATCHES * WIDTH, norms=2 * WIDTH, bias=WIDTH, other=WIDTH)  # other: the class token
+# BEiT: keys without bias, a factor for each channel after attention and feed-forward, and position biases of two heads: those
+# between patches, and three more with the class token.
+BEIT = Parts(
+    [Block(tables=((2 * IMAGE // PATCH - 1) ** 2 + 3) * 2, without=WIDTH, scales=2 * WIDTH)] * 2,
+    embedder=IMAGES,
+    norms=2 * WIDTH,
+    bias=WIDTH,
+    other=WIDTH,
+)
 BERT = Parts([Block()] * 2, embedder=SERIES + LENGTH * WIDTH)
 DECODER = {"embedder": SERIES, "norms": 2 * WIDTH, "bias": WIDTH}  # positions are the body's
 FAMILIES = {
     "bert": BERT,
     "roberta": BERT,
+    "xlm-roberta": BERT,
+    "camembert": BERT,
     "distilbert": BERT,
     "electra": BERT,
     "gpt2": Parts([Block()] * 2, **DECODER, positions=POSITIONS * WIDTH),
@@ -60,6 +71,7 @@ FAMILIES = {
     "vit": VIT,
     "timm-vit": VIT,
     "deit": Parts([Block()] * 2, embedder=IMAGES + PATCHES * WIDTH, norms=2 * WIDTH, bias=WIDTH, other=2 * WIDTH),
+    "beit": BEIT,
     "swin": SWIN,
     "timm-swin": SWIN,
 }
