@@ -10,12 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from orca_core.config import TrialConfig
+from orca_core.finetuning.fisher import fisher_scores
 from orca_core.finetuning.freezing import Phase
 from orca_core.finetuning.optimizers import load_optimizer_state, make_optimizer, optimizer_state, warmup_decay
+from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.seeding import generator, seeded
 from orca_core.tasks import Split, TaskData
+
+SCORES_KEY = "surgical.scores"
+"""Name, in a state, of the scores that `surgical` has chosen layers by."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Finetuning:
         self.epoch = 0
         self.keep_best = keep_best
         self.best: Weights | None = None
+        self.scores: Tensor | None = None
+        self.mixout = Mixout(self.model, config.finetune.mixout) if config.finetune.mixout and not model.adapter else None
         self.optimizer = self._new_optimizer()
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -84,14 +91,32 @@ class Finetuning:
         self.schedule_start = sum(phase.epochs or 0 for phase in phases[:started_by])
         if self.phase.restart:
             self.optimizer = self._new_optimizer()
-        self.model.train_only(self.phase.train)
-        self.trained |= {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         self.inputs = None
+        if not self.phase.is_surgical:
+            self._freeze()  # a surgical phase waits until the weights are those it starts from
+
+    def _freeze(self) -> None:
+        """Let what the phase names train. The layers of `surgical` are chosen once, by the weights as they are now."""
+        if self.phase.is_surgical and self.scores is None:
+            self.scores = self._fisher_scores()
+        self.model.train_only(self.phase.train, self.scores)
+        self.trained |= {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def _fisher_scores(self) -> Tensor:
+        """Scores of the body's layers over one pass of the training set in its own order, without dropout."""
+        x, y = self.train
+        self.model.eval()
+        self.model.requires_grad_(True)
+        batches = torch.arange(len(y), device=self.device).split(self.config.finetune.batch_size)
+        losses = (lambda batch=batch: self.loss(self._decoded(self._outputs(x[batch])), self._decoded(y[batch])) for batch in batches)
+        return fisher_scores(self.model.body.blocks, losses)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set, then evaluation on validation and test set."""
         settings = self.config.finetune
         if self.inputs is None:
+            if self.phase.is_surgical:
+                self._freeze()
             self.inputs = self._inputs()
         train_x, train_y = self.inputs[0], self.train[1]
         order = torch.randperm(len(train_y), generator=generator(self.config.seed, "data-order", epoch)).to(self.device)
@@ -104,18 +129,25 @@ class Finetuning:
             for number, group in enumerate(groups):
                 position = epoch - 1 - self.schedule_start + (number + 1) / len(groups)
                 lr = settings.lr * self.phase.lr_scale * warmup_decay(position, settings.warmup_epochs, settings.decay_epochs)
-                self.optimizer.param_groups[0]["lr"] = lr
+                for parameter_group in self.optimizer.param_groups:
+                    parameter_group["lr"] = lr * parameter_group.get("scale", 1.0)
                 self.optimizer.zero_grad()
                 size = sum(len(batch) for batch in group)
                 for batch in group:
                     x = train_x[batch] if self.data.augment is None else self.data.augment(train_x[batch], draws)
-                    loss = self.loss(self._decoded(self._outputs(x)), self._decoded(train_y[batch]))
+                    outputs = self._decoded(self._outputs(x))
+                    loss = self.loss(outputs, self._decoded(train_y[batch]))
+                    if settings.label_smoothing and self.config.task_spec.kind == "classification":
+                        loss = smoothed(loss, outputs, settings.label_smoothing)
                     if parameters:
-                        (loss * (len(batch) / size)).backward()
+                        penalty = self.model.adapter.penalty() if self.model.adapter else 0.0
+                        ((loss + penalty) * (len(batch) / size)).backward()
                     total += loss.detach().double() * len(batch)
                 if parameters and settings.clip is not None:
                     nn.utils.clip_grad_norm_(parameters, settings.clip)
                 self.optimizer.step()
+                if self.model.adapter:
+                    self.model.adapter.after_step((epoch - 1) * len(groups) + number + 1)
         self.epoch = epoch
         valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1], self.data.valid.group)
         _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
@@ -135,10 +167,14 @@ class Finetuning:
         return {name: parameter.detach() for name, parameter in self.model.named_parameters() if name in self.trained}
 
     def state(self) -> dict[str, Tensor]:
-        """Every parameter that has trained so far, the optimiser's state, and the best weights until now where they are held."""
+        """Every parameter that has trained so far, the optimiser's state, and what else the next epochs depend on."""
         state = _under("model", self.weights()) | optimizer_state(self.optimizer, self.model)
         if self.best is not None:
             state |= self.best.as_tensors(self.config.selection)
+        if self.scores is not None:
+            state[SCORES_KEY] = self.scores
+        if self.model.adapter:
+            state |= self.model.adapter.state()
         return state
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -146,6 +182,9 @@ class Finetuning:
         weights = weights_of(tensors)
         self.model.load_state_dict(weights, strict=False)
         self.trained |= set(weights)
+        self.scores = tensors.get(SCORES_KEY, self.scores)
+        if self.model.adapter:
+            self.model.adapter.load_state(tensors)
         load_optimizer_state(self.optimizer, self.model, tensors)
         self.best = Weights.from_tensors(self.config.selection, tensors) if self.keep_best else None
 
@@ -153,7 +192,7 @@ class Finetuning:
         settings = self.config.finetune
         return make_optimizer(
             settings.optimizer,
-            self.model.parameters(),
+            self.model.parameters() if settings.layer_decay == 1 else layer_rates(self.model, settings.layer_decay),
             lr=settings.lr,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
@@ -178,7 +217,12 @@ class Finetuning:
 
     def _outputs(self, x: Tensor) -> Tensor:
         with self._autocast():
-            outputs: Tensor = self.model.predictor(x) if self._features_are_fixed else self.model(self.data.inputs(x))
+            if self._features_are_fixed:
+                outputs: Tensor = self.model.predictor(x)
+            elif self.mixout is not None and self.model.body.training:
+                outputs = torch.func.functional_call(self.model, dict(self.mixout.weights(self.model)), (self.data.inputs(x),))
+            else:
+                outputs = self.model(self.data.inputs(x))
         return outputs.float()
 
     def _autocast(self) -> torch.autocast:

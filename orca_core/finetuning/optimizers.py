@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float, betas: tuple[float, float]
+    name: str,
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    betas: tuple[float, float],
 ) -> torch.optim.Optimizer:
     """SGD, Adam (L2 penalty) or AdamW (decoupled weight decay), as the published configurations name them."""
     if name == "sgd":
