@@ -100,6 +100,7 @@ class Finetuning:
         if self.phase.is_surgical and self.scores is None:
             self.scores = self._fisher_scores()
         self.model.train_only(self.phase.train, self.scores)
+        self.optimizer.zero_grad()  # what has just been frozen must not move by its last gradient
         self.trained |= {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def _fisher_scores(self) -> Tensor:
@@ -131,7 +132,8 @@ class Finetuning:
                 lr = settings.lr * self.phase.lr_scale * warmup_decay(position, settings.warmup_epochs, settings.decay_epochs)
                 for parameter_group in self.optimizer.param_groups:
                     parameter_group["lr"] = lr * parameter_group.get("scale", 1.0)
-                self.optimizer.zero_grad()
+                for parameter in parameters:
+                    parameter.grad = None
                 size = sum(len(batch) for batch in group)
                 for batch in group:
                     x = train_x[batch] if self.data.augment is None else self.data.augment(train_x[batch], draws)
