@@ -41,7 +41,7 @@ def run(
 
 
 def without_times(rows: list[Row]) -> list[Row]:
-    how = ("seconds", "saved_s", "reused_epochs", "stored_bytes")
+    how = ("seconds", "saved_s", "reused_epochs", "stored_bytes", "memory_bytes")
     return [{name: value for name, value in row.items() if name not in how} for row in rows]
 
 
