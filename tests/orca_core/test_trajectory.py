@@ -181,6 +181,8 @@ def test_rows_without_a_state_are_no_place_to_go_on_from(tuning, store, quick):
 class Diverging:
     """A trajectory whose third loss is not a number."""
 
+    device = torch.device("cpu")
+
     def run_epoch(self, epoch: int) -> dict[str, float]:
         return {"loss": float("nan") if epoch == 3 else 1.0 / epoch}
 
