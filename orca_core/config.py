@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from orca_core.bodies import BodySpec, find_body
 from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.finetuning.adapters import NONE, schedule_faults, spell_adapter
 from orca_core.finetuning.freezing import Phase, parse_freezing
 from orca_core.proxies import DEFAULT_PROXY, ProxySpec, find_proxy
 from orca_core.proxies.widths import PUBLISHED_WIDTH, body_width
@@ -40,9 +41,20 @@ class _Part(BaseModel):
 class BodyConfig(_Part):
     """The transformer that is adapted."""
 
-    name: str = Field(description="Body: `mini-roberta`, `mini-swin`, or `hf:NAME_OR_FOLDER` for a Hugging Face encoder.")
+    name: str = Field(
+        description="Body: `mini-roberta`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, `timm:NAME_OR_FOLDER` for timm's."
+    )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="Start from the pretrained weights, or from random ones at the same configuration."
+    )
+    flip: bool = Field(
+        False,
+        description="Read the sequence and the reversed sequence, and take the mean of the two results (arXiv 2510.05278). Decoders only.",
+    )
+    double: bool = Field(
+        False,
+        description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit. "
+        "Decoders only.",
     )
 
 
@@ -117,6 +129,24 @@ class FinetuneConfig(_Part):
         None, description="Epoch at which the linear decay after warm-up reaches 0 (it stays there); null = no decay."
     )
     dropout: Below1 = Field(0.0, description="Dropout inside the body.")
+    checkpointing: bool = Field(
+        False, description="Compute the activations of the body's blocks again in the backward pass instead of keeping them: less memory."
+    )
+    compile: bool = Field(False, description="Let torch.compile make the forward pass; it takes a minute at the start of a trial.")
+    label_smoothing: Below1 = Field(0.0, description="Share of the uniform distribution in the targets of training; classes only.")
+    layer_decay: Share = Field(
+        1.0,
+        description="Factor on the learning rate for each layer down, in (0, 1]: the top block has it once, the embedder once "
+        "more than the bottom block.",
+    )
+    reinit_top: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="Top layers of the body that start from random weights, drawn by the seed. Read only with pretrained weights."
+    )
+    mixout: Below1 = Field(
+        0.0,
+        description="Probability that, in training, a weight of the body's linear layers is the one it started from (mixout). "
+        "Not read with an adapter.",
+    )
 
     @field_validator("betas", mode="before")
     @classmethod
@@ -127,6 +157,9 @@ class FinetuneConfig(_Part):
     def _decay_after_warmup(self) -> FinetuneConfig:
         if self.decay_epochs is not None and self.decay_epochs <= self.warmup_epochs:
             raise ValueError(f"must be greater than warmup_epochs ({self.warmup_epochs:g})|decay_epochs|{self.decay_epochs:g}")
+        if self.mixout and (self.checkpointing or self.compile):
+            rule = "must be 0 with checkpointing or compile: its weights are there in the forward pass only"
+            raise ValueError(f"{rule}|mixout|{self.mixout:g}")
         return self
 
 
@@ -155,13 +188,25 @@ class TrialConfig(_Part):
     freezing: str | tuple[Phase, ...] = Field(
         "full", description="What trains, and when: a name (`full`, `frozen-body`, `frozen-body:5`, ...) or a list of phases."
     )
+    adapter: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = Field(
+        "none",
+        description="Few new weights inside the frozen body: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `ln_tuning`, `oft`), or "
+        "a mapping of `name` and options of peft, `{name: lora, r: 4}`.",
+    )
     finetune: FinetuneConfig = FinetuneConfig()
     selection: Literal["valid", "test"] = Field(
         "valid", description="Split on which the best epoch is chosen; `test` is what the reference does. Last and best are both kept."
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the forward pass of fine-tuning (autocast).")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Number format of the forward pass of fine-tuning (autocast); fp16 scales the loss, and is for GPUs."
+    )
     threads: Count = Field(1, description="CPU threads of the trial. Part of its identity: it changes the bits.")
     seed: Seed = Field(0, description="Seed of everything the trial draws. All arms of a seed share their draws, which pairs them.")
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        return spell_adapter(value)
 
     @field_validator("freezing", mode="before")
     @classmethod
@@ -183,7 +228,7 @@ class TrialConfig(_Part):
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The freezing schedule as phases that partition `finetune.epochs`."""
-        return parse_freezing(self.freezing, self.finetune.epochs)
+        return parse_freezing(self.freezing, self.finetune.epochs, self.body_spec.num_layers)
 
 
 # ---------------------------------------------------------------------------------------------------------------- dotted paths
@@ -294,7 +339,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         values["proxy"] = DEFAULT_PROXY[body.modality]
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += _schedule_faults(values, faults)
+    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -352,13 +397,25 @@ def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault
         return None, faults_of(error)
 
 
-def _schedule_faults(values: Mapping[str, Any], known: list[Fault]) -> list[Fault]:
+def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:
+    """Faults of knobs that count the body's layers."""
+    if config is None or body is None or body.num_layers is None or config.finetune.reinit_top <= body.num_layers:
+        return []
+    rule = f"must be at most the {body.num_layers} layers of {body.name}"
+    return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
+
+
+def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:
     """Faults of the freezing schedule as a whole; none while its parts, or the epochs it is to fill, have faults of their own."""
     if any(fault.path.startswith(("freezing", "finetune.epochs")) for fault in known):
         return []
     freezing, epochs = (values.get(path, KNOBS[path].default) for path in ("freezing", "finetune.epochs"))
+    layers = body.num_layers if body else 10**6  # any number of layers will do while it is not known which body is meant
     try:
-        parse_freezing(freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing], epochs)
+        listed = freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing]
+        phases = parse_freezing(listed, epochs, layers)
+        if not any(fault.path.startswith("adapter") for fault in known):
+            return schedule_faults(spell_adapter(values.get("adapter", NONE)), phases)
     except ConfigError as error:
         return list(error.faults)
     return []

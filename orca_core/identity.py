@@ -31,9 +31,15 @@ def unread_knobs(config: TrialConfig) -> frozenset[str]:
     if align.optimizer != "sgd":
         unread.add("align.momentum")
     if config.body.weights == "random":
-        unread.add("embedder.init")  # there is nothing pretrained to copy
+        unread |= {"embedder.init", "finetune.reinit_top"}  # there is nothing pretrained to copy, or to lose
+    if config.adapter != "none":
+        unread.add("finetune.mixout")  # the body's own weights stay what they are
+    if config.task_spec.kind != "classification":
+        unread.add("finetune.label_smoothing")
     if config.body.weights == "random" or not body.pretrained_here:
         unread |= {path for path in KNOBS if path.startswith("pretrain.")}
+    if not body.is_decoder:
+        unread |= {"body.flip", "body.double"}  # they are for bodies that read one way only
     if body.modality == "images":
         unread.add("embedder.target_seq_len")  # image bodies fix their number of tokens
     unread.add("finetune.betas" if config.finetune.optimizer == "sgd" else "finetune.momentum")

@@ -17,7 +17,7 @@ from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
 from orca_core.bodies.pretraining import Pretraining
 from orca_core.config import TrialConfig
-from orca_core.finetuning.loop import Finetuning, Weights, weights_of
+from orca_core.finetuning.loop import SCORES_KEY, Finetuning, Weights, weights_of
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.proxies import find_proxy
 from orca_core.seeding import derive
@@ -89,8 +89,6 @@ def trial_rows(
     rows: list[Row] = []
     counts = []
     for stage in phases:
-        model.train_only(config.phases[stage.phase].train)
-        counts.append(model.num_trained())
 
         def build(stage: Stage = stage, before: Artifact | None = before) -> Finetuning:
             nonlocal tuning
@@ -104,7 +102,11 @@ def trial_rows(
         ends = range(stage.start + 1, (stage.end or 0) + 1) if keep == "all" else keep_at.get(stage.place, ())
         # The weights after the last phase are needed again only by trials that go on from there.
         needed = stage is not phases[-1] or keep == "all" or any(epoch > (stage.end or 0) for epoch in ends)
-        before = yield from advance(stage, store, build, keep_tensors=needed, keep_at=ends)
+        phase = config.phases[stage.phase]
+        # The layers that `surgical` chose are in the state: it is always kept.
+        before = yield from advance(stage, store, build, keep_tensors=needed or phase.is_surgical, keep_at=ends)
+        model.train_only(phase.train, before.tensors.get(SCORES_KEY))
+        counts.append(model.num_trained())
         rows += [row for row in before.data["rows"] if row["epoch"] > stage.start]
     summary = summarise(rows, config.selection)
     if keep in ("best", "last") and before is not None:

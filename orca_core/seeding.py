@@ -18,6 +18,7 @@ Purpose = Literal[
     "body-init",
     "embedder-init",
     "predictor-init",
+    "adapter-init",
     "proxy-sample",
     "noise-proxy",
     "proxy-labels",

@@ -22,7 +22,7 @@ from orca_core.proxies import find_proxy
 
 Kind = Literal["pretrain", "source", "align", "finetune"]
 
-VERSIONS: Mapping[Kind, int] = {"pretrain": 1, "source": 1, "align": 1, "finetune": 1}
+VERSIONS: Mapping[Kind, int] = {"pretrain": 2, "source": 1, "align": 2, "finetune": 2}
 """Raised when a stage's maths change, so that old artifacts are not taken for new ones."""
 
 
@@ -101,7 +101,7 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
         stages.append(Stage("pretrain", key("pretrain", below("pretrain."), body=body.digest()), end=config.pretrain.epochs))
         start["pretrain"] = stages[-1].address
     embedder = start | below("embedder.") | {"task": task.digest(), "split_seed": config.split_seed, "seed": config.seed}
-    embedder |= below("train_samples", "reference_data")
+    embedder |= below("train_samples", "reference_data", "body.double")  # a doubled sequence has half as many tokens
     if config.align.epochs > 0:
         proxy = find_proxy(config.proxy).digest()
         source = key("source", below("align.proxy_samples"), start=start, proxy=proxy, seed=config.seed)
@@ -111,7 +111,7 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
     phases, done = config.phases, 0
     for number, phase in enumerate(phases):
         so_far = phases_as_data([*phases[:number], phase.model_copy(update={"epochs": None})])
-        reads = below("finetune.", "precision")
+        reads = below("finetune.", "precision", "body.flip", "adapter")
         stages.append(Stage("finetune", key("finetune", reads, start=embedder, phases=so_far), done, done + (phase.epochs or 0), number))
         done += phase.epochs or 0
     return tuple(stages)

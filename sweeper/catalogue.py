@@ -167,7 +167,8 @@ def _bodies(name: str | None) -> str:
         known = BODIES | third_party("orca_core.bodies")
         rows: list[tuple[str, str, str]] = [(spec.name, spec.modality, spec.summary) for spec in known.values()]
         families = {modality: ", ".join(kind for kind, of in MODEL_TYPES.items() if of == modality) for modality in ("text", "images")}
-        rows += [("hf:NAME_OR_FOLDER", modality, f"Hugging Face encoders: {names}") for modality, names in families.items()]
+        rows += [("hf:NAME_OR_FOLDER", modality, f"Hugging Face models: {names}") for modality, names in families.items()]
+        rows.append(("timm:NAME_OR_FOLDER", "images", "Swin, ViT and DeiT of timm"))
         return text_table(("body", "modality", "what it is"), rows)
     spec = find_body(name)
     shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}

@@ -45,6 +45,7 @@ class StateKeeper:
         for stage in trial.finetuning:
             self._needed_by[stage.place] -= 1
             has_state = stage is not trial.finetuning[-1] or stage.place in self._plan.keep_at or status != "COMPLETE"
+            has_state |= trial.config.phases[stage.phase].is_surgical
             if self._needed_by[stage.place] <= 0 and (has_state or self._plan.space.keep == "none"):
                 self._ended.append((batch, stage.place))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from orca_core.config import TrialConfig, resolve_config
 from orca_core.errors import ConfigError, DataError, Fault, StoreError
+from orca_core.finetuning.adapters import check_adapter
 from orca_core.identity import trial_id
 from orca_core.proxies import find_proxy
 from orca_core.stages import result_key, stages_of
@@ -138,6 +139,7 @@ def _add_missing(
         if address is None and space.resources.cpu > (os.cpu_count() or 1):
             rule = f"must be at most the {os.cpu_count()} CPUs of this machine"
             raise ConfigError([Fault("resources.cpu", rule, space.resources.cpu, "Or give --address of a larger cluster.")], space.file)
+        check_adapters((trial.config for trial in comparison.todo), space.file)
         check_store(store)
         check_room([results_uri, store], space.budget.free_gib, space.file)
     results.save_plan(space.name, plan.hash, plan_as_data(plan))
@@ -304,6 +306,22 @@ def check_room(uris: Iterable[str], least_gib: float, file: str = "") -> None:
         raise ConfigError(faults, file)
 
 
+def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:
+    """Try every adapter on its body, before anything starts. Loads torch and peft if there is one, so `plan` leaves it to `run`.
+
+    Raises:
+        ConfigError: With a fault for every option that cannot be.
+    """
+    faults: dict[str, Fault] = {}
+    for config in {(config.adapter, config.body.name): config for config in configs}.values():
+        try:
+            check_adapter(config)
+        except ConfigError as error:
+            faults |= {fault.text(): fault for fault in error.faults}
+    if faults:
+        raise ConfigError(faults.values(), file)
+
+
 def check_store(uri: str) -> None:
     """That the stage store can be written.
 
@@ -333,6 +351,7 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
         raise ConfigError(faults)
     config = resolve_config(settings)
     check_data([config])
+    check_adapters([config])
     store = absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts")
     check_store(store)
     stages = stages_of(config, device)

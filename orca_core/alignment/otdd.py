@@ -81,6 +81,7 @@ class OtddSource:
         self._inner = inner
         with torch.no_grad():
             self._cloud = _sort_by_class(source_x, source_y)
+            self._norms = self._cloud.x.square().sum(1)
             self._classes = self._describe(self._cloud)
             within = _distances_within(self._classes, self._cloud)
             self._self_cost = self_transport_cost(_cost(self._cloud, self._cloud, within), self._epsilon)
@@ -103,12 +104,13 @@ class OtddSource:
         """
         _check_choice("label_gradient", label_gradient, LABEL_GRADIENTS)
         target = self._target_cloud(target_x, target_y)
+        squared = squared_distances(self._cloud.x, target.x, self._norms)
         weight = {"true": 1.0, "none": 0.0, "reference": 2.0 if self._inner == "gaussian" else 0.0}[label_gradient]
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
             classes = self._describe(target)
-            across = _scale_gradient(_distances_between(self._classes, classes), weight)
+            across = _scale_gradient(self._across(classes, target, squared), weight)
             within = _scale_gradient(_distances_within(classes, target), weight)
-        cross_cost = transport_cost(_cost(self._cloud, target, across), self._epsilon)
+        cross_cost = transport_cost(_cost(self._cloud, target, across, squared), self._epsilon)
         target_self_cost = self_transport_cost(_cost(target, target, within), self._epsilon)
         return (cross_cost - (self._self_cost + target_self_cost) / 2).to(self._dtype)
 
@@ -124,8 +126,14 @@ class OtddSource:
         Raises:
             ValueError, NotFiniteError: As in `distance`.
         """
-        classes = self._describe(self._target_cloud(target_x, target_y))
-        return _distances_between(classes, self._classes).to(self._dtype)
+        target = self._target_cloud(target_x, target_y)
+        squared = squared_distances(self._cloud.x, target.x, self._norms)
+        return self._across(self._describe(target), target, squared).mT.to(self._dtype)
+
+    def _across(self, classes: Sequence[_Class], target: _Cloud, squared: Tensor) -> Tensor:
+        """(C_source, C_target) label distances; the classes' clouds are as far apart as their blocks of `squared` say."""
+        rows = squared.split(self._cloud.class_sizes)
+        return _distances_between(self._classes, classes, [row.split(target.class_sizes, 1) for row in rows])
 
     def _target_cloud(self, target_x: Tensor, target_y: Tensor | None) -> _Cloud:
         if target_y is None:
@@ -159,21 +167,20 @@ class _Class(ABC):
     """What is needed of one class to tell its distance to another of the same kind."""
 
     @abstractmethod
-    def distance_to(self, other: _Class) -> Tensor:
-        """Scalar distance between the two classes, in squared feature units."""
+    def distance_to(self, other: _Class, squared: Tensor) -> Tensor:
+        """Scalar distance between the two classes, in squared feature units; `squared` are the (n, n') distances of their samples."""
 
 
 class _ExactClass(_Class):
     """A class as the cloud of its samples, (n, d)."""
 
     def __init__(self, x: Tensor, epsilon: float) -> None:
-        self.x = x
         self.epsilon = epsilon
         self.self_cost = self_transport_cost(squared_distances(x, x), epsilon)
 
-    def distance_to(self, other: _Class) -> Tensor:
+    def distance_to(self, other: _Class, squared: Tensor) -> Tensor:
         assert isinstance(other, _ExactClass)
-        cross_cost = transport_cost(squared_distances(self.x, other.x), self.epsilon)
+        cross_cost = transport_cost(squared, self.epsilon)
         return cross_cost - (self.self_cost + other.self_cost) / 2
 
 
@@ -193,7 +200,7 @@ class _GaussianClass(_Class):
             vectors, values, _ = torch.linalg.svd(self.factor, full_matrices=False)
             self.factor = vectors * values
 
-    def distance_to(self, other: _Class) -> Tensor:
+    def distance_to(self, other: _Class, squared: Tensor) -> Tensor:
         assert isinstance(other, _GaussianClass)
         cross_term = _nuclear_norm(self.factor.mT @ other.factor)
         return (self.mean - other.mean).square().sum() + self.trace + other.trace - 2 * cross_term
@@ -206,15 +213,25 @@ def _nuclear_norm(matrix: Tensor) -> Tensor:
     return with_gradient(values.sum(), (left * kept) @ right, matrix)
 
 
-def _distances_between(first: Sequence[_Class], second: Sequence[_Class]) -> Tensor:
-    """(C1, C2) label distances."""
-    return torch.stack([torch.stack([one.distance_to(other) for other in second]) for one in first])
+def _distances_between(first: Sequence[_Class], second: Sequence[_Class], squared: Sequence[Sequence[Tensor]]) -> Tensor:
+    """(C1, C2) label distances, from the squared distances of the samples in blocks."""
+    return torch.stack(
+        [
+            torch.stack([one.distance_to(other, block) for other, block in zip(second, row, strict=True)])
+            for one, row in zip(first, squared, strict=True)
+        ]
+    )
 
 
 def _distances_within(classes: Sequence[_Class], cloud: _Cloud) -> Tensor:
     """(C, C) label distances of the classes of `cloud`, symmetric, zero diagonal."""
     zero = cloud.x.new_zeros(())
-    upper = [[one.distance_to(other) if j > i else zero for j, other in enumerate(classes)] for i, one in enumerate(classes)]
+    clouds = cloud.x.split(cloud.class_sizes)
+
+    def between(i: int, j: int) -> Tensor:
+        return classes[i].distance_to(classes[j], squared_distances(clouds[i], clouds[j])) if j > i else zero
+
+    upper = [[between(i, j) for j in range(len(classes))] for i in range(len(classes))]
     distances = torch.stack([torch.stack(row) for row in upper])
     return distances + distances.mT
 
@@ -224,11 +241,11 @@ def _scale_gradient(tensor: Tensor, weight: float) -> Tensor:
     return tensor if weight == 1 else tensor.detach() + weight * (tensor - tensor.detach())
 
 
-def _cost(first: _Cloud, second: _Cloud, label_distances: Tensor) -> Tensor:
+def _cost(first: _Cloud, second: _Cloud, label_distances: Tensor, squared: Tensor | None = None) -> Tensor:
     """(n1, n2) outer cost, half the squared distance of the features and half that of the labels, (C1, C2)."""
     # A product with 0s and 1s, rather than indexing: its backward is deterministic on every device.
     label_term = first.membership @ label_distances @ second.membership.mT
-    return (squared_distances(first.x, second.x) + label_term) / 2
+    return ((squared_distances(first.x, second.x) if squared is None else squared) + label_term) / 2
 
 
 def _sort_by_class(x: Tensor, y: Tensor) -> _Cloud:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orca_core.bodies import VOCABULARY_FILES, BodySpec
+from orca_core.bodies import VOCABULARY_FILES, BodySpec, weight_files
 from orca_core.bodies.mini import mini_model, mini_tokenizer
+from orca_core.bodies.timm_models import timm_model
 from orca_core.bodies.trunk import Body, BodyEmbedding, split_model
 from orca_core.errors import DataError
 from orca_core.seeding import seeded
@@ -23,7 +25,7 @@ class LoadedBody:
     """A body's modules, on the CPU. Shared between the trials of a process: copied before use, never changed.
 
     Args:
-        body: The encoder.
+        body: The transformer, in eval mode.
         embedding: The body's own embedding, for source features and for the embedder's start.
         spec: What it was made from.
     """
@@ -58,7 +60,7 @@ def pretrained_mini(spec: BodySpec, tensors: Mapping[str, Tensor], dropout: floa
 
 @lru_cache(maxsize=2)
 def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> LoadedBody:
-    """A Hugging Face body with its pretrained weights; kept in the process between trials.
+    """A body of Hugging Face or timm with its pretrained weights; kept in the process between trials.
 
     Args:
         spec: The body.
@@ -68,23 +70,45 @@ def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> Loaded
     Raises:
         DataError: If weights are missing or damaged. Loads safetensors, else `.bin` files with `weights_only`; no remote code.
     """
-    from transformers import AutoModel
-
     assert spec.folder is not None
     try:
         with seeded(0, "body-init"):
-            model, report = AutoModel.from_pretrained(
-                spec.folder, config=_hf_config(spec, dropout), local_files_only=True, output_loading_info=True, dtype=torch.float32
-            )
+            model, missing = _from_folder(spec, dropout)
     except Exception as error:  # the loaders of three file formats raise errors of their own; each means a damaged checkpoint
-        raise DataError(f"{spec.name}: weights cannot be loaded ({type(error).__name__}: {error})") from error
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        files = ", ".join(str(path) for path in weight_files(spec.folder))
+        raise DataError(f"{spec.name}: weights cannot be loaded from {files} ({_cause(error)})") from error
     if missing:
         raise DataError(f"{spec.name}: weights are missing from the checkpoint: {', '.join(missing[:5])} ({len(missing)} in all)")
     return _loaded(model, spec)
 
 
+def _from_folder(spec: BodySpec, dropout: float) -> tuple[nn.Module, list[str]]:
+    """A checkpoint's model, and the names of weights that it lacks."""
+    assert spec.folder is not None
+    if spec.model_type.startswith("timm-"):
+        return timm_model(spec.folder, dropout, pretrained=True), []  # timm refuses a checkpoint that lacks any
+    from transformers import AutoModel
+
+    model, report = AutoModel.from_pretrained(
+        spec.folder, config=_hf_config(spec, dropout), local_files_only=True, output_loading_info=True, dtype=torch.float32
+    )
+    return model, sorted(name for name in report["missing_keys"] if "pooler" not in name)
+
+
+def _cause(error: BaseException) -> str:
+    """Why weights cannot be loaded, on one line."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, pickle.UnpicklingError) or "weights_only" in str(seen):
+            return "the file is damaged, or a pickle that holds other things than tensors, which could run code; safetensors cannot"
+        seen = seen.__cause__ or seen.__context__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def _from_config(spec: BodySpec, dropout: float) -> nn.Module:
+    assert spec.folder is not None
+    if spec.model_type.startswith("timm-"):
+        return timm_model(spec.folder, dropout, pretrained=False)
     from transformers import AutoModel
 
     model: nn.Module = AutoModel.from_config(_hf_config(spec, dropout), dtype=torch.float32)
@@ -99,12 +123,21 @@ def _hf_config(spec: BodySpec, dropout: float) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)  # it reports unused heads, which is what we want them to be
     assert spec.folder is not None
     config = AutoConfig.from_pretrained(spec.folder, local_files_only=True)
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+    for name in _DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, dropout)
     if hasattr(config, "drop_path_rate"):
         config.drop_path_rate = 0.0
     return config
+
+
+_DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT's kin and the image families
+    *("dropout", "attention_dropout"),  # DistilBERT
+    *("embd_pdrop", "resid_pdrop", "attn_pdrop"),  # GPT-2
+    "hidden_dropout",  # GPT-NeoX
+)
+"""What the families' configs call their rates of dropout."""
 
 
 def _loaded(model: nn.Module, spec: BodySpec) -> LoadedBody:
@@ -124,6 +157,9 @@ def _tokenizer(spec: BodySpec) -> Any:
         found = f"{spec.folder} has none of {', '.join(VOCABULARY_FILES)}"
         raise DataError(f"{spec.name}: has no tokenizer that can be loaded, and a text proxy needs one ({found})")
     try:
-        return AutoTokenizer.from_pretrained(spec.folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(spec.folder, local_files_only=True)
     except Exception as error:  # tokenizers of many kinds raise errors of many kinds; each means there is none to use
         raise DataError(f"{spec.name}: has no tokenizer that can be loaded, and a text proxy needs one ({error})") from error
+    if tokenizer.pad_token is None:  # decoders have none; padded positions are masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,7 +1,7 @@
-"""A body as ORCA uses it: a transformer encoder cut off from its embedding.
+"""A body as ORCA uses it: a transformer cut off from its embedding.
 
 `Body` takes tokens that an embedder made and gives tokens back; `BodyEmbedding` is what was cut off, and makes source features
-from proxy samples. Shapes: n samples, l tokens, d width.
+from proxy samples. Joined again they are the family's own model, bit for bit. Shapes: n samples, l tokens, d width.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from orca_core.errors import ConfigError, Fault
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Statistics of ImageNet's channels: what the image families here were pretrained with."""
+"""Statistics of ImageNet's channels, by which proxy images are normalised for every image body."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class Body(nn.Module):
 
     geometry: Geometry
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, counted from the bottom; Swin's over all its stages."""
+        raise NotImplementedError
+
+    @property
+    def attention(self) -> list[nn.Module]:
+        """The attention modules of all blocks: projections to queries, keys and values, output projection, position biases."""
+        raise NotImplementedError
+
 
 class BertBody(Body):
     """BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT."""
@@ -61,26 +72,62 @@ class BertBody(Body):
         offset = position_offset(config)
         self.geometry = Geometry("text", config.hidden_size, config.hidden_size, max_tokens=config.max_position_embeddings - offset)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.encoder.layer)
+
+    @property
+    def attention(self) -> list[nn.Module]:
+        return [block.attention for block in self.encoder.layer]
+
     def forward(self, tokens: Tensor) -> Tensor:
         return self.encoder(tokens)[0]
 
 
 class VitBody(Body):
-    """ViT and DeiT without class token: the predictor pools all patch tokens, as it does for every body."""
+    """ViT, DeiT, BEiT.
+
+    Class and distillation tokens go in with the patches and come out dropped: the predictor pools the patches, as it does for every body.
+
+    Attributes:
+        prefix: (k, d) class and distillation tokens, their positions added.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        config = model.config
+        config, embeddings = model.config, model.embeddings
+        tokens = [getattr(embeddings, name, None) for name in ("cls_token", "distillation_token")]
+        prefix = torch.cat([token.detach()[0] for token in tokens if token is not None])
+        if embeddings.position_embeddings is not None:
+            prefix = prefix + embeddings.position_embeddings.detach()[0, : len(prefix)]
+        self.prefix = nn.Parameter(prefix.clone())
         self.layers, self.layernorm = model.layers, model.layernorm
+        self.shared_bias: nn.Module | None = getattr(model, "shared_position_bias", None)
+        self.is_beit = config.model_type == "beit"
         side = config.image_size // config.patch_size
         self.geometry = Geometry(
             "images", config.hidden_size, config.hidden_size, image_size=config.image_size, patch_size=config.patch_size, output_side=side
         )
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.layers)
+
+    @property
+    def attention(self) -> list[nn.Module]:
+        biases = [self.shared_bias, *(getattr(layer, "relative_position_bias", None) for layer in self.layers)]  # BEiT's
+        return [*(layer.attention for layer in self.layers), *(bias for bias in biases if bias is not None)]
+
     def forward(self, tokens: Tensor) -> Tensor:
+        tokens = torch.cat([self.prefix.expand(len(tokens), -1, -1), tokens], dim=1)
+        more: dict[str, Any] = {}
+        if self.is_beit:  # its position biases are between patches, so every layer asks for the grid
+            side = self.geometry.side
+            bias = None if self.shared_bias is None else self.shared_bias((side, side), dim_size=tokens.shape[1])
+            more = {"attention_mask": bias, "resolution": (self.geometry.image_size,) * 2}
         for layer in self.layers:
-            tokens = layer(tokens)
-        return self.layernorm(tokens)
+            tokens = layer(tokens, **more)
+        return self.layernorm(tokens)[:, len(self.prefix) :]
 
 
 class SwinBody(Body):
@@ -100,6 +147,14 @@ class SwinBody(Body):
             output_side=side // 2 ** (len(config.depths) - 1),
         )
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [block for stage in self.encoder.layers for block in stage.blocks]
+
+    @property
+    def attention(self) -> list[nn.Module]:
+        return [block.attention for stage in self.encoder.layers for block in stage.blocks]
+
     def forward(self, tokens: Tensor) -> Tensor:
         side = self.geometry.side
         return self.layernorm(self.encoder(tokens, (side, side))[0])
@@ -109,8 +164,9 @@ class TextEmbedding(nn.Module):
     """A text body's own embedding.
 
     Attributes:
-        positions: (max_tokens, d) position table, without rows that no token uses; None if the family has none.
-        norm: LayerNorm over d.
+        pad_token_id: What padded positions hold.
+        positions: (max_tokens, d) position table, without rows that no token uses; None where the body adds positions itself.
+        norm: LayerNorm over d; None if the family has none.
     """
 
     def __init__(self, model: Any) -> None:
@@ -123,16 +179,20 @@ class TextEmbedding(nn.Module):
         self.pad_token_id = model.config.pad_token_id or 0
 
     @property
-    def positions(self) -> Tensor:
+    def positions(self) -> Tensor | None:
         return self.embeddings.position_embeddings.weight[self.offset :]
 
     @property
-    def norm(self) -> nn.LayerNorm:
+    def norm(self) -> nn.LayerNorm | None:
         return self.embeddings.LayerNorm
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """(n, l) token ids -> (n, l, d)."""
+        return self.embeddings(input_ids=input_ids)
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(n, l) token ids and (n, l) bool mask -> (n, d) means over the tokens that are not padding."""
-        embedded = self.embeddings(input_ids=input_ids)
+        embedded = self.embed(input_ids)
         weights = mask.to(embedded.dtype).unsqueeze(-1)
         return (embedded * weights).sum(1) / weights.sum(1).clamp(min=1)
 
@@ -140,33 +200,40 @@ class TextEmbedding(nn.Module):
 class ImageEmbedding(nn.Module):
     """An image body's own patch embedding.
 
-    Attributes:
+    Args:
         projection: Conv2d(3, d), kernel = stride = patch.
         norm: LayerNorm over d, or None (ViT has none).
         positions: (l, d) position table of the patches, or None (Swin has none).
+        image_size: Side of the image, in pixels.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, projection: nn.Conv2d, norm: nn.LayerNorm | None, positions: Tensor | None, image_size: int) -> None:
         super().__init__()
-        embeddings = model.embeddings
-        self.projection: nn.Conv2d = embeddings.patch_embeddings.projection
-        self.norm: nn.LayerNorm | None = getattr(embeddings, "norm", None)
-        self.image_size: int = model.config.image_size
+        self.projection, self.norm, self.image_size = projection, norm, image_size
+        self.positions = None if positions is None else nn.Parameter(positions.detach().clone())
+
+    @classmethod
+    def of(cls, model: Any) -> ImageEmbedding:
+        """Cut off a Hugging Face model."""
+        embeddings, config = model.embeddings, model.config
         table = getattr(embeddings, "position_embeddings", None)
-        patches = (self.image_size // model.config.patch_size) ** 2
-        self.positions = None if table is None else nn.Parameter(table.detach()[0, -patches:].clone())
+        patches = (config.image_size // config.patch_size) ** 2
+        positions = None if table is None else table[0, -patches:]
+        return cls(embeddings.patch_embeddings.projection, getattr(embeddings, "norm", None), positions, config.image_size)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(n, 3, image_size, image_size), normalised -> (n, l, d)."""
+        tokens = self.projection(images).flatten(2).transpose(1, 2)
+        if self.norm is not None:
+            tokens = self.norm(tokens)
+        return tokens if self.positions is None else tokens + self.positions
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) in [0, 1] -> (n, d) means over the patches of the resized, normalised images."""
         mean = images.new_tensor(IMAGE_MEAN).view(3, 1, 1)
         std = images.new_tensor(IMAGE_STD).view(3, 1, 1)
         resized = nn.functional.interpolate(images, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        tokens = self.projection((resized - mean) / std).flatten(2).transpose(1, 2)
-        if self.norm is not None:
-            tokens = self.norm(tokens)
-        if self.positions is not None:
-            tokens = tokens + self.positions
-        return tokens.mean(1)
+        return self.embed((resized - mean) / std).mean(1)
 
 
 BodyEmbedding = TextEmbedding | ImageEmbedding
@@ -178,21 +245,20 @@ def position_offset(config: Any) -> int:
 
 
 def split_model(model: Any) -> tuple[Body, BodyEmbedding]:
-    """A Hugging Face encoder as (body, embedding)."""
-    match model.config.model_type:
+    """A model of Hugging Face or timm as (body, embedding)."""
+    from orca_core.bodies.decoders import DecoderBody, WordEmbedding
+
+    match getattr(getattr(model, "config", None), "model_type", None):
+        case None:
+            from orca_core.bodies.timm_models import split_timm
+
+            return split_timm(model)
+        case "gpt2" | "gpt_neox":
+            embedding = WordEmbedding(model)  # first: the body leaves the word table to it
+            return DecoderBody(model), embedding
         case "swin":
-            return SwinBody(model), ImageEmbedding(model)
-        case "vit" | "deit":
-            return VitBody(model), ImageEmbedding(model)
+            return SwinBody(model), ImageEmbedding.of(model)
+        case "vit" | "deit" | "beit":
+            return VitBody(model), ImageEmbedding.of(model)
         case _:
             return BertBody(model), TextEmbedding(model)
-
-
-def layer_norms(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters of all LayerNorms inside a module, by module type."""
-    return [p for part in module.modules() if isinstance(part, nn.LayerNorm) for p in part.parameters(recurse=False)]
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of scalars in the parameters of a module."""
-    return sum(p.numel() for p in module.parameters())

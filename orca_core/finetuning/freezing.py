@@ -6,8 +6,17 @@ A schedule is a list of phases that partition the epochs. Named schedules are sh
     frozen-embedder         body and predictor train
     frozen-body             embedder and predictor train
     frozen-both             the predictor trains
-    layernorm               embedder, predictor and the body's LayerNorms train (FPT, Lu et al. 2021, as ORCA's code has it)
     NAME:N                  N epochs of one of the frozen-* above, then everything
+    lp-ft:N                 N epochs of the predictor, then everything with a new optimiser and schedule (Kumar et al. 2022)
+    layernorm               of the body, its LayerNorms (FPT, Lu et al. 2021, as ORCA's code has it) and GPT-2's position table
+    bias                    of the body, its biases, those of LayerNorms too (BitFit, Ben Zaken et al. 2022)
+    attention, non-attn     of the body, its attention (projections and position biases, no LayerNorms), or all but that
+    top-layers:N            of the body, its top N layers
+    surgical:N              of the body, the N layers of highest Fisher information (`orca_core.finetuning.fisher`)
+    gradual:N               of the body nothing for N epochs, then one more layer from the top every N epochs, then everything
+
+Embedder and predictor train in all of the last six rows, and in `gradual` from the start. Layers are the body's transformer blocks,
+counted from the bottom (Swin: over all stages); what stands outside them, as the last LayerNorm, is no layer.
 
 García-de-Herreros et al. 2024 (figure 4) freeze "before full fine-tuning"; whether for a first phase or throughout is not
 settled by the caption, so both forms are here.
@@ -15,30 +24,35 @@ settled by the caption, so both forms are here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from orca_core.errors import ConfigError, Fault, nearest
 
-Group = Literal["embedder", "body", "predictor", "layernorm"]
-GROUPS: tuple[Group, ...] = ("embedder", "body", "predictor", "layernorm")
-"""Groups of parameters that a phase can train. `layernorm` is those of the body; `body` holds them too."""
+GROUPS = ("embedder", "body", "predictor", "layernorm", "bias", "attention", "non-attn")
+"""Groups of parameters that a phase can train. Those after `predictor` are parts of the body; `body` holds them too."""
 
-ALL: tuple[Group, ...] = ("embedder", "body", "predictor")
+LAYER_GROUPS = ("layers", "top-layers", "surgical")
+"""Groups with a number: `layers:0` is the lowest layer, `top-layers:2` the top two, `surgical:2` two that are chosen by their gradients."""
 
-_NAMED: dict[str, tuple[Group, ...]] = {
+_PATTERN = rf"({'|'.join(GROUPS)}|layers:\d+|(top-layers|surgical):[1-9]\d*)"
+ALL = ("embedder", "body", "predictor")
+
+_NAMED: dict[str, tuple[str, ...]] = {
     "full": ALL,
     "frozen-embedder": ("body", "predictor"),
     "frozen-body": ("embedder", "predictor"),
     "frozen-both": ("predictor",),
-    "layernorm": ("embedder", "predictor", "layernorm"),
+    **{part: ("embedder", "predictor", part) for part in GROUPS[3:]},
 }
-_WITH_FIRST_PHASE = ("frozen-embedder", "frozen-body", "frozen-both")
+_WITH_FIRST_PHASE = ("frozen-embedder", "frozen-body", "frozen-both", "lp-ft")
+_WITH_LAYERS = ("top-layers", "surgical")
 
-FREEZING_NAMES: tuple[str, ...] = (*_NAMED, *(f"{name}:N" for name in _WITH_FIRST_PHASE))
-"""Every named schedule, N standing for a number of epochs."""
+FREEZING_NAMES: tuple[str, ...] = (*_NAMED, *(f"{name}:N" for name in (*_WITH_FIRST_PHASE, *_WITH_LAYERS, "gradual")))
+"""Every named schedule, N standing for a number of epochs or layers."""
 
 
 class Phase(BaseModel):
@@ -46,7 +60,10 @@ class Phase(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    train: tuple[Group, ...] = Field(description="What trains: a list of embedder, body, predictor, layernorm; or `all`.")
+    train: tuple[Annotated[str, Field(pattern=f"^{_PATTERN}$")], ...] = Field(
+        description="What trains: a list of embedder, body, predictor, layernorm, bias, attention, non-attn, layers:NUMBER "
+        "(0 is the lowest), top-layers:COUNT, surgical:COUNT; or `all`."
+    )
     epochs: Annotated[int, Field(ge=1)] | None = Field(None, description="Epochs of the phase; the last phase may leave it out.")
     lr_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1.0, description="Factor on the learning rate in this phase.")
     restart: bool = Field(False, description="Start a new optimiser and a new schedule, instead of going on with the one that runs.")
@@ -57,24 +74,63 @@ class Phase(BaseModel):
         """`all` spelled out, in a fixed order, without repeats or what `body` holds anyway."""
         if value == "all":
             return ALL
+        known = f"{', '.join(GROUPS)}, {', '.join(f'{name}:N' for name in LAYER_GROUPS)}"
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ValueError(f"must be `all` or a list of {', '.join(GROUPS)}")
-        names = set(value)
-        if unknown := [name for name in value if name not in GROUPS]:
-            raise ValueError(f"must hold only {', '.join(GROUPS)}: {unknown[0]!r} is none of them")
-        if not names:
+            raise ValueError(f"must be `all` or a list of {known}")
+        if unknown := [name for name in value if not (isinstance(name, str) and re.fullmatch(_PATTERN, name))]:
+            raise ValueError(f"must hold only {known}: {unknown[0]!r} is none of them")
+        if not value:
             raise ValueError("must not be empty")
-        return tuple(group for group in GROUPS if group in names and not (group == "layernorm" and "body" in names))
+        names = {_without_zeros(name) for name in value if name in ALL or "body" not in value}
+        return tuple(sorted(names, key=_position))
+
+    @property
+    def is_surgical(self) -> bool:
+        """Whether its layers are chosen by their gradients."""
+        return any(name.startswith("surgical:") for name in self.train)
 
 
-def parse_freezing(freezing: str | Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
+def _without_zeros(name: str) -> str:
+    base, colon, number = name.partition(":")
+    return f"{base}:{int(number)}" if colon else name
+
+
+def _position(name: str) -> tuple[int, int]:
+    base, _, number = name.partition(":")
+    return ((*GROUPS, *LAYER_GROUPS).index(base), int(number or 0))
+
+
+def parse_freezing(freezing: str | Sequence[Phase], epochs: int, layers: int | None = None) -> tuple[Phase, ...]:
     """A schedule as phases, each with its epochs, that add up to `epochs`.
 
+    Args:
+        freezing: A name or a list of phases.
+        epochs: `finetune.epochs`.
+        layers: Layers of the body; None if they are not known, then layers are not checked, and `gradual` is refused.
+
     Raises:
-        ConfigError: If the name is unknown or the phases do not partition the epochs.
+        ConfigError: If the name is unknown, the phases do not partition the epochs, or the body has no such layers.
     """
-    if isinstance(freezing, str):
-        return _parse_name(freezing, epochs)
+    phases = _parse_name(freezing, epochs, layers) if isinstance(freezing, str) else _fill(freezing, epochs)
+    for name in (name for phase in phases for name in phase.train):
+        check_layers(name, layers)
+    return phases
+
+
+def check_layers(name: str, layers: int | None) -> None:
+    """That a body of so many layers has those that a group names.
+
+    Raises:
+        ConfigError: If not.
+    """
+    base, colon, number = name.partition(":")
+    if colon and layers is not None:
+        low, high = (0, layers - 1) if base == "layers" else (1, layers)
+        if not low <= int(number) <= high:
+            raise _fault(f"must name {low} to {high} after {base}: for a body of {layers} layers", name)
+
+
+def _fill(freezing: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
     if not freezing:
         raise _fault("must have at least one phase", [])
     *first, last = freezing
@@ -104,15 +160,21 @@ def merge_equal(phases: Sequence[Phase]) -> tuple[Phase, ...]:
 
 def freezing_label(phases: Sequence[Phase]) -> str:
     """The shortest spelling of a schedule: its name where it has one, else the phases one after the other."""
-    for name, train in _NAMED.items():
-        if len(phases) == 1 and phases[0] == Phase(train=train, epochs=phases[0].epochs):
+    epochs = sum(phase.epochs or 0 for phase in phases)
+    # A gradual schedule that has come to its last phase had a phase for every layer and one before them.
+    layers = len(phases) - 1 if phases[-1].train == ALL else len(phases)
+    for name in _candidates(phases):
+        if _parse_name(name, epochs, layers if name.startswith("gradual:") else None) == tuple(phases):
             return name
-        if name in _WITH_FIRST_PHASE and list(phases) == [
-            Phase(train=train, epochs=phases[0].epochs),
-            Phase(train=ALL, epochs=phases[-1].epochs),
-        ]:
-            return f"{name}:{phases[0].epochs}"
     return " > ".join(_describe(phase) for phase in phases)
+
+
+def _candidates(phases: Sequence[Phase]) -> Iterator[str]:
+    """Names that a schedule may have."""
+    yield from _NAMED
+    yield from (name for name in phases[0].train if name.partition(":")[0] in _WITH_LAYERS)
+    if len(phases) > 1:
+        yield from (f"{name}:{phases[0].epochs}" for name in (*_WITH_FIRST_PHASE, "gradual"))
 
 
 def _describe(phase: Phase) -> str:
@@ -120,17 +182,38 @@ def _describe(phase: Phase) -> str:
     return f"{'+'.join(phase.train)}:{phase.epochs}{scale}{' restart' if phase.restart else ''}"
 
 
-def _parse_name(name: str, epochs: int) -> tuple[Phase, ...]:
-    base, colon, number = name.partition(":")
-    if base not in _NAMED or (colon and base not in _WITH_FIRST_PHASE):
+def _parse_name(name: str, epochs: int, layers: int | None) -> tuple[Phase, ...]:
+    base, colon, text = name.partition(":")
+    if not colon and base in _NAMED:
+        return (Phase(train=_NAMED[base], epochs=epochs),)
+    if not colon or base not in (*_WITH_FIRST_PHASE, *_WITH_LAYERS, "gradual"):
         raise _fault("must be a freezing schedule", name, nearest(name, FREEZING_NAMES))
-    if not colon:
-        return (Phase(train=_NAMED[base], epochs=epochs),)
-    if not number.isdecimal() or not 1 <= int(number) <= epochs:
+    number = int(text) if text.isdecimal() else 0
+    if base in _WITH_LAYERS:
+        if number < 1:
+            raise _fault("must name a number of layers, 1 or more, after the colon", name)
+        return (Phase(train=("embedder", "predictor", f"{base}:{number}"), epochs=epochs),)
+    if not 1 <= number <= epochs:
         raise _fault(f"must name 1 to {epochs} epochs (finetune.epochs) after the colon", name)
-    if int(number) == epochs:
-        return (Phase(train=_NAMED[base], epochs=epochs),)
-    return (Phase(train=_NAMED[base], epochs=int(number)), Phase(train=ALL, epochs=epochs - int(number)))
+    if base == "gradual":
+        if layers is None:
+            raise _fault("must not be gradual for a body whose number of layers only its weights tell", name, "List the phases.")
+        return tuple(_gradual(number, epochs, layers))
+    first, restart = (("predictor",), True) if base == "lp-ft" else (_NAMED[base], False)
+    if number == epochs:
+        return (Phase(train=first, epochs=epochs),)
+    return (Phase(train=first, epochs=number), Phase(train=ALL, epochs=epochs - number, restart=restart))
+
+
+def _gradual(each: int, epochs: int, layers: int) -> Iterator[Phase]:
+    for unfrozen in range(layers + 1):
+        if (left := epochs - unfrozen * each) < 1:
+            return
+        top = (f"top-layers:{unfrozen}",) if unfrozen else ()
+        if unfrozen == layers:
+            yield Phase(train=ALL, epochs=left)
+        else:
+            yield Phase(train=("embedder", "predictor", *top), epochs=min(each, left))
 
 
 def _fault(rule: str, value: object, remedy: str = "") -> ConfigError:

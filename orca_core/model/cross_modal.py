@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from orca_core.bodies.loading import LoadedBody
+from orca_core.bodies.decoders import DecoderBody
+from orca_core.bodies.loading import LoadedBody, random_body
+from orca_core.bodies.trunk import Body
 from orca_core.config import TrialConfig
-from orca_core.finetuning.freezing import Group
+from orca_core.errors import ConfigError, Fault
+from orca_core.finetuning.adapters import NONE, Adapter
 from orca_core.model.embedder import make_embedder
+from orca_core.model.groups import body_group
 from orca_core.model.predictor import make_predictor
 from orca_core.seeding import seeded
 
@@ -28,6 +33,8 @@ class CrossModalModel(nn.Module):
         super().__init__()
         self.input_shape, self.output_shape = input_shape, output_shape
         geometry = loaded.body.geometry
+        if config.body.double and loaded.spec.is_decoder:
+            geometry = replace(geometry, max_tokens=geometry.max_tokens // 2)
         with seeded(config.seed, "embedder-init"):
             self.embedder = make_embedder(
                 input_shape,
@@ -37,6 +44,14 @@ class CrossModalModel(nn.Module):
                 pretrained=config.embedder.init == "pretrained" and config.body.weights == "pretrained",
             )
         self.body = copy.deepcopy(loaded.body)
+        if config.finetune.reinit_top and config.body.weights == "pretrained":
+            _reinitialise_top(self.body, random_body(loaded.spec, seed=config.seed).body, config.finetune.reinit_top)
+        if isinstance(self.body, DecoderBody):
+            self.body.flipped, self.body.doubled = config.body.flip, config.body.double
+        self.adapter: Adapter | None = None
+        if config.adapter != NONE:
+            with seeded(config.seed, "adapter-init"):
+                self.adapter = Adapter(config.adapter, self.body)
         with seeded(config.seed, "predictor-init"):
             self.predictor = make_predictor(output_shape, geometry, self.embedder)
 
@@ -49,25 +64,34 @@ class CrossModalModel(nn.Module):
         outputs: Tensor = self.predictor(self.features(x))
         return outputs
 
-    def group(self, name: Group) -> list[nn.Parameter]:
-        """The parameters of a group that a freezing phase can name; `layernorm` by module type, not by name."""
-        if name == "layernorm":
-            norms = [part for part in self.body.modules() if isinstance(part, nn.LayerNorm)]
-            return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
-        return list(self.get_submodule(name).parameters())
+    def group(self, name: str, scores: Tensor | None = None) -> list[nn.Parameter]:
+        """The parameters of a group that a freezing phase can name; `scores` are for `surgical`, see `body_group`."""
+        if name in ("embedder", "predictor"):
+            return list(self.get_submodule(name).parameters())
+        if self.adapter is not None:
+            return self.adapter.parameters  # what `body` stands for; config takes no other group beside an adapter
+        return body_group(self.body, name, scores)
 
-    def train_only(self, groups: tuple[Group, ...]) -> None:
+    def train_only(self, groups: tuple[str, ...], scores: Tensor | None = None) -> None:
         """Let the named groups train and freeze the rest. A part in which nothing trains stays in eval mode, see `train_mode`."""
         self.requires_grad_(False)
         for name in groups:
-            for parameter in self.group(name):
+            for parameter in self.group(name, scores):
                 parameter.requires_grad_(True)
 
     def train_mode(self) -> None:
-        """Train mode (dropout) for the parts in which something trains, eval mode for frozen ones."""
-        for part in (self.embedder, self.body, self.predictor):
+        """Train mode (dropout) for the parts and layers in which something trains, eval mode for frozen ones."""
+        for part in (self.embedder, self.body, self.predictor, *self.body.blocks):
             part.train(any(parameter.requires_grad for parameter in part.parameters()))
 
     def num_trained(self) -> int:
         """Number of scalars that train now."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def _reinitialise_top(body: Body, drawn: Body, count: int) -> None:
+    """Give the top layers the weights of another body of the same shape (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning")."""
+    if count > len(body.blocks):
+        raise ConfigError([Fault("finetune.reinit_top", f"must be at most the {len(body.blocks)} layers of the body", count)])
+    for block, other in zip(body.blocks[-count:], drawn.blocks[-count:], strict=True):
+        block.load_state_dict(other.state_dict())

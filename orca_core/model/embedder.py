@@ -1,7 +1,7 @@
 """Embedders: the new input layer of stage 1, from target inputs to the body's tokens.
 
-    SeriesEmbedder      1D input -> text body: convolution with kernel = stride = s, LayerNorm, positions
-    FieldEmbedder       2D input -> text body: patches in raster order, LayerNorm, positions
+    SeriesEmbedder      1D input -> text body: convolution with kernel = stride = s, LayerNorm, positions (unless the body adds them)
+    FieldEmbedder       2D input -> text body: patches in raster order, LayerNorm, positions (likewise)
     ImageEmbedder       2D input -> image body: resize to the body's image size, patches, LayerNorm, positions
                         1D input -> image body: the series folded into a square, row by row, then the same
 
@@ -37,30 +37,30 @@ def fold_side(length: int) -> int:
 class SeriesEmbedder(nn.Module):
     """(n, channels, length) -> (n, l, d), l = length / s."""
 
-    def __init__(self, channels: int, length: int, geometry: Geometry, target_seq_len: int) -> None:
+    def __init__(self, channels: int, length: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
         super().__init__()
         self.stride = series_stride(length, min(target_seq_len, geometry.max_tokens))
         self.num_tokens = length // self.stride
         self.projection = nn.Conv1d(channels, geometry.width, self.stride, self.stride)
         self.norm = nn.LayerNorm(geometry.width)
-        self.positions = nn.Parameter(torch.empty(self.num_tokens, geometry.width).normal_(std=0.02))
+        self.positions = _fresh_positions(self.num_tokens, geometry.width) if positions else None
         # Xavier with gain sqrt 2 and bias 0, as the reference has it.
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
 
     def copy_pretrained(self, embedding: TextEmbedding) -> None:
-        """Take LayerNorm and positions from the body's own embedding; the projection has no counterpart there."""
-        _copy_norm(self.norm, embedding.norm)
-        self.positions.data.copy_(embedding.positions[: self.num_tokens])
+        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there."""
+        _copy_norm_and_positions(self, embedding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.projection(x).transpose(1, 2)) + self.positions
+        tokens = self.norm(self.projection(x).transpose(1, 2))
+        return tokens if self.positions is None else tokens + self.positions
 
 
 class FieldEmbedder(nn.Module):
     """(n, channels, height, width) -> (n, l, d): square patches in raster order, the smallest that give few enough tokens."""
 
-    def __init__(self, channels: int, height: int, width: int, geometry: Geometry, target_seq_len: int) -> None:
+    def __init__(self, channels: int, height: int, width: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
         super().__init__()
         most = min(target_seq_len, geometry.max_tokens)
         self.patch = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= most)
@@ -68,18 +68,18 @@ class FieldEmbedder(nn.Module):
         self.padding = (0, self.grid[1] * self.patch - width, 0, self.grid[0] * self.patch - height)
         self.projection = nn.Conv2d(channels, geometry.width, self.patch, self.patch)
         self.norm = nn.LayerNorm(geometry.width)
-        self.positions = nn.Parameter(torch.empty(self.grid[0] * self.grid[1], geometry.width).normal_(std=0.02))
+        self.positions = _fresh_positions(self.grid[0] * self.grid[1], geometry.width) if positions else None
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
 
     def copy_pretrained(self, embedding: TextEmbedding) -> None:
-        """Take LayerNorm and positions from the body's own embedding; the projection has no counterpart there."""
-        _copy_norm(self.norm, embedding.norm)
-        self.positions.data.copy_(embedding.positions[: len(self.positions)])
+        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there."""
+        _copy_norm_and_positions(self, embedding)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.projection(nn.functional.pad(x, self.padding)).flatten(2).transpose(1, 2)
-        return self.norm(tokens) + self.positions
+        tokens = self.norm(tokens)
+        return tokens if self.positions is None else tokens + self.positions
 
 
 class ImageEmbedder(nn.Module):
@@ -142,12 +142,23 @@ def make_embedder(
         return embedder
     channels, *sizes = input_shape
     if len(sizes) == 1:
-        embedder = SeriesEmbedder(channels, sizes[0], geometry, target_seq_len)
+        embedder = SeriesEmbedder(channels, sizes[0], geometry, target_seq_len, embedding.positions is not None)
     else:
-        embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len)
+        embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len, embedding.positions is not None)
     if pretrained:
         embedder.copy_pretrained(embedding)
     return embedder
+
+
+def _fresh_positions(count: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(count, width).normal_(std=0.02))
+
+
+def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding: TextEmbedding) -> None:
+    if embedding.norm is not None:
+        _copy_norm(embedder.norm, embedding.norm)
+    if embedder.positions is not None and embedding.positions is not None:
+        embedder.positions.data.copy_(embedding.positions[: len(embedder.positions)])
 
 
 def _copy_norm(target: nn.LayerNorm, source: nn.LayerNorm) -> None:

@@ -142,11 +142,15 @@ def test_a_wrong_type_or_range_is_one_fault_at_its_path(path, value, rule):
     assert fault.value == value or value != value
 
 
+GROUPS = "embedder, body, predictor, layernorm, bias, attention, non-attn, layers:N, top-layers:N, surgical:N"
+
+
 @pytest.mark.parametrize(
     ("phase", "path", "rule"),
     [
-        ({"train": ["predictr"]}, "freezing.0.train", "must hold only embedder, body, predictor, layernorm: 'predictr' is none of them"),
-        ({"train": "body"}, "freezing.0.train", "must be `all` or a list of embedder, body, predictor, layernorm"),
+        ({"train": ["predictr"]}, "freezing.0.train", f"must hold only {GROUPS}: 'predictr' is none of them"),
+        ({"train": ["top-layers:0"]}, "freezing.0.train", f"must hold only {GROUPS}: 'top-layers:0' is none of them"),
+        ({"train": "body"}, "freezing.0.train", f"must be `all` or a list of {GROUPS}"),
         ({"train": []}, "freezing.0.train", "must not be empty"),
         ({"train": "all", "epochs": 2.5}, "freezing.0.epochs", "must be a whole number"),
         ({"train": "all", "epoch": 2}, "freezing.0.epoch", "must be a known key"),

@@ -8,10 +8,12 @@ import torch
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.errors import ConfigError
+from orca_core.finetuning.fisher import fisher_scores, highest
 from orca_core.finetuning.freezing import FREEZING_NAMES, Phase, freezing_label, parse_freezing
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import run_trial
+from orca_core.pipeline import run_trial, trial_rows
+from orca_core.store import Store
 from orca_core.tasks import find_task
 
 ALL = ("embedder", "body", "predictor")
@@ -36,10 +38,21 @@ def phases(*items: tuple) -> tuple[Phase, ...]:
         ("layernorm", [(("embedder", "predictor", "layernorm"), 8)]),
         ("frozen-body:5", [(EMBEDDER_AND_PREDICTOR, 5), (ALL, 3)]),
         ("frozen-body:8", [(EMBEDDER_AND_PREDICTOR, 8)]),
+        ("bias", [(("embedder", "predictor", "bias"), 8)]),
+        ("non-attn", [(("embedder", "predictor", "non-attn"), 8)]),
+        ("top-layers:2", [(("embedder", "predictor", "top-layers:2"), 8)]),
+        ("surgical:2", [(("embedder", "predictor", "surgical:2"), 8)]),
+        ("gradual:3", [(EMBEDDER_AND_PREDICTOR, 3), ((*EMBEDDER_AND_PREDICTOR, "top-layers:1"), 3), (ALL, 2)]),
+        ("gradual:5", [(EMBEDDER_AND_PREDICTOR, 5), ((*EMBEDDER_AND_PREDICTOR, "top-layers:1"), 3)]),
+        ("gradual:8", [(EMBEDDER_AND_PREDICTOR, 8)]),
     ],
 )
 def test_a_name_stands_for_phases(name, expected):
-    assert parse_freezing(name, 8) == phases(*expected)
+    assert parse_freezing(name, 8, layers=2) == phases(*expected)
+
+
+def test_a_linear_probe_before_fine_tuning_restarts_the_optimiser():
+    assert parse_freezing("lp-ft:3", 8) == (Phase(train=["predictor"], epochs=3), Phase(train=ALL, epochs=5, restart=True))
 
 
 @pytest.mark.parametrize(
@@ -71,15 +84,17 @@ def test_a_restart_of_the_first_phase_says_nothing():
         (["predictor", "body", "embedder"], ALL),
         (["layernorm", "body"], ("body",)),
         (["predictor", "predictor"], ("predictor",)),
+        (["layers:10", "embedder", "layers:2", "layers:02"], ("embedder", "layers:2", "layers:10")),
+        (["top-layers:2", "body", "predictor"], ("body", "predictor")),
     ],
 )
 def test_what_trains_has_one_spelling(train, canonical):
     assert Phase(train=train).train == canonical
 
 
-@pytest.mark.parametrize("name", [name.replace(":N", ":3") for name in FREEZING_NAMES])
+@pytest.mark.parametrize("name", [*(name.replace(":N", ":3") for name in FREEZING_NAMES), "gradual:2", "gradual:1"])
 def test_a_name_is_its_own_label(name):
-    assert freezing_label(parse_freezing(name, 8)) == name
+    assert freezing_label(parse_freezing(name, 8, layers=5)) == name
 
 
 def test_a_schedule_without_a_name_is_labelled_by_its_phases():
@@ -97,6 +112,10 @@ def test_a_schedule_without_a_name_is_labelled_by_its_phases():
         ("layernorm:2", "freezing: must be a freezing schedule, but got 'layernorm:2'. Did you mean 'layernorm'?"),
         ("frozen-body:9", "freezing: must name 1 to 8 epochs (finetune.epochs) after the colon, but got 'frozen-body:9'"),
         ("frozen-body:", "freezing: must name 1 to 8 epochs"),
+        ("top-layers:0", "freezing: must name a number of layers, 1 or more, after the colon, but got 'top-layers:0'"),
+        ("top-layers:4", "freezing: must name 1 to 3 after top-layers: for a body of 3 layers, but got 'top-layers:4'"),
+        (phases((["layers:3"], None)), "freezing: must name 0 to 2 after layers: for a body of 3 layers, but got 'layers:3'"),
+        ("gradual:9", "freezing: must name 1 to 8 epochs (finetune.epochs) after the colon, but got 'gradual:9'"),
         ((), "freezing: must have at least one phase"),
         (phases((ALL, None), (ALL, 3)), "freezing.0.epochs: must be given in every phase but the last"),
         (
@@ -108,8 +127,13 @@ def test_a_schedule_without_a_name_is_labelled_by_its_phases():
 )
 def test_a_schedule_that_does_not_fill_the_epochs_is_refused(schedule, text):
     with pytest.raises(ConfigError) as caught:
-        parse_freezing(schedule, 8)
+        parse_freezing(schedule, 8, layers=3)
     assert str(caught.value).startswith(text)
+
+
+def test_a_gradual_schedule_needs_a_body_whose_layers_are_known():
+    with pytest.raises(ConfigError, match="freezing: must not be gradual for a body whose number of layers only its weights tell"):
+        parse_freezing("gradual:2", 8)
 
 
 # In training
@@ -131,12 +155,26 @@ def tune(quick):
     return make
 
 
-@pytest.mark.parametrize("freezing", ["full", "frozen-embedder", "frozen-body", "frozen-both", "layernorm"])
+MODES = [
+    "full",
+    "frozen-embedder",
+    "frozen-body",
+    "frozen-both",
+    "layernorm",
+    "bias",
+    "attention",
+    "non-attn",
+    "top-layers:1",
+    "surgical:1",
+]
+
+
+@pytest.mark.parametrize("freezing", MODES)
 def test_frozen_parameters_keep_their_bytes_and_trained_ones_change(tune, freezing):
     tuning = tune(freezing)
     before = {name: parameter.detach().clone() for name, parameter in tuning.model.named_parameters()}
-    trained = {name for name, parameter in tuning.model.named_parameters() if parameter.requires_grad}
     tuning.run_epoch(1)
+    trained = {name for name, parameter in tuning.model.named_parameters() if parameter.requires_grad}
     changed = {name for name, parameter in tuning.model.named_parameters() if not torch.equal(parameter, before[name])}
     assert changed == trained
 
@@ -146,6 +184,14 @@ def test_frozen_parts_are_in_eval_mode_so_that_dropout_does_not_reach_them(tune)
     tuning.model.body.register_forward_pre_hook(lambda body, _: modes.add((tuning.model.embedder.training, body.training)))
     tuning.run_epoch(1)
     assert modes == {(True, False), (False, False)}  # in training and in evaluation
+
+
+def test_frozen_layers_are_in_eval_mode_beside_those_that_train(tune):
+    tuning, modes = tune("top-layers:1"), []
+    tuning.model.body.register_forward_pre_hook(lambda body, _: modes.append([block.training for block in body.blocks]))
+    tuning.run_epoch(1)
+    assert modes[0] == [False, True]  # in training
+    assert modes[-1] == [False, False]  # in evaluation
 
 
 def test_predictions_from_cached_features_are_those_of_the_whole_model(tune):
@@ -162,3 +208,56 @@ def test_a_model_in_which_nothing_can_train_still_runs(quick, store):
     config = quick("burgers-mini", {"body.weights": "random", "freezing": "frozen-both", "train_samples": 8})
     result = run_trial(config, store, lambda row: None)
     assert result["params_trained"] == [0]
+
+
+# Layers chosen by their Fisher information
+
+
+def test_fisher_scores_are_mean_squared_gradients_by_hand():
+    first, second = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(2, 1)  # 1 and 3 parameters
+    inputs = torch.tensor([1.0, 3.0])
+    batches = [lambda x=x: first.weight.sum() * x + 2 * second.weight.sum() * x for x in inputs]
+    # Gradients: x for the one weight; 2 x for two weights and none for the bias. Squares, averaged over parameters and batches.
+    expected = [(1 + 9) / 2, (2 * 4 * 1 + 2 * 4 * 9) / 3 / 2]
+    assert fisher_scores([first, second], batches).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("scores", "count", "chosen"), [([0.1, 0.5, 0.5], 1, [1]), ([3.0, 1.0, 2.0], 2, [0, 2]), ([1.0, 1.0], 2, [0, 1])])
+def test_the_layers_of_highest_score_are_chosen_and_the_lower_of_equals(scores, count, chosen):
+    assert highest(torch.tensor(scores), count) == chosen
+
+
+def test_layers_are_chosen_once_from_the_weights_that_training_starts_with(tune):
+    tuning = tune("surgical:1")
+    tuning.run_epoch(1)
+    first = tuning.scores.clone()
+    assert torch.equal(tuning.state()["surgical.scores"], first)
+    tuning.run_epoch(2)
+    assert torch.equal(tuning.scores, first)
+    again = tune("surgical:1")
+    again.run_epoch(1)
+    assert torch.equal(again.scores, first)
+
+
+@pytest.mark.parametrize(
+    "freezing", ["surgical:1", "gradual:1", "lp-ft:2", [{"train": ["predictor"], "epochs": 1}, {"train": ["surgical:1"]}]]
+)
+def test_a_run_that_is_cut_short_goes_on_to_the_same_rows_and_counts(quick, tmp_path, freezing):
+    knobs = {"body.weights": "random", "freezing": freezing, "finetune.epochs": 4, "train_samples": 64, "finetune.dropout": 0.1}
+    config = quick("digits", knobs)
+
+    def shown(rows: list[dict]) -> list[dict]:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows if row["table"] == "metrics"]
+
+    whole: list[dict] = []
+    result = run_trial(config, Store(tmp_path / "whole"), whole.append)
+    for stop_after in (1, 2, 3):
+        store, rows = Store(tmp_path / str(stop_after)), []
+        stopped = trial_rows(config, store)
+        while sum(row["table"] == "metrics" for row in rows) < stop_after:
+            rows.append(next(stopped))
+        stopped.close()
+        resumed: list[dict] = []
+        assert run_trial(config, store, resumed.append) == result
+        assert shown(resumed) == shown(whole)
+        assert run_trial(config, store, lambda row: None) == result  # from what is stored

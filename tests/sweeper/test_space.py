@@ -34,7 +34,7 @@ FAULTS = {
         "base: {task: digits, freezing: frozen-bdy}",
         "base.freezing: must be a freezing schedule, but got 'frozen-bdy'. Did you mean 'frozen-body'?",
     ),
-    "freezing no": ("base: {task: digits, freezing: no}", "base.freezing: must be a freezing schedule, but got 'no'. Known: frozen-body, "),
+    "freezing no": ("base: {task: digits, freezing: no}", "base.freezing: must be a freezing schedule, but got 'no'. Known: attention, "),
     "freezing false": ("base: {task: digits, freezing: false}", "base.freezing: must be a name or a list of phases, but got False."),
     "freezing longer than fine-tuning": (
         "base: {task: digits, finetune.epochs: 2, freezing: frozen-body:5}",
