@@ -89,7 +89,7 @@ def _of_spans(
     start, stop = torch.tensor(spans).unsqueeze(1).unbind(-1)
     inside = encoded["attention_mask"].bool() & (first < stop) & (last > start)
     weights = inside.to(torch.float32).to(device).unsqueeze(-1)
-    tokens = embedding.embeddings(input_ids=encoded["input_ids"].to(device))
+    tokens = embedding.embed(encoded["input_ids"].to(device))
     means = (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
     for row in (~inside.any(1)).nonzero()[:, 0].tolist():
         begin, end = spans[row]

@@ -13,7 +13,7 @@ PUBLISHED_WIDTH = 768
 
 _MINI = {"mini-roberta": 64, "mini-swin": 32}
 
-_KEYS = ("embed_dim", "embedding_size", "dim", "hidden_size")
+_KEYS = ("embed_dim", "embedding_size", "n_embd", "dim", "hidden_size")
 """Where configs of Hugging Face say the width of the embedding, the more special first: a Swin's hidden_size is of its end."""
 
 
