@@ -89,6 +89,7 @@ class OtddSource:
         self._inner, self._annealed = inner, solver == "annealed"
         with torch.no_grad():
             self._cloud = _sort_by_class(source_x, source_y, self._working_dtype)
+            self._norms = self._cloud.x.square().sum(1)
             self._classes = self._describe(self._cloud)
             costs = _cost(self._cloud, self._cloud, _distances_within(self._classes, self._cloud))
             # The transport cost, or what it is made of where it depends on the target as well.
@@ -118,26 +119,27 @@ class OtddSource:
         """`distance`, and the label distances it was made with: those of `label_distances`, without a gradient."""
         _check_choice("label_gradient", label_gradient, LABEL_GRADIENTS)
         target = self._target_cloud(target_x, target_y)
+        squared = squared_distances(self._cloud.x, target.x, self._norms)
         weight = {"true": 1.0, "none": 0.0, "reference": 2.0 if self._inner == "gaussian" else 0.0}[label_gradient]
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
             classes = self._describe(target)
-            across = _scale_gradient(_distances_between(self._classes, classes), weight)
+            across = _scale_gradient(self._across(classes, target, squared), weight)
             within = _scale_gradient(_distances_within(classes, target), weight)
-        solve = self._annealed_distance if self._annealed else self._converged_distance
-        return solve(target, across, within).to(self._dtype), across.detach().mT.to(self._dtype)
+        if self._annealed:
+            distance = self._annealed_distance(target, across, within, squared)
+        else:
+            cross_cost = transport_cost(_cost(self._cloud, target, across, squared), self._epsilon)
+            target_self_cost = self_transport_cost(_cost(target, target, within), self._epsilon)
+            distance = cross_cost - (self._self_cost + target_self_cost) / 2
+        return distance.to(self._dtype), across.detach().mT.to(self._dtype)
 
-    def _converged_distance(self, target: _Cloud, across: Tensor, within: Tensor) -> Tensor:
-        cross_cost = transport_cost(_cost(self._cloud, target, across), self._epsilon)
-        target_self_cost = self_transport_cost(_cost(target, target, within), self._epsilon)
-        return cross_cost - (self._self_cost + target_self_cost) / 2
-
-    def _annealed_distance(self, target: _Cloud, across: Tensor, within: Tensor) -> Tensor:
+    def _annealed_distance(self, target: _Cloud, across: Tensor, within: Tensor, squared: Tensor) -> Tensor:
         # As `annealed_divergence` has it, features pass their gradient once, from the side of the target, and label distances twice.
         across, within = _scale_gradient(across, 0.5), _scale_gradient(within, 0.5)
         fixed = target._replace(x=target.x.detach())
         return annealed_divergence(
-            _cost(self._cloud, fixed, across),
-            _cost(target, self._cloud, across.mT),
+            _cost(self._cloud, fixed, across, squared.detach()),
+            _cost(target, self._cloud, across.mT, squared.mT),
             self._self_cost,
             _cost(target, fixed, within),
             diameter=diameter_of(self._cloud.with_labels(0), fixed.with_labels(len(self._classes))),
@@ -156,8 +158,14 @@ class OtddSource:
         Raises:
             ValueError, NotFiniteError: As in `distance`.
         """
-        classes = self._describe(self._target_cloud(target_x, target_y))
-        return _distances_between(self._classes, classes).mT.to(self._dtype)
+        target = self._target_cloud(target_x, target_y)
+        squared = squared_distances(self._cloud.x, target.x, self._norms)
+        return self._across(self._describe(target), target, squared).mT.to(self._dtype)
+
+    def _across(self, classes: Sequence[_Class], target: _Cloud, squared: Tensor) -> Tensor:
+        """(C_source, C_target) label distances; the classes' clouds are as far apart as their blocks of `squared` say."""
+        rows = squared.split(self._cloud.class_sizes)
+        return _distances_between(self._classes, classes, [row.split(target.class_sizes, 1) for row in rows])
 
     def _target_cloud(self, target_x: Tensor, target_y: Tensor | None) -> _Cloud:
         if target_y is None:
@@ -200,21 +208,20 @@ class _Class(ABC):
     """What is needed of one class to tell its distance to another of the same kind."""
 
     @abstractmethod
-    def distance_to(self, other: _Class) -> Tensor:
-        """Scalar distance between the two classes, in squared feature units."""
+    def distance_to(self, other: _Class, squared: Tensor) -> Tensor:
+        """Scalar distance between the two classes, in squared feature units; `squared` are the (n, n') distances of their samples."""
 
 
 class _ExactClass(_Class):
     """A class as the cloud of its samples, (n, d)."""
 
     def __init__(self, x: Tensor, epsilon: float) -> None:
-        self.x = x
         self.epsilon = epsilon
         self.self_cost = self_transport_cost(squared_distances(x, x), epsilon)
 
-    def distance_to(self, other: _Class) -> Tensor:
+    def distance_to(self, other: _Class, squared: Tensor) -> Tensor:
         assert isinstance(other, _ExactClass)
-        cross_cost = transport_cost(squared_distances(self.x, other.x), self.epsilon)
+        cross_cost = transport_cost(squared, self.epsilon)
         return cross_cost - (self.self_cost + other.self_cost) / 2
 
 
@@ -225,9 +232,10 @@ class _AnnealedClass(_Class):
         self.x = x
         self.epsilon = epsilon
 
-    def distance_to(self, other: _Class) -> Tensor:
+    def distance_to(self, other: _Class, squared: Tensor) -> Tensor:
         assert isinstance(other, _AnnealedClass)
         x, y = self.x, other.x
+        # Not `squared`: its gradient is that of both sides in one.
         pairs = [(x, y), (y, x), (x, x), (y, y)]
         costs = (squared_distances(first, second.detach()) for first, second in pairs)
         return annealed_divergence(*costs, diameter=diameter_of(x, y), epsilon=self.epsilon)
@@ -249,7 +257,7 @@ class _GaussianClass(_Class):
             vectors, values, _ = torch.linalg.svd(self.factor, full_matrices=False)
             self.factor = vectors * values
 
-    def distance_to(self, other: _Class) -> Tensor:
+    def distance_to(self, other: _Class, squared: Tensor) -> Tensor:
         assert isinstance(other, _GaussianClass)
         cross_term = _nuclear_norm(self.factor.mT @ other.factor)
         return (self.mean - other.mean).square().sum() + self.trace + other.trace - 2 * cross_term
@@ -262,15 +270,25 @@ def _nuclear_norm(matrix: Tensor) -> Tensor:
     return with_gradient(values.sum(), (left * kept) @ right, matrix)
 
 
-def _distances_between(first: Sequence[_Class], second: Sequence[_Class]) -> Tensor:
-    """(C1, C2) label distances."""
-    return torch.stack([torch.stack([one.distance_to(other) for other in second]) for one in first])
+def _distances_between(first: Sequence[_Class], second: Sequence[_Class], squared: Sequence[Sequence[Tensor]]) -> Tensor:
+    """(C1, C2) label distances, from the squared distances of the samples in blocks."""
+    return torch.stack(
+        [
+            torch.stack([one.distance_to(other, block) for other, block in zip(second, row, strict=True)])
+            for one, row in zip(first, squared, strict=True)
+        ]
+    )
 
 
 def _distances_within(classes: Sequence[_Class], cloud: _Cloud) -> Tensor:
     """(C, C) label distances of the classes of `cloud`, symmetric, zero diagonal."""
     zero = cloud.x.new_zeros(())
-    upper = [[one.distance_to(other) if j > i else zero for j, other in enumerate(classes)] for i, one in enumerate(classes)]
+    clouds = cloud.x.split(cloud.class_sizes)
+
+    def between(i: int, j: int) -> Tensor:
+        return classes[i].distance_to(classes[j], squared_distances(clouds[i], clouds[j])) if j > i else zero
+
+    upper = [[between(i, j) for j in range(len(classes))] for i in range(len(classes))]
     distances = torch.stack([torch.stack(row) for row in upper])
     return distances + distances.mT
 
@@ -280,11 +298,11 @@ def _scale_gradient(tensor: Tensor, weight: float) -> Tensor:
     return tensor if weight == 1 else tensor.detach() + weight * (tensor - tensor.detach())
 
 
-def _cost(first: _Cloud, second: _Cloud, label_distances: Tensor) -> Tensor:
+def _cost(first: _Cloud, second: _Cloud, label_distances: Tensor, squared: Tensor | None = None) -> Tensor:
     """(n1, n2) outer cost, half the squared distance of the features and half that of the labels, (C1, C2)."""
     # A product with 0s and 1s, rather than indexing: its backward is deterministic on every device.
     label_term = first.membership @ label_distances @ second.membership.mT
-    return (squared_distances(first.x, second.x) + label_term) / 2
+    return ((squared_distances(first.x, second.x) if squared is None else squared) + label_term) / 2
 
 
 def _sort_by_class(x: Tensor, y: Tensor, dtype: torch.dtype) -> _Cloud:
