@@ -20,14 +20,18 @@ _DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field 
 
 def unread_knobs(config: TrialConfig) -> frozenset[str]:
     """The knobs that no stage of this trial reads."""
-    unread = {"recipe"}  # it chose the defaults, and the values it chose are knobs themselves
+    unread = {"recipe", "reference_behaviour"}  # they chose defaults, and the values they chose are knobs themselves
     body, align = config.body_spec, config.align
     if not config.task_spec.reference:
         unread.add("reference_data")
     if align.epochs == 0:
         unread |= {"proxy"} | {path for path in KNOBS if path.startswith("align.") and path != "align.epochs"}
     if not align.objective.startswith("otdd-"):
-        unread |= {"align.label_gradient", "align.entropic_reg"}
+        unread |= {"align.label_gradient", "align.entropic_reg", "align.solver"}
+    if align.objective != "l2":
+        unread.add("align.l2_batches")
+    if align.lr_from == "finetune":
+        unread.add("align.lr")
     if align.optimizer != "sgd":
         unread.add("align.momentum")
     if config.body.weights == "random":
@@ -42,6 +46,10 @@ def unread_knobs(config: TrialConfig) -> frozenset[str]:
         unread |= {"body.flip", "body.double"}  # they are for bodies that read one way only
     if body.modality == "images":
         unread.add("embedder.target_seq_len")  # image bodies fix their number of tokens
+    if config.finetune.accum == 1:
+        unread.add("finetune.accumulation")
+    if config.finetune.warmup_epochs == 0 and config.finetune.decay_epochs is None:
+        unread.add("finetune.schedule")  # the rate is constant
     unread.add("finetune.betas" if config.finetune.optimizer == "sgd" else "finetune.momentum")
     return frozenset(unread)
 
@@ -58,6 +66,8 @@ def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
     values["freezing"] = freezing_label(config.phases)
     if values["align.label_gradient"] == "reference" and config.align.objective == "otdd-exact":
         values["align.label_gradient"] = "none"  # what the reference's exact mode does
+    if values["embedder.init"] == "reference" and config.align.epochs > 0:
+        values["embedder.init"] = "pretrained"  # what the reference does if it aligns
     return values
 
 
