@@ -173,7 +173,8 @@ def test_a_cosine_falls_slowly_at_both_ends_and_stays_at_0():
 )
 def test_the_rate_of_every_step_by_schedule(tune, knobs, expected):
     # 8 samples in batches of 4: 2 batches an epoch; up in 1 epoch, down to 0 at epoch 3, one more after that.
-    tuning, found = tune({"finetune": {"lr": 1.0, "epochs": 4, "warmup_epochs": 1, "decay_epochs": 3, **knobs}}), []
+    knobs = {"lr": 1.0, "epochs": 4, "warmup_epochs": 1, "decay_epochs": 3, **knobs}
+    tuning, found = tune({f"finetune.{name}": value for name, value in knobs.items()}), []
     tuning.optimizer.register_step_pre_hook(lambda optimizer, *_: found.append(optimizer.param_groups[0]["lr"]))
     for epoch in range(1, 5):
         tuning.run_epoch(epoch)
@@ -260,18 +261,13 @@ def tune(quick) -> Callable[..., Finetuning]:
     """`tune(knobs)` is a fine-tuning of a random mini-roberta on the first 8 wines."""
 
     def make(knobs: dict) -> Finetuning:
-        config = quick("openml/187", {"body.weights": "random", **({} if "finetune" in knobs else {"finetune.batch_size": 4}), **fill(knobs)})
+        config = quick("openml/187", {"body.weights": "random", "finetune.batch_size": 4, **knobs})
         data = find_task("openml/187").load()
         data = TaskData(Split(data.train.x[:8], data.train.y[:8]), data.valid, data.test, data.num_classes)
         model = CrossModalModel(config, random_body(find_body("mini-roberta"), seed=0), data.input_shape, data.output_shape)
         tuning = Finetuning(config, model, data, CPU)
         tuning.start_phase(0)
         return tuning
-
-    def fill(knobs: dict) -> dict:
-        if "finetune" not in knobs:
-            return knobs
-        return {f"finetune.{name}": value for name, value in {"batch_size": 4, **knobs["finetune"]}.items()}
 
     return make
 
@@ -410,14 +406,14 @@ def reference_otdd(source_x: Tensor, source_y: Tensor, feats: Tensor, exact: boo
     number = torch.tensor([classes.index(label) for label in source_y.tolist()])
     clouds = [source_x[source_y == label] for label in classes]
     size = len(classes)
+    label_distance = exact_label_distance if exact else gaussian_label_distance
+    own = torch.zeros(size, size)
+    for i in range(size):
+        for j in range(size):
+            own[i, j] = label_distance(clouds[i], clouds[j]) if i != j else 0.0
+    across = torch.stack([label_distance(x, feats) for x in clouds])
     if exact:
-        with torch.no_grad():
-            within = [[exact_label_distance(x, y) if i != j else torch.zeros(()) for j, y in enumerate(clouds)] for i, x in enumerate(clouds)]
-            across = torch.stack([exact_label_distance(x, feats) for x in clouds])
-    else:
-        within = [[gaussian_label_distance(x, y) if i != j else torch.zeros(()) for j, y in enumerate(clouds)] for i, x in enumerate(clouds)]
-        across = torch.stack([gaussian_label_distance(x, feats) for x in clouds])
-    own = torch.stack([torch.stack(row) for row in within])
+        across = across.detach()
     labels = across[number][:, None].expand(-1, len(feats))
     fixed = feats.detach()
     costs = {
@@ -428,10 +424,6 @@ def reference_otdd(source_x: Tensor, source_y: Tensor, feats: Tensor, exact: boo
     }
     marked = torch.cat([source_x, number[:, None].float()], 1), torch.cat([fixed, torch.full((len(fixed), 1), float(size))], 1)
     return geomloss_divergence(costs, box(*marked), math.sqrt(0.1))
-
-
-def reference_score(objective: str, source_x: Tensor, source_y: Tensor, feats: Tensor) -> Tensor:
-    return reference_otdd(source_x, source_y, feats, exact=objective == "otdd-exact")
 
 
 class PlainEmbedder(nn.Module):
@@ -516,7 +508,7 @@ def test_stage_2_with_all_switches_on_is_the_references_at_every_epoch(align, ta
     assert {len(classes) for classes in epochs} == {sum(count > 1 for count in keep.values())}
 
     plain = PlainEmbedder(start, getattr(alignment.embedder, "image_size", 0))
-    theirs = reference_stage_2(plain, epochs, lambda feats: reference_score(objective, *source, feats), 5e-4, [2, 4])
+    theirs = reference_stage_2(plain, epochs, lambda feats: reference_otdd(*source, feats, objective == "otdd-exact"), 5e-4, [2, 4])
     assert ours == pytest.approx(theirs, rel=1e-3)
     assert ours[-1] < ours[0]
     for name, tensor in plain.state_dict().items():
