@@ -166,6 +166,10 @@ class FinetuneConfig(_Part):
         None, description="Epoch at which the decay after warm-up reaches 0 (it stays there); null = no decay."
     )
     dropout: Below1 = Field(0.0, description="Dropout inside the body.")
+    checkpointing: bool = Field(
+        False, description="Compute the activations of the body's blocks again in the backward pass instead of keeping them: less memory."
+    )
+    compile: bool = Field(False, description="Let torch.compile make the forward pass; it takes a minute at the start of a trial.")
     label_smoothing: Below1 = Field(0.0, description="Share of the uniform distribution in the targets of training; classes only.")
     layer_decay: Share = Field(
         1.0,
@@ -192,6 +196,9 @@ class FinetuneConfig(_Part):
             raise ValueError(f"must be greater than warmup_epochs ({self.warmup_epochs:g})|decay_epochs|{self.decay_epochs:g}")
         if self.schedule == "cosine" and self.decay_epochs is None:
             raise ValueError("must be a number if the schedule is cosine|decay_epochs|null")
+        if self.mixout and (self.checkpointing or self.compile):
+            rule = "must be 0 with checkpointing or compile: its weights are there in the forward pass only"
+            raise ValueError(f"{rule}|mixout|{self.mixout:g}")
         return self
 
 
@@ -234,7 +241,9 @@ class TrialConfig(_Part):
     selection_ties: Literal["earliest", "latest"] = Field(
         "earliest", description="Which of several epochs of the same lowest error is the best one; `latest` is what the reference takes."
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the forward pass of fine-tuning (autocast).")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Number format of the forward pass of fine-tuning (autocast); fp16 scales the loss, and is for GPUs."
+    )
     threads: Count = Field(1, description="CPU threads of the trial. Part of its identity: it changes the bits.")
     seed: Seed = Field(0, description="Seed of everything the trial draws. All arms of a seed share their draws, which pairs them.")
 

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from orca_core.errors import NotFiniteError
+from orca_core.memory import peak_bytes, start_peak
 from orca_core.stages import Stage
 from orca_core.store import Artifact, Store
 
@@ -21,7 +23,13 @@ SAVE_EVERY_S = 60.0
 
 
 class Trajectory(Protocol):
-    """A stage that goes epoch by epoch."""
+    """A stage that goes epoch by epoch.
+
+    Attributes:
+        device: Where it computes.
+    """
+
+    device: torch.device
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Run one epoch (the first is 1) and give its metrics: numbers, or lists."""
@@ -67,6 +75,7 @@ def advance(
 
     started = time.perf_counter()
     trajectory = build()
+    start_peak(trajectory.device)
     rows: list[Row] = []
     begun = stage.start
     if (found := _furthest(stage, store)) is not None:
@@ -84,6 +93,8 @@ def advance(
                 raise NotFiniteError(f"{name} is {value} after {stage.kind} epoch {epoch}")
         row: Row = {"table": "metrics", "stage": stage.kind, "phase": stage.phase, "epoch": epoch}
         row |= metrics | {"seconds": time.perf_counter() - epoch_started}
+        if trajectory.device.type == "cuda":
+            row["memory_bytes"] = peak_bytes(trajectory.device)
         rows.append(row)
         if epoch < end and epoch in keep_at:
             # This also replaces rows without a state, as a trial that ends here leaves them.
@@ -102,7 +113,7 @@ def advance(
     stored = store.put(stage.address, artifact.tensors, artifact.data)
     store.drop(stage.interim)
     seconds = time.perf_counter() - started
-    yield _stage_row(stage, reused_epochs=begun - stage.start, seconds=seconds, saved_s=saved_s, stored_bytes=stored)
+    yield _stage_row(stage, begun - stage.start, seconds, saved_s, stored_bytes=stored, memory_bytes=peak_bytes(trajectory.device))
     return artifact
 
 
@@ -126,7 +137,7 @@ def _seconds(artifact: Artifact) -> float:
     return float(sum(row["seconds"] for row in artifact.data["rows"]))
 
 
-def _stage_row(stage: Stage, reused_epochs: int, seconds: float, saved_s: float, stored_bytes: int | None = None) -> Row:
+def _stage_row(stage: Stage, reused_epochs: int, seconds: float, saved_s: float, **more: int) -> Row:
     epochs = (stage.end or 0) - stage.start
     return {
         "table": "stages",
@@ -137,5 +148,6 @@ def _stage_row(stage: Stage, reused_epochs: int, seconds: float, saved_s: float,
         "reused_epochs": reused_epochs,
         "seconds": seconds,
         "saved_s": saved_s,
-        "stored_bytes": stored_bytes,
-    }
+        "stored_bytes": None,
+        "memory_bytes": None,
+    } | more

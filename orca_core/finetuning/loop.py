@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from orca_core.config import TrialConfig
+from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.fisher import fisher_scores
 from orca_core.finetuning.freezing import Phase
 from orca_core.finetuning.optimizers import (
@@ -22,6 +24,7 @@ from orca_core.finetuning.optimizers import (
     warmup_decay,
 )
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
+from orca_core.memory import fits
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.seeding import generator, seeded
@@ -77,7 +80,12 @@ class Finetuning:
         self.config, self.device = config, device
         self.model = model.to(device)
         self.data = data
-        self.train, self.valid, self.test = (_on(device, split) for split in (data.train, data.valid, data.test))
+        self.train, self.valid, self.test = (_resident(device, split) for split in (data.train, data.valid, data.test))
+        if config.finetune.checkpointing:
+            checkpoint_blocks(model.body.blocks)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.finetune.compile else model
+        # Small gradients vanish in fp16: the loss is multiplied, and the gradients divided again before they are used.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.loss = LOSSES[config.task_spec.loss](self.train[1])
         self.score = SCORES[config.task_spec.score_name(config.reference_data)]
         self.phase: Phase = config.phases[0]
@@ -108,6 +116,7 @@ class Finetuning:
         if self.phase.is_surgical and self.scores is None:
             self.scores = self._fisher_scores()
         self.model.train_only(self.phase.train, self.scores)
+        self.optimizer.zero_grad()  # what has just been frozen must not move by its last gradient
         self.trained |= {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def _fisher_scores(self) -> Tensor:
@@ -115,8 +124,11 @@ class Finetuning:
         x, y = self.train
         self.model.eval()
         self.model.requires_grad_(True)
-        batches = torch.arange(len(y), device=self.device).split(self.config.finetune.batch_size)
-        losses = (lambda batch=batch: self.loss(self._decoded(self._outputs(x[batch])), self._decoded(y[batch])) for batch in batches)
+        batches = torch.arange(len(y)).split(self.config.finetune.batch_size)
+        def loss_of(batch: Tensor) -> Tensor:
+            return self.loss(self._decoded(self._outputs(self._moved(x, batch))), self._decoded(self._moved(y, batch)))
+
+        losses = (partial(loss_of, batch) for batch in batches)
         return fisher_scores(self.model.body.blocks, losses)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
@@ -127,7 +139,7 @@ class Finetuning:
                 self._freeze()
             self.inputs = self._inputs()
         train_x, train_y = self.inputs[0], self.train[1]
-        order = torch.randperm(len(train_y), generator=generator(self.config.seed, "data-order", epoch)).to(self.device)
+        order = torch.randperm(len(train_y), generator=generator(self.config.seed, "data-order", epoch))
         groups = [group.split(settings.batch_size) for group in order.split(settings.batch_size * settings.accum)]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         summed = settings.accumulation == "sum" and settings.accum > 1
@@ -139,25 +151,32 @@ class Finetuning:
                 lr = settings.lr * self.phase.lr_scale * self._rate(epoch, [len(other) for other in groups], number)
                 for parameter_group in self.optimizer.param_groups:
                     parameter_group["lr"] = lr * parameter_group.get("scale", 1.0)
-                self.optimizer.zero_grad()
+                for parameter in parameters:
+                    parameter.grad = None
                 size = sum(len(batch) for batch in group)
                 for batch in group:
-                    x = train_x[batch] if self.data.augment is None else self.data.augment(train_x[batch], draws)
+                    x, y = (self._moved(of, batch) for of in (train_x, train_y))
+                    if self.data.augment is not None:
+                        x = self.data.augment(x, draws)
                     outputs = self._decoded(self._outputs(x))
-                    loss = self.loss(outputs, self._decoded(train_y[batch]))
+                    loss = self.loss(outputs, self._decoded(y))
                     if settings.label_smoothing and self.config.task_spec.kind == "classification":
                         loss = smoothed(loss, outputs, settings.label_smoothing)
                     if parameters:
                         penalty = self.model.adapter.penalty() if self.model.adapter else 0.0
-                        ((loss + penalty) * (1.0 if summed else len(batch) / size)).backward()
+                        self.scaler.scale((loss + penalty) * (1.0 if summed else len(batch) / size)).backward()
                         if summed and settings.clip is not None:
-                            nn.utils.clip_grad_norm_(parameters, settings.clip)
+                            # The gradient goes on to be summed as it is, scaled in fp16: so the limit is scaled too.
+                            nn.utils.clip_grad_norm_(parameters, settings.clip * self.scaler.get_scale())
                     total += loss.detach().double() * len(batch)
                 if summed and len(group) < settings.accum:
                     continue
                 if parameters and settings.clip is not None and not summed:
+                    self.scaler.unscale_(self.optimizer)
                     nn.utils.clip_grad_norm_(parameters, settings.clip)
-                self.optimizer.step()
+                if parameters:
+                    self.scaler.step(self.optimizer)
+                    self.scaler.update()
                 if self.model.adapter:
                     self.model.adapter.after_step((epoch - 1) * len(groups) + number + 1)
         self.epoch = epoch
@@ -188,6 +207,8 @@ class Finetuning:
             state[SCORES_KEY] = self.scores
         if self.model.adapter:
             state |= self.model.adapter.state()
+        if self.scaler.is_enabled():
+            state |= {f"scaler.{name}": torch.tensor(value) for name, value in self.scaler.state_dict().items()}
         return state
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -200,6 +221,8 @@ class Finetuning:
             self.model.adapter.load_state(tensors)
         load_optimizer_state(self.optimizer, self.model, tensors)
         self.best = Weights.from_tensors(self.config.best_by, tensors) if self.keep_best else None
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict({name: value.item() for name, value in _below("scaler", tensors).items()})
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.config.finetune
@@ -221,9 +244,10 @@ class Finetuning:
         if not self._features_are_fixed:
             return self.train[0], self.valid[0], self.test[0]
         self.model.eval()
+        size = self.config.finetune.eval_batch_size
         with torch.no_grad(), self._autocast():
             train, valid, test = (
-                torch.cat([self.model.features(self.data.inputs(part)).float() for part in x.split(self.config.finetune.eval_batch_size)])
+                torch.cat([self.model.features(self.data.inputs(part.to(self.device))).float() for part in x.split(size)])
                 for x in (self.train[0], self.valid[0], self.test[0])
             )
         return train, valid, test
@@ -235,7 +259,7 @@ class Finetuning:
             elif self.mixout is not None and self.model.body.training:
                 outputs = torch.func.functional_call(self.model, dict(self.mixout.weights(self.model)), (self.data.inputs(x),))
             else:
-                outputs = self.model(self.data.inputs(x))
+                outputs = self.forward(self.data.inputs(x))
         return outputs.float()
 
     def _rate(self, epoch: int, group_sizes: list[int], number: int) -> float:
@@ -249,7 +273,12 @@ class Finetuning:
         return schedule(passed + (number + 1) / len(group_sizes), settings.warmup_epochs, settings.decay_epochs)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.config.precision != "fp32")
+
+    def _moved(self, values: Tensor, batch: Tensor) -> Tensor:
+        """Rows of a set, on the device."""
+        return values[batch.to(values.device)].to(self.device)
 
     def _decoded(self, values: Tensor) -> Tensor:
         return values if self.data.decode is None else self.data.decode(values)
@@ -259,7 +288,9 @@ class Finetuning:
         settings = self.config.finetune
         self.model.eval()
         with torch.no_grad():
-            outputs = torch.cat([self._outputs(part) for part in x.split(settings.eval_batch_size)])
+            parts = x.split(settings.eval_batch_size)
+            # Outputs of a set that does not fit on the device do not fit there either.
+            outputs = torch.cat([self._outputs(part.to(self.device)).to(y.device) for part in parts])
             if group is not None:
                 outputs, y = group_means(outputs, y, group)
             outputs, y = self._decoded(outputs), self._decoded(y)
@@ -293,5 +324,8 @@ def group_means(outputs: Tensor, y: Tensor, group: np.ndarray) -> tuple[Tensor, 
     return means.to(outputs), y[torch.from_numpy(first).to(y.device)]
 
 
-def _on(device: torch.device, split: Split) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(split.x).to(device), torch.from_numpy(split.y).to(device)
+def _resident(device: torch.device, split: Split) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, each on the device if it fits there, else on the CPU."""
+    x, y = (torch.from_numpy(values) for values in (split.x, split.y))
+    x, y = (values.to(device) if fits(values.nbytes, device) else values for values in (x, y))
+    return x, y

@@ -121,6 +121,7 @@ METRICS: tuple[Column, ...] = (
     ),
     Column("lr", _REAL, "Learning rate at the end of the epoch."),
     Column("seconds", _REAL, "Seconds the epoch took, where it was computed."),
+    Column("memory_bytes", _COUNT, "GPU memory: the most that was held since the stage began; null on CPU."),
 )
 
 STAGES: tuple[Column, ...] = (
@@ -132,6 +133,11 @@ STAGES: tuple[Column, ...] = (
     Column("reused_epochs", _COUNT, "Epochs of them that were found in the store."),
     Column("seconds", _REAL, "Seconds of computing in this trial; 0 if the stage was reused whole."),
     Column("saved_s", _REAL, "Seconds that what was reused had taken where it was computed."),
+    Column(
+        "memory_bytes",
+        _COUNT,
+        "Most memory that was held: of the GPU in the stage, or of the process until its end; null if the stage was reused whole.",
+    ),
     Column("stored_bytes", _COUNT, "Size of what the stage left in the store at its end; null if it was reused whole."),
 )
 

@@ -9,6 +9,7 @@ import torch
 
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
+from orca_core.errors import ConfigError
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.optimizers import make_optimizer, step_decay, warmup_decay
 from orca_core.model.cross_modal import CrossModalModel
@@ -216,3 +217,72 @@ def test_the_best_epoch_is_the_earliest_of_equals_on_the_split_that_selects(sele
     result = summarise(rows_of(valid=[0.3, 0.2, 0.2, 0.4], test=[0.6, 0.5, 0.1, 0.1]), selection)
     assert (result["best_epoch"], result["test_error"]) == (epoch, test_error)
     assert (result["last_valid_error"], result["last_test_error"]) == (0.4, 0.1)
+
+
+# Memory and number formats.
+
+
+@pytest.mark.parametrize("body", ["mini-roberta", "mini-swin"])
+def test_checkpointing_changes_no_bit_of_what_is_trained(body, quick):
+    def weights(checkpointing: bool) -> dict[str, torch.Tensor]:
+        knobs = {"body": body, "body.weights": "random", "finetune.dropout": 0.1, "finetune.checkpointing": checkpointing}
+        config = quick("openml/187", knobs)
+        data = find_task("openml/187").load()
+        loaded = random_body(find_body(body), seed=0, dropout=0.1)
+        tuning = Finetuning(config, CrossModalModel(config, loaded, data.input_shape, data.output_shape), data, CPU)
+        tuning.start_phase(0)
+        tuning.run_epoch(1)
+        return tuning.weights()
+
+    kept, again = weights(False), weights(True)
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def test_checkpointed_blocks_keep_fewer_tensors_for_the_backward_pass(tune):
+    def kept(knobs: dict) -> int:
+        sizes: list[int] = []
+        tuning = tune(knobs)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):
+            tuning.model(tuning.train[0])
+        return sum(sizes)
+
+    assert kept({"finetune.checkpointing": True}) < 0.7 * kept({})
+
+
+def test_fp16_scales_the_loss_and_a_resumed_run_goes_on_with_the_scale(tune):
+    def half() -> Finetuning:
+        tuning = tune({"precision": "fp16", "finetune.epochs": 2})
+        tuning.scaler.load_state_dict(tuning.scaler.state_dict() | {"scale": 128.0})  # with the usual 65536 the first steps overflow
+        return tuning
+
+    whole, cut = half(), half()
+    expected = [whole.run_epoch(1), whole.run_epoch(2)]
+    single = tune({"finetune.epochs": 2}).run_epoch(1)
+    assert expected[0]["train_loss"] == pytest.approx(single["train_loss"], rel=0.01)
+    assert expected[0]["train_loss"] != single["train_loss"]
+    cut.scaler.load_state_dict(cut.scaler.state_dict() | {"scale": 1024.0, "_growth_tracker": 7})
+    state = cut.state()
+    cut.scaler.load_state_dict(cut.scaler.state_dict() | {"scale": 1.0, "_growth_tracker": 0})
+    cut.load_state(state)
+    assert (cut.scaler.get_scale(), cut.scaler.state_dict()["_growth_tracker"]) == (1024.0, 7)
+    first, second = half(), half()
+    first.run_epoch(1)
+    second.load_state(first.state())
+    assert second.run_epoch(2) == expected[1]
+
+
+def test_data_that_does_not_fit_on_the_device_is_moved_batch_by_batch_to_the_same_numbers(tune, monkeypatch):
+    resident = tune({"finetune.epochs": 1}).run_epoch(1)
+    monkeypatch.setattr("orca_core.finetuning.loop.fits", lambda num_bytes, device: False)
+    assert tune({"finetune.epochs": 1}).run_epoch(1) == resident
+
+
+@pytest.mark.slow
+def test_a_compiled_forward_pass_trains_to_nearly_the_same_numbers(tune):
+    plain, compiled = (tune({"finetune.compile": compile}).run_epoch(1) for compile in (False, True))
+    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+
+
+def test_mixout_does_not_go_with_what_needs_the_weights_again(quick):
+    with pytest.raises(ConfigError, match=r"finetune\.mixout: must be 0 with checkpointing or compile"):
+        quick("digits", {"finetune.mixout": 0.5, "finetune.checkpointing": True})

@@ -1,0 +1,95 @@
+"""An epoch of fine-tuning here, beside a bare PyTorch loop on the same model and data.
+
+    python benchmarks/finetune.py
+
+Both train the same mini-swin on `digits`: same batches in the same order, AdamW, clipping, then loss and error on validation and test
+set. Epochs alternate, in one run on one thread; CPU seconds, median over epochs, the first of each left out.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+
+import torch
+from torch import nn
+
+from orca_core import Store, TrialConfig, resolve_config
+from orca_core.finetuning.loop import Finetuning
+from orca_core.model.cross_modal import CrossModalModel
+from orca_core.pipeline import build_model, load_data
+from orca_core.seeding import generator
+from orca_core.tasks import TaskData
+
+EPOCHS = 9
+
+
+def model_of(config: TrialConfig, data: TaskData, store: Store) -> CrossModalModel:
+    """The model as fine-tuning starts with it."""
+    rows = build_model(config, data, store)
+    try:
+        while True:
+            next(rows)
+    except StopIteration as stop:
+        model: CrossModalModel = stop.value
+        return model
+
+
+class Bare:
+    """What one would write by hand."""
+
+    def __init__(self, config: TrialConfig, model: CrossModalModel, data: TaskData) -> None:
+        self.config, self.model = config, model.requires_grad_(True)
+        self.splits = [(torch.from_numpy(split.x), torch.from_numpy(split.y)) for split in (data.train, data.valid, data.test)]
+        settings = config.finetune
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def run_epoch(self, epoch: int) -> float:
+        settings = self.config.finetune
+        x, y = self.splits[0]
+        self.model.train()
+        for batch in torch.randperm(len(y), generator=generator(self.config.seed, "data-order", epoch)).split(settings.batch_size):
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.model(x[batch]), y[batch])
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+            self.optimizer.step()
+        self.model.eval()
+        errors = []
+        with torch.no_grad():
+            for x, y in self.splits[1:]:
+                logits = torch.cat([self.model(part) for part in x.split(settings.eval_batch_size)])
+                nn.functional.cross_entropy(logits, y).item()
+                errors.append((logits.argmax(1) != y).double().mean().item())
+        return errors[0]
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    knobs = {"task": "digits", "finetune.epochs": EPOCHS, "align.epochs": 0, "finetune.clip": 1.0}
+    config = resolve_config(knobs | {"finetune.warmup_epochs": 0, "finetune.decay_epochs": None})
+    data = load_data(config)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Finetuning(config, model_of(config, data, Store(folder)), data, torch.device("cpu"))
+        bare = Bare(config, model_of(config, data, Store(folder)), data)
+    ours.start_phase(0)
+    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
+    for epoch in range(1, EPOCHS + 1):
+        started = time.process_time()
+        here = ours.run_epoch(epoch)["valid_error"]
+        between = time.process_time()
+        there = bare.run_epoch(epoch)
+        seconds["ours"].append(between - started)
+        seconds["bare"].append(time.process_time() - between)
+        assert abs(here - there) < 1e-9, "the loops do not train the same"
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    ratio = statistics.median(a / b for a, b in zip(seconds["ours"][1:], seconds["bare"][1:], strict=True))
+    print(f"an epoch: {medians['ours']:.3f} s here, {medians['bare']:.3f} s in the bare loop; ratio, median over epochs: {ratio:.3f}")
+
+
+if __name__ == "__main__":
+    main()
