@@ -102,7 +102,7 @@ def main() -> int:
     while sum(kills.values()) < arguments.kills or sweeps == 0:
         results = folder / f"storm-{sweeps}"
         while True:
-            driver = start(results, log)
+            driver, kills_before = start(results, log), kills.total()
             starts += 1
             while driver.poll() is None:
                 try:
@@ -112,6 +112,7 @@ def main() -> int:
                         kills[kind] += 1
             if driver.returncode == 0:
                 break
+            assert kills.total() > kills_before, f"the driver failed by itself, see {log}"
         sweeps += 1
         stormy = tables(results)
         for name, rows in calm.items():

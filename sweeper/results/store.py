@@ -114,7 +114,8 @@ class ResultStore:
         def largest(data: dict[str, ds.FileSystemDataset]) -> dict[str, int]:
             found: dict[str, int] = {}
             for rows in data.values():
-                by_trial = rows.to_table(columns=["trial", "attempt"]).group_by("trial").aggregate([("attempt", "max")])
+                known = rows.to_table(columns=["trial", "attempt"]).unify_dictionaries()  # each file codes its trials by itself
+                by_trial = known.group_by("trial").aggregate([("attempt", "max")])
                 for trial, attempt in zip(by_trial["trial"].to_pylist(), by_trial["attempt_max"].to_pylist(), strict=True):
                     found[trial] = max(found.get(trial, 0), attempt)
             return found

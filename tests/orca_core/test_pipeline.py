@@ -13,7 +13,7 @@ from orca_core.pipeline import run_trial
 from orca_core.stages import stages_of
 from orca_core.store import Store
 
-TIMES = ("seconds", "saved_s", "reused_epochs", "stored_bytes")
+TIMES = ("seconds", "saved_s", "reused_epochs", "stored_bytes", "memory_bytes")
 
 
 def run(config: TrialConfig, store: Store) -> tuple[list[dict], dict]:

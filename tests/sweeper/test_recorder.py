@@ -122,3 +122,19 @@ def test_cells_of_a_config_are_its_canonical_knobs(planned):
 )
 def test_a_failed_trial_ranks_behind_all_others(row, score):
     assert score_of(row, "valid_error") == score
+
+
+def test_an_attempt_is_counted_whichever_table_knows_of_it(store, planned):
+    recorder = Recorder(store, "s", "valid_error")
+    recorder.start(planned, device="cpu")
+    recorder.add_rows(planned.id, [STAGE])
+    recorder.flush()
+    for number in range(2):  # files that code their trials differently
+        store.append("metrics", "s", [{"trial": f"other{number}", "attempt": number + 3, "epoch": 1}])
+        store.append("stages", "s", [{"trial": planned.id, "attempt": number + 1}, {"trial": f"more{number}", "attempt": 1}])
+    assert store.attempts("s") == {planned.id: 2, "other0": 3, "other1": 4, "more0": 1, "more1": 1}
+    assert store.attempts("unknown") == {}
+    again = Recorder(store, "s", "valid_error")
+    again.start(planned, device="cpu")
+    again.flush()
+    assert ask(store, f"select attempt from trials where trial = '{planned.id}'") == [(3,)]
