@@ -212,7 +212,8 @@ class TrialConfig(_Part):
     reference_behaviour: bool = Field(
         False,
         description="Short for all switches that bring back a quirk of the reference's code, as defaults above the recipe's and below your "
-        "own values; see docs/reference.md. It is not part of a trial's id: the knobs it sets are.",
+        "own values; see docs/reference.md. It is not part of a trial's id: the knobs it sets are. In results: true if all of these are as "
+        "in the reference, false if all are at their defaults, else null.",
     )
     train_samples: Count | None = Field(None, description="Training samples that are used, drawn by `split_seed`; null = all.")
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")

@@ -67,6 +67,22 @@ def test_the_shorthand_is_no_part_of_a_trial_but_what_it_sets_is():
     assert resolve_config(short.model_dump(mode="json")) == short
 
 
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({}, False),
+        ({"reference_behaviour": True}, True),
+        (REFERENCE_BEHAVIOUR, True),
+        ({"reference_behaviour": True, "align.epochs": 0}, True),
+        ({"reference_behaviour": True, "selection": "valid"}, None),
+        ({"align.solver": "annealed"}, None),
+        ({"align.solver": "annealed", "align.objective": "mmd"}, False),  # where nothing reads it
+    ],
+)
+def test_results_say_whether_a_trial_behaves_as_the_reference_whoever_asked_for_it(knobs, expected):
+    assert canonical_knobs(resolve_config({**ALIGNED, **knobs}))["reference_behaviour"] is expected
+
+
 def test_switched_off_the_shorthand_leaves_the_trial_alone():
     assert trial_id(resolve_config({**ALIGNED, "reference_behaviour": False})) == trial_id(resolve_config(ALIGNED))
 
