@@ -69,10 +69,11 @@ class PretrainConfig(_Part):
 class EmbedderConfig(_Part):
     """The new input layer."""
 
-    init: Literal["pretrained", "random"] = Field(
+    init: Literal["pretrained", "random", "reference"] = Field(
         "pretrained",
         description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
-        "or draw it all. The reference ties this to `align.epochs`. Read only with pretrained weights.",
+        "or draw it all. `reference` ties this to `align.epochs`, as the reference's code does: `pretrained` where that is above 0; else "
+        "positions alone are copied. Read only with pretrained weights.",
     )
     target_seq_len: Count = Field(
         512,
@@ -90,13 +91,35 @@ class AlignConfig(_Part):
         description="Whether the label term of OTDD steers the embedder; `reference`: none for exact, twice for Gaussian. OTDD only.",
     )
     entropic_reg: Positive = Field(0.1, description="Entropic regularisation of OTDD, in squared feature units. OTDD only.")
+    solver: Literal["converged", "annealed"] = Field(
+        "converged",
+        description="How OTDD's transport problems are solved: to convergence in float64, or by the reference's one annealing in float32. "
+        "OTDD only.",
+    )
+    l2_batches: Literal["full", "all"] = Field(
+        "full",
+        description="Batches that l2 is a mean over: the full ones, or, as in the reference, the incomplete last one too, as 0. l2 only.",
+    )
     class_samples: Count = Field(128, description="Samples of a class that enter the distance in one epoch, at most.")
+    class_sampling: Literal["exact", "batches"] = Field(
+        "exact",
+        description="`exact`: `class_samples` of a class. `batches`, as the reference draws: whole batches of `finetune.batch_size` until "
+        "there are more than `class_samples`, classes in random order, those of one sample passed over.",
+    )
     proxy_samples: Count = Field(5000, description="Samples of the proxy that are used, at most; drawn by the seed.")
     lr: Positive = Field(1e-3, description="Learning rate of alignment; the published recipes have 10 x `finetune.lr`.")
+    lr_from: Literal["own", "finetune"] = Field(
+        "own",
+        description="`own`: `align.lr`. `finetune`, as the reference does: 10 x `finetune.lr`, or `finetune.lr` itself where that is above "
+        "0.001; `align.lr` is not read.",
+    )
     optimizer: Optimizer = Field("adamw", description="Optimiser of alignment.")
     weight_decay: NonNegative = Field(0.0, description="Weight decay of alignment.")
     momentum: Below1 = Field(0.9, description="Momentum of alignment; sgd only.")
     lr_steps: tuple[Count, ...] = Field((20, 40, 60), description="After these epochs the learning rate of alignment is multiplied by 0.2.")
+    lr_schedule: Literal["steps", "reference"] = Field(
+        "steps", description="`steps`: the rate falls in the epoch after each of `lr_steps`; `reference`: one epoch later, as in its code."
+    )
 
     @field_validator("label_gradient", mode="before")
     @classmethod
@@ -122,11 +145,26 @@ class FinetuneConfig(_Part):
     eval_batch_size: Count = Field(
         256, description="Samples of one forward pass in evaluation; scores are over the whole set all the same."
     )
-    accum: Count = Field(1, description="Batches averaged into one optimiser step.")
+    scoring: Literal["whole", "chunks"] = Field(
+        "whole",
+        description="Loss and score in evaluation: over the whole set, or, as the reference does, the mean over chunks of it, "
+        "`eval_batch_size` samples rounded up to whole batches, the short last one counted in full.",
+    )
+    accum: Count = Field(1, description="Batches of one optimiser step.")
+    accumulation: Literal["mean", "sum"] = Field(
+        "mean",
+        description="What a step takes of `accum` batches: the mean over their samples, or, as the reference does, the sum of their means, "
+        "clipped after every batch, and an incomplete group at the end of an epoch dropped. Read only if `accum` > 1.",
+    )
     clip: Positive | None = Field(None, description="Largest norm of the gradient of one step; null = no clipping.")
+    schedule: Literal["linear", "cosine", "reference"] = Field(
+        "linear",
+        description="Decay of the learning rate after warm-up: `linear`; `cosine`; or `reference`, linear too, but one batch behind, so "
+        "that warm-up begins with rate 0, and negative after `decay_epochs`.",
+    )
     warmup_epochs: NonNegative = Field(0.0, description="Epochs of linear warm-up from 0.")
     decay_epochs: Positive | None = Field(
-        None, description="Epoch at which the linear decay after warm-up reaches 0 (it stays there); null = no decay."
+        None, description="Epoch at which the decay after warm-up reaches 0 (it stays there); null = no decay."
     )
     dropout: Below1 = Field(0.0, description="Dropout inside the body.")
     checkpointing: bool = Field(
@@ -157,6 +195,8 @@ class FinetuneConfig(_Part):
     def _decay_after_warmup(self) -> FinetuneConfig:
         if self.decay_epochs is not None and self.decay_epochs <= self.warmup_epochs:
             raise ValueError(f"must be greater than warmup_epochs ({self.warmup_epochs:g})|decay_epochs|{self.decay_epochs:g}")
+        if self.schedule == "cosine" and self.decay_epochs is None:
+            raise ValueError("must be a number if the schedule is cosine|decay_epochs|null")
         if self.mixout and (self.checkpointing or self.compile):
             rule = "must be 0 with checkpointing or compile: its weights are there in the forward pass only"
             raise ValueError(f"{rule}|mixout|{self.mixout:g}")
@@ -169,6 +209,12 @@ class TrialConfig(_Part):
     task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
     recipe: Literal["laptop", "published"] = Field(
         "laptop", description="Which of the task's recipes gave the defaults. It is not part of a trial's id: the knobs it sets are."
+    )
+    reference_behaviour: bool = Field(
+        False,
+        description="Short for all switches that bring back a quirk of the reference's code, as defaults above the recipe's and below your "
+        "own values; see docs/reference.md. It is not part of a trial's id: the knobs it sets are. In results: true if all of these are as "
+        "in the reference, false if all are at their defaults, else null.",
     )
     train_samples: Count | None = Field(None, description="Training samples that are used, drawn by `split_seed`; null = all.")
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
@@ -196,6 +242,9 @@ class TrialConfig(_Part):
     finetune: FinetuneConfig = FinetuneConfig()
     selection: Literal["valid", "test"] = Field(
         "valid", description="Split on which the best epoch is chosen; `test` is what the reference does. Last and best are both kept."
+    )
+    selection_ties: Literal["earliest", "latest"] = Field(
+        "earliest", description="Which of several epochs of the same lowest error is the best one; `latest` is what the reference takes."
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Number format of the forward pass of fine-tuning (autocast); fp16 scales the loss, and is for GPUs."
@@ -225,6 +274,18 @@ class TrialConfig(_Part):
         """The body, without its weights."""
         return find_body(self.body.name)
 
+    @property
+    def align_lr(self) -> float:
+        """The learning rate alignment starts with."""
+        if self.align.lr_from == "own":
+            return self.align.lr
+        return 10 * self.finetune.lr if self.finetune.lr <= 1e-3 else self.finetune.lr  # the reference: `task_configs.py:312`
+
+    @property
+    def best_by(self) -> str:
+        """What decides which epoch is the best one: the split, and how ties go unless to the earliest."""
+        return self.selection if self.selection_ties == "earliest" else f"{self.selection}-{self.selection_ties}"
+
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The freezing schedule as phases that partition `finetune.epochs`."""
@@ -252,6 +313,24 @@ SECTIONS = frozenset(path.rpartition(".")[0] for path in KNOBS if "." in path)
 
 SHORTHAND = {"body": "body.name"}
 """A section that may be given as one value, and the knob that value is for."""
+
+
+REFERENCE_BEHAVIOUR: Mapping[str, Any] = {
+    "reference_data": True,
+    "selection": "test",
+    "selection_ties": "latest",
+    "embedder.init": "reference",
+    "align.label_gradient": "reference",
+    "align.solver": "annealed",
+    "align.l2_batches": "all",
+    "align.class_sampling": "batches",
+    "align.lr_from": "finetune",
+    "align.lr_schedule": "reference",
+    "finetune.scoring": "chunks",
+    "finetune.accumulation": "sum",
+    "finetune.schedule": "reference",
+}
+"""What `reference_behaviour: true` is short for. Where `align.lr` is given, `align.lr_from` is left alone."""
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -307,9 +386,9 @@ def unknown_knobs(paths: Mapping[str, Any]) -> list[Fault]:
 def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A whole config from what a user wrote, nested or dotted.
 
-    The task's recipe gives the defaults. With a mini body, or none named, that is its `laptop` recipe where there is one;
-    with any other body its `published` one. A proxy that is not named is the recipe's if the body can embed it, else the
-    default of the body's modality.
+    The task's recipe gives the defaults, then `reference_behaviour`. With a mini body, or none named, the recipe is `laptop` where
+    there is one; with any other body `published`. A proxy that is not named is the recipe's if the body can embed it, else the default
+    of the body's modality.
 
     Raises:
         ConfigError: With every fault that was found.
@@ -320,10 +399,10 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     spec = _checked("task", given, find_task, faults)
     if spec is None:
         # The other knobs can still be checked, with stand-ins for what the recipe would give; the model misses a missing task.
-        values = {"body.name": "mini-swin", "proxy": "noise"} | given
+        values = {"body.name": "mini-swin", "proxy": "noise"} | _reference_behaviour(given) | given
     else:
         recipe = choose_recipe(spec, given)
-        values = flatten(spec.recipes[recipe]) | {"recipe": recipe} | given
+        values = flatten(spec.recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
         if isinstance(values["recipe"], str) and values["recipe"] != recipe:
             faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], spec.recipes)))
     body = _checked("body.name", values, find_body, faults)
@@ -343,6 +422,13 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     if faults or config is None:
         raise ConfigError(faults)
     return config
+
+
+def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that `reference_behaviour` gives; none if it is off."""
+    if given.get("reference_behaviour") is not True:
+        return {}
+    return {path: value for path, value in REFERENCE_BEHAVIOUR.items() if path != "align.lr_from" or "align.lr" not in given}
 
 
 def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:

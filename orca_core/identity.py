@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from orca_core.config import KNOBS, TrialConfig
+from orca_core.config import KNOBS, REFERENCE_BEHAVIOUR, TrialConfig
 from orca_core.finetuning.freezing import freezing_label, phases_as_data
 
 _DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field in KNOBS.items()}
@@ -20,14 +20,18 @@ _DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field 
 
 def unread_knobs(config: TrialConfig) -> frozenset[str]:
     """The knobs that no stage of this trial reads."""
-    unread = {"recipe"}  # it chose the defaults, and the values it chose are knobs themselves
+    unread = {"recipe", "reference_behaviour"}  # they chose defaults, and the values they chose are knobs themselves
     body, align = config.body_spec, config.align
     if not config.task_spec.reference:
         unread.add("reference_data")
     if align.epochs == 0:
         unread |= {"proxy"} | {path for path in KNOBS if path.startswith("align.") and path != "align.epochs"}
     if not align.objective.startswith("otdd-"):
-        unread |= {"align.label_gradient", "align.entropic_reg"}
+        unread |= {"align.label_gradient", "align.entropic_reg", "align.solver"}
+    if align.objective != "l2":
+        unread.add("align.l2_batches")
+    if align.lr_from == "finetune":
+        unread.add("align.lr")
     if align.optimizer != "sgd":
         unread.add("align.momentum")
     if config.body.weights == "random":
@@ -42,12 +46,19 @@ def unread_knobs(config: TrialConfig) -> frozenset[str]:
         unread |= {"body.flip", "body.double"}  # they are for bodies that read one way only
     if body.modality == "images":
         unread.add("embedder.target_seq_len")  # image bodies fix their number of tokens
+    if config.finetune.accum == 1:
+        unread.add("finetune.accumulation")
+    if config.finetune.warmup_epochs == 0 and config.finetune.decay_epochs is None:
+        unread.add("finetune.schedule")  # the rate is constant
     unread.add("finetune.betas" if config.finetune.optimizer == "sgd" else "finetune.momentum")
     return frozenset(unread)
 
 
 def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
-    """Every knob by dotted path; None for those that nothing reads. The freezing schedule in its shortest spelling."""
+    """Every knob by dotted path; None for those that nothing reads. The freezing schedule in its shortest spelling.
+
+    `reference_behaviour` is what the switches it stands for are, whoever set them; None if some are so and some so.
+    """
     unread = unread_knobs(config)
     values: dict[str, Any] = {}
     for path in KNOBS:
@@ -58,13 +69,30 @@ def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
     values["freezing"] = freezing_label(config.phases)
     if values["align.label_gradient"] == "reference" and config.align.objective == "otdd-exact":
         values["align.label_gradient"] = "none"  # what the reference's exact mode does
+    if values["embedder.init"] == "reference" and config.align.epochs > 0:
+        values["embedder.init"] = "pretrained"  # what the reference does if it aligns
+    values["reference_behaviour"] = _reference_behaviour(values, config)
     return values
+
+
+def _reference_behaviour(values: Mapping[str, Any], config: TrialConfig) -> bool | None:
+    """Whether the switches that are read are all as in the reference: True; all at their defaults: False; else None."""
+    reference = dict(REFERENCE_BEHAVIOUR)
+    if config.align.objective == "otdd-exact":
+        reference["align.label_gradient"] = "none"
+    if config.align.epochs > 0:
+        reference["embedder.init"] = "pretrained"
+    read = [path for path in reference if values[path] is not None]
+    if all(values[path] == reference[path] for path in read):
+        return True
+    return False if all(values[path] == _DEFAULTS[path] for path in read) else None
 
 
 @lru_cache(maxsize=8)  # id, stages and result key of a trial all ask for it
 def read_knobs(config: TrialConfig) -> Mapping[str, Any]:
     """The knobs that are read and not at their introductory default: what ids and stage keys are made of."""
     knobs = {path: value for path, value in canonical_knobs(config).items() if value is not None and value != _DEFAULTS[path]}
+    knobs.pop("reference_behaviour", None)  # it says what the others are
     if "freezing" in knobs:
         knobs["freezing"] = phases_as_data(config.phases)
     return knobs

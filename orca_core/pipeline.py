@@ -108,10 +108,10 @@ def trial_rows(
         model.train_only(phase.train, before.tensors.get(SCORES_KEY))
         counts.append(model.num_trained())
         rows += [row for row in before.data["rows"] if row["epoch"] > stage.start]
-    summary = summarise(rows, config.selection)
+    summary = summarise(rows, config.selection, config.selection_ties)
     if keep in ("best", "last") and before is not None:
         epoch = summary["best_epoch"] if keep == "best" else rows[-1]["epoch"]
-        if (weights := weights_at(epoch, config.selection, before, tuning)) is not None:
+        if (weights := weights_at(epoch, config.best_by, before, tuning)) is not None:
             address = model_address(result_key(config, all_stages), keep)
             (models or store).put(address, weights, {"epoch": epoch})
     return summary | {
@@ -148,16 +148,16 @@ def build_model(
     return model
 
 
-def weights_at(epoch: int, selection: str, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:
+def weights_at(epoch: int, best_by: str, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:
     """The trained parameters after an epoch, by name, if they are still there.
 
     Args:
         epoch: The best one, or the last.
-        selection: The split it is best on.
+        best_by: What it is best by, see `TrialConfig.best_by`.
         end: State at the end of the trajectory; may hold rows alone.
         tuning: What trained on the trajectory, or a part of it.
     """
-    held = [Weights.from_tensors(selection, end.tensors), tuning.best if tuning else None]
+    held = [Weights.from_tensors(best_by, end.tensors), tuning.best if tuning else None]
     best = next((weights for weights in held if weights is not None and weights.epoch == epoch), None)
     if best is not None:
         return best.tensors
@@ -166,9 +166,10 @@ def weights_at(epoch: int, selection: str, end: Artifact, tuning: Finetuning | N
     return tuning.weights() if tuning is not None and tuning.epoch == epoch else None
 
 
-def summarise(rows: list[Row], selection: str) -> dict[str, Any]:
-    """The scores of a trial from its fine-tuning rows: of the best epoch on the selection split (the earliest of equals), and the last."""
-    best = min(rows, key=lambda row: (row[f"{selection}_error"], row["epoch"]))
+def summarise(rows: list[Row], selection: str, ties: str = "earliest") -> dict[str, Any]:
+    """The scores of a trial from its fine-tuning rows: of the best epoch on the selection split (of equals by `ties`), and the last."""
+    sign = -1 if ties == "latest" else 1
+    best = min(rows, key=lambda row: (row[f"{selection}_error"], sign * row["epoch"]))
     last = rows[-1]
     return {
         "best_epoch": best["epoch"],

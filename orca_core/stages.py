@@ -106,7 +106,12 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
         proxy = find_proxy(config.proxy).digest()
         source = key("source", below("align.proxy_samples"), start=start, proxy=proxy, seed=config.seed)
         stages.append(Stage("source", source))
-        stages.append(Stage("align", key("align", below("align."), start=embedder, source=stages[-1].address), end=config.align.epochs))
+        reads = below("align.")
+        if config.align.lr_from == "finetune":
+            reads["align.lr"] = config.align_lr
+        if config.align.class_sampling == "batches":
+            reads["finetune.batch_size"] = config.finetune.batch_size
+        stages.append(Stage("align", key("align", reads, start=embedder, source=stages[-1].address), end=config.align.epochs))
         embedder["align"] = stages[-1].address
     phases, done = config.phases, 0
     for number, phase in enumerate(phases):

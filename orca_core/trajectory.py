@@ -31,8 +31,8 @@ class Trajectory(Protocol):
 
     device: torch.device
 
-    def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Run one epoch (the first is 1) and give its metrics."""
+    def run_epoch(self, epoch: int) -> dict[str, Any]:
+        """Run one epoch (the first is 1) and give its metrics: numbers, or lists."""
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that the next epoch depends on, optimiser included."""
@@ -89,7 +89,7 @@ def advance(
         epoch_started = time.perf_counter()
         metrics = trajectory.run_epoch(epoch)
         for name, value in metrics.items():
-            if not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 raise NotFiniteError(f"{name} is {value} after {stage.kind} epoch {epoch}")
         row: Row = {"table": "metrics", "stage": stage.kind, "phase": stage.phase, "epoch": epoch}
         row |= metrics | {"seconds": time.perf_counter() - epoch_started}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,12 +144,35 @@ def describe_trial(results_uri: str, trial: str) -> str:
         stages = results.sql(f"select stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
         text += ["\nstages", render(stages, "table").rstrip()]
         order = "order by list_position(['pretrain', 'align', 'finetune'], stage), epoch"
-        metrics = results.sql(f"select * exclude (sweep, trial, attempt) from metrics {where} {order}").arrow()
+        metrics = results.sql(f"select * exclude (sweep, trial, attempt, label_distances) from metrics {where} {order}").arrow()
         text += ["\nepochs", render(metrics, "table").rstrip()]
+        told = results.sql(f"select epoch, label_distances from metrics {where} and label_distances is not null order by epoch").rows()
+        text += _label_distances(told[:1] + told[1:][-1:])
         if row["traceback"]:
             text += ["\ntraceback", row["traceback"].rstrip()]
         text.append("")
     return "\n".join(text) + "\n"
+
+
+MOST_CLASSES = 20
+"""Classes on either side up to which `show` prints their distances."""
+
+
+def _label_distances(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The label distances of some epochs as text: a line for each class of the target, a column for each of the proxy."""
+    from sweeper.tables import text_table
+
+    text = []
+    for row in epochs:
+        matrix = row["label_distances"]
+        width = max(len(line or ()) for line in matrix)
+        text.append(f"\nlabel distances of alignment epoch {row['epoch']}: target classes x proxy classes")
+        if max(width, len(matrix)) > MOST_CLASSES:
+            text.append(f"  {len(matrix)} x {width}: query label_distances of the table metrics")
+        else:
+            body = [[number, *(line or [None] * width)] for number, line in enumerate(matrix)]
+            text.append(text_table(["", *map(str, range(width))], body).rstrip())
+    return text
 
 
 def _value(value: Any) -> str:

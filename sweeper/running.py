@@ -397,7 +397,7 @@ def _print_outcome(trial: str, outcome: Mapping[str, Any], format: str) -> None:
 
 
 def _row_as_text(row: Mapping[str, Any]) -> str:
-    skipped = ("table", "stage", "phase", "epoch", "key")
+    skipped = ("table", "stage", "phase", "epoch", "key", "label_distances")
     cells = ", ".join(f"{key} {_short(value)}" for key, value in row.items() if key not in skipped)
     return f"{row['stage']:<9} {'whole' if row['table'] == 'stages' else row['epoch']:>5}  {cells}"
 

@@ -438,7 +438,7 @@ def _sweep_faults(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, An
         faults.append(Fault("search.algorithm", rule, parsed.search.algorithm, "Give a knob a choice, uniform, loguniform or int."))
     if parsed.metric not in METRICS:
         faults.append(Fault("metric", "must be a metric that tasks report", parsed.metric, nearest(parsed.metric, METRICS)))
-    elif parsed.metric == "test_error" and base.get("selection") != "test":
+    elif parsed.metric == "test_error" and base.get("selection", "test" if base.get("reference_behaviour") else None) != "test":
         remedy = "Choose on validation data, or set base.selection to test, which every row will say."
         faults.append(Fault("metric", "must not look at the test set", parsed.metric, remedy))
     for number, rule_ in enumerate(parsed.require):

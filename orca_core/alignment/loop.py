@@ -7,6 +7,7 @@ between the class's features and all source features (papers of ORCA: section 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,23 +28,34 @@ PSEUDO_LABELS = 10
 MINI_BATCH_ABOVE = 10_000
 """Rows above which mini-batch k-means is used."""
 
-Distance = Callable[[Tensor, torch.Generator], Tensor]
-"""(m, d) features of one target class, and a generator for distances that draw -> scalar."""
+LABEL_DISTANCES_ALWAYS, LABEL_DISTANCES_EVERY = 2500, 10
+"""Label distances are a result of every epoch where there are so few, else of the first and of each so many."""
+
+Distance = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None]]
+"""(m, d) features of one target class, and a generator for distances that draw -> scalar, and (1, C) distances to the source's classes."""
 
 
 def _otdd(inner: str) -> Callable[[Tensor, Tensor, AlignConfig], Distance]:
     def prepare(source_x: Tensor, source_y: Tensor, config: AlignConfig) -> Distance:
-        source = OtddSource(source_x, source_y, inner=inner, entropic_reg=config.entropic_reg)
-        return lambda target_x, draws: source.distance(target_x, label_gradient=config.label_gradient)
+        source = OtddSource(source_x, source_y, inner=inner, entropic_reg=config.entropic_reg, solver=config.solver)
+        return lambda target_x, draws: source.distance_and_labels(target_x, label_gradient=config.label_gradient)
 
     return prepare
+
+
+def _mmd(source_x: Tensor, source_y: Tensor, config: AlignConfig) -> Distance:
+    return lambda target_x, draws: (mmd(source_x, target_x, generator=draws), None)
+
+
+def _l2(source_x: Tensor, source_y: Tensor, config: AlignConfig) -> Distance:
+    return lambda target_x, draws: (l2(source_x, target_x, generator=draws, count_partial=config.l2_batches == "all"), None)
 
 
 OBJECTIVES: Mapping[str, Callable[[Tensor, Tensor, AlignConfig], Distance]] = {
     "otdd-exact": _otdd("exact"),
     "otdd-gaussian": _otdd("gaussian"),
-    "mmd": lambda source_x, source_y, config: lambda target_x, draws: mmd(source_x, target_x, generator=draws),
-    "l2": lambda source_x, source_y, config: lambda target_x, draws: l2(source_x, target_x, generator=draws),
+    "mmd": _mmd,
+    "l2": _l2,
 }
 """`align.objective` -> function of (source features, source labels, config) that prepares what depends on the source alone."""
 
@@ -63,6 +75,7 @@ class Alignment:
         self, config: TrialConfig, embedder: Embedder, source_x: Tensor, source_y: Tensor, data: TaskData, device: torch.device
     ) -> None:
         self.settings, self.seed, self.device = config.align, config.seed, device
+        self.lr, self.batch_size = config.align_lr, config.finetune.batch_size
         self.embedder = embedder.to(device).requires_grad_(True).train()
         self.inputs = data.inputs
         self.x = torch.from_numpy(data.train.x).to(device)
@@ -72,27 +85,51 @@ class Alignment:
         self.optimizer = make_optimizer(
             self.settings.optimizer,
             self.embedder.parameters(),
-            lr=self.settings.lr,
+            lr=self.lr,
             weight_decay=self.settings.weight_decay,
             momentum=self.settings.momentum,
             betas=(0.9, 0.98),
         )
 
-    def run_epoch(self, epoch: int) -> dict[str, float]:
-        """One step; gives the distance before it."""
+    def run_epoch(self, epoch: int) -> dict[str, Any]:
+        """One step; gives the distance before it and, of OTDD, the label distances: target classes x source classes."""
         draws = generator(self.seed, "align-samples", epoch)
-        lr = self.settings.lr * step_decay(epoch, self.settings.lr_steps)
+        # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
+        lr = self.lr * step_decay(epoch - (self.settings.lr_schedule == "reference"), self.settings.lr_steps)
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.zero_grad()
         total = 0.0
-        for members in self.classes:
-            chosen = members[torch.randperm(len(members), generator=draws)[: self.settings.class_samples]].to(self.device)
+        label_distances: list[list[float] | None] = [None] * len(self.classes)
+        for number in self._class_order(draws):
+            members = self.classes[number]
+            chosen = members[torch.randperm(len(members), generator=draws)[: self._samples_of_a_class]].to(self.device)
             features = self.embedder(self.inputs(self.x[chosen])).mean(1)
-            loss = len(members) / len(self.x) * self.distance(features, draws)
+            distance, to_source = self.distance(features, draws)
+            loss = len(members) / len(self.x) * distance
             loss.backward()
             total += loss.item()
+            if to_source is not None:
+                label_distances[number] = to_source[0].tolist()
         self.optimizer.step()
-        return {"distance": total, "lr": lr}
+        result = {"distance": total, "lr": lr}
+        size = sum(len(row or ()) for row in label_distances)
+        # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
+        told = size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0
+        return result | {"label_distances": label_distances} if size and told else result
+
+    @property
+    def _samples_of_a_class(self) -> int:
+        most = self.settings.class_samples
+        if self.settings.class_sampling == "exact":
+            return most
+        # The reference stops after the first batch with which it has more (`embedder.py:345`).
+        return (most // self.batch_size + 1) * self.batch_size
+
+    def _class_order(self, draws: torch.Generator) -> list[int]:
+        """Numbers of the classes that take part, in the order they do."""
+        if self.settings.class_sampling == "exact":
+            return list(range(len(self.classes)))
+        return [number for number in torch.randperm(len(self.classes), generator=draws).tolist() if len(self.classes[number]) > 1]
 
     def state(self) -> dict[str, Tensor]:
         """The embedder's weights and the optimiser's state."""

@@ -8,7 +8,7 @@ where W[y, y'] is the distance of the classes y and y' as clouds of features:
 - `gaussian`: the squared 2-Wasserstein distance of the Gaussians fitted to them (covariance with n - 1).
 
 A Sinkhorn divergence is OT(a, b) - OT(a, a) / 2 - OT(b, b) / 2, so d(X, X) = 0. Differs from the release `microsoft/otdd`: both levels are
-solved to convergence, and label distances pass their true gradient unless `label_gradient` says otherwise.
+solved to convergence unless `solver` is `annealed`, and label distances pass their true gradient unless `label_gradient` says otherwise.
 
 References:
     Alvarez-Melis & Fusi 2020, Geometric dataset distances via optimal transport (eq. 4; Gaussian label distances, section 4).
@@ -25,11 +25,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from orca_core.alignment.annealed import annealed_divergence, diameter_of
 from orca_core.alignment.sinkhorn import self_transport_cost, squared_distances, transport_cost, with_gradient
 from orca_core.errors import NotFiniteError
 
 INNER_DISTANCES = ("exact", "gaussian")
 LABEL_GRADIENTS = ("true", "none", "reference")
+SOLVERS = ("converged", "annealed")
 
 
 def otdd(
@@ -41,6 +43,7 @@ def otdd(
     inner: str = "exact",
     entropic_reg: float = 0.1,
     label_gradient: str = "true",
+    solver: str = "converged",
 ) -> Tensor:
     """Distance of two labelled clouds: `OtddSource(...).distance(...)`, where arguments and errors are documented.
 
@@ -50,7 +53,7 @@ def otdd(
         >>> otdd(torch.tensor([[0.0, 0.0]]), torch.tensor([7]), torch.tensor([[3.0, 4.0]]))
         tensor(25.)
     """
-    source = OtddSource(source_x, source_y, inner=inner, entropic_reg=entropic_reg)
+    source = OtddSource(source_x, source_y, inner=inner, entropic_reg=entropic_reg, solver=solver)
     return source.distance(target_x, target_y, label_gradient=label_gradient)
 
 
@@ -65,26 +68,32 @@ class OtddSource:
         source_y: (n,) integer labels.
         inner: Distance of classes, one of `INNER_DISTANCES`.
         entropic_reg: Epsilon of both levels, > 0, in squared feature units.
+        solver: One of `SOLVERS`: `converged`, in float64; `annealed`, as the release does it, in the dtype of the features. Where annealing
+            starts depends on the target too, so of the source alone only costs and label distances are kept.
 
     Raises:
-        ValueError: On a wrong shape, dtype, `inner` or `entropic_reg`.
+        ValueError: On a wrong shape, dtype, `inner`, `entropic_reg` or `solver`.
         NotFiniteError: If a feature is NaN or infinite.
     """
 
-    def __init__(self, source_x: Tensor, source_y: Tensor, inner: str = "exact", entropic_reg: float = 0.1) -> None:
+    def __init__(
+        self, source_x: Tensor, source_y: Tensor, inner: str = "exact", entropic_reg: float = 0.1, solver: str = "converged"
+    ) -> None:
         _check_choice("inner", inner, INNER_DISTANCES)
+        _check_choice("solver", solver, SOLVERS)
         if not entropic_reg > 0:
             raise ValueError(f"entropic_reg: must be greater than 0, but got {entropic_reg!r}.")
         _check_cloud("source", source_x, source_y)
         self._dtype, self._device, self._num_features = source_x.dtype, source_x.device, source_x.shape[1]
         self._epsilon = entropic_reg
-        self._inner = inner
+        self._inner, self._annealed = inner, solver == "annealed"
         with torch.no_grad():
-            self._cloud = _sort_by_class(source_x, source_y)
+            self._cloud = _sort_by_class(source_x, source_y, self._working_dtype)
             self._norms = self._cloud.x.square().sum(1)
             self._classes = self._describe(self._cloud)
-            within = _distances_within(self._classes, self._cloud)
-            self._self_cost = self_transport_cost(_cost(self._cloud, self._cloud, within), self._epsilon)
+            costs = _cost(self._cloud, self._cloud, _distances_within(self._classes, self._cloud))
+            # The transport cost, or what it is made of where it depends on the target as well.
+            self._self_cost = costs if self._annealed else self_transport_cost(costs, self._epsilon)
 
     def distance(self, target_x: Tensor, target_y: Tensor | None = None, *, label_gradient: str = "true") -> Tensor:
         """Distance of the source to a target cloud, differentiable in `target_x`.
@@ -102,6 +111,12 @@ class OtddSource:
             ValueError: On a wrong shape, dtype, device or `label_gradient`.
             NotFiniteError: If a feature is NaN or infinite.
         """
+        return self.distance_and_labels(target_x, target_y, label_gradient=label_gradient)[0]
+
+    def distance_and_labels(
+        self, target_x: Tensor, target_y: Tensor | None = None, *, label_gradient: str = "true"
+    ) -> tuple[Tensor, Tensor]:
+        """`distance`, and the label distances it was made with: those of `label_distances`, without a gradient."""
         _check_choice("label_gradient", label_gradient, LABEL_GRADIENTS)
         target = self._target_cloud(target_x, target_y)
         squared = squared_distances(self._cloud.x, target.x, self._norms)
@@ -110,9 +125,26 @@ class OtddSource:
             classes = self._describe(target)
             across = _scale_gradient(self._across(classes, target, squared), weight)
             within = _scale_gradient(_distances_within(classes, target), weight)
-        cross_cost = transport_cost(_cost(self._cloud, target, across, squared), self._epsilon)
-        target_self_cost = self_transport_cost(_cost(target, target, within), self._epsilon)
-        return (cross_cost - (self._self_cost + target_self_cost) / 2).to(self._dtype)
+        if self._annealed:
+            distance = self._annealed_distance(target, across, within, squared)
+        else:
+            cross_cost = transport_cost(_cost(self._cloud, target, across, squared), self._epsilon)
+            target_self_cost = self_transport_cost(_cost(target, target, within), self._epsilon)
+            distance = cross_cost - (self._self_cost + target_self_cost) / 2
+        return distance.to(self._dtype), across.detach().mT.to(self._dtype)
+
+    def _annealed_distance(self, target: _Cloud, across: Tensor, within: Tensor, squared: Tensor) -> Tensor:
+        # As `annealed_divergence` has it, features pass their gradient once, from the side of the target, and label distances twice.
+        across, within = _scale_gradient(across, 0.5), _scale_gradient(within, 0.5)
+        fixed = target._replace(x=target.x.detach())
+        return annealed_divergence(
+            _cost(self._cloud, fixed, across, squared.detach()),
+            _cost(target, self._cloud, across.mT, squared.mT),
+            self._self_cost,
+            _cost(target, fixed, within),
+            diameter=diameter_of(self._cloud.with_labels(0), fixed.with_labels(len(self._classes))),
+            epsilon=self._epsilon,
+        )
 
     def label_distances(self, target_x: Tensor, target_y: Tensor | None = None) -> Tensor:
         """Distances W of target classes to source classes.
@@ -146,21 +178,30 @@ class OtddSource:
         ]:
             if value != expected:
                 raise ValueError(f"target_x: {name} must be that of source_x, {expected}, but got {value}.")
-        return _sort_by_class(target_x, target_y)
+        return _sort_by_class(target_x, target_y, self._working_dtype)
+
+    @property
+    def _working_dtype(self) -> torch.dtype:
+        return self._dtype if self._annealed else torch.float64
 
     def _describe(self, cloud: _Cloud) -> Sequence[_Class]:
         clouds = cloud.x.split(cloud.class_sizes)
         if self._inner == "exact":
-            return [_ExactClass(x, self._epsilon) for x in clouds]
+            return [(_AnnealedClass if self._annealed else _ExactClass)(x, self._epsilon) for x in clouds]
         return [_GaussianClass(x) for x in clouds]
 
 
 class _Cloud(NamedTuple):
-    """Features in float64, sorted by class."""
+    """Features in the dtype of the solver, sorted by class."""
 
     x: Tensor  # (n, d)
     membership: Tensor  # (n, C), 1 where the sample is of the class, else 0
     class_sizes: list[int]
+
+    def with_labels(self, first: int) -> Tensor:
+        """(n, d + 1) features, and as the last one the number of the class, counted from `first`."""
+        numbers = self.membership.argmax(1, keepdim=True) + first
+        return torch.cat([self.x, numbers.to(self.x)], 1)
 
 
 class _Class(ABC):
@@ -182,6 +223,22 @@ class _ExactClass(_Class):
         assert isinstance(other, _ExactClass)
         cross_cost = transport_cost(squared, self.epsilon)
         return cross_cost - (self.self_cost + other.self_cost) / 2
+
+
+class _AnnealedClass(_Class):
+    """A class as the cloud of its samples, (n, d), for the annealed solver: annealing starts at the diameter of both classes."""
+
+    def __init__(self, x: Tensor, epsilon: float) -> None:
+        self.x = x
+        self.epsilon = epsilon
+
+    def distance_to(self, other: _Class, squared: Tensor) -> Tensor:
+        assert isinstance(other, _AnnealedClass)
+        x, y = self.x, other.x
+        # Not `squared`: its gradient is that of both sides in one.
+        pairs = [(x, y), (y, x), (x, x), (y, y)]
+        costs = (squared_distances(first, second.detach()) for first, second in pairs)
+        return annealed_divergence(*costs, diameter=diameter_of(x, y), epsilon=self.epsilon)
 
 
 class _GaussianClass(_Class):
@@ -248,15 +305,15 @@ def _cost(first: _Cloud, second: _Cloud, label_distances: Tensor, squared: Tenso
     return ((squared_distances(first.x, second.x) if squared is None else squared) + label_term) / 2
 
 
-def _sort_by_class(x: Tensor, y: Tensor) -> _Cloud:
+def _sort_by_class(x: Tensor, y: Tensor, dtype: torch.dtype) -> _Cloud:
     _, index, sizes = y.unique(return_inverse=True, return_counts=True)
     repeated = sizes[index] > 1
     if repeated.any():
         x, y = x[repeated], y[repeated]
         _, index, sizes = y.unique(return_inverse=True, return_counts=True)
     order = index.argsort(stable=True)
-    membership = torch.nn.functional.one_hot(index[order], len(sizes)).double()
-    return _Cloud(x[order].double(), membership, sizes.tolist())
+    membership = torch.nn.functional.one_hot(index[order], len(sizes)).to(dtype)
+    return _Cloud(x[order].to(dtype), membership, sizes.tolist())
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

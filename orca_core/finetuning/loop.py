@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,14 @@ from orca_core.config import TrialConfig
 from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.fisher import fisher_scores
 from orca_core.finetuning.freezing import Phase
-from orca_core.finetuning.optimizers import load_optimizer_state, make_optimizer, optimizer_state, warmup_decay
+from orca_core.finetuning.optimizers import (
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    reference_warmup_decay,
+    warmup_cosine,
+    warmup_decay,
+)
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.memory import fits
 from orca_core.model.cross_modal import CrossModalModel
@@ -40,16 +48,16 @@ class Weights:
     error: float
     tensors: Mapping[str, Tensor]
 
-    def as_tensors(self, selection: str) -> dict[str, Tensor]:
-        """For a trajectory's state, under the selection they are best by: trials that share it may differ in that."""
+    def as_tensors(self, best_by: str) -> dict[str, Tensor]:
+        """For a trajectory's state, under what they are best by: trials that share it may differ in that."""
         at = torch.tensor([self.epoch, self.error], dtype=torch.float64)
-        return _under(f"best-{selection}", self.tensors) | {f"best-{selection}-at": at}
+        return _under(f"best-{best_by}", self.tensors) | {f"best-{best_by}-at": at}
 
     @classmethod
-    def from_tensors(cls, selection: str, tensors: Mapping[str, Tensor]) -> Weights | None:
+    def from_tensors(cls, best_by: str, tensors: Mapping[str, Tensor]) -> Weights | None:
         """What `as_tensors` gave, out of a state; None if it holds none."""
-        at = tensors.get(f"best-{selection}-at")
-        return None if at is None else cls(int(at[0]), float(at[1]), _below(f"best-{selection}", tensors))
+        at = tensors.get(f"best-{best_by}-at")
+        return None if at is None else cls(int(at[0]), float(at[1]), _below(f"best-{best_by}", tensors))
 
 
 class Finetuning:
@@ -134,13 +142,13 @@ class Finetuning:
         order = torch.randperm(len(train_y), generator=generator(self.config.seed, "data-order", epoch))
         groups = [group.split(settings.batch_size) for group in order.split(settings.batch_size * settings.accum)]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        summed = settings.accumulation == "sum" and settings.accum > 1
         total, lr = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
         draws = generator(self.config.seed, "augment", epoch)
         self.model.train_mode()
         with seeded(self.config.seed, "dropout", epoch):
             for number, group in enumerate(groups):
-                position = epoch - 1 - self.schedule_start + (number + 1) / len(groups)
-                lr = settings.lr * self.phase.lr_scale * warmup_decay(position, settings.warmup_epochs, settings.decay_epochs)
+                lr = settings.lr * self.phase.lr_scale * self._rate(epoch, [len(other) for other in groups], number)
                 for parameter_group in self.optimizer.param_groups:
                     parameter_group["lr"] = lr * parameter_group.get("scale", 1.0)
                 for parameter in parameters:
@@ -156,9 +164,14 @@ class Finetuning:
                         loss = smoothed(loss, outputs, settings.label_smoothing)
                     if parameters:
                         penalty = self.model.adapter.penalty() if self.model.adapter else 0.0
-                        self.scaler.scale((loss + penalty) * (len(batch) / size)).backward()
+                        self.scaler.scale((loss + penalty) * (1.0 if summed else len(batch) / size)).backward()
+                        if summed and settings.clip is not None:
+                            # The gradient goes on to be summed as it is, scaled in fp16: so the limit is scaled too.
+                            nn.utils.clip_grad_norm_(parameters, settings.clip * self.scaler.get_scale())
                     total += loss.detach().double() * len(batch)
-                if parameters and settings.clip is not None:
+                if summed and len(group) < settings.accum:
+                    continue
+                if parameters and settings.clip is not None and not summed:
                     self.scaler.unscale_(self.optimizer)
                     nn.utils.clip_grad_norm_(parameters, settings.clip)
                 if parameters:
@@ -170,7 +183,8 @@ class Finetuning:
         valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1], self.data.valid.group)
         _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
         error = valid_error if self.config.selection == "valid" else test_error
-        if self.keep_best and (self.best is None or error < self.best.error):
+        ties = self.config.selection_ties == "latest"
+        if self.keep_best and (self.best is None or error < self.best.error or (ties and error == self.best.error)):
             self.best = Weights(epoch, error, {name: tensor.to("cpu", copy=True) for name, tensor in self.weights().items()})
         return {
             "train_loss": total.item() / len(order),
@@ -188,7 +202,7 @@ class Finetuning:
         """Every parameter that has trained so far, the optimiser's state, and what else the next epochs depend on."""
         state = _under("model", self.weights()) | optimizer_state(self.optimizer, self.model)
         if self.best is not None:
-            state |= self.best.as_tensors(self.config.selection)
+            state |= self.best.as_tensors(self.config.best_by)
         if self.scores is not None:
             state[SCORES_KEY] = self.scores
         if self.model.adapter:
@@ -206,7 +220,7 @@ class Finetuning:
         if self.model.adapter:
             self.model.adapter.load_state(tensors)
         load_optimizer_state(self.optimizer, self.model, tensors)
-        self.best = Weights.from_tensors(self.config.selection, tensors) if self.keep_best else None
+        self.best = Weights.from_tensors(self.config.best_by, tensors) if self.keep_best else None
         if self.scaler.is_enabled():
             self.scaler.load_state_dict({name: value.item() for name, value in _below("scaler", tensors).items()})
 
@@ -248,6 +262,16 @@ class Finetuning:
                 outputs = self.forward(self.data.inputs(x))
         return outputs.float()
 
+    def _rate(self, epoch: int, group_sizes: list[int], number: int) -> float:
+        """Factor on the learning rate of the step with group `number` of an epoch's groups of so many batches."""
+        settings, passed = self.config.finetune, epoch - 1 - self.schedule_start
+        if settings.schedule == "reference":
+            batches = sum(group_sizes)
+            last = passed * batches + sum(group_sizes[: number + 1]) - 1
+            return reference_warmup_decay(last, batches, settings.warmup_epochs, settings.decay_epochs)
+        schedule = {"linear": warmup_decay, "cosine": warmup_cosine}[settings.schedule]
+        return schedule(passed + (number + 1) / len(group_sizes), settings.warmup_epochs, settings.decay_epochs)
+
     def _autocast(self) -> torch.autocast:
         dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.config.precision != "fp32")
@@ -260,16 +284,22 @@ class Finetuning:
         return values if self.data.decode is None else self.data.decode(values)
 
     def _evaluate(self, x: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float]:
-        """Loss and score over a whole set, samples of one group taken as one."""
+        """Loss and score over a whole set, or the mean over its chunks; samples of one group taken as one."""
+        settings = self.config.finetune
         self.model.eval()
         with torch.no_grad():
-            parts = x.split(self.config.finetune.eval_batch_size)
+            parts = x.split(settings.eval_batch_size)
             # Outputs of a set that does not fit on the device do not fit there either.
             outputs = torch.cat([self._outputs(part.to(self.device)).to(y.device) for part in parts])
             if group is not None:
                 outputs, y = group_means(outputs, y, group)
             outputs, y = self._decoded(outputs), self._decoded(y)
-            return self.loss(outputs, y).item(), self.score(outputs.cpu(), y.cpu())
+            chunk = max(1, len(y))
+            if settings.scoring == "chunks" and group is None:  # the reference too takes a set of groups as a whole
+                chunk = math.ceil(settings.eval_batch_size / settings.batch_size) * settings.batch_size
+            pairs = list(zip(outputs.split(chunk), y.split(chunk), strict=True))
+            losses = [self.loss(*pair).item() for pair in pairs]
+            return sum(losses) / len(pairs), sum(self.score(part.cpu(), true.cpu()) for part, true in pairs) / len(pairs)
 
 
 def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

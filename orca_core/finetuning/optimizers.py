@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,8 +32,6 @@ def make_optimizer(
 def warmup_decay(epochs: float, warmup_epochs: float, decay_epochs: float | None) -> float:
     """Factor on the learning rate: linear from 0 to 1 at `warmup_epochs`, then linear to 0 at `decay_epochs`, and 0 after it.
 
-    The reference's `WarmupLR` steps once per batch whatever `accum` is and turns negative after `decay_epochs`.
-
     Args:
         epochs: Position, in epochs since the schedule started; the end of the step it is for, so that no step has rate 0.
         warmup_epochs: Length of the warm-up.
@@ -46,6 +45,38 @@ def warmup_decay(epochs: float, warmup_epochs: float, decay_epochs: float | None
     if decay_epochs is None:
         return 1.0
     return max(0.0, (decay_epochs - epochs) / (decay_epochs - warmup_epochs))
+
+
+def warmup_cosine(epochs: float, warmup_epochs: float, decay_epochs: float | None) -> float:
+    """As `warmup_decay`, but down along half a period of a cosine (Loshchilov & Hutter 2017, SGDR, without its restarts).
+
+    >>> [round(warmup_cosine(t, 2, 6), 3) for t in (1, 2, 3, 4, 6, 7)]
+    [0.5, 1.0, 0.854, 0.5, 0.0, 0.0]
+    """
+    if epochs < warmup_epochs or decay_epochs is None:
+        return warmup_decay(epochs, warmup_epochs, decay_epochs)
+    share = min(1.0, (epochs - warmup_epochs) / (decay_epochs - warmup_epochs))
+    return (1 + math.cos(math.pi * share)) / 2
+
+
+def reference_warmup_decay(batch: int, per_epoch: int, warmup_epochs: float, decay_epochs: float | None) -> float:
+    """The reference's `WarmupLR` (`task_configs.py:253`): counts batches whatever `accum` is, and goes on below 0 after the decay.
+
+    Args:
+        batch: Number of the batch since the schedule started, from 0: after a warm-up's start the first batch has rate 0.
+        per_epoch: Batches of an epoch.
+        warmup_epochs, decay_epochs: As in `warmup_decay`, rounded down to whole batches.
+
+    >>> [reference_warmup_decay(batch, 10, 1, 3) for batch in (0, 5, 10, 20, 30, 35)]
+    [0.0, 0.5, 1.0, 0.5, 0.0, -0.25]
+    """
+    warmup = int(warmup_epochs * per_epoch)
+    if batch < warmup:
+        return batch / warmup
+    if decay_epochs is None:
+        return 1.0
+    end = int(decay_epochs * per_epoch)
+    return (end - batch) / max(1, end - warmup)
 
 
 def step_decay(epoch: int, steps: Iterable[int], factor: float = 0.2) -> float:

@@ -35,13 +35,15 @@ class CrossModalModel(nn.Module):
         geometry = loaded.body.geometry
         if config.body.double and loaded.spec.is_decoder:
             geometry = replace(geometry, max_tokens=geometry.max_tokens // 2)
+        init = config.embedder.init if config.body.weights == "pretrained" else "random"
         with seeded(config.seed, "embedder-init"):
             self.embedder = make_embedder(
                 input_shape,
                 geometry,
                 loaded.embedding,
                 target_seq_len=config.embedder.target_seq_len,
-                pretrained=config.embedder.init == "pretrained" and config.body.weights == "pretrained",
+                pretrained=init == "pretrained" or (init == "reference" and config.align.epochs > 0),
+                pretrained_positions=init == "reference",  # the reference copies these with either initialisation (`utils.py:678-717`)
             )
         self.body = copy.deepcopy(loaded.body)
         if config.finetune.reinit_top and config.body.weights == "pretrained":

@@ -104,8 +104,7 @@ class ImageEmbedder(nn.Module):
             _bias(self.projection).data.copy_(embedding.projection.bias)
         if self.norm is not None and embedding.norm is not None:
             _copy_norm(self.norm, embedding.norm)
-        if self.positions is not None and embedding.positions is not None:
-            self.positions.data.copy_(embedding.positions)
+        _copy_positions(self, embedding)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 3:
@@ -123,7 +122,13 @@ Embedder = SeriesEmbedder | FieldEmbedder | ImageEmbedder
 
 
 def make_embedder(
-    input_shape: tuple[int, ...], geometry: Geometry, embedding: BodyEmbedding, *, target_seq_len: int, pretrained: bool
+    input_shape: tuple[int, ...],
+    geometry: Geometry,
+    embedding: BodyEmbedding,
+    *,
+    target_seq_len: int,
+    pretrained: bool,
+    pretrained_positions: bool = False,
 ) -> Embedder:
     """The embedder for an input shape and a body, drawn from torch's global generator.
 
@@ -133,20 +138,23 @@ def make_embedder(
         embedding: The body's own embedding.
         target_seq_len: Most tokens of a sequence; text bodies only.
         pretrained: Copy what fits from `embedding`.
+        pretrained_positions: Copy its positions, even if nothing else.
     """
     embedder: Embedder
     if isinstance(embedding, ImageEmbedding):
         embedder = ImageEmbedder(input_shape[0], geometry, embedding)
         if pretrained:
             embedder.copy_pretrained(embedding)
-        return embedder
-    channels, *sizes = input_shape
-    if len(sizes) == 1:
-        embedder = SeriesEmbedder(channels, sizes[0], geometry, target_seq_len, embedding.positions is not None)
     else:
-        embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len, embedding.positions is not None)
-    if pretrained:
-        embedder.copy_pretrained(embedding)
+        channels, *sizes = input_shape
+        if len(sizes) == 1:
+            embedder = SeriesEmbedder(channels, sizes[0], geometry, target_seq_len, embedding.positions is not None)
+        else:
+            embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len, embedding.positions is not None)
+        if pretrained:
+            embedder.copy_pretrained(embedding)
+    if pretrained_positions:
+        _copy_positions(embedder, embedding)
     return embedder
 
 
@@ -157,6 +165,10 @@ def _fresh_positions(count: int, width: int) -> nn.Parameter:
 def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding: TextEmbedding) -> None:
     if embedding.norm is not None:
         _copy_norm(embedder.norm, embedding.norm)
+    _copy_positions(embedder, embedding)
+
+
+def _copy_positions(embedder: Embedder, embedding: BodyEmbedding) -> None:
     if embedder.positions is not None and embedding.positions is not None:
         embedder.positions.data.copy_(embedding.positions[: len(embedder.positions)])
 

@@ -65,7 +65,7 @@ TRIALS: tuple[Column, ...] = (
     Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
     Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if it was run here."),
     *config_columns(),
-    Column("best_epoch", _COUNT, "Fine-tuning epoch with the lowest error on the `selection` split, from 1; the earliest of equals."),
+    Column("best_epoch", _COUNT, "Fine-tuning epoch with the lowest error on the `selection` split, from 1; ties by `selection_ties`."),
     Column("valid_error", _REAL, "Validation error of the best epoch; lower is better, unit by `score`."),
     Column("valid_loss", _REAL, "Validation loss of the best epoch."),
     Column("train_loss", _REAL, "Mean training loss over the best epoch."),
@@ -113,6 +113,12 @@ METRICS: tuple[Column, ...] = (
     Column("valid_error", _REAL, "Validation error after the epoch; lower is better."),
     Column("test_error", _REAL, "Test error after the epoch; lower is better. Fine-tuning only."),
     Column("distance", _REAL, "Distance of the embedder's features to the proxy's, by `align_objective`. Alignment only."),
+    Column(
+        "label_distances",
+        pa.list_(pa.list_(_REAL)),
+        "Distances of the target's classes (rows) to the proxy's (columns), before the step of the epoch; labels ascending, without proxy "
+        "classes of one sample. OTDD only; with more than 2500 of them in epochs 1, 10, 20, ... only.",
+    ),
     Column("lr", _REAL, "Learning rate at the end of the epoch."),
     Column("seconds", _REAL, "Seconds the epoch took, where it was computed."),
     Column("memory_bytes", _COUNT, "GPU memory: the most that was held since the stage began; null on CPU."),

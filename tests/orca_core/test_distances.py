@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from orca_core.alignment.annealed import annealed_divergence, annealing_schedule
 from orca_core.alignment.l2 import l2, l2_in_order
 from orca_core.alignment.mmd import mmd, mmd_of_equal_size
 from orca_core.alignment.otdd import OtddSource, otdd
@@ -135,6 +136,67 @@ def test_gaussian_label_gradients_split_the_references_converged_gradient(name: 
     assert cosine(2 * true - none, data["gauss_grad_converged"]) > 0.99
     assert cosine(true, data["gauss_grad_true_f64"]) > 0.97
     assert cosine(none, data["gauss_grad_featureonly_f64"]) > 0.95
+
+
+@both_inners
+@pytest.mark.parametrize("name", OTDD_FIXTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_annealed_otdd_is_the_reference_as_it_runs(name: str, inner: str, dtype: torch.dtype) -> None:
+    data, key = fixture(name), KEY[inner]
+    suffix = "" if dtype == torch.float32 else "_f64"
+    source = OtddSource(data["xs"].to(dtype), data["ys"], inner=inner, solver="annealed")
+    target = data["xt"].to(dtype)
+    value, gradient = value_and_gradient(source, target, data.get("yt"), "reference")
+    assert gradient.dtype == dtype
+    assert value == pytest.approx(data[f"{key}_value{suffix}"].item(), rel=1e-6 if dtype == torch.float32 else 1e-12)
+    assert cosine(gradient, data[f"{key}_grad"]) > 0.999999
+    assert gradient.norm().item() == pytest.approx(data[f"{key}_grad"].norm().item(), rel=1e-4)
+    reference = data[f"{key}_W{suffix}"]
+    found = source.label_distances(target, data.get("yt"))
+    num_source = found.shape[1]
+    torch.testing.assert_close(found, reference[num_source:, :num_source], atol=1e-6 * reference.max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", OTDD_FIXTURES)
+def test_annealed_gaussian_label_gradients_are_the_references_parts(name: str) -> None:
+    data = fixture(name)
+    source = OtddSource(data["xs"].double(), data["ys"], inner="gaussian", solver="annealed")
+    for label_gradient, key in [("true", "gauss_grad_true_f64"), ("none", "gauss_grad_featureonly_f64")]:
+        _, gradient = value_and_gradient(source, data["xt"].double(), data.get("yt"), label_gradient)
+        assert cosine(gradient, data[key]) > 0.999999
+
+
+def test_annealed_divergence_of_two_points_worked_by_hand() -> None:
+    # One point a side: the soft minimum is C less the other potential. Starting from C both become C / 2, and stay; the value is their sum.
+    cost, zero = torch.full((1, 1), 7.0), torch.zeros(1, 1)
+    assert annealed_divergence(cost, cost, zero, zero, diameter=7**0.5, epsilon=0.1).item() == pytest.approx(7)
+
+
+@pytest.mark.parametrize("solver", ["converged", "annealed"])
+@pytest.mark.parametrize("epsilon", [50.0, 500.0])
+def test_both_solvers_agree_where_epsilon_is_far_above_the_costs(solver: str, epsilon: float) -> None:
+    # As eps grows, all plans become the product of the masses: mean C_xy - (mean C_xx + mean C_yy) / 2.
+    x, y = normal(30, 3, scale=0.2), normal(20, 3, seed=1, scale=0.2, shift=1)
+    costs = [squared_distances(*pair).mean().item() for pair in [(x, y), (x, x), (y, y)]]
+    found = OtddSource(x, one_class(x), entropic_reg=epsilon, solver=solver).label_distances(y).item()
+    assert found == pytest.approx(costs[0] - (costs[1] + costs[2]) / 2, rel=2 / epsilon)
+
+
+def test_annealing_starts_twice_at_the_squared_diameter_and_ends_at_epsilon() -> None:
+    assert annealing_schedule(8.0, 0.1) == pytest.approx([64, 64, 16, 4, 1, 0.25, 0.1])
+    assert annealing_schedule(0.1, 0.1) == pytest.approx([0.01, 0.1])  # a cloud smaller than epsilon is warmed up, as in the release
+    assert annealing_schedule(0.0, 0.1)[-1] == 0.1
+
+
+@both_inners
+def test_the_distance_comes_with_the_label_distances_it_was_made_with(inner: str) -> None:
+    x, y = normal(6, 4, seed=3), torch.arange(6) % 2
+    for solver in ("converged", "annealed"):
+        source = OtddSource(*labelled(), inner=inner, solver=solver)
+        value, distances = source.distance_and_labels(x, y)
+        assert value.item() == source.distance(x, y).item()
+        assert torch.equal(distances, source.label_distances(x, y))
+        assert distances.shape == (2, 3)
 
 
 # OTDD in closed form and by its properties
@@ -312,6 +374,7 @@ def test_repeated_calls_give_the_same_bits_whatever_was_called_between(inner: st
     [
         ({"inner": "exakt"}, "inner: must be one of exact, gaussian, but got 'exakt'"),
         ({"label_gradient": "half"}, "label_gradient: must be one of true, none, reference, but got 'half'"),
+        ({"solver": "anealed"}, "solver: must be one of converged, annealed, but got 'anealed'"),
         ({"entropic_reg": 0.0}, "entropic_reg: must be greater than 0, but got 0.0"),
         ({"source_x": torch.ones(4)}, r"source_x: must have shape \(samples, features\), neither of them 0, but got \(4,\)"),
         ({"source_x": torch.ones(4, 2).int()}, "source_x: must be float32 or float64, but got torch.int32"),

@@ -51,7 +51,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             failure = {"cause": "user-error", "error": "ValueError: too bad", "traceback": "Traceback ...\nValueError: too bad"}
             recorder.end(trial.id, {"status": "FAIL"} | failure)
         else:
-            recorder.add_rows(trial.id, [row | {"valid_error": error}])
+            aligned = {"table": "metrics", "stage": "align", "phase": 0, "seconds": 0.5}
+            distances = [aligned | {"epoch": epoch, "label_distances": [[0.5 * epoch, 12.25], None]} for epoch in (1, 2, 3)]
+            recorder.add_rows(trial.id, [*distances, row | {"valid_error": error}])
             recorder.end(trial.id, {"status": "COMPLETE", "valid_error": error, "test_error": error + 0.1})
     recorder.flush()
     return folder
@@ -180,6 +182,15 @@ def test_show_has_config_scores_epochs_and_traceback(ask):
     text = ask("show", complete)
     assert all(f"\n{section}\n" in text for section in ("config", "result", "stages", "epochs"))
     assert "\ntraceback\n" not in text
+
+
+def test_show_has_the_label_distances_of_the_first_and_the_last_epoch_of_alignment(ask):
+    query = "select trial from trials where status = 'COMPLETE' limit 1"
+    text = ask("show", json.loads(ask("query", query, "--format", "json"))[0]["trial"])
+    for epoch, cell in [(1, "0.5"), (3, "1.5")]:
+        shown = text[text.index(f"label distances of alignment epoch {epoch}") :].splitlines()[1:4]
+        assert [line.split() for line in shown] == [["0", "1"], ["0", cell, "12.25"], ["1", "-", "-"]]
+    assert "alignment epoch 2" not in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------- catalogue

@@ -288,6 +288,33 @@ def test_variants_are_an_axis_of_their_own_between_base_and_the_axes(load):
     assert found == {(*variant, epochs) for variant in [("orca", 7, "layernorm"), ("naive", 0, "full")] for epochs in (2, 3)}
 
 
+REFERENCE = [
+    ("{base: {task: digits, reference_behaviour: true, selection: valid}}", {}, {("annealed", "valid")}),
+    (
+        "{base: {task: digits, align.solver: converged}, space: {reference_behaviour: {grid: [false, true]}}}",
+        {},
+        {("converged", "valid"), ("converged", "test")},
+    ),
+    ("{base: {task: digits}, space: {reference_behaviour: {grid: [false, true]}}}", {}, {("converged", "valid"), ("annealed", "test")}),
+    (
+        "{base: {task: digits}, variants: {ours: {}, theirs: {reference_behaviour: true, selection: valid}}}",
+        {},
+        {("converged", "valid"), ("annealed", "valid")},
+    ),
+    ("{base: {task: digits}}", {"reference_behaviour": True}, {("annealed", "test")}),
+]
+
+
+@pytest.mark.parametrize(("text", "overrides", "expected"), REFERENCE, ids=["base", "own value", "axis", "variant", "set"])
+def test_the_behaviour_of_the_reference_is_a_layer_under_your_own_values_wherever_it_is_asked_for(load, text, overrides, expected):
+    assert set(combinations(load(text, overrides), "align.solver", "selection")) == expected
+
+
+def test_the_metric_may_look_at_the_test_set_with_the_behaviour_of_the_reference(load, faults_in):
+    assert load("{base: {task: digits, reference_behaviour: true}, metric: test_error}").metric == "test_error"
+    assert faults_in("{base: {task: digits, reference_behaviour: true, selection: valid}, metric: test_error}")
+
+
 def test_a_level_of_body_may_be_a_mapping(load):
     space = load("""
     base: {task: digits}
