@@ -58,3 +58,28 @@ def warm_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def store(tmp_path) -> Store:
     """An empty store."""
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def resumes_to_the_same_rows(tmp_path) -> Callable[..., None]:
+    """`resumes_to_the_same_rows(config, cuts)`: a run cut after so many epochs goes on to the rows and the result of one that was not."""
+    from orca_core.pipeline import run_trial, trial_rows
+
+    def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows if row["table"] == "metrics"]
+
+    def check(config: TrialConfig, cuts: range) -> None:
+        whole: list[dict[str, Any]] = []
+        result = run_trial(config, Store(tmp_path / "whole"), whole.append)
+        for cut in cuts:
+            store, rows = Store(tmp_path / str(cut)), []
+            stopped = trial_rows(config, store)
+            while sum(row["table"] == "metrics" for row in rows) < cut:
+                rows.append(next(stopped))
+            stopped.close()
+            resumed: list[dict[str, Any]] = []
+            assert run_trial(config, store, resumed.append) == result
+            assert shown(resumed) == shown(whole)
+            assert run_trial(config, store, lambda row: None) == result  # from what is stored
+
+    return check

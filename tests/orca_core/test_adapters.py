@@ -17,9 +17,7 @@ from orca_core.finetuning.adapters import ADAPTERS, check_adapter, spell_adapter
 from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import run_trial, trial_rows
 from orca_core.stages import stages_of
-from orca_core.store import Store
 from orca_core.tasks import find_task
 from sweeper.results.store import ResultStore
 from sweeper.running import check_adapters, run_space
@@ -217,24 +215,10 @@ def test_the_penalty_of_adalora_by_hand(quick):
 # Determinism
 
 
-def shown(rows: list[dict]) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows if row["table"] == "metrics"]
-
-
 @pytest.mark.parametrize("name", TESTED)
-def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(quick, tmp_path: Path, name):
+def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(quick, resumes_to_the_same_rows, name):
     config = config_for(quick, TESTED[name], **{"finetune.epochs": 5, "finetune.lr": 0.01, "finetune.dropout": 0.1})
-    whole: list[dict] = []
-    result = run_trial(config, Store(tmp_path / "whole"), whole.append)
-    for stop_after in range(1, 5):
-        store, rows = Store(tmp_path / str(stop_after)), []
-        stopped = trial_rows(config, store)
-        while sum(row["table"] == "metrics" for row in rows) < stop_after:
-            rows.append(next(stopped))
-        stopped.close()
-        resumed: list[dict] = []
-        assert run_trial(config, store, resumed.append) == result
-        assert shown(resumed) == shown(whole)
+    resumes_to_the_same_rows(config, range(1, 5))
 
 
 # Faults

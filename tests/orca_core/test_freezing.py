@@ -12,8 +12,7 @@ from orca_core.finetuning.fisher import fisher_scores, highest
 from orca_core.finetuning.freezing import FREEZING_NAMES, Phase, freezing_label, parse_freezing
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import run_trial, trial_rows
-from orca_core.store import Store
+from orca_core.pipeline import run_trial
 from orca_core.tasks import find_task
 
 ALL = ("embedder", "body", "predictor")
@@ -242,22 +241,8 @@ def test_layers_are_chosen_once_from_the_weights_that_training_starts_with(tune)
 @pytest.mark.parametrize(
     "freezing", ["surgical:1", "gradual:1", "lp-ft:2", [{"train": ["predictor"], "epochs": 1}, {"train": ["surgical:1"]}]]
 )
-def test_a_run_that_is_cut_short_goes_on_to_the_same_rows_and_counts(quick, tmp_path, freezing):
+def test_a_run_that_is_cut_short_goes_on_to_the_same_rows_and_counts(quick, resumes_to_the_same_rows, freezing):
     knobs = {"body.weights": "random", "freezing": freezing, "finetune.epochs": 4, "train_samples": 64, "finetune.dropout": 0.1}
     config = quick("digits", knobs)
 
-    def shown(rows: list[dict]) -> list[dict]:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows if row["table"] == "metrics"]
-
-    whole: list[dict] = []
-    result = run_trial(config, Store(tmp_path / "whole"), whole.append)
-    for stop_after in (1, 2, 3):
-        store, rows = Store(tmp_path / str(stop_after)), []
-        stopped = trial_rows(config, store)
-        while sum(row["table"] == "metrics" for row in rows) < stop_after:
-            rows.append(next(stopped))
-        stopped.close()
-        resumed: list[dict] = []
-        assert run_trial(config, store, resumed.append) == result
-        assert shown(resumed) == shown(whole)
-        assert run_trial(config, store, lambda row: None) == result  # from what is stored
+    resumes_to_the_same_rows(config, range(1, 4))

@@ -17,7 +17,7 @@ from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.identity import trial_id, unread_knobs
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import run_trial, trial_rows
+from orca_core.pipeline import run_trial
 from orca_core.store import Store
 from orca_core.tasks import find_task
 
@@ -133,25 +133,12 @@ def test_frozen_layers_are_not_mixed(quick):
 # All of them
 
 
-def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(quick, tmp_path: Path):
+def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(quick, resumes_to_the_same_rows):
     values = {"label_smoothing": 0.1, "layer_decay": 0.8, "mixout": 0.3, "dropout": 0.1, "epochs": 3}
     knobs = {f"finetune.{name}": value for name, value in values.items()}
     config = quick("openml/187", {"body.weights": "random", "train_samples": 64, "freezing": "frozen-body:1", **knobs})
 
-    def shown(rows: list[dict]) -> list[dict]:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows if row["table"] == "metrics"]
-
-    whole: list[dict] = []
-    result = run_trial(config, Store(tmp_path / "whole"), whole.append)
-    for stop_after in (1, 2):
-        store, rows = Store(tmp_path / str(stop_after)), []
-        stopped = trial_rows(config, store)
-        while sum(row["table"] == "metrics" for row in rows) < stop_after:
-            rows.append(next(stopped))
-        stopped.close()
-        resumed: list[dict] = []
-        assert run_trial(config, store, resumed.append) == result
-        assert shown(resumed) == shown(whole)
+    resumes_to_the_same_rows(config, range(1, 3))
 
 
 @pytest.mark.parametrize("knob", ["label_smoothing", "layer_decay", "mixout"])
