@@ -104,6 +104,9 @@ def measure_tune(configs: list[str], folder: str, loggers: bool) -> float:
             self.task = new_config["trial"]
             return True
 
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """Nothing: a trial is one step."""
+
         def step(self) -> dict[str, Any]:
             from orca_core import Store, TrialConfig, run_trial
 
@@ -111,6 +114,7 @@ def measure_tune(configs: list[str], folder: str, loggers: bool) -> float:
             return {"test_error": result["test_error"], "done": True}
 
     ends: list[float] = []
+    plain = tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0)
 
     class Clock(tune.Callback):
         def on_trial_complete(self, **info: Any) -> None:
@@ -121,7 +125,7 @@ def measure_tune(configs: list[str], folder: str, loggers: bool) -> float:
         tune.with_resources(Plain, {"cpu": 1}),
         param_space={"trial": tune.grid_search(configs)},
         tune_config=tune.TuneConfig(reuse_actors=True),
-        run_config=tune.RunConfig(storage_path=f"{folder}/tune", verbose=0, callbacks=[Clock()]),
+        run_config=tune.RunConfig(storage_path=f"{folder}/tune", verbose=0, callbacks=[Clock()], checkpoint_config=plain),
     ).fit()
     ray.shutdown()
     return (ends[-1] - ends[0]) * SLOTS / (len(ends) - 1)
