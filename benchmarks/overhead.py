@@ -92,7 +92,9 @@ def measure_sweep(space: Path, results: str) -> dict[str, float]:
 
 def measure_tune(configs: list[str], folder: str, loggers: bool) -> float:
     """Seconds of a slot per trial by plain Ray Tune, in reused actors, from the first trial's end to the last one's."""
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "0" if loggers else "1"
+    os.environ.pop("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", None)
+    if not loggers:
+        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     import ray
     from ray import tune
 
