@@ -26,6 +26,9 @@ from orca_core.store import Store
 
 MakeConfig = Callable[..., TrialConfig]
 
+Run = tuple[list[dict[str, Any]], dict[str, Any]]
+"""The metrics rows of a run without times, and its result."""
+
 QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.1, "finetune.epochs": 1, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
 """Knobs that make a trial of a mini body take a second or so."""
 
@@ -61,25 +64,25 @@ def store(tmp_path) -> Store:
 
 
 @pytest.fixture
-def resumes_to_the_same_rows(tmp_path) -> Callable[..., None]:
-    """`resumes_to_the_same_rows(config, cuts)`: a run cut after so many epochs goes on to the rows and the result of one that was not."""
+def rows_of_cut_runs(tmp_path) -> Callable[..., tuple[Run, list[Run]]]:
+    """`rows_of_cut_runs(config, cuts)`: what a whole run gives, and what each run gives that was cut after so many epochs and went on."""
     from orca_core.pipeline import run_trial, trial_rows
 
-    def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows if row["table"] == "metrics"]
+    def run(config: TrialConfig, store: Store) -> Run:
+        rows: list[dict[str, Any]] = []
+        result = run_trial(config, store, rows.append)
+        metrics = [row for row in rows if row["table"] == "metrics"]
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in metrics], result
 
-    def check(config: TrialConfig, cuts: range) -> None:
-        whole: list[dict[str, Any]] = []
-        result = run_trial(config, Store(tmp_path / "whole"), whole.append)
+    def runs(config: TrialConfig, cuts: range) -> tuple[Run, list[Run]]:
+        again = []
         for cut in cuts:
-            store, rows = Store(tmp_path / str(cut)), []
+            store, epochs = Store(tmp_path / str(cut)), 0
             stopped = trial_rows(config, store)
-            while sum(row["table"] == "metrics" for row in rows) < cut:
-                rows.append(next(stopped))
+            while epochs < cut:
+                epochs += next(stopped)["table"] == "metrics"
             stopped.close()
-            resumed: list[dict[str, Any]] = []
-            assert run_trial(config, store, resumed.append) == result
-            assert shown(resumed) == shown(whole)
-            assert run_trial(config, store, lambda row: None) == result  # from what is stored
+            again += [run(config, store), run(config, store)]  # going on, then from what is stored
+        return run(config, Store(tmp_path / "whole")), again
 
-    return check
+    return runs

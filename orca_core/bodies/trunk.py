@@ -6,6 +6,7 @@ from proxy samples. Joined again they are the family's own model, bit for bit. S
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,20 +47,20 @@ class Geometry:
         return self.image_size // self.patch_size
 
 
-class Body(nn.Module):
+class Body(nn.Module, ABC):
     """Tokens (n, l, width) -> tokens (n, l', output_width)."""
 
     geometry: Geometry
 
     @property
+    @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks, counted from the bottom; Swin's over all its stages."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def attention(self) -> list[nn.Module]:
         """The attention modules of all blocks: projections to queries, keys and values, output projection, position biases."""
-        raise NotImplementedError
 
 
 class BertBody(Body):

@@ -241,8 +241,9 @@ def test_layers_are_chosen_once_from_the_weights_that_training_starts_with(tune)
 @pytest.mark.parametrize(
     "freezing", ["surgical:1", "gradual:1", "lp-ft:2", [{"train": ["predictor"], "epochs": 1}, {"train": ["surgical:1"]}]]
 )
-def test_a_run_that_is_cut_short_goes_on_to_the_same_rows_and_counts(quick, resumes_to_the_same_rows, freezing):
+def test_a_run_that_is_cut_short_goes_on_to_the_same_rows_and_counts(quick, rows_of_cut_runs, freezing):
     knobs = {"body.weights": "random", "freezing": freezing, "finetune.epochs": 4, "train_samples": 64, "finetune.dropout": 0.1}
     config = quick("digits", knobs)
 
-    resumes_to_the_same_rows(config, range(1, 4))
+    whole, again = rows_of_cut_runs(config, range(1, 4))
+    assert again == [whole] * len(again)

@@ -272,22 +272,6 @@ def test_the_weights_kept_are_those_of_the_best_epoch_whichever_way_ties_go(tune
     assert tuning.best.epoch == epoch
 
 
-@pytest.fixture
-def tune(quick) -> Callable[..., Finetuning]:
-    """`tune(knobs)` is a fine-tuning of a random mini-roberta on the first 8 wines."""
-
-    def make(knobs: dict) -> Finetuning:
-        config = quick("openml/187", {"body.weights": "random", "finetune.batch_size": 4, **knobs})
-        data = find_task("openml/187").load()
-        data = TaskData(Split(data.train.x[:8], data.train.y[:8]), data.valid, data.test, data.num_classes)
-        model = CrossModalModel(config, random_body(find_body("mini-roberta"), seed=0), data.input_shape, data.output_shape)
-        tuning = Finetuning(config, model, data, CPU)
-        tuning.start_phase(0)
-        return tuning
-
-    return make
-
-
 def gradient_of(model: nn.Module) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 

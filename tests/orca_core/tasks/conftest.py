@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from published import WRITERS
 
+from orca_core.pipeline import run_trial
 from orca_core.tasks.nb360 import psicov
 
 
@@ -32,3 +37,35 @@ def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
     monkeypatch.setattr(psicov, "WINDOW", 64)
     return tmp_path
+
+
+@dataclass(frozen=True)
+class Training:
+    """Fine-tuning of a task.
+
+    Args:
+        epochs: Its metrics rows.
+        result: Of the trial.
+    """
+
+    epochs: list[dict[str, Any]]
+    result: dict[str, Any]
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether there were two epochs, every number is finite, the loss changed, and the result is the best epoch's."""
+        numbers = [row[key] for row in self.epochs for key in ("train_loss", "valid_loss", "valid_error", "test_error")]
+        moved = len(self.epochs) == 2 and self.epochs[0]["train_loss"] != self.epochs[1]["train_loss"]
+        return moved and all(map(math.isfinite, numbers)) and self.result["valid_error"] == min(row["valid_error"] for row in self.epochs)
+
+
+@pytest.fixture
+def two_epochs(quick, warm_store) -> Callable[..., Training]:
+    """`two_epochs(task, knobs)` trains a mini body on a task."""
+
+    def train(task: str, knobs: Mapping[str, Any] = {}) -> Training:
+        rows: list[dict[str, Any]] = []
+        result = run_trial(quick(task, {"finetune.epochs": 2, **knobs}), warm_store, rows.append)
+        return Training([row for row in rows if row["stage"] == "finetune" and row["table"] == "metrics"], result)
+
+    return train
