@@ -17,7 +17,7 @@ from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.decoded import Decoding, decoded
 from orca_core.tasks.files import ExpectedFile, data_root, refuse
-from orca_core.tasks.reading import held_out, identity_of, rows_of, there
+from orca_core.tasks.reading import held_out, named_files, rows_of
 from orca_core.tasks.recipes import published
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal
@@ -243,13 +243,11 @@ def load_domainnet(spec: TaskSpec, split_seed: int) -> TaskData:
 
 def _domainnet_places(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:
     lists = tuple(file.place for file in files)
-    return _listed_places(lists, identity_of(lists))
+    return (*lists, *named_files(lists, _pictures_in))
 
 
-@lru_cache(maxsize=8)
-def _listed_places(lists: tuple[Path, ...], identity: object) -> tuple[Path, ...]:
-    images = there((place for file in lists for place, _ in list_of(file)), " or ".join(map(str, lists)))
-    return (*lists, *images)
+def _pictures_in(file: Path) -> list[Path]:
+    return [place for place, _ in list_of(file)]
 
 
 def list_of(file: Path) -> list[tuple[Path, int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,25 @@ def there(places: Iterable[Path], named_by: str) -> tuple[Path, ...]:
         shown = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise DataError(f"{data_root()}: must have the {len(places)} files that {named_by} names, but {len(missing)} are missing: {shown}.")
     return places
+
+
+def named_files(lists: Iterable[Path], named_in: Callable[[Path], Iterable[Path]]) -> tuple[Path, ...]:
+    """The files that lists name, in their order, looked for once while the lists do not change.
+
+    Args:
+        lists: The files that name others.
+        named_in: Gives what one of them names; a function of a module, by which the answer is kept.
+
+    Raises:
+        DataError: If some of the named files are missing.
+    """
+    lists = tuple(lists)
+    return _named_files(lists, named_in, identity_of(lists))
+
+
+@lru_cache(maxsize=16)
+def _named_files(lists: tuple[Path, ...], named_in: Callable[[Path], Iterable[Path]], identity: object) -> tuple[Path, ...]:
+    return there((place for file in lists for place in named_in(file)), " or ".join(map(str, lists)))
 
 
 def identity_of(places: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from orca_core.errors import Fault
 from orca_core.seeding import derive
 from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
 from orca_core.tasks.files import ExpectedFile, data_root, refuse
-from orca_core.tasks.reading import held_out, identity_of, there
+from orca_core.tasks.reading import held_out, named_files
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.unpickling import read_object_npy
 
@@ -38,14 +37,9 @@ def places() -> tuple[Path, ...]:
         DataError: If images are missing.
     """
     lists = tuple(file.place for file in FILES)
-    return _places(lists, identity_of(lists))
-
-
-@lru_cache(maxsize=4)
-def _places(lists: tuple[Path, ...], identity: object) -> tuple[Path, ...]:
-    images = there((place for file in lists for place in _images(file)), " or ".join(map(str, lists)))
-    skies = sorted({sky for image in images if (sky := image.parent / "sky.npy").is_file()})
-    return (*lists, *images, *skies)
+    images = named_files(lists, _images)
+    skies = (folder / "sky.npy" for folder in sorted({image.parent for image in images}))
+    return (*lists, *images, *filter(Path.is_file, skies))
 
 
 def _images(file: Path) -> list[Path]:

@@ -7,7 +7,6 @@ import json
 import struct
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive, generator
 from orca_core.tasks.decoded import Decoding, decoded
 from orca_core.tasks.files import ExpectedFile, data_root, refuse
-from orca_core.tasks.reading import identity_of, there
+from orca_core.tasks.reading import named_files
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 
 if TYPE_CHECKING:
@@ -50,13 +49,11 @@ def places() -> tuple[Path, ...]:
         DataError: If wavs are missing.
     """
     tables = tuple(file.place for file in FILES[:4])
-    return _places(tables, FILES[4].place, identity_of(tables))
+    return (*tables, *named_files(tables[:3], _wavs_in), *sorted(FILES[4].place.glob("*.wav")))
 
 
-@lru_cache(maxsize=4)
-def _places(tables: tuple[Path, ...], noise: Path, identity: object) -> tuple[Path, ...]:
-    wavs = there((row[0] for table in tables[:3] for row in _rows(table)), " or ".join(map(str, tables[:3])))
-    return (*tables, *wavs, *sorted(noise.glob("*.wav")))
+def _wavs_in(table: Path) -> list[Path]:
+    return [wav for wav, _, _ in _rows(table)]
 
 
 def _rows(table: Path) -> list[tuple[Path, list[str], str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive
 from orca_core.tasks.decoded import Decoding, decoded
 from orca_core.tasks.files import ArrayForm, ExpectedFile, refuse
-from orca_core.tasks.reading import checked_arrays, held_out, identity_of, there
+from orca_core.tasks.reading import checked_arrays, held_out, named_files
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.unpickling import read_object_npy, read_pickle
 
@@ -61,13 +60,11 @@ def places() -> tuple[Path, ...]:
         DataError: If some are missing.
     """
     lists = tuple(file.place for file in FILES)
-    return _places(lists, identity_of(lists))
+    return (*lists, *named_files(lists, _named_in))
 
 
-@lru_cache(maxsize=4)
-def _places(lists: tuple[Path, ...], identity: object) -> tuple[Path, ...]:
-    named = [place for file in lists for protein in _ids(file) for place in _files_of(file, protein)]
-    return (*lists, *there(named, " or ".join(map(str, lists))))
+def _named_in(file: Path) -> list[Path]:
+    return [place for protein in _ids(file) for place in _files_of(file, protein)]
 
 
 def _ids(file: Path) -> list[str]:
