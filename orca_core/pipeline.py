@@ -29,7 +29,7 @@ from orca_core.tasks.splitting import stratified_order
 from orca_core.trajectory import Row, advance
 
 Keep = Literal["none", "best", "last", "all"]
-"""Which fine-tuned weights of a trial stay: of no epoch, of the best one, of the last one, or the states of all."""
+"""Which fine-tuned weights of a trial stay: of no epoch, of the best one, of the last one, or of the best and the states of all."""
 
 
 def run_trial(
@@ -93,7 +93,7 @@ def trial_rows(
         def build(stage: Stage = stage, before: Artifact | None = before) -> Finetuning:
             nonlocal tuning
             if tuning is None:
-                tuning = Finetuning(config, model, data, torch.device(device), keep_best=keep == "best")
+                tuning = Finetuning(config, model, data, torch.device(device), keep_best=keep in ("best", "all"))
             if before is not None:
                 tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
             tuning.start_phase(stage.phase)
@@ -109,10 +109,11 @@ def trial_rows(
         counts.append(model.num_trained())
         rows += [row for row in before.data["rows"] if row["epoch"] > stage.start]
     summary = summarise(rows, config.selection, config.selection_ties)
-    if keep in ("best", "last") and before is not None:
-        epoch = summary["best_epoch"] if keep == "best" else rows[-1]["epoch"]
+    if keep != "none" and before is not None:
+        which = "last" if keep == "last" else "best"
+        epoch = summary["best_epoch"] if which == "best" else rows[-1]["epoch"]
         if (weights := weights_at(epoch, config.best_by, before, tuning)) is not None:
-            address = model_address(result_key(config, all_stages), keep)
+            address = model_address(result_key(config, all_stages), which)
             (models or store).put(address, weights, {"epoch": epoch})
     return summary | {
         "params_total": sum(parameter.numel() for parameter in model.parameters()),

@@ -76,12 +76,12 @@ class CostModel:
         A state of fine-tuning holds the trained weights and, of Adam, two moments; one more copy where the best weights are held.
         """
         stays, shared, known, places = 0.0, 0.0, 0, set()
-        of_weights = {"none": 0, "best": 1, "last": 1, "all": 0}[plan.space.keep]
+        of_weights = {"none": 0, "best": 1, "last": 1, "all": 1}[plan.space.keep]
         for trial in trials:
             config = trial.config
             trained = 4 * self._measured.trained.get((config.task, config.body.name, str(trial.knobs()["freezing"])), 0)
             stays += trained * of_weights
-            state = trained * (2 if config.finetune.optimizer == "sgd" else 3) + trained * (plan.space.keep == "best")
+            state = trained * (2 if config.finetune.optimizer == "sgd" else 3) + trained * (plan.space.keep in ("best", "all"))
             for stage in trial.stages:
                 if stage.place in places:
                     continue

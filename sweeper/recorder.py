@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from orca_core.errors import StoreError
@@ -48,7 +49,6 @@ class Recorder:
 
     def __init__(self, store: ResultStore, sweep: str, metric: str) -> None:
         self.store, self.sweep, self.metric = store, sweep, metric
-        self._attempts = store.attempts(sweep)
         self._live: dict[str, _Live] = {}
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = time.monotonic()
@@ -56,6 +56,11 @@ class Recorder:
         self.trouble = ""
         self.ended: dict[str, dict[str, Any]] = {}
         self.on_change: Callable[[], None] = lambda: None
+
+    @cached_property
+    def _attempts(self) -> dict[str, int]:
+        """Trial -> its last attempt, read when the first trial starts: a finished sweep starts none."""
+        return self.store.attempts(self.sweep)
 
     @property
     def batches(self) -> int:

@@ -104,7 +104,7 @@ class SpaceFile(_Part):
     budget: Budget = Budget()
     keep: Literal["none", "best", "last", "all"] = Field(
         "best",
-        description="Fine-tuned weights that stay in the store: of no epoch, of each trial's best or last one, or the states of all. "
+        description="Fine-tuned weights that stay in the store: of no epoch, of each trial's best or last one, or also the states of all. "
         "States that trials share are dropped when their last trial ends, but with `all`.",
     )
 

@@ -119,7 +119,7 @@ def test_what_is_kept_changes_no_row(keep, best, tmp_path, ray_session):
         assert with_tensors(tmp_path, "finetune") == 0
     if keep == "all":
         assert with_tensors(tmp_path, "finetune") == 4 + 1 + 4 - 1  # full: 4 epochs; frozen-body:1, then 3 more
-    assert len(places(store, "model")) == {"none": 0, "last": 4, "all": 0}[keep]
+    assert len(places(store, "model")) == {"none": 0, "last": 4, "all": 4}[keep]
 
 
 def test_room_on_the_disk_is_asked_for_before_anything_starts(tmp_path):
