@@ -104,8 +104,8 @@ class SpaceFile(_Part):
     budget: Budget = Budget()
     keep: Literal["none", "best", "last", "all"] = Field(
         "best",
-        description="Fine-tuned weights that stay in the store: `none`; each trial's `best` or `last` ones; with `all` the best ones and the "
-        "state of every epoch. But with `all`, states that trials share are dropped when their last trial ends.",
+        description="Fine-tuned weights that stay in the store: `none`; each trial's `best` or `last` ones; with `all` the best ones and "
+        "the state of every epoch. But with `all`, states that trials share are dropped when their last trial ends.",
     )
 
     @field_validator("seeds", mode="before")
