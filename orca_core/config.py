@@ -264,12 +264,12 @@ class TrialConfig(_Part):
             raise ValueError("must be a name or a list of phases")
         return tuple(value) if isinstance(value, list) else value
 
-    @property
+    @cached_property
     def task_spec(self) -> TaskSpec:
         """The task, without its data."""
         return find_task(self.task)
 
-    @property
+    @cached_property
     def body_spec(self) -> BodySpec:
         """The body, without its weights."""
         return find_body(self.body.name)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Container, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -207,22 +207,27 @@ def _read_headers(file: Path) -> dict[str, Header]:
     Raises:
         DataError: If the file is missing or is not an .npz.
     """
-    from numpy.lib import format as npy
-
     example = "Write one with numpy.savez(path, x=x, y=y)."
     if not file.is_file():
         _refuse(file, [Fault("", "must be an existing file", Fault.ABSENT, f"Mind the folder you are in. {example}")])
-    headers = {}
     try:
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as stream:
-                    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
-                    shape, _, dtype = read(stream)
-                headers[member.removesuffix(".npy")] = Header(shape, dtype)
+        return _headers_of(file, file.stat().st_size, file.stat().st_mtime_ns)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         rule = f"must be an .npz file, a zip of .npy arrays, but cannot be read as one ({error})"
-        _refuse(file, [Fault("", rule, Fault.ABSENT, example)])
+        raise DataError(Fault("", rule, Fault.ABSENT, example).text(str(file))) from None
+
+
+@lru_cache(maxsize=64)  # a plan names the same file in every trial
+def _headers_of(file: Path, size: int, mtime_ns: int) -> dict[str, Header]:
+    from numpy.lib import format as npy
+
+    headers = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as stream:
+                read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
+                shape, _, dtype = read(stream)
+            headers[member.removesuffix(".npy")] = Header(shape, dtype)
     return headers
 
 
