@@ -82,9 +82,17 @@ class EmbedderConfig(_Part):
 
 
 class AlignConfig(_Part):
-    """Stage 2: train the embedder until its features resemble the proxy's. All knobs but `epochs` are read only if epochs > 0."""
+    """Stage 2: train the embedder until its features resemble the proxy's.
+
+    All knobs but `epochs` and `weight` are read only if epochs > 0; those that say what the distance is also if weight > 0.
+    """
 
     epochs: Epochs = Field(0, description="Optimiser steps of alignment; one epoch is one step over all classes. 0 = naive fine-tuning.")
+    weight: NonNegative = Field(
+        0.0,
+        description="Fine-tuning minimises `weight` times the distance of a batch's features to the proxy, beside the task's loss; with "
+        "`epochs` 0 this is the joint form, in one stage. Read only if the embedder trains in some phase.",
+    )
     objective: Literal["otdd-exact", "otdd-gaussian", "mmd", "l2"] = Field("otdd-exact", description="Distance that is minimised.")
     label_gradient: Literal["true", "none", "reference"] = Field(
         "true",
@@ -225,7 +233,7 @@ class TrialConfig(_Part):
     )
     proxy: str = Field(
         description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `task:NAME`. "
-        "`+shuffled` behind it permutes its labels, `+k:N` takes N samples. Read only if `align.epochs` > 0."
+        "`+shuffled` behind it permutes its labels, `+k:N` takes N samples. Read only if `align.epochs` or `align.weight` > 0."
     )
     body: BodyConfig
     pretrain: PretrainConfig = PretrainConfig()
@@ -290,6 +298,11 @@ class TrialConfig(_Part):
     def phases(self) -> tuple[Phase, ...]:
         """The freezing schedule as phases that partition `finetune.epochs`."""
         return parse_freezing(self.freezing, self.finetune.epochs, self.body_spec.num_layers)
+
+    @property
+    def aligns_jointly(self) -> bool:
+        """Whether fine-tuning minimises the distance to the proxy, too."""
+        return self.align.weight > 0 and any("embedder" in phase.train for phase in self.phases)
 
 
 # ---------------------------------------------------------------------------------------------------------------- dotted paths

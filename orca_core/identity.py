@@ -18,6 +18,21 @@ from orca_core.finetuning.freezing import freezing_label, phases_as_data
 _DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field in KNOBS.items()}
 
 
+DISTANCE_KNOBS = frozenset(
+    {
+        "proxy",
+        "align.weight",
+        "align.objective",
+        "align.label_gradient",
+        "align.entropic_reg",
+        "align.solver",
+        "align.l2_batches",
+        "align.proxy_samples",
+    }
+)
+"""What the distance that fine-tuning minimises beside the task's loss depends on, if it does."""
+
+
 def unread_knobs(config: TrialConfig) -> frozenset[str]:
     """The knobs that no stage of this trial reads."""
     unread = {"recipe", "reference_behaviour"}  # they chose defaults, and the values they chose are knobs themselves
@@ -26,6 +41,10 @@ def unread_knobs(config: TrialConfig) -> frozenset[str]:
         unread.add("reference_data")
     if align.epochs == 0:
         unread |= {"proxy"} | {path for path in KNOBS if path.startswith("align.") and path != "align.epochs"}
+    if config.aligns_jointly:
+        unread -= DISTANCE_KNOBS
+    else:
+        unread.add("align.weight")
     if not align.objective.startswith("otdd-"):
         unread |= {"align.label_gradient", "align.entropic_reg", "align.solver"}
     if align.objective != "l2":

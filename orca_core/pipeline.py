@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
@@ -82,7 +83,8 @@ def trial_rows(
     all_stages = stages_of(config, device)
     phases = [stage for stage in all_stages if stage.kind == "finetune"]
     data = load_data(config)  # first: what is wrong with it should be said before anything is computed
-    model = yield from build_model(config, data, store, device=device, keep_at=keep_at)
+    model, source = yield from build_model(config, data, store, device=device, keep_at=keep_at)
+    place = torch.device(device)
 
     tuning: Finetuning | None = None
     before: Artifact | None = None
@@ -93,7 +95,10 @@ def trial_rows(
         def build(stage: Stage = stage, before: Artifact | None = before) -> Finetuning:
             nonlocal tuning
             if tuning is None:
-                tuning = Finetuning(config, model, data, torch.device(device), keep_best=keep in ("best", "all"))
+                distance = None
+                if source is not None and config.aligns_jointly:
+                    distance = BatchDistance(config, source.tensors["features"], source.tensors["labels"], data, place)
+                tuning = Finetuning(config, model, data, place, keep_best=keep in ("best", "all"), distance=distance)
             if before is not None:
                 tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
             tuning.start_phase(stage.phase)
@@ -123,8 +128,11 @@ def trial_rows(
 
 def build_model(
     config: TrialConfig, data: TaskData, store: Store, *, device: str = "cpu", keep_at: Mapping[str, Collection[int]] = {}
-) -> Generator[Row, None, CrossModalModel]:
-    """The model as fine-tuning starts with it: pretrained, aligned. Yields the rows of these stages."""
+) -> Generator[Row, None, tuple[CrossModalModel, Artifact | None]]:
+    """The model as fine-tuning starts with it: pretrained, aligned; and the source features, if any stage reads them.
+
+    Yields the rows of these stages.
+    """
     _prepare_torch(config, device)
     place = torch.device(device)
     stages = {stage.kind: stage for stage in stages_of(config, device) if stage.kind != "finetune"}
@@ -136,17 +144,20 @@ def build_model(
     loaded = _load_body(config, pretrained, stages.get("pretrain"))
     model = CrossModalModel(config, loaded, data.input_shape, data.output_shape)
 
-    if stage := stages.get("align"):
-        source = yield from _source(config, stages["source"], store, loaded, place)
+    source = None
+    if stage := stages.get("source"):
+        source = yield from _source(config, stage, store, loaded, place)
+    if source is not None and (stage := stages.get("align")):
+        features, labels = source.tensors["features"], source.tensors["labels"]
         aligned = yield from advance(
             stage,
             store,
-            lambda: Alignment(config, model.embedder, source.tensors["features"], source.tensors["labels"], data, place),
+            lambda: Alignment(config, model.embedder, features, labels, data, place),
             keep_at=keep_at.get(stage.place, ()),
         )
         model.embedder.load_state_dict(embedder_weights(aligned.tensors))
 
-    return model
+    return model, source
 
 
 def weights_at(epoch: int, best_by: str, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:

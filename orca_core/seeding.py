@@ -27,6 +27,7 @@ Purpose = Literal[
     "train-subset",
     "data-order",
     "augment",
+    "joint-distance",
     "data-draws",
     "dropout",
     "pretrain-subset",

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from orca_core.config import TrialConfig
 from orca_core.finetuning.freezing import phases_as_data
-from orca_core.identity import hash_of, read_knobs, trial_id
+from orca_core.identity import DISTANCE_KNOBS, hash_of, read_knobs, trial_id
 from orca_core.proxies import find_proxy
 
 Kind = Literal["pretrain", "source", "align", "finetune"]
@@ -102,22 +102,28 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
         start["pretrain"] = stages[-1].address
     embedder = start | below("embedder.") | {"task": task.digest(), "split_seed": config.split_seed, "seed": config.seed}
     embedder |= below("train_samples", "reference_data", "body.double")  # a doubled sequence has half as many tokens
-    if config.align.epochs > 0:
+    if config.align.epochs > 0 or config.aligns_jointly:
         proxy = find_proxy(config.proxy).digest()
         source = key("source", below("align.proxy_samples"), start=start, proxy=proxy, seed=config.seed)
         stages.append(Stage("source", source))
+    if config.align.epochs > 0:
         reads = below("align.")
+        reads.pop("align.weight", None)
         if config.align.lr_from == "finetune":
             reads["align.lr"] = config.align_lr
         if config.align.class_sampling == "batches":
             reads["finetune.batch_size"] = config.finetune.batch_size
         stages.append(Stage("align", key("align", reads, start=embedder, source=stages[-1].address), end=config.align.epochs))
         embedder["align"] = stages[-1].address
+    joint: dict[str, Any] = {}
+    if config.aligns_jointly:
+        reads = {path: value for path, value in knobs.items() if path in DISTANCE_KNOBS - {"proxy", "align.proxy_samples"}}
+        joint = {"joint": reads | {"source": stages[[stage.kind for stage in stages].index("source")].address}}
     phases, done = config.phases, 0
     for number, phase in enumerate(phases):
         so_far = phases_as_data([*phases[:number], phase.model_copy(update={"epochs": None})])
-        reads = below("finetune.", "precision", "body.flip", "adapter")
-        stages.append(Stage("finetune", key("finetune", reads, start=embedder, phases=so_far), done, done + (phase.epochs or 0), number))
+        tuning = key("finetune", below("finetune.", "precision", "body.flip", "adapter"), start=embedder, phases=so_far, **joint)
+        stages.append(Stage("finetune", tuning, done, done + (phase.epochs or 0), number))
         done += phase.epochs or 0
     return tuple(stages)
 

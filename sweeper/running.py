@@ -255,7 +255,7 @@ def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = Tr
     """
     faults: dict[str, Fault] = {}
     configs = tuple(configs)
-    for name in sorted({config.proxy for config in configs if config.align.epochs > 0}):
+    for name in sorted({config.proxy for config in configs if config.align.epochs > 0 or config.aligns_jointly}):
         try:
             proxy = find_proxy(name)
             proxy.check_files()

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from orca_core.alignment.joint import BatchDistance
 from orca_core.config import TrialConfig
 from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.fisher import fisher_scores
@@ -72,10 +74,18 @@ class Finetuning:
         data: The task's data.
         device: Where to train.
         keep_best: Whether to hold the weights of the best epoch on the selection split.
+        distance: Of a batch to the proxy, where it is minimised too (`align.weight`).
     """
 
     def __init__(
-        self, config: TrialConfig, model: CrossModalModel, data: TaskData, device: torch.device, *, keep_best: bool = False
+        self,
+        config: TrialConfig,
+        model: CrossModalModel,
+        data: TaskData,
+        device: torch.device,
+        *,
+        keep_best: bool = False,
+        distance: BatchDistance | None = None,
     ) -> None:
         self.config, self.device = config, device
         self.model = model.to(device)
@@ -83,7 +93,8 @@ class Finetuning:
         self.train, self.valid, self.test = (_resident(device, split) for split in (data.train, data.valid, data.test))
         if config.finetune.checkpointing:
             checkpoint_blocks(model.body.blocks)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.finetune.compile else model
+        self.distance = distance
+        self.forward: Callable[..., Any] = torch.compile(model) if config.finetune.compile else model
         # Small gradients vanish in fp16: the loss is multiplied, and the gradients divided again before they are used.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.loss = LOSSES[config.task_spec.loss](self.train[1])
@@ -125,6 +136,7 @@ class Finetuning:
         self.model.eval()
         self.model.requires_grad_(True)
         batches = torch.arange(len(y)).split(self.config.finetune.batch_size)
+
         def loss_of(batch: Tensor) -> Tensor:
             return self.loss(self._decoded(self._outputs(self._moved(x, batch))), self._decoded(self._moved(y, batch)))
 
@@ -144,7 +156,9 @@ class Finetuning:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         summed = settings.accumulation == "sum" and settings.accum > 1
         total, lr = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
-        draws = generator(self.config.seed, "augment", epoch)
+        total_distance = torch.zeros_like(total)
+        distance = self.distance if "embedder" in self.phase.train else None
+        draws, distance_draws = (generator(self.config.seed, purpose, epoch) for purpose in ("augment", "joint-distance"))
         self.model.train_mode()
         with seeded(self.config.seed, "dropout", epoch):
             for number, group in enumerate(groups):
@@ -158,12 +172,17 @@ class Finetuning:
                     x, y = (self._moved(of, batch) for of in (train_x, train_y))
                     if self.data.augment is not None:
                         x = self.data.augment(x, draws)
-                    outputs = self._decoded(self._outputs(x))
+                    outputs, tokens = self._outputs_and_tokens(x)
+                    outputs = self._decoded(outputs)
                     loss = self.loss(outputs, self._decoded(y))
                     if settings.label_smoothing and self.config.task_spec.kind == "classification":
                         loss = smoothed(loss, outputs, settings.label_smoothing)
                     if parameters:
                         penalty = self.model.adapter.penalty() if self.model.adapter else 0.0
+                        if distance is not None:
+                            to_proxy = distance(tokens, batch, distance_draws)
+                            penalty = penalty + self.config.align.weight * to_proxy
+                            total_distance += to_proxy.detach().double() * len(batch)
                         self.scaler.scale((loss + penalty) * (1.0 if summed else len(batch) / size)).backward()
                         if summed and settings.clip is not None:
                             # The gradient goes on to be summed as it is, scaled in fp16: so the limit is scaled too.
@@ -186,13 +205,14 @@ class Finetuning:
         ties = self.config.selection_ties == "latest"
         if self.keep_best and (self.best is None or error < self.best.error or (ties and error == self.best.error)):
             self.best = Weights(epoch, error, {name: tensor.to("cpu", copy=True) for name, tensor in self.weights().items()})
-        return {
+        result = {
             "train_loss": total.item() / len(order),
             "valid_loss": valid_loss,
             "valid_error": valid_error,
             "test_error": test_error,
             "lr": lr,
         }
+        return result if distance is None else result | {"distance": total_distance.item() / len(order)}
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter that has trained so far."""
@@ -253,14 +273,19 @@ class Finetuning:
         return train, valid, test
 
     def _outputs(self, x: Tensor) -> Tensor:
+        return self._outputs_and_tokens(x)[0]
+
+    def _outputs_and_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictor's outputs, and the embedder's; of fixed features these are the features themselves."""
         with self._autocast():
             if self._features_are_fixed:
-                outputs: Tensor = self.model.predictor(x)
+                outputs, tokens = self.model.predictor(x), x
             elif self.mixout is not None and self.model.body.training:
-                outputs = torch.func.functional_call(self.model, dict(self.mixout.weights(self.model)), (self.data.inputs(x),))
+                mixed = dict(self.mixout.weights(self.model))
+                outputs, tokens = torch.func.functional_call(self.model, mixed, (self.data.inputs(x),), {"with_tokens": True})
             else:
-                outputs = self.forward(self.data.inputs(x))
-        return outputs.float()
+                outputs, tokens = self.forward(self.data.inputs(x), with_tokens=True)
+        return outputs.float(), tokens
 
     def _rate(self, epoch: int, group_sizes: list[int], number: int) -> float:
         """Factor on the learning rate of the step with group `number` of an epoch's groups of so many batches."""

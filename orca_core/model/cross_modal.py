@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,10 +62,11 @@ class CrossModalModel(nn.Module):
         """What the predictor reads: the body's tokens, pooled."""
         return self.predictor.pool(self.body(self.embedder(x)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, ...) inputs -> (n, num_classes) logits or (n, channels, ...) values."""
-        outputs: Tensor = self.predictor(self.features(x))
-        return outputs
+    def forward(self, x: Tensor, *, with_tokens: bool = False) -> Any:
+        """(n, channels, ...) inputs -> (n, num_classes) logits or (n, channels, ...) values; on demand the embedder's tokens, too."""
+        tokens = self.embedder(x)
+        outputs = self.predictor(self.predictor.pool(self.body(tokens)))
+        return (outputs, tokens) if with_tokens else outputs
 
     def group(self, name: str, scores: Tensor | None = None) -> list[nn.Parameter]:
         """The parameters of a group that a freezing phase can name; `scores` are for `surgical`, see `body_group`."""

@@ -112,7 +112,12 @@ METRICS: tuple[Column, ...] = (
     Column("valid_loss", _REAL, "Validation loss after the epoch."),
     Column("valid_error", _REAL, "Validation error after the epoch; lower is better."),
     Column("test_error", _REAL, "Test error after the epoch; lower is better. Fine-tuning only."),
-    Column("distance", _REAL, "Distance of the embedder's features to the proxy's, by `align_objective`. Alignment only."),
+    Column(
+        "distance",
+        _REAL,
+        "Distance of the embedder's features to the proxy's, by `align_objective`. Of alignment; of fine-tuning with `align_weight`: the "
+        "mean over its batches.",
+    ),
     Column(
         "label_distances",
         pa.list_(pa.list_(_REAL)),

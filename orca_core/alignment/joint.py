@@ -1,0 +1,47 @@
+"""The joint form: fine-tuning minimises the distance to the proxy beside the task's loss, in one stage.
+
+    loss = task loss + align.weight * sum over classes of (share of the batch) * distance(features of the class, source features)
+
+The distance is that of alignment (`orca_core.alignment.loop`), of the samples of one batch instead of a sample of each class. With
+`align.epochs` 0 this is the one-stage form of Cheng et al. 2025 (L2G, "alpha MMD + beta task loss"), its weight alpha / beta.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from orca_core.alignment.loop import OBJECTIVES, class_labels
+from orca_core.config import TrialConfig
+from orca_core.tasks import TaskData
+
+
+class BatchDistance:
+    """Distance of a training batch to the proxy.
+
+    Args:
+        config: The trial; its `align.objective` and what goes with it.
+        source_x, source_y: (n, d) source features and (n,) labels.
+        data: The task's data; of its training split the classes, or the clusters that stand for them.
+        device: Where to compute.
+    """
+
+    def __init__(self, config: TrialConfig, source_x: Tensor, source_y: Tensor, data: TaskData, device: torch.device) -> None:
+        self.labels = torch.from_numpy(class_labels(data, config))
+        self.distance = OBJECTIVES[config.align.objective](source_x.to(device), source_y.to(device), config.align)
+
+    def __call__(self, tokens: Tensor, batch: Tensor, draws: torch.Generator) -> Tensor:
+        """Scalar, differentiable in the tokens.
+
+        Args:
+            tokens: (m, l, d) the embedder's output.
+            batch: (m,) rows of the training split, on the CPU.
+            draws: For distances that draw; its state moves on.
+        """
+        features = tokens.float().mean(1)
+        labels = self.labels[batch]
+        total = features.new_zeros(())
+        for label in labels.unique().tolist():
+            members = (labels == label).nonzero()[:, 0].to(features.device)
+            total = total + len(members) / len(labels) * self.distance(features[members], draws)[0]
+        return total
