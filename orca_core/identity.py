@@ -40,11 +40,9 @@ def unread_knobs(config: TrialConfig) -> frozenset[str]:
     if not config.task_spec.reference:
         unread.add("reference_data")
     if align.epochs == 0:
-        unread |= {"proxy"} | {path for path in KNOBS if path.startswith("align.") and path != "align.epochs"}
+        unread |= {"proxy"} | {path for path in KNOBS if path.startswith("align.")} - {"align.epochs", "align.weight"}
     if config.aligns_jointly:
         unread -= DISTANCE_KNOBS
-    else:
-        unread.add("align.weight")
     if not align.objective.startswith("otdd-"):
         unread |= {"align.label_gradient", "align.entropic_reg", "align.solver"}
     if align.objective != "l2":
@@ -86,6 +84,8 @@ def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
             node = getattr(node, name)
         values[path] = None if path in unread else node
     values["freezing"] = freezing_label(config.phases)
+    if not config.aligns_jointly:
+        values["align.weight"] = 0.0  # as good as none where the embedder never trains
     if values["align.label_gradient"] == "reference" and config.align.objective == "otdd-exact":
         values["align.label_gradient"] = "none"  # what the reference's exact mode does
     if values["embedder.init"] == "reference" and config.align.epochs > 0:

@@ -14,7 +14,7 @@ from orca_core.alignment.source import source_features
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.finetuning.loop import Finetuning
-from orca_core.identity import trial_id, unread_knobs
+from orca_core.identity import canonical_knobs, trial_id, unread_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.proxies import find_proxy
@@ -109,6 +109,7 @@ def test_what_is_read_depends_on_the_weight_and_on_whether_the_embedder_trains(q
     assert trial_id(quick("digits", {**joint, "proxy": "noise"})) != trial_id(quick("digits", joint)) != trial_id(quick("digits"))
     frozen = {"freezing": "frozen-both"}
     assert trial_id(quick("digits", {**joint, **frozen})) == trial_id(quick("digits", frozen))
+    assert canonical_knobs(quick("digits", {**joint, **frozen}))["align.weight"] == 0
     unread = unread_knobs(quick("digits", joint))
     assert {"align.lr", "align.class_samples", "align.lr_steps"} <= unread
     assert not {"align.objective", "align.proxy_samples", "proxy", "align.weight"} & unread
