@@ -150,6 +150,8 @@ def _read_ts(place: Path, lines: list[str]) -> list[Series]:
     head = {words[0].lower(): words[1:] for line in lines[:start] if (words := line.split()) and words[0].startswith("@")}
     if head.get("@timestamps", ["false"])[0].lower() == "true":
         refuse([Fault("@timestamps", "must be false", "true", "Series with time stamps are not read.").text(str(place))])
+    if head.get("@targetlabel", ["false"])[0].lower() == "true":
+        refuse([Fault("@targetLabel", "must be false", "true", "Only classification is read.").text(str(place))])
     if head.get("@classlabel", ["true"])[0].lower() != "true":
         refuse([Fault("@classLabel", "must be true", "false", "Only classification is read.").text(str(place))])
     held = []

@@ -109,6 +109,7 @@ def test_a_broken_file_is_told(root, file, text, message):
         (("@data", "@date"), "must have a line @data"),
         (("@timeStamps false", "@timeStamps true"), "@timestamps: must be false"),
         (("@classLabel true", "@classLabel false"), "@classLabel: must be true"),
+        (("@classLabel true", "@targetLabel true"), "@targetLabel: must be false"),
         ((":left\n", "\n"), "series 1: must have 2 channels as the first has, but got 1"),
     ],
 )
