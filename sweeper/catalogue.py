@@ -51,6 +51,7 @@ def _tasks(name: str | None) -> str:
         known = TASKS | third_party("orca_core.tasks")
         rows: Iterable[tuple[object, ...]] = ((spec.name, spec.dims, spec.kind, spec.score, spec.summary) for spec in known.values())
         own = (
+            ("openml/ID", 1, "classification", "1-auroc", "any other table of OpenML"),
             ("ucr/NAME", 1, "classification", "1-accuracy", "a data set of the UCR and UEA archives of series"),
             ("domainnet/DOMAIN", 2, "classification", "1-accuracy", "pictures of a domain of DomainNet"),
             ("npz:PATH", "1, 2", "either", "-", "your own arrays: keys x_train, y_train, x_test, y_test; see docs/tasks.md"),
@@ -93,6 +94,22 @@ def _content(spec: TaskSpec) -> str:
         return spec.digest()[:16]
     except DataError:
         return ""
+
+
+def fetch_table(name: str) -> Path:
+    """Fetch the table of a task `openml/ID`, and tell where it was written.
+
+    Raises:
+        ConfigError: If the name is another, or the table comes with the packages.
+        DataError: If it cannot be fetched.
+    """
+    from orca_core.tasks.fetching import fetch_openml
+
+    number = name.removeprefix("openml/")
+    if number == name or not find_task(name).expects:
+        rule = "must stand with openml/ID, a table that does not come with the packages"
+        raise ConfigError([Fault("--fetch", rule, name or Fault.ABSENT, "`sweeper tasks openml/61 --fetch`.")])
+    return fetch_openml(int(number))
 
 
 def check_tasks() -> str:

@@ -357,15 +357,18 @@ def _catalogue(kind: str) -> Callable[..., None]:
 def tasks(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Say of each task whether its files are there and whole.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the table of openml/ID first, with the package openml.")] = False,
     data: DataOption = None,
 ) -> None:
     """The tasks there are; with a name, one in full: its files, where they must lie, whether they do.
 
     Example: `sweeper tasks --check --data ~/data`
     """
-    from sweeper.catalogue import check_tasks, describe
+    from sweeper.catalogue import check_tasks, describe, fetch_table
 
     _use_data(data)
+    if fetch:
+        typer.echo(f"written: {fetch_table(name or '')}", err=True)
     if check and name is not None:
         raise ConfigError([Fault("--check", "must stand without a NAME", name, "`sweeper tasks NAME` checks that task's files.")])
     typer.echo(check_tasks() if check else describe("tasks", name), nl=False)

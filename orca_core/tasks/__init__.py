@@ -15,7 +15,7 @@ from orca_core.tasks.arrays import npz_task
 from orca_core.tasks.builtin import BUILTIN_TASKS
 from orca_core.tasks.drug import DRUG_TASKS
 from orca_core.tasks.nb360 import NB360_TASKS
-from orca_core.tasks.openml import OPENML_TASKS
+from orca_core.tasks.openml import OPENML_TASKS, openml_task
 from orca_core.tasks.own_tables import csv_task
 from orca_core.tasks.pdebench import PDEBENCH_TASKS
 from orca_core.tasks.pictures import domainnet_task, images_task
@@ -30,12 +30,13 @@ TASK_FAMILIES: dict[str, Callable[[str], TaskSpec]] = {
     "npz:": npz_task,
     "csv:": csv_task,
     "images:": images_task,
+    "openml/": openml_task,
     "ucr/": ucr_task,
     "domainnet/": domainnet_task,
 }
 """Prefix of a name -> the function that makes a spec of what follows it."""
 
-FAMILY_NAMES = ("npz:PATH", "csv:PATH", "images:PATH", "ucr/NAME", "domainnet/DOMAIN")
+FAMILY_NAMES = ("npz:PATH", "csv:PATH", "images:PATH", "openml/ID", "ucr/NAME", "domainnet/DOMAIN")
 """How names of the families are written."""
 
 
@@ -47,7 +48,7 @@ def find_task(name: str) -> TaskSpec:
         DataError: If the name is a file (`npz:PATH`) that is missing or not of the documented form.
     """
     for prefix, make in TASK_FAMILIES.items():
-        if name.startswith(prefix):
+        if name.startswith(prefix) and name not in TASKS:
             return make(name.removeprefix(prefix))
     known = TASKS | third_party("orca_core.tasks")
     if name not in known and (wrong := broken_entry("orca_core.tasks", name)):

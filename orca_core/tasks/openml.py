@@ -1,18 +1,21 @@
-"""The 42 tables of OpenML that the reference is configured for, from its own split file or from the table.
+"""Tables of OpenML: the 42 that the reference is configured for, from its own split file or from the table, and any other by its id.
 
     <id>_dev_test_split.npy          what the reference saved: its split and its columns, as numbers
     openml/<id>.csv .arff .parquet   the table, or a folder `openml/<id>/` with one; the target is the column `class`, else the last
 
-What the `openml` package has downloaded lies in such a folder already: its `org/openml/www/datasets/<id>` may be linked as `openml/<id>`.
+With the package `openml`, `sweeper tasks openml/<id> --fetch` writes the table there (`orca_core.tasks.fetching`). What it has downloaded
+before lies in such a folder already: its `org/openml/www/datasets/<id>` may be linked as `openml/<id>`.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orca_core.errors import Fault
+from orca_core.errors import ConfigError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
 from orca_core.tasks.files import ArrayForm, ExpectedFile, places_of, refuse
@@ -155,8 +158,7 @@ def _files(number: int) -> tuple[ExpectedFile, ...]:
     return (ExpectedFile(split, "table", (), about, "", f"openml.org, data set {number}", (f"openml/{split}", *tables)),)
 
 
-def _spec(row: tuple[int, int, int, int, float, int, float | None, str, float, float, float, int, int]) -> TaskSpec:
-    number, tokens, class_samples, epochs, dropout, batch_size, clip, optimizer, lr, weight_decay, momentum, warmup, decay = row
+def _spec(number: int, recipes: Mapping[str, Mapping[str, Any]] = {}) -> TaskSpec:
     files = _files(number)
     return TaskSpec(
         name=f"openml/{number}",
@@ -166,25 +168,7 @@ def _spec(row: tuple[int, int, int, int, float, int, float | None, str, float, f
         loss="balanced-cross-entropy",
         score="1-auroc",
         loader="orca_core.tasks.openml:load_openml",
-        recipes={
-            "laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3),
-            "published": published(
-                1,
-                epochs=epochs,
-                batch_size=batch_size,
-                optimizer=optimizer,
-                lr=lr,
-                weight_decay=weight_decay,
-                momentum=momentum,
-                warmup=warmup,
-                decay=decay,
-                clip=clip,
-                align_epochs=20,
-                class_samples=class_samples,
-                tokens=tokens,
-                dropout=dropout,
-            ),
-        },
+        recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3), **recipes},
         files=partial(places_of, files),
         licence="as its page says",
         source=f"openml.org, data set {number}",
@@ -195,5 +179,39 @@ def _spec(row: tuple[int, int, int, int, float, int, float | None, str, float, f
     )
 
 
-OPENML_TASKS: tuple[TaskSpec, ...] = tuple(_spec(row) for row in _PUBLISHED)
+def _published(row: tuple[int, int, int, int, float, int, float | None, str, float, float, float, int, int]) -> TaskSpec:
+    number, tokens, class_samples, epochs, dropout, batch_size, clip, optimizer, lr, weight_decay, momentum, warmup, decay = row
+    recipe = published(
+        1,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        warmup=warmup,
+        decay=decay,
+        clip=clip,
+        align_epochs=20,
+        class_samples=class_samples,
+        tokens=tokens,
+        dropout=dropout,
+    )
+    return _spec(number, {"published": recipe})
+
+
+def openml_task(number: str) -> TaskSpec:
+    """A table that the reference is not configured for, by its id; whether its file is there is checked when it is used.
+
+    Raises:
+        ConfigError: If that is no id.
+    """
+    if not re.fullmatch(r"[1-9]\d{0,8}", number):
+        raise ConfigError(
+            [Fault("task", "must be openml/ID with the number of a data set of openml.org", f"openml/{number}", "As in openml/61.")]
+        )
+    return _spec(int(number))
+
+
+OPENML_TASKS: tuple[TaskSpec, ...] = tuple(map(_published, _PUBLISHED))
 """Of the 42, those that do not come with scikit-learn, as 187 and 1510 do."""

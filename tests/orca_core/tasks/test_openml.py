@@ -11,7 +11,8 @@ import pytest
 import torch
 from published import WRITERS
 
-from orca_core.errors import DataError, NotFiniteError
+from orca_core.config import resolve_config
+from orca_core.errors import ConfigError, DataError, NotFiniteError
 from orca_core.scoring import SCORES
 from orca_core.tasks import TASKS, find_task
 from orca_core.tasks.tables import read_table, split_target
@@ -198,3 +199,12 @@ def test_r2_by_hand():
     assert SCORES["1-r2"](outputs, targets) == pytest.approx((1 + 0 + 4) / (4 + 1 + 9))  # the mean is 3
     with pytest.raises(NotFiniteError, match="differ"):
         SCORES["1-r2"](outputs, torch.ones(3, 1))
+
+
+def test_any_other_id_is_a_task_with_the_laptop_recipe_alone(root):
+    write(root, "openml/40.csv", "a,class\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+    config = resolve_config({"task": "openml/40"})
+    assert (config.recipe, list(config.task_spec.recipes)) == ("laptop", ["laptop"])
+    assert len(config.task_spec.load(0).train) == 16
+    with pytest.raises(ConfigError, match="must be openml/ID with the number"):
+        find_task("openml/forty")

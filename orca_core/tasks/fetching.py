@@ -1,0 +1,73 @@
+"""Tables of OpenML, fetched once with the `openml` package; from then on they are files like any other.
+
+Of what the package gives only its data file and description are used: its own reader caches tables as pickles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from orca_core.errors import DataError, Fault
+from orca_core.tasks.files import data_root, refuse
+from orca_core.tasks.tables import Column, read_table
+
+TARGET = "class"
+"""Name that the target is written under; `openml/*` takes the column of this name."""
+
+
+def fetch_openml(number: int) -> Path:
+    """Write a table of OpenML to `openml/<number>.parquet` below the data root, its target as the last column, named `class`.
+
+    Columns that OpenML marks as row ids or to be ignored are left out. What the package has in its cache is not fetched again.
+
+    Raises:
+        DataError: If the package is not installed, the table cannot be fetched or read, or it has no single target.
+    """
+    try:
+        import openml
+    except ImportError:
+        raise DataError("must have the package openml to fetch its tables: pip install openml") from None
+    try:
+        found = openml.datasets.get_dataset(number, download_data=True, download_qualities=False, download_features_meta_data=False)
+    except (OSError, openml.exceptions.PyOpenMLError) as error:  # those of requests are OSErrors
+        raise DataError(f"openml.org, data set {number}: must be there to be fetched, but: {' '.join(str(error).split())[:300]}") from None
+    columns = read_table(Path(found.parquet_file or found.data_file or ""))
+    target = found.default_target_attribute or ""
+    names = [column.name for column in columns]
+    if target not in names:
+        refuse([Fault("target", f"must be one of the columns of data set {number}", target, "Write the table as a CSV file.").text()])
+    ignored = {found.row_id_attribute, *_listed(found.ignore_attribute), target}
+    kept = [column for column in columns if column.name not in ignored]
+    place = data_root() / f"openml/{number}.parquet"
+    _write(place, [*kept, columns[names.index(target)]])
+    return place
+
+
+def _listed(value: str | Sequence[str] | None) -> Sequence[str]:
+    return (value.split(",") if isinstance(value, str) else value) or ()
+
+
+def _write(place: Path, columns: Sequence[Column]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    *inputs, target = columns
+    # No input may go by the target's name.
+    arrays = {column.name if column.name.lower() != TARGET else f"{column.name} (input)": _array(column) for column in inputs}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    written = place.with_name(f".{place.name}.{os.getpid()}")
+    pq.write_table(pa.table(arrays | {TARGET: _array(target)}), written)
+    written.replace(place)
+
+
+def _array(column: Column) -> object:
+    import pyarrow as pa
+
+    if column.is_text:
+        return pa.array(column.values.tolist(), pa.string())
+    whole = column.whole and not np.isnan(column.values).any()
+    return pa.array(column.values.astype("int64") if whole else column.values)
