@@ -374,7 +374,7 @@ def tasks(
 @app.command()
 @_said
 def proxies(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Show this one in full; with --task, rank it too.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.")] = None,
     body: Annotated[str | None, typer.Option("--body", help="Describe its features by this body: number, classes, width, tokens.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Rank the body's proxies by their distance to this task.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the trial that is meant, with --task.")] = 0,
