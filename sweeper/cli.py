@@ -404,8 +404,9 @@ def proxies(
         return
     if len(names or ()) > 1:
         raise ConfigError([Fault("NAME", "must be one, without --task", " ".join(names or ()))])
-    if given := [option for option, value in (("--set", settings), ("--store", store), ("--seed", seed)) if value]:
-        raise ConfigError([Fault(option, "must stand with --task", Fault.ABSENT) for option in given])
+    asked = {"--set": settings, "--store": store, "--seed": seed, "--format": format != "table"}
+    if faults := [Fault(option, "must stand with --task", Fault.ABSENT) for option, given in asked.items() if given]:
+        raise ConfigError(faults)
     name = names[0] if names else None
     if body is not None and name is None:
         raise ConfigError([Fault("--body", "must stand with a NAME or --task", body, "`sweeper proxies pydoc --body mini-roberta`.")])

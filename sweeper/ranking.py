@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orca_core.config import TrialConfig, flatten, resolve_config
-from orca_core.errors import ConfigError, Fault
+from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.plugins import third_party
 from orca_core.proxies import PROXIES, find_proxy
 from orca_core.store import Store
@@ -46,10 +47,11 @@ def rank_proxies(names: Sequence[str], task: str, body: str | None, seed: int, s
     usable, unusable = _trials(names, _knobs(task, body, seed, settings))
     store = absolute_uri(store_uri)
     check_store(store)
-    rows = sorted(_measure(usable, Store(store)), key=lambda row: (row["proxy_distance"], row["proxy"]))
+    rows = _measure(usable, Store(store)) + [{"proxy": name, "unusable": why} for name, why in unusable.items()]
+    rows.sort(key=lambda row: row.get("proxy_distance", math.inf))  # stable: those without stay in the catalogue's order
     columns = {"proxy": pa.string(), "proxy_distance": pa.float64(), "proxy_distance_unlabelled": pa.float64()}
     columns |= {"seconds": pa.float64(), "unusable": pa.string()}
-    return pa.Table.from_pylist([*rows, *({"proxy": name, "unusable": why} for name, why in unusable.items())], pa.schema(columns))
+    return pa.Table.from_pylist(rows, pa.schema(columns))
 
 
 def _knobs(task: str, body: str | None, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +109,9 @@ def _measure(trials: Mapping[str, TrialConfig], store: Store) -> list[dict[str, 
                 row = next(steps)
             except StopIteration as stop:
                 found.append({"proxy": name, **stop.value._asdict(), "seconds": time.perf_counter() - began})
+                break
+            except DataError as error:  # what the headers of its files did not tell
+                found.append({"proxy": name, "unusable": str(error).splitlines()[0]})
                 break
             if row["stage"] == "source":
                 began = time.perf_counter() - row["seconds"]

@@ -10,8 +10,9 @@ but the source features themselves (`align.proxy_samples`) enters, so they compa
 epsilon, solver and class distance are the constants of this module. Validation and test data are never seen.
 
 A class of m samples has a covariance of rank m - 1 at most. Where that is less than the features' width, two classes look farther apart
-than they are, by the directions that they do not share, the more so the fewer the samples: of two proxies of very different numbers
-of classes, compare the unlabelled distance too.
+than they are, by the directions that they do not share: of two clouds from one Gaussian in 32 dimensions, the label term is 4.5 with 5
+source classes of 100 samples, 24 with 100 classes of 5. Of two proxies of very different numbers of classes, compare the unlabelled
+distance too.
 
 References:
     Alvarez-Melis & Fusi 2020, Geometric dataset distances via optimal transport (as a predictor of how well transfer will go).

@@ -131,7 +131,9 @@ def test_every_class_of_the_target_takes_part_also_one_of_a_single_sample(at_sta
     data = find_task("digits").load()
     alone, seen = data.train.x[0], []
     labels = np.r_[1, np.zeros(len(data.train) - 1, np.int64)]
-    at_start.embedder.register_forward_pre_hook(lambda embedder, inputs: seen.extend(np.array_equal(row, alone) for row in inputs[0].numpy()))
+    at_start.embedder.register_forward_pre_hook(
+        lambda embedder, inputs: seen.extend(np.array_equal(row, alone) for row in inputs[0].numpy())
+    )
     for seed in range(8):
         distances_at_start(at_start.embedder, data, labels, *labelled(10, 2, 32), seed=seed, device=CPU)
     assert sum(seen) == 8
