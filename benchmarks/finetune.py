@@ -32,7 +32,7 @@ def model_of(config: TrialConfig, data: TaskData, store: Store) -> CrossModalMod
         while True:
             next(rows)
     except StopIteration as stop:
-        model: CrossModalModel = stop.value[0]
+        model: CrossModalModel = stop.value
         return model
 
 

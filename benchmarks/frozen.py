@@ -38,7 +38,7 @@ def seconds_and_rows(kind: type[Finetuning], store: Store) -> tuple[list[float],
         while True:
             next(rows)
     except StopIteration as stop:
-        model = stop.value[0]
+        model = stop.value
     tuning = kind(config, model, data, torch.device("cpu"))
     tuning.start_phase(0)
     seconds, metrics = [], []

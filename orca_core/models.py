@@ -85,7 +85,7 @@ def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, dev
         try:
             next(rows)
         except StopIteration as stop:
-            model: CrossModalModel = stop.value[0]
+            model: CrossModalModel = stop.value
             break
     model.load_state_dict(dict(artifact.tensors), strict=False)
     return TunedModel(model.to("cpu").eval(), config, artifact.data["epoch"], computed)

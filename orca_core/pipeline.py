@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from orca_core.alignment.joint import BatchDistance
-from orca_core.alignment.loop import Alignment, embedder_weights
+from orca_core.alignment.loop import Alignment, class_labels, embedder_weights
+from orca_core.alignment.proxy_distance import ProxyDistances, distances_at_start
 from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
 from orca_core.bodies.pretraining import Pretraining
@@ -22,7 +23,7 @@ from orca_core.finetuning.loop import SCORES_KEY, Finetuning, Weights, weights_o
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.proxies import find_proxy
 from orca_core.seeding import derive
-from orca_core.stages import Stage, model_address, result_key, stages_of
+from orca_core.stages import Kind, Stage, model_address, result_key, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import Split, TaskData
 from orca_core.tasks.spec import check_train_samples
@@ -83,7 +84,7 @@ def trial_rows(
     all_stages = stages_of(config, device)
     phases = [stage for stage in all_stages if stage.kind == "finetune"]
     data = load_data(config)  # first: what is wrong with it should be said before anything is computed
-    model, source = yield from build_model(config, data, store, device=device, keep_at=keep_at)
+    model, source, aligned = yield from _build(config, data, store, device, keep_at)
     place = torch.device(device)
 
     tuning: Finetuning | None = None
@@ -120,6 +121,8 @@ def trial_rows(
         if (weights := weights_at(epoch, config.best_by, before, tuning)) is not None:
             address = model_address(result_key(config, all_stages), which)
             (models or store).put(address, weights, {"epoch": epoch})
+    if aligned is not None:
+        summary |= {name: aligned.data["rows"][0][name] for name in ProxyDistances._fields}
     return summary | {
         "params_total": sum(parameter.numel() for parameter in model.parameters()),
         "params_trained": counts,
@@ -128,36 +131,74 @@ def trial_rows(
 
 def build_model(
     config: TrialConfig, data: TaskData, store: Store, *, device: str = "cpu", keep_at: Mapping[str, Collection[int]] = {}
-) -> Generator[Row, None, tuple[CrossModalModel, Artifact | None]]:
-    """The model as fine-tuning starts with it: pretrained, aligned; and the source features, if any stage reads them.
+) -> Generator[Row, None, CrossModalModel]:
+    """The model as fine-tuning starts with it: pretrained, aligned. Yields the rows of these stages."""
+    model, _, _ = yield from _build(config, data, store, device, keep_at)
+    return model
 
-    Yields the rows of these stages.
+
+def distances_of_proxy(config: TrialConfig, store: Store, *, device: str = "cpu") -> Generator[Row, None, ProxyDistances]:
+    """How far a trial's proxy is from its task, as the first epoch of its alignment tells it, to the same bits, without the alignment.
+
+    Yields the rows of the stages before: pretraining and source features, which the store keeps for trials.
+
+    Args:
+        config: The trial; `align.epochs` must be above 0, how far does not matter.
+        store: Where stages are found and kept.
+        device: Device type, `cpu` or `cuda`.
     """
-    _prepare_torch(config, device)
+    data = load_data(config)
+    stages = {stage.kind: stage for stage in stages_of(config, device)}
+    model, loaded = yield from _unaligned(config, data, store, stages, device)
     place = torch.device(device)
-    stages = {stage.kind: stage for stage in stages_of(config, device) if stage.kind != "finetune"}
+    source = yield from _source(config, stages["source"], store, loaded, place)
+    features, labels = source.tensors["features"], source.tensors["labels"]
+    embedder = model.embedder.to(place)
+    return distances_at_start(embedder, data, class_labels(data, config), features, labels, seed=config.seed, device=place)
+
+
+def _build(
+    config: TrialConfig, data: TaskData, store: Store, device: str, keep_at: Mapping[str, Collection[int]]
+) -> Generator[Row, None, tuple[CrossModalModel, Artifact | None, Artifact | None]]:
+    """`build_model`, and the source features and the alignment if there are any."""
+    stages = {stage.kind: stage for stage in stages_of(config, device)}
+    model, loaded = yield from _unaligned(config, data, store, stages, device, keep_at)
+    if "source" not in stages:
+        return model, None, None
+    place = torch.device(device)
+    source = yield from _source(config, stages["source"], store, loaded, place)
+    if (stage := stages.get("align")) is None:
+        return model, source, None
+    aligned = yield from advance(
+        stage,
+        store,
+        lambda: Alignment(config, model.embedder, source.tensors["features"], source.tensors["labels"], data, place),
+        keep_at=keep_at.get(stage.place, ()),
+    )
+    model.embedder.load_state_dict(embedder_weights(aligned.tensors))
+    return model, source, aligned
+
+
+def _unaligned(
+    config: TrialConfig,
+    data: TaskData,
+    store: Store,
+    stages: Mapping[Kind, Stage],
+    device: str,
+    keep_at: Mapping[str, Collection[int]] = {},
+) -> Generator[Row, None, tuple[CrossModalModel, LoadedBody]]:
+    """The model before alignment, and the body it is made of. Yields the rows of pretraining."""
+    _prepare_torch(config, device)
     pretrained = None
     if stage := stages.get("pretrain"):
         pretrained = yield from advance(
-            stage, store, lambda: Pretraining(config.body_spec, config.pretrain, place), keep_at=keep_at.get(stage.place, ())
-        )
-    loaded = _load_body(config, pretrained, stages.get("pretrain"))
-    model = CrossModalModel(config, loaded, data.input_shape, data.output_shape)
-
-    source = None
-    if stage := stages.get("source"):
-        source = yield from _source(config, stage, store, loaded, place)
-    if source is not None and (stage := stages.get("align")):
-        features, labels = source.tensors["features"], source.tensors["labels"]
-        aligned = yield from advance(
             stage,
             store,
-            lambda: Alignment(config, model.embedder, features, labels, data, place),
+            lambda: Pretraining(config.body_spec, config.pretrain, torch.device(device)),
             keep_at=keep_at.get(stage.place, ()),
         )
-        model.embedder.load_state_dict(embedder_weights(aligned.tensors))
-
-    return model, source
+    loaded = _load_body(config, pretrained, stages.get("pretrain"))
+    return CrossModalModel(config, loaded, data.input_shape, data.output_shape), loaded
 
 
 def weights_at(epoch: int, best_by: str, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:

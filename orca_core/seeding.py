@@ -22,6 +22,7 @@ Purpose = Literal[
     "proxy-sample",
     "noise-proxy",
     "proxy-labels",
+    "proxy-distance",
     "k-means",
     "align-samples",
     "train-subset",

@@ -9,7 +9,7 @@ from pathlib import Path
 from orca_core.bodies import BODIES, MODEL_TYPES, find_body
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.plugins import third_party
-from orca_core.proxies import PROXIES, find_proxy
+from orca_core.proxies import PROXIES, ProxySpec, find_proxy
 from orca_core.proxies.widths import body_width
 from orca_core.tasks import TASKS, TaskSpec, find_task
 from orca_core.tasks.files import data_root
@@ -114,19 +114,21 @@ def fetch_table(name: str) -> Path:
 
 def check_tasks() -> str:
     """One line for each task: whether its files are there and whole, as far as their headers tell."""
-    rows = []
-    for spec in (TASKS | third_party("orca_core.tasks")).values():
-        missing = [file.path for file in spec.expects if not file.place.exists()]
-        state = "there" if spec.expects else "comes with the packages"
-        if missing:
-            state = f"missing {len(missing)} of {len(spec.expects)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-        else:
-            try:
-                spec.check_files()
-            except DataError as error:
-                state = f"broken: {str(error).splitlines()[0]}"
-        rows.append((spec.name, state))
+    there = {True: "there", False: "comes with the packages"}
+    known = (TASKS | third_party("orca_core.tasks")).values()
+    rows = [(spec.name, trouble_with_files(spec) or there[bool(spec.expects)]) for spec in known]
     return f"data root: {data_root()}\n" + text_table(("task", "files"), rows)
+
+
+def trouble_with_files(spec: TaskSpec | ProxySpec) -> str:
+    """Which files are missing or broken, in a line; empty if none is, as far as their headers tell."""
+    if missing := [file.path for file in spec.expects if not file.place.exists()]:
+        return f"missing {len(missing)} of {len(spec.expects)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+    try:
+        spec.check_files()
+    except DataError as error:
+        return f"broken: {str(error).splitlines()[0]}"
+    return ""
 
 
 def _proxies(name: str | None) -> str:

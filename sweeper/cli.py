@@ -377,19 +377,42 @@ def tasks(
 @app.command()
 @_said
 def proxies(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.")] = None,
     body: Annotated[str | None, typer.Option("--body", help="Describe its features by this body: number, classes, width, tokens.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Rank the body's proxies by their distance to this task.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the trial that is meant, with --task.")] = 0,
+    settings: SetOption = None,
+    results: ResultsOption = "results",
+    store: StoreOption = None,
+    format: FormatOption = "table",
     data: DataOption = None,
 ) -> None:
     """The proxies there are; with a name, one in full; with a body, its features by that body.
 
-    Example: `sweeper proxies pydoc --body mini-roberta`
+    With a task, how far each is from it before any training: `proxy_distance` and `proxy_distance_unlabelled` of a trial of that task,
+    body and seed that aligns, to the same bits. A mini body that is not in the store is pretrained first.
+
+    Example: `sweeper proxies pydoc --body mini-roberta`, `sweeper proxies photos+shuffled --task digits --body mini-swin`
     """
     from sweeper.catalogue import describe, describe_source
 
     _use_data(data)
+    if task is not None:
+        from sweeper.ranking import rank_proxies
+        from sweeper.tables import check_format, write_table
+
+        check_format(format)
+        store = store or f"{results.rstrip('/')}/artifacts"
+        write_table(rank_proxies(names or (), task, body, seed, _settings(settings), store), format)
+        return
+    if len(names or ()) > 1:
+        raise ConfigError([Fault("NAME", "must be one, without --task", " ".join(names or ()))])
+    asked = {"--set": settings, "--store": store, "--seed": seed, "--format": format != "table"}
+    if faults := [Fault(option, "must stand with --task", Fault.ABSENT) for option, given in asked.items() if given]:
+        raise ConfigError(faults)
+    name = names[0] if names else None
     if body is not None and name is None:
-        raise ConfigError([Fault("--body", "must stand with a NAME", body, "`sweeper proxies pydoc --body mini-roberta`.")])
+        raise ConfigError([Fault("--body", "must stand with a NAME or --task", body, "`sweeper proxies pydoc --body mini-roberta`.")])
     typer.echo(describe_source(str(name), body) if body else describe("proxies", name), nl=False)
 
 

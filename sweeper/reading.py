@@ -144,7 +144,8 @@ def describe_trial(results_uri: str, trial: str) -> str:
         stages = results.sql(f"select stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
         text += ["\nstages", render(stages, "table").rstrip()]
         order = "order by list_position(['pretrain', 'align', 'finetune'], stage), epoch"
-        metrics = results.sql(f"select * exclude (sweep, trial, attempt, label_distances) from metrics {where} {order}").arrow()
+        not_here = "sweep, trial, attempt, label_distances, proxy_distance, proxy_distance_unlabelled"
+        metrics = results.sql(f"select * exclude ({not_here}) from metrics {where} {order}").arrow()
         text += ["\nepochs", render(metrics, "table").rstrip()]
         told = results.sql(f"select epoch, label_distances from metrics {where} and label_distances is not null order by epoch").rows()
         text += _label_distances(told[:1] + told[1:][-1:])

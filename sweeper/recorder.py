@@ -26,6 +26,9 @@ COMPACT_EVERY = 200
 NOT_RETRIED = frozenset({"user-error", "not-finite", "config", "data"})
 """Causes of failure that running again would only repeat."""
 
+_OF_THE_TRIAL = ("proxy_distance", "proxy_distance_unlabelled")
+"""Columns of an epoch's row that are the whole trial's."""
+
 
 @dataclass
 class _Live:
@@ -116,6 +119,8 @@ class Recorder:
             cells = {key: value for key, value in row.items() if key != "table"}
             cells |= {"sweep": self.sweep, "trial": trial_id, "attempt": live.row["attempt"]}
             self._buffers[row["table"]].append(cells)
+            # Told at once, so that trials that are stopped early or fail have them too.
+            live.row |= {name: row[name] for name in _OF_THE_TRIAL if row.get(name) is not None}
             if row["table"] == "stages":
                 live.stage_seconds[row["stage"]] = live.stage_seconds.get(row["stage"], 0.0) + row["seconds"]
                 live.saved_s += row["saved_s"]

@@ -22,14 +22,23 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "json", "markdown")
 
 
+def check_format(format: str) -> None:
+    """That it is one of `FORMATS`.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if format not in FORMATS:
+        raise ConfigError([Fault("--format", f"must be one of {', '.join(FORMATS)}", format)])
+
+
 def write_table(table: pa.Table, format: str, output: Path | None = None) -> None:
     """Write an Arrow table to a file or to standard output.
 
     Raises:
         ConfigError: If the format is unknown or the file cannot be written.
     """
-    if format not in FORMATS:
-        raise ConfigError([Fault("--format", f"must be one of {', '.join(FORMATS)}", format)])
+    check_format(format)
     text = render(table, format)
     if output is None:
         sys.stdout.write(text)

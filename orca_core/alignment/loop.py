@@ -7,6 +7,7 @@ between the class's features and all source features (papers of ORCA: section 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from orca_core.alignment.l2 import l2
 from orca_core.alignment.mmd import mmd
 from orca_core.alignment.otdd import OtddSource
+from orca_core.alignment.proxy_distance import distances_at_start
 from orca_core.config import AlignConfig, TrialConfig
 from orca_core.finetuning.optimizers import load_optimizer_state, make_optimizer, optimizer_state, step_decay
 from orca_core.model.embedder import Embedder
@@ -79,8 +81,9 @@ class Alignment:
         self.embedder = embedder.to(device).requires_grad_(True).train()
         self.inputs = data.inputs
         self.x = torch.from_numpy(data.train.x).to(device)
-        labels = torch.from_numpy(class_labels(data, config))
-        self.classes = [(labels == label).nonzero()[:, 0] for label in labels.unique().tolist()]
+        labels = class_labels(data, config)
+        self.classes = [torch.from_numpy(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+        self.at_start = partial(distances_at_start, self.embedder, data, labels, source_x, source_y, seed=self.seed, device=device)
         self.distance = OBJECTIVES[self.settings.objective](source_x.to(device), source_y.to(device), self.settings)
         self.optimizer = make_optimizer(
             self.settings.optimizer,
@@ -92,7 +95,11 @@ class Alignment:
         )
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
-        """One step; gives the distance before it and, of OTDD, the label distances: target classes x source classes."""
+        """One step; gives the distance before it and, of OTDD, the label distances: target classes x source classes.
+
+        The first epoch also tells the proxy's distances before any step, see `proxy_distance.py`.
+        """
+        at_start = self.at_start()._asdict() if epoch == 1 else {}
         draws = generator(self.seed, "align-samples", epoch)
         # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
         lr = self.lr * step_decay(epoch - (self.settings.lr_schedule == "reference"), self.settings.lr_steps)
@@ -111,7 +118,7 @@ class Alignment:
             if to_source is not None:
                 label_distances[number] = to_source[0].tolist()
         self.optimizer.step()
-        result = {"distance": total, "lr": lr}
+        result = {"distance": total, "lr": lr} | at_start
         size = sum(len(row or ()) for row in label_distances)
         # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
         told = size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0

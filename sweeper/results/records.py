@@ -73,6 +73,13 @@ TRIALS: tuple[Column, ...] = (
     Column("last_valid_error", _REAL, "Validation error of the last epoch."),
     Column("last_test_error", _REAL, "Test error of the last epoch."),
     Column("score", _TEXT, "Name of the task's score, which the errors are measured by."),
+    Column(
+        "proxy_distance",
+        _REAL,
+        "How far the proxy is from the target before any training: OTDD with the labels of both, of at most 500 samples of each, as the "
+        "embedder starts; squared feature units, the same for every `align_objective`. Null where `align_epochs` is 0.",
+    ),
+    Column("proxy_distance_unlabelled", _REAL, "Likewise without labels: the Sinkhorn divergence of the features alone."),
     Column("params_total", _COUNT, "Parameters of the model."),
     Column("params_trained", pa.list_(_COUNT), "Parameters that train, by phase of fine-tuning."),
     Column("seconds", _REAL, "Wall time of the trial, in seconds."),
@@ -118,6 +125,8 @@ METRICS: tuple[Column, ...] = (
         "Distance of the embedder's features to the proxy's, by `align_objective`. Of alignment; of fine-tuning with `align_weight`: the "
         "mean over its batches.",
     ),
+    Column("proxy_distance", _REAL, "As in `trials`; in epoch 1 of alignment only."),
+    Column("proxy_distance_unlabelled", _REAL, "Likewise."),
     Column(
         "label_distances",
         pa.list_(pa.list_(_REAL)),

@@ -111,6 +111,18 @@ BAD_INPUT = {
     "format of a table": (["query", "select 1", "--format", "xml", "--results", "{results}"], "--format: must be one of table"),
     "output": (["query", "select 1", "-o", "/nowhere/x", "--results", "{results}"], "--output: must be writable (No such file"),
     "entry of the catalogue": (["tasks", "digitz"], "task: must be the name of a task, but got 'digitz'. Did you mean 'digits'?"),
+    "names to rank": (
+        ["proxies", "phots", "--task", "digitz"],
+        "task: must be the name of a task, but got 'digitz'. Did you mean 'digits'?",
+    ),
+    "proxy of another modality": (["proxies", "pydoc", "--task", "digits", "--body", "mini-swin"], "proxy: must be a proxy of images, but"),
+    "knob that is an argument": (
+        ["proxies", "--task", "digits", "--set", "seed=1"],
+        "--set: must not set what is given here, but got 'seed'",
+    ),
+    "format of a ranking": (["proxies", "--task", "digits", "--format", "xml"], "--format: must be one of table, csv, json, markdown"),
+    "seed of a list": (["proxies", "--seed", "1"], "--seed: must stand with --task."),
+    "names of a list": (["proxies", "photos", "noise"], "NAME: must be one, without --task, but got 'photos noise'."),
     "results in an unknown place": (["status", "--results", "ftpx://a/b"], "ftpx://a/b: cannot be opened as a store"),
 }
 
@@ -210,6 +222,60 @@ def test_the_catalogue_lists_entries_and_shows_one_in_full(command, entry, shown
     assert entry in {line.split()[0] for line in listed.stdout.splitlines()}
     assert shown in full.stdout
     assert (listed.exit_code, full.exit_code) == (0, 0)
+
+
+def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    knobs = {
+        "pretrain.epochs": 1,
+        "pretrain.fraction": 0.1,
+        "train_samples": 40,
+        "align.proxy_samples": 60,
+        "finetune.decay_epochs": "null",
+    }
+    settings = [part for knob, value in knobs.items() for part in ("--set", f"{knob}={value}")]
+    task = ["--task", "digits", "--body", "mini-swin", "--seed", "2"]
+    asked = sweeper("proxies", "photos+shuffled", "noise+k:20", "photos", *task, *settings, "--store", "asked", "--format", "json")
+    assert asked.exit_code == 0, asked.stderr
+    found = {row["proxy"]: row for row in json.loads(asked.stdout)}
+    missing = {"cifar10", "cifar100", "tiny-imagenet"}
+    usable = list(found)[: -len(missing)]
+    assert set(usable) == {"photos", "photos+shuffled", "fractals", "noise", "noise+k:20"}
+    assert usable == sorted(usable, key=lambda proxy: found[proxy]["proxy_distance"])
+    assert {name: found[name]["unusable"].partition(" ")[0] for name in list(found)[len(usable) :]} == dict.fromkeys(missing, "missing")
+    assert found["photos"]["proxy_distance_unlabelled"] == found["photos+shuffled"]["proxy_distance_unlabelled"]
+
+    for proxy in ("photos+shuffled", "noise+k:20"):
+        given = {"task": "digits", "body": "mini-swin", "seed": 2, "proxy": proxy, "align.epochs": 2, "finetune.epochs": 1}
+        more = [part for knob, value in given.items() for part in ("--set", f"{knob}={value}")]
+        assert sweeper("trial", *settings, *more, "--name", "one", "--results", "own").exit_code == 0
+    answer = sweeper("query", "select proxy, proxy_distance, proxy_distance_unlabelled from trials", "--results", "own", "--format", "json")
+    trials = json.loads(answer.stdout)
+    assert len(trials) == 2
+    assert all(found[row["proxy"]] | row == found[row["proxy"]] for row in trials)
+
+
+def test_a_proxy_that_cannot_be_read_is_listed_and_the_others_are_ranked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    (tmp_path / "cifar-100-python").mkdir()
+    (tmp_path / "cifar-100-python" / "train").write_bytes(b"no pickle")
+    small = ("--set", "body.weights=random", "--set", "train_samples=40", "--set", "align.proxy_samples=60")
+    asked = sweeper("proxies", "--task", "digits", "--body", "mini-swin", *small, "--format", "csv")
+    assert asked.exit_code == 0, asked.stderr
+    rows = {row["proxy"]: row for row in csv.DictReader(io.StringIO(asked.stdout))}
+    assert {name for name, row in rows.items() if row["proxy_distance"]} == {"photos", "fractals", "noise"}
+    assert f"{tmp_path}/cifar-100-python/train: " in rows["cifar100"]["unusable"]
+
+
+def test_every_fault_of_a_ranking_is_said_at_once_and_nothing_is_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = sweeper("proxies", "phots", "text:nowhere.txt", "--task", "digits", "--body", "mini-swin", "--seed", "-1")
+    assert result.exit_code == 2
+    assert [line.partition(":")[0] for line in result.stderr.splitlines()] == ["seed", "proxy", "proxy"]
+    assert "Did you mean 'photos'" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_is_printed_and_nothing_is_written(tmp_path, monkeypatch):

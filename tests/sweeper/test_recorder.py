@@ -65,6 +65,19 @@ def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned
     assert ask(store, "select epoch, valid_error from metrics") == [(1, 0.1)]
 
 
+@pytest.mark.parametrize("outcome", [COMPLETE, {"status": "PRUNED", "cause": "asha after epoch 1"}, {"status": "FAIL", "cause": "data"}])
+def test_the_distances_of_the_proxy_are_the_trials_however_it_ends(store, planned, outcome):
+    told = {"proxy_distance": 3.5, "proxy_distance_unlabelled": 1.25}
+    recorder = Recorder(store, "s", "valid_error")
+    recorder.start(planned, device="cpu")
+    recorder.add_rows(planned.id, [epoch(1) | {"stage": "align"} | told, epoch(2) | {"stage": "align"}, epoch(1)])
+    recorder.end(planned.id, outcome)
+    recorder.flush()
+    assert ask(store, "select proxy_distance, proxy_distance_unlabelled from trials") == [(3.5, 1.25)]
+    in_epochs = ask(store, "select stage, epoch, proxy_distance, proxy_distance_unlabelled from metrics order by all")
+    assert in_epochs == [("align", 1, 3.5, 1.25), ("align", 2, None, None), ("finetune", 1, None, None)]
+
+
 def test_a_trial_that_starts_again_in_the_same_run_is_another_attempt(store, planned):
     recorder = Recorder(store, "s", "valid_error")
     for _ in range(3):

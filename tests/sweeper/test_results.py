@@ -158,6 +158,18 @@ def test_files_of_different_age_unite_by_name(store: ResultStore, compacted: boo
     assert [tuple(row.values()) for row in found] == [("new", None, None), ("newest", None, 0.5), ("old", None, 0.5)]
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_trials_from_before_proxy_distances_have_none(store: ResultStore, compacted: bool) -> None:
+    row = {"sweep": "s", "attempt": 1, "sequence": 1, "status": "COMPLETE", "test_error": 0.5}
+    store.append("trials", "s", [row | {"trial": "new", "proxy_distance": 3.5, "proxy_distance_unlabelled": 1.25}])
+    older = pa.schema([field for field in schema("trials") if not field.name.startswith("proxy_distance")])
+    pq.write_table(pa.Table.from_pylist([row | {"trial": "old"}], schema=older), files_of(store, "trials")[0].parent / "0.parquet")
+    if compacted:
+        store.compact("s")
+    found = Results(store.uri).sql("select trial, proxy_distance, proxy_distance_unlabelled, test_error from trials order by trial").rows()
+    assert [tuple(row.values()) for row in found] == [("new", 3.5, 1.25, 0.5), ("old", None, None, 0.5)]
+
+
 # ------------------------------------------------------------------------------------------------------------------- compaction
 
 
