@@ -93,7 +93,7 @@ def sweep_status(results_uri: str, name: str | None) -> pa.Table:
             | {"running": running if alive else 0, "interrupted": 0 if alive else running, "driver": alive or "none"}
         )
     if not lines:
-        raise ConfigError([Fault("", f"{results_uri} must hold results", Fault.ABSENT, "Run a sweep first, or give --results.")])
+        raise ConfigError([Fault("", f"{results_uri}: must hold results", Fault.ABSENT, "Run a sweep first, or give --results.")])
     return pa.Table.from_pylist(lines)
 
 

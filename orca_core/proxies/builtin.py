@@ -50,11 +50,12 @@ BUILTIN_PROXIES: tuple[ProxySpec, ...] = (
     ),
     ProxySpec(
         name="fractals",
-        summary="1200 generated fractals, 32 x 32, labelled by function system",
+        summary="2400 generated fractals, 32 x 32, labelled by function system",
         modality="images",
         loader="orca_core.proxies.fractals:load_fractals",
         licence="Apache-2.0",
         source="drawn here",
+        version=2,
     ),
     ProxySpec(
         name="noise",

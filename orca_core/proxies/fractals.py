@@ -1,4 +1,5 @@
-"""Pictures of fractals: the attractors of ten iterated function systems, each perturbed, turned and coloured at random.
+"""Pictures of fractals: the attractors of ten iterated function systems, each perturbed and turned at random, in light ink
+on a dark ground.
 
 A map of a system is z -> s z + t in the complex plane, so a system is a list of pairs (s, t). Fractals as pretraining data:
 Kataoka et al. 2020, "Pre-training without natural images", ACCV. Differs: known systems with small perturbations, so that the
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 SEED = 7
-IMAGES_PER_SYSTEM = 120
+IMAGES_PER_SYSTEM = 240
 SIDE = 32
+DARKEST, LIGHTEST = 0.3, 0.7
+"""The ground is a grey below the first, the ink one above the second: with colours at random mini-swin learns no shapes in its epochs."""
 PARTICLES, SETTLING_STEPS, DRAWN_STEPS = 256, 12, 24
 """Points that wander at once in one picture; steps until they are on the attractor (the largest |s| is 0.71); steps drawn."""
 
@@ -48,16 +51,16 @@ SYSTEMS: dict[str, Maps] = {
 
 
 def load_fractals(spec: ProxySpec) -> ProxyData:
-    """1200 pictures (n, 3, 32, 32), 120 of each system, labels in turn."""
+    """2400 pictures (n, 3, 32, 32), 240 of each system, labels in turn."""
     import numpy as np
 
     generator = np.random.Generator(np.random.PCG64(SEED))
     labels = np.tile(np.arange(len(SYSTEMS)), IMAGES_PER_SYSTEM)
     density = _density(_wander(labels, generator))
 
-    # Both colours are drawn at random, so only the shape tells the system.
-    ground, ink = generator.uniform(size=(2, len(labels), 3, 1, 1))
-    images = ground + (ink - ground) * density[:, None]
+    # Both greys are drawn at random, so only the shape tells the system.
+    ground, ink = generator.uniform((0, LIGHTEST), (DARKEST, 1), size=(len(labels), 2)).T.reshape(2, -1, 1, 1)
+    images = np.repeat((ground + (ink - ground) * density)[:, None], 3, axis=1)
     return ProxyData(images.astype(np.float32), labels.astype(np.int64), tuple(SYSTEMS))
 
 

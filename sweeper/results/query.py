@@ -53,7 +53,7 @@ class Results:
         import duckdb
 
         if not self._store.exists():
-            raise StoreError(f"no results at {self._store.uri}; run a sweep first or give --results")
+            raise StoreError(f"{self._store.uri}: must hold results. Run a sweep first, or give --results.")
         try:
             # DuckDB hands on what pyarrow says about a file as an InvalidInputException.
             answer = self._store.read(TABLES, lambda data: _ask(query, data), failures=(duckdb.InvalidInputException,))

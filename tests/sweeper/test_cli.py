@@ -105,7 +105,7 @@ BAD_INPUT = {
     "status of none": (["status", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but got 'stdy'."),
     "trial that is unknown": (["show", "xyz", "--results", "{results}"], "TRIAL: must be the start of one trial's id, but got 'xyz'."),
     "trial that is no id": (["show", "a' or 1=1", "--results", "{results}"], "TRIAL: must be the start of a trial's id: "),
-    "no results": (["query", "select 1", "--results", "nowhere"], "no results at nowhere; run a sweep first or give --results"),
+    "no results": (["query", "select 1", "--results", "nowhere"], "nowhere: must hold results. Run a sweep first, or give --results."),
     "SQL that is wrong": (["query", "select frezing from trials", "--results", "{results}"], "Binder Error: "),
     "SQL that writes": (["query", "drop table trials", "--results", "{results}"], "results are read-only: give a SELECT, but got DROP"),
     "format of a table": (["query", "select 1", "--format", "xml", "--results", "{results}"], "--format: must be one of table"),
