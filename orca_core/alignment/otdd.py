@@ -284,12 +284,12 @@ class _Gaussians:
         """(C,) cross terms: singular values of F1^T F2 are the roots of the eigenvalues of G = F2^T S1 F2, a third of the work.
 
         The gradient in F2 is S1 F2 G^(-1/2). Taking roots halves the digits of small eigenvalues: where one that should not vanish is small,
-        and where F2 is wide, singular values are computed after all.
+        and where F2 is wider than F1, singular values are computed after all.
         """
-        features, samples = other.factor.shape
+        samples = other.factor.shape[1]
         ranks = [min(one.rank, other.rank) for one in self.classes]
         accurate = [False] * len(ranks)
-        if samples <= features:
+        if samples <= max(one.rank for one in self.classes):
             images = self.covariances @ other.factor.detach()
             values, vectors = torch.linalg.eigh(other.factor.detach().mT @ images)
             roots = torch.zeros_like(values)
@@ -350,8 +350,8 @@ def _scale_gradient(tensor: Tensor, weight: float) -> Tensor:
 def _cost(first: _Cloud, second: _Cloud, label_distances: Tensor, squared: Tensor | None = None) -> Tensor:
     """(n1, n2) outer cost, half the squared distance of the features and half that of the labels, (C1, C2)."""
     # A product with 0s and 1s, rather than indexing: its backward is deterministic on every device.
-    label_term = first.membership @ label_distances @ second.membership.mT
-    return ((squared_distances(first.x, second.x) if squared is None else squared) + label_term) / 2
+    features = squared_distances(first.x, second.x) if squared is None else squared
+    return torch.addmm(features, first.membership @ label_distances, second.membership.mT, beta=0.5, alpha=0.5)
 
 
 def _sort_by_class(x: Tensor, y: Tensor, dtype: torch.dtype) -> _Cloud:

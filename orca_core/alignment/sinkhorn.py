@@ -147,7 +147,10 @@ def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         start = potential + drift * (level - higher)
         if level in (levels[0], epsilon) or level <= _COARSE_SHARE * spread:
             origin, reduced = start, _reduced_cost(cost, start, level)
-        found = origin + _newton(reduced, (start - origin).float(), level, _FINE_TOLERANCE if level == epsilon else _ANNEALING_TOLERANCE).potential
+        found = (
+            origin
+            + _newton(reduced, (start - origin).float(), level, _FINE_TOLERANCE if level == epsilon else _ANNEALING_TOLERANCE).potential
+        )
         if level < higher:
             drift = (found - potential) / (level - higher)
         potential, higher = found, level
