@@ -283,8 +283,8 @@ class _Gaussians:
     def _cross_terms(self, other: _GaussianClass) -> Tensor:
         """(C,) cross terms: singular values of F1^T F2 are the roots of the eigenvalues of G = F2^T S1 F2, a third of the work.
 
-        The gradient in F2 is S1 F2 G^(-1/2). Taking roots halves the digits of small eigenvalues: where one that should not vanish is small,
-        and where F2 is wider than F1, singular values are computed after all.
+        The gradient in F2 is S1 F2 G^(-1/2). Taking roots halves the digits of small eigenvalues: where one that should not vanish is
+        small, and where F2 is wider than F1, singular values are computed after all.
         """
         samples = other.factor.shape[1]
         ranks = [min(one.rank, other.rank) for one in self.classes]

@@ -10,8 +10,8 @@ moves plan entries by parts in a thousand.
 
 - `transport_cost`: Newton ascent on the semi-dual, annealed in eps. Plain Sinkhorn needs a number of iterations that grows like
   max(C) / eps; a Newton step costs about two of them, and some twenty to forty of them reach the solution at max(C) / eps = 1e4.
-  Newton's system is (n, n) or (m, m), whichever is smaller: time O(n m min(n, m)) a step. Levels that only prepare the next are solved
-  in float32.
+  Newton's system is (n, n) or (m, m), whichever is smaller: time O(n m min(n, m)) a step. Nearly all steps are in float32, on costs from
+  which the potentials were taken in float64 first; the last one or two are in float64, on the costs themselves.
 - `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update about halves the error at every iteration.
 
 Both stop when the plan's L1 marginal error is at most 1e-6, or at an iteration cap; the value's error is of second order in it.
@@ -32,8 +32,9 @@ from torch import Tensor
 
 _TOLERANCE = 1e-6  # L1 error of the plan's marginals, of a total mass of 1
 _ANNEALING_TOLERANCE = 1e-3  # the same at a level that only prepares the next; a coarser one costs more steps below than it saves
-_FINE_TOLERANCE = 1e-5  # the same at the last level before it is solved in float64, which mostly takes one step more, or none
-_FIRST_LEVEL = 8.0  # annealing starts at the spread of the costs over this
+_FINAL_TOLERANCE = 1e-7  # the same of a transport's last level in float64: below what is promised, for the plan's single entries
+_FINE_TOLERANCE = 1e-5  # the same at the last level before it is solved in float64, which mostly takes one step more
+_FIRST_LEVEL = 32.0  # annealing starts at the spread of the costs over this
 _ANNEALING_FACTOR = 4.0
 _COARSE_SHARE = 2e-4  # of the spread of the costs: at levels below it costs are reduced anew before they are rounded to float32
 _MAX_NEWTON_STEPS = 100  # per level; two are usual
@@ -87,8 +88,9 @@ def transport_cost(cost: Tensor, epsilon: float) -> Tensor:
     Returns:
         Scalar in cost units; its gradient in `cost` is the optimal plan.
 
-    Stopping rule: epsilon is annealed from the spread of the costs down by a factor of 4, each level to an L1 marginal error of 1e-3,
-    the last to 1e-6, with at most 100 Newton steps a level; a level also ends when no step raises the dual value any more.
+    Stopping rule: epsilon is annealed from a fraction of the spread of the costs down by a factor of 4, each level to an L1 marginal error
+    of 1e-3, the last to 1e-5 in float32 and then to 1e-7 in float64, with at most 100 Newton steps each; a level also ends when no step
+    raises the dual value any more.
     """
     constant = cost.detach()
     if cost.shape[0] < cost.shape[1]:
@@ -154,8 +156,8 @@ def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         if level < higher:
             drift = (found - potential) / (level - higher)
         potential, higher = found, level
-    point = _newton(cost, potential, epsilon, _TOLERANCE)
-    return point.value, point.conditional / len(cost)
+    point = _newton(cost, potential, epsilon, _FINAL_TOLERANCE)
+    return point.value, point.conditional.div_(len(cost))
 
 
 def _reduced_cost(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
