@@ -91,6 +91,7 @@ class OtddSource:
             self._cloud = _sort_by_class(source_x, source_y, self._working_dtype)
             self._norms = self._cloud.x.square().sum(1)
             self._classes = self._describe(self._cloud)
+            self._gaussians = None if self._annealed else _gaussians_of(self._classes)
             costs = _cost(self._cloud, self._cloud, _distances_within(self._classes, self._cloud))
             # The transport cost, or what it is made of where it depends on the target as well.
             self._self_cost = costs if self._annealed else self_transport_cost(costs, self._epsilon)
@@ -164,6 +165,8 @@ class OtddSource:
 
     def _across(self, classes: Sequence[_Class], target: _Cloud, squared: Tensor) -> Tensor:
         """(C_source, C_target) label distances; the classes' clouds are as far apart as their blocks of `squared` say."""
+        if self._gaussians is not None:
+            return torch.stack([self._gaussians.distances_to(one) for one in classes if isinstance(one, _GaussianClass)], 1)
         rows = squared.split(self._cloud.class_sizes)
         return _distances_between(self._classes, classes, [row.split(target.class_sizes, 1) for row in rows])
 
@@ -250,6 +253,7 @@ class _GaussianClass(_Class):
 
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(0)
+        self.rank = min(len(x) - 1, x.shape[1])  # unless samples are in special position
         self.factor = (x - self.mean).mT / max(len(x) - 1, 1) ** 0.5
         self.trace = self.factor.square().sum()
         if not x.requires_grad and len(x) > x.shape[1]:
@@ -261,6 +265,51 @@ class _GaussianClass(_Class):
         assert isinstance(other, _GaussianClass)
         cross_term = _nuclear_norm(self.factor.mT @ other.factor)
         return (self.mean - other.mean).square().sum() + self.trace + other.trace - 2 * cross_term
+
+
+class _Gaussians:
+    """The classes of a prepared source, in float64: their distances to a class of the target are computed at once."""
+
+    def __init__(self, classes: Sequence[_GaussianClass]) -> None:
+        self.classes = classes
+        self.means = torch.stack([one.mean for one in classes])
+        self.traces = torch.stack([one.trace for one in classes])
+        self.covariances = torch.stack([one.factor @ one.factor.mT for one in classes])
+
+    def distances_to(self, other: _GaussianClass) -> Tensor:
+        """(C,) distances, as `_GaussianClass.distance_to` has them."""
+        return (self.means - other.mean).square().sum(1) + self.traces + other.trace - 2 * self._cross_terms(other)
+
+    def _cross_terms(self, other: _GaussianClass) -> Tensor:
+        """(C,) cross terms: singular values of F1^T F2 are the roots of the eigenvalues of G = F2^T S1 F2, a third of the work.
+
+        The gradient in F2 is S1 F2 G^(-1/2). Taking roots halves the digits of small eigenvalues: where one that should not vanish is
+        small, and where F2 is wider than F1, singular values are computed after all.
+        """
+        samples = other.factor.shape[1]
+        ranks = [min(one.rank, other.rank) for one in self.classes]
+        accurate = [False] * len(ranks)
+        if samples <= max(one.rank for one in self.classes):
+            images = self.covariances @ other.factor.detach()
+            values, vectors = torch.linalg.eigh(other.factor.detach().mT @ images)
+            roots = torch.zeros_like(values)
+            for root, value, rank in zip(roots, values, ranks, strict=True):
+                root[samples - rank :] = value[samples - rank :].clamp(min=0).sqrt()
+            # In ascending order: of `rank` eigenvalues, the smallest stands at -rank.
+            accurate = [rank > 0 and bool(root[-rank] > 1e-5 * root[-1]) for root, rank in zip(roots, ranks, strict=True)]
+            inverse = torch.where(roots > 0, 1 / roots, 0)
+            gradients = images @ (vectors * inverse.unsqueeze(1) @ vectors.mT)
+        return torch.stack(
+            [
+                with_gradient(roots[k].sum(), gradients[k], other.factor) if accurate[k] else _nuclear_norm(one.factor.mT @ other.factor)
+                for k, one in enumerate(self.classes)
+            ]
+        )
+
+
+def _gaussians_of(classes: Sequence[_Class]) -> _Gaussians | None:
+    gaussians = [one for one in classes if isinstance(one, _GaussianClass)]
+    return _Gaussians(gaussians) if gaussians else None
 
 
 def _nuclear_norm(matrix: Tensor) -> Tensor:
@@ -301,8 +350,8 @@ def _scale_gradient(tensor: Tensor, weight: float) -> Tensor:
 def _cost(first: _Cloud, second: _Cloud, label_distances: Tensor, squared: Tensor | None = None) -> Tensor:
     """(n1, n2) outer cost, half the squared distance of the features and half that of the labels, (C1, C2)."""
     # A product with 0s and 1s, rather than indexing: its backward is deterministic on every device.
-    label_term = first.membership @ label_distances @ second.membership.mT
-    return ((squared_distances(first.x, second.x) if squared is None else squared) + label_term) / 2
+    features = squared_distances(first.x, second.x) if squared is None else squared
+    return torch.addmm(features, first.membership @ label_distances, second.membership.mT, beta=0.5, alpha=0.5)
 
 
 def _sort_by_class(x: Tensor, y: Tensor, dtype: torch.dtype) -> _Cloud:

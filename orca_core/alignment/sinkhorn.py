@@ -10,8 +10,8 @@ moves plan entries by parts in a thousand.
 
 - `transport_cost`: Newton ascent on the semi-dual, annealed in eps. Plain Sinkhorn needs a number of iterations that grows like
   max(C) / eps; a Newton step costs about two of them, and some twenty to forty of them reach the solution at max(C) / eps = 1e4.
-  Newton's system is (n, n) or (m, m), whichever is smaller: time O(n m min(n, m)) a step. Levels that only prepare the next are solved
-  in float32.
+  Newton's system is (n, n) or (m, m), whichever is smaller: time O(n m min(n, m)) a step. Nearly all steps are in float32, on costs from
+  which the potentials were taken in float64 first; the last one or two are in float64, on the costs themselves.
 - `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update about halves the error at every iteration.
 
 Both stop when the plan's L1 marginal error is at most 1e-6, or at an iteration cap; the value's error is of second order in it.
@@ -32,8 +32,11 @@ from torch import Tensor
 
 _TOLERANCE = 1e-6  # L1 error of the plan's marginals, of a total mass of 1
 _ANNEALING_TOLERANCE = 1e-3  # the same at a level that only prepares the next; a coarser one costs more steps below than it saves
+_FINAL_TOLERANCE = 1e-7  # the same of a transport's last level in float64: below what is promised, for the plan's single entries
+_FINE_TOLERANCE = 1e-5  # the same at the last level before it is solved in float64, which mostly takes one step more
+_FIRST_LEVEL = 32.0  # annealing starts at the spread of the costs over this
 _ANNEALING_FACTOR = 4.0
-_COARSE_SHARE = 2e-4  # of the spread of the costs: levels above it are solved in float32
+_COARSE_SHARE = 2e-4  # of the spread of the costs: at levels below it costs are reduced anew before they are rounded to float32
 _MAX_NEWTON_STEPS = 100  # per level; two are usual
 _MAX_STEP = 3.0  # longest first step in any entry of g, in units of epsilon
 _MIN_STEP = 1e-6  # shortest fraction of a Newton step that backtracking tries
@@ -85,8 +88,9 @@ def transport_cost(cost: Tensor, epsilon: float) -> Tensor:
     Returns:
         Scalar in cost units; its gradient in `cost` is the optimal plan.
 
-    Stopping rule: epsilon is annealed from the spread of the costs down by a factor of 4, each level to an L1 marginal error of 1e-3,
-    the last to 1e-6, with at most 100 Newton steps a level; a level also ends when no step raises the dual value any more.
+    Stopping rule: epsilon is annealed from a fraction of the spread of the costs down by a factor of 4, each level to an L1 marginal error
+    of 1e-3, the last to 1e-5 in float32 and then to 1e-7 in float64, with at most 100 Newton steps each; a level also ends when no step
+    raises the dual value any more.
     """
     constant = cost.detach()
     if cost.shape[0] < cost.shape[1]:
@@ -133,31 +137,37 @@ class _DualPoint(NamedTuple):
 def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Value and (n, m) plan of a tall problem, n >= m: the Newton system is on the small side."""
     spread = (cost.max() - cost.min()).item()
-    level = max(epsilon, spread) if math.isfinite(spread) else epsilon
+    first = max(epsilon, spread / _FIRST_LEVEL) if math.isfinite(spread) else epsilon
     # Levels are evenly spaced on a logarithmic scale: none lies close above the last.
-    num_levels = math.ceil(math.log(level / epsilon, _ANNEALING_FACTOR))
-    levels = [epsilon * (level / epsilon) ** (1 - n / num_levels) for n in range(1, num_levels)] + [epsilon] * (num_levels > 0)
-    coarse = cost.float()
+    num_levels = math.ceil(math.log(first / epsilon, _ANNEALING_FACTOR))
+    levels = [epsilon * (first / epsilon) ** (1 - n / num_levels) for n in range(num_levels)] + [epsilon]
+    potential = cost.mean(0)  # what the optimal one tends to, but for a constant, as epsilon grows
+    drift = torch.zeros_like(potential)
+    higher = levels[0]
+    for level in levels:
+        # The optimal potential is smooth in epsilon: start each level on the secant through the last two.
+        start = potential + drift * (level - higher)
+        if level in (levels[0], epsilon) or level <= _COARSE_SHARE * spread:
+            origin, reduced = start, _reduced_cost(cost, start, level)
+        found = (
+            origin
+            + _newton(reduced, (start - origin).float(), level, _FINE_TOLERANCE if level == epsilon else _ANNEALING_TOLERANCE).potential
+        )
+        if level < higher:
+            drift = (found - potential) / (level - higher)
+        potential, higher = found, level
+    point = _newton(cost, potential, epsilon, _FINAL_TOLERANCE)
+    return point.value, point.conditional.div_(len(cost))
 
-    def at(level: float, potential: Tensor) -> _DualPoint:
-        # Levels that only prepare the next are solved in float32 while its rounding, relative to the level, is below their tolerance.
-        rough = level > epsilon and level > _COARSE_SHARE * spread
-        return _newton(coarse if rough else cost, potential.to(torch.float32 if rough else cost.dtype), level, final=level == epsilon)
 
-    point = at(level, cost.new_zeros(cost.shape[1]))
-    drift = torch.zeros_like(cost[0])
-    for lower in levels:
-        # The optimal potential is smooth in epsilon: start the next level on the secant through the last two.
-        before = point.potential.to(cost.dtype)
-        point = at(lower, before + drift * (lower - level))
-        drift = (point.potential.to(cost.dtype) - before) / (lower - level)
-        level = lower
-    return point.value, point.conditional / len(cost)
+def _reduced_cost(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
+    """(n, m) float32 costs less the potentials of both sides: they are near zero, and hardly rounded, where the plan has its mass."""
+    row_potential, _ = _soft_minimum(cost, potential, epsilon)
+    return (cost - potential).sub_(row_potential.unsqueeze(1)).float()
 
 
-def _newton(cost: Tensor, potential: Tensor, epsilon: float, final: bool) -> _DualPoint:
-    """Maximises the concave semi-dual from `potential` by regularised Newton steps with backtracking; `final` is the last level."""
-    tolerance = _TOLERANCE if final else _ANNEALING_TOLERANCE
+def _newton(cost: Tensor, potential: Tensor, epsilon: float, tolerance: float) -> _DualPoint:
+    """Maximises the concave semi-dual from `potential` by regularised Newton steps with backtracking."""
     target_mass = 1 / cost.shape[1]
     point = _dual_point(cost, potential, epsilon)
     for _ in range(_MAX_NEWTON_STEPS):
@@ -169,7 +179,7 @@ def _newton(cost: Tensor, potential: Tensor, epsilon: float, final: bool) -> _Du
         slope = epsilon * (residual @ direction).item()
         # The dual is a sum of log-sum-exps of g / eps: its quadratic model holds over a few units of that.
         step = min(1.0, _MAX_STEP / direction.abs().max().item())
-        rounding = 500 * torch.finfo(cost.dtype).eps * point.value.abs().item()
+        rounding = 500 * torch.finfo(cost.dtype).eps * (point.value.abs().item() + epsilon)
         while step > _MIN_STEP:
             trial = _dual_point(cost, point.potential + step * epsilon * direction, epsilon)
             if (trial.value - point.value).item() >= 1e-4 * step * slope - rounding:

@@ -93,6 +93,16 @@ def test_transport_plan_has_the_masses_asked_for_between_far_clusters() -> None:
     assert (plan.sum(0) - 1 / 30).abs().sum() < 1e-6
 
 
+def test_transport_plan_has_the_masses_asked_for_where_costs_are_heavy_tailed_and_far_above_epsilon() -> None:
+    spread = torch.logspace(1.5, -2, 64, dtype=torch.float64)
+    x, y = (1 + normal(400, 1).abs()) * normal(400, 64, seed=1) * spread, normal(60, 64, seed=2) * spread
+    cost = squared_distances(x, y).requires_grad_()
+    (plan,) = torch.autograd.grad(transport_cost(cost, 0.1), cost)
+    assert cost.max() > 1e4
+    assert (plan.sum(1) - 1 / 400).abs().sum() < 1e-6
+    assert (plan.sum(0) - 1 / 60).abs().sum() <= 1.01e-6
+
+
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan])
 def test_transport_cost_that_is_not_finite_ends_and_shows(bad: float) -> None:
     cost = torch.full((4, 3), bad, dtype=torch.float64)
@@ -243,6 +253,27 @@ def test_gaussian_label_distance_with_covariances_of_low_rank(n: int, m: int, d:
     cross_term = torch.linalg.eigvals(cov_x @ cov_y).real.clamp(min=0).sqrt().sum()
     expected = (x.mean(0) - y.mean(0)).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross_term
     assert OtddSource(x, one_class(x), inner="gaussian").label_distances(y).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smallest", [1e-2, 1e-8])  # above and below what eigenvalues resolve
+def test_gaussian_label_distances_with_a_graded_spectrum_and_their_gradient(smallest: float) -> None:
+    spread = torch.logspace(0, np.log10(smallest), 20, dtype=torch.float64)
+    x, y, target = normal(60, 20) * spread, torch.arange(60) % 2, normal(9, 20, seed=1) * spread
+    source = OtddSource(x, y, inner="gaussian")
+
+    def expected(target: Tensor) -> Tensor:
+        factors = [(z - z.mean(0)).mT / (len(z) - 1) ** 0.5 for z in (x[y == 0], x[y == 1], target)]
+        means = [x[y == 0].mean(0), x[y == 1].mean(0)]
+        traces = [factor.square().sum() for factor in factors]
+        cross_terms = [torch.linalg.svdvals(factor.mT @ factors[2]).sum() for factor in factors[:2]]
+        return torch.stack([(means[k] - target.mean(0)).square().sum() + traces[k] + traces[2] - 2 * cross_terms[k] for k in range(2)])
+
+    torch.testing.assert_close(source.label_distances(target)[0], expected(target), rtol=1e-9, atol=1e-12)
+    # Along the widest features, where finite differences are not all rounding.
+    leaf, direction, step = target.clone().requires_grad_(), normal(9, 20, seed=2) * spread, 1e-4
+    (gradient,) = torch.autograd.grad(source.label_distances(leaf).sum(), leaf)
+    ahead, behind = (expected(target + sign * step * direction).sum().item() for sign in (1, -1))
+    assert (gradient * direction).sum().item() == pytest.approx((ahead - behind) / (2 * step), rel=1e-5)
 
 
 def test_exact_label_distance_agrees_with_pots_sinkhorn_divergence() -> None:
