@@ -148,7 +148,7 @@ def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         # The optimal potential is smooth in epsilon: start each level on the secant through the last two.
         start = potential + drift * (level - higher)
         if level in (levels[0], epsilon) or level <= _COARSE_SHARE * spread:
-            origin, reduced = start, _reduced_cost(cost, start, level)
+            origin, reduced = start, _reduced_cost(cost, start)
         found = (
             origin
             + _newton(reduced, (start - origin).float(), level, _FINE_TOLERANCE if level == epsilon else _ANNEALING_TOLERANCE).potential
@@ -160,10 +160,10 @@ def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     return point.value, point.conditional.div_(len(cost))
 
 
-def _reduced_cost(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
-    """(n, m) float32 costs less the potentials of both sides: they are near zero, and hardly rounded, where the plan has its mass."""
-    row_potential, _ = _soft_minimum(cost, potential, epsilon)
-    return (cost - potential).sub_(row_potential.unsqueeze(1)).float()
+def _reduced_cost(cost: Tensor, potential: Tensor) -> Tensor:
+    """(n, m) float32 costs less the columns' potentials and each row's least: near zero, and hardly rounded, where the plan has its mass."""
+    reduced = cost - potential
+    return reduced.sub_(reduced.amin(1, keepdim=True)).float()
 
 
 def _newton(cost: Tensor, potential: Tensor, epsilon: float, tolerance: float) -> _DualPoint:
