@@ -161,7 +161,7 @@ def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 
 
 def _reduced_cost(cost: Tensor, potential: Tensor) -> Tensor:
-    """(n, m) float32 costs less the columns' potentials and each row's least: near zero, and hardly rounded, where the plan has its mass."""
+    """(n, m) float32 costs less the columns' potentials and each row's least: near 0 and hardly rounded where the plan has its mass."""
     reduced = cost - potential
     return reduced.sub_(reduced.amin(1, keepdim=True)).float()
 
