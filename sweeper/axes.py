@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -49,6 +50,22 @@ class Axis:
         if value == RECIPE:
             return {path: other for path, other in knobs.items() if path not in self.knobs}
         return {**knobs, **flatten({self.path: value})}
+
+
+_DECIDED_BY = {"body.modality": "body.name", "task.dims": "task"}
+"""Of what a condition may ask for beside knobs, the knob that decides it."""
+
+
+def in_order(axes: Sequence[Axis]) -> list[Axis]:
+    """Axes without a condition first, then each of the others behind those that it asks for.
+
+    Raises:
+        graphlib.CycleError: If conditions go round in a circle; its second argument has the paths of the circle.
+    """
+    setter = {knob: axis.path for axis in axes for knob in axis.knobs}
+    asked = {axis.path: sorted({setter.get(_DECIDED_BY.get(path, path), axis.path) for path in axis.when} - {axis.path}) for axis in axes}
+    order = list(TopologicalSorter(asked).static_order())
+    return sorted(axes, key=lambda axis: order.index(axis.path) if axis.when else -1)
 
 
 def holds(condition: Mapping[str, Any], config: TrialConfig) -> bool:
@@ -142,6 +159,11 @@ def read_axes(data: Any, faults: list[Fault]) -> list[Axis]:
     tuned = {knob for axis in axes if axis.kind != "grid" for knob in axis.knobs}
     for axis in axes:
         faults += [fault.at(f"space.{axis.path}.when") for fault in tuned_faults(axis.when, tuned)]
+    try:
+        in_order(axes)
+    except CycleError as error:
+        circle = error.args[1]
+        faults.append(Fault(f"space.{circle[0]}.when", "must not go round in a circle", " asks for ".join(reversed(circle))))
     return axes
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orca_core.config import TrialConfig, faults_of, flatten, resolve_config
 from orca_core.errors import ConfigError, Fault, nearest
-from sweeper.axes import Axis, holds, read_axes, read_condition, read_knobs, tuned_faults
+from sweeper.axes import Axis, holds, in_order, read_axes, read_condition, read_knobs, tuned_faults
 from sweeper.yaml_reader import read_mapping
 
 METRICS = ("valid_error", "valid_loss", "train_loss", "test_error")
@@ -199,8 +199,7 @@ class SearchSpace:
         return arms
 
     def _combinations(self, base: dict[str, Any], faults: _Faults) -> Iterator[dict[str, Any]]:
-        grids = [axis for axis in self.axes if axis.kind == "grid"]
-        # A condition may be on any other axis, so axes without one come first.
+        grids = in_order([axis for axis in self.axes if axis.kind == "grid"])
         free, conditional = [axis for axis in grids if not axis.when], [axis for axis in grids if axis.when]
         if self.design == "one-factor-at-a-time":
             tasks = [axis for axis in free if axis.path == "task"]

@@ -136,6 +136,10 @@ FAULTS = {
         "search: random\nspace: {align.epochs: {choice: [0, 1]}, proxy: {grid: [noise], when: {align.epochs: 1}}}",
         "space.proxy.when.align.epochs: must not ask for a knob that is tuned, but got 1.",
     ),
+    "conditions in a circle": (
+        "space: {proxy: {grid: [noise], when: {align.epochs: 1}}, align.epochs: {grid: [1], when: {proxy: noise}}}",
+        "space.proxy.when: must not go round in a circle, but got 'proxy asks for align.epochs asks for proxy'.",
+    ),
     "rule without then": ("require: [{if: {freezing: full}}]", "require.0.then: must be given."),
     "rules that leave nothing": (
         "require: [{if: {freezing: full}, then: {freezing: layernorm}}]",
@@ -244,6 +248,23 @@ def test_one_factor_at_a_time_takes_the_baseline_and_each_level_by_itself_for_ev
 def test_the_level_recipe_leaves_the_knob_to_the_recipe_whatever_base_says(load, text):
     space = load(text if "base" in text else f"base: {{task: digits, align.epochs: 1, proxy: fractals}}\n{text}")
     assert ("mini-swin", "photos") in combinations(space, "body.name", "proxy")
+
+
+@pytest.mark.parametrize("order", [("align.objective", "align.epochs"), ("align.epochs", "align.objective")])
+def test_a_condition_may_ask_for_a_knob_with_a_condition_in_either_order(load, order):
+    entries = {
+        "align.objective": "{grid: [mmd, l2], when: {align.epochs: 2}}",
+        "align.epochs": "{grid: [0, 2], when: {task: digits}}",
+    }
+    space = load(f"""
+    base: {{align.epochs: 0}}
+    space:
+      {order[0]}: {entries[order[0]]}
+      {order[1]}: {entries[order[1]]}
+      task: {{grid: [digits, openml/187]}}
+    """)
+    found = combinations(space, "task", "align.epochs", "align.objective")
+    assert set(found) == {("digits", 2, "mmd"), ("digits", 2, "l2"), ("digits", 0, None), ("openml/187", 0, None)}
 
 
 @pytest.mark.parametrize(
