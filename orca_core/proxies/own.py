@@ -165,7 +165,7 @@ def of_features(place: Path, x: np.ndarray, y: np.ndarray) -> ProxyData:
 
 
 def _npz_width(place: Path) -> int:
-    form = ExpectedFile(str(place), "npz", FEATURES, "and x: (n, d) or (n, tokens, d) float")
+    form = ExpectedFile(str(place.absolute()), "npz", FEATURES, "and x: (n, d) or (n, tokens, d) float")
     refuse(form.faults())
     headers = read_headers(place, "npz") or {}
     shape = headers["x"].shape if "x" in headers else ()

@@ -204,6 +204,13 @@ def test_features_are_taken_as_they_are_by_a_body_of_their_width(tmp_path):
         resolve_config({"task": "digits", "body": "mini-swin", "proxy": f"npz:{tmp_path / 'f.npz'}"})
 
 
+def test_a_path_of_features_starts_from_the_working_folder_as_other_paths_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    np.savez("f.npz", x=np.eye(6, 64, dtype="float32"), y=np.arange(6) % 2)
+    assert find_proxy("npz:f.npz").load().labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
 def test_the_reference_features_need_a_body_of_their_width(root):
     np.save(root / "text_xs.npy", np.ones((6, 3, 64), "float32") * np.arange(6)[:, None, None])
     np.save(root / "text_ys.npy", np.array([0, 1, 2, 0, 1, 2]))
