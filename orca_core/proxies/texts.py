@@ -98,7 +98,7 @@ def read_csv(place: Path) -> ProxyData:
     for column in (text, label):
         if column.missing.any():
             refuse([Fault(column.name, "must have no missing entry", int(column.missing.sum())).text(str(place))])
-    names = [str(value) if label.is_text else f"{value:g}" for value in label.values.tolist()]
+    names = [str(value) if label.is_text else f"{value:.15g}" for value in label.values.tolist()]
     return labelled([str(value) for value in text.values.tolist()], names)
 
 

@@ -178,6 +178,6 @@ def _values(place: Path, number: int, entries: list[str]) -> np.ndarray:
 def _label(text: str) -> str:
     """A label as text; numbers in one spelling, whole ones without a point."""
     try:
-        return f"{float(text):g}"
+        return f"{float(text):.15g}"
     except ValueError:
         return text.strip()

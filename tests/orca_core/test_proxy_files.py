@@ -190,6 +190,12 @@ def test_texts_of_every_format_are_the_same(tmp_path):
     assert len(find_proxy(f"text:{tmp_path / 't.conll'}").load()) == 9
 
 
+def test_long_numbers_are_labels_of_their_own(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\na,1234567\nb,1234568\nc,1234567.0\n")
+    proxy = find_proxy(f"text:{tmp_path / 't.csv'}").load()
+    assert (proxy.labels.tolist(), proxy.label_names) == ([0, 1, 0], ("1234567", "1234568"))
+
+
 # Features
 
 

@@ -121,6 +121,15 @@ def test_a_broken_ts_file_is_told(root, change, message):
         find_task("ucr/Two").load(0)
 
 
+def test_long_numbers_are_labels_of_their_own(root):
+    write_tsv(root)
+    place = root / "ucr/Waves/Waves_TRAIN.tsv"
+    place.write_text("".join(f"{1234567 + i % 3}\t{i}\t2\t5\n" for i in range(30)))
+    (root / "ucr/Waves/Waves_TEST.tsv").write_text("1234568.0\t1\t2\t7\n")
+    data = find_task("ucr/Waves").load(0)
+    assert (data.num_classes, data.test.y.tolist()) == (3, [1])
+
+
 def test_missing_files_and_names_that_are_none(root):
     assert resolve_config({"task": "ucr/Crop"}).task == "ucr/Crop"
     with pytest.raises(DataError, match=r"ucr/Crop/Crop_TRAIN\.tsv: must be an existing file.*It may also be ucr/Crop/Crop_TRAIN\.ts"):
