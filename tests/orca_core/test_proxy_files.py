@@ -196,6 +196,18 @@ def test_long_numbers_are_labels_of_their_own(tmp_path):
     assert (proxy.labels.tolist(), proxy.label_names) == ([0, 1, 0], ("1234567", "1234568"))
 
 
+def test_json_lines_may_begin_with_a_byte_order_mark_and_hold_any_separator(tmp_path):
+    rows = [{"text": "one\u2028line", "label": "a"}, {"text": "two\x85lines", "label": "b"}]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "t.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert find_proxy(f"text:{tmp_path / 't.jsonl'}").load().inputs == [row["text"] for row in rows]
+
+
+def test_words_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "t.conll").write_bytes(b"\xef\xbb\xbf" + NEWS.partition("\n\n")[2].replace("\n", "\r\n").encode())
+    assert find_proxy(f"text:{tmp_path / 't.conll'}").load().inputs[0] == "EU rejects German call"
+
+
 # Features
 
 
@@ -343,6 +355,8 @@ def test_a_broken_file_is_told(root, case):
         ("t.csv", "label\nb\n", "must have a column of texts and one of labels"),
         ("t.jsonl", '{"text": "a"}\n', r"line 1: must be a mapping with text and label \(KeyError: 'label'\)"),
         ("t.jsonl", "x\n", "line 1: must be a mapping with text and label"),
+        ("t.jsonl", '{"text": null, "label": 1}\n', r"line 1: must be a mapping with text and label \(ValueError: null\)"),
+        ("t.jsonl", '{"text": "a"}\n\n["a", "b"]\n', "line 1: .*\n.*line 3: must be a mapping with text and label"),
     ],
 )
 def test_texts_that_do_not_serve_are_told(tmp_path, name, text, message):
