@@ -12,8 +12,8 @@ import torch
 from published import WRITERS, darcy
 from scipy.io import loadmat, wavfile
 
-from orca_core.errors import DataError
 from orca_core.config import resolve_config
+from orca_core.errors import DataError
 from orca_core.proxies import PROXIES
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.tasks import TASKS, TaskData, find_task
