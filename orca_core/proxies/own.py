@@ -79,7 +79,7 @@ def images_proxy(argument: str) -> ProxySpec:
         DataError: If there are none of two classes.
         ConfigError: If the size is none.
     """
-    path, size = sized("images:", argument)
+    path, size = sized("images:", argument, "proxy")
     folder = Path(path).expanduser()
     rows = _pictures(folder)
     layout = hashlib.sha256("\n".join(f"{name}/{place.name}" for name, place in rows).encode()).hexdigest()[:16]

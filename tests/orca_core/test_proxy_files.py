@@ -208,6 +208,29 @@ def test_words_may_begin_with_a_byte_order_mark(tmp_path):
     assert find_proxy(f"text:{tmp_path / 't.conll'}").load().inputs[0] == "EU rejects German call"
 
 
+def test_all_broken_pictures_of_a_folder_are_told_but_not_endlessly(tmp_path):
+    for number in range(30):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "ab"[number % 2] / f"{number:02}.png")
+    spoilt = [tmp_path / "a/02.png", tmp_path / "b/17.png"]
+    for place in spoilt:
+        place.write_bytes(b"x")
+    for find, name in ((find_proxy, "images:"), (find_task, "images:")):
+        with pytest.raises(DataError) as error:
+            find(f"{name}{tmp_path}?size=8").load()
+        assert [line.partition(": must be a picture")[0] for line in str(error.value).splitlines()] == [str(place) for place in spoilt]
+    for place in tmp_path.glob("a/*.png"):
+        place.write_bytes(b"x")
+    with pytest.raises(DataError) as error:
+        find_proxy(f"images:{tmp_path}?size=8").load()
+    assert len(str(error.value).splitlines()) == 10
+
+
+def test_a_size_that_is_none_is_a_fault_of_the_proxy():
+    with pytest.raises(ConfigError, match=r"^proxy: must end in \?size=N"):
+        find_proxy("images:mine?size=x")
+
+
 # Features
 
 
