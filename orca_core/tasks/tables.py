@@ -110,7 +110,8 @@ def design(place: Path, columns: Sequence[Column], known: np.ndarray) -> Design:
     import numpy as np
 
     if not columns:
-        refuse([Fault("", "must have a column beside the target", Fault.ABSENT, "Entries of a .csv are separated by commas.").text(str(place))])
+        rule, remedy = "must have a column beside the target", "Entries of a .csv are separated by commas."
+        refuse([Fault("", rule, Fault.ABSENT, remedy).text(str(place))])
     whole = [column for column in columns if not column.missing[known].any()]
     if not whole:
         refuse([Fault("", "must have an input column without missing entries", [column.name for column in columns]).text(str(place))])
