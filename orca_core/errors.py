@@ -39,7 +39,9 @@ class Fault:
         """`<file>: <path>: <rule>, but got <value>. <remedy>` with what is empty left out."""
         where = "".join(f"{part}: " for part in (file, self.path) if part)
         found = "" if self.value is Fault.ABSENT else f", but got {_short(self.value)}"
-        return f"{where}{self.rule.rstrip('.')}{found}.{' ' + self.remedy if self.remedy else ''}"
+        rule = self.rule.rstrip(".")
+        stop = "" if rule.endswith("?") and not found else "."  # a line of a DataError, its remedy included, may be the rule
+        return f"{where}{rule}{found}{stop}{' ' + self.remedy if self.remedy else ''}"
 
     def at(self, prefix: str) -> Fault:
         """The same fault, with `prefix` put before its path."""

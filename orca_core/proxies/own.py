@@ -79,7 +79,7 @@ def images_proxy(argument: str) -> ProxySpec:
         DataError: If there are none of two classes.
         ConfigError: If the size is none.
     """
-    path, size = sized("images:", argument)
+    path, size = sized("images:", argument, "proxy")
     folder = Path(path).expanduser()
     rows = _pictures(folder)
     layout = hashlib.sha256("\n".join(f"{name}/{place.name}" for name, place in rows).encode()).hexdigest()[:16]
@@ -165,7 +165,7 @@ def of_features(place: Path, x: np.ndarray, y: np.ndarray) -> ProxyData:
 
 
 def _npz_width(place: Path) -> int:
-    form = ExpectedFile(str(place), "npz", FEATURES, "and x: (n, d) or (n, tokens, d) float")
+    form = ExpectedFile(str(place.absolute()), "npz", FEATURES, "and x: (n, d) or (n, tokens, d) float")
     refuse(form.faults())
     headers = read_headers(place, "npz") or {}
     shape = headers["x"].shape if "x" in headers else ()

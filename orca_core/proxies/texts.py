@@ -11,6 +11,9 @@ from orca_core.errors import DataError, Fault
 from orca_core.proxies.spec import ProxyData
 from orca_core.tasks.files import refuse
 
+MOST_TOLD = 10
+"""So many wrong lines of a file are told."""
+
 Sentence = list[tuple[str, str]]
 """Words with their tags."""
 
@@ -24,7 +27,7 @@ def read_conll(place: Path) -> list[Sentence]:
         DataError: If a line has no tag, or there is no sentence.
     """
     sentences: list[Sentence] = [[]]
-    for number, line in enumerate(place.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(place.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         columns = line.split()
         if not columns or columns[0] == "-DOCSTART-":
             sentences.append([])
@@ -98,23 +101,28 @@ def read_csv(place: Path) -> ProxyData:
     for column in (text, label):
         if column.missing.any():
             refuse([Fault(column.name, "must have no missing entry", int(column.missing.sum())).text(str(place))])
-    names = [str(value) if label.is_text else f"{value:g}" for value in label.values.tolist()]
+    names = [str(value) if label.is_text else f"{value:.15g}" for value in label.values.tolist()]
     return labelled([str(value) for value in text.values.tolist()], names)
 
 
 def read_jsonl(place: Path) -> ProxyData:
-    """JSON lines, each a mapping with `text` and `label`."""
-    texts, names = [], []
-    for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), start=1):
+    """JSON lines, each a mapping with `text` and `label`, neither of them null."""
+    texts, names, wrong = [], [], []
+    # Not splitlines(): a text may hold other line separators of Unicode as they are.
+    for number, line in enumerate(place.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            texts.append(str(row["text"]))
-            names.append(str(row["label"]))
+            text, name = row["text"], row["label"]
+            if text is None or name is None:
+                raise ValueError("null")
+            texts.append(str(text))
+            names.append(str(name))
         except (ValueError, KeyError, TypeError) as error:
             rule = f"must be a mapping with text and label ({type(error).__name__}: {error})"
-            refuse([Fault(f"line {number}", rule, line).text(str(place))])
+            wrong.append(Fault(f"line {number}", rule, line).text(str(place)))
+    refuse(wrong[:MOST_TOLD])
     if not texts:
         raise DataError(f"{place}: must have texts, but has none.")
     return labelled(texts, names)

@@ -8,6 +8,7 @@ when it is decoded, see `orca_core.tasks.decoded`.
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -161,7 +162,8 @@ def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
             return _hdf5_headers(path, grouped=form == "hdf5 groups")
         case "npy of objects":
             with path.open("rb") as stream:
-                read_npy_header(stream)
+                if read_npy_header(stream)[2].hasobject:
+                    _refuse_cut_pickle(path)
         case "gzipped pickle":
             with path.open("rb") as stream:
                 if stream.read(2) != b"\x1f\x8b":
@@ -169,7 +171,22 @@ def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
         case "pickle" | "csv" | "json" | "list" | "table":
             if path.stat().st_size == 0:
                 raise ValueError("it is empty")
+            if form == "pickle":
+                _refuse_cut_pickle(path)
     return None
+
+
+def _refuse_cut_pickle(path: Path) -> None:
+    """That a pickle ends as all do, unless it is gzipped.
+
+    Raises:
+        ValueError: If not.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(2)
+        stream.seek(-1, os.SEEK_END)
+        if start != b"\x1f\x8b" and stream.read(1) != b".":
+            raise ValueError("it is truncated: it does not end as a pickle does")
 
 
 def _npy_header(path: Path) -> Header:
@@ -206,11 +223,29 @@ def _mat_headers(path: Path) -> dict[str, Header]:
             return {key: Header(item.shape[::-1], item.dtype) for key, item in file.items() if isinstance(item, h5py.Dataset)}
     from scipy.io import whosmat
 
+    _refuse_cut_mat(path)
     headers = {}
     for key, shape, kind in whosmat(path):
         name = _MAT_KINDS.get(kind, kind)
         headers[key] = Header(tuple(shape), np.dtype(name if name.strip("u").startswith(("int", "f", "b")) else "O"))
     return headers
+
+
+def _refuse_cut_mat(path: Path) -> None:
+    """That a v5 file has the bytes that the tags of its arrays tell; the reader of headers skips what is not there.
+
+    Raises:
+        ValueError: If not.
+    """
+    at, size = 128, path.stat().st_size
+    with path.open("rb") as stream:
+        order = {b"IM": "<", b"MI": ">"}.get(stream.read(at)[126:])
+        while order and at < size:
+            stream.seek(at)
+            tag = stream.read(8)
+            at += 8 + (struct.unpack(f"{order}2I", tag)[1] if len(tag) == 8 else 0)
+    if order and at > size:
+        raise ValueError(f"it is truncated: {size} of {at} bytes at least")
 
 
 def _hdf5_headers(path: Path, grouped: bool) -> dict[str, Header]:

@@ -95,6 +95,9 @@ def _decode(out: Decoding, place: Path) -> None:
     else:
         inputs, target = split_target(read_table(place), ("class",))
         known = ~target.missing
+        if not target.is_text and (fractions := target.values[known][target.values[known] % 1 != 0]).size:
+            remedy = f"Name the column of classes `class`, or take a regression as csv:{place}."
+            refuse([Fault(target.name, "must hold classes, texts or whole numbers", fractions[:3].tolist(), remedy).text(str(place))])
         x, numeric = design(place, inputs, known)
         y, names = class_ids(place, target.name, target.values[known])
         out.facts["dev"] = None

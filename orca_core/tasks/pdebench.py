@@ -136,6 +136,8 @@ def _sizes(place: Path, file: h5py.File, equation: Equation) -> tuple[int, int, 
     """Samples, times of each, and the shape of a state as it is stored."""
     if equation.grouped:
         names = _samples(file)
+        if bare := sorted(set(filter(str.isdigit, file)) - set(names)):
+            refuse([Fault("data", "must be in the group of every sample", f"none in {bare[:5]}", "Is it cut?").text(str(place))])
         number, (times, *frame) = len(names), file[names[0]]["data"].shape
     else:
         number, times, *frame = file[equation.fields[0]].shape
@@ -145,7 +147,9 @@ def _sizes(place: Path, file: h5py.File, equation: Equation) -> tuple[int, int, 
 
 
 def _samples(file: h5py.File) -> list[str]:
-    return sorted(name for name in file if "data" in file[name])
+    import h5py
+
+    return sorted(name for name in file if file.get(name, getclass=True) is h5py.Group and "data" in file[name])
 
 
 def _frames(

@@ -31,6 +31,9 @@ SIZE = 64
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
+MOST_TOLD = 10
+"""So many broken pictures are told."""
+
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's colours."""
 
@@ -110,14 +113,24 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
 
 
 def write_pictures(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size: int) -> None:
-    """Decode the pictures of some parts, each with the id of its class."""
+    """Decode the pictures of some parts, each with the id of its class.
+
+    Raises:
+        DataError: With the pictures that cannot be read, the first `MOST_TOLD` of them.
+    """
     import numpy as np
 
+    wrong: list[str] = []
     for part, rows in parts.items():
         x = out.empty(f"{part or 'all'}_x", (len(rows), 3, size, size), "uint8")
         for number, (place, _) in enumerate(rows):
-            x[number] = picture(place, size)
+            try:
+                x[number] = picture(place, size)
+            except DataError as error:
+                wrong.append(str(error))
+                refuse(wrong if len(wrong) == MOST_TOLD else ())
         out.save(f"{part or 'all'}_y", np.array([label for _, label in rows]), "int64")
+    refuse(wrong)
 
 
 def picture(place: Path, size: int) -> np.ndarray:
@@ -137,14 +150,18 @@ def picture(place: Path, size: int) -> np.ndarray:
         raise DataError(f"{place}: must be a picture, but cannot be read as one ({error}).") from None
 
 
-def sized(prefix: str, argument: str) -> tuple[str, int]:
-    """What stands before `?size=N`, and N."""
+def sized(prefix: str, argument: str, knob: str = "task") -> tuple[str, int]:
+    """What stands before `?size=N`, and N.
+
+    Raises:
+        ConfigError: If N is no whole number from 8 to 1024; the fault is of the knob.
+    """
     path, mark, option = argument.partition("?")
     if not mark:
         return path, SIZE
     key, _, value = option.partition("=")
     if key != "size" or not value.isdigit() or not 8 <= int(value) <= 1024:
-        raise ConfigError([Fault("task", "must end in ?size=N with N from 8 to 1024", f"{prefix}{argument}")])
+        raise ConfigError([Fault(knob, "must end in ?size=N with N from 8 to 1024", f"{prefix}{argument}")])
     return path, int(value)
 
 

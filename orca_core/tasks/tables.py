@@ -109,6 +109,9 @@ def design(place: Path, columns: Sequence[Column], known: np.ndarray) -> Design:
     """
     import numpy as np
 
+    if not columns:
+        rule, remedy = "must have a column beside the target", "Entries of a .csv are separated by commas."
+        refuse([Fault("", rule, Fault.ABSENT, remedy).text(str(place))])
     whole = [column for column in columns if not column.missing[known].any()]
     if not whole:
         refuse([Fault("", "must have an input column without missing entries", [column.name for column in columns]).text(str(place))])
@@ -234,6 +237,8 @@ def _read_parquet(place: Path) -> list[Column]:
     columns = []
     table = pq.read_table(place)
     for name in table.column_names:
+        if re.fullmatch(r"__index_level_\d+__", name):
+            continue  # row labels of pandas, which it puts behind the last column
         array = table[name].combine_chunks()
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()

@@ -127,7 +127,7 @@ def read_series(place: Path) -> list[Series]:
     Raises:
         DataError: With the line that is not as expected.
     """
-    lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = place.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     held = _read_ts(place, lines) if place.suffix == ".ts" else [_of_tsv(place, number, line) for number, line in _numbered(lines)]
     if not held:
         raise DataError(f"{place}: must have series, but has none.")
@@ -140,6 +140,8 @@ def _numbered(lines: list[str], start: int = 1) -> list[tuple[int, str]]:
 
 def _of_tsv(place: Path, number: int, line: str) -> Series:
     label, *entries = line.rstrip("\n").split("\t")
+    if not entries:
+        raise DataError(f"{place}: line {number}: must be a label and values, separated by tabs.")
     return Series([_values(place, number, entries)], _label(label))
 
 
@@ -178,6 +180,6 @@ def _values(place: Path, number: int, entries: list[str]) -> np.ndarray:
 def _label(text: str) -> str:
     """A label as text; numbers in one spelling, whole ones without a point."""
     try:
-        return f"{float(text):g}"
+        return f"{float(text):.15g}"
     except ValueError:
         return text.strip()

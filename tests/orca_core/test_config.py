@@ -209,6 +209,11 @@ def test_faults_survive_the_way_between_processes():
     assert str(pickle.loads(pickle.dumps(error))) == str(error) == "x.yaml: seed: must be at least 0, but got -1."
 
 
+def test_a_rule_that_ends_in_a_question_gets_no_second_mark():
+    inner = Fault("data", "must be (n,)", (3, 4), "Is it another version?").text("a.npy")
+    assert Fault("task", inner, Fault.ABSENT).text() == "task: a.npy: data: must be (n,), but got (3, 4). Is it another version?"
+
+
 # Dotted paths
 
 

@@ -190,6 +190,47 @@ def test_texts_of_every_format_are_the_same(tmp_path):
     assert len(find_proxy(f"text:{tmp_path / 't.conll'}").load()) == 9
 
 
+def test_long_numbers_are_labels_of_their_own(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\na,1234567\nb,1234568\nc,1234567.0\n")
+    proxy = find_proxy(f"text:{tmp_path / 't.csv'}").load()
+    assert (proxy.labels.tolist(), proxy.label_names) == ([0, 1, 0], ("1234567", "1234568"))
+
+
+def test_json_lines_may_begin_with_a_byte_order_mark_and_hold_any_separator(tmp_path):
+    rows = [{"text": "one\u2028line", "label": "a"}, {"text": "two\x85lines", "label": "b"}]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "t.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert find_proxy(f"text:{tmp_path / 't.jsonl'}").load().inputs == [row["text"] for row in rows]
+
+
+def test_words_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "t.conll").write_bytes(b"\xef\xbb\xbf" + NEWS.partition("\n\n")[2].replace("\n", "\r\n").encode())
+    assert find_proxy(f"text:{tmp_path / 't.conll'}").load().inputs[0] == "EU rejects German call"
+
+
+def test_all_broken_pictures_of_a_folder_are_told_but_not_endlessly(tmp_path):
+    for number in range(30):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "ab"[number % 2] / f"{number:02}.png")
+    spoilt = [tmp_path / "a/02.png", tmp_path / "b/17.png"]
+    for place in spoilt:
+        place.write_bytes(b"x")
+    for find, name in ((find_proxy, "images:"), (find_task, "images:")):
+        with pytest.raises(DataError) as error:
+            find(f"{name}{tmp_path}?size=8").load()
+        assert [line.partition(": must be a picture")[0] for line in str(error.value).splitlines()] == [str(place) for place in spoilt]
+    for place in tmp_path.glob("a/*.png"):
+        place.write_bytes(b"x")
+    with pytest.raises(DataError) as error:
+        find_proxy(f"images:{tmp_path}?size=8").load()
+    assert len(str(error.value).splitlines()) == 10
+
+
+def test_a_size_that_is_none_is_a_fault_of_the_proxy():
+    with pytest.raises(ConfigError, match=r"^proxy: must end in \?size=N"):
+        find_proxy("images:mine?size=x")
+
+
 # Features
 
 
@@ -202,6 +243,13 @@ def test_features_are_taken_as_they_are_by_a_body_of_their_width(tmp_path):
     assert labels.tolist() == [i % 3 for i in range(30)]
     with pytest.raises(ConfigError, match=r"must be as wide as the tokens of mini-swin, 32, but got .*It holds features of width 64"):
         resolve_config({"task": "digits", "body": "mini-swin", "proxy": f"npz:{tmp_path / 'f.npz'}"})
+
+
+def test_a_path_of_features_starts_from_the_working_folder_as_other_paths_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    np.savez("f.npz", x=np.eye(6, 64, dtype="float32"), y=np.arange(6) % 2)
+    assert find_proxy("npz:f.npz").load().labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_the_reference_features_need_a_body_of_their_width(root):
@@ -330,6 +378,8 @@ def test_a_broken_file_is_told(root, case):
         ("t.csv", "label\nb\n", "must have a column of texts and one of labels"),
         ("t.jsonl", '{"text": "a"}\n', r"line 1: must be a mapping with text and label \(KeyError: 'label'\)"),
         ("t.jsonl", "x\n", "line 1: must be a mapping with text and label"),
+        ("t.jsonl", '{"text": null, "label": 1}\n', r"line 1: must be a mapping with text and label \(ValueError: null\)"),
+        ("t.jsonl", '{"text": "a"}\n\n["a", "b"]\n', "line 1: .*\n.*line 3: must be a mapping with text and label"),
     ],
 )
 def test_texts_that_do_not_serve_are_told(tmp_path, name, text, message):

@@ -58,11 +58,14 @@ def _wavs_in(table: Path) -> list[Path]:
 
 def _rows(table: Path) -> list[tuple[Path, list[str], str]]:
     """Wav, labels and clip of each row of a table. A path's first four characters stand for the data root."""
-    with table.open(newline="", encoding="utf-8") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if missing := {"files", "labels", "ext"} - set(reader.fieldnames or ()):
             refuse([Fault(", ".join(sorted(missing)), "must be a column", reader.fieldnames).text(str(table))])
-        found = [(str(row["files"]), str(row["labels"]).split(","), str(row["ext"])) for row in reader]
+        rows = list(reader)
+    if cut := [number for number, row in enumerate(rows, start=1) if None in row or None in row.values()]:
+        refuse([Fault(f"row {cut[0]}", "must have an entry for each column", rows[cut[0] - 1], "Is the file cut?").text(str(table))])
+    found = [(row["files"], row["labels"].split(","), row["ext"]) for row in rows]
     if not found:
         refuse([Fault("", "must have rows", Fault.ABSENT).text(str(table))])
     return [(data_root() / name[4:].lstrip("/"), names, clip) for name, names, clip in found]
@@ -203,6 +206,7 @@ def _label_numbers(place: Path) -> dict[str, int]:
         numbers = json.loads(place.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{place}: must be JSON, but cannot be read ({error}). Get it again.") from None
-    if not isinstance(numbers, dict) or sorted(numbers.values()) != list(range(len(numbers))) or not numbers:
-        refuse([Fault("", "must map labels to the numbers 0, 1, ...", numbers).text(str(place))])
+    expected = set(range(len(numbers))) if isinstance(numbers, dict) else set()
+    if not expected or {number for number in numbers.values() if type(number) is int} != expected:
+        refuse([Fault("", "must map labels to the numbers 0, 1 and so on", numbers).text(str(place))])
     return {str(name): int(number) for name, number in numbers.items()}

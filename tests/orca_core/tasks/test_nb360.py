@@ -13,6 +13,7 @@ from published import WRITERS, darcy
 from scipy.io import loadmat, wavfile
 
 from orca_core.config import resolve_config
+from orca_core.errors import DataError
 from orca_core.proxies import PROXIES
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.tasks import TASKS, TaskData, find_task
@@ -362,10 +363,20 @@ def test_masks_and_background_are_drawn_by_the_generator_alone():
     assert bands.max() <= 6
 
 
-def test_a_label_map_must_number_labels_from_zero(data, tmp_path):
-    (tmp_path / "map.json").write_text(json.dumps({"a": 0, "b": 2}))
-    with pytest.raises(Exception, match=r"map\.json: must map labels to the numbers 0, 1"):
+@pytest.mark.parametrize("numbers", [{"a": 0, "b": 2}, {"a": 0, "b": "1"}, {"a": 0, "b": None}, {"a": [0]}, {}, [0]])
+def test_a_label_map_must_number_labels_from_zero(tmp_path, numbers):
+    (tmp_path / "map.json").write_text(json.dumps(numbers))
+    with pytest.raises(DataError, match=r"map\.json: must map labels to the numbers 0, 1 and so on, but got"):
         fsd50k._label_numbers(tmp_path / "map.json")
+
+
+def test_a_cut_row_of_a_table_of_sounds_is_told_and_a_byte_order_mark_is_none_of_its_columns(tmp_path):
+    table = tmp_path / "tr.csv"
+    table.write_bytes(b'\xef\xbb\xbffiles,labels,ext\r\ndata/a.wav,"Bark,Rain",7\r\n')
+    assert [(names, clip) for _, names, clip in fsd50k._rows(table)] == [(["Bark", "Rain"], "7")]
+    table.write_text('files,labels,ext\ndata/a.wav,Bark,7\ndata/b.wav,"Bark,Ra')
+    with pytest.raises(DataError, match=r"tr\.csv: row 2: must have an entry for each column, but got .*Is the file cut\?"):
+        fsd50k._rows(table)
 
 
 def test_every_published_task_has_a_writer_here():

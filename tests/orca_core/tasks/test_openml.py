@@ -56,6 +56,11 @@ def test_parquet_has_types(tmp_path):
     assert (c.is_text, d.whole) == (True, True)
 
 
+def test_row_labels_of_pandas_are_no_column(tmp_path):
+    pq.write_table(pa.table({"a": [1, 2], "class": ["x", "y"], "__index_level_0__": [7, 9]}), tmp_path / "t.parquet")
+    assert [column.name for column in read_table(tmp_path / "t.parquet")] == ["a", "class"]
+
+
 def test_the_target_is_named_or_last(tmp_path):
     columns = read_table(write(tmp_path, "t.csv", "Class,b\n1,2\n3,4\n"))
     assert split_target(columns, ("class",))[1].name == "Class"
@@ -143,6 +148,8 @@ def test_a_table_may_lie_in_a_folder_of_its_own(root, place):
         ("a,class\n" + "1,x\n2,y\n" * 3, r"class: must have 10 rows at least, but got 6"),
         ("a,class\n" + "inf,x\n2,y\n" * 8, r"a: must have finite numbers"),
         ("a,class\n" + "?,x\n2,y\n" * 8, r"must have an input column without missing entries, but got \['a'\]"),
+        ("a;class\n" + "1;2\n2;3\n" * 8, r"must have a column beside the target\. Entries of a \.csv are separated by commas"),
+        ("a,b\n" + "1,0.5\n2,1\n" * 8, r"b: must hold classes, texts or whole numbers, but got \[0\.5, 0\.5, 0\.5\]\. .*csv:"),
     ],
 )
 def test_a_table_that_does_not_serve_is_told(root, text, message):

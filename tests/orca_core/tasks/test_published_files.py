@@ -26,6 +26,7 @@ from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from orca_core.tasks import spec as spec_module
 from orca_core.tasks.decoded import decoded
+from orca_core.tasks.files import read_headers
 from orca_core.tasks.nb360 import NB360_TASKS
 from orca_core.tasks.spec import content_digest
 
@@ -313,6 +314,35 @@ def test_what_headers_tell_is_told_without_reading_values(root, case):
     break_it(root)
     with pytest.raises(DataError):
         find_task(f"nb360/{task}").check_files()
+
+
+CUT = {
+    "nb360/cifar100": "cifar-100-python/test",
+    "nb360/ecg": "challenge2017.pkl",
+    "nb360/satellite": "satellite_test.npy",
+    "nb360/cosmic": "cosmic/train_dirs.npy",
+    "nb360/darcy": "piececonst_r421_N1024_smooth2.mat",
+}
+
+
+@pytest.mark.parametrize("task", CUT)
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_a_cut_file_is_told_without_reading_it_where_its_end_tells(root, task, share):
+    WRITERS[task](root)
+    find_task(task).check_files()
+    place = root / CUT[task]
+    place.write_bytes(place.read_bytes()[: int(share * place.stat().st_size)])
+    with pytest.raises(DataError, match=rf"^{place}: must be a whole .* file, but cannot be read as one \(it is truncated"):
+        find_task(task).check_files()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("form", ["5", "4"])
+def test_whole_matlab_files_of_every_kind_are_taken_for_whole(tmp_path, compressed, form):
+    if compressed and form == "4":
+        pytest.skip("there is none")
+    savemat(tmp_path / "a.mat", {"a": np.ones((3, 5)), "b": np.ones((2, 7), "f4")}, format=form, do_compression=compressed)
+    assert {key: header.shape for key, header in read_headers(tmp_path / "a.mat", "mat").items()} == {"a": (3, 5), "b": (2, 7)}
 
 
 def test_all_faults_of_all_files_are_told_at_once(root):

@@ -89,6 +89,7 @@ def test_two_epochs_train(root, two_epochs, write):
     [
         ("Waves_TRAIN.tsv", "1\t2\tx\n", "line 1: must have numbers after the label"),
         ("Waves_TRAIN.tsv", "1\t2\tinf\n", "line 1: must have finite values"),
+        ("Waves_TRAIN.tsv", "  1.0  2.0  3.0\n", "line 1: must be a label and values, separated by tabs"),
         ("Waves_TRAIN.tsv", "1\tNaN\tNaN\n" * 3, "series 1: must have a value in each channel"),
         ("Waves_TRAIN.tsv", "1\t1\t2\n" * 3, "must have two classes at least"),
         ("Waves_TEST.tsv", "7\t1\t2\n", r"must have no label that the training part has not, but got \['7'\]"),
@@ -119,6 +120,23 @@ def test_a_broken_ts_file_is_told(root, change, message):
     place.write_text(place.read_text().replace(*change))
     with pytest.raises(DataError, match=message):
         find_task("ucr/Two").load(0)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(root):
+    write_tsv(root)
+    place = root / "ucr/Waves/Waves_TRAIN.tsv"
+    classes = find_task("ucr/Waves").load(0).num_classes
+    place.write_bytes(b"\xef\xbb\xbf" + place.read_bytes())
+    assert find_task("ucr/Waves").load(0).num_classes == classes
+
+
+def test_long_numbers_are_labels_of_their_own(root):
+    write_tsv(root)
+    place = root / "ucr/Waves/Waves_TRAIN.tsv"
+    place.write_text("".join(f"{1234567 + i % 3}\t{i}\t2\t5\n" for i in range(30)))
+    (root / "ucr/Waves/Waves_TEST.tsv").write_text("1234568.0\t1\t2\t7\n")
+    data = find_task("ucr/Waves").load(0)
+    assert (data.num_classes, data.test.y.tolist()) == (3, [1])
 
 
 def test_missing_files_and_names_that_are_none(root):
