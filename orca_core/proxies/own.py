@@ -45,6 +45,7 @@ def text_proxy(path: str) -> ProxySpec:
         summary=f"texts of {place.name}",
         modality="text",
         loader="orca_core.proxies.own:load_text",
+        version=2,
         files=partial(tuple, files),
         source=str(place),
         identity=partial(str, f"text {layout}"),

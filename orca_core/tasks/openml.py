@@ -171,6 +171,7 @@ def _spec(number: int, recipes: Mapping[str, Mapping[str, Any]] = {}) -> TaskSpe
         loss="balanced-cross-entropy",
         score="1-auroc",
         loader="orca_core.tasks.openml:load_openml",
+        version=2,
         recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3), **recipes},
         files=partial(places_of, files),
         licence="as its page says",

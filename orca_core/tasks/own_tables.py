@@ -44,6 +44,7 @@ def csv_task(path: str) -> TaskSpec:
         loss="cross-entropy" if is_class else "mse",
         score="1-accuracy" if is_class else "1-r2",
         loader="orca_core.tasks.own_tables:load_csv",
+        version=2,
         recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3)},
         files=partial(tuple, (file,)),
         source=str(file),

@@ -55,6 +55,7 @@ def ucr_task(name: str) -> TaskSpec:
         loss="cross-entropy",
         score="1-accuracy",
         loader="orca_core.tasks.ucr:load_ucr",
+        version=2,
         recipes={"laptop": laptop_recipe(1, epochs=10, batch_size=16)},
         files=partial(places_of, files),
         licence="as the archive says",
