@@ -155,6 +155,7 @@ class Finetuning:
         groups = [group.split(settings.batch_size) for group in order.split(settings.batch_size * settings.accum)]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         summed = settings.accumulation == "sum" and settings.accum > 1
+        steps = sum(len(group) == settings.accum for group in groups) if summed else len(groups)
         total, lr = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
         total_distance = torch.zeros_like(total)
         distance = self.distance if "embedder" in self.phase.train else None
@@ -197,7 +198,7 @@ class Finetuning:
                     self.scaler.step(self.optimizer)
                     self.scaler.update()
                 if self.model.adapter:
-                    self.model.adapter.after_step((epoch - 1) * len(groups) + number + 1)
+                    self.model.adapter.after_step((epoch - 1) * steps + number + 1)
         self.epoch = epoch
         valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1], self.data.valid.group)
         _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
