@@ -18,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -81,8 +82,8 @@ class OtddSource:
     ) -> None:
         _check_choice("inner", inner, INNER_DISTANCES)
         _check_choice("solver", solver, SOLVERS)
-        if not entropic_reg > 0:
-            raise ValueError(f"entropic_reg: must be greater than 0, but got {entropic_reg!r}.")
+        if not 0 < entropic_reg < math.inf:
+            raise ValueError(f"entropic_reg: must be a finite number greater than 0, but got {entropic_reg!r}.")
         _check_cloud("source", source_x, source_y)
         self._dtype, self._device, self._num_features = source_x.dtype, source_x.device, source_x.shape[1]
         self._epsilon = entropic_reg

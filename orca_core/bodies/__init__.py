@@ -133,6 +133,8 @@ def hf_body(place: str) -> BodySpec:
     if model_type not in MODEL_TYPES:
         remedy = nearest(model_type, MODEL_TYPES)
         raise ConfigError([Fault("body.name", f"must be of a known family, not {model_type!r}", name, remedy)])
+    if model_type == "electra" and config.get("embedding_size", 128) != config.get("hidden_size", 256):
+        raise ConfigError([Fault("body.name", "must have an embedding as wide as its layers", name)])
     if not weight_files(folder):
         raise ConfigError([Fault("body.name", "must have weights", name, f"Expected {' or '.join(_SHOWN_WEIGHTS)} in {folder}.")])
     version, layers = _VERSIONS.get(model_type, 1), _num_layers(config)

@@ -245,6 +245,13 @@ def position_offset(config: Any) -> int:
     return (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
 
 
+def rows_before_third(embedding: BodyEmbedding) -> int:
+    """Positions that a text body has before the third row of its table: 0 in RoBERTa's, 2 in BERT's; 0 where there is no such table."""
+    if not isinstance(embedding, TextEmbedding) or embedding.positions is None:
+        return 0
+    return max(0, 2 - embedding.offset)
+
+
 def split_model(model: Any) -> tuple[Body, BodyEmbedding]:
     """A model of Hugging Face or timm as (body, embedding)."""
     from orca_core.bodies.decoders import DecoderBody, WordEmbedding

@@ -35,6 +35,9 @@ from orca_core.tasks import Split, TaskData
 SCORES_KEY = "surgical.scores"
 """Name, in a state, of the scores that `surgical` has chosen layers by."""
 
+_RECOMPILE_LIMIT = 10_000
+"""Above what the phases and batch sizes of a trial need."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -94,7 +97,7 @@ class Finetuning:
         if config.finetune.checkpointing:
             checkpoint_blocks(model.body.blocks)
         self.distance = distance
-        self.forward: Callable[..., Any] = torch.compile(model) if config.finetune.compile else model
+        self.forward: Callable[..., Any] = _compiled(model) if config.finetune.compile else model
         # Small gradients vanish in fp16: the loss is multiplied, and the gradients divided again before they are used.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.loss = LOSSES[config.task_spec.loss](self.train[1])
@@ -155,6 +158,7 @@ class Finetuning:
         groups = [group.split(settings.batch_size) for group in order.split(settings.batch_size * settings.accum)]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         summed = settings.accumulation == "sum" and settings.accum > 1
+        steps = sum(len(group) == settings.accum for group in groups) if summed else len(groups)
         total, lr = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
         total_distance = torch.zeros_like(total)
         distance = self.distance if "embedder" in self.phase.train else None
@@ -197,7 +201,7 @@ class Finetuning:
                     self.scaler.step(self.optimizer)
                     self.scaler.update()
                 if self.model.adapter:
-                    self.model.adapter.after_step((epoch - 1) * len(groups) + number + 1)
+                    self.model.adapter.after_step((epoch - 1) * steps + number + 1)
         self.epoch = epoch
         valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1], self.data.valid.group)
         _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
@@ -325,6 +329,14 @@ class Finetuning:
             pairs = list(zip(outputs.split(chunk), y.split(chunk), strict=True))
             losses = [self.loss(*pair).item() for pair in pairs]
             return sum(losses) / len(pairs), sum(self.score(part.cpu(), true.cpu()) for part, true in pairs) / len(pairs)
+
+
+def _compiled(model: CrossModalModel) -> Callable[..., Any]:
+    """The forward pass by torch.compile, to the same bits whatever the process has compiled before, with the dropout of the plain one."""
+    # All models share what is compiled of their code, and beyond the limit torch goes back to the plain pass, silently.
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = _RECOMPILE_LIMIT
+    return torch.compile(model, options={"fallback_random": True})
 
 
 def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

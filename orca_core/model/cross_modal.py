@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from orca_core.bodies.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody, random_body
-from orca_core.bodies.trunk import Body
+from orca_core.bodies.trunk import Body, rows_before_third
 from orca_core.config import TrialConfig
 from orca_core.errors import ConfigError, Fault
 from orca_core.finetuning.adapters import NONE, Adapter
@@ -37,6 +37,11 @@ class CrossModalModel(nn.Module):
         if config.body.double and loaded.spec.is_decoder:
             geometry = replace(geometry, max_tokens=geometry.max_tokens // 2)
         init = config.embedder.init if config.body.weights == "pretrained" else "random"
+        positions_from: int | None = None
+        if init == "reference":
+            # Which copies positions with either initialisation (`utils.py:678-717`), and counts them as RoBERTa does for every text body.
+            positions_from = rows_before_third(loaded.embedding)
+            geometry = replace(geometry, max_tokens=geometry.max_tokens - positions_from)
         with seeded(config.seed, "embedder-init"):
             self.embedder = make_embedder(
                 input_shape,
@@ -44,7 +49,7 @@ class CrossModalModel(nn.Module):
                 loaded.embedding,
                 target_seq_len=config.embedder.target_seq_len,
                 pretrained=init == "pretrained" or (init == "reference" and config.align.epochs > 0),
-                pretrained_positions=init == "reference",  # the reference copies these with either initialisation (`utils.py:678-717`)
+                positions_from=positions_from,
             )
         self.body = copy.deepcopy(loaded.body)
         if config.finetune.reinit_top and config.body.weights == "pretrained":

@@ -128,7 +128,7 @@ def make_embedder(
     *,
     target_seq_len: int,
     pretrained: bool,
-    pretrained_positions: bool = False,
+    positions_from: int | None = None,
 ) -> Embedder:
     """The embedder for an input shape and a body, drawn from torch's global generator.
 
@@ -138,7 +138,7 @@ def make_embedder(
         embedding: The body's own embedding.
         target_seq_len: Most tokens of a sequence; text bodies only.
         pretrained: Copy what fits from `embedding`.
-        pretrained_positions: Copy its positions, even if nothing else.
+        positions_from: Copy its positions from this row on, even if nothing else.
     """
     embedder: Embedder
     if isinstance(embedding, ImageEmbedding):
@@ -153,8 +153,8 @@ def make_embedder(
             embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len, embedding.positions is not None)
         if pretrained:
             embedder.copy_pretrained(embedding)
-    if pretrained_positions:
-        _copy_positions(embedder, embedding)
+    if positions_from is not None:
+        _copy_positions(embedder, embedding, positions_from)
     return embedder
 
 
@@ -168,9 +168,9 @@ def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding
     _copy_positions(embedder, embedding)
 
 
-def _copy_positions(embedder: Embedder, embedding: BodyEmbedding) -> None:
+def _copy_positions(embedder: Embedder, embedding: BodyEmbedding, start: int = 0) -> None:
     if embedder.positions is not None and embedding.positions is not None:
-        embedder.positions.data.copy_(embedding.positions[: len(embedder.positions)])
+        embedder.positions.data.copy_(embedding.positions[start:][: len(embedder.positions)])
 
 
 def _copy_norm(target: nn.LayerNorm, source: nn.LayerNorm) -> None:

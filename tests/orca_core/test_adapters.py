@@ -201,6 +201,17 @@ def test_adalora_brings_its_ranks_down_to_the_budget_and_keeps_them(quick):
     assert found[3:] == [24, 24, 24]
 
 
+def test_adalora_counts_the_steps_that_are_made_not_the_groups_that_are_dropped(quick):
+    # Three batches an epoch, two of which make a step: step total_step - tfinal = 6 is that of epoch 6.
+    knobs = {"finetune.lr": 0.01, "finetune.batch_size": 24, "finetune.accum": 2, "finetune.accumulation": "sum"}
+    tuning = tuning_for(config_for(quick, {**ADALORA, "deltaT": 10}, **knobs))
+    found = []
+    for epoch in range(1, 8):
+        tuning.run_epoch(epoch)
+        found.append(sum(int((p != 0).sum()) for name, p in tuning.model.body.named_parameters() if "lora_E" in name))
+    assert found == [12 * 6] * 5 + [12 * 2] * 2
+
+
 def test_the_penalty_of_adalora_by_hand(quick):
     model = model_for(config_for(quick, {**ADALORA, "orth_reg_weight": 0.25}))
     factors = [p for name, p in model.body.named_parameters() if "lora_A" in name or "lora_B" in name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -406,7 +407,8 @@ def test_repeated_calls_give_the_same_bits_whatever_was_called_between(inner: st
         ({"inner": "exakt"}, "inner: must be one of exact, gaussian, but got 'exakt'"),
         ({"label_gradient": "half"}, "label_gradient: must be one of true, none, reference, but got 'half'"),
         ({"solver": "anealed"}, "solver: must be one of converged, annealed, but got 'anealed'"),
-        ({"entropic_reg": 0.0}, "entropic_reg: must be greater than 0, but got 0.0"),
+        ({"entropic_reg": 0.0}, "entropic_reg: must be a finite number greater than 0, but got 0.0"),
+        ({"entropic_reg": math.inf}, "entropic_reg: must be a finite number greater than 0, but got inf"),
         ({"source_x": torch.ones(4)}, r"source_x: must have shape \(samples, features\), neither of them 0, but got \(4,\)"),
         ({"source_x": torch.ones(4, 2).int()}, "source_x: must be float32 or float64, but got torch.int32"),
         ({"source_y": torch.zeros(3).long()}, r"source_y: must have one label per sample, shape \(4,\), but got \(3,\)"),

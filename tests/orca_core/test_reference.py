@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from body_families import write_checkpoint
 from torch import Tensor, nn
 
 from orca_core.alignment.loop import Alignment
@@ -158,6 +159,23 @@ def test_the_reference_copies_the_bodys_embedding_only_where_it_aligns(quick, ta
         # Positions come from the body either way; the convolution never does: Xavier with gain sqrt 2 of fan in 30 and fan out 64.
         assert torch.equal(embedder.positions, loaded.embedding.positions[: len(embedder.positions)])
         assert embedder.projection.weight.abs().max() <= math.sqrt(2) * math.sqrt(6 / (30 + 64))
+
+
+@pytest.mark.parametrize(("family", "skipped"), [("bert", 2), ("distilbert", 2), ("roberta", 0)])
+@pytest.mark.parametrize("epochs", [0, 5])
+def test_the_reference_takes_positions_from_the_third_row_of_any_text_bodys_table(tmp_path, family, skipped, epochs):
+    model, name = write_checkpoint(family, tmp_path)
+    table = model.embeddings.position_embeddings.weight
+    knobs = {"task": "openml/187", "body": name, "align.epochs": epochs, "proxy": "noise"}
+    config, plain = (resolve_config({**knobs, "embedder.init": init}) for init in ("reference", "pretrained"))
+    body = random_body(config.body_spec, seed=0)
+    body.embedding.embeddings.load_state_dict(model.embeddings.state_dict())
+    # As many tokens as fit: of a table of 24 rows 22 count for the reference, and of 23 points 23 are tokens for BERT otherwise.
+    theirs, ours = (CrossModalModel(made, body, (1, 22), (3,)).embedder.positions for made in (config, plain))
+    assert torch.equal(theirs, table[2:24])
+    assert torch.equal(ours, table[2 - skipped : 24 - skipped])
+    assert CrossModalModel(config, body, (1, 23), (3,)).embedder.num_tokens == 1
+    assert CrossModalModel(plain, body, (1, 23), (3,)).embedder.num_tokens == (23 if skipped else 1)
 
 
 # Fine-tuning
