@@ -151,7 +151,8 @@ class FinetuneConfig(_Part):
     betas: tuple[Below1, Below1] = Field((0.9, 0.98), description="Moment decay rates; adam and adamw only.")
     batch_size: Count = Field(32, description="Samples of one forward pass in training.")
     eval_batch_size: Count = Field(
-        256, description="Samples of one forward pass in evaluation; scores are over the whole set all the same."
+        256,
+        description="Samples of one forward pass in evaluation; scores are over the whole set all the same, unless `scoring` is `chunks`.",
     )
     scoring: Literal["whole", "chunks"] = Field(
         "whole",

@@ -38,6 +38,11 @@ ADAPTERS = (
 )
 """Names of adapters: peft's types whose state is all in the layers they adapt, and `dora`, which is `lora` with `use_dora`."""
 
+OTHER_TYPES = frozenset(
+    ("adaption_prompt", "cpt", "multitask_prompt_tuning", "p_tuning", "poly", "prefix_tuning", "prompt_tuning", "vblora", "vera", "xlora")
+)
+"""Types of peft that cannot be taken: tokens before the body's, or state that layers share, which would not travel with their weights."""
+
 _NOT_OPTIONS = (
     "peft_type",
     "task_type",
@@ -67,6 +72,8 @@ def spell_adapter(value: Any) -> str:
     if not isinstance(value, Mapping):
         raise ValueError("must be the name of an adapter, or a mapping of name and options")
     name, options = value.get("name"), {key: option for key, option in value.items() if key != "name"}
+    if name in OTHER_TYPES:
+        raise ValueError("must be an adapter with all its state in the layers it adapts")
     if name not in (NONE, *ADAPTERS):
         raise ValueError(f"must be the name of an adapter ({nearest(name, (NONE, *ADAPTERS)).rstrip('.')})")
     if refused := [key for key in options if key in _NOT_OPTIONS or not isinstance(key, str) or (name == NONE)]:

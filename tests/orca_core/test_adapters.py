@@ -241,6 +241,7 @@ def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(quick, rows_of_cut_run
     [
         ("lorra", "full", "adapter: must be the name of an adapter (Did you mean 'lora'?), but got 'lorra'."),
         ({"r": 4}, "full", "adapter: must be the name of an adapter"),
+        ("vera", "full", "adapter: must be an adapter with all its state in the layers it adapts, but got 'vera'."),
         (["lora"], "full", "adapter: must be the name of an adapter, or a mapping of name and options"),
         ({"name": "lora", "task_type": "SEQ_CLS"}, "full", "adapter: must not have the option 'task_type'"),
         ({"name": "none", "r": 4}, "full", "adapter: must not have the option 'r'"),
