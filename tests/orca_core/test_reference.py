@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -22,6 +23,7 @@ from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial, summarise
 from orca_core.proxies import find_proxy
+from orca_core.seeding import generator
 from orca_core.stages import stages_of
 from orca_core.tasks import Split, TaskData, find_task
 
@@ -534,6 +536,95 @@ def test_stage_2_with_all_switches_on_is_the_references_at_every_epoch(align, ta
     for name, tensor in plain.state_dict().items():
         moved = (alignment.embedder.state_dict()[name] - start[name]).norm()
         assert (alignment.embedder.state_dict()[name] - tensor).norm() < 0.02 * moved
+
+
+# The same of its stage 3.
+
+
+def reference_stage_3(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: tuple[Split, Split, Split],
+    orders: list[Tensor],
+    *,
+    lr: float,
+    batch: int,
+    chunk: int,
+    accum: int,
+    clip: float,
+    warmup: float,
+    decay: float,
+) -> list[dict[str, float]]:
+    """What each epoch gives; `orders` are those of the training rows, `warmup` and `decay` epochs."""
+    train, valid, test = (tuple(torch.from_numpy(rows) for rows in (part.x, part.y)) for part in parts)
+    per_epoch = math.ceil(len(train[1]) / batch)
+    begin, end = int(warmup * per_epoch), int(decay * per_epoch)
+    told, passed, factor = [], 0, 0.0
+
+    def evaluate(x: Tensor, y: Tensor) -> tuple[float, float]:
+        losses, errors, outputs, labels = [], [], [], []
+        with torch.no_grad():
+            for start in range(0, len(y), batch):
+                outputs.append(model(x[start : start + batch]))
+                labels.append(y[start : start + batch])
+                if sum(map(len, labels)) >= chunk or start + batch >= len(y):
+                    losses.append(nn.functional.cross_entropy(torch.cat(outputs), torch.cat(labels)).item())
+                    errors.append((torch.cat(outputs).argmax(1) != torch.cat(labels)).double().mean().item())
+                    outputs, labels = [], []
+        return sum(losses) / len(losses), sum(errors) / len(errors)
+
+    for order in orders:
+        optimizer.zero_grad()
+        total = 0.0
+        for number, rows in enumerate(order.split(batch), start=1):
+            factor = passed / begin if passed < begin else (end - passed) / max(1, end - begin)
+            passed += 1
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+            loss = nn.functional.cross_entropy(model(train[0][rows]), train[1][rows])
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            total += loss.item() * len(rows)
+            if number % accum == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+        valid_loss, valid_error = evaluate(*valid)
+        told.append({"train_loss": total / len(order), "valid_loss": valid_loss, "valid_error": valid_error, "lr": lr * factor})
+        told[-1]["test_error"] = evaluate(*test)[1]
+    return told
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "accum", "warmup", "decay"),
+    [("adam", 2e-4, 1, 1, 3), ("adamw", 2e-4, 3, 0.5, 1.5), ("sgd", 0.05, 4, 1, 2)],  # in the second the rate goes below 0
+)
+def test_stage_3_with_all_switches_on_is_the_references_at_every_epoch(quick, optimizer, lr, accum, warmup, decay):
+    knobs = {"optimizer": optimizer, "lr": lr, "weight_decay": 1e-2, "momentum": 0.9, "clip": 0.5, "batch_size": 8, "eval_batch_size": 20}
+    knobs |= {"accum": accum, "warmup_epochs": warmup, "decay_epochs": decay, "epochs": 3}
+    config = quick(
+        "digits", {"reference_behaviour": True, "body.weights": "random", **{f"finetune.{name}": value for name, value in knobs.items()}}
+    )
+    whole = find_task("digits").load()
+    parts = tuple(Split(part.x[:count], part.y[:count]) for part, count in ((whole.train, 90), (whole.valid, 30), (whole.test, 50)))
+    data = TaskData(*parts, whole.num_classes)
+    model = CrossModalModel(config, random_body(find_body("mini-swin"), seed=0), data.input_shape, data.output_shape)
+    plain = copy.deepcopy(model).requires_grad_(True).eval()
+    tuning = Finetuning(config, model, data, CPU)
+    tuning.start_phase(0)
+    ours = [tuning.run_epoch(epoch) for epoch in (1, 2, 3)]
+
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    theirs_optimizer = (
+        torch.optim.SGD(plain.parameters(), lr, momentum=0.9, weight_decay=1e-2)
+        if optimizer == "sgd"
+        else kinds[optimizer](plain.parameters(), lr, betas=(0.9, 0.98), weight_decay=1e-2)
+    )
+    orders = [torch.randperm(90, generator=generator(0, "data-order", epoch)) for epoch in (1, 2, 3)]
+    settings = {"lr": lr, "batch": 8, "chunk": 20, "accum": accum, "clip": 0.5, "warmup": warmup, "decay": decay}
+    theirs = reference_stage_3(plain, theirs_optimizer, parts, orders, **settings)
+    for mine, their in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(their, rel=1e-4)
+    assert len({row["train_loss"] for row in ours}) == 3
 
 
 def labels_of(keep: dict[int, int]) -> list[int]:
