@@ -106,7 +106,7 @@ class ExpectedFile:
 
     def faults(self) -> list[str]:
         """What is wrong with the file as far as its headers tell, a line each; empty if nothing is."""
-        expected = f"Expected {self.text}{', ' + self.size if self.size else ''}{'; published at ' + self.where if self.where else ''}."
+        expected = f"Expected {self.text}{', ' + self.size if self.size else ''}{'; source: ' + self.where if self.where else ''}."
         place = self.place
         also = f" It may also be {' or '.join(self.instead)}." if self.instead else ""
         there = place.is_dir() if self.form == "folder" else place.is_file()
