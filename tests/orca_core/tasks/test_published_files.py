@@ -336,11 +336,8 @@ def test_a_cut_file_is_told_without_reading_it_where_its_end_tells(root, task, s
         find_task(task).check_files()
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("form", ["5", "4"])
+@pytest.mark.parametrize(("form", "compressed"), [("5", False), ("5", True), ("4", False)])
 def test_whole_matlab_files_of_every_kind_are_taken_for_whole(tmp_path, compressed, form):
-    if compressed and form == "4":
-        pytest.skip("there is none")
     savemat(tmp_path / "a.mat", {"a": np.ones((3, 5)), "b": np.ones((2, 7), "f4")}, format=form, do_compression=compressed)
     assert {key: header.shape for key, header in read_headers(tmp_path / "a.mat", "mat").items()} == {"a": (3, 5), "b": (2, 7)}
 
