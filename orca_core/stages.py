@@ -102,8 +102,6 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
         start["pretrain"] = stages[-1].address
     embedder = start | below("embedder.") | {"task": task.digest(), "split_seed": config.split_seed, "seed": config.seed}
     embedder |= below("train_samples", "reference_data", "body.double")  # a doubled sequence has half as many tokens
-    if knobs.get("embedder.init") == "reference" and body.model_type in ("bert", "distilbert", "electra"):
-        embedder["positions"] = "from the third row"  # until then these had them from the first
     if config.align.epochs > 0 or config.aligns_jointly:
         proxy = find_proxy(config.proxy).digest()
         source = key("source", below("align.proxy_samples"), start=start, proxy=proxy, seed=config.seed)

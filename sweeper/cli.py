@@ -367,10 +367,10 @@ def tasks(
     from sweeper.catalogue import check_tasks, describe, fetch_table
 
     _use_data(data)
-    if fetch:
-        typer.echo(f"written: {fetch_table(name or '')}", err=True)
     if check and name is not None:
         raise ConfigError([Fault("--check", "must stand without a NAME", name, "`sweeper tasks NAME` checks that task's files.")])
+    if fetch:
+        typer.echo(f"written: {fetch_table(name or '')}", err=True)
     typer.echo(check_tasks() if check else describe("tasks", name), nl=False)
 
 

@@ -3,7 +3,7 @@
     loss = task loss + align.weight * sum over classes of (share of the batch) * distance(features of the class, source features)
 
 The distance is that of alignment (`orca_core.alignment.loop`), of the samples of one batch instead of a sample of each class. With
-`align.epochs` 0 this is the one-stage form of Cheng et al. 2025 (L2G, "alpha MMD + beta task loss"), its weight alpha / beta.
+`align.epochs` 0 this is the one-stage form of L2G (TMLR 2025: alpha times MMD plus beta times the task's loss), its weight alpha / beta.
 """
 
 from __future__ import annotations
