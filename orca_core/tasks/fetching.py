@@ -60,8 +60,11 @@ def _write(place: Path, columns: Sequence[Column]) -> None:
     arrays = {column.name if column.name.lower() != TARGET else f"{column.name} (input)": _array(column) for column in inputs}
     place.parent.mkdir(parents=True, exist_ok=True)
     written = place.with_name(f".{place.name}.{os.getpid()}")
-    pq.write_table(pa.table(arrays | {TARGET: _array(target)}), written)
-    written.replace(place)
+    try:
+        pq.write_table(pa.table(arrays | {TARGET: _array(target)}), written)
+        written.replace(place)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def _array(column: Column) -> object:
