@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orca_core.config import TrialConfig, resolve_config
-    from orca_core.models import load_model, tuned_model
+    from orca_core.config.knobs import TrialConfig, resolve_config
+    from orca_core.export import load_model, tuned_model
     from orca_core.pipeline import run_trial
     from orca_core.store import Store
 
@@ -21,11 +21,11 @@ __all__ = ["Store", "TrialConfig", "load_model", "resolve_config", "run_trial", 
 
 _MODULES = {
     "Store": "store",
-    "TrialConfig": "config",
-    "load_model": "models",
-    "resolve_config": "config",
+    "TrialConfig": "config.knobs",
+    "load_model": "export",
+    "resolve_config": "config.knobs",
     "run_trial": "pipeline",
-    "tuned_model": "models",
+    "tuned_model": "export",
 }
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from orca_core.config import KNOBS, REFERENCE_BEHAVIOUR, TrialConfig
-from orca_core.finetuning.freezing import freezing_label, phases_as_data
+from orca_core.config.knobs import KNOBS, REFERENCE_BEHAVIOUR, TrialConfig
+from orca_core.freezing.schedule import freezing_label, phases_as_data
 
 _DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field in KNOBS.items()}
 

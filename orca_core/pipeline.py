@@ -17,10 +17,10 @@ from orca_core.alignment.loop import Alignment, class_labels, embedder_weights
 from orca_core.alignment.proxy_distance import ProxyDistances, distances_at_start
 from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
-from orca_core.bodies.pretraining import Pretraining
-from orca_core.config import TrialConfig
+from orca_core.config.knobs import TrialConfig
 from orca_core.finetuning.loop import SCORES_KEY, Finetuning, Weights, weights_of
 from orca_core.model.cross_modal import CrossModalModel
+from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.seeding import derive
 from orca_core.stages import Kind, Stage, model_address, result_key, stages_of
@@ -52,7 +52,7 @@ def run_trial(
         report: Called with every row as it comes: one per stage and epoch, one per stage.
         device: Device type, `cpu` or `cuda`.
         keep_at: Place of a stage -> epochs whose states other trials will want.
-        keep: Which fine-tuned weights stay; they are read again by `orca_core.models`.
+        keep: Which fine-tuned weights stay; they are read again by `orca_core.export`.
         models: Where weights are kept; None = in `store`.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -66,3 +66,9 @@ def _check(group: str, spec: Any) -> None:
         raise TypeError(f'loader must be "module:function", not {loader!r}')
     if group == "orca_core.tasks" and not spec.recipes:
         raise TypeError('recipes must have one at least, as "laptop"')
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """The function that `"module:function"` names."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orca_core.config import TrialConfig
-from orca_core.finetuning.freezing import phases_as_data
+from orca_core.config.knobs import TrialConfig
+from orca_core.freezing.schedule import phases_as_data
 from orca_core.identity import DISTANCE_KNOBS, hash_of, read_knobs, trial_id
 from orca_core.proxies import find_proxy
 

@@ -14,18 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeper.planning import make_plan as plan
+    from sweeper.planning.trials import make_plan as plan
     from sweeper.results.query import Results
-    from sweeper.running import run_space as run
-    from sweeper.space import load_space
+    from sweeper.space.reading import load_space
+    from sweeper.sweep import run_space as run
 
 __all__ = ["Results", "load_space", "plan", "run"]
 
 _EXPORTS = {
     "Results": ("sweeper.results.query", "Results"),
-    "load_space": ("sweeper.space", "load_space"),
-    "plan": ("sweeper.planning", "make_plan"),
-    "run": ("sweeper.running", "run_space"),
+    "load_space": ("sweeper.space.reading", "load_space"),
+    "plan": ("sweeper.planning.trials", "make_plan"),
+    "run": ("sweeper.sweep", "run_space"),
 }
 
 

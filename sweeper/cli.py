@@ -63,7 +63,7 @@ def _said(command: Callable[..., int | None]) -> Callable[..., None]:
 
 def _settings(values: list[str] | None) -> dict[str, Any]:
     """`knob=value` texts as a dict; values are YAML."""
-    from sweeper.yaml_reader import parse_value
+    from sweeper.space.yaml_reader import parse_value
 
     faults, parsed = [], {}
     for text in values or ():
@@ -104,8 +104,8 @@ def run(
 
     Example: `sweeper run quickstart --set sweep:seeds=1 --results /tmp/results`
     """
-    from sweeper.running import run_space
-    from sweeper.space import load_space
+    from sweeper.space.reading import load_space
+    from sweeper.sweep import run_space
 
     _use_data(data)
     loaded = load_space(space, _settings(settings), name)
@@ -135,8 +135,8 @@ def plan(
 
     Example: `sweeper plan quickstart --format csv > trials.csv`
     """
-    from sweeper.plan_text import describe_plan
-    from sweeper.space import load_space
+    from sweeper.show.plan import describe_plan
+    from sweeper.space.reading import load_space
 
     _use_data(data)
     typer.echo(describe_plan(load_space(space, _settings(settings), name), results, format), nl=False)
@@ -157,7 +157,7 @@ def trial(
 
     Example: `sweeper trial --set task=digits --set align.epochs=10 --set freezing=frozen-body`
     """
-    from sweeper.running import run_one
+    from sweeper.sweep import run_one
 
     _use_data(data)
     return run_one(_settings(settings), results, store, name=name, device=device, format=format)
@@ -176,7 +176,7 @@ def query(
     Example: `sweeper query "select task, freezing, avg(test_error) from trials group by all"`
     """
     from sweeper.results.query import Results
-    from sweeper.tables import write_table
+    from sweeper.show.tables import write_table
 
     write_table(Results(results).sql(sql).arrow(), format, output)
 
@@ -199,11 +199,11 @@ def best(
 
     Example: `sweeper best quickstart --top 3`, `sweeper best quickstart --task digits --export best.yaml`
     """
-    from sweeper.reading import best_arms
-    from sweeper.tables import write_table
+    from sweeper.show.results import best_arms
+    from sweeper.show.tables import write_table
 
     if export is not None or export_model is not None:
-        from sweeper.exporting import export_best
+        from sweeper.export import export_best
 
         typer.echo(export_best(results, name, task, space_file=export, model_folder=export_model, store_uri=store), nl=False)
         return
@@ -221,8 +221,8 @@ def status(
 
     Example: `sweeper status`
     """
-    from sweeper.reading import sweep_status
-    from sweeper.tables import write_table
+    from sweeper.show.results import sweep_status
+    from sweeper.show.tables import write_table
 
     write_table(sweep_status(results, name), format)
 
@@ -237,8 +237,8 @@ def stop(
 
     Example: `sweeper stop quickstart`
     """
-    from sweeper.driver import stop_sweep
     from sweeper.results.store import ResultStore
+    from sweeper.running.driver import stop_sweep
 
     typer.echo(stop_sweep(ResultStore(results), name), nl=False)
 
@@ -253,7 +253,7 @@ def show(
 
     Example: `sweeper show 3f2a`
     """
-    from sweeper.reading import describe_trial
+    from sweeper.show.results import describe_trial
 
     typer.echo(describe_trial(results, trial), nl=False)
 
@@ -269,8 +269,8 @@ def rm(
 
     Example: `sweeper rm my-first-try --yes`
     """
-    from sweeper.cleaning import remove_sweep
     from sweeper.results.store import ResultStore
+    from sweeper.upkeep.cleaning import remove_sweep
 
     if not yes:
         typer.confirm(f"Delete the rows of sweep {name} in {results}?", abort=True)
@@ -292,8 +292,8 @@ def clean(
     Example: `sweeper clean --most 50 --dry-run`
     """
     from orca_core.store import Store
-    from sweeper.cleaning import clean as clean_store
     from sweeper.results.store import ResultStore
+    from sweeper.upkeep.cleaning import clean as clean_store
 
     place = Store(store or f"{results.rstrip('/')}/artifacts")
     done = clean_store(ResultStore(results), place, older_than_days=older_than, most_gib=most, sweep=sweep, dry_run=dry_run)
@@ -332,7 +332,7 @@ def doctor(
 
     Example: `sweeper doctor --results /shared/results`
     """
-    from sweeper.doctor import examine
+    from sweeper.upkeep.doctor import examine
 
     text, healthy = examine(results, store, repair=repair)
     typer.echo(text, nl=False)
@@ -344,7 +344,7 @@ def _catalogue(kind: str) -> Callable[..., None]:
     def command(
         name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
     ) -> None:
-        from sweeper.catalogue import describe
+        from sweeper.show.catalogue import describe
 
         typer.echo(describe(kind, name), nl=False)
 
@@ -364,7 +364,7 @@ def tasks(
 
     Example: `sweeper tasks --check --data ~/data`
     """
-    from sweeper.catalogue import check_tasks, describe, fetch_table
+    from sweeper.show.catalogue import check_tasks, describe, fetch_table
 
     _use_data(data)
     if check and name is not None:
@@ -394,12 +394,12 @@ def proxies(
 
     Example: `sweeper proxies pydoc --body mini-roberta`, `sweeper proxies photos+shuffled --task digits --body mini-swin`
     """
-    from sweeper.catalogue import describe, describe_source
+    from sweeper.show.catalogue import describe, describe_source
 
     _use_data(data)
     if task is not None:
-        from sweeper.ranking import rank_proxies
-        from sweeper.tables import check_format, write_table
+        from sweeper.show.proxies import rank_proxies
+        from sweeper.show.tables import check_format, write_table
 
         check_format(format)
         store = store or f"{results.rstrip('/')}/artifacts"
@@ -429,7 +429,7 @@ def schema() -> None:
     """
     import json
 
-    from sweeper.schema import json_schema
+    from sweeper.space.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from orca_core.config import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig, resolve_config
 from orca_core.store import Store
 
 MakeConfig = Callable[..., TrialConfig]

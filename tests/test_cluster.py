@@ -37,10 +37,10 @@ ON_A_CLUSTER = """
 import ray
 from ray.cluster_utils import Cluster
 from orca_core.errors import ConfigError
-from sweeper.launch import _slots
+from sweeper.tune.launch import _slots
 from sweeper.results import Results
-from sweeper.running import run_space
-from sweeper.space import Resources, parse_space
+from sweeper.sweep import run_space
+from sweeper.space.reading import Resources, parse_space
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 cluster.add_node(num_cpus=1)

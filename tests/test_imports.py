@@ -12,7 +12,8 @@ import pytest
     ("modules", "forbidden"),
     [
         (
-            "orca_core.config, sweeper, sweeper.cli, sweeper.planning, sweeper.results, sweeper.running, sweeper.space, sweeper.schema",
+            "orca_core.config.knobs, sweeper, sweeper.cli, sweeper.planning.trials, sweeper.results, sweeper.sweep, sweeper.space.reading, "
+            "sweeper.space.schema",
             {"torch", "ray", "transformers", "duckdb", "optuna", "sklearn", "scipy"},
         ),
         ("orca_core.pipeline", {"ray", "sweeper", "optuna", "duckdb"}),

@@ -1,7 +1,7 @@
 """Distances between labelled feature clouds, and the loop that aligns an embedder by them."""
 
-from orca_core.alignment.l2 import l2
-from orca_core.alignment.mmd import mmd
-from orca_core.alignment.otdd import OtddSource, otdd
+from orca_core.distances.l2 import l2
+from orca_core.distances.mmd import mmd
+from orca_core.distances.otdd import OtddSource, otdd
 
 __all__ = ["OtddSource", "l2", "mmd", "otdd"]

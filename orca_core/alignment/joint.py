@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from orca_core.alignment.loop import OBJECTIVES, class_labels
-from orca_core.config import TrialConfig
+from orca_core.config.knobs import TrialConfig
 from orca_core.tasks import TaskData
 
 

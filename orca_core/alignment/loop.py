@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_core.alignment.l2 import l2
-from orca_core.alignment.mmd import mmd
-from orca_core.alignment.otdd import OtddSource
 from orca_core.alignment.proxy_distance import distances_at_start
-from orca_core.config import AlignConfig, TrialConfig
-from orca_core.finetuning.optimizers import load_optimizer_state, make_optimizer, optimizer_state, step_decay
+from orca_core.config.knobs import AlignConfig, TrialConfig
+from orca_core.distances.l2 import l2
+from orca_core.distances.mmd import mmd
+from orca_core.distances.otdd import OtddSource
 from orca_core.model.embedder import Embedder
 from orca_core.seeding import derive, generator
 from orca_core.tasks import TaskData
+from orca_core.training.optimizers import load_optimizer_state, make_optimizer, optimizer_state, step_decay
 
 PSEUDO_LABELS = 10
 """Clusters that stand for classes where the target has none (reference: `embedder.py:372`)."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from orca_core.bodies import BodySpec
+from orca_core.bodies.base import TextEmbedding
 from orca_core.bodies.loading import LoadedBody, random_body
-from orca_core.bodies.trunk import TextEmbedding
 from orca_core.errors import DataError
 from orca_core.proxies import ProxySpec
 from orca_core.seeding import generator

@@ -17,10 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from orca_core.datafiles.digests import content_digest
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.plugins import third_party
 from orca_core.proxies import find_proxy
-from orca_core.tasks.spec import content_digest
 
 __all__ = ["BODIES", "DECODERS", "MODEL_TYPES", "BodySpec", "find_body"]
 

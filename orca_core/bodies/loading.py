@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from orca_core.bodies import VOCABULARY_FILES, BodySpec, weight_files
+from orca_core.bodies.base import Body, BodyEmbedding, split_model
+from orca_core.bodies.families.timm import timm_model
 from orca_core.bodies.mini import mini_model, mini_tokenizer
-from orca_core.bodies.timm_models import timm_model
-from orca_core.bodies.trunk import Body, BodyEmbedding, split_model
 from orca_core.errors import DataError
 from orca_core.seeding import seeded
 

@@ -13,11 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from orca_core.alignment.joint import BatchDistance
-from orca_core.config import TrialConfig
+from orca_core.config.knobs import TrialConfig
 from orca_core.finetuning.checkpointing import checkpoint_blocks
-from orca_core.finetuning.fisher import fisher_scores
-from orca_core.finetuning.freezing import Phase
-from orca_core.finetuning.optimizers import (
+from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
+from orca_core.freezing.fisher import fisher_scores
+from orca_core.freezing.schedule import Phase
+from orca_core.memory import fits
+from orca_core.model.cross_modal import CrossModalModel
+from orca_core.scoring import LOSSES, SCORES
+from orca_core.seeding import generator, seeded
+from orca_core.tasks import Split, TaskData
+from orca_core.training.optimizers import (
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
@@ -25,12 +31,6 @@ from orca_core.finetuning.optimizers import (
     warmup_cosine,
     warmup_decay,
 )
-from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
-from orca_core.memory import fits
-from orca_core.model.cross_modal import CrossModalModel
-from orca_core.scoring import LOSSES, SCORES
-from orca_core.seeding import generator, seeded
-from orca_core.tasks import Split, TaskData
 
 SCORES_KEY = "surgical.scores"
 """Name, in a state, of the scores that `surgical` has chosen layers by."""

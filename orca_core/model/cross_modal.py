@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from orca_core.bodies.decoders import DecoderBody
+from orca_core.adapters.inserted import NONE, Adapter
+from orca_core.bodies.base import Body, rows_before_third
+from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody, random_body
-from orca_core.bodies.trunk import Body, rows_before_third
-from orca_core.config import TrialConfig
+from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, Fault
-from orca_core.finetuning.adapters import NONE, Adapter
+from orca_core.freezing.groups import body_group
 from orca_core.model.embedder import make_embedder
-from orca_core.model.groups import body_group
 from orca_core.model.predictor import make_predictor
 from orca_core.seeding import seeded
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from orca_core.bodies.trunk import BodyEmbedding, Geometry, ImageEmbedding, TextEmbedding
+from orca_core.bodies.base import BodyEmbedding, Geometry, ImageEmbedding, TextEmbedding
 
 
 def series_stride(length: int, most_tokens: int) -> int:

@@ -12,7 +12,7 @@ import math
 
 from torch import Tensor, nn
 
-from orca_core.bodies.trunk import Geometry
+from orca_core.bodies.base import Geometry
 from orca_core.model.embedder import Embedder, FieldEmbedder, ImageEmbedder, SeriesEmbedder, fold_side
 from orca_core.model.pooling import FixedPool
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.packaged import package_file
 from orca_core.errors import DataError
 from orca_core.proxies.spec import ProxyData, ProxySpec
-from orca_core.tasks.spec import package_file
 
 if TYPE_CHECKING:
     import numpy as np

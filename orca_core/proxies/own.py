@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.decoded import decoded, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, form_faults, read_headers, refuse
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.proxies.spec import ProxyData, ProxySpec
 from orca_core.proxies.texts import read_conll, read_csv, read_folder, read_jsonl, text_files, tokens_of
 from orca_core.tasks import TaskSpec, find_task
-from orca_core.tasks.decoded import decoded, refuse_not_finite
-from orca_core.tasks.files import ArrayForm, ExpectedFile, form_faults, read_headers, refuse
-from orca_core.tasks.pictures import listed, sized, write_pictures
+from orca_core.tasks.own.images import listed, sized, write_pictures
 
 if TYPE_CHECKING:
     import numpy as np

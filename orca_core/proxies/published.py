@@ -9,14 +9,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.decoded import Decoding, decoded, labels
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, Header, form_faults, places_of, read_headers, refuse
+from orca_core.datafiles.published import checked_arrays
+from orca_core.datafiles.unpickling import read_object_npy, read_pickle
 from orca_core.errors import Fault
 from orca_core.proxies.own import of_features, of_pictures
 from orca_core.proxies.spec import ProxyData, ProxySpec
 from orca_core.proxies.texts import read_conll, sentences_of, tokens_of
-from orca_core.tasks.decoded import Decoding, decoded, labels
-from orca_core.tasks.files import ArrayForm, ExpectedFile, Header, form_faults, places_of, read_headers, refuse
-from orca_core.tasks.reading import checked_arrays
-from orca_core.tasks.unpickling import read_object_npy, read_pickle
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from orca_core.datafiles.digests import content_digest
+from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.errors import DataError
-from orca_core.tasks.files import ExpectedFile, refuse
-from orca_core.tasks.spec import content_digest, resolve
+from orca_core.plugins import resolve
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
 from orca_core.proxies.spec import ProxyData
-from orca_core.tasks.files import refuse
 
 MOST_TOLD = 10
 """So many wrong lines of a file are told."""

@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 from orca_core.errors import ConfigError, Fault, nearest
 from orca_core.plugins import broken_entry, third_party
-from orca_core.tasks.arrays import npz_task
 from orca_core.tasks.builtin import BUILTIN_TASKS
 from orca_core.tasks.drug import DRUG_TASKS
 from orca_core.tasks.nb360 import NB360_TASKS
 from orca_core.tasks.openml import OPENML_TASKS, openml_task
-from orca_core.tasks.own_tables import csv_task
+from orca_core.tasks.own.arrays import npz_task
+from orca_core.tasks.own.images import domainnet_task, images_task
+from orca_core.tasks.own.tables import csv_task
 from orca_core.tasks.pdebench import PDEBENCH_TASKS
-from orca_core.tasks.pictures import domainnet_task, images_task
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.ucr import ucr_task
 

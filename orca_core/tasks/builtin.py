@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orca_core.datafiles.packaged import package_file
 from orca_core.errors import DataError
-from orca_core.tasks.spec import TaskData, TaskSpec, package_file
+from orca_core.tasks.spec import TaskData, TaskSpec
 from orca_core.tasks.splitting import deal, standardise
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, places_of, refuse
+from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import Fault
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.tasks.files import ArrayForm, ExpectedFile, places_of, refuse
-from orca_core.tasks.reading import held_out, rows_of
 from orca_core.tasks.recipes import published
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.unpickling import read_object_npy
+from orca_core.tasks.splitting import held_out, rows_of
 
 PARTS = ("train", "test")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from orca_core.datafiles.expected import data_root, refuse
 from orca_core.errors import DataError, Fault
-from orca_core.tasks.files import data_root, refuse
 from orca_core.tasks.tables import Column, read_table
 
 TARGET = "class"

@@ -15,16 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, places_of, refuse
+from orca_core.datafiles.published import checked_arrays
+from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import ConfigError, Fault
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.tasks.files import ArrayForm, ExpectedFile, places_of, refuse
-from orca_core.tasks.reading import checked_arrays, held_out
 from orca_core.tasks.recipes import published
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import PointwiseScale, stratified_order
+from orca_core.tasks.splitting import PointwiseScale, held_out, stratified_order
 from orca_core.tasks.tables import SUFFIXES, class_ids, design, read_table, scaled, split_target
-from orca_core.tasks.unpickling import read_object_npy
 
 if TYPE_CHECKING:
     pass

@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orca_core.datafiles.decoded import BLOCK_BYTES, Decoding, decoded, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, places_of, refuse
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.decoded import BLOCK_BYTES, Decoding, decoded, refuse_not_finite
-from orca_core.tasks.files import ArrayForm, ExpectedFile, places_of, refuse
-from orca_core.tasks.reading import held_out
 from orca_core.tasks.recipes import published
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import PointwiseScale
+from orca_core.tasks.splitting import PointwiseScale, held_out
 
 if TYPE_CHECKING:
     import h5py

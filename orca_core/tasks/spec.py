@@ -7,19 +7,15 @@ A loader is `load(spec, split_seed) -> TaskData`. It reads the whole data set, g
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from orca_core.errors import ConfigError, DataError, Fault
-from orca_core.tasks.files import ExpectedFile, cache_root, refuse
+from orca_core.datafiles.digests import content_digest
+from orca_core.datafiles.expected import ExpectedFile, refuse
+from orca_core.errors import ConfigError, Fault
+from orca_core.plugins import resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,7 +152,9 @@ class TaskSpec:
             self.check_files()
         files = self.files()
         # What code alone defines has no content to tell it from another task of the same loader: its name does.
-        label = f"task {self.loader} {self.version} {self.loss} {self.score}" + ("" if files else f" {self.name}")
+        label = f"task {_MOVED_LOADERS.get(self.loader, self.loader)} {self.version} {self.loss} {self.score}" + (
+            "" if files else f" {self.name}"
+        )
         label += f" {self.variant}" if self.variant else ""
         return content_digest(label, files)
 
@@ -170,6 +168,15 @@ class TaskSpec:
         data: TaskData = resolve(self.loader)(self, split_seed, *([reference] if self.reference else []))
         refuse(f"{self.name}: {self.loader}: {broken}" for broken in broken_promises(self, data))
         return data
+
+
+_MOVED_LOADERS = {
+    "orca_core.tasks.own.arrays:load_npz": "orca_core.tasks.arrays:load_npz",
+    "orca_core.tasks.own.images:load_domainnet": "orca_core.tasks.pictures:load_domainnet",
+    "orca_core.tasks.own.images:load_images": "orca_core.tasks.pictures:load_images",
+    "orca_core.tasks.own.tables:load_csv": "orca_core.tasks.own_tables:load_csv",
+}
+"""Loaders whose module was renamed -> the name that digests know them by, so that stored results stay valid."""
 
 
 def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
@@ -208,77 +215,3 @@ def check_train_samples(data: TaskData, train_samples: int, task: str) -> None:
     if train_samples < (data.num_classes or 1):
         rule = f"must be at least the {data.num_classes} classes of {task}"
         raise ConfigError([Fault("train_samples", rule, train_samples)])
-
-
-MANY_FILES = 256
-"""Above so many files, a process looks at them once."""
-
-KEPT_FROM_BYTES = 1 << 20
-"""Size from which the digest of a file is kept in the cache root."""
-
-
-def content_digest(label: str, files: tuple[Path, ...]) -> str:
-    """SHA-256 over a label and the bytes of some files, in order."""
-    return _digest_once(label, files) if len(files) > MANY_FILES else _digest_now(label, files)
-
-
-def _digest_now(label: str, files: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256(label.encode())
-    for path in files:
-        digest.update(_file_digest(path, *_identity(path)).encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=16)
-def _digest_once(label: str, files: tuple[Path, ...]) -> str:
-    identities = [(str(path), *_identity(path)) for path in files]
-    return _kept(f"{label} {identities}", lambda: _digest_now(label, files))
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return stat.st_size, stat.st_mtime_ns
-
-
-@lru_cache(maxsize=256)
-def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
-    def now() -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    return now() if size < KEPT_FROM_BYTES else _kept(f"{path.absolute()} {size} {mtime_ns}", now)
-
-
-def _kept(identity: str, compute: Callable[[], str]) -> str:
-    """A digest from the cache root, or computed and put there; `identity` has paths, sizes and times of what it is of."""
-    place = cache_root() / "digests" / hashlib.sha256(identity.encode()).hexdigest()
-    try:
-        return place.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        digest = compute()
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False, encoding="ascii") as file:
-            file.write(digest)
-        os.replace(file.name, place)
-    except OSError:
-        pass  # a cache that cannot be written costs time only
-    return digest
-
-
-def resolve(reference: str) -> Callable[..., Any]:
-    """The function that `"module:function"` names."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-@lru_cache(maxsize=256)
-def package_file(package: str, *parts: str) -> Path:
-    """A file inside an installed package, found without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"{package}: is not installed, and {'/'.join(parts)} comes with it")
-    return Path(spec.submodule_search_locations[0]).joinpath(*parts)

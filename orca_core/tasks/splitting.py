@@ -54,6 +54,24 @@ def deal(x: np.ndarray, y: np.ndarray, seed: int, *, num_valid: int, num_test: i
     return Split(x[train], y[train]), Split(x[valid], y[valid]), Split(x[test], y[test])
 
 
+def held_out(y: np.ndarray, share: float, split_seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of train and of a validation part that is split off by the seed, each in ascending order; stratified if y is (n,).
+
+    At least one row is held out, and one is left.
+    """
+    import numpy as np
+
+    strata = y if y.ndim == 1 else np.zeros(len(y), dtype=np.int64)
+    order = stratified_order(strata, split_seed)
+    number = min(max(1, round(share * len(y))), len(y) - 1)
+    return np.sort(order[number:]), np.sort(order[:number])
+
+
+def rows_of(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Split:
+    """Some rows, copied into memory."""
+    return Split(x[rows], y[rows])
+
+
 def standardise(data: TaskData) -> TaskData:
     """The same data with each input channel at mean 0 and variance 1 over the training rows and all positions.
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
-from orca_core.tasks.files import refuse
 
 if TYPE_CHECKING:
     import numpy as np

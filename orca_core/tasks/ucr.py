@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from orca_core.datafiles.decoded import Decoding, decoded
+from orca_core.datafiles.expected import ExpectedFile, places_of, refuse
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.decoded import Decoding, decoded
-from orca_core.tasks.files import ExpectedFile, places_of, refuse
-from orca_core.tasks.reading import held_out, rows_of
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.tasks.splitting import held_out, rows_of
 
 if TYPE_CHECKING:
     import numpy as np

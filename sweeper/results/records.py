@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pyarrow as pa
 
-from orca_core.config import KNOBS
+from orca_core.config.knobs import KNOBS
 
 _TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from body_families import write_checkpoint
 
+from orca_core.adapters.inserted import ADAPTERS, check_adapter, spell_adapter
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig, resolve_config
 from orca_core.errors import ConfigError
-from orca_core.finetuning.adapters import ADAPTERS, check_adapter, spell_adapter
 from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from sweeper.results.store import ResultStore
-from sweeper.running import check_adapters, run_space
-from sweeper.space import load_space
+from sweeper.space.reading import load_space
+from sweeper.sweep import check_adapters, run_space
 
 ADALORA = {"name": "adalora", "init_r": 6, "target_r": 2, "total_step": 8, "tinit": 1, "tfinal": 2}
 TESTED: dict[str, Any] = {

@@ -13,9 +13,9 @@ from orca_core.alignment.source import source_features
 from orca_core.bodies import BODIES, BodySpec, find_body
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
 from orca_core.bodies.mini import VOCABULARY, mini_tokenizer
-from orca_core.bodies.pretraining import Pretraining
 from orca_core.errors import ConfigError, DataError
 from orca_core.model.cross_modal import CrossModalModel
+from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.seeding import generator
 from orca_core.stages import stages_of

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from orca_core.config import KNOBS, choices_of, flatten, nest, resolve_config
+from orca_core.config.knobs import KNOBS, choices_of, flatten, nest, resolve_config
 from orca_core.errors import ConfigError, Fault
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_core.alignment.annealed import annealed_divergence, annealing_schedule
-from orca_core.alignment.l2 import l2, l2_in_order
-from orca_core.alignment.mmd import mmd, mmd_of_equal_size
-from orca_core.alignment.otdd import OtddSource, otdd
-from orca_core.alignment.sinkhorn import self_transport_cost, squared_distances, transport_cost
+from orca_core.distances.annealed import annealed_divergence, annealing_schedule
+from orca_core.distances.l2 import l2, l2_in_order
+from orca_core.distances.mmd import mmd, mmd_of_equal_size
+from orca_core.distances.otdd import OtddSource, otdd
+from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost
 from orca_core.errors import NotFiniteError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "otdd"

@@ -10,10 +10,10 @@ from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.errors import ConfigError
 from orca_core.finetuning.loop import Finetuning
-from orca_core.finetuning.optimizers import make_optimizer, step_decay, warmup_decay
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial, summarise
 from orca_core.tasks import find_task
+from orca_core.training.optimizers import make_optimizer, step_decay, warmup_decay
 
 CPU = torch.device("cpu")
 CONSTANT = {"finetune.optimizer": "sgd", "finetune.momentum": 0.0, "finetune.weight_decay": 0.0, "finetune.lr": 0.1, "finetune.clip": None}

@@ -8,9 +8,9 @@ import torch
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.errors import ConfigError
-from orca_core.finetuning.fisher import fisher_scores, highest
-from orca_core.finetuning.freezing import FREEZING_NAMES, Phase, freezing_label, parse_freezing
 from orca_core.finetuning.loop import Finetuning
+from orca_core.freezing.fisher import fisher_scores, highest
+from orca_core.freezing.schedule import FREEZING_NAMES, Phase, freezing_label, parse_freezing
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.tasks import find_task

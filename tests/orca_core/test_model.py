@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from orca_core.bodies import find_body
+from orca_core.bodies.base import ImageEmbedding
 from orca_core.bodies.loading import LoadedBody, random_body
-from orca_core.bodies.trunk import ImageEmbedding
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.model.embedder import FieldEmbedder, ImageEmbedder, SeriesEmbedder, fold_side, make_embedder, series_stride
 from orca_core.model.pooling import FixedPool

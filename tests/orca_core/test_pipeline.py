@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orca_core import pipeline
-from orca_core.config import TrialConfig
+from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
 from orca_core.stages import stages_of

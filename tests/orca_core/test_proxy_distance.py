@@ -12,7 +12,7 @@ from torch import Tensor
 from orca_core.alignment.proxy_distance import MOST_SAMPLES, ProxyDistances, distances_at_start, proxy_distances
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config import TrialConfig
+from orca_core.config.knobs import TrialConfig
 from orca_core.errors import NotFiniteError
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import distances_of_proxy, run_trial

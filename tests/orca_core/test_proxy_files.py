@@ -15,12 +15,12 @@ from PIL import Image
 from orca_core.alignment.source import describe_features, source_features
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config import resolve_config
+from orca_core.bodies.widths import body_width
+from orca_core.config.knobs import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
 from orca_core.proxies import PROXIES, find_proxy
 from orca_core.proxies.texts import iob2
-from orca_core.proxies.widths import body_width
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config import KNOBS, REFERENCE_BEHAVIOUR, resolve_config
+from orca_core.config.knobs import KNOBS, REFERENCE_BEHAVIOUR, resolve_config
 from orca_core.finetuning.loop import Finetuning
-from orca_core.finetuning.optimizers import reference_warmup_decay, warmup_cosine
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial, summarise
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
+from orca_core.training.optimizers import reference_warmup_decay, warmup_cosine
 
 CPU = torch.device("cpu")
 ALIGNED = {"task": "openml/187", "align.epochs": 3}

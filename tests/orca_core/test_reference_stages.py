@@ -15,13 +15,13 @@ from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config import resolve_config
+from orca_core.config.knobs import resolve_config
 from orca_core.finetuning.loop import Finetuning
-from orca_core.finetuning.optimizers import step_decay
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.proxies import find_proxy
 from orca_core.seeding import generator
 from orca_core.tasks import Split, TaskData, find_task
+from orca_core.training.optimizers import step_decay
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,12 @@ import torch
 from orca_core.alignment.loop import Alignment
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.bodies.pretraining import Pretraining
-from orca_core.config import TrialConfig
+from orca_core.config.knobs import TrialConfig
 from orca_core.errors import NotFiniteError
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial, trial_rows
+from orca_core.pretraining.loop import Pretraining
 from orca_core.stages import Stage, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import find_task

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from orca_core.errors import ConfigError
-from sweeper.planning import make_plan
-from sweeper.space import SearchSpace, load_space
+from sweeper.planning.trials import make_plan
+from sweeper.space.reading import SearchSpace, load_space
 
 LoadSpace = Callable[..., SearchSpace]
 
@@ -48,7 +48,7 @@ def ray_session() -> Iterator[None]:
     """Ray with two CPUs, started once; sweeps in this process join it."""
     import ray
 
-    from sweeper.launch import _ENVIRONMENT
+    from sweeper.tune.launch import _ENVIRONMENT
 
     os.environ |= _ENVIRONMENT
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

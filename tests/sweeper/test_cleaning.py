@@ -9,8 +9,8 @@ import pytest
 
 from orca_core.errors import ConfigError
 from orca_core.store import Store
-from sweeper.cleaning import GIB, clean, remove_sweep
 from sweeper.results import ResultStore
+from sweeper.upkeep.cleaning import GIB, clean, remove_sweep
 
 PLAN = {"metric": "valid_error", "trials": {}, "proposed_later": 0}
 

@@ -13,11 +13,11 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.planning import make_plan
-from sweeper.recorder import Recorder
+from sweeper.planning.trials import make_plan
 from sweeper.results import ResultStore
-from sweeper.running import plan_as_data
-from sweeper.space import parse_space
+from sweeper.running.recorder import Recorder
+from sweeper.space.reading import parse_space
+from sweeper.sweep import plan_as_data
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.planning import make_plan
-from sweeper.space import parse_space
-from sweeper.yaml_reader import parse_value
+from sweeper.planning.trials import make_plan
+from sweeper.space.reading import parse_space
+from sweeper.space.yaml_reader import parse_value
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from orca_core.errors import ConfigError
-from sweeper.driver import STALE_AFTER_S, driver_of, heartbeat, only_driver, stop_sweep
 from sweeper.results import ResultStore
+from sweeper.running.driver import STALE_AFTER_S, driver_of, heartbeat, only_driver, stop_sweep
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_heartbeat_ends_with_its_sweep(store):
 
 
 def test_stop_reaches_the_driver(store, monkeypatch):
-    monkeypatch.setattr("sweeper.driver.HEARTBEAT_EVERY_S", 0.05)
+    monkeypatch.setattr("sweeper.running.driver.HEARTBEAT_EVERY_S", 0.05)
     stopped = threading.Event()
     with heartbeat(store, "s", stopped.set):
         wait_for(lambda: driver_of(store, "s") is not None)
@@ -63,7 +63,7 @@ def test_stop_reaches_the_driver(store, monkeypatch):
 
 
 def test_an_old_request_to_stop_does_not_end_the_next_run(store, monkeypatch):
-    monkeypatch.setattr("sweeper.driver.HEARTBEAT_EVERY_S", 0.05)
+    monkeypatch.setattr("sweeper.running.driver.HEARTBEAT_EVERY_S", 0.05)
     store.ask_to_stop("s")
     stopped = threading.Event()
     with heartbeat(store, "s", stopped.set):

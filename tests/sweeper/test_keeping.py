@@ -15,12 +15,12 @@ from orca_core.identity import trial_id
 from orca_core.pipeline import load_data
 from orca_core.scoring import SCORES
 from orca_core.store import Store
-from sweeper.doctor import examine
-from sweeper.exporting import export_best
-from sweeper.planning import make_plan
+from sweeper.export import export_best
+from sweeper.planning.trials import make_plan
 from sweeper.results import Results
-from sweeper.running import check_room, run_space
-from sweeper.space import load_space, parse_space
+from sweeper.space.reading import load_space, parse_space
+from sweeper.sweep import check_room, run_space
+from sweeper.upkeep.doctor import examine
 
 pytestmark = pytest.mark.ray
 

@@ -11,14 +11,14 @@ import sys
 
 import pytest
 
-from orca_core.config import resolve_config
+from orca_core.config.knobs import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
-from sweeper.cost import CostModel, Measured
-from sweeper.plan_text import describe_plan
-from sweeper.planning import make_plan
+from sweeper.planning.cost import CostModel, Measured
+from sweeper.planning.trials import make_plan
 from sweeper.results import ResultStore
-from sweeper.space import load_space
+from sweeper.show.plan import describe_plan
+from sweeper.space.reading import load_space
 
 
 def test_the_quickstart_is_64_combinations_and_48_trials():

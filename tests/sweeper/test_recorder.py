@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from sweeper.planning import PlannedTrial, make_plan
-from sweeper.recorder import Recorder, config_cells, score_of
+from sweeper.planning.trials import PlannedTrial, make_plan
 from sweeper.results import Results, ResultStore
-from sweeper.space import parse_space
+from sweeper.running.recorder import Recorder, config_cells, score_of
+from sweeper.space.reading import parse_space
 
 COMPLETE = {"status": "COMPLETE", "valid_error": 0.25, "test_error": 0.5}
 STAGE = {"table": "stages", "stage": "align", "phase": 0, "key": "k", "epochs": 2, "reused_epochs": 1, "seconds": 3.0, "saved_s": 1.5}

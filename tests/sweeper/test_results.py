@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orca_core.config import KNOBS, resolve_config
+from orca_core.config.knobs import KNOBS, resolve_config
 from orca_core.errors import StoreError
 from orca_core.identity import canonical_knobs
 from sweeper.results import QueryError, Results, ResultStore

@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from orca_core import pipeline
-from sweeper.reading import describe_trial
 from sweeper.results import Results
-from sweeper.running import run_one, run_space
-from sweeper.space import parse_space
+from sweeper.show.results import describe_trial
+from sweeper.space.reading import parse_space
+from sweeper.sweep import run_one, run_space
 
 pytestmark = pytest.mark.ray
 
@@ -131,18 +131,18 @@ def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes
 
 def test_a_second_run_of_a_finished_sweep_starts_nothing_not_even_ray(four_axes, monkeypatch, capsys):
     before = four_axes.ask("select * from trials order by trial")
-    monkeypatch.delitem(sys.modules, "sweeper.launch", raising=False)
+    monkeypatch.delitem(sys.modules, "sweeper.tune.launch", raising=False)
     assert run_space(parse_space(FOUR_AXES), str(four_axes.folder)) == 0
-    assert "sweeper.launch" not in sys.modules
+    assert "sweeper.tune.launch" not in sys.modules
     assert "nothing to run, all 12 trials are in the results" in capsys.readouterr().out
     assert four_axes.ask("select * from trials order by trial") == before
 
 
 def test_another_sweep_takes_finished_trials_over(four_axes, tmp_path, monkeypatch):
     copy = Sweep(shutil.copytree(four_axes.folder, tmp_path / "results"))
-    monkeypatch.delitem(sys.modules, "sweeper.launch", raising=False)
+    monkeypatch.delitem(sys.modules, "sweeper.tune.launch", raising=False)
     assert copy.run(FOUR_AXES | {"name": "again"}) == 0
-    assert "sweeper.launch" not in sys.modules
+    assert "sweeper.tune.launch" not in sys.modules
     scores = "select trial, valid_error, test_error, best_epoch from trials where sweep = '{}' order by 1"
     assert copy.ask(scores.format("again")) == copy.ask(scores.format("four-axes"))
 

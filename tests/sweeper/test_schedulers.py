@@ -9,9 +9,9 @@ from ray.tune.execution.tune_controller import _ObjectCache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from sweeper.planning import make_plan
-from sweeper.schedulers import PastTrial, PerTaskScheduler
-from sweeper.space import SchedulerConfig, parse_space
+from sweeper.planning.trials import make_plan
+from sweeper.space.reading import SchedulerConfig, parse_space
+from sweeper.tune.schedulers import PastTrial, PerTaskScheduler
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 ASHA = SchedulerConfig(name="asha", reduction_factor=2)

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.schema import json_schema
-from sweeper.space import parse_space
-from sweeper.yaml_reader import parse_value, read_mapping
+from sweeper.space.reading import parse_space
+from sweeper.space.schema import json_schema
+from sweeper.space.yaml_reader import parse_value, read_mapping
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 

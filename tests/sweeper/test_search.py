@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.axes import Axis
-from sweeper.planning import make_plan
-from sweeper.search import candidates, draw, mean_score
-from sweeper.space import Arm, SearchConfig
+from sweeper.planning.search import candidates, draw, mean_score
+from sweeper.planning.trials import make_plan
+from sweeper.space.axes import Axis
+from sweeper.space.reading import Arm, SearchConfig
 
 LR = Axis("finetune.lr", "loguniform", (1e-5, 1e-1), log=True)
 EPOCHS = Axis("finetune.epochs", "int", (3, 10), step=3)

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from orca_core.config import resolve_config
+from orca_core.config.knobs import resolve_config
 from orca_core.errors import ConfigError
-from sweeper.planning import make_plan
-from sweeper.space import find_space, load_space
+from sweeper.planning.trials import make_plan
+from sweeper.space.reading import find_space, load_space
 
 DIGITS = "base: {task: digits}\n"
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from sweeper.tables import FORMATS, render, text_table
+from sweeper.show.tables import FORMATS, render, text_table
 
 TABLE = pa.table(
     {

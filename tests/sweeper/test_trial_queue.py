@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orca_core.config import resolve_config
+from orca_core.config.knobs import resolve_config
 from orca_core.stages import Stage
-from sweeper.planning import PlannedTrial
-from sweeper.trial_queue import TrialQueue
+from sweeper.planning.queue import TrialQueue
+from sweeper.planning.trials import PlannedTrial
 
 CONFIG = resolve_config({"task": "digits"})
 

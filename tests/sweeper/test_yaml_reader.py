@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orca_core.errors import ConfigError
-from sweeper.yaml_reader import parse_value, read_mapping
+from sweeper.space.yaml_reader import parse_value, read_mapping
 
 
 def read(text: str, folder: Path) -> dict:

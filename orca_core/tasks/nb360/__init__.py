@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from orca_core.datafiles.expected import places_of
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.files import places_of
 from orca_core.tasks.nb360 import arrays, cosmic, darcy, ecg, fsd50k, images, psicov
 from orca_core.tasks.recipes import published
 from orca_core.tasks.spec import TaskSpec

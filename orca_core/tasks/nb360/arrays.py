@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.decoded import BLOCK_BYTES, Decoding, decoded, labels, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, read_headers, refuse
+from orca_core.datafiles.published import checked_arrays
+from orca_core.datafiles.unpickling import read_npy_header, read_object_npy
 from orca_core.errors import DataError, Fault
-from orca_core.tasks.decoded import BLOCK_BYTES, Decoding, decoded, labels, refuse_not_finite
-from orca_core.tasks.files import ArrayForm, ExpectedFile, read_headers, refuse
-from orca_core.tasks.reading import checked_arrays, held_out, rows_of
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.unpickling import read_npy_header, read_object_npy
+from orca_core.tasks.splitting import held_out, rows_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.datafiles.expected import ExpectedFile, data_root, refuse
+from orca_core.datafiles.published import named_files
+from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import Fault
 from orca_core.seeding import derive
-from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.tasks.files import ExpectedFile, data_root, refuse
-from orca_core.tasks.reading import held_out, named_files
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.unpickling import read_object_npy
+from orca_core.tasks.splitting import held_out
 
 if TYPE_CHECKING:
     pass

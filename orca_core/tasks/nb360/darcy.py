@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, is_hdf5
 from orca_core.errors import DataError
-from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.tasks.files import ArrayForm, ExpectedFile, is_hdf5
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import PointwiseScale
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
+from orca_core.datafiles.published import checked_arrays
+from orca_core.datafiles.unpickling import read_pickle
 from orca_core.errors import Fault
-from orca_core.tasks.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.tasks.files import ArrayForm, ExpectedFile, refuse
-from orca_core.tasks.reading import checked_arrays
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import stratified_order
-from orca_core.tasks.unpickling import read_pickle
 
 if TYPE_CHECKING:
     import numpy as np

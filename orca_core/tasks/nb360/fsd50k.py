@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.decoded import Decoding, decoded
+from orca_core.datafiles.expected import ExpectedFile, data_root, refuse
+from orca_core.datafiles.published import named_files
 from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive, generator
-from orca_core.tasks.decoded import Decoding, decoded
-from orca_core.tasks.files import ExpectedFile, data_root, refuse
-from orca_core.tasks.reading import named_files
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 
 if TYPE_CHECKING:

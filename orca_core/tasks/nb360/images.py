@@ -7,12 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.decoded import Decoding, blocks, decoded, labels, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
+from orca_core.datafiles.published import checked_arrays
+from orca_core.datafiles.unpickling import read_pickle
 from orca_core.errors import Fault
-from orca_core.tasks.decoded import Decoding, blocks, decoded, labels, refuse_not_finite
-from orca_core.tasks.files import ArrayForm, ExpectedFile, refuse
-from orca_core.tasks.reading import checked_arrays, held_out, rows_of
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.unpickling import read_pickle
+from orca_core.tasks.splitting import held_out, rows_of
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from sklearn.datasets import load_iris
 from orca_core.errors import ConfigError, DataError
 from orca_core.tasks import find_task
 from orca_core.tasks.fetching import fetch_openml
-from sweeper.catalogue import fetch_table
+from sweeper.show.catalogue import fetch_table
 
 openml = pytest.importorskip("openml")
 

@@ -13,7 +13,7 @@ from published import WRITERS
 
 from orca_core.errors import ConfigError, DataError
 from orca_core.tasks import TASKS, TaskData, find_task
-from orca_core.tasks.pictures import DEVIATION, MEAN, picture
+from orca_core.tasks.own.images import DEVIATION, MEAN, picture
 
 
 def sizes(data: TaskData) -> list[int]:

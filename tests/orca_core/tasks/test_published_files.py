@@ -18,17 +18,17 @@ import torch
 from published import WRITERS
 from scipy.io import savemat, wavfile
 
-from orca_core.config import resolve_config
+from orca_core.config.knobs import resolve_config
+from orca_core.datafiles import digests
+from orca_core.datafiles.decoded import decoded
+from orca_core.datafiles.digests import content_digest
+from orca_core.datafiles.expected import read_headers
 from orca_core.errors import DataError
 from orca_core.finetuning.loop import Finetuning, group_means
 from orca_core.identity import trial_id, unread_knobs
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
-from orca_core.tasks import spec as spec_module
-from orca_core.tasks.decoded import decoded
-from orca_core.tasks.files import read_headers
 from orca_core.tasks.nb360 import NB360_TASKS
-from orca_core.tasks.spec import content_digest
 
 # Missing
 
@@ -426,20 +426,20 @@ def test_the_digest_of_a_large_file_is_kept_for_other_processes(tmp_path, monkey
     first = content_digest("x", (path,))
     (kept,) = (tmp_path / "cache" / "digests").iterdir()
     kept.write_text("0" * 64)
-    spec_module._file_digest.cache_clear()
+    digests._file_digest.cache_clear()
     assert content_digest("x", (path,)) != first  # it was taken from there
     os.utime(path, ns=(1, 1))
     assert content_digest("x", (path,)) == first  # another time: taken anew
 
 
 def test_many_files_are_looked_at_once_in_a_process(tmp_path):
-    files = tuple(tmp_path / str(number) for number in range(spec_module.MANY_FILES + 1))
+    files = tuple(tmp_path / str(number) for number in range(digests.MANY_FILES + 1))
     for file in files:
         file.write_bytes(b"a")
     first = content_digest("many", files)
     assert content_digest("many", files) == first
     assert content_digest("other", files) != first
-    spec_module._digest_once.cache_clear()
+    digests._digest_once.cache_clear()
     files[7].write_bytes(b"bb")
     assert content_digest("many", files) != first
 

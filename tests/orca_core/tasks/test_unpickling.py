@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orca_core.datafiles.unpickling import read_object_npy, read_pickle
 from orca_core.errors import DataError
-from orca_core.tasks.unpickling import read_object_npy, read_pickle
 
 ARRAYS = {
     "uint8": np.arange(6, dtype="uint8").reshape(2, 3),

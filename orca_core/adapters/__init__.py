@@ -1,0 +1,1 @@
+"""Adapters: a few new weights inside a frozen body."""

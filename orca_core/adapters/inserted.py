@@ -1,0 +1,250 @@
+"""Adapters: few new weights inside a frozen body, by the `peft` library.
+
+    adapter: lora                                       a name: options as peft has them by default
+    adapter: {name: lora, r: 4, lora_alpha: 8}          a name with options of peft's config of that type
+
+With an adapter the body's own weights never train: where a freezing schedule says `body` it means the adapter's weights. Embedder and
+predictor train in full. By default every linear layer inside the body's blocks is adapted, found by its type (`ln_tuning`: every
+LayerNorm); `target_modules` names others, by peft's rules.
+
+AdaLoRA (Zhang et al. 2023) moves its rank budget as a function of the optimiser step out of `total_step`, which must be given: a
+schedule by the run's own length would make a shorter run something else than the beginning of a longer one. Its orthogonality penalty
+is added to the loss.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from orca_core.errors import ConfigError, Fault, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from orca_core.bodies.base import Body
+    from orca_core.config.knobs import TrialConfig
+    from orca_core.freezing.schedule import Phase
+
+NONE = "none"
+
+ADAPTERS = (
+    *("lora", "dora", "adalora", "ia3", "ln_tuning", "oft"),
+    *("beft", "boft", "c3a", "deft", "delora", "fourierft", "glora", "gralora", "hira", "hra", "lily", "loha", "lokr", "miss"),
+    *("osf", "peanut", "psoft", "randlora", "road", "shira", "supertuning", "waveft"),
+)
+"""Names of adapters: peft's types whose state is all in the layers they adapt, and `dora`, which is `lora` with `use_dora`."""
+
+OTHER_TYPES = frozenset(
+    ("adaption_prompt", "cpt", "multitask_prompt_tuning", "p_tuning", "poly", "prefix_tuning", "prompt_tuning", "vblora", "vera", "xlora")
+)
+"""Types of peft that cannot be taken: tokens before the body's, or state that layers share, which would not travel with their weights."""
+
+_NOT_OPTIONS = (
+    "peft_type",
+    "task_type",
+    "inference_mode",
+    "base_model_name_or_path",
+    "revision",
+    "auto_mapping",
+    "rank_pattern",
+    "runtime_config",
+)
+"""Fields of peft's configs that are no business of a trial."""
+
+
+def spell_adapter(value: Any) -> str:
+    """The one spelling of an adapter: its name, or with options JSON with sorted keys.
+
+    >>> spell_adapter({"r": 4, "name": "lora"}), spell_adapter({"name": "ia3"})
+    ('{"name":"lora","r":4}', 'ia3')
+
+    Raises:
+        ValueError: If it is neither a known name nor a mapping with one.
+    """
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        raise ValueError("must be the name of an adapter, or a mapping of name and options")
+    name, options = value.get("name"), {key: option for key, option in value.items() if key != "name"}
+    if name in OTHER_TYPES:
+        raise ValueError("must be an adapter with all its state in the layers it adapts")
+    if name not in (NONE, *ADAPTERS):
+        raise ValueError(f"must be the name of an adapter ({nearest(name, (NONE, *ADAPTERS)).rstrip('.')})")
+    if refused := [key for key in options if key in _NOT_OPTIONS or not isinstance(key, str) or (name == NONE)]:
+        raise ValueError(f"must not have the option {refused[0]!r}")
+    return json.dumps({"name": name, **options}, sort_keys=True, separators=(",", ":"), allow_nan=False) if options else str(name)
+
+
+def schedule_faults(adapter: str, phases: Iterable[Phase]) -> list[Fault]:
+    """Faults of a freezing schedule beside an adapter."""
+    if adapter == NONE:
+        return []
+    trains = [phase.train for phase in phases]
+    remedy = "With an adapter, `body` stands for the adapter's weights."
+    if any(name not in ("embedder", "body", "predictor") for train in trains for name in train):
+        return [Fault("freezing", f"must name no parts of the body with adapter {_options(adapter)[0]}", Fault.ABSENT, remedy)]
+    if not any("body" in train for train in trains):
+        return [Fault("freezing", f"must train the body in some phase with adapter {_options(adapter)[0]}", Fault.ABSENT, remedy)]
+    if _options(adapter)[0] == "adalora" and not all("body" in train for train in trains):
+        return [
+            Fault("freezing", "must train the body in every phase with adapter adalora, whose schedule counts steps", Fault.ABSENT, remedy)
+        ]
+    return []
+
+
+def check_adapter(config: TrialConfig) -> None:
+    """That peft takes the adapter's options for the trial's body; loads torch and peft, and builds the body with random weights.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if config.adapter != NONE:
+        from orca_core.bodies.loading import random_body
+
+        Adapter(config.adapter, random_body(config.body_spec, seed=0).body)
+
+
+class Adapter:
+    """An adapter in a body: changes the body in place, its new weights drawn from torch's global generator.
+
+    Args:
+        adapter: As `spell_adapter` spells it; not `none`.
+        body: The body; its own weights are left as they are.
+
+    Raises:
+        ConfigError: If peft refuses the options or the body.
+    """
+
+    def __init__(self, adapter: str, body: Body) -> None:
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+        self.name, options = _options(adapter)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on defaults that peft itself puts right for GPT-2's kind of linear layers
+                self.config = _peft_config(self.name, options, body)
+                self.tuner = PEFT_TYPE_TO_TUNER_MAPPING[self.config.peft_type](body, self.config, "default")
+        except ConfigError:
+            raise
+        except Exception as error:  # peft's adapters check their options in many ways; each means that they do not fit
+            reason = " ".join(str(error).split())
+            raise ConfigError([Fault("adapter", f"must be one that peft can put into this body: {reason}", adapter)]) from error
+        self.parameters: list[nn.Parameter] = [parameter for parameter in body.parameters() if parameter.requires_grad]
+        self.body = body
+
+    @property
+    def is_adalora(self) -> bool:
+        """Whether it moves ranks between layers as it trains."""
+        return self.name == "adalora"
+
+    def penalty(self) -> Tensor | float:
+        """What AdaLoRA adds to the loss: `orth_reg_weight` times the mean Frobenius distance of its factors from orthogonal ones."""
+        if not self.is_adalora:
+            return 0.0
+        import torch
+
+        named = [(name, p) for name, p in self.body.named_parameters() if ".lora_A." in name or ".lora_B." in name]
+        products = [p @ p.T if ".lora_A." in name else p.T @ p for name, p in named]
+        distances = [torch.linalg.matrix_norm(product - torch.eye(len(product), device=product.device)) for product in products]
+        return self.config.orth_reg_weight * torch.stack(distances).mean()
+
+    def after_step(self, step: int) -> None:
+        """Move ranks between layers; between an optimiser step and the next `zero_grad`.
+
+        Args:
+            step: Number of the step in fine-tuning, from 1.
+        """
+        if self.is_adalora:
+            self.tuner.update_and_allocate(step)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the next step depends on beside the weights: the importances and ranks of AdaLoRA."""
+        if not self.is_adalora:
+            return {}
+        import torch
+
+        ranks = {name: torch.tensor(kept) for name, kept in (self.config.rank_pattern or {}).items()}
+        return {
+            f"adapter.{entry}/{name}": value for entry, values in (*self._importances(), ("rank", ranks)) for name, value in values.items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a state."""
+        if not self.is_adalora:
+            return
+        parameters = dict(self.body.named_parameters())
+        for entry, values in self._importances():
+            prefix = f"adapter.{entry}/"
+            found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            values.clear()
+            values.update({name: value.to(parameters[name].device, copy=True) for name, value in found.items()})
+        prefix = "adapter.rank/"
+        self.config.rank_pattern = {
+            key.removeprefix(prefix): kept.tolist() for key, kept in tensors.items() if key.startswith(prefix)
+        } or None
+
+    def _importances(self) -> tuple[tuple[str, dict[str, Tensor]], ...]:
+        allocator = self.tuner.rankallocator
+        return ("importance", allocator.ipt), ("sensitivity", allocator.exp_avg_ipt), ("uncertainty", allocator.exp_avg_unc)
+
+
+def _options(adapter: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a spelled adapter."""
+    if not adapter.startswith("{"):
+        return adapter, {}
+    options = json.loads(adapter)
+    return options.pop("name"), options
+
+
+def _peft_config(name: str, options: dict[str, Any], body: Body) -> Any:
+    """peft's config of an adapter for a body."""
+    import dataclasses
+
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    if name == "dora":
+        name, options = "lora", {"use_dora": True} | options
+    kind: Any = next(kind for peft_type, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items() if peft_type.value == name.upper())
+    known = [field.name for field in dataclasses.fields(kind) if field.name not in _NOT_OPTIONS]
+    if unknown := [key for key in options if key not in known]:
+        rule = f"must be an option of peft's {kind.__name__}"
+        raise ConfigError([Fault(f"adapter.{key}", rule, options[key], nearest(key, known)) for key in unknown])
+    if name == "adalora":
+        if not isinstance(options.get("total_step"), int):
+            rule = "must be given: the optimiser steps over which adalora spreads its schedule"
+            raise ConfigError([Fault("adapter.total_step", rule, options.get("total_step", Fault.ABSENT))])
+        initial = options.get("init_r", 12)
+        if options.get("target_r", 8) >= initial:
+            raise ConfigError([Fault("adapter.target_r", f"must be less than init_r ({initial})", options.get("target_r", 8))])
+    targets: dict[str, Any] = {"target_modules": linears_of(body)}
+    if name == "ln_tuning":  # peft takes names by their ends, and "norm" would be too many of them; a pattern must match the whole name
+        targets["target_modules"] = "|".join(map(re.escape, norms_of(body)))
+    if name == "ia3" and "feedforward_modules" not in options:
+        # The paper scales what goes into the second feed-forward layer; here, what goes into every linear layer outside the attention.
+        inside = {id(module) for attention in body.attention for module in attention.modules()}
+        wanted = options.get("target_modules", targets["target_modules"])
+        modules = dict(body.named_modules())
+        targets["feedforward_modules"] = [n for n in wanted if n in modules and id(modules[n]) not in inside]
+    return kind(**targets | options)
+
+
+def linears_of(body: Body) -> list[str]:
+    """Names, inside the body, of the linear layers in its blocks; GPT-2's are of a type of their own."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    inside = {id(module) for block in body.blocks for module in block.modules()}
+    return [name for name, module in body.named_modules() if isinstance(module, nn.Linear | Conv1D) and id(module) in inside]
+
+
+def norms_of(body: Body) -> list[str]:
+    """Names, inside the body, of its LayerNorms."""
+    from orca_core.freezing.groups import NORMS
+
+    return [name for name, module in body.named_modules() if isinstance(module, NORMS)]

@@ -1,0 +1,76 @@
+"""Decoder bodies: GPT-2, and Pythia with the other models of the GPT-NeoX family. Each token sees only those before it.
+
+Positions stay in the body, where the family's own model adds them: GPT-2's table, the rotations of GPT-NeoX. So a sequence that is
+turned round or fed twice has the positions of any other sequence of its length.
+
+Two cures for reading one way only (García-de-Herreros et al. 2025, arXiv 2510.05278, "Parallel Flipping" and "Sequence Doubling"):
+
+    flip      read the sequence and the reversed sequence, turn the second result back, take the mean of the two
+    double    read the sequence twice in a row, at twice the positions, and keep the second half: each of its tokens has seen all
+
+How the paper combines the two readings is not known to us; the mean keeps the width and treats both alike. With both, each of the
+two readings is doubled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orca_core.bodies.base import Body, Geometry, TextEmbedding
+
+
+class DecoderBody(Body):
+    """GPT-2 and GPT-NeoX, without their word table.
+
+    Attributes:
+        flipped, doubled: How it reads; see the module's docstring. Both start off.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        config = model.config
+        self.is_gpt2 = config.model_type == "gpt2"
+        self.flipped = self.doubled = False
+        # The family's own forward makes the causal mask; it only needs words if it is given ids.
+        model.set_input_embeddings(None)
+        self.model = model
+        self.geometry = Geometry("text", config.hidden_size, config.hidden_size, max_tokens=config.max_position_embeddings)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.model.h if self.is_gpt2 else self.model.layers)
+
+    @property
+    def attention(self) -> list[nn.Module]:
+        return [block.get_submodule("attn" if self.is_gpt2 else "attention") for block in self.blocks]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if not self.flipped:
+            return self._read(tokens)
+        return (self._read(tokens) + self._read(tokens.flip(1)).flip(1)) / 2
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        given = torch.cat([tokens, tokens], dim=1) if self.doubled else tokens
+        return self.model(inputs_embeds=given, use_cache=False)[0][:, -tokens.shape[1] :]
+
+
+class WordEmbedding(TextEmbedding):
+    """A decoder's word table: no LayerNorm, and its positions are the body's."""
+
+    def __init__(self, model: Any) -> None:
+        nn.Module.__init__(self)
+        self.embeddings = model.get_input_embeddings()
+
+    @property
+    def positions(self) -> None:
+        return None
+
+    @property
+    def norm(self) -> None:
+        return None
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.embeddings(input_ids)

@@ -1,0 +1,289 @@
+"""Where published data sets lie, which files are expected there, and whether they are whole.
+
+The data root is the environment's SWEEPER_DATA (`--data` sets it), else `./data`. What a file tells of itself cheaply (that it is
+there, its size, the names, shapes and dtypes in its headers) is checked when a plan first uses the task; its values are checked
+when it is decoded, see `orca_core.datafiles.decoded`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from orca_core.datafiles.unpickling import read_npy_header
+from orca_core.errors import DataError, Fault
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Format = Literal[
+    "npy", "npy of objects", "npz", "mat", "hdf5", "hdf5 groups", "pickle", "gzipped pickle", "csv", "json", "list", "table", "folder"
+]
+
+
+def data_root() -> Path:
+    """The folder that all paths of expected files start from."""
+    return Path(os.path.abspath(Path(os.environ.get("SWEEPER_DATA") or "data").expanduser()))
+
+
+def cache_root() -> Path:
+    """Where decoded data and digests of large files are kept: SWEEPER_CACHE, else ~/.cache/orca-sweeper."""
+    return Path(os.path.abspath(Path(os.environ.get("SWEEPER_CACHE") or "~/.cache/orca-sweeper").expanduser()))
+
+
+class Header(NamedTuple):
+    """What a file tells of an array without its values."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """What is expected of one array in a file.
+
+    Args:
+        key: Its name; empty for the one array of an .npy file.
+        axes: Names of its axes, or numbers where a size is fixed: `n 3 h w`. Within a file, axes of one name have one size.
+        kinds: Allowed kinds of numpy dtypes: `b` booleans, `iu` whole numbers, `f` real numbers, `O` Python objects.
+        about: What it holds, with its usual dtype: `uint8`.
+    """
+
+    key: str
+    axes: str
+    kinds: str = "fiub"
+    about: str = ""
+
+    @property
+    def text(self) -> str:
+        """`images (n, 3, h, w) uint8`."""
+        axes = self.axes.split()
+        shape = f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})"
+        return " ".join(part for part in (self.key, shape, self.about) if part)
+
+
+@dataclass(frozen=True)
+class ExpectedFile:
+    """One file of a published data set, as it is published.
+
+    Args:
+        path: Below the data root.
+        form: Its format.
+        arrays: Its keys, shapes and dtypes, for formats that have them.
+        about: What else is to be known of its content, as text.
+        size: As published, `150 MB`.
+        where: Where it is published.
+        instead: Other places below the data root; the first of all that is there is taken. They may be patterns, `openml/31/*.arff`.
+    """
+
+    path: str
+    form: Format
+    arrays: tuple[ArrayForm, ...] = ()
+    about: str = ""
+    size: str = ""
+    where: str = ""
+    instead: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Path:
+        """Where it lies; if it is missing, where it must."""
+        root = data_root()
+        patterns = (self.path, *self.instead)
+        found = (place for pattern in patterns for place in ([root / pattern] if "*" not in pattern else sorted(root.glob(pattern))))
+        return next((place for place in found if place.exists()), root / self.path)
+
+    @property
+    def text(self) -> str:
+        """Format, keys, shapes and dtypes in one line."""
+        arrays = "; ".join(array.text for array in self.arrays)
+        return ", ".join(part for part in (f"{self.form}{': ' + arrays if arrays else ''}", self.about) if part)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the file as far as its headers tell, a line each; empty if nothing is."""
+        expected = f"Expected {self.text}{', ' + self.size if self.size else ''}{'; source: ' + self.where if self.where else ''}."
+        place = self.place
+        also = f" It may also be {' or '.join(self.instead)}." if self.instead else ""
+        there = place.is_dir() if self.form == "folder" else place.is_file()
+        if not there:
+            kind = "folder" if self.form == "folder" else "file"
+            remedy = f"{expected} The data root is {data_root()}.{also}"
+            return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(place))]
+        try:
+            headers = read_headers(place, self.form)
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            rule = f"must be a whole {self.form} file, but cannot be read as one ({error})"
+            return [Fault("", rule, Fault.ABSENT, f"{expected} Get it again.").text(str(place))]
+        if headers is None:
+            return []
+        return [fault.text(str(place)) for fault in form_faults(self.arrays, headers)]
+
+
+def form_faults(forms: Iterable[ArrayForm], found: Mapping[str, Header]) -> list[Fault]:
+    """What is wrong with the names, shapes and dtypes of a file's arrays; keys that nobody asks for are passed over."""
+    faults, sizes = [], dict[str, int]()
+    for form in forms:
+        if form.key not in found:
+            faults.append(Fault(form.key, "must be in the file", sorted(found), f"Expected {form.text}."))
+            continue
+        shape, dtype = found[form.key]
+        expected = form.text.removeprefix(f"{form.key} ")
+        axes = form.axes.split()
+        if dtype.kind not in form.kinds:
+            faults.append(Fault(form.key, f"must be {expected}", str(dtype), "Is it another version of the data?"))
+        elif len(shape) != len(axes) or any(
+            size != (int(axis) if axis.isdigit() else sizes.setdefault(axis, size)) or size == 0
+            for axis, size in zip(axes, shape, strict=True)
+        ):
+            known = ", ".join(f"{axis} = {size}" for axis, size in sizes.items() if axis in axes)
+            faults.append(Fault(form.key, f"must be {expected}{' with ' + known if known else ''}", shape, "Is it another version?"))
+    return faults
+
+
+def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
+    """Names, shapes and dtypes of a file's arrays; None for formats that tell nothing without being read.
+
+    Raises:
+        ValueError, OSError and errors of the readers: If the file is not whole, as far as headers tell.
+    """
+    match form:
+        case "npy":
+            return {"": _npy_header(path)}
+        case "npz":
+            return _npz_headers(path)
+        case "mat":
+            return _mat_headers(path)
+        case "hdf5" | "hdf5 groups":
+            return _hdf5_headers(path, grouped=form == "hdf5 groups")
+        case "npy of objects":
+            with path.open("rb") as stream:
+                if read_npy_header(stream)[2].hasobject:
+                    _refuse_cut_pickle(path)
+        case "gzipped pickle":
+            with path.open("rb") as stream:
+                if stream.read(2) != b"\x1f\x8b":
+                    raise ValueError("it does not begin as gzip does")
+        case "pickle" | "csv" | "json" | "list" | "table":
+            if path.stat().st_size == 0:
+                raise ValueError("it is empty")
+            if form == "pickle":
+                _refuse_cut_pickle(path)
+    return None
+
+
+def _refuse_cut_pickle(path: Path) -> None:
+    """That a pickle ends as all do, unless it is gzipped.
+
+    Raises:
+        ValueError: If not.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(2)
+        stream.seek(-1, os.SEEK_END)
+        if start != b"\x1f\x8b" and stream.read(1) != b".":
+            raise ValueError("it is truncated: it does not end as a pickle does")
+
+
+def _npy_header(path: Path) -> Header:
+    with path.open("rb") as stream:
+        shape, _, dtype = read_npy_header(stream)
+        if not dtype.hasobject:
+            expected = stream.tell() + dtype.itemsize * _product(shape)
+            if (size := path.stat().st_size) < expected:
+                raise ValueError(f"it is truncated: {size} of {expected} bytes")
+    return Header(shape, dtype)
+
+
+def _npz_headers(path: Path) -> dict[str, Header]:
+    headers = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as stream:
+                shape, _, dtype = read_npy_header(stream)
+            headers[member.removesuffix(".npy")] = Header(shape, dtype)
+    return headers
+
+
+_MAT_KINDS = {"single": "f4", "double": "f8", "logical": "b1"}
+
+
+def _mat_headers(path: Path) -> dict[str, Header]:
+    """Of a MATLAB file, v5 or v7.3; axes as MATLAB counts them."""
+    import numpy as np
+
+    if is_hdf5(path):
+        import h5py
+
+        with h5py.File(path) as file:
+            return {key: Header(item.shape[::-1], item.dtype) for key, item in file.items() if isinstance(item, h5py.Dataset)}
+    from scipy.io import whosmat
+
+    _refuse_cut_mat(path)
+    headers = {}
+    for key, shape, kind in whosmat(path):
+        name = _MAT_KINDS.get(kind, kind)
+        headers[key] = Header(tuple(shape), np.dtype(name if name.strip("u").startswith(("int", "f", "b")) else "O"))
+    return headers
+
+
+def _refuse_cut_mat(path: Path) -> None:
+    """That a v5 file has the bytes that the tags of its arrays tell; the reader of headers skips what is not there.
+
+    Raises:
+        ValueError: If not.
+    """
+    at, size = 128, path.stat().st_size
+    with path.open("rb") as stream:
+        order = {b"IM": "<", b"MI": ">"}.get(stream.read(at)[126:])
+        while order and at < size:
+            stream.seek(at)
+            tag = stream.read(8)
+            at += 8 + (struct.unpack(f"{order}2I", tag)[1] if len(tag) == 8 else 0)
+    if order and at > size:
+        raise ValueError(f"it is truncated: {size} of {at} bytes at least")
+
+
+def _hdf5_headers(path: Path, grouped: bool) -> dict[str, Header]:
+    """Of the arrays at the top of an HDF5 file; of those in its first group, if every sample has a group."""
+    import h5py
+
+    with h5py.File(path) as file:
+        first = next((item for item in file.values() if isinstance(item, h5py.Group) and len(item)), None) if grouped else file
+        if first is None:
+            raise ValueError("it has no group of arrays")
+        return {key: Header(item.shape, item.dtype) for key, item in first.items() if isinstance(item, h5py.Dataset)}
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a MATLAB file is of v7.3, which is HDF5 behind a header of 512 bytes, or HDF5 as such."""
+    mark = b"\x89HDF\r\n\x1a\n"
+    with path.open("rb") as stream:
+        start = stream.read(520)
+    return mark in (start[:8], start[512:520])
+
+
+def places_of(files: Iterable[ExpectedFile]) -> tuple[Path, ...]:
+    """Where files lie."""
+    return tuple(file.place for file in files)
+
+
+def refuse(lines: Iterable[str]) -> None:
+    """One error of all faults, if there are any.
+
+    Raises:
+        DataError: One fault a line.
+    """
+    if text := "\n".join(lines):
+        raise DataError(text)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

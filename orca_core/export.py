@@ -1,0 +1,120 @@
+"""Fine-tuned models as files, and back: what a sweep found, to be used elsewhere.
+
+    <folder>/model.safetensors    every parameter
+    <folder>/model.json           the trial's config, shapes, which epoch
+
+A trial is a pure function of its config, so weights that were not kept, or are gone, are computed again, to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+from orca_core.config.knobs import TrialConfig
+from orca_core.errors import DataError
+from orca_core.stages import model_address, result_key, stages_of
+from orca_core.store import Store
+
+if TYPE_CHECKING:
+    from orca_core.model.cross_modal import CrossModalModel
+
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A fine-tuned model.
+
+    Args:
+        model: In eval mode, on the CPU.
+        config: Its trial.
+        epoch: Fine-tuning epoch after which its weights were taken.
+        computed: Whether the weights had to be computed again.
+    """
+
+    model: CrossModalModel
+    config: TrialConfig
+    epoch: int
+    computed: bool = False
+
+    def save(self, folder: str | Path) -> None:
+        """Write it to a folder.
+
+        Raises:
+            OSError: If that cannot be written.
+        """
+        from safetensors.torch import save_file
+
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, place / "model.safetensors")
+        said = {"config": self.config.model_dump(mode="json"), "epoch": self.epoch}
+        said |= {"input_shape": self.model.input_shape, "output_shape": self.model.output_shape}
+        (place / "model.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, device: str = "cpu") -> TunedModel:
+    """The fine-tuned model of a trial, from what the store keeps, else computed again.
+
+    Args:
+        config: The trial.
+        store: Where its stages and weights are looked for.
+        which: Of the best epoch on the selection split, or of the last.
+        device: Device type it was, or is, trained on.
+
+    Raises:
+        OrcaError: If data, body or store cannot be used.
+    """
+    from orca_core.pipeline import build_model, load_data, run_trial
+
+    address = model_address(result_key(config, stages_of(config, device)), which)
+    artifact = store.get(address)
+    computed = artifact is None
+    if artifact is None:
+        with TemporaryDirectory() as folder:  # fine-tuning is done again in full: a store of its own has no rows to pass on instead
+            fresh = Store(folder)
+            run_trial(config, fresh, lambda row: None, device=device, keep=which)
+            artifact = fresh.get(address)
+    assert artifact is not None
+    rows = build_model(config, load_data(config), store, device=device)
+    while True:
+        try:
+            next(rows)
+        except StopIteration as stop:
+            model: CrossModalModel = stop.value
+            break
+    model.load_state_dict(dict(artifact.tensors), strict=False)
+    return TunedModel(model.to("cpu").eval(), config, artifact.data["epoch"], computed)
+
+
+def load_model(folder: str | Path) -> TunedModel:
+    """A model that `TunedModel.save` wrote. Its body must still be there: the architecture is read from it, weights from the folder.
+
+    Example:
+        >>> tuned = load_model("my-model")                               # doctest: +SKIP
+        >>> logits = tuned.model(torch.from_numpy(x))                    # doctest: +SKIP
+
+    Raises:
+        DataError: If the folder does not hold one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from orca_core.bodies.loading import random_body
+    from orca_core.model.cross_modal import CrossModalModel
+
+    place = Path(folder)
+    try:
+        said = json.loads((place / "model.json").read_text(encoding="utf-8"))
+        tensors = load_file(place / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{place}: must hold model.json and model.safetensors as they were exported ({error})") from None
+    config = TrialConfig.model_validate_json(json.dumps(said["config"]))
+    body = random_body(config.body_spec, seed=config.seed, dropout=config.finetune.dropout)
+    model = CrossModalModel(config, body, tuple(said["input_shape"]), tuple(said["output_shape"]))
+    model.load_state_dict(tensors)
+    return TunedModel(model.eval(), config, said["epoch"])

@@ -1,0 +1,1 @@
+"""Freezing schedules: what trains in fine-tuning, and when."""

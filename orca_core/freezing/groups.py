@@ -1,0 +1,53 @@
+"""Groups of a body's parameters that a freezing phase can name, by the type of the module that holds them, never by their names."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from orca_core.bodies.base import Body
+from orca_core.freezing.fisher import highest
+from orca_core.freezing.schedule import check_layers
+
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+
+
+def body_group(body: Body, name: str, scores: Tensor | None = None) -> list[nn.Parameter]:
+    """The parameters of a group.
+
+    Args:
+        body: The body.
+        name: One of `GROUPS` that is part of the body, or of `LAYER_GROUPS` with its number.
+        scores: (number of layers,) what `surgical` chooses by.
+
+    Raises:
+        ConfigError: If the body has no such layers.
+    """
+    base, _, number = name.partition(":")
+    blocks = body.blocks
+    check_layers(name, len(blocks))
+    match base:
+        case "body":
+            return list(body.parameters())
+        case "layernorm":  # and a position table: in other bodies the embedder has it, and trains
+            return [p for part in body.modules() if isinstance(part, (*NORMS, nn.Embedding)) for p in part.parameters(recurse=False)]
+        case "bias":
+            return [bias for part in body.modules() if isinstance(bias := getattr(part, "bias", None), nn.Parameter)]
+        case "attention":
+            return _attention(body)
+        case "non-attn":
+            attention = {id(parameter) for parameter in _attention(body)}
+            return [parameter for parameter in body.parameters() if id(parameter) not in attention]
+        case "layers":
+            return list(blocks[int(number)].parameters())
+        case "top-layers":
+            return [parameter for block in blocks[-int(number) :] for parameter in block.parameters()]
+        case "surgical":
+            assert scores is not None
+            return [parameter for layer in highest(scores, int(number)) for parameter in blocks[layer].parameters()]
+    raise AssertionError(name)
+
+
+def _attention(body: Body) -> list[nn.Parameter]:
+    """All that the attention modules hold but LayerNorms, which BERT's have inside."""
+    parts = [part for module in body.attention for part in module.modules() if not isinstance(part, NORMS)]
+    return [parameter for part in parts for parameter in part.parameters(recurse=False)]

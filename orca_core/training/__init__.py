@@ -1,0 +1,1 @@
+"""What the loops of pretraining, alignment and fine-tuning share."""

@@ -1,0 +1,93 @@
+"""The best arm of a sweep as a search space that runs it again, and its best trial as a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from orca_core.config.knobs import KNOBS, nest
+from orca_core.errors import ConfigError, Fault, StoreError, nearest
+from orca_core.identity import unread_knobs
+from orca_core.store import Store
+from sweeper.planning.trials import PlannedTrial
+from sweeper.results.store import ResultStore
+from sweeper.show.results import latest_plan, ranked_arms
+from sweeper.space.reading import SearchSpace, parse_space
+from sweeper.sweep import compare
+
+
+def export_best(
+    results_uri: str, name: str, task: str | None, *, space_file: Path | None, model_folder: Path | None, store_uri: str | None = None
+) -> str:
+    """Write what is asked for.
+
+    Args:
+        results_uri: The results.
+        name: Of the sweep.
+        task: Whose best arm; None if the sweep has but one.
+        space_file: Gets the arm as a search space, with the same seeds.
+        model_folder: Gets the model of the arm's best trial.
+        store_uri: The stage store; None = the one in the results.
+
+    Returns:
+        What was written, a line each.
+
+    Raises:
+        ConfigError: If there is no such sweep or task, or its plan is gone.
+    """
+    arms, metric = ranked_arms(results_uri, name)
+    if task is None and len(arms) > 1:
+        raise ConfigError([Fault("--task", "must be given: the sweep has several", Fault.ABSENT, f"They are {', '.join(sorted(arms))}.")])
+    if task is not None and task not in arms:
+        raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, arms))])
+    arm = arms[task or next(iter(arms))][0]
+    space = _space(results_uri, name)
+    plan = compare(space, ResultStore(results_uri)).plan
+    best = min(arm.rows, key=lambda row: (row[metric], row["seed"]))
+    planned = plan.by_id.get(best["trial"])
+    if planned is None:
+        raise ConfigError([Fault("", f"the latest plan of {name} must have trial {best['trial']}", Fault.ABSENT, "Run the sweep again.")])
+    said = []
+    if space_file is not None:
+        text = yaml.safe_dump(_as_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
+        space_file.write_text(text, encoding="utf-8")
+        said.append(f"{space_file}: runs the arm again, with its {len(arm.rows)} seeds: sweeper run {space_file}")
+    if model_folder is not None:
+        from orca_core.export import tuned_model
+
+        which: Literal["best", "last"] = "last" if space.keep == "last" else "best"
+        tuned = tuned_model(planned.config, Store(store_uri or f"{results_uri.rstrip('/')}/artifacts"), which, device=space.device)
+        tuned.save(model_folder)
+        how = "computed again" if tuned.computed else "as the sweep kept it"
+        said.append(f"{model_folder}: the model of trial {planned.id} after epoch {tuned.epoch}, {how}; orca_core.load_model reads it")
+    return "\n".join(said) + "\n"
+
+
+def _space(results_uri: str, name: str) -> SearchSpace:
+    """The search space that a sweep was last run with."""
+    plan = latest_plan(ResultStore(results_uri), name)
+    if plan is None:
+        raise StoreError(f"{results_uri}: no plan of {name} can be read; run the sweep again")
+    return parse_space(plan["space"] | {"name": name})
+
+
+def _as_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list[int]) -> dict[str, object]:
+    """One arm as a search-space file: every knob that is read, spelled out."""
+    whole = json.loads(trial.config.model_dump_json())
+    knobs = {}
+    for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {"seed"}):
+        value = whole
+        for part in path.split("."):
+            value = value[part]
+        knobs[path] = value
+    return {
+        "name": f"{name}-best",
+        "description": f"The best arm of {name}.",
+        "base": nest(knobs),
+        "seeds": sorted(seeds),
+        "metric": space.metric,
+        "resources": space.resources.model_dump(),
+    }

@@ -1,0 +1,1 @@
+"""Plans: the trials of a search space, their order and their cost."""

@@ -1,0 +1,70 @@
+"""States of fine-tuning that trials share, counted by reference and dropped when their last trial has ended.
+
+A state holds the weights and the optimiser's moments: of a large body, gigabytes. It is needed by the trials that go on from it,
+and by a trial that is continued; when all of these have ended and their rows are written, its rows stay and its tensors go.
+Pretraining, source features and aligned embedders are small beside it and serve other sweeps; `sweeper clean` drops those.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from orca_core.errors import StoreError
+from orca_core.store import Store
+from sweeper.planning.trials import Plan, PlannedTrial
+
+
+class StateKeeper:
+    """Drops what no trial of a plan needs any more.
+
+    Args:
+        store: The stage store.
+        plan: Says at which epochs trials leave a trajectory, and which weights are kept.
+        trials: Those that are to be run.
+    """
+
+    def __init__(self, store: Store, plan: Plan, trials: Iterable[PlannedTrial]) -> None:
+        self._store, self._plan = store, plan
+        self._needed_by: Counter[str] = Counter()
+        self._ended: list[tuple[int, str]] = []
+        self.add(trials)
+
+    def add(self, trials: Iterable[PlannedTrial]) -> None:
+        """Trials that will need their states."""
+        self._needed_by.update(stage.place for trial in trials for stage in trial.finetuning)
+
+    def end(self, trial: PlannedTrial, status: str, batch: int) -> None:
+        """A trial has ended for good.
+
+        Args:
+            trial: Which.
+            status: How. One that is COMPLETE leaves no interim state.
+            batch: Number of the batch that will hold its last row.
+        """
+        for stage in trial.finetuning:
+            self._needed_by[stage.place] -= 1
+            has_state = stage is not trial.finetuning[-1] or stage.place in self._plan.keep_at or status != "COMPLETE"
+            has_state |= trial.config.phases[stage.phase].is_surgical
+            if self._needed_by[stage.place] <= 0 and (has_state or self._plan.space.keep == "none"):
+                self._ended.append((batch, stage.place))
+
+    def drop(self, written: int) -> None:
+        """Drop what is not needed any more.
+
+        Args:
+            written: Batches of rows that are written: rows that are not must stay with their stage.
+        """
+        waiting = []
+        for batch, place in self._ended:
+            if batch > written:
+                waiting.append((batch, place))
+                continue
+            try:
+                if self._plan.space.keep == "none":
+                    self._store.drop(place)
+                elif self._plan.space.keep != "all":
+                    self._store.strip(place)
+            except (StoreError, OSError):  # a full disk, say
+                waiting.append((batch, place))
+        self._ended = waiting

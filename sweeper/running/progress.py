@@ -1,0 +1,96 @@
+"""Progress of a sweep: one live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from sweeper.running.recorder import Recorder, score_of
+
+PLAIN_EVERY_S = 15.0
+"""Seconds between plain lines when the output is no terminal."""
+
+
+class Progress:
+    """Shows how far a sweep is.
+
+    Args:
+        recorder: Knows what runs and what ended.
+        total: Trials of the plan, the ones done before included.
+        done_before: Trials that were done before this run.
+        quiet: Show nothing.
+    """
+
+    def __init__(self, recorder: Recorder, total: int, done_before: int, quiet: bool = False) -> None:
+        self.recorder, self.total, self.done_before = recorder, total, done_before
+        self.console = Console(file=sys.stderr, quiet=quiet)
+        self._started = time.monotonic()
+        self._last = 0.0
+        self._status = self.console.status("starting workers") if self.console.is_terminal and not quiet else None
+
+    def __enter__(self) -> Progress:
+        if self._status is not None:
+            self._status.start()
+        self.recorder.on_change = self.update
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+        self.show(final=True)
+
+    def update(self) -> None:
+        """Show the state if it is time to."""
+        every = 0.5 if self._status is not None else PLAIN_EVERY_S
+        if time.monotonic() - self._last >= every:
+            self.show()
+
+    def show(self, final: bool = False) -> None:
+        """Show the state now."""
+        self._last = time.monotonic()
+        line = self.line()
+        if self._status is not None and not final:
+            self._status.update(line)
+        elif not self.console.quiet:
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def line(self) -> str:
+        """The state in a line: done / running / failed / reused, best so far, time left."""
+        ended = self.recorder.ended.values()
+        failed = sum(row["status"] == "FAIL" for row in ended)
+        done = self.done_before + len(ended)
+        parts = [f"{done}/{self.total} trials", f"{self.recorder.running} running"]
+        if failed:
+            parts.append(f"[red]{failed} failed[/red]")
+        if pruned := sum(row["status"] == "PRUNED" for row in ended):
+            parts.append(f"{pruned} pruned")
+        if self.done_before:
+            parts.append(f"{self.done_before} done before")
+        if saved := sum(row["saved_s"] for row in ended):
+            parts.append(f"{_clock(saved)} of work reused")
+        if self.recorder.trouble:
+            parts.append(f"[red]rows held back: {escape(self.recorder.trouble)}[/red]")
+        parts += [f"best {task} {value:.4g}" for task, value in sorted(self._best(ended).items())]
+        elapsed = time.monotonic() - self._started
+        parts.append(f"{_clock(elapsed)} elapsed")
+        ran = sum(not row.get("reused_from") for row in ended)
+        if ran and done < self.total:
+            parts.append(f"about {_clock(elapsed / ran * (self.total - done))} left")
+        return ", ".join(parts)
+
+    def _best(self, ended: Any) -> Mapping[str, float]:
+        best: dict[str, float] = {}
+        for row in ended:
+            if row["status"] == "COMPLETE":
+                best[row["task"]] = min(best.get(row["task"], float("inf")), score_of(row, self.recorder.metric))
+        return best
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,202 @@
+"""What there is to sweep over: search spaces, tasks, proxies, bodies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from orca_core.bodies import BODIES, MODEL_TYPES, find_body
+from orca_core.bodies.widths import body_width
+from orca_core.datafiles.expected import data_root
+from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.plugins import third_party
+from orca_core.proxies import PROXIES, ProxySpec, find_proxy
+from orca_core.tasks import TASKS, TaskSpec, find_task
+from sweeper.show.tables import text_table
+from sweeper.space.reading import available_spaces
+from sweeper.space.yaml_reader import read_mapping
+
+
+def describe(kind: str, name: str | None) -> str:
+    """All entries of a kind as a table, or one in full.
+
+    Args:
+        kind: spaces, tasks, proxies or bodies.
+        name: Of one entry; None for all.
+    """
+    return _KINDS[kind](name)
+
+
+def _spaces(name: str | None) -> str:
+    known = available_spaces()
+    if name is None:
+        rows = [(space, _question(path), str(path)) for space, path in known.items()]
+        return text_table(("space", "question", "file"), rows)
+    if name not in known:
+        raise ConfigError([Fault("", "must be the name of a search space", name, nearest(name, known))])
+    return known[name].read_text(encoding="utf-8")
+
+
+def _question(path: Path) -> str:
+    """The question of a search space; what is wrong with its file, if that cannot be read."""
+    try:
+        return str(read_mapping(path).get("description", ""))
+    except ConfigError as error:
+        return str(error)
+
+
+def _tasks(name: str | None) -> str:
+    if name is None:
+        known = TASKS | third_party("orca_core.tasks")
+        rows: Iterable[tuple[object, ...]] = ((spec.name, spec.dims, spec.kind, spec.score, spec.summary) for spec in known.values())
+        own = (
+            ("openml/ID", 1, "classification", "1-auroc", "any other table of OpenML"),
+            ("ucr/NAME", 1, "classification", "1-accuracy", "a data set of the UCR and UEA archives of series"),
+            ("domainnet/DOMAIN", 2, "classification", "1-accuracy", "pictures of a domain of DomainNet"),
+            ("npz:PATH", "1, 2", "either", "-", "your own arrays: keys x_train, y_train, x_test, y_test; see docs/tasks.md"),
+            ("csv:PATH", 1, "either", "-", "your own table with a header; the target is the column label or target, else the last"),
+            ("images:PATH", 2, "classification", "1-accuracy", "your own pictures, a folder for each class"),
+        )
+        return text_table(("task", "dims", "kind", "score", "what it is"), [*rows, *own])
+    spec = find_task(name)
+    lines = _pairs(
+        {
+            "task": spec.name,
+            "what it is": spec.summary,
+            "dims": spec.dims,
+            "kind": spec.kind,
+            "loss": spec.loss,
+            "score": f"{spec.score} (an error, lower is better)",
+            "licence": spec.licence,
+            "source": spec.source,
+            "reference": spec.reference and f"with reference_data: {spec.reference}",
+            "data root": data_root() if spec.expects else "",
+            "content": _content(spec),
+        }
+    )
+    for expected in spec.expects:
+        faults = expected.faults()
+        state = "there" if not faults else "broken" if expected.place.exists() else "missing"
+        about = ", ".join(part for part in (expected.size, expected.where) if part)
+        lines.append(f"{'file':<12} {expected.path} ({state}): {expected.text}{f' ({about})' if about else ''}")
+        lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
+    for file in () if spec.expects else spec.files():
+        lines.append(f"{'file':<12} {file} ({'there' if file.is_file() else 'missing'})")
+    for recipe, knobs in spec.recipes.items():
+        lines.append(f"{'recipe':<12} {recipe}: {json.dumps(knobs)}")
+    return "\n".join(lines) + "\n"
+
+
+def _content(spec: TaskSpec) -> str:
+    """Start of the digest of the data; empty if files are missing."""
+    try:
+        return spec.digest()[:16]
+    except DataError:
+        return ""
+
+
+def fetch_table(name: str) -> Path:
+    """Fetch the table of a task `openml/ID`, and tell where it was written.
+
+    Raises:
+        ConfigError: If the name is another, or the table comes with the packages.
+        DataError: If it cannot be fetched.
+    """
+    from orca_core.tasks.fetching import fetch_openml
+
+    number = name.removeprefix("openml/")
+    if number == name or not find_task(name).expects:
+        rule = "must stand with openml/ID, a table that does not come with the packages"
+        raise ConfigError([Fault("--fetch", rule, name or Fault.ABSENT, "`sweeper tasks openml/61 --fetch`.")])
+    return fetch_openml(int(number))
+
+
+def check_tasks() -> str:
+    """One line for each task: whether its files are there and whole, as far as their headers tell."""
+    there = {True: "there", False: "comes with the packages"}
+    known = (TASKS | third_party("orca_core.tasks")).values()
+    rows = [(spec.name, trouble_with_files(spec) or there[bool(spec.expects)]) for spec in known]
+    return f"data root: {data_root()}\n" + text_table(("task", "files"), rows)
+
+
+def trouble_with_files(spec: TaskSpec | ProxySpec) -> str:
+    """Which files are missing or broken, in a line; empty if none is, as far as their headers tell."""
+    if missing := [file.path for file in spec.expects if not file.place.exists()]:
+        return f"missing {len(missing)} of {len(spec.expects)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+    try:
+        spec.check_files()
+    except DataError as error:
+        return f"broken: {str(error).splitlines()[0]}"
+    return ""
+
+
+def _proxies(name: str | None) -> str:
+    if name is None:
+        known = PROXIES | third_party("orca_core.proxies")
+        rows = [(spec.name, spec.modality, spec.summary) for spec in known.values()]
+        own = (
+            ("text:PATH", "text", "your own texts: CSV, JSON lines, columns of CoNLL, a folder for each label"),
+            ("images:PATH", "images", "your own pictures, a folder for each class"),
+            ("npz:PATH", "any", "your own features, for bodies of their width: keys x and y"),
+            ("task:NAME", "images", "training images of a 2D classification task"),
+            ("NAME+shuffled", "-", "any of these with its labels permuted by the seed: a control"),
+            ("NAME+k:N", "-", "any of these, N samples of it"),
+        )
+        return text_table(("proxy", "modality", "what it is"), [*rows, *own])
+    spec = find_proxy(name)
+    there = all(file.place.exists() for file in spec.expects)
+    shown: dict[str, object] = {"proxy": spec.name, "what it is": spec.summary, "modality": spec.modality}
+    shown |= {"licence": spec.licence, "source": spec.source, "data root": data_root() if spec.expects else ""}
+    lines = []
+    for file in spec.expects:
+        faults = file.faults()
+        state = "there" if not faults else "broken" if file.place.exists() else "missing"
+        lines.append(f"{'file':<12} {file.path} ({state}): {file.text}")
+        lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
+    if there:
+        shown["content"] = spec.digest()[:16]
+    if there and spec.loader:
+        data = spec.load()
+        counts = {label: int((data.labels == number).sum()) for number, label in enumerate(data.label_names)}
+        shown |= {"samples": len(data), "labels": ", ".join(f"{label} {count}" for label, count in counts.items())}
+    return "\n".join([*_pairs(shown), *lines]) + "\n"
+
+
+def describe_source(name: str, body: str) -> str:
+    """A proxy in full, and its features by a body.
+
+    Raises:
+        ConfigError: If the body cannot embed it.
+    """
+    from orca_core.alignment.source import describe_features
+
+    spec, body_spec = find_proxy(name), find_body(body)
+    if not spec.fits(body_spec.modality):
+        raise ConfigError([Fault("--body", f"must read {spec.modality}", body, f"{body} reads {body_spec.modality}.")])
+    found = describe_features(spec, body_spec)
+    tokens = "" if found.tokens is None else f"{found.tokens:.1f} on average"
+    fits = "" if spec.fits_width(body_width(body_spec)) else f" (not {body}'s, {body_width(body_spec)})"
+    features = {"body": body, "features": found.samples, "classes": found.classes, "width": f"{found.width}{fits}", "tokens": tokens}
+    return describe("proxies", name) + "\n".join(_pairs(features)) + "\n"
+
+
+def _bodies(name: str | None) -> str:
+    if name is None:
+        known = BODIES | third_party("orca_core.bodies")
+        rows: list[tuple[str, str, str]] = [(spec.name, spec.modality, spec.summary) for spec in known.values()]
+        families = {modality: ", ".join(kind for kind, of in MODEL_TYPES.items() if of == modality) for modality in ("text", "images")}
+        rows += [("hf:NAME_OR_FOLDER", modality, f"Hugging Face models: {names}") for modality, names in families.items()]
+        rows.append(("timm:NAME_OR_FOLDER", "images", "Swin, ViT and DeiT of timm"))
+        return text_table(("body", "modality", "what it is"), rows)
+    spec = find_body(name)
+    shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}
+    shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder}
+    return "\n".join(_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
+
+
+def _pairs(values: Mapping[str, object]) -> list[str]:
+    return [f"{key:<12} {value}" for key, value in values.items() if value not in ("", None)]
+
+
+_KINDS: Mapping[str, Callable[[str | None], str]] = {"spaces": _spaces, "tasks": _tasks, "proxies": _proxies, "bodies": _bodies}

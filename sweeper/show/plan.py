@@ -1,0 +1,169 @@
+"""What `sweeper plan` prints: trials, the stages they share as a tree, what is done, the work and disk that are expected."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orca_core.errors import ConfigError, Fault
+from orca_core.freezing.schedule import ALL
+from orca_core.stages import Stage
+from sweeper.planning.cost import CostModel
+from sweeper.planning.trials import Plan, PlannedTrial
+from sweeper.results.store import ResultStore
+from sweeper.running.recorder import config_cells
+from sweeper.space.reading import SearchSpace
+from sweeper.sweep import Comparison, check_data, compare, measured_costs
+
+MOST_BRANCHES = 40
+"""Lines of the tree that are shown."""
+
+
+def describe_plan(space: SearchSpace, results_uri: str, format: str) -> str:
+    """A plan as text, JSON or CSV."""
+    comparison = compare(space, ResultStore(results_uri))
+    check_data((trial.config for trial in comparison.plan.trials), space.file, decode=False)
+    rows = [_plan_row(trial, comparison) for trial in comparison.plan.trials]
+    match format:
+        case "json":
+            return json.dumps(rows, indent=1) + "\n"
+        case "csv":
+            return _as_csv(rows)
+        case "text":
+            return _as_text(comparison, rows, CostModel(measured_costs(results_uri)))
+    raise ConfigError([Fault("--format", "must be text, json or csv", format)])
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _size(size: float) -> str:
+    power, unit = next(entry for entry in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2 ** entry[0] or entry[0] == 10)
+    return f"{size / 2**power:.1f} {unit}"
+
+
+def _disk(plan: Plan, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
+    stays, shared, measured = costs.disk(plan, todo)
+    if measured == 0:
+        return "unknown: no stage like these was measured yet"
+    known = "" if measured == 1 else f" ({measured:.0%} of the stages were measured; the rest comes on top)"
+    beside = f", and under way up to {_size(shared)} of states that trials share" if shared else ""
+    return f"about {_size(stays)} stays with keep: {plan.space.keep}{beside}{known}"
+
+
+@dataclass
+class Branch:
+    """Stages of a plan that differ in nothing but what their label leaves out: a seed, a learning rate.
+
+    Args:
+        places: The distinct trajectories.
+        trials: Ids of the trials that pass through them.
+        ends: Epochs at which trials leave them.
+        below: What follows, by label.
+    """
+
+    places: set[str] = field(default_factory=set)
+    trials: set[str] = field(default_factory=set)
+    ends: set[int] = field(default_factory=set)
+    below: dict[str, Branch] = field(default_factory=dict)
+
+
+def stage_tree(plan: Plan) -> Branch:
+    """The stages of a plan as a tree, the root standing for nothing."""
+    root = Branch()
+    for trial in plan.trials:
+        node = root
+        for stage in trial.stages:
+            node = node.below.setdefault(_label(trial, stage), Branch())
+            node.places.add(stage.place)
+            node.trials.add(trial.id)
+            if stage.end is not None:
+                node.ends.add(stage.end)
+    return root
+
+
+def _label(trial: PlannedTrial, stage: Stage) -> str:
+    config = trial.config
+    match stage.kind:
+        case "pretrain":
+            return f"pretrain {config.body.name}" + (f", {config.pretrain.fraction:g} of the data" if config.pretrain.fraction < 1 else "")
+        case "source":
+            random = ", random" if config.body.weights == "random" else ""
+            return f"source {config.proxy} by {config.body.name}{random}"
+        case "align":
+            return f"align {config.task}, {config.align.objective}"
+    start = f" {config.task}, {config.body.name}" if stage.phase == 0 else ""
+    train = config.phases[stage.phase].train
+    return f"finetune{start}, {'all' if train == ALL else '+'.join(map(str, train))}"
+
+
+def _tree_lines(root: Branch) -> list[str]:
+    """The tree as lines, the first `MOST_BRANCHES` of them."""
+    lines = [
+        f"         {'  ' * depth}{label}{_epochs(node)}: {len(node.places)} for {len(node.trials)} trials"
+        for label, node, depth in _walk(root, 0)
+    ]
+    more = len(lines) - MOST_BRANCHES
+    return [*lines[:MOST_BRANCHES], f"         and {more} more"] if more > 0 else lines
+
+
+def _epochs(node: Branch) -> str:
+    return f", to epoch {', '.join(map(str, sorted(node.ends)))}" if node.ends else ""
+
+
+def _walk(node: Branch, depth: int) -> Iterator[tuple[str, Branch, int]]:
+    for label, child in node.below.items():
+        yield label, child, depth
+        yield from _walk(child, depth + 1)
+
+
+def _plan_row(trial: PlannedTrial, comparison: Comparison) -> dict[str, Any]:
+    state = "done" if trial.id in comparison.done else "stale" if trial.id in comparison.stale else "to run"
+    return {"trial": trial.id, "state": state, "arm": trial.arm, "variant": trial.variant or None} | config_cells(trial)
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _as_text(comparison: Comparison, rows: list[dict[str, Any]], costs: CostModel) -> str:
+    from sweeper.show.tables import text_table
+
+    plan = comparison.plan
+    lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
+    distinct = len(plan.trials) + plan.proposed_later
+    merged = plan.combinations - distinct
+    lines.append(f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} repeat others: nothing that is read differs)")
+    if plan.proposed_later:
+        lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
+    stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
+    lines.append(f"Stages   {', '.join(stages)}")
+    lines += _tree_lines(stage_tree(plan))
+    lines.append(f"Results  {len(comparison.done)} done, {len(comparison.stale)} stale, {len(comparison.todo)} to run")
+    if comparison.todo:
+        alone, once, measured = costs.totals(plan, comparison.todo)
+        saved = f"{1 - once / alone:.0%} less than the {_hours(alone)} of the same trials by themselves"
+        known = f"{measured:.0%} of it from stages that were measured" if measured else "a guess: no stage like these was measured yet"
+        lines.append(f"Work     about {_hours(once)} of one slot, {saved} ({known})")
+        lines.append(f"Disk     {_disk(plan, comparison.todo, costs)}")
+    if comparison.dropped:
+        lines.append(
+            f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"
+        )
+    shown = [
+        "trial",
+        "state",
+        *(["variant"] if plan.space.variants else []),
+        *(knob.replace(".", "_") for knob in plan.space.varied),
+        "seed",
+    ]
+    return "\n".join(lines) + "\n\n" + text_table(shown, ([row[key] for key in shown] for row in rows))

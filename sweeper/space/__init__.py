@@ -1,0 +1,1 @@
+"""Search spaces: a YAML file in, a validated `SearchSpace` out."""

@@ -1,0 +1,1 @@
+"""All of Ray: trials of a sweep scheduled by Ray Tune."""

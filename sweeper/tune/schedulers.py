@@ -1,0 +1,151 @@
+"""Early stopping through Ray Tune's schedulers, one for each task, so that no task is ranked against another.
+
+A run that continues a sweep gives them the epochs of the trials that ended before, from the tables, so that rungs and medians
+are those of the whole sweep and not of the run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from sweeper.planning.trials import Plan, PlannedTrial
+from sweeper.results.query import Results
+from sweeper.space.reading import SchedulerConfig
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial that ended in an earlier run.
+
+    Args:
+        trial_id: Its id.
+        pruned: Whether it was stopped early.
+        epochs: (epoch, metric) of its fine-tuning, by epoch.
+    """
+
+    trial_id: str
+    pruned: bool
+    epochs: tuple[tuple[int, float], ...]
+
+
+def past_trials(results_uri: str, plan: Plan, ended: Collection[str]) -> dict[str, list[PastTrial]]:
+    """Task -> its trials that ended in earlier runs of a sweep, in the order they ended.
+
+    Args:
+        results_uri: The results.
+        plan: The sweep's.
+        ended: Ids of the trials that are done.
+    """
+    results, past = Results(results_uri), defaultdict[str, list[PastTrial]](list)
+    of_sweep = f"sweep = '{plan.space.name}'"
+    epochs = defaultdict[str, list[tuple[int, float]]](list)
+    query = f"select trial, epoch, {plan.space.metric} as value from metrics where {of_sweep} and stage = 'finetune' order by trial, epoch"
+    for row in results.sql(query).rows() if ended else ():
+        epochs[row["trial"]].append((row["epoch"], row["value"]))
+    for row in results.sql(f"select trial, status from trials where {of_sweep} order by ended_at, trial").rows() if ended else ():
+        trial = row["trial"]
+        if trial in ended and trial in plan.by_id and epochs[trial]:
+            past[plan.by_id[trial].config.task].append(PastTrial(trial, row["status"] == "PRUNED", tuple(epochs[trial])))
+    return past
+
+
+class PerTaskScheduler(FIFOScheduler):
+    """Starts trials in their order and asks the scheduler of a trial's task whether it goes on.
+
+    Args:
+        config: Which scheduler, and its settings.
+        metric: What it compares.
+        trials: Tune's trial id -> planned trial, of those that run; filled by the searcher as trials are handed out.
+        slots: Trials that can run at once.
+        longest: Most epochs of fine-tuning of any trial.
+        past: Task -> trials that ended in earlier runs, in the order they ended.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        metric: str,
+        trials: dict[str, PlannedTrial],
+        slots: int,
+        longest: int,
+        past: Mapping[str, Sequence[PastTrial]] = {},
+    ) -> None:
+        super().__init__()
+        self._config, self._judged_by, self._trials, self._slots, self._longest = config, metric, trials, slots, longest
+        self._past = past
+        self._by_task: dict[str, TrialScheduler] = {}
+        self._known: dict[str, PlannedTrial] = {}  # also those that have ended: Tune asks once more about them
+        self._actors_kept = False
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Keep an idle actor for every slot: Tune keeps one, and a slot that waits for a leader would lose its loaded process.
+
+        `_actor_cache` is private to Ray; a test counts the processes.
+        """
+        if not self._actors_kept:
+            tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=self._slots)
+            self._actors_kept = True
+        self._known.setdefault(trial.trial_id, self._trials[trial.trial_id])
+        if (inner := self._inner(tune_controller, trial)) is not None:
+            inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        inner = self._inner(tune_controller, trial)
+        if inner is None or "epoch" not in result or result.get("done"):
+            return TrialScheduler.CONTINUE
+        decision: str = inner.on_trial_result(tune_controller, trial, result)
+        # A trial does not give way to one that waits: ours cannot be paused. And the last epoch is no early stop: the trial ends
+        # by itself and is COMPLETE.
+        last = result["epoch"] >= self._known[trial.trial_id].config.finetune.epochs
+        return TrialScheduler.CONTINUE if last or decision == TrialScheduler.PAUSE else decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        inner = self._inner(tune_controller, trial)
+        if inner is not None and "epoch" in result:
+            inner.on_trial_complete(tune_controller, trial, result)
+
+    def _inner(self, tune_controller: Any, trial: Any) -> TrialScheduler | None:
+        if self._config.name == "fifo":
+            return None
+        task = self._known[trial.trial_id].config.task
+        if task not in self._by_task:
+            inner = self._by_task[task] = self._make()
+            for past in self._past.get(task, ()):
+                self._replay(tune_controller, inner, past)
+        return self._by_task[task]
+
+    def _replay(self, tune_controller: Any, inner: TrialScheduler, past: PastTrial) -> None:
+        """Tell a scheduler of a trial that ended before."""
+        trial: Any = past  # its id, and that it can be a key, is all that schedulers use of a trial
+        results = [{"epoch": epoch, self._judged_by: value} for epoch, value in past.epochs]
+        inner.on_trial_add(tune_controller, trial)
+        for result in results:
+            if self._config.name == "median":  # which takes a result in without deciding on it this way; decided it has long ago
+                inner.on_trial_complete(tune_controller, trial, result)
+            else:
+                inner.on_trial_result(tune_controller, trial, result)
+        if past.pruned:
+            inner.on_trial_complete(tune_controller, trial, results[-1])
+
+    def _make(self) -> TrialScheduler:
+        if self._config.name == "asha":
+            return AsyncHyperBandScheduler(
+                time_attr="epoch",
+                metric=self._judged_by,
+                mode="min",
+                max_t=max(self._longest, self._config.grace_period),
+                grace_period=self._config.grace_period,
+                reduction_factor=self._config.reduction_factor,
+            )
+        return MedianStoppingRule(
+            time_attr="epoch",
+            metric=self._judged_by,
+            mode="min",
+            grace_period=self._config.grace_period,
+            min_samples_required=self._config.min_trials,
+        )

@@ -1,0 +1,1 @@
+"""Looking after results and stores: clean, doctor."""

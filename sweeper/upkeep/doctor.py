@@ -1,0 +1,120 @@
+"""What `sweeper doctor` looks at: the installation, the results, the stage store. With `repair`, damaged files are set aside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from orca_core.errors import OrcaError
+from orca_core.store import Store
+from sweeper.results.query import Results
+from sweeper.results.store import ResultStore
+from sweeper.running.driver import driver_of
+
+PACKAGES = ("ray", "torch", "torchvision", "transformers", "timm", "peft", "pot", "optuna", "pyarrow", "duckdb", "pydantic")
+
+Finding = tuple[bool, str, str]
+"""Whether it is well, what was looked at, what was seen."""
+
+
+def examine(results_uri: str, store_uri: str | None, *, repair: bool = False) -> tuple[str, bool]:
+    """Look at everything; gives the report, and whether all is well (after the repair, if there was one)."""
+    findings = [*_installation(), *_results(results_uri, repair), *_store(results_uri, store_uri, repair)]
+    lines = [f"{'ok   ' if well else 'WRONG'}  {what:<14} {seen}" for well, what, seen in findings]
+    return "\n".join(lines) + "\n", all(well for well, _, _ in findings)
+
+
+def _installation() -> Iterator[Finding]:
+    yield sys.version_info >= (3, 11), "python", sys.version.split()[0]
+    for package in PACKAGES:
+        try:
+            yield True, package, version(package)
+        except PackageNotFoundError:
+            yield False, package, "is not installed"
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    yield True, "devices", f"{os.cpu_count()} CPUs, " + (", ".join(gpus) if gpus else "no GPU that torch sees")
+
+
+def _room(what: str, uri: str) -> Iterator[Finding]:
+    if "://" in uri:
+        return
+    place = Path(uri).expanduser().resolve()
+    while not place.exists():
+        place = place.parent
+    yield (
+        os.access(place, os.W_OK),
+        what,
+        f"{uri}: {shutil.disk_usage(place).free / 2**30:.1f} GiB free"
+        + ("" if os.access(place, os.W_OK) else f", and {place} cannot be written"),
+    )
+
+
+def _results(uri: str, repair: bool) -> Iterator[Finding]:
+    yield from _room("results", uri)
+    try:
+        results = ResultStore(uri)
+        if not results.exists():
+            yield True, "results", f"{uri}: no sweep yet"
+            return
+        damaged = list(results.damaged())
+    except OrcaError as error:
+        yield False, "results", str(error)
+        return
+    for path, complaint in damaged:
+        yield repair, "results", f"set aside as {results.set_aside(path)}" if repair else complaint
+    if repair or not damaged:
+        yield from _sweeps(uri, results, repair)
+
+
+def _sweeps(uri: str, results: ResultStore, repair: bool) -> Iterator[Finding]:
+    """Each sweep: who runs it, and trials that say COMPLETE but miss rows of their epochs, as a lost file leaves them."""
+    lost = Results(uri).sql(
+        "select sweep, trial from trials "
+        "left join (select sweep, trial, count(*) as epochs from metrics where stage = 'finetune' group by all) using (sweep, trial) "
+        "where status = 'COMPLETE' and coalesce(epochs, 0) != finetune_epochs"
+    )
+    of_sweep: dict[str, set[str]] = {}
+    for row in lost.rows():
+        of_sweep.setdefault(row["sweep"], set()).add(row["trial"])
+    for sweep in results.sweeps():
+        driver = driver_of(results, sweep)
+        trials = of_sweep.get(sweep, set())
+        if not trials or driver:
+            yield True, "sweep", f"{sweep}: {driver + ' runs it' if driver else 'rows are whole'}"
+            continue
+        if repair:
+            again = {"status": "FAIL", "cause": "infrastructure", "error": "rows of it were lost in a damaged file"}
+            rows = [row for row in results.live_trials(sweep) if row["trial"] in trials]
+            results.append("trials", sweep, [row | again | {"sequence": row["sequence"] + 1} for row in rows])
+        cure = "; the next run of the sweep brings them back" if repair else ""
+        yield repair, "sweep", f"{sweep}: {len(trials)} trials miss rows{cure}"
+
+
+def _store(results_uri: str, store_uri: str | None, repair: bool) -> Iterator[Finding]:
+    uri = store_uri or f"{results_uri.rstrip('/')}/artifacts"
+    try:
+        store = Store(uri)
+        running = [sweep for sweep in ResultStore(results_uri).sweeps() if driver_of(ResultStore(results_uri), sweep)]
+        damaged = list(store.damaged())
+        entries = store.entries()
+    except OrcaError as error:
+        yield False, "store", str(error)
+        return
+    if store_uri is not None:
+        yield from _room("store", uri)
+    size = sum(entry.size for entry in entries) / 2**30
+    yield True, "store", f"{uri}: {len(entries)} artifacts, {size:.2f} GiB"
+    for address in damaged:
+        if running:
+            yield True, "store", f"{address}: not whole; {', '.join(running)} may be writing it"
+        elif repair:
+            store.drop(address)
+            yield True, "store", f"{address}: was not whole, and is dropped"
+        else:
+            yield False, "store", f"{address}: is not whole; it counts as absent, and is computed again when it is needed"
