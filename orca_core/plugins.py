@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 CONTRACTS: Mapping[str, str] = {
     "orca_core.tasks": "orca_core.tasks.spec:TaskSpec",
     "orca_core.proxies": "orca_core.proxies.spec:ProxySpec",
-    "orca_core.bodies": "orca_core.bodies:BodySpec",
+    "orca_core.bodies": "orca_core.bodies.spec:BodySpec",
 }
 """Entry-point group -> what each of its entry points must be."""
 

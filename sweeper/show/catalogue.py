@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from orca_core.bodies import BODIES, MODEL_TYPES, find_body
+from orca_core.bodies import BODIES, find_body
+from orca_core.bodies.family import HUGGING_FACE
 from orca_core.bodies.widths import body_width
 from orca_core.datafiles.expected import data_root
 from orca_core.errors import ConfigError, DataError, Fault, nearest
@@ -185,7 +186,10 @@ def _bodies(name: str | None) -> str:
     if name is None:
         known = BODIES | third_party("orca_core.bodies")
         rows: list[tuple[str, str, str]] = [(spec.name, spec.modality, spec.summary) for spec in known.values()]
-        families = {modality: ", ".join(kind for kind, of in MODEL_TYPES.items() if of == modality) for modality in ("text", "images")}
+        families = {
+            modality: ", ".join(kind for kind, family in HUGGING_FACE.items() if family.modality == modality)
+            for modality in ("text", "images")
+        }
         rows += [("hf:NAME_OR_FOLDER", modality, f"Hugging Face models: {names}") for modality, names in families.items()]
         rows.append(("timm:NAME_OR_FOLDER", "images", "Swin, ViT and DeiT of timm"))
         return text_table(("body", "modality", "what it is"), rows)
