@@ -9,12 +9,14 @@ A `BodySpec` says what a body is without importing torch; `orca_core.bodies.load
 
 from __future__ import annotations
 
-from orca_core.bodies.checkpoints import hf_body, timm_body
-from orca_core.bodies.spec import BodySpec
-from orca_core.errors import ConfigError, Fault, nearest
-from orca_core.plugins import third_party
+from collections.abc import Mapping
 
-__all__ = ["BODIES", "BodySpec", "find_body"]
+from orca_core.bodies.checkpoints import hf_body, timm_body
+from orca_core.bodies.family import FAMILIES, HUGGING_FACE
+from orca_core.bodies.spec import BodySpec
+from orca_core.catalogue import Catalogue, NameForm
+
+__all__ = ["BODIES", "BODY_CATALOGUE", "BodySpec", "find_body"]
 
 BODIES: dict[str, BodySpec] = {
     spec.name: spec
@@ -43,17 +45,42 @@ BODIES: dict[str, BodySpec] = {
 }
 
 
+_NAMES_OF = {
+    modality: ", ".join(name for name, family in HUGGING_FACE.items() if family.modality == modality) for modality in ("text", "images")
+}
+
+_FORMS = (
+    NameForm(
+        "hf:NAME_OR_FOLDER",
+        r"hf:(.*)",
+        hf_body,
+        f"Hugging Face models of text ({_NAMES_OF['text']}) and of images ({_NAMES_OF['images']})",
+        {"modality": "text, images"},
+    ),
+    NameForm("timm:NAME_OR_FOLDER", r"timm:(.*)", timm_body, "Swin, ViT and DeiT of timm", {"modality": "images"}),
+)
+
+
+def _check(spec: BodySpec, known: Mapping[str, BodySpec]) -> None:
+    if spec.corpus:
+        raise TypeError(f"corpus must be empty: only the mini bodies are pretrained here, but it is {spec.corpus!r}")
+    if spec.model_type not in FAMILIES:
+        raise TypeError(f"model_type must be a known family ({', '.join(FAMILIES)}), not {spec.model_type!r}")
+    if spec.modality != FAMILIES[spec.model_type].modality:
+        raise TypeError(f"modality must be that of its family, {FAMILIES[spec.model_type].modality}, not {spec.modality!r}")
+    if spec.folder is None:
+        raise TypeError("folder must be the folder of its checkpoint, not None")
+
+
+BODY_CATALOGUE: Catalogue[BodySpec] = Catalogue(
+    kind="body", knob="body.name", group="orca_core.bodies", spec_class=BodySpec, builtin=BODIES.values(), forms=_FORMS, check=_check
+)
+
+
 def find_body(name: str) -> BodySpec:
     """The body of that name.
 
     Raises:
         ConfigError: If there is none, or `hf:` names no checkpoint of a known family.
     """
-    for prefix, find in (("hf:", hf_body), ("timm:", timm_body)):
-        if name.startswith(prefix):
-            return find(name.removeprefix(prefix))
-    known = BODIES | third_party("orca_core.bodies")
-    if name not in known:
-        names = [*known, "hf:NAME_OR_FOLDER", "timm:NAME_OR_FOLDER"]
-        raise ConfigError([Fault("body.name", "must be the name of a body", name, nearest(name, names))])
-    return known[name]
+    return BODY_CATALOGUE.find(name)
