@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_core.adapters.inserted import check_adapter
+from orca_core.addresses import WHOLE, Address
 from orca_core.config.knobs import TrialConfig, resolve_config
 from orca_core.errors import ConfigError, DataError, Fault, StoreError
 from orca_core.identity import trial_id
@@ -231,7 +232,7 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
         "varied": [knob.replace(".", "_") for knob in plan.space.varied],
         "trials": {trial.id: {k: v for k, v in config_cells(trial).items() if v is not None} for trial in plan.trials},
         "proposed_later": plan.proposed_later,
-        "places": sorted({stage.place for trial in plan.trials for stage in trial.stages}),
+        "places": sorted({stage.folder for trial in plan.trials for stage in trial.stages}),
         "host": socket.gethostname(),
         "made_at": time.time(),
     } | provenance()
@@ -330,8 +331,9 @@ def check_store(uri: str) -> None:
     """
     try:
         store = Store(uri)
-        store.put("probe/probe/whole", {}, {})
-        store.drop("probe")
+        probe = Address("probe", "probe", WHOLE)
+        store.put(probe, {}, {})
+        store.drop_folder("probe")
     except (StoreError, OSError) as error:
         raise ConfigError([Fault("--store", f"must be a place that can be written ({error})", Fault.ABSENT)]) from None
 

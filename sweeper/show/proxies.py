@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orca_core.config.knobs import TrialConfig, flatten, resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
+from orca_core.rows import EpochRow
 from orca_core.store import Store
 from sweeper.show.catalogue import trouble_with_files
 from sweeper.sweep import absolute_uri, check_data, check_store
@@ -112,8 +113,8 @@ def _measure(trials: Mapping[str, TrialConfig], store: Store) -> list[dict[str, 
             except DataError as error:  # what the headers of its files did not tell
                 found.append({"proxy": name, "unusable": str(error).splitlines()[0]})
                 break
-            if row["stage"] == "source":
-                began = time.perf_counter() - row["seconds"]
-            elif row["table"] == "metrics" and number == 1:  # the others have it from the store
-                tell(f"pretraining {config.body.name}: epoch {row['epoch']} of {config.pretrain.epochs}")
+            if row.stage == "source":
+                began = time.perf_counter() - row.seconds
+            elif isinstance(row, EpochRow) and number == 1:  # the others have it from the store
+                tell(f"pretraining {config.body.name}: epoch {row.epoch} of {config.pretrain.epochs}")
     return found

@@ -161,7 +161,7 @@ def test_every_body_aligns_series_and_images_with_a_proxy_of_its_own_modality(fa
         data = TaskData(split, split, split, 2)
         model = CrossModalModel(config, loaded, shape, (2,))
         before = model.embedder.projection.weight.detach().clone()
-        assert Alignment(config, model.embedder, features, labels, data, torch.device("cpu")).run_epoch(1)["distance"] > 0
+        assert Alignment(config, model.embedder, features, labels, data, torch.device("cpu")).run_epoch(1).distance > 0
         assert not torch.equal(model.embedder.projection.weight, before)
 
 
@@ -317,5 +317,5 @@ def test_a_roberta_uses_the_rows_behind_its_padding_id(pad_token_id, rows):
 def test_a_trial_of_a_new_kind_of_body_runs(family, checkpoints, store):
     knobs = {"task": "digits", "body": checkpoints[family][1], "train_samples": 40, "finetune.epochs": 1, "align.epochs": 0}
     result = run_trial(resolve_config(knobs), store, lambda row: None)
-    assert 0 <= result["test_error"] <= 1
-    assert result["params_trained"] == [result["params_total"]]
+    assert 0 <= result.test_error <= 1
+    assert result.params_trained == [result.params_total]
