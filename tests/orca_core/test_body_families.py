@@ -14,7 +14,7 @@ from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
 from orca_core.bodies import MODEL_TYPES, find_body
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.identity import read_knobs
 from orca_core.model.cross_modal import CrossModalModel
