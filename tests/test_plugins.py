@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from orca_core import plugins
+from orca_core.bodies import BODY_CATALOGUE, find_body
+from orca_core.config.knobs import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
-from orca_core.proxies import find_proxy
-from orca_core.tasks import find_task
+from orca_core.proxies import PROXY_CATALOGUE, find_proxy
+from orca_core.tasks import TASK_CATALOGUE, find_task
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "extending.md"
+
+
+def forget() -> None:
+    for catalogue in (TASK_CATALOGUE, PROXY_CATALOGUE, BODY_CATALOGUE):
+        catalogue.forget_entry_points()
 
 
 @pytest.fixture
@@ -29,10 +35,10 @@ def install(tmp_path, monkeypatch):
         (tmp_path / "mypackage-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1\n")
         (tmp_path / "mypackage-1.dist-info" / "entry_points.txt").write_text(points)
         monkeypatch.syspath_prepend(tmp_path)
-        plugins._find.cache_clear()
+        forget()
 
     yield put
-    plugins._find.cache_clear()
+    forget()
     for name in ("mypackage", "mypackage.tasks"):
         sys.modules.pop(name, None)
 
@@ -79,6 +85,29 @@ def test_a_wrong_proxy_says_so_too(install):
     message = "must be a ProxySpec of orca_core.proxies.spec, not str"
     with pytest.warns(UserWarning, match=message), pytest.raises(ConfigError, match=message):
         find_proxy("sign")
+
+
+BODY = 'from orca_core.bodies import BodySpec\nSIGN = BodySpec("my-body", "a body of mine", {})\n'
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        ("SIGN = 3", "sign", "must be a BodySpec of orca_core.bodies.spec, not int"),
+        (BODY.format('"text", "t5-like"'), "my-body", r"model_type must be a known family \(bert, .*\), not 't5-like'"),
+        (BODY.format('"text", "roberta"'), "my-body", "folder must be the folder of its checkpoint, not None"),
+        (BODY.format('"text", "roberta", ("pydoc",)'), "my-body", "corpus must be empty: only the mini bodies are pretrained here"),
+        (BODY.format('"images", "roberta"'), "my-body", "modality must be that of its family, text, not 'images'"),
+        (BODY.format('"text", "roberta"').replace("my-body", "mini-swin"), "sign", "name must not be that of another body"),
+        (BODY.format('"text", "roberta"').replace("my-body", "hf:x"), "sign", "name must not be of the form hf:NAME_OR_FOLDER"),
+    ],
+)
+def test_a_broken_body_is_refused_by_name_with_the_rule_it_breaks(install, code, name, message):
+    install(code, "[orca_core.bodies]\nsign = mypackage.tasks:SIGN\n")
+    with pytest.warns(UserWarning, match=message), pytest.raises(ConfigError, match=message):
+        find_body(name)
+    with pytest.raises(ConfigError, match=message):
+        resolve_config({"task": "digits", "body": name})
 
 
 @pytest.mark.parametrize(

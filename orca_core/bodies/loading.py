@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from orca_core.bodies import VOCABULARY_FILES, BodySpec, weight_files
-from orca_core.bodies.base import Body, BodyEmbedding, split_model
-from orca_core.bodies.families.timm import timm_model
+from orca_core.bodies.base import Body, BodyEmbedding
+from orca_core.bodies.family import find_family
+from orca_core.bodies.files import VOCABULARY_FILES, weight_files
 from orca_core.bodies.mini import mini_model, mini_tokenizer
+from orca_core.bodies.spec import BodySpec
 from orca_core.errors import DataError
+from orca_core.plugins import resolve
 from orca_core.seeding import seeded
 
 
@@ -46,7 +46,7 @@ class LoadedBody:
 def random_body(spec: BodySpec, *, seed: int, dropout: float = 0.0) -> LoadedBody:
     """The body with weights drawn by `seed`, at the configuration of the pretrained one."""
     with seeded(seed, "body-init"):
-        model = mini_model(spec, dropout) if spec.pretrained_here else _from_config(spec, dropout)
+        model = mini_model(spec, dropout) if spec.pretrained_here else _model_in_folder(spec, dropout, pretrained=False)[0]
     return _loaded(model, spec)
 
 
@@ -73,7 +73,7 @@ def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> Loaded
     assert spec.folder is not None
     try:
         with seeded(0, "body-init"):
-            model, missing = _from_folder(spec, dropout)
+            model, missing = _model_in_folder(spec, dropout, pretrained=True)
     except Exception as error:  # the loaders of three file formats raise errors of their own; each means a damaged checkpoint
         files = ", ".join(str(path) for path in weight_files(spec.folder))
         raise DataError(f"{spec.name}: weights cannot be loaded from {files} ({_cause(error)})") from error
@@ -82,17 +82,11 @@ def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> Loaded
     return _loaded(model, spec)
 
 
-def _from_folder(spec: BodySpec, dropout: float) -> tuple[nn.Module, list[str]]:
+def _model_in_folder(spec: BodySpec, dropout: float, *, pretrained: bool) -> tuple[nn.Module, list[str]]:
     """A checkpoint's model, and the names of weights that it lacks."""
-    assert spec.folder is not None
-    if spec.model_type.startswith("timm-"):
-        return timm_model(spec.folder, dropout, pretrained=True), []  # timm refuses a checkpoint that lacks any
-    from transformers import AutoModel
-
-    model, report = AutoModel.from_pretrained(
-        spec.folder, config=_hf_config(spec, dropout), local_files_only=True, output_loading_info=True, dtype=torch.float32
-    )
-    return model, sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    family = find_family(spec.model_type, spec.name)
+    model, missing = resolve(family.load)(spec.folder, family, dropout=dropout, pretrained=pretrained)
+    return model, missing
 
 
 def _cause(error: BaseException) -> str:
@@ -105,43 +99,8 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _from_config(spec: BodySpec, dropout: float) -> nn.Module:
-    assert spec.folder is not None
-    if spec.model_type.startswith("timm-"):
-        return timm_model(spec.folder, dropout, pretrained=False)
-    from transformers import AutoModel
-
-    model: nn.Module = AutoModel.from_config(_hf_config(spec, dropout), dtype=torch.float32)
-    return model
-
-
-def _hf_config(spec: BodySpec, dropout: float) -> Any:
-    from transformers import AutoConfig
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # it reports unused heads, which is what we want them to be
-    assert spec.folder is not None
-    config = AutoConfig.from_pretrained(spec.folder, local_files_only=True)
-    for name in _DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
-    if hasattr(config, "drop_path_rate"):
-        config.drop_path_rate = 0.0
-    return config
-
-
-_DROPOUTS = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT's kin and the image families
-    *("dropout", "attention_dropout"),  # DistilBERT
-    *("embd_pdrop", "resid_pdrop", "attn_pdrop"),  # GPT-2
-    "hidden_dropout",  # GPT-NeoX
-)
-"""What the families' configs call their rates of dropout."""
-
-
 def _loaded(model: nn.Module, spec: BodySpec) -> LoadedBody:
-    body, embedding = split_model(model)
+    body, embedding = resolve(find_family(spec.model_type, spec.name).split)(model)
     for module in (body, embedding):
         module.requires_grad_(False).eval()
     return LoadedBody(body, embedding, spec)

@@ -12,7 +12,9 @@ from torch import nn
 
 from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
-from orca_core.bodies import MODEL_TYPES, find_body
+from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies import family as family_table
+from orca_core.bodies.base import rows_before_third
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, random_body
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
@@ -37,7 +39,7 @@ def checkpoints(tmp_path_factory) -> dict[str, tuple[Any, str, LoadedBody]]:
 
 
 def test_every_known_family_is_held_to_this_contract():
-    assert set(MODEL_TYPES) == {family for family in FAMILIES if not family.startswith("timm-")}
+    assert set(family_table.FAMILIES) == set(FAMILIES)
 
 
 # The family's own model
@@ -88,11 +90,14 @@ def test_the_geometry_is_that_of_the_checkpoint(family, checkpoints):
     assert (geometry.modality, spec.modality) == (("text", "text") if family in TEXT else ("images", "images"))
     assert (geometry.width, geometry.output_width) == (WIDTH, 2 * WIDTH if swin else WIDTH)
     if family in TEXT:
-        assert geometry.max_tokens == POSITIONS - (2 if "bert" in family and loaded.embedding.pad_token_id == 1 else 0)
+        assert geometry.max_tokens == POSITIONS - (2 if family in ("roberta", "xlm-roberta", "camembert") else 0)
     else:
         assert (geometry.image_size, geometry.patch_size, geometry.output_side) == (IMAGE, PATCH, 2 if swin else 4)
     assert len(loaded.body.blocks) == (3 if swin else LAYERS)
     assert spec.num_layers == len(loaded.body.blocks)
+    assert spec.width == (None if family.startswith("timm-") else geometry.width)
+    assert spec.rows_before_third == rows_before_third(loaded.embedding)
+    assert spec.rows_before_third == (2 if family in ("bert", "distilbert", "electra") else 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -284,6 +289,25 @@ def test_a_timm_model_of_another_kind_is_refused(tmp_path):
 def test_a_timm_name_that_gives_no_folder_is_refused():
     with pytest.raises(ConfigError, match="must be a checkpoint folder or a hub name, but got 'timm:no_such_model'"):
         find_body("timm:no_such_model")
+
+
+def test_a_family_that_nobody_knows_is_refused_by_name():
+    spec = BodySpec("my-body", "of a family of its own", "text", "t5-like")
+    with pytest.raises(ConfigError, match=r"body\.name: must be of a known family, not 't5-like', but got 'my-body'"):
+        random_body(spec, seed=0)
+
+
+def test_a_timm_family_is_not_one_of_hugging_face(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "timm-swin"}')
+    with pytest.raises(ConfigError, match="must be of a known family, not 'timm-swin'"):
+        find_body(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("pad_token_id", "rows"), [({"pad_token_id": 0}, 1), ({"pad_token_id": 1}, 0), ({"pad_token_id": None}, 1), ({}, 0)]
+)
+def test_a_roberta_uses_the_rows_behind_its_padding_id(pad_token_id, rows):
+    assert family_table.FAMILIES["roberta"].rows_before_third(pad_token_id) == rows
 
 
 # A whole trial
