@@ -16,7 +16,8 @@ from typing import Any
 
 from orca_core.adapters.inserted import check_adapter
 from orca_core.addresses import WHOLE, Address
-from orca_core.config.knobs import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault, StoreError
 from orca_core.identity import trial_id
 from orca_core.proxies import find_proxy
@@ -316,7 +317,7 @@ def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:
     faults: dict[str, Fault] = {}
     for config in {(config.adapter, config.body.name): config for config in configs}.values():
         try:
-            check_adapter(config)
+            check_adapter(config.adapter, config.body_spec)
         except ConfigError as error:
             faults |= {fault.text(): fault for fault in error.faults}
     if faults:

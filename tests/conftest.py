@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from orca_core.config.knobs import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
 from orca_core.rows import EpochRow
 from orca_core.store import Store
 

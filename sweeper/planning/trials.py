@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from orca_core.config.knobs import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.identity import canonical_knobs, hash_of, read_knobs, trial_id
 from orca_core.stages import Stage, result_key, stages_of

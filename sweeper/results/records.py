@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from orca_core.config.knobs import KNOBS
+from orca_core.config.paths import KNOBS
 from orca_core.rows import EpochRow, StageRow, TrialResult
 
 _TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")

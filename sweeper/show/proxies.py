@@ -8,7 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orca_core.config.knobs import TrialConfig, flatten, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import flatten
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
 from orca_core.rows import EpochRow

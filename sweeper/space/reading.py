@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orca_core.config.knobs import TrialConfig, faults_of, flatten, resolve_config
+from orca_core.config.faults import faults_of
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import flatten
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.space.axes import Axis, holds, in_order, read_axes, read_condition, read_knobs, tuned_faults
 from sweeper.space.yaml_reader import read_mapping

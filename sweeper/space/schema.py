@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orca_core.config.knobs import KNOBS, SECTIONS, TrialConfig
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS, SECTIONS
 from sweeper.space.reading import METRICS, SpaceFile
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -16,7 +16,7 @@ from orca_core.bodies import BodySpec, find_body
 from orca_core.bodies import family as family_table
 from orca_core.bodies.base import rows_before_third
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.identity import read_knobs
 from orca_core.model.cross_modal import CrossModalModel

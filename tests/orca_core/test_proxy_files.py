@@ -16,7 +16,7 @@ from orca_core.alignment.source import describe_features, source_features
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.bodies.widths import body_width
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
 from orca_core.proxies import PROXIES, find_proxy

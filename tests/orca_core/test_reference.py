@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config.knobs import KNOBS, REFERENCE_BEHAVIOUR, resolve_config
+from orca_core.config.paths import KNOBS
+from orca_core.config.resolve import REFERENCE_BEHAVIOUR, resolve_config
 from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel

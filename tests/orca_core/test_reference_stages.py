@@ -15,7 +15,7 @@ from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.proxies import find_proxy

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import LoadedBody, random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed

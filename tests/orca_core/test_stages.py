@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.stages import VERSIONS, result_key, stages_of
 
 BASE = {"task": "openml/187", "align.epochs": 3, "finetune.epochs": 4}

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from sweeper.planning.cost import CostModel, Measured

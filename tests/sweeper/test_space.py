@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from sweeper.planning.trials import make_plan
 from sweeper.space.reading import find_space, load_space

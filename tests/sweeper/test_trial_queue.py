@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.stages import Stage
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.trials import PlannedTrial

@@ -12,7 +12,7 @@ import torch
 from published import WRITERS, darcy
 from scipy.io import loadmat, wavfile
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import DataError
 from orca_core.proxies import PROXIES
 from orca_core.scoring import LOSSES, SCORES

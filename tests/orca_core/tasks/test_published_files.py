@@ -18,7 +18,7 @@ import torch
 from published import WRITERS
 from scipy.io import savemat, wavfile
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.datafiles import digests
 from orca_core.datafiles.decoded import decoded
 from orca_core.datafiles.digests import content_digest
