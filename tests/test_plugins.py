@@ -14,7 +14,8 @@ import torch
 
 from orca_core.bodies import BODY_CATALOGUE, BodySpec, find_body
 from orca_core.bodies.loading import checkpoint_body, random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
+from orca_core.distances import DISTANCE_CATALOGUE, find_distance, knob_owners
 from orca_core.errors import ConfigError, DataError
 from orca_core.identity import trial_id
 from orca_core.pipeline import run_trial
@@ -22,7 +23,7 @@ from orca_core.proxies import PROXY_CATALOGUE, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, find_task
 
 DOCS = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
-CATALOGUES = (TASK_CATALOGUE, PROXY_CATALOGUE, BODY_CATALOGUE)
+CATALOGUES = (TASK_CATALOGUE, PROXY_CATALOGUE, BODY_CATALOGUE, DISTANCE_CATALOGUE)
 
 
 @pytest.fixture
@@ -127,6 +128,45 @@ def test_a_body_that_breaks_a_promise_is_told_which(install, module, change, mes
     install(points, **modules | {module: modules[module].replace(*change)})
     with pytest.raises(DataError, match=message):
         random_body(find_body("letters"), seed=0)
+
+
+CODE = "mypackage.tasks:prepare"
+DISTANCE = """
+from typing import Literal
+from pydantic import Field
+from orca_core.distances import DistanceSpec
+SIGN = DistanceSpec("mine", "a distance of mine", "{}", {})
+"""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "knobs", "message"),
+    [
+        ("mypackage.distances", "{}", 'prepare must be "module:function"'),
+        (CODE, "{'lr': (float, Field(1.0, description='x'))}", "name of a knob that all distances share, but one is 'lr'"),
+        (CODE, "{'Power': (float, Field(1.0, description='x'))}", "lower-case letters, digits and underscores, not 'Power'"),
+        (CODE, "{'power': 1.0}", "pairs of a type and a pydantic Field, but power is 1.0"),
+        (CODE, "{'power': (float, Field(description='x'))}", "must have a default and a description, but power lacks one"),
+        (CODE, "{'power': (float, Field(1.0))}", "must have a default and a description, but power lacks one"),
+        (CODE, "{'power': (Literal['a'], Field('b', description='x'))}", "Input should be 'a'"),
+        (
+            CODE,
+            "{'entropic_reg': (float, Field(1.0, description='x'))}",
+            "defined as in other distances, but entropic_reg differs from that of otdd-gaussian",
+        ),
+    ],
+)
+def test_a_broken_distance_is_refused_by_name_with_the_rule_it_breaks(install, prepare, knobs, message):
+    install("[orca_core.distances]\nmine = mypackage.tasks:SIGN\n", tasks=DISTANCE.format(prepare, knobs))
+    with pytest.warns(UserWarning, match=message), pytest.raises(ConfigError, match=f"entry point mine .*{message}"):
+        find_distance("mine")
+
+
+def test_a_distance_may_share_a_knob_that_it_defines_alike(install):
+    code = "from orca_core.distances import DISTANCES, DistanceSpec\nKNOBS = {'solver': DISTANCES['otdd-exact'].knobs['solver']}\n"
+    code += "SIGN = DistanceSpec('mine', 'a distance of mine', 'mypackage.tasks:prepare', KNOBS)"
+    install("[orca_core.distances]\nmine = mypackage.tasks:SIGN\n", tasks=code)
+    assert knob_owners()["solver"] == ("otdd-exact", "otdd-gaussian", "mine")
 
 
 def test_a_body_without_tokenizer_says_so_where_texts_are_its_proxy(letters):

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from orca_core.alignment.proxy_distance import distances_at_start
 from orca_core.config.knobs import AlignConfig, TrialConfig
-from orca_core.distances.l2 import l2
-from orca_core.distances.mmd import mmd
-from orca_core.distances.otdd import OtddSource
+from orca_core.distances import OtddSource, l2, mmd
 from orca_core.model.embedder import Embedder
 from orca_core.rows import EpochRow
 from orca_core.seeding import derive, generator
