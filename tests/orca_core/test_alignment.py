@@ -85,7 +85,7 @@ def test_class_shares_count_the_whole_training_set_and_not_the_sample(align):
 
 def test_the_rate_falls_after_the_epochs_named(align):
     alignment = align("openml/187", {"align.lr": 1.0, "align.lr_steps": [1, 2], "align.optimizer": "sgd", "align.objective": "mmd"})
-    assert [alignment.run_epoch(epoch)["lr"] for epoch in (1, 2, 3)] == pytest.approx([1.0, 0.2, 0.04])
+    assert [alignment.run_epoch(epoch).lr for epoch in (1, 2, 3)] == pytest.approx([1.0, 0.2, 0.04])
 
 
 def test_every_parameter_of_the_embedder_trains_and_nothing_else(align):

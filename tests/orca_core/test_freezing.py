@@ -206,7 +206,7 @@ def test_a_model_in_which_nothing_can_train_still_runs(quick, store):
     # A dense predictor of a text body has no parameters, so nothing is left to train.
     config = quick("burgers-mini", {"body.weights": "random", "freezing": "frozen-both", "train_samples": 8})
     result = run_trial(config, store, lambda row: None)
-    assert result["params_trained"] == [0]
+    assert result.params_trained == [0]
 
 
 # Layers chosen by their Fisher information

@@ -92,14 +92,14 @@ def test_the_best_epoch_may_lie_in_any_phase(quick, store):
 def test_arms_share_the_stages_they_have_in_common(quick, store):
     knobs = {"body.weights": "random", "proxy": "noise", "align.epochs": 1, "align.objective": "mmd"}
     run(quick("openml/187", knobs), store)
-    rows: list[dict] = []
+    rows: list[Row] = []
     run_trial(quick("openml/187", {**knobs, "freezing": "frozen-body"}), store, rows.append)
     seconds = {row.stage: (row.seconds == 0, row.saved_s > 0) for row in rows if isinstance(row, StageRow)}
     assert seconds == {"source": (True, True), "align": (True, True), "finetune": (False, False)}
 
 
 def test_a_shorter_trial_is_a_prefix_of_a_longer_one(quick, tmp_path):
-    def metrics(epochs: int) -> list[dict]:
+    def metrics(epochs: int) -> list[EpochRow]:
         config = quick("openml/187", {"body.weights": "random", "finetune.epochs": epochs, "finetune.decay_epochs": 9})
         return [row for row in run(config, Store(tmp_path / str(epochs)))[0] if isinstance(row, EpochRow)]
 
@@ -160,7 +160,7 @@ def test_arrays_that_are_not_finite_are_refused_before_anything_trains(quick, st
     x = np.zeros((30, 1, 6), np.float32)
     x[3] = np.nan
     np.savez(tmp_path / "bad.npz", x=x, y=np.arange(30) % 2)
-    rows: list[dict] = []
+    rows: list[Row] = []
     with pytest.raises(DataError, match="must have no NaN"):
         run_trial(quick(f"npz:{tmp_path / 'bad.npz'}", {"body.weights": "random"}), store, rows.append)
     assert rows == []

@@ -16,7 +16,7 @@ from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
-from orca_core.rows import EpochRow, best_row
+from orca_core.rows import EpochRow, Row, best_row
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from orca_core.training.optimizers import reference_warmup_decay, warmup_cosine
@@ -86,12 +86,11 @@ def test_switched_off_the_shorthand_leaves_the_trial_alone():
 
 def test_a_trial_runs_as_the_reference_from_end_to_end(quick, store):
     config = quick("openml/187", {"body.weights": "random", "align.epochs": 2, "finetune.epochs": 2, "reference_behaviour": True})
-    rows: list[dict] = []
+    rows: list[Row] = []
     result = run_trial(config, store, rows.append)
-    assert result.test_error == min(
-        row.test_error for row in rows if row.stage == "finetune" and getattr(row, "test_error", None) is not None
-    )
-    distances = [row.label_distances for row in rows if isinstance(row, EpochRow) and row.stage == "align"]
+    epochs = [row for row in rows if isinstance(row, EpochRow)]
+    assert result.test_error == min(row.test_error for row in epochs if row.stage == "finetune")
+    distances = [row.label_distances for row in epochs if row.stage == "align"]
     assert [len(epoch) for epoch in distances] == [3, 3]
 
 

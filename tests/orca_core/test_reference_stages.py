@@ -77,7 +77,7 @@ def test_the_references_rate_falls_one_epoch_later(align):
     # It counts from 0 and asks for epoch > 20: that is the 22nd. Ours falls after 20 epochs.
     knobs = {"align.lr": 1.0, "align.lr_steps": [1, 2], "align.objective": "mmd", "align.lr_schedule": "reference"}
     alignment = align("openml/187", knobs, {0: 4, 1: 4})
-    assert [alignment.run_epoch(epoch)["lr"] for epoch in (1, 2, 3, 4)] == pytest.approx([1, 1, 0.2, 0.04])
+    assert [alignment.run_epoch(epoch).lr for epoch in (1, 2, 3, 4)] == pytest.approx([1, 1, 0.2, 0.04])
     assert [step_decay(epoch - 1, (20,)) for epoch in (21, 22)] == [1.0, 0.2]
 
 

@@ -18,7 +18,7 @@ from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.identity import trial_id, unread_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
-from orca_core.rows import EpochRow
+from orca_core.rows import EpochRow, Row
 from orca_core.store import Store
 from orca_core.tasks import find_task
 
@@ -148,7 +148,7 @@ def test_each_changes_what_is_learnt(quick, tmp_path: Path, knob):
     base = {"body.weights": "random", "train_samples": 64, "finetune.epochs": 2, "finetune.lr": 0.01}
     losses = []
     for number, knobs in enumerate(({}, {f"finetune.{knob}": 0.5})):
-        rows: list[dict] = []
+        rows: list[Row] = []
         run_trial(quick("openml/187", {**base, **knobs}), Store(tmp_path / str(number)), rows.append)
         losses.append([row.valid_loss for row in rows if isinstance(row, EpochRow)])
     assert losses[0] != losses[1]
