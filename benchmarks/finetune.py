@@ -80,7 +80,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"ours": [], "bare": []}
     for epoch in range(1, EPOCHS + 1):
         started = time.process_time()
-        here = ours.run_epoch(epoch)["valid_error"]
+        here = ours.run_epoch(epoch).valid_error
         between = time.process_time()
         there = bare.run_epoch(epoch)
         seconds["ours"].append(between - started)
