@@ -90,7 +90,7 @@ def test_the_incomplete_batch_of_l2_counts_as_0_if_asked_for(align):
 def test_many_label_distances_are_told_in_few_epochs(align):
     alignment = align("openml/187", {}, {0: 4, 1: 4})
     alignment.distance = lambda features, draws: (features.sum() * 0 + 1.0, features.new_ones(1, 1251))
-    told = [epoch for epoch in range(1, 21) if "label_distances" in alignment.run_epoch(epoch)]
+    told = [epoch for epoch in range(1, 21) if alignment.run_epoch(epoch).label_distances is not None]
     assert told == [1, 10, 20]
 
 
@@ -347,7 +347,8 @@ def test_stage_3_with_all_switches_on_is_the_references_at_every_epoch(quick, op
     settings = {"lr": lr, "batch": 8, "chunk": 20, "accum": accum, "clip": 0.5, "warmup": warmup, "decay": decay}
     theirs = reference_stage_3(plain, theirs_optimizer, parts, orders, **settings)
     for mine, their in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(their, rel=1e-4)
+        metrics = {name: value for name, value in mine.cells().items() if name not in ("stage", "phase", "epoch", "seconds")}
+        assert metrics == pytest.approx(their, rel=1e-4)
     assert len({row.train_loss for row in ours}) == 3
 
 
