@@ -55,7 +55,7 @@ def test_the_example_of_the_docs_is_a_task(install, quick, warm_store):
     install(*example())
     assert find_task("sign").summary == "the sign of the mean"
     result = run_trial(quick("sign", {"finetune.epochs": 2}), warm_store, lambda row: None)
-    assert 0 <= result["test_error"] <= 1
+    assert 0 <= result.test_error <= 1
 
 
 @pytest.mark.parametrize(
