@@ -148,7 +148,7 @@ SIGN = DistanceSpec("mine", "a distance of mine", "{}", {})
         (CODE, "{'power': 1.0}", "pairs of a type and a pydantic Field, but power is 1.0"),
         (CODE, "{'power': (float, Field(description='x'))}", "must have a default and a description, but power lacks one"),
         (CODE, "{'power': (float, Field(1.0))}", "must have a default and a description, but power lacks one"),
-        (CODE, "{'power': (Literal['a'], Field('b', description='x'))}", "Input should be 'a'"),
+        (CODE, "{'power': (Literal['a'], Field('b', description='x'))}", "must have defaults that they allow, but that of power is 'b'"),
         (
             CODE,
             "{'entropic_reg': (float, Field(1.0, description='x'))}",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from orca_core.catalogue import Catalogue
@@ -65,7 +65,10 @@ def _check(spec: DistanceSpec, known: Mapping[str, DistanceSpec]) -> None:
         if knob in others and repr(others[knob][1]) != repr(definition):
             raise TypeError(f"knobs must be defined as in other distances, but {knob} differs from that of {others[knob][0].name}")
         annotated: Any = Annotated[definition[0], definition[1]]
-        TypeAdapter(annotated).validate_python(definition[1].default)
+        try:
+            TypeAdapter(annotated).validate_python(definition[1].default)
+        except ValidationError:
+            raise TypeError(f"knobs must have defaults that they allow, but that of {knob} is {definition[1].default!r}") from None
 
 
 DISTANCE_CATALOGUE: Catalogue[DistanceSpec] = Catalogue(

@@ -22,6 +22,7 @@ from orca_core.identity import read_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.proxies import find_proxy
+from orca_core.settings import Settings
 from orca_core.tasks import Split, TaskData
 
 DECODERS = ["gpt2", "gpt_neox"]
@@ -139,7 +140,7 @@ SHAPES = {
 def test_every_body_gives_every_task_its_outputs_and_the_embedder_a_gradient(family, shapes, checkpoints):
     input_shape, output_shape = SHAPES[shapes]
     _, name, loaded = checkpoints[family]
-    model = CrossModalModel(resolve_config({"task": "digits", "body": name}), loaded, input_shape, output_shape)
+    model = CrossModalModel(Settings.of(resolve_config({"task": "digits", "body": name}), "finetune"), loaded, input_shape, output_shape)
     outputs = model(torch.randn(2, *input_shape))
     assert outputs.shape == (2, *output_shape)
     outputs.square().sum().backward()
@@ -159,9 +160,11 @@ def test_every_body_aligns_series_and_images_with_a_proxy_of_its_own_modality(fa
         assert config.proxy == proxy.name
         split = Split(torch.randn(20, *shape).numpy(), torch.arange(20).remainder(2).numpy())
         data = TaskData(split, split, split, 2)
-        model = CrossModalModel(config, loaded, shape, (2,))
+        model = CrossModalModel(Settings.of(config, "finetune"), loaded, shape, (2,))
         before = model.embedder.projection.weight.detach().clone()
-        assert Alignment(config, model.embedder, features, labels, data, torch.device("cpu")).run_epoch(1).distance > 0
+        assert (
+            Alignment(Settings.of(config, "align"), model.embedder, features, labels, data, torch.device("cpu")).run_epoch(1).distance > 0
+        )
         assert not torch.equal(model.embedder.projection.weight, before)
 
 
@@ -201,7 +204,7 @@ def test_a_decoder_sees_only_what_came_before_and_flipped_or_doubled_all(family,
     _, name, loaded = checkpoints[family]
     for flip, double in ((False, False), (True, False), (False, True), (True, True)):
         config = resolve_config({"task": "digits", "body": {"name": name, "flip": flip, "double": double}})
-        body = CrossModalModel(config, loaded, (1, 8), (2,)).body
+        body = CrossModalModel(Settings.of(config, "finetune"), loaded, (1, 8), (2,)).body
         tokens = torch.randn(1, 5, WIDTH, requires_grad=True)
         body(tokens)[0, 1].sum().backward()  # what the second output token depends on
         seen = (tokens.grad[0].abs().sum(1) > 0).tolist()
@@ -213,7 +216,7 @@ def test_doubling_is_the_second_half_of_the_models_own_reading_of_the_doubled_se
     model, name, loaded = checkpoints[family]
     ids = inputs_of(family)
     config = resolve_config({"task": "digits", "body": {"name": name, "double": True}})
-    body = CrossModalModel(config, loaded, (1, 8), (2,)).body
+    body = CrossModalModel(Settings.of(config, "finetune"), loaded, (1, 8), (2,)).body
     with torch.no_grad():
         assert torch.equal(body(loaded.embedding.embed(ids)), model(torch.cat([ids, ids], 1))[0][:, 6:])
 
@@ -223,7 +226,7 @@ def test_flipping_is_the_mean_of_the_models_own_readings_of_both_ways(family, ch
     model, name, loaded = checkpoints[family]
     ids = inputs_of(family)
     config = resolve_config({"task": "digits", "body": {"name": name, "flip": True}})
-    body = CrossModalModel(config, loaded, (1, 8), (2,)).body
+    body = CrossModalModel(Settings.of(config, "finetune"), loaded, (1, 8), (2,)).body
     with torch.no_grad():
         expected = (model(ids)[0] + model(ids.flip(1))[0].flip(1)) / 2
         assert torch.equal(body(loaded.embedding.embed(ids)), expected)
@@ -233,7 +236,7 @@ def test_flipping_is_the_mean_of_the_models_own_readings_of_both_ways(family, ch
 def test_a_doubled_sequence_has_half_as_many_tokens(family, checkpoints):
     _, name, loaded = checkpoints[family]
     config = resolve_config({"task": "digits", "body": {"name": name, "double": True}})
-    model = CrossModalModel(config, loaded, (1, POSITIONS), (2,))
+    model = CrossModalModel(Settings.of(config, "finetune"), loaded, (1, POSITIONS), (2,))
     assert model.embedder.num_tokens == POSITIONS // 2
     assert model(torch.randn(1, 1, POSITIONS)).shape == (1, 2)
 

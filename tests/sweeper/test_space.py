@@ -145,7 +145,7 @@ FAULTS = {
         "require: [{if: {freezing: full}, then: {freezing: layernorm}}]",
         "require: must leave at least one combination.",
     ),
-    "base that is no mapping": ("base: \nspace: {task: {grid: [digits]}}", "base: must be a mapping of knobs, but got None."),
+    "base that is no mapping": ("base: \nspace: {task: {grid: [digits]}}", "base: must be a mapping of knobs, but got null."),
     "space that is no mapping": ("space: [task]", "space: must be a mapping of knobs, but got ['task']."),
     "variant that is no mapping": ("variants: {orca: 60}", "variants.orca: must be a mapping of knobs, but got 60."),
     "variant of what also varies": (
