@@ -118,6 +118,15 @@ class Catalogue(Generic[Spec]):
         """Every spec that has a name of its own: the built-in ones, then those of other packages."""
         return {**self.builtin, **self._read_entry_points().specs}
 
+    def check(self, spec: Spec) -> None:
+        """That a spec of another package keeps the contract of its kind, whether it is registered yet or not.
+
+        Raises:
+            TypeError: With the rule that it breaks.
+        """
+        others = {name: other for name, other in self._read_entry_points().specs.items() if name != spec.name}
+        self._check_entry(spec, {**self.builtin, **others})
+
     def forget_entry_points(self) -> None:
         """Look for entry points anew when next asked: packages have come or gone."""
         self._entry_points = None

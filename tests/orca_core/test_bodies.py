@@ -20,6 +20,7 @@ from orca_core.proxies import find_proxy
 from orca_core.seeding import generator
 from orca_core.settings import Settings
 from orca_core.stages import stages_of
+from orca_core.testing import BodyContract
 from orca_core.trajectory import advance
 
 CPU = torch.device("cpu")
@@ -63,20 +64,14 @@ def test_a_mini_body_of_another_name_is_refused():
         random_body(spec, seed=0)
 
 
-@pytest.mark.parametrize("name", BODIES)
-def test_random_weights_are_drawn_by_the_seed_alone(name):
-    torch.manual_seed(1)
-    first = random_body(find_body(name), seed=0)
-    torch.manual_seed(2)
-    assert same(first, random_body(find_body(name), seed=0))
-    assert not same(first, random_body(find_body(name), seed=1))
+class TestMiniBodies(BodyContract):
+    """The bodies that are pretrained here."""
 
+    test_an_entry_point_can_register_it = None  # they are built in
 
-@pytest.mark.parametrize("name", BODIES)
-def test_building_a_body_draws_nothing_from_the_global_generator(name):
-    before = torch.get_rng_state()
-    random_body(find_body(name), seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
+    @pytest.fixture(autouse=True, params=BODIES)
+    def _spec(self, request):
+        self.spec = BODIES[request.param]
 
 
 @pytest.mark.parametrize("task", ["openml/187", "digits"])

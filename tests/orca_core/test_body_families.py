@@ -24,6 +24,7 @@ from orca_core.pipeline import run_trial
 from orca_core.proxies import find_proxy
 from orca_core.settings import Settings
 from orca_core.tasks import Split, TaskData
+from orca_core.testing import BodyContract
 
 DECODERS = ["gpt2", "gpt_neox"]
 
@@ -101,27 +102,15 @@ def test_the_geometry_is_that_of_the_checkpoint(family, checkpoints):
     assert spec.rows_before_third == (2 if family in ("bert", "distilbert", "electra") else 0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_random_weights_have_the_same_shapes_and_another_content_drawn_by_the_seed(family, checkpoints):
-    _, name, loaded = checkpoints[family]
-    first, again, other = (random_body(find_body(name), seed=seed).body.state_dict() for seed in (0, 0, 1))
-    pretrained = loaded.body.state_dict()
-    assert {key: value.shape for key, value in first.items()} == {key: value.shape for key, value in pretrained.items()}
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    weights = [key for key, value in first.items() if value.dim() == 2 and "bias" not in key and value.is_floating_point()]
-    drawn = [key for key in weights if not torch.equal(first[key], other[key])]
-    assert drawn
-    assert not any(torch.equal(first[key], pretrained[key]) for key in drawn)
+class TestFamilies(BodyContract):
+    """A tiny checkpoint of every family. It has no tokenizer, so texts cannot be embedded."""
 
+    proxy = "noise"
+    test_an_entry_point_can_register_it = None  # they are named by their folder
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_dropout_acts_in_train_mode_only(family, checkpoints):
-    body = random_body(find_body(checkpoints[family][1]), seed=0, dropout=0.5).body
-    geometry = body.geometry
-    tokens = torch.randn(2, 5 if family in TEXT else geometry.side**2, geometry.width)
-    assert torch.equal(body(tokens), body(tokens))
-    body.train()
-    assert not torch.equal(body(tokens), body(tokens))
+    @pytest.fixture(autouse=True, params=FAMILIES)
+    def _spec(self, request, checkpoints):
+        self.spec = find_body(checkpoints[request.param][1])
 
 
 # Any body with any task

@@ -23,6 +23,7 @@ from orca_core.distances.otdd_distance import OtddSource, otdd
 from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost
 from orca_core.errors import ConfigError, NotFiniteError
 from orca_core.plugins import resolve
+from orca_core.testing import DistanceContract
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "otdd"
 OTDD_FIXTURES = ["c01_small", "c02_medium", "c05_tinyclass_m2", "c12_whole_small"]
@@ -532,6 +533,27 @@ def test_ordinary_problems_converge(inner: str) -> None:
 
 
 # Declarations
+
+
+class TestDistances(DistanceContract):
+    """Every built-in distance."""
+
+    test_an_entry_point_can_register_it = None  # they are built in
+
+    @pytest.fixture(autouse=True, params=DISTANCES)
+    def _spec(self, request):
+        self.spec = DISTANCES[request.param]
+
+
+class TestAnnealedDistances(DistanceContract):
+    """OTDD by the reference's solver."""
+
+    test_an_entry_point_can_register_it = None
+    options = {"solver": "annealed", "label_gradient": "reference"}  # noqa: RUF012
+
+    @pytest.fixture(autouse=True, params=["otdd-exact", "otdd-gaussian"])
+    def _spec(self, request):
+        self.spec = DISTANCES[request.param]
 
 
 OPTIONS = {"label_gradient": "true", "entropic_reg": 0.1, "solver": "converged", "l2_batches": "full"}

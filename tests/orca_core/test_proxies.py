@@ -10,6 +10,7 @@ import pytest
 
 from orca_core.errors import ConfigError
 from orca_core.proxies import DEFAULT_PROXY, PROXIES, ProxyData, builtin, find_proxy, fractals
+from orca_core.testing import ProxyContract
 
 LOADED = [name for name, spec in PROXIES.items() if spec.loader and not spec.expects]
 
@@ -19,27 +20,21 @@ def load(name: str) -> ProxyData:
     return PROXIES[name].load()
 
 
-@pytest.mark.parametrize("name", LOADED)
-def test_a_proxy_gives_labelled_samples_of_its_modality(name):
-    spec, data = PROXIES[name], load(name)
-    assert len(data) == len(data.inputs) == len(data.labels) >= 1000
-    assert data.labels.dtype == np.int64
-    assert np.unique(data.labels).tolist() == list(range(len(data.label_names)))
-    assert len(set(data.label_names)) == len(data.label_names)
-    if spec.modality == "text":
-        assert all(type(sentence) is str for sentence in data.inputs)
-    else:
-        assert data.inputs.shape[1:] == (3, 32, 32)
-        assert data.inputs.dtype == np.float32
-        assert data.inputs.flags.c_contiguous
-        assert 0 <= data.inputs.min() < data.inputs.max() <= 1
+class TestProxies(ProxyContract):
+    """Every built-in proxy that needs no files of its own."""
+
+    test_an_entry_point_can_register_it = None  # they are built in
+
+    @pytest.fixture(autouse=True, params=LOADED)
+    def _spec(self, request):
+        self.spec = PROXIES[request.param]
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_a_proxy_is_the_same_each_time(name):
-    data, again = load(name), PROXIES[name].load()
-    assert np.array_equal(data.inputs, again.inputs)
-    assert np.array_equal(data.labels, again.labels)
+def test_a_proxy_has_a_thousand_samples_and_images_are_of_32_pixels(name):
+    data = load(name)
+    assert len(data) >= 1000
+    assert PROXIES[name].modality == "text" or data.inputs.shape[1:] == (3, 32, 32)
 
 
 @pytest.mark.parametrize("name", LOADED)
