@@ -12,7 +12,8 @@ import pytest
     ("modules", "forbidden"),
     [
         (
-            "orca_core.config.knobs, sweeper, sweeper.cli, sweeper.planning.trials, sweeper.results, sweeper.sweep, sweeper.space.reading, "
+            "orca_core.config.knobs, orca_core.distances, orca_core.bodies, "
+            "sweeper, sweeper.cli, sweeper.planning.trials, sweeper.results, sweeper.sweep, sweeper.space.reading, "
             "sweeper.space.schema",
             {"torch", "ray", "transformers", "duckdb", "optuna", "sklearn", "scipy"},
         ),

@@ -6,21 +6,18 @@ between the class's features and all source features (papers of ORCA: section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from orca_core.alignment.proxy_distance import distances_at_start
-from orca_core.distances.l2 import l2
-from orca_core.distances.mmd import mmd
-from orca_core.distances.otdd import OtddSource
-from orca_core.distances.spec import find_distance
+from orca_core.distances import find_distance
+from orca_core.distances.sinkhorn import count_unconverged
+from orca_core.distances.spec import Distance
 from orca_core.model.embedder import Embedder
-from orca_core.plugins import resolve
 from orca_core.rows import EpochRow
 from orca_core.seeding import derive, generator
 from orca_core.settings import Settings
@@ -37,30 +34,6 @@ MINI_BATCH_ABOVE = 10_000
 LABEL_DISTANCES_ALWAYS, LABEL_DISTANCES_EVERY = 2500, 10
 """Label distances are a result of every epoch where there are so few, else of the first and of each so many."""
 
-Distance = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None]]
-"""(m, d) features of one target class, and a generator for distances that draw -> scalar, and (1, C) distances to the source's classes."""
-
-
-def _otdd(inner: str, source_x: Tensor, source_y: Tensor, options: Mapping[str, Any]) -> Distance:
-    source = OtddSource(source_x, source_y, inner=inner, entropic_reg=options["entropic_reg"], solver=options["solver"])
-    return lambda target_x, draws: source.distance_and_labels(target_x, label_gradient=options["label_gradient"])
-
-
-def prepare_otdd_exact(x, y, o):
-    return _otdd("exact", x, y, o)
-
-
-def prepare_otdd_gaussian(x, y, o):
-    return _otdd("gaussian", x, y, o)
-
-
-def prepare_mmd(source_x: Tensor, source_y: Tensor, options: Mapping[str, Any]) -> Distance:
-    return lambda target_x, draws: (mmd(source_x, target_x, generator=draws), None)
-
-
-def prepare_l2(source_x: Tensor, source_y: Tensor, options: Mapping[str, Any]) -> Distance:
-    return lambda target_x, draws: (l2(source_x, target_x, generator=draws, count_partial=options["l2_batches"] == "all"), None)
-
 
 def prepare_distance(settings: Settings, source_x: Tensor, source_y: Tensor) -> Distance:
     """The distance that `align.objective` names, with what depends on the source alone computed.
@@ -70,9 +43,7 @@ def prepare_distance(settings: Settings, source_x: Tensor, source_y: Tensor) -> 
         source_x, source_y: (n, d) source features and (n,) labels.
     """
     spec = find_distance(settings["align.objective"])
-    options = {name: settings[f"align.{name}"] for name in spec.knobs}
-    prepared: Distance = resolve(spec.prepare)(source_x, source_y, options)
-    return prepared
+    return spec.prepared(source_x, source_y, {name: settings[f"align.{name}"] for name in spec.knobs})
 
 
 class Alignment:
@@ -112,12 +83,26 @@ class Alignment:
 
         The row of the first epoch also has the proxy's distances before any step, see `proxy_distance.py`.
         """
-        at_start = self.at_start()._asdict() if epoch == 1 else {}
+        with count_unconverged() as unconverged:
+            at_start = self.at_start()._asdict() if epoch == 1 else {}
+            distance, label_distances = self._step(epoch)
+        size = sum(len(row or ()) for row in label_distances)
+        # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
+        reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
+        return EpochRow(
+            stage="align",
+            epoch=epoch,
+            distance=distance,
+            lr=self._rate(epoch),
+            label_distances=label_distances if reported else None,
+            unconverged=unconverged.count or None,
+            **at_start,
+        )
+
+    def _step(self, epoch: int) -> tuple[float, list[list[float] | None]]:
+        """One optimiser step; returns the distance before it, and the label distances of the classes that took part."""
         draws = generator(self.seed, "align-samples", epoch)
-        # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
-        late = self.settings["align.lr_schedule"] == "reference"
-        lr = self.lr * step_decay(epoch - late, self.settings["align.lr_steps"])
-        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.param_groups[0]["lr"] = self._rate(epoch)
         self.optimizer.zero_grad()
         total = 0.0
         label_distances: list[list[float] | None] = [None] * len(self.classes)
@@ -132,12 +117,13 @@ class Alignment:
             if to_source is not None:
                 label_distances[number] = to_source[0].tolist()
         self.optimizer.step()
-        size = sum(len(row or ()) for row in label_distances)
-        # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
-        reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
-        return EpochRow(
-            stage="align", epoch=epoch, distance=total, lr=lr, label_distances=label_distances if reported else None, **at_start
-        )
+        return total, label_distances
+
+    def _rate(self, epoch: int) -> float:
+        # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
+        late = self.settings["align.lr_schedule"] == "reference"
+        rate: float = self.lr * step_decay(epoch - late, self.settings["align.lr_steps"])
+        return rate
 
     @property
     def _samples_of_a_class(self) -> int:

@@ -4,7 +4,8 @@
     hf:NAME_OR_FOLDER           a Hugging Face encoder or decoder of a family in `orca_core.bodies.family`, from a folder or by hub name
     timm:NAME_OR_FOLDER         a Swin or ViT of timm, from a folder as timm saves it or by its name (`timm/NAME` on the hub)
 
-A `BodySpec` says what a body is without importing torch; `orca_core.bodies.loading` builds the modules.
+A `BodySpec` says what a body is without importing torch; `orca_core.bodies.loading` builds the modules. Other packages add theirs, with
+their code, through the entry-point group `orca_core.bodies`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from orca_core.bodies.checkpoints import hf_body, timm_body
 from orca_core.bodies.family import FAMILIES, HUGGING_FACE
 from orca_core.bodies.spec import BodySpec
 from orca_core.catalogue import Catalogue, NameForm
+from orca_core.plugins import check_reference
 
 __all__ = ["BODIES", "BODY_CATALOGUE", "BodySpec", "find_body"]
 
@@ -64,12 +66,19 @@ _FORMS = (
 def _check(spec: BodySpec, known: Mapping[str, BodySpec]) -> None:
     if spec.corpus:
         raise TypeError(f"corpus must be empty: only the mini bodies are pretrained here, but it is {spec.corpus!r}")
+    if spec.build:
+        check_reference("build", spec.build)
+        if spec.tokenizer:
+            check_reference("tokenizer", spec.tokenizer)
+        if spec.modality not in ("text", "images"):
+            raise TypeError(f"modality must be text or images, not {spec.modality!r}")
+        return
+    if spec.folder is None:
+        raise TypeError('build must be "module:function", the code that makes the body, or folder a checkpoint of a known family')
     if spec.model_type not in FAMILIES:
-        raise TypeError(f"model_type must be a known family ({', '.join(FAMILIES)}), not {spec.model_type!r}")
+        raise TypeError(f"model_type must be a known family ({', '.join(FAMILIES)}) unless build names code, not {spec.model_type!r}")
     if spec.modality != FAMILIES[spec.model_type].modality:
         raise TypeError(f"modality must be that of its family, {FAMILIES[spec.model_type].modality}, not {spec.modality!r}")
-    if spec.folder is None:
-        raise TypeError("folder must be the folder of its checkpoint, not None")
 
 
 BODY_CATALOGUE: Catalogue[BodySpec] = Catalogue(

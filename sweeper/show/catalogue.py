@@ -172,7 +172,7 @@ def _bodies(name: str | None) -> str:
         return _list(BODY_CATALOGUE, "modality")
     spec = find_body(name)
     shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}
-    shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder}
+    shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder, "code": spec.build}
     return "\n".join(_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
 
 
