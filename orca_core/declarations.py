@@ -32,8 +32,8 @@ def effective_init(config: TrialConfig) -> str:
 
 def effective_label_gradient(config: TrialConfig) -> str:
     """What passes through label distances: in exact mode the reference passes nothing."""
-    exact = config.align.objective == "otdd-exact" and config.align.label_gradient == "reference"
-    return "none" if exact else config.align.label_gradient
+    mode: str = value_of(config, "align.label_gradient")
+    return "none" if mode == "reference" and config.align.objective == "otdd-exact" else mode
 
 
 CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from orca_core.alignment.proxy_distance import distances_at_start
-from orca_core.distances import Distance, find_distance
+from orca_core.distances import find_distance
+from orca_core.distances.sinkhorn import count_unconverged
+from orca_core.distances.spec import Distance
 from orca_core.model.embedder import Embedder
 from orca_core.rows import EpochRow
 from orca_core.seeding import derive, generator
@@ -41,8 +43,7 @@ def prepare_distance(settings: Settings, source_x: Tensor, source_y: Tensor) -> 
         source_x, source_y: (n, d) source features and (n,) labels.
     """
     spec = find_distance(settings["align.objective"])
-    options = {name: settings[f"align.{name}"] for name in spec.knobs}
-    return spec.prepared(source_x, source_y, options)
+    return spec.prepared(source_x, source_y, {name: settings[f"align.{name}"] for name in spec.knobs})
 
 
 class Alignment:
@@ -82,12 +83,26 @@ class Alignment:
 
         The row of the first epoch also has the proxy's distances before any step, see `proxy_distance.py`.
         """
-        at_start = self.at_start()._asdict() if epoch == 1 else {}
+        with count_unconverged() as unconverged:
+            at_start = self.at_start()._asdict() if epoch == 1 else {}
+            distance, label_distances = self._step(epoch)
+        size = sum(len(row or ()) for row in label_distances)
+        # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
+        reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
+        return EpochRow(
+            stage="align",
+            epoch=epoch,
+            distance=distance,
+            lr=self._rate(epoch),
+            label_distances=label_distances if reported else None,
+            unconverged=unconverged.count or None,
+            **at_start,
+        )
+
+    def _step(self, epoch: int) -> tuple[float, list[list[float] | None]]:
+        """One optimiser step; returns the distance before it, and the label distances of the classes that took part."""
         draws = generator(self.seed, "align-samples", epoch)
-        # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
-        late = self.settings["align.lr_schedule"] == "reference"
-        lr = self.lr * step_decay(epoch - late, self.settings["align.lr_steps"])
-        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.param_groups[0]["lr"] = self._rate(epoch)
         self.optimizer.zero_grad()
         total = 0.0
         label_distances: list[list[float] | None] = [None] * len(self.classes)
@@ -102,12 +117,13 @@ class Alignment:
             if to_source is not None:
                 label_distances[number] = to_source[0].tolist()
         self.optimizer.step()
-        size = sum(len(row or ()) for row in label_distances)
-        # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
-        reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
-        return EpochRow(
-            stage="align", epoch=epoch, distance=total, lr=lr, label_distances=label_distances if reported else None, **at_start
-        )
+        return total, label_distances
+
+    def _rate(self, epoch: int) -> float:
+        # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
+        late = self.settings["align.lr_schedule"] == "reference"
+        rate: float = self.lr * step_decay(epoch - late, self.settings["align.lr_steps"])
+        return rate
 
     @property
     def _samples_of_a_class(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_core.alignment.joint import BatchDistance
+from orca_core.distances.sinkhorn import count_unconverged
 from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.evaluation import evaluate
@@ -126,7 +127,8 @@ class Finetuning:
             if self.phase.is_surgical:
                 self._freeze()
             self.inputs = self._inputs()
-        train_loss, lr, distance = self._train(epoch, self.inputs[0])
+        with count_unconverged() as unconverged:
+            train_loss, lr, distance = self._train(epoch, self.inputs[0])
         self.epoch = epoch
         valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1], self.data.valid.group)
         _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
@@ -139,6 +141,7 @@ class Finetuning:
             test_error=test_error,
             lr=lr,
             distance=distance,
+            unconverged=unconverged.count or None,
         )
         self._hold_best(row)
         return row
