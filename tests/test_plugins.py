@@ -1,13 +1,17 @@
-"""Entry points of other packages: the example of the docs, and what is said of wrong ones."""
+"""Entry points of other packages: the examples of the docs, and how broken ones are refused."""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
 import sys
 import tomllib
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -21,8 +25,10 @@ from orca_core.identity import trial_id
 from orca_core.pipeline import run_trial
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, find_task
+from orca_core.testing import BodyContract, DistanceContract, ProxyContract, TaskContract
 
-DOCS = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / "docs" / "extending.md").read_text()
 CATALOGUES = (TASK_CATALOGUE, PROXY_CATALOGUE, BODY_CATALOGUE, DISTANCE_CATALOGUE)
 
 
@@ -40,9 +46,10 @@ def install(tmp_path, monkeypatch):
         for name, code in {"__init__": "", **modules}.items():
             (tmp_path / "mypackage").mkdir(exist_ok=True)
             (tmp_path / "mypackage" / f"{name}.py").write_text(code)
-        (tmp_path / "mypackage-1.dist-info").mkdir()
+        (tmp_path / "mypackage-1.dist-info").mkdir(exist_ok=True)
         (tmp_path / "mypackage-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1\n")
-        (tmp_path / "mypackage-1.dist-info" / "entry_points.txt").write_text(points)
+        with (tmp_path / "mypackage-1.dist-info" / "entry_points.txt").open("a") as file:
+            file.write(points)
         monkeypatch.syspath_prepend(tmp_path)
         forget()
 
@@ -50,17 +57,53 @@ def install(tmp_path, monkeypatch):
     forget()
 
 
-def example(title: str) -> tuple[str, dict[str, str]]:
-    """The entry points that a section of the docs shows, in the form in which they are installed, and the code by module."""
+class Example(NamedTuple):
+    """What a section of the docs shows."""
+
+    points: str
+    """Its entry points, in the form in which they are installed."""
+    modules: dict[str, str]
+    """Its code by module of the package."""
+    tests: str
+    """Its tests."""
+    commands: list[str]
+
+
+def example(title: str) -> Example:
+    """What the section of that title shows."""
     (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", DOCS, flags=re.DOTALL | re.MULTILINE)
     blocks = re.findall(r"```python\n(# mypackage/(\w+)\.py.*?)```", section, flags=re.DOTALL)
+    (tests,) = re.findall(r"```python\n(# tests/\w+\.py.*?)```", section, flags=re.DOTALL)
     (toml,) = re.findall(r"```toml\n(.*?)```", section, flags=re.DOTALL)
     groups = tomllib.loads(toml)["project"]["entry-points"]
     lines = [f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items()) for group, points in groups.items()]
-    return "".join(lines), {module: code for code, module in blocks}
+    commands = re.findall(r"^    (sweeper .*)$", section, flags=re.MULTILINE)
+    return Example("".join(lines), {module: code for code, module in blocks}, tests, commands)
 
 
-TASK_POINTS, TASK_CODE = example("Task")[0], example("Task")[1]["tasks"]
+TASK_POINTS, TASK_CODE = example("Task").points, example("Task").modules["tasks"]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """What a fresh Python with the installed package prints: it must succeed."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_examples_pass_the_contracts_that_they_show(install, tmp_path):
+    for title in ("Task", "Proxy", "Body", "Distance"):
+        shown = example(title)
+        install(shown.points, **shown.modules)
+        (tmp_path / f"test_{title.lower()}.py").write_text(shown.tests)
+        if title == "Body":
+            run(tmp_path, "-m", "mypackage.write_weights")
+    options = ("-q", "-p", "no:cacheprovider", "-W", "error::UserWarning", "--rootdir", str(tmp_path))
+    printed = run(tmp_path, "-m", "pytest", *options, str(tmp_path))
+    checks = [name for contract in (TaskContract, ProxyContract, BodyContract) for name in dir(contract) if name.startswith("test_")]
+    checks += 2 * [name for name in dir(DistanceContract) if name.startswith("test_")]
+    assert f"{len(checks)} passed" in printed
 
 
 def test_the_example_of_a_task_runs(install, quick, warm_store):
@@ -70,11 +113,32 @@ def test_the_example_of_a_task_runs(install, quick, warm_store):
     assert 0 <= result.test_error <= 1
 
 
+def test_the_example_of_a_proxy_runs(install, quick, warm_store):
+    shown = example("Proxy")
+    install(shown.points, **shown.modules)
+    knobs = {"proxy": "subject", "align.epochs": 1, "train_samples": 30}
+    rows = []
+    run_trial(quick("openml/187", knobs), warm_store, rows.append)
+    assert any(row.stage == "align" for row in rows)
+
+
+def test_the_example_of_a_distance_runs_with_a_knob_of_its_own(install, tmp_path):
+    shown = example("Distance")
+    install(shown.points, **shown.modules)
+    (command,) = shown.commands
+    quick = ("train_samples=30", "pretrain.epochs=1", "pretrain.fraction=0.1", "finetune.epochs=1", "finetune.decay_epochs=null")
+    main = "from sweeper.cli import main; main()"
+    settings = [part for knob in quick for part in ("--set", knob)]
+    assert "status COMPLETE" in run(tmp_path, "-c", main, *shlex.split(command)[1:], *settings)
+    known = "from orca_core.config.paths import KNOBS; print(KNOBS['align.centre_power'].default)"
+    assert run(tmp_path, "-c", known) == "2.0\n"
+
+
 @pytest.fixture
 def letters(install) -> BodySpec:
     """The body of the docs, installed, with its weights written."""
-    points, modules = example("Body")
-    install(points, **modules)
+    shown = example("Body")
+    install(shown.points, **shown.modules)
     import_module("mypackage.write_weights")
     return find_body("letters")
 
@@ -123,7 +187,7 @@ def test_random_and_pretrained_weights_of_a_body_with_code_of_its_own(letters):
     ],
 )
 def test_a_body_that_breaks_a_promise_is_told_which(install, module, change, message):
-    points, modules = example("Body")
+    points, modules, *_ = example("Body")
     assert change[0] in modules[module]
     install(points, **modules | {module: modules[module].replace(*change)})
     with pytest.raises(DataError, match=message):
