@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
 from orca_core.bodies import BodySpec, find_body
-from orca_core.bodies.widths import PUBLISHED_WIDTH, body_width
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
@@ -34,6 +33,9 @@ REFERENCE_BEHAVIOUR: Mapping[str, Any] = {
     "finetune.schedule": "reference",
 }
 """What `reference_behaviour: true` is short for. Where `align.lr` is given, `align.lr_from` is left alone."""
+
+_PUBLISHED_WIDTH = 768
+"""Of the features that the reference stored: RoBERTa-base's."""
 
 
 def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
@@ -112,21 +114,21 @@ def _serves(proxy: ProxySpec, body: BodySpec) -> bool:
     if not proxy.fits(body.modality) or proxy.width is None:
         return proxy.fits(body.modality)
     try:
-        return proxy.fits_width(body_width(body))
+        return proxy.fits_width(body.width)
     except DataError:
-        return body_width(body) == PUBLISHED_WIDTH
+        return body.width == _PUBLISHED_WIDTH
 
 
 def _width_faults(proxy: ProxySpec, body: BodySpec) -> list[Fault]:
     """That features are as wide as the body's tokens."""
     try:
-        if proxy.fits_width(body_width(body)):
+        if proxy.fits_width(body.width):
             return []
     except DataError as error:
         return [Fault("proxy", str(error), Fault.ABSENT)]
     assert proxy.width is not None
     remedy = f"It holds features of width {proxy.width()}; take a proxy that the body embeds."
-    return [Fault("proxy", f"must be as wide as the tokens of {body.name}, {body_width(body)}", proxy.name, remedy)]
+    return [Fault("proxy", f"must be as wide as the tokens of {body.name}, {body.width}", proxy.name, remedy)]
 
 
 def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from orca_core.bodies import BODY_CATALOGUE, find_body
-from orca_core.bodies.widths import body_width
 from orca_core.catalogue import Catalogue, Spec
 from orca_core.datafiles.expected import data_root
 from orca_core.errors import ConfigError, DataError, Fault, nearest
@@ -162,7 +161,7 @@ def describe_source(name: str, body: str) -> str:
         raise ConfigError([Fault("--body", f"must read {spec.modality}", body, f"{body} reads {body_spec.modality}.")])
     found = describe_features(spec, body_spec)
     tokens = "" if found.tokens is None else f"{found.tokens:.1f} on average"
-    fits = "" if spec.fits_width(body_width(body_spec)) else f" (not {body}'s, {body_width(body_spec)})"
+    fits = "" if spec.fits_width(body_spec.width) else f" (not {body}'s, {body_spec.width})"
     features = {"body": body, "features": found.samples, "classes": found.classes, "width": f"{found.width}{fits}", "tokens": tokens}
     return describe("proxies", name) + "\n".join(_pairs(features)) + "\n"
 

@@ -15,7 +15,6 @@ from PIL import Image
 from orca_core.alignment.source import describe_features, source_features
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.bodies.widths import body_width
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
@@ -266,7 +265,7 @@ def test_the_reference_features_need_a_body_of_their_width(root):
 
 def test_widths_known_beforehand_are_those_of_the_modules():
     for name in ("mini-roberta", "mini-swin"):
-        assert body_width(find_body(name)) == random_body(find_body(name), seed=0).body.geometry.width
+        assert find_body(name).width == random_body(find_body(name), seed=0).body.geometry.width
 
 
 # Controls
