@@ -41,7 +41,7 @@ ONE_STEP = {  # of plain gradient descent, on the whole training set
 }
 
 
-def one_step(quick, task: str, knobs: dict[str, Any], align: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def one_step(quick, task: str, knobs: dict[str, Any], align: bool = False) -> tuple[EpochRow, dict[str, Tensor]]:
     """The row of one epoch, and by how much each parameter of the embedder moved in it."""
     config = quick(task, {**ONE_STEP, **knobs})
     data = find_task(task).load()

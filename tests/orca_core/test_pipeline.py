@@ -175,7 +175,7 @@ def test_own_arrays_run_like_any_task(quick, store, tmp_path):
 
 
 def test_a_report_that_raises_stops_the_trial_with_its_own_error(quick, store):
-    def report(row: dict) -> None:
+    def report(row: Row) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

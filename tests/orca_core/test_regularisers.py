@@ -42,7 +42,7 @@ def test_smoothing_is_that_of_torch_for_the_plain_cross_entropy():
 
 
 def test_smoothing_is_for_training_alone(quick):
-    def losses(share: float) -> dict[str, float]:
+    def losses(share: float) -> EpochRow:
         config = quick("openml/187", {"body.weights": "random", "finetune.lr": 1e-12, "finetune.label_smoothing": share})
         data = find_task("openml/187").load()
         model = CrossModalModel(
