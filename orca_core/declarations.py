@@ -18,6 +18,7 @@ from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, value_of
 from orca_core.distances import find_distance, knob_owners
+from orca_core.freezing.schedule import Phase, phases_as_data
 from orca_core.proxies import find_proxy
 
 Kind = Literal["pretrain", "source", "align", "finetune"]
@@ -48,6 +49,10 @@ def canonical_value(config: TrialConfig, knob: str) -> Any:
     return CANONICAL[knob](config) if knob in CANONICAL else value_of(config, knob)
 
 
+Value = Callable[[TrialConfig, int], Any]
+"""A value out of a trial's config, for one phase of fine-tuning (0 in the other stages)."""
+
+
 @dataclass(frozen=True)
 class Read:
     """One thing that a stage reads.
@@ -55,37 +60,42 @@ class Read:
     Args:
         name: What the stage asks for it by.
         knob: The knob it comes from, which is part of the trial because of this.
+        value: What the stage sees where it is read.
+        in_key: What enters the key: the value, or what it is known by, as data is by its digest.
         when: Condition under which it is read.
         otherwise: What the stage sees where it is not read: a constant.
-        value: What the stage sees where it is read.
         key_name: Its name in the key.
-        in_key: What enters the key: the value, or the digest of the data that the value names.
         always_in_key: Whether it enters the key even at the knob's introductory default.
     """
 
     name: str
     knob: str
-    when: Condition
-    otherwise: Any
-    value: Callable[[TrialConfig], Any]
-    key_name: str
-    in_key: Callable[[TrialConfig], Any]
-    always_in_key: bool
+    value: Value
+    in_key: Value
+    when: Condition = ALWAYS
+    otherwise: Any = None
+    key_name: str = ""
+    always_in_key: bool = True
 
 
 def knob(path: str, when: Condition = ALWAYS, *, otherwise: Any = None, key_name: str = "", always_in_key: bool = False) -> Read:
     """A knob, read as it is written. Where it is not read, the stage sees `otherwise`, by default the introductory default."""
 
-    def value(config: TrialConfig) -> Any:
+    def value(config: TrialConfig, phase: int) -> Any:
         return canonical_value(config, path)
 
     neutral = KNOBS[path].get_default(call_default_factory=True) if otherwise is None else otherwise
-    return Read(path, path, when, neutral, value, key_name or path, value, always_in_key)
+    return Read(path, path, value, value, when, neutral, key_name or path, always_in_key)
 
 
 def content(path: str, key_name: str, digest: Callable[[TrialConfig], str]) -> Read:
     """A knob that names data: the content of the data enters the key instead of the name."""
-    return Read(path, path, ALWAYS, None, lambda config: value_of(config, path), key_name, digest, True)
+    return Read(path, path, lambda config, _: value_of(config, path), lambda config, _: digest(config), key_name=key_name)
+
+
+def phases_until(config: TrialConfig, number: int) -> tuple[Phase, ...]:
+    """The phases of fine-tuning up to one of them, whose own length is left out: a longer phase passes through a shorter one."""
+    return (*config.phases[:number], config.phases[number].model_copy(update={"epochs": None}))
 
 
 @dataclass(frozen=True)
@@ -152,18 +162,21 @@ _EMBEDDER = (
     knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
 )
 
+
+def _distance_version(config: TrialConfig, phase: int) -> int:
+    return find_distance(config.align.objective).version
+
+
 _DISTANCE = (
     knob("align.objective"),
     *(knob(f"align.{name}", when.objective_is(*owners)) for name, owners in knob_owners().items()),
     Read(
         "align.objective.version",
         "align.objective",
-        Condition("", lambda config: find_distance(config.align.objective).version > 1),
-        1,
-        lambda config: find_distance(config.align.objective).version,
-        "align.objective.version",
-        lambda config: find_distance(config.align.objective).version,
-        True,
+        _distance_version,
+        _distance_version,
+        Condition("", lambda config: _distance_version(config, 0) > 1),
+        key_name="align.objective.version",
     ),
 )
 
@@ -183,16 +196,14 @@ _STEPS = tuple(
     }.items()
 )
 
-_RATE_OF_FINETUNING = Read(
-    "align.lr",
-    "finetune.lr",
-    when.RATE_OF_FINETUNING,
-    None,
-    lambda config: config.align_lr,
-    "align.lr",
-    lambda config: config.align_lr,
-    True,
-)
+
+def _align_lr(config: TrialConfig, phase: int) -> float:
+    return config.align_lr
+
+
+_RATE_OF_FINETUNING = Read("align.lr", "finetune.lr", _align_lr, _align_lr, when.RATE_OF_FINETUNING, key_name="align.lr")
+
+_PHASES = Read("freezing", "freezing", phases_until, lambda config, phase: phases_as_data(phases_until(config, phase)), key_name="phases")
 
 PRETRAIN = Declaration(
     kind="pretrain",
@@ -267,6 +278,7 @@ FINETUNE = Declaration(
             )
         ),
         "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
+        "": Group((_PHASES,)),
         "joint": Group((knob("align.weight"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
     },
     length="finetune.epochs",
@@ -274,11 +286,7 @@ FINETUNE = Declaration(
 )
 
 STAGES: Mapping[Kind, Declaration] = {declared.kind: declared for declared in (PRETRAIN, SOURCE, ALIGN, FINETUNE)}
-"""Every kind of stage, in the order they run. A trial has one of each kind that exists for it; of fine-tuning, one for each phase of
-`freezing`, whose key has the phases up to its own."""
-
-PHASES = "freezing"
-"""The knob that says what the phases of fine-tuning are."""
+"""Every kind of stage, in the order they run. A trial has one of each kind that exists for it; of fine-tuning, one for each phase."""
 
 RESULT: tuple[Read, ...] = (knob("align.epochs"), knob("selection"), knob("selection_ties"))
 """What a trial's result depends on beside the settings of its stages: whether it aligns at all, and which epoch counts."""
@@ -292,8 +300,7 @@ class _Use:
     when: Condition
 
 
-def uses_of(path: str) -> list[_Use]:
-    """All the places where a knob is read."""
+def _uses_of(path: str) -> tuple[_Use, ...]:
     uses = [
         _Use(declared.exists & group.when, read.when)
         for declared in STAGES.values()
@@ -301,18 +308,21 @@ def uses_of(path: str) -> list[_Use]:
         if read.knob == path
     ]
     uses += [_Use(declared.exists, ALWAYS) for declared in STAGES.values() if declared.length == path]
-    uses += [_Use(ALWAYS, ALWAYS) for read in RESULT if read.knob == path]
-    return uses + ([_Use(ALWAYS, ALWAYS)] if path == PHASES else [])
+    return (*uses, *(_Use(ALWAYS, ALWAYS) for read in RESULT if read.knob == path))
+
+
+USES: Mapping[str, tuple[_Use, ...]] = {path: _uses_of(path) for path in KNOBS}
+"""Where each knob is read; empty for those that only choose defaults."""
 
 
 def is_read(path: str, config: TrialConfig) -> bool:
     """Whether some stage of a trial, or its result, reads a knob."""
-    return any(use.exists.holds(config) and use.when.holds(config) for use in uses_of(path))
+    return any(use.exists.holds(config) and use.when.holds(config) for use in USES[path])
 
 
 def reading_sentence(path: str) -> str:
     """When a knob is read, as a sentence for the docs; empty if always, or if it only chooses defaults."""
-    uses = uses_of(path)
+    uses = USES[path]
     if not uses or any(not use.exists.text and not use.when.text for use in uses):
         return ""
     by_condition: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ from typing import Any
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import REFERENCE_BEHAVIOUR
-from orca_core.declarations import CANONICAL, PHASES, canonical_value, is_read
+from orca_core.declarations import CANONICAL, canonical_value, is_read
 from orca_core.freezing.schedule import freezing_label, phases_as_data
 
 DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field in KNOBS.items()}
@@ -34,7 +34,7 @@ def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
     `reference_behaviour` is what the switches it stands for are, whoever set them; None if some are so and some are not.
     """
     values = {path: canonical_value(config, path) if is_read(path, config) else None for path in KNOBS}
-    values[PHASES] = freezing_label(config.phases)
+    values["freezing"] = freezing_label(config.phases)
     if values["align.weight"] is None:
         values["align.weight"] = 0.0  # as good as none where the embedder never trains
     values["reference_behaviour"] = _reference_behaviour(values, config)
@@ -57,8 +57,8 @@ def read_knobs(config: TrialConfig) -> Mapping[str, Any]:
     """The knobs that are read and not at their introductory default: what ids are made of."""
     knobs = {path: value for path, value in canonical_knobs(config).items() if value is not None and value != DEFAULTS[path]}
     knobs.pop("reference_behaviour", None)  # it says what the others are
-    if PHASES in knobs:
-        knobs[PHASES] = phases_as_data(config.phases)
+    if "freezing" in knobs:
+        knobs["freezing"] = phases_as_data(config.phases)
     return knobs
 
 

@@ -97,7 +97,7 @@ def trial_rows(
     data = trial.load_data()  # first: what is wrong with it should be reported before anything is computed
     pretrained = yield from trial.pretrain()
     source = yield from trial.embed_source(pretrained)
-    aligned = yield from trial.align(data, pretrained, source)
+    aligned = yield from trial.align(pretrained, source)
     model = trial.build_model(data, pretrained, aligned)
 
     tuning: Finetuning | None = None
@@ -141,7 +141,7 @@ def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu
     def build() -> Generator[Row, None, CrossModalModel]:
         pretrained = yield from trial.pretrain()
         source = yield from trial.embed_source(pretrained)
-        aligned = yield from trial.align(data, pretrained, source)
+        aligned = yield from trial.align(pretrained, source)
         return trial.build_model(data, pretrained, aligned)
 
     return drain(build())
@@ -158,7 +158,7 @@ def distances_of_proxy(config: TrialConfig, store: Store, *, device: str = "cpu"
         device: Device type, `cpu` or `cuda`.
     """
     trial, settings = _Trial(config, store, device), Settings.of(config, "align")
-    data = trial.load_data()
+    data = load_data(settings)
     pretrained = yield from trial.pretrain()
     source = yield from trial.embed_source(pretrained)
     assert source is not None, "align.epochs must be above 0"
@@ -220,13 +220,14 @@ class _Trial:
         )
         return artifact
 
-    def align(self, data: TaskData, pretrained: Artifact | None, source: Artifact | None) -> Generator[Row, None, Artifact | None]:
+    def align(self, pretrained: Artifact | None, source: Artifact | None) -> Generator[Row, None, Artifact | None]:
         """Align the embedder with the proxy, if `align.epochs` is above 0."""
         if (stage := self.stage("align")) is None or source is None:
             return None
         settings = Settings.of(self.config, "align")
 
         def build() -> Alignment:
+            data = load_data(settings)
             embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
             return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self.device)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from orca_core.bodies import BodySpec
 from orca_core.config.knobs import TrialConfig
-from orca_core.declarations import PHASES, STAGES, Declaration, Kind
+from orca_core.declarations import STAGES, Declaration, Kind
 from orca_core.freezing.schedule import Phase
 from orca_core.tasks import TaskSpec
 
@@ -42,14 +42,12 @@ class Settings(Mapping[str, Any]):
                 inputs.update(kind for kind in group.inputs if STAGES[kind].exists.holds(config))
         for group, read in declaration.reads():
             if group.when.holds(config) and read.when.holds(config):
-                self._values[read.name] = read.value(config)
+                self._values[read.name] = read.value(config, phase)
             else:
                 self._values.setdefault(read.name, read.otherwise)
         self.inputs = frozenset(inputs)
         """Kinds of stages whose results this one uses."""
-        self._specs: dict[str, Any] = {"task": config.task_spec, "body.name": config.body_spec}
-        if declaration.kind == "finetune":
-            self._specs[PHASES] = phases_until(config.phases, phase)
+        self._task, self._body = config.task_spec, config.body_spec
 
     @classmethod
     def of(cls, config: TrialConfig, kind: Kind, phase: int = 0) -> Settings:
@@ -57,10 +55,12 @@ class Settings(Mapping[str, Any]):
         return cls(config, STAGES[kind], phase)
 
     def __getitem__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            raise UndeclaredKnobError(f"{name} is not declared for the stage {self.kind}: see orca_core/declarations.py") from None
+        self._require(name)
+        return self._values[name]
+
+    def _require(self, name: str) -> None:
+        if name not in self._values:
+            raise UndeclaredKnobError(f"{name} is not declared for the stage {self.kind}: see orca_core/declarations.py")
 
     def __iter__(self) -> Any:
         return iter(self._values)
@@ -71,29 +71,22 @@ class Settings(Mapping[str, Any]):
     @property
     def task(self) -> TaskSpec:
         """The task, without its data."""
-        self["task"]
-        spec: TaskSpec = self._specs["task"]
-        return spec
+        self._require("task")
+        return self._task
 
     @property
     def body(self) -> BodySpec:
         """The body, without its weights."""
-        self["body.name"]
-        spec: BodySpec = self._specs["body.name"]
-        return spec
+        self._require("body.name")
+        return self._body
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The phases of fine-tuning up to this one, whose own length is not among what it reads."""
-        phases: tuple[Phase, ...] = self._specs[PHASES]
+        phases: tuple[Phase, ...] = self["freezing"]
         return phases
 
     @property
     def aligned(self) -> bool:
         """Whether the embedder is being aligned here, or was before."""
         return self.kind == "align" or "align" in self.inputs
-
-
-def phases_until(phases: tuple[Phase, ...], number: int) -> tuple[Phase, ...]:
-    """The phases up to one of them, whose length is left out."""
-    return (*phases[:number], phases[number].model_copy(update={"epochs": None}))

@@ -20,9 +20,7 @@ from orca_core.addresses import INTERIM, WHOLE, Address
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind
-from orca_core.freezing.schedule import phases_as_data
 from orca_core.identity import DEFAULTS, hash_of, trial_id
-from orca_core.settings import phases_until
 
 
 @dataclass(frozen=True)
@@ -75,42 +73,42 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
     for kind, declared in STAGES.items():
         if not declared.exists.holds(config):
             continue
-        content = key_content(declared, config, found, device)
         if kind == "finetune":
             done = 0
             for number, phase in enumerate(config.phases):
-                so_far = phases_as_data(phases_until(config.phases, number))
                 end = done + (phase.epochs or 0)
-                phases.append(Stage(kind, hash_of(content | {"phases": so_far}, digits=32), done, end, number))
+                phases.append(Stage(kind, stage_key(declared, config, found, device, number), done, end, number))
                 done = end
         else:
-            found[kind] = Stage(kind, hash_of(content, digits=32), end=value_of(config, declared.length) if declared.length else None)
+            end_of = value_of(config, declared.length) if declared.length else None
+            found[kind] = Stage(kind, stage_key(declared, config, found, device), end=end_of)
     return (*found.values(), *phases)
 
 
-def key_content(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, Stage], device: str) -> dict[str, Any]:
-    """What the key of a stage is a hash of; of fine-tuning, without its phases (`freezing`).
+def stage_key(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, Stage], device: str, phase: int = 0) -> str:
+    """The key of a stage: 32 hexadecimal digits.
 
     Args:
         declared: The stage.
         config: The trial.
         inputs: The stages before it.
         device: Device type.
+        phase: Number of the phase, for fine-tuning.
     """
     content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": device}
     for name, group in declared.groups.items():
         if group.when.holds(config):
-            values = _hashed(group, config) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
+            values = _hashed(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
             content |= {name: values} if name else values
-    return content | _hashed(COMMON, config)
+    return hash_of(content | _hashed(COMMON, config, phase), digits=32)
 
 
-def _hashed(group: Group, config: TrialConfig) -> dict[str, Any]:
+def _hashed(group: Group, config: TrialConfig, phase: int) -> dict[str, Any]:
     """The reads of a group that enter a key: a knob at its introductory default stays out, so that later knobs leave old keys alone."""
     values: dict[str, Any] = {}
     for read in group.reads:
         if read.when.holds(config):
-            value = read.in_key(config)
+            value = read.in_key(config, phase)
             if read.always_in_key or (value is not None and value != DEFAULTS[read.knob]):
                 values[read.key_name] = value
     return values

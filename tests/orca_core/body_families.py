@@ -41,6 +41,7 @@ _TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "timm-swin": ("swin_tiny_patch4_window7_224", {"img_size": IMAGE, "patch_size": PATCH, **_SWIN}),
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # what other checkpoints of a family have: its name, changes of the configuration
+    "roberta-pad-0": ("roberta", {"pad_token_id": 0}),
     "beit-mean-pooled": ("beit", {"use_mean_pooling": True}),
     "beit-shared-bias": ("beit", {"use_relative_position_bias": False, "use_shared_relative_position_bias": True}),
     "beit-absolute": ("beit", {"use_relative_position_bias": False, "use_absolute_position_embeddings": True}),

@@ -1,0 +1,166 @@
+"""Small trials of every kind for the law of keys: tiny data, bodies of several families, all knobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from body_families import write_checkpoint
+
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
+from orca_core.pipeline import run_trial
+from orca_core.rows import EpochRow, Row, StageRow, TrialResult
+from orca_core.stages import stages_of
+from orca_core.store import Artifact, Store
+
+SMALL = {
+    "recipe": "laptop",
+    "pretrain.epochs": 1,
+    "pretrain.fraction": 0.05,
+    "train_samples": 20,
+    "align.epochs": 0,
+    "align.class_samples": 6,
+    "align.proxy_samples": 30,
+    "finetune.epochs": 2,
+    "finetune.batch_size": 8,
+    "finetune.warmup_epochs": 0,
+    "finetune.decay_epochs": None,
+}
+"""Knobs that make a trial of a tiny body take a fraction of a second."""
+
+TINY_BODIES = {"bert": "tiny/bert", "gpt2": "tiny/gpt2", "roberta-pad-0": "tiny/roberta"}
+"""Family -> folder of a checkpoint, relative to the working folder that `tiny_bodies` sets."""
+
+TINY_TASKS = {"npz:tiny/series.npz": (1, 12), "npz:tiny/images.npz": (1, 8, 8)}
+"""Task of 60 rows in 3 classes -> shape of a row, in the working folder that `tiny_bodies` sets."""
+
+VALUES: dict[str, list[Any]] = {
+    "train_samples": [20, 24],
+    "split_seed": [0, 1],
+    "reference_data": [False, True],
+    "body.weights": ["pretrained", "random"],
+    "body.flip": [False, True],
+    "body.double": [False, True],
+    "pretrain.fraction": [0.05, 0.06],
+    "pretrain.epochs": [1, 2],
+    "pretrain.seed": [0, 1],
+    "embedder.init": ["pretrained", "random", "reference"],
+    "embedder.target_seq_len": [512, 4],
+    "align.epochs": [0, 1, 2],
+    "align.weight": [0.0, 0.5],
+    "align.objective": ["otdd-exact", "otdd-gaussian", "mmd", "l2"],
+    "align.label_gradient": ["true", "none", "reference"],
+    "align.entropic_reg": [0.1, 0.2],
+    "align.solver": ["converged", "annealed"],
+    "align.l2_batches": ["full", "all"],
+    "align.class_samples": [6, 5],
+    "align.class_sampling": ["exact", "batches"],
+    "align.proxy_samples": [30, 25],
+    "align.lr": [1e-3, 1e-2],
+    "align.lr_from": ["own", "finetune"],
+    "align.optimizer": ["adamw", "sgd", "adam"],
+    "align.weight_decay": [0.0, 0.1],
+    "align.momentum": [0.9, 0.5],
+    "align.lr_steps": [[20, 40, 60], [1]],
+    "align.lr_schedule": ["steps", "reference"],
+    "freezing": ["full", "frozen-body", "frozen-body:1", "frozen-embedder", "frozen-both:1", "lp-ft:1", "bias", "surgical:1"],
+    "adapter": ["none", "lora"],
+    "finetune.epochs": [2, 1],
+    "finetune.lr": [1e-3, 1e-2],
+    "finetune.optimizer": ["adamw", "sgd", "adam"],
+    "finetune.weight_decay": [0.0, 0.1],
+    "finetune.momentum": [0.9, 0.5],
+    "finetune.betas": [[0.9, 0.98], [0.9, 0.999]],
+    "finetune.batch_size": [8, 5],
+    "finetune.eval_batch_size": [256, 16],
+    "finetune.scoring": ["whole", "chunks"],
+    "finetune.accum": [1, 2],
+    "finetune.accumulation": ["mean", "sum"],
+    "finetune.clip": [None, 0.1],
+    "finetune.schedule": ["linear", "cosine", "reference"],
+    "finetune.warmup_epochs": [0.0, 1.0],
+    "finetune.decay_epochs": [None, 20.0],
+    "finetune.dropout": [0.0, 0.2],
+    "finetune.checkpointing": [False, True],
+    "finetune.label_smoothing": [0.0, 0.2],
+    "finetune.layer_decay": [1.0, 0.8],
+    "finetune.reinit_top": [0, 1],
+    "finetune.mixout": [0.0, 0.3],
+    "selection": ["valid", "test"],
+    "selection_ties": ["earliest", "latest"],
+    "precision": ["fp32", "bf16"],
+    "seed": [0, 1],
+    "proxy": ["noise", "noise+shuffled"],
+    "recipe": ["laptop"],
+    "reference_behaviour": [False, True],
+}
+"""Values of each knob to draw from. Left out: `finetune.compile`, which takes a minute, and `threads`, which the process shares."""
+
+
+@contextmanager
+def tiny_bodies(folder: Path) -> Iterator[None]:
+    """Within: the working folder is `folder`, and holds the checkpoints of `TINY_BODIES` and the data of `TINY_TASKS`."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for family, path in TINY_BODIES.items():
+            if not Path(path).exists():
+                Path(path).mkdir(parents=True)
+                write_checkpoint(family, Path(path))
+        rng = np.random.default_rng(0)
+        for task, shape in TINY_TASKS.items():
+            y = np.arange(60) % 3
+            x = rng.normal(size=(60, *shape)) + y.reshape(-1, *[1] * len(shape))
+            np.savez(task.removeprefix("npz:"), x=x.astype("float32"), y=y)
+        yield
+    finally:
+        os.chdir(before)
+
+
+def small(task: str = "openml/187", **knobs: Any) -> TrialConfig:
+    """A small trial; `knobs` are spelled with `__` for a dot."""
+    return resolve_config({"proxy": "noise", **SMALL, "task": task} | {name.replace("__", "."): value for name, value in knobs.items()})
+
+
+UNCOMPARED = ("seconds", "saved_s", "reused_epochs", "stored_bytes", "memory_bytes")
+"""Columns that say how a row was computed; all others must be equal where ids are."""
+
+
+def compared(row: Row) -> Row:
+    """A row without what `UNCOMPARED` names."""
+    neutral = {field.name: 0 for field in fields(row) if field.name in UNCOMPARED}
+    return replace(row, **neutral)
+
+
+def run(config: TrialConfig, store: Store) -> tuple[list[EpochRow | StageRow], TrialResult, dict[str, Artifact]]:
+    """Rows, result and artifacts of a trial."""
+    rows: list[Row] = []
+    result = run_trial(config, store, rows.append)
+    artifacts = {str(stage.address): store.get(stage.address) for stage in stages_of(config)}
+    return [compared(row) for row in rows], result, {address: found for address, found in artifacts.items() if found is not None}
+
+
+def copy_pretraining(config: TrialConfig, source: Store, target: Store) -> None:
+    """Give a store the pretrained body of a trial, which `source` has or computes."""
+    for stage in stages_of(config):
+        if stage.kind == "pretrain":
+            if (artifact := source.get(stage.address)) is None:
+                run_trial(config, source, lambda row: None)
+                artifact = source.get(stage.address)
+            assert artifact is not None
+            target.put(stage.address, artifact.tensors, artifact.data)
+
+
+def differences(one: Artifact, other: Artifact) -> list[str]:
+    """Names of tensors that differ between two artifacts of one address; those that only one of them holds are not needed by a trial."""
+    both = one.tensors.keys() & other.tensors.keys()
+    found = [name for name in sorted(both) if not torch.equal(one.tensors[name], other.tensors[name])]
+    rows = [[compared(EpochRow.from_cells(row)) for row in artifact.data.get("rows", [])] for artifact in (one, other)]
+    return found + (["rows"] if rows[0] != rows[1] else [])
