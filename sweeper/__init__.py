@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeper.planning.trials import make_plan as plan
+    from sweeper.planning.planner import make_plan as plan
     from sweeper.results.query import Results
     from sweeper.space.reading import load_space
     from sweeper.sweep import run_space as run
@@ -24,7 +24,7 @@ __all__ = ["Results", "load_space", "plan", "run"]
 _EXPORTS = {
     "Results": ("sweeper.results.query", "Results"),
     "load_space": ("sweeper.space.reading", "load_space"),
-    "plan": ("sweeper.planning.trials", "make_plan"),
+    "plan": ("sweeper.planning.planner", "make_plan"),
     "run": ("sweeper.sweep", "run_space"),
 }
 

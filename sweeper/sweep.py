@@ -17,13 +17,12 @@ from typing import Any
 from orca_core.adapters.inserted import check_adapter
 from orca_core.config.knobs import TrialConfig, resolve_config
 from orca_core.errors import ConfigError, DataError, Fault, StoreError
-from orca_core.identity import trial_id
 from orca_core.proxies import find_proxy
-from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 from orca_core.tasks.spec import check_train_samples
 from sweeper.planning.cost import CostModel, Measured
-from sweeper.planning.trials import Plan, PlannedTrial, make_plan
+from sweeper.planning.planner import Planner, plan_trial
+from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.store import ResultStore
 from sweeper.running.driver import only_driver
 from sweeper.running.provenance import provenance
@@ -37,7 +36,7 @@ class Comparison:
     """A plan beside what the results have.
 
     Args:
-        plan: The plan, with what `tpe` proposes from the results.
+        planner: Knows the plan, with what `tpe` proposes from the results.
         known: Trial id -> current row of the sweep's trials.
         done: Ids of planned trials that need not run.
         todo: Planned trials that must.
@@ -46,7 +45,7 @@ class Comparison:
         scores: Trial id -> metric, of the done ones.
     """
 
-    plan: Plan
+    planner: Planner
     known: Mapping[str, Mapping[str, Any]]
     done: frozenset[str]
     todo: tuple[PlannedTrial, ...]
@@ -54,8 +53,13 @@ class Comparison:
     dropped: tuple[Mapping[str, Any], ...]
     scores: dict[str, float]
 
+    @property
+    def plan(self) -> Plan:
+        """The plan as it is now."""
+        return self.planner.plan
 
-def compare(space: SearchSpace, results: ResultStore, retry_failed: bool = False, plan: Plan | None = None) -> Comparison:
+
+def compare(space: SearchSpace, results: ResultStore, retry_failed: bool = False, planner: Planner | None = None) -> Comparison:
     """Compare a space with the results of its sweep, after planning it if that was not done yet."""
     known = {row["trial"]: row for row in results.live_trials(space.name)}
     stops_early = space.scheduler.name != "fifo"
@@ -66,10 +70,11 @@ def compare(space: SearchSpace, results: ResultStore, retry_failed: bool = False
         return row["status"] == "COMPLETE" or (row["status"] == "PRUNED" and stops_early)
 
     scores = {trial: score_of(row, space.metric) for trial, row in known.items() if ended(row)}
-    plan = plan or make_plan(space, scores)
+    planner = planner or Planner(space, scores)
+    plan = planner.plan
     current = {trial.id for trial in plan.trials if trial.id in scores and known[trial.id]["result_key"] == trial.result_key}
     return Comparison(
-        plan=plan,
+        planner=planner,
         known=known,
         done=frozenset(current),
         todo=tuple(trial for trial in plan.trials if trial.id not in current),
@@ -100,11 +105,10 @@ def run_space(
     """
     results = ResultStore(results_uri)
     first = compare(space, results, retry_failed)
-    plan = first.plan
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
     with only_driver(results, space.name):
         # Compared again, now that no other process can add to the results.
-        comparison = compare(space, results, retry_failed, plan=None if plan.proposed_later else plan)
+        comparison = compare(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)
         taken, finished = _add_missing(
             comparison, results_uri, store_uri, address=address, max_concurrent=max_concurrent, share=share, quiet=quiet
         )
@@ -132,7 +136,7 @@ def _add_missing(
     Returns:
         Ids of the trials that were taken over, and whether all others came to their end.
     """
-    results, plan = ResultStore(results_uri), comparison.plan
+    results, planner, plan = ResultStore(results_uri), comparison.planner, comparison.plan
     space = plan.space
     store = absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts")
     if comparison.todo:
@@ -149,19 +153,20 @@ def _add_missing(
     todo, scores, taken = list(comparison.todo), dict(comparison.scores), set[str]()
     while share and todo and (more := take_over(results_uri, recorder, todo)):
         taken |= more
-        scores |= {trial: score_of(recorder.ended[trial], space.metric) for trial in more}
-        plan = make_plan(space, scores)  # from these scores tpe proposes further trials, which other sweeps may have, too
-        todo = [trial for trial in plan.trials if trial.id not in comparison.done | taken]
+        for trial in more:  # from these scores tpe proposes further trials, which other sweeps may have, too
+            scores[trial] = score_of(recorder.ended[trial], space.metric)
+            planner.tell(trial, scores[trial])
+        todo = [trial for trial in planner.plan.trials if trial.id not in comparison.done | taken]
     recorder.flush()
     if not todo:
         return taken, True
     from sweeper.running.progress import Progress
     from sweeper.tune.launch import launch  # Ray is loaded only if there is something to run
 
-    total = len(plan.trials) + plan.proposed_later
+    total = len(planner.plan.trials) + planner.proposed_later
     try:
         finished = launch(
-            plan,
+            planner,
             CostModel(measured_costs(results_uri)).longest_first(todo),
             recorder,
             scores,
@@ -354,8 +359,7 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
     check_adapters([config])
     store = absolute_uri(store_uri or f"{results_uri.rstrip('/')}/artifacts")
     check_store(store)
-    stages = stages_of(config, device)
-    trial = PlannedTrial(trial_id(config), config, trial_id(config), 0, "", stages, result_key(config, stages))
+    trial = plan_trial(config, device)
     recorder = None
     if name is not None:
         results = ResultStore(results_uri)

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 from orca_core.errors import StoreError
 from orca_core.store import Store
-from sweeper.planning.trials import Plan, PlannedTrial
+from sweeper.planning.planner import Planner
+from sweeper.planning.trials import PlannedTrial
 
 
 class StateKeeper:
@@ -20,12 +21,12 @@ class StateKeeper:
 
     Args:
         store: The stage store.
-        plan: Says at which epochs trials leave a trajectory, and which weights are kept.
+        planner: Says at which epochs trials leave a trajectory, and which weights are kept.
         trials: Those that are to be run.
     """
 
-    def __init__(self, store: Store, plan: Plan, trials: Iterable[PlannedTrial]) -> None:
-        self._store, self._plan = store, plan
+    def __init__(self, store: Store, planner: Planner, trials: Iterable[PlannedTrial]) -> None:
+        self._store, self._planner = store, planner
         self._needed_by: Counter[str] = Counter()
         self._ended: list[tuple[int, str]] = []
         self.add(trials)
@@ -44,9 +45,9 @@ class StateKeeper:
         """
         for stage in trial.finetuning:
             self._needed_by[stage.place] -= 1
-            has_state = stage is not trial.finetuning[-1] or stage.place in self._plan.keep_at or status != "COMPLETE"
+            has_state = stage is not trial.finetuning[-1] or bool(self._planner.ends_of(stage.place)) or status != "COMPLETE"
             has_state |= trial.config.phases[stage.phase].is_surgical
-            if self._needed_by[stage.place] <= 0 and (has_state or self._plan.space.keep == "none"):
+            if self._needed_by[stage.place] <= 0 and (has_state or self._planner.space.keep == "none"):
                 self._ended.append((batch, stage.place))
 
     def drop(self, written: int) -> None:
@@ -61,9 +62,9 @@ class StateKeeper:
                 waiting.append((batch, place))
                 continue
             try:
-                if self._plan.space.keep == "none":
+                if self._planner.space.keep == "none":
                     self._store.drop(place)
-                elif self._plan.space.keep != "all":
+                elif self._planner.space.keep != "all":
                     self._store.strip(place)
             except (StoreError, OSError):  # a full disk, say
                 waiting.append((batch, place))

@@ -139,11 +139,13 @@ class Arm:
 
     Args:
         overrides: Knob -> value.
+        config: What they resolve to, with the tuned knobs where `base` and the recipe have them, and seed 0.
         variant: Name of the variant it came from; empty without variants.
         tuned: The axes that are tuned in it.
     """
 
     overrides: Mapping[str, Any]
+    config: TrialConfig
     variant: str
     tuned: tuple[Axis, ...]
 
@@ -194,7 +196,7 @@ class SearchSpace:
                 if config is None or not all(holds(rule.then, config) for rule in self.require if holds(rule.if_, config)):
                     continue
                 tuned = tuple(axis for axis in self.axes if axis.kind != "grid" and holds(axis.when, config))
-                arms.append(Arm(combination, variant, tuned))
+                arms.append(Arm(combination, config, variant, tuned))
         faults.raise_if_any()
         return arms
 

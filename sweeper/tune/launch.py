@@ -31,13 +31,14 @@ from orca_core.datafiles.expected import cache_root, data_root
 from orca_core.errors import ConfigError, Fault, OrcaError, StoreError
 from orca_core.stages import Stage
 from orca_core.store import Store
+from sweeper.planning.planner import Planner
 from sweeper.planning.queue import TrialQueue
-from sweeper.planning.trials import Plan, PlannedTrial, make_plan
+from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.running.driver import heartbeat
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.progress import Progress
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
-from sweeper.space.reading import Resources
+from sweeper.space.reading import Resources, SearchSpace
 from sweeper.tune.schedulers import PerTaskScheduler, past_trials
 from sweeper.tune.trainable import TrialRunner
 
@@ -79,10 +80,9 @@ class Session:
     """What the searcher, the scheduler and the callback of one run share.
 
     Args:
-        plan: The trials known by now; grows under tpe.
+        planner: Knows the trials; under tpe it proposes more.
         queue: Which trial is next.
         recorder: Writes rows.
-        scores: Trial id -> metric of ended trials.
         store_uri: The stage store.
         most: Trials that may run at once.
         handed: Tune's trial id -> planned trial, of those that run.
@@ -96,10 +96,9 @@ class Session:
         full: What said that there is no room left on the disk.
     """
 
-    plan: Plan
+    planner: Planner
     queue: TrialQueue
     recorder: Recorder
-    scores: dict[str, float]
     store_uri: str
     most: int
     handed: dict[str, PlannedTrial]
@@ -119,11 +118,11 @@ class Session:
                 "config": trial.config.model_dump(mode="json", by_alias=True),
                 "store": self.store_uri if self.share else self.private_store(trial),
                 "folder": os.getcwd(),
-                "device": self.plan.space.device,
+                "device": self.space.device,
                 "keep_at": {stage.place: self.keep_at(stage) for stage in trial.stages} if self.share else {},
-                "keep": self.plan.space.keep,
+                "keep": self.space.keep,
                 "models": self.store_uri,
-                "each_epoch": self.plan.space.scheduler.name != "fifo",
+                "each_epoch": self.space.scheduler.name != "fifo",
             }
         )
 
@@ -133,7 +132,7 @@ class Session:
 
     def is_overdue(self, tune_id: str) -> bool:
         """Whether a running trial has used up its time."""
-        limit, trial = self.plan.space.budget.trial_minutes, self.handed.get(tune_id)
+        limit, trial = self.space.budget.trial_minutes, self.handed.get(tune_id)
         return limit is not None and trial is not None and self.recorder.seconds(trial.id) > limit * 60
 
     def stop(self) -> None:
@@ -151,7 +150,7 @@ class Session:
 
     def keep_at(self, stage: Stage) -> list[int]:
         """Epochs at which trials of the plan leave a stage's trajectory."""
-        return self.plan.keep_at.get(stage.place, [])
+        return self.planner.ends_of(stage.place)
 
     def end(self, tune_id: str, outcome: Mapping[str, Any]) -> None:
         """A trial ended: write it, free what it led, and let tpe propose what follows."""
@@ -169,14 +168,15 @@ class Session:
         if not self.share and outcome["status"] != "FAIL":
             Store(self.store_uri).drop(f"unshared/{trial.id}")
         if trial.id in self.recorder.ended:
-            self.scores[trial.id] = score_of(self.recorder.ended[trial.id], self.plan.space.metric)
-        if self.plan.proposed_later:
-            grown = make_plan(self.plan.space, self.scores)
-            proposed = [new for new in grown.trials if new.id not in self.plan.by_id]
+            proposed = self.planner.tell(trial.id, score_of(self.recorder.ended[trial.id], self.space.metric))
             self.queue.add(proposed)
-            self.plan = grown
             if self.keeper is not None:
                 self.keeper.add(proposed)
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is run."""
+        return self.planner.space
 
 
 class _NotPickled:
@@ -195,7 +195,7 @@ class PlannedSearcher(_NotPickled, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         session = self.session
-        if session.stopping or (session.queue.is_empty and not (session.plan.proposed_later and session.queue.num_running)):
+        if session.stopping or (session.queue.is_empty and not (session.planner.proposed_later and session.queue.num_running)):
             return Searcher.FINISHED
         if session.queue.num_running >= session.most:
             return None
@@ -245,7 +245,7 @@ class Reporter(_NotPickled, tune.Callback):
         self.session = session
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.session.recorder.start(self.session.handed[trial.trial_id], device=self.session.plan.space.device)
+        self.session.recorder.start(self.session.handed[trial.trial_id], device=self.session.space.device)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Its process was lost; Tune starts it again, and the rows come anew under the next attempt.
@@ -270,13 +270,13 @@ class Reporter(_NotPickled, tune.Callback):
             self.session.unfinished = True
             self.session.end(trial.trial_id, {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"})
         elif self.session.is_overdue(trial.trial_id):
-            error = f"it ran longer than budget.trial_minutes = {self.session.plan.space.budget.trial_minutes:g}"
+            error = f"it ran longer than budget.trial_minutes = {self.session.space.budget.trial_minutes:g}"
             self.session.end(trial.trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
         elif trial.trial_id in self.session.handed:
             last = trial.last_result or {}
             epoch = last.get("epoch")
             scores = {name: last[name] for name in ("train_loss", "valid_loss", "valid_error", "test_error") if name in last}
-            cause = f"{self.session.plan.space.scheduler.name} after epoch {epoch}"
+            cause = f"{self.session.space.scheduler.name} after epoch {epoch}"
             self.session.end(trial.trial_id, {"status": "PRUNED", "cause": cause, "best_epoch": epoch} | scores)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -285,7 +285,7 @@ class Reporter(_NotPickled, tune.Callback):
 
 
 def launch(
-    plan: Plan,
+    planner: Planner,
     todo: list[PlannedTrial],
     recorder: Recorder,
     scores: dict[str, float],
@@ -299,7 +299,7 @@ def launch(
     """Run trials to their end.
 
     Args:
-        plan: The whole plan.
+        planner: Knows the whole plan.
         todo: The trials of it that are to be run.
         recorder: Writes rows.
         scores: Trial id -> metric of trials done before.
@@ -315,22 +315,21 @@ def launch(
     Raises:
         ConfigError: If the machines do not have what one trial asks for, or cannot see the store.
     """
-    space = plan.space
+    plan, space = planner.plan, planner.space
     with _environment(), _ray(address, space.resources, str(store_uri)) as slots:
         most = min(slots, max_concurrent or slots)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
         session = Session(
-            plan=plan,
+            planner=planner,
             queue=TrialQueue(todo, share=share),
             recorder=recorder,
-            scores=scores,
             store_uri=store_uri,
             most=most,
             handed={},
             deadline=time.monotonic() + _time_budget(plan, most),
             progress=progress,
             share=share,
-            keeper=StateKeeper(Store(store_uri), plan, todo) if share else None,
+            keeper=StateKeeper(Store(store_uri), planner, todo) if share else None,
         )
         longest = max(trial.config.finetune.epochs for trial in todo)
         past = past_trials(recorder.store.uri, plan, scores) if space.scheduler.name != "fifo" else {}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orca_core.errors import ConfigError
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.space.reading import SearchSpace, load_space
 
 LoadSpace = Callable[..., SearchSpace]

@@ -13,7 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore
 from sweeper.running.recorder import Recorder
 from sweeper.space.reading import parse_space

@@ -16,7 +16,7 @@ from orca_core.pipeline import load_data
 from orca_core.scoring import SCORES
 from orca_core.store import Store
 from sweeper.export import export_best
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.results import Results
 from sweeper.space.reading import load_space, parse_space
 from sweeper.sweep import check_room, run_space

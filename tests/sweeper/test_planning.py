@@ -15,7 +15,7 @@ from orca_core.config.knobs import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from sweeper.planning.cost import CostModel, Measured
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore
 from sweeper.show.plan import describe_plan
 from sweeper.space.reading import load_space

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from sweeper.planning.trials import PlannedTrial, make_plan
+from sweeper.planning.planner import make_plan
+from sweeper.planning.trials import PlannedTrial
 from sweeper.results import Results, ResultStore
 from sweeper.running.recorder import Recorder, config_cells, score_of
 from sweeper.space.reading import parse_space

@@ -8,7 +8,7 @@ import pytest
 
 from orca_core.config.knobs import resolve_config
 from orca_core.errors import ConfigError
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.space.reading import find_space, load_space
 
 DIGITS = "base: {task: digits}\n"
