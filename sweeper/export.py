@@ -15,7 +15,8 @@ from orca_core.store import Store
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.store import ResultStore
 from sweeper.show.results import latest_plan, ranked_arms
-from sweeper.space.reading import SearchSpace, parse_space
+from sweeper.space.reading import parse_space
+from sweeper.space.space import SearchSpace
 from sweeper.sweep import compare
 
 

@@ -20,6 +20,7 @@ from orca_core.errors import ConfigError, DataError, Fault, StoreError
 from orca_core.proxies import find_proxy
 from orca_core.store import Store
 from orca_core.tasks.spec import check_train_samples
+from sweeper.faults import Faults
 from sweeper.planning.cost import CostModel, Measured
 from sweeper.planning.planner import Planner, plan_trial
 from sweeper.planning.trials import Plan, PlannedTrial
@@ -28,7 +29,8 @@ from sweeper.running.driver import only_driver
 from sweeper.running.provenance import provenance
 from sweeper.running.recorder import NOT_RETRIED, Recorder, config_cells, score_of
 from sweeper.running.takeover import take_over
-from sweeper.space.reading import SearchSpace, name_faults
+from sweeper.space.reading import check_name
+from sweeper.space.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -352,8 +354,10 @@ def run_one(settings: Mapping[str, Any], results_uri: str, store_uri: str | None
         raise ConfigError([Fault("--format", "must be text or json", format)])
     if "task" not in settings:
         raise ConfigError([Fault("task", "must be given", Fault.ABSENT, "Example: --set task=digits; see `sweeper tasks`.")])
-    if name is not None and (faults := name_faults(name, "--name")):
-        raise ConfigError(faults)
+    if name is not None:
+        faults = Faults()
+        check_name(name, "--name", faults)
+        faults.raise_if_any()
     config = resolve_config(settings)
     check_data([config])
     check_adapters([config])

@@ -40,7 +40,8 @@ from orca_core.errors import ConfigError
 from sweeper.tune.launch import _slots
 from sweeper.results import Results
 from sweeper.sweep import run_space
-from sweeper.space.reading import Resources, parse_space
+from sweeper.space.file import Resources
+from sweeper.space.reading import parse_space
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 cluster.add_node(num_cpus=1)

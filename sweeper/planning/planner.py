@@ -16,7 +16,7 @@ from orca_core.identity import hash_of, read_knobs, trial_id
 from orca_core.stages import result_key, stages_of
 from sweeper.planning.search import Values, candidates, mean_score
 from sweeper.planning.trials import Plan, PlannedTrial
-from sweeper.space.reading import Arm, SearchSpace
+from sweeper.space.space import Arm, SearchSpace
 
 
 def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:

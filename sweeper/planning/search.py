@@ -13,7 +13,7 @@ from typing import Any
 
 from orca_core.seeding import derive
 from sweeper.space.axes import Axis
-from sweeper.space.reading import SearchConfig
+from sweeper.space.file import SearchConfig
 
 Values = dict[str, Any]
 """Axis path -> the value a candidate takes."""

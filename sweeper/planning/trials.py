@@ -11,7 +11,7 @@ from typing import Any
 from orca_core.config.knobs import TrialConfig
 from orca_core.identity import canonical_knobs, hash_of
 from orca_core.stages import Stage
-from sweeper.space.reading import SearchSpace
+from sweeper.space.space import SearchSpace
 
 
 @dataclass(frozen=True)

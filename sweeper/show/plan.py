@@ -16,7 +16,7 @@ from sweeper.planning.cost import CostModel
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.store import ResultStore
 from sweeper.running.recorder import config_cells
-from sweeper.space.reading import SearchSpace
+from sweeper.space.space import SearchSpace
 from sweeper.sweep import Comparison, check_data, compare, measured_costs
 
 MOST_BRANCHES = 40

@@ -38,7 +38,8 @@ from sweeper.running.driver import heartbeat
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.progress import Progress
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
-from sweeper.space.reading import Resources, SearchSpace
+from sweeper.space.file import Resources
+from sweeper.space.space import SearchSpace
 from sweeper.tune.schedulers import PerTaskScheduler, past_trials
 from sweeper.tune.trainable import TrialRunner
 

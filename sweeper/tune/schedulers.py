@@ -15,7 +15,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.query import Results
-from sweeper.space.reading import SchedulerConfig
+from sweeper.space.file import SchedulerConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pytest
 
 from orca_core.errors import ConfigError
 from sweeper.planning.planner import make_plan
-from sweeper.space.reading import SearchSpace, load_space
+from sweeper.space.reading import load_space
+from sweeper.space.space import SearchSpace
 
 LoadSpace = Callable[..., SearchSpace]
 

@@ -10,7 +10,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from sweeper.planning.planner import make_plan
-from sweeper.space.reading import SchedulerConfig, parse_space
+from sweeper.space.file import SchedulerConfig
+from sweeper.space.reading import parse_space
 from sweeper.tune.schedulers import PastTrial, PerTaskScheduler
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
