@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
-from orca_core.config.knobs import KNOBS
+from orca_core.config.paths import KNOBS
 from orca_core.freezing.schedule import FREEZING_NAMES, Phase
 from sweeper.results.records import markdown
 from sweeper.space.file import Budget, Resources, SchedulerConfig, SearchConfig, SpaceFile

@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orca_core.config.knobs import TrialConfig, resolve_config
+    from orca_core.config.knobs import TrialConfig
+    from orca_core.config.resolve import resolve_config
     from orca_core.export import load_model, tuned_model
     from orca_core.pipeline import run_trial
     from orca_core.store import Store
@@ -23,7 +24,7 @@ _MODULES = {
     "Store": "store",
     "TrialConfig": "config.knobs",
     "load_model": "export",
-    "resolve_config": "config.knobs",
+    "resolve_config": "config.resolve",
     "run_trial": "pipeline",
     "tuned_model": "export",
 }

@@ -24,7 +24,7 @@ class Fault:
     Args:
         path: Dotted path of the knob or key, `finetune.lr`; empty for the file as a whole.
         rule: What must hold, as a clause: `must be greater than 0`.
-        value: What was found; shown as `repr`. `Fault.ABSENT` when there is nothing to show.
+        value: What was found; shown as `repr`, None as `null`. `Fault.ABSENT` when there is nothing to show.
         remedy: What to do about it, as a sentence; may be empty.
     """
 
@@ -102,5 +102,5 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def _short(value: Any, limit: int = 120) -> str:
-    shown = repr(value)
+    shown = "null" if value is None else repr(value)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."

@@ -14,9 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
+from orca_core.addresses import Address
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import DataError
-from orca_core.stages import model_address, result_key, stages_of
+from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, dev
     """
     from orca_core.pipeline import build_model, load_data, run_trial
 
-    address = model_address(result_key(config, stages_of(config, device)), which)
+    address = Address.model(result_key(config, stages_of(config, device)), which)
     artifact = store.get(address)
     computed = artifact is None
     if artifact is None:

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from orca_core.config.knobs import KNOBS, REFERENCE_BEHAVIOUR, TrialConfig
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS
+from orca_core.config.resolve import REFERENCE_BEHAVIOUR
 from orca_core.freezing.schedule import freezing_label, phases_as_data
 
 _DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field in KNOBS.items()}

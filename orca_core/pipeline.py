@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orca_core.addresses import Address
 from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, class_labels, embedder_weights
 from orca_core.alignment.proxy_distance import ProxyDistances, distances_at_start
@@ -22,13 +24,14 @@ from orca_core.finetuning.loop import SCORES_KEY, Finetuning, Weights, weights_o
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
+from orca_core.rows import EpochRow, Row, StageRow, TrialResult, best_row
 from orca_core.seeding import derive
-from orca_core.stages import Kind, Stage, model_address, result_key, stages_of
+from orca_core.stages import Kind, Stage, result_key, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import Split, TaskData
 from orca_core.tasks.spec import check_train_samples
 from orca_core.tasks.splitting import stratified_order
-from orca_core.trajectory import Row, advance
+from orca_core.trajectory import advance, rows_of
 
 Keep = Literal["none", "best", "last", "all"]
 """Which fine-tuned weights of a trial stay: of no epoch, of the best one, of the last one, or of the best and the states of all."""
@@ -43,7 +46,7 @@ def run_trial(
     keep_at: Mapping[str, Collection[int]] = {},
     keep: Keep = "none",
     models: Store | None = None,
-) -> dict[str, Any]:
+) -> TrialResult:
     """Run one trial.
 
     Args:
@@ -56,18 +59,19 @@ def run_trial(
         models: Where weights are kept; None = in `store`.
 
     Returns:
-        The scores and counts of the trial, by column.
+        The scores and counts of the trial.
 
     Raises:
         OrcaError: If data, body or store cannot be used, or a number is not finite.
     """
     rows = trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models)
-    while True:
-        try:
-            report(next(rows))
-        except StopIteration as stop:
-            result: dict[str, Any] = stop.value
-            return result
+    with closing(rows):  # when `report` raises, the state so far is stored at once
+        while True:
+            try:
+                report(next(rows))
+            except StopIteration as stop:
+                result: TrialResult = stop.value
+                return result
 
 
 def trial_rows(
@@ -78,18 +82,18 @@ def trial_rows(
     keep_at: Mapping[str, Collection[int]] = {},
     keep: Keep = "none",
     models: Store | None = None,
-) -> Generator[Row, None, dict[str, Any]]:
+) -> Generator[Row, None, TrialResult]:
     """`run_trial` as a generator of rows, for a caller that wants to stop in between."""
     _prepare_torch(config, device)
     all_stages = stages_of(config, device)
     phases = [stage for stage in all_stages if stage.kind == "finetune"]
     data = load_data(config)  # first: what is wrong with it should be said before anything is computed
-    model, source, aligned = yield from _build(config, data, store, device, keep_at)
+    model, source, _ = yield from _build(config, data, store, device, keep_at)
     place = torch.device(device)
 
     tuning: Finetuning | None = None
     before: Artifact | None = None
-    rows: list[Row] = []
+    rows: list[EpochRow] = []
     counts = []
     for stage in phases:
 
@@ -105,7 +109,7 @@ def trial_rows(
             tuning.start_phase(stage.phase)
             return tuning
 
-        ends = range(stage.start + 1, (stage.end or 0) + 1) if keep == "all" else keep_at.get(stage.place, ())
+        ends = range(stage.start + 1, (stage.end or 0) + 1) if keep == "all" else keep_at.get(stage.folder, ())
         # The weights after the last phase are needed again only by trials that go on from there.
         needed = stage is not phases[-1] or keep == "all" or any(epoch > (stage.end or 0) for epoch in ends)
         phase = config.phases[stage.phase]
@@ -113,20 +117,15 @@ def trial_rows(
         before = yield from advance(stage, store, build, keep_tensors=needed or phase.is_surgical, keep_at=ends)
         model.train_only(phase.train, before.tensors.get(SCORES_KEY))
         counts.append(model.num_trained())
-        rows += [row for row in before.data["rows"] if row["epoch"] > stage.start]
-    summary = summarise(rows, config.selection, config.selection_ties)
+        rows += [row for row in rows_of(before) if row.epoch > stage.start]
+    best, last = best_row(rows, config.selection, config.selection_ties), rows[-1]
     if keep != "none" and before is not None:
-        which = "last" if keep == "last" else "best"
-        epoch = summary["best_epoch"] if which == "best" else rows[-1]["epoch"]
+        which: Literal["best", "last"] = "last" if keep == "last" else "best"
+        epoch = (best if which == "best" else last).epoch
         if (weights := weights_at(epoch, config.best_by, before, tuning)) is not None:
-            address = model_address(result_key(config, all_stages), which)
+            address = Address.model(result_key(config, all_stages), which)
             (models or store).put(address, weights, {"epoch": epoch})
-    if aligned is not None:
-        summary |= {name: aligned.data["rows"][0][name] for name in ProxyDistances._fields}
-    return summary | {
-        "params_total": sum(parameter.numel() for parameter in model.parameters()),
-        "params_trained": counts,
-    }
+    return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), counts)
 
 
 def build_model(
@@ -173,7 +172,7 @@ def _build(
         stage,
         store,
         lambda: Alignment(config, model.embedder, source.tensors["features"], source.tensors["labels"], data, place),
-        keep_at=keep_at.get(stage.place, ()),
+        keep_at=keep_at.get(stage.folder, ()),
     )
     model.embedder.load_state_dict(embedder_weights(aligned.tensors))
     return model, source, aligned
@@ -195,7 +194,7 @@ def _unaligned(
             stage,
             store,
             lambda: Pretraining(config.body_spec, config.pretrain, torch.device(device)),
-            keep_at=keep_at.get(stage.place, ()),
+            keep_at=keep_at.get(stage.folder, ()),
         )
     loaded = _load_body(config, pretrained, stages.get("pretrain"))
     return CrossModalModel(config, loaded, data.input_shape, data.output_shape), loaded
@@ -214,25 +213,9 @@ def weights_at(epoch: int, best_by: str, end: Artifact, tuning: Finetuning | Non
     best = next((weights for weights in held if weights is not None and weights.epoch == epoch), None)
     if best is not None:
         return best.tensors
-    if end.tensors and end.data["rows"][-1]["epoch"] == epoch:
+    if end.tensors and rows_of(end)[-1].epoch == epoch:
         return weights_of(end.tensors)
     return tuning.weights() if tuning is not None and tuning.epoch == epoch else None
-
-
-def summarise(rows: list[Row], selection: str, ties: str = "earliest") -> dict[str, Any]:
-    """The scores of a trial from its fine-tuning rows: of the best epoch on the selection split (of equals by `ties`), and the last."""
-    sign = -1 if ties == "latest" else 1
-    best = min(rows, key=lambda row: (row[f"{selection}_error"], sign * row["epoch"]))
-    last = rows[-1]
-    return {
-        "best_epoch": best["epoch"],
-        "valid_error": best["valid_error"],
-        "valid_loss": best["valid_loss"],
-        "train_loss": best["train_loss"],
-        "test_error": best["test_error"],
-        "last_valid_error": last["valid_error"],
-        "last_test_error": last["test_error"],
-    }
 
 
 def _source(config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody, device: torch.device) -> Generator[Row, None, Artifact]:
@@ -245,17 +228,15 @@ def _source(config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody,
         features, labels = source_features(proxy, loaded, samples=config.align.proxy_samples, seed=config.seed, device=device)
         artifact = Artifact({"features": features, "labels": labels}, {"seconds": time.perf_counter() - started})
         stored = store.put(stage.address, artifact.tensors, artifact.data)
-    yield {
-        "table": "stages",
-        "stage": "source",
-        "phase": 0,
-        "key": stage.key,
-        "epochs": 0,
-        "reused_epochs": 0,
-        "seconds": 0.0 if reused else time.perf_counter() - started,
-        "saved_s": artifact.data["seconds"] if reused else 0.0,
-        "stored_bytes": stored,
-    }
+    yield StageRow(
+        stage="source",
+        key=stage.key,
+        epochs=0,
+        reused_epochs=0,
+        seconds=0.0 if reused else time.perf_counter() - started,
+        saved_s=artifact.data["seconds"] if reused else 0.0,
+        stored_bytes=stored,
+    )
     return artifact
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orca_core.addresses import INTERIM, WHOLE, Address
 from orca_core.config.knobs import TrialConfig
 from orca_core.freezing.schedule import phases_as_data
 from orca_core.identity import DISTANCE_KNOBS, hash_of, read_knobs, trial_id
@@ -45,33 +46,23 @@ class Stage:
     phase: int = 0
 
     @property
-    def place(self) -> str:
-        """Where a store keeps everything of this key."""
+    def folder(self) -> str:
+        """What a store keeps all artifacts of this key under."""
         return f"{self.kind}/{self.key}"
 
     @property
-    def address(self) -> str:
-        """Where a store keeps the result that the trial takes."""
+    def address(self) -> Address:
+        """The address of the result that the trial takes."""
         return self.address_at(self.end)
 
     @property
-    def interim(self) -> str:
-        """Where a store keeps the state of a run that is under way; one for a trajectory, dropped at its end."""
-        return f"{self.place}/interim"
+    def interim(self) -> Address:
+        """The address of the state of a run under way; one for each trajectory, dropped at its end."""
+        return Address(self.kind, self.key, INTERIM)
 
-    def address_at(self, epoch: int | None) -> str:
-        """Where a store keeps the state after `epoch` epochs."""
-        return f"{self.place}/{'whole' if epoch is None else f'e{epoch:05d}'}"
-
-
-def model_address(result_key: str, which: str) -> str:
-    """Where a store keeps the fine-tuned weights of a trial.
-
-    Args:
-        result_key: Of the trial.
-        which: `best` or `last`.
-    """
-    return f"model/{result_key}/{which}"
+    def address_at(self, epoch: int | None) -> Address:
+        """The address of the state after `epoch` epochs."""
+        return Address(self.kind, self.key, WHOLE) if epoch is None else Address.after(self.kind, self.key, epoch)
 
 
 def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
@@ -99,7 +90,7 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
         start["seed"] = config.seed
     elif body.pretrained_here:
         stages.append(Stage("pretrain", key("pretrain", below("pretrain."), body=body.digest()), end=config.pretrain.epochs))
-        start["pretrain"] = stages[-1].address
+        start["pretrain"] = str(stages[-1].address)
     embedder = start | below("embedder.") | {"task": task.digest(), "split_seed": config.split_seed, "seed": config.seed}
     embedder |= below("train_samples", "reference_data", "body.double")  # a doubled sequence has half as many tokens
     if config.align.epochs > 0 or config.aligns_jointly:
@@ -113,12 +104,12 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
             reads["align.lr"] = config.align_lr
         if config.align.class_sampling == "batches":
             reads["finetune.batch_size"] = config.finetune.batch_size
-        stages.append(Stage("align", key("align", reads, start=embedder, source=stages[-1].address), end=config.align.epochs))
-        embedder["align"] = stages[-1].address
+        stages.append(Stage("align", key("align", reads, start=embedder, source=str(stages[-1].address)), end=config.align.epochs))
+        embedder["align"] = str(stages[-1].address)
     joint: dict[str, Any] = {}
     if config.aligns_jointly:
         reads = {path: value for path, value in knobs.items() if path in DISTANCE_KNOBS - {"proxy", "align.proxy_samples"}}
-        joint = {"joint": reads | {"source": stages[[stage.kind for stage in stages].index("source")].address}}
+        joint = {"joint": reads | {"source": str(stages[[stage.kind for stage in stages].index("source")].address)}}
     phases, done = config.phases, 0
     for number, phase in enumerate(phases):
         so_far = phases_as_data([*phases[:number], phase.model_copy(update={"epochs": None})])
@@ -130,4 +121,4 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
 
 def result_key(config: TrialConfig, stages: tuple[Stage, ...]) -> str:
     """What a finished trial is known by across sweeps: same key, same rows."""
-    return hash_of({"trial": trial_id(config), "stages": [stage.address for stage in stages]}, digits=32)
+    return hash_of({"trial": trial_id(config), "stages": [str(stage.address) for stage in stages]}, digits=32)

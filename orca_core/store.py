@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 
+from orca_core.addresses import INTERIM, Address
 from orca_core.errors import DiskFullError, StoreError
+from orca_core.filesystem import open_filesystem, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MARKER = "COMPLETE.json"
 _READ_AGAIN = 20
-"""Times an artifact is read again that a writer replaced while it was being read."""
+"""Retries when a writer replaces an artifact while it is being read."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Artifact:
 
     Args:
         tensors: By name; on the CPU.
-        data: JSON data: the rows the stage produced, and what else is no tensor.
+        data: JSON data: the rows the stage produced, and whatever else is not a tensor.
     """
 
     tensors: Mapping[str, Tensor]
@@ -47,51 +49,17 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something in a store.
+    """One artifact in a store, complete or not.
 
     Args:
-        address: Where.
+        address: Its address.
         size: Bytes of its files.
         written_at: When the last of them was written, in seconds since the epoch.
     """
 
-    address: str
+    address: Address
     size: int
     written_at: float
-
-    @property
-    def place(self) -> str:
-        """The trajectory or stage it belongs to."""
-        return self.address.rpartition("/")[0]
-
-
-def open_filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
-    """File system and path of a URI (`s3://bucket/place`) or of a local path.
-
-    Raises:
-        StoreError: If the URI names no known file system.
-    """
-    text = str(uri)
-    if "://" not in text:
-        return fs.LocalFileSystem(), str(Path(text).expanduser().resolve())
-    try:
-        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(text)
-    except (ValueError, OSError) as error:
-        raise StoreError(f"{text}: cannot be opened as a store ({error}). Give a folder, or a URI like s3://bucket/place.") from None
-    return found
-
-
-def write_whole(filesystem: fs.FileSystem, path: str, content: bytes) -> None:
-    """Write a file that is whole or absent: object stores do so by themselves, others by rename."""
-    if isinstance(filesystem, fs.LocalFileSystem):
-        draft = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-        filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        with filesystem.open_output_stream(draft) as stream:
-            stream.write(content)
-        filesystem.move(draft, path)
-        return
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(content)
 
 
 class Store:
@@ -108,11 +76,7 @@ class Store:
         self.uri = str(uri)
         self._fs, self._root = open_filesystem(uri)
 
-    def has(self, address: str) -> bool:
-        """Whether a whole artifact is there, by its marker and sizes; `get` also checks digests."""
-        return self._marker(address) is not None
-
-    def get(self, address: str) -> Artifact | None:
+    def get(self, address: Address) -> Artifact | None:
         """The artifact, or None if it is absent or does not agree with its marker."""
         from safetensors.torch import load
 
@@ -128,8 +92,8 @@ class Store:
                 return None  # damaged; had it been replaced meanwhile, the marker would name another attempt
         return None
 
-    def put(self, address: str, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> int:
-        """Store an artifact; gives its size in bytes. Tensors may lie on any device.
+    def put(self, address: Address, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> int:
+        """Store an artifact and return its size in bytes. Tensors may be on any device.
 
         Raises:
             StoreError: If it cannot be written.
@@ -155,39 +119,37 @@ class Store:
             raise kind(f"{self.uri}: cannot write {address} ({error})") from error
         return sum(len(content) for content in contents.values())
 
-    def damaged(self) -> Iterator[str]:
-        """Addresses whose marker or files do not agree; all of every file is read. One without a marker may be on its way."""
+    def damaged(self) -> Iterator[Address]:
+        """Artifacts whose marker and files do not agree; every file is read. One without a marker may still be being written."""
         for entry in self.entries():
             marker = self._read_marker(entry.address)
             if marker is None or self._contents(entry.address, marker) is None:
                 yield entry.address
 
-    def epochs(self, place: str) -> list[int]:
-        """Epochs of a trajectory at which something is stored, ascending."""
-        found = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{place}", allow_not_found=True))
-        names = [info.base_name for info in found]
-        return sorted(int(name[1:]) for name in names if name[:1] == "e" and name[1:].isdecimal())
+    def states(self, folder: str) -> list[Address]:
+        """The stored states of a trajectory (`Address.folder`), by epoch, ascending."""
+        found = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True))
+        addresses = [Address.parse(f"{folder}/{info.base_name}") for info in found]
+        return sorted((address for address in addresses if address is not None and address.epoch is not None), key=lambda a: a.epoch or 0)
 
     def entries(self) -> list[Entry]:
-        """Everything in the store by address, whole or not, the oldest first."""
-        sizes: dict[str, int] = {}
-        times: dict[str, float] = {}
+        """Every artifact in the store, complete or not, the oldest first. Files that are not at an address are not the store's."""
+        sizes: dict[Address, int] = {}
+        times: dict[Address, float] = {}
         for info in self._fs.get_file_info(fs.FileSelector(self._root, allow_not_found=True, recursive=True)):
             parts = info.path.removeprefix(self._root).strip("/").split("/")
-            if info.type == fs.FileType.File and len(parts) > 3:
-                address = "/".join(parts[:3])  # kind / key / epoch
+            if info.type == fs.FileType.File and len(parts) > 3 and (address := Address.parse("/".join(parts[:3]))):
                 sizes[address] = sizes.get(address, 0) + info.size
                 times[address] = max(times.get(address, 0.0), (info.mtime_ns or 0) / 1e9)
         return sorted((Entry(address, size, times[address]) for address, size in sizes.items()), key=lambda entry: entry.written_at)
 
-    def strip(self, place: str) -> None:
-        """Remove the tensors of a trajectory's states, and all of its interim one; rows stay.
+    def strip(self, folder: str) -> None:
+        """Remove the tensors of a trajectory's states, and its whole interim state; rows stay.
 
         Raises:
             StoreError: If it cannot be written.
         """
-        for epoch in self.epochs(place):
-            address = f"{place}/e{epoch:05d}"
+        for address in self.states(folder):
             marker = self._read_marker(address)
             if marker is None or "tensors.safetensors" not in marker["files"]:
                 continue
@@ -197,26 +159,24 @@ class Store:
                 self.drop(address)  # damaged: nothing to keep
             else:
                 self.put(address, {}, json.loads(contents["data.json"]))
-        self.drop(f"{place}/interim")
+        kind, _, key = folder.partition("/")
+        self.drop(Address(kind, key, INTERIM))
 
-    def drop(self, address: str) -> None:
-        """Remove an artifact, or all of a place, if it is there."""
-        info = self._fs.get_file_info(f"{self._root}/{address}")
+    def drop(self, address: Address) -> None:
+        """Remove an artifact, if it is there."""
+        self._delete(str(address))
+
+    def drop_folder(self, folder: str) -> None:
+        """Remove all artifacts of a key (`Address.folder`), if there are any."""
+        self._delete(folder)
+
+    def _delete(self, path: str) -> None:
+        info = self._fs.get_file_info(f"{self._root}/{path}")
         if info.type != fs.FileType.NotFound:
             with suppress(FileNotFoundError):
-                self._fs.delete_dir(f"{self._root}/{address}")
+                self._fs.delete_dir(f"{self._root}/{path}")
 
-    def _marker(self, address: str) -> dict[str, Any] | None:
-        """The marker, if the files it names are there in the sizes it gives."""
-        marker = self._read_marker(address)
-        if marker is None:
-            return None
-        folder = f"{self._root}/{address}/{marker['attempt']}"
-        infos = self._fs.get_file_info([f"{folder}/{name}" for name in marker["files"]])
-        sizes = [expected["size"] for expected in marker["files"].values()]
-        return marker if [info.size for info in infos] == sizes else None
-
-    def _read_marker(self, address: str) -> dict[str, Any] | None:
+    def _read_marker(self, address: Address) -> dict[str, Any] | None:
         try:
             with self._fs.open_input_stream(f"{self._root}/{address}/{_MARKER}") as stream:
                 marker = json.loads(stream.read())
@@ -227,7 +187,7 @@ class Store:
             marker if whole and all(isinstance(of, dict) and {"size", "sha256"} <= of.keys() for of in marker["files"].values()) else None
         )
 
-    def _contents(self, address: str, marker: Mapping[str, Any]) -> dict[str, bytes] | None:
+    def _contents(self, address: Address, marker: Mapping[str, Any]) -> dict[str, bytes] | None:
         """The files of an attempt by name; None if one is gone or not what the marker says."""
         contents = {}
         for name, expected in marker["files"].items():

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from orca_core.errors import NotFiniteError
 from orca_core.memory import peak_bytes, start_peak
+from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.stages import Stage
 from orca_core.store import Artifact, Store
-
-Row = dict[str, Any]
-"""One row of a table: `table` is `metrics` or `stages`, the rest are columns (`sweeper.results.records`)."""
 
 SAVE_EVERY_S = 60.0
 """Seconds of work after which a trajectory stores its state at the next epoch's end."""
@@ -31,8 +30,8 @@ class Trajectory(Protocol):
 
     device: torch.device
 
-    def run_epoch(self, epoch: int) -> dict[str, Any]:
-        """Run one epoch (the first is 1) and give its metrics: numbers, or lists."""
+    def run_epoch(self, epoch: int) -> EpochRow:
+        """Run one epoch (the first is 1) and return its row, without time and memory."""
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that the next epoch depends on, optimiser included."""
@@ -69,47 +68,45 @@ def advance(
     end = stage.end or 0
     done = store.get(stage.address)
     if done is not None and (done.tensors or not keep_tensors):
-        yield from done.data["rows"]
-        yield _stage_row(stage, reused_epochs=end - stage.start, seconds=0.0, saved_s=_seconds(done))
+        rows = rows_of(done)
+        yield from rows
+        yield _stage_row(stage, reused_epochs=end - stage.start, seconds=0.0, saved_s=sum(row.seconds for row in rows))
         return done
 
     started = time.perf_counter()
     trajectory = build()
     start_peak(trajectory.device)
-    rows: list[Row] = []
+    rows = []
     begun = stage.start
     if (found := _furthest(stage, store)) is not None:
         trajectory.load_state(found.tensors)
-        rows = list(found.data["rows"])
-        begun = rows[-1]["epoch"]
+        rows = rows_of(found)
+        begun = rows[-1].epoch
     yield from rows
-    saved_s = sum(row["seconds"] for row in rows)
+    saved_s = sum(row.seconds for row in rows)
     last_save = time.perf_counter()
     for epoch in range(begun + 1, end + 1):
         epoch_started = time.perf_counter()
-        metrics = trajectory.run_epoch(epoch)
-        for name, value in metrics.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise NotFiniteError(f"{name} is {value} after {stage.kind} epoch {epoch}")
-        row: Row = {"table": "metrics", "stage": stage.kind, "phase": stage.phase, "epoch": epoch}
-        row |= metrics | {"seconds": time.perf_counter() - epoch_started}
+        row = trajectory.run_epoch(epoch)
+        _check_finite(row)
+        row = replace(row, phase=stage.phase, seconds=time.perf_counter() - epoch_started)
         if trajectory.device.type == "cuda":
-            row["memory_bytes"] = peak_bytes(trajectory.device)
+            row = replace(row, memory_bytes=peak_bytes(trajectory.device))
         rows.append(row)
         if epoch < end and epoch in keep_at:
             # This also replaces rows without a state, as a trial that ends here leaves them.
-            store.put(stage.address_at(epoch), trajectory.state(), {"rows": rows})
+            store.put(stage.address_at(epoch), trajectory.state(), _as_data(rows))
             last_save = time.perf_counter()
         elif epoch < end and time.perf_counter() - last_save >= save_every_s:
-            store.put(stage.interim, trajectory.state(), {"rows": rows})
+            store.put(stage.interim, trajectory.state(), _as_data(rows))
             last_save = time.perf_counter()
         try:
             yield row
         except GeneratorExit:  # stopped: the next run goes on from here
             if epoch < end and epoch not in keep_at:
-                store.put(stage.interim, trajectory.state(), {"rows": rows})
+                store.put(stage.interim, trajectory.state(), _as_data(rows))
             raise
-    artifact = Artifact(trajectory.state() if keep_tensors else {}, {"rows": rows})
+    artifact = Artifact(trajectory.state() if keep_tensors else {}, _as_data(rows))
     stored = store.put(stage.address, artifact.tensors, artifact.data)
     store.drop(stage.interim)
     seconds = time.perf_counter() - started
@@ -117,37 +114,56 @@ def advance(
     return artifact
 
 
+def rows_of(artifact: Artifact) -> list[EpochRow]:
+    """The rows that an artifact of a trajectory carries, from the trajectory's first epoch on."""
+    return [EpochRow.from_cells(row) for row in artifact.data["rows"]]
+
+
+def _as_data(rows: Sequence[EpochRow]) -> dict[str, list[dict[str, object]]]:
+    return {"rows": [row.cells() for row in rows]}
+
+
+def _last_epoch(artifact: Artifact) -> int:
+    return int(artifact.data["rows"][-1]["epoch"])
+
+
+def _check_finite(row: EpochRow) -> None:
+    """Raise NotFiniteError if a number of the row is NaN or infinite."""
+    for column in fields(row):
+        value = getattr(row, column.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NotFiniteError(f"{column.name} is {value} after {row.stage} epoch {row.epoch}")
+
+
 def _furthest(stage: Stage, store: Store) -> Artifact | None:
-    """The stored state that is furthest on the way to the stage's end: a kept one, or the interim one of a run that was cut short."""
+    """The stored state that is furthest on the way to the stage's end: a kept one, or the interim one of an interrupted run."""
+    end = stage.end or 0
 
     def on_the_way(artifact: Artifact | None) -> bool:
-        return artifact is not None and bool(artifact.tensors) and stage.start < artifact.data["rows"][-1]["epoch"] < (stage.end or 0)
+        return artifact is not None and bool(artifact.tensors) and stage.start < _last_epoch(artifact) < end
 
     interim = store.get(stage.interim)
     best = interim if on_the_way(interim) else None
-    for epoch in reversed(store.epochs(stage.place)):
-        if best is not None and epoch <= best.data["rows"][-1]["epoch"]:
+    for address in reversed(store.states(stage.folder)):
+        epoch = address.epoch or 0
+        if best is not None and epoch <= _last_epoch(best):
             break
-        if stage.start < epoch < (stage.end or 0) and on_the_way(artifact := store.get(stage.address_at(epoch))):
+        if stage.start < epoch < end and on_the_way(artifact := store.get(address)):
             return artifact
     return best
 
 
-def _seconds(artifact: Artifact) -> float:
-    return float(sum(row["seconds"] for row in artifact.data["rows"]))
-
-
-def _stage_row(stage: Stage, reused_epochs: int, seconds: float, saved_s: float, **more: int) -> Row:
-    epochs = (stage.end or 0) - stage.start
-    return {
-        "table": "stages",
-        "stage": stage.kind,
-        "phase": stage.phase,
-        "key": stage.key,
-        "epochs": epochs,
-        "reused_epochs": reused_epochs,
-        "seconds": seconds,
-        "saved_s": saved_s,
-        "stored_bytes": None,
-        "memory_bytes": None,
-    } | more
+def _stage_row(
+    stage: Stage, reused_epochs: int, seconds: float, saved_s: float, *, stored_bytes: int | None = None, memory_bytes: int | None = None
+) -> StageRow:
+    return StageRow(
+        stage=stage.kind,
+        phase=stage.phase,
+        key=stage.key,
+        epochs=(stage.end or 0) - stage.start,
+        reused_epochs=reused_epochs,
+        seconds=seconds,
+        saved_s=saved_s,
+        stored_bytes=stored_bytes,
+        memory_bytes=memory_bytes,
+    )

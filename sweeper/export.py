@@ -8,7 +8,7 @@ from typing import Literal
 
 import yaml
 
-from orca_core.config.knobs import KNOBS, nest
+from orca_core.config.paths import KNOBS, nest
 from orca_core.errors import ConfigError, Fault, StoreError, nearest
 from orca_core.identity import unread_knobs
 from orca_core.store import Store

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from orca_core.adapters.inserted import check_adapter
-from orca_core.config.knobs import TrialConfig, resolve_config
+from orca_core.addresses import WHOLE, Address
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault, StoreError
 from orca_core.proxies import find_proxy
 from orca_core.store import Store
@@ -238,7 +240,7 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
         "varied": [knob.replace(".", "_") for knob in plan.space.varied],
         "trials": {trial.id: {k: v for k, v in config_cells(trial).items() if v is not None} for trial in plan.trials},
         "proposed_later": plan.proposed_later,
-        "places": sorted({stage.place for trial in plan.trials for stage in trial.stages}),
+        "places": sorted({stage.folder for trial in plan.trials for stage in trial.stages}),
         "host": socket.gethostname(),
         "made_at": time.time(),
     } | provenance()
@@ -322,7 +324,7 @@ def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:
     faults: dict[str, Fault] = {}
     for config in {(config.adapter, config.body.name): config for config in configs}.values():
         try:
-            check_adapter(config)
+            check_adapter(config.adapter, config.body_spec)
         except ConfigError as error:
             faults |= {fault.text(): fault for fault in error.faults}
     if faults:
@@ -337,8 +339,9 @@ def check_store(uri: str) -> None:
     """
     try:
         store = Store(uri)
-        store.put("probe/probe/whole", {}, {})
-        store.drop("probe")
+        probe = Address("probe", "probe", WHOLE)
+        store.put(probe, {}, {})
+        store.drop_folder("probe")
     except (StoreError, OSError) as error:
         raise ConfigError([Fault("--store", f"must be a place that can be written ({error})", Fault.ABSENT)]) from None
 

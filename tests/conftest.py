@@ -21,7 +21,9 @@ from typing import Any
 
 import pytest
 
-from orca_core.config.knobs import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
+from orca_core.rows import EpochRow
 from orca_core.store import Store
 
 MakeConfig = Callable[..., TrialConfig]
@@ -71,8 +73,8 @@ def rows_of_cut_runs(tmp_path) -> Callable[..., tuple[Run, list[Run]]]:
     def run(config: TrialConfig, store: Store) -> Run:
         rows: list[dict[str, Any]] = []
         result = run_trial(config, store, rows.append)
-        metrics = [row for row in rows if row["table"] == "metrics"]
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in metrics], result
+        metrics = [row for row in rows if isinstance(row, EpochRow)]
+        return [{name: value for name, value in row.cells().items() if name != "seconds"} for row in metrics], result
 
     def runs(config: TrialConfig, cuts: range) -> tuple[Run, list[Run]]:
         again = []
@@ -80,7 +82,7 @@ def rows_of_cut_runs(tmp_path) -> Callable[..., tuple[Run, list[Run]]]:
             store, epochs = Store(tmp_path / str(cut)), 0
             stopped = trial_rows(config, store)
             while epochs < cut:
-                epochs += next(stopped)["table"] == "metrics"
+                epochs += isinstance(next(stopped), EpochRow)
             stopped.close()
             again += [run(config, store), run(config, store)]  # going on, then from what is stored
         return run(config, Store(tmp_path / "whole")), again

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from orca_core.distances.l2 import l2
 from orca_core.distances.mmd import mmd
 from orca_core.distances.otdd import OtddSource
 from orca_core.model.embedder import Embedder
+from orca_core.rows import EpochRow
 from orca_core.seeding import derive, generator
 from orca_core.tasks import TaskData
 from orca_core.training.optimizers import load_optimizer_state, make_optimizer, optimizer_state, step_decay
@@ -94,10 +94,10 @@ class Alignment:
             betas=(0.9, 0.98),
         )
 
-    def run_epoch(self, epoch: int) -> dict[str, Any]:
-        """One step; gives the distance before it and, of OTDD, the label distances: target classes x source classes.
+    def run_epoch(self, epoch: int) -> EpochRow:
+        """One step. The row has the distance before it and, for OTDD, the label distances: target classes x source classes.
 
-        The first epoch also tells the proxy's distances before any step, see `proxy_distance.py`.
+        The row of the first epoch also has the proxy's distances before any step, see `proxy_distance.py`.
         """
         at_start = self.at_start()._asdict() if epoch == 1 else {}
         draws = generator(self.seed, "align-samples", epoch)
@@ -118,11 +118,12 @@ class Alignment:
             if to_source is not None:
                 label_distances[number] = to_source[0].tolist()
         self.optimizer.step()
-        result = {"distance": total, "lr": lr} | at_start
         size = sum(len(row or ()) for row in label_distances)
         # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
-        told = size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0
-        return result | {"label_distances": label_distances} if size and told else result
+        reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
+        return EpochRow(
+            stage="align", epoch=epoch, distance=total, lr=lr, label_distances=label_distances if reported else None, **at_start
+        )
 
     @property
     def _samples_of_a_class(self) -> int:

@@ -10,18 +10,15 @@ ids of old trials alone. A default, once released, is therefore never changed; c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from orca_core.adapters.inserted import NONE, schedule_faults, spell_adapter
+from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
-from orca_core.bodies.widths import PUBLISHED_WIDTH, body_width
-from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.config.faults import broken_rule
 from orca_core.freezing.schedule import Phase, parse_freezing
-from orca_core.proxies import DEFAULT_PROXY, ProxySpec, find_proxy
 from orca_core.tasks import TaskSpec, find_task
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -201,14 +198,14 @@ class FinetuneConfig(_Part):
         return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
-    def _decay_after_warmup(self) -> FinetuneConfig:
+    def _check_rules(self) -> FinetuneConfig:
         if self.decay_epochs is not None and self.decay_epochs <= self.warmup_epochs:
-            raise ValueError(f"must be greater than warmup_epochs ({self.warmup_epochs:g})|decay_epochs|{self.decay_epochs:g}")
+            raise broken_rule("decay_epochs", f"must be greater than warmup_epochs ({self.warmup_epochs:g})", self.decay_epochs)
         if self.schedule == "cosine" and self.decay_epochs is None:
-            raise ValueError("must be a number if the schedule is cosine|decay_epochs|null")
+            raise broken_rule("decay_epochs", "must be a number if the schedule is cosine", None)
         if self.mixout and (self.checkpointing or self.compile):
-            rule = "must be 0 with checkpointing or compile: its weights are there in the forward pass only"
-            raise ValueError(f"{rule}|mixout|{self.mixout:g}")
+            rule = "must be 0 with checkpointing or compile: its weights exist in the forward pass only"
+            raise broken_rule("mixout", rule, self.mixout)
         return self
 
 
@@ -304,287 +301,3 @@ class TrialConfig(_Part):
     def aligns_jointly(self) -> bool:
         """Whether fine-tuning minimises the distance to the proxy, too."""
         return self.align.weight > 0 and any("embedder" in phase.train for phase in self.phases)
-
-
-# ---------------------------------------------------------------------------------------------------------------- dotted paths
-
-
-def knob_fields(model: type[BaseModel] = TrialConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every knob as (dotted path, pydantic field), in the order of the models."""
-    for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from knob_fields(field.annotation, f"{path}.")
-        else:
-            yield path, field
-
-
-KNOBS: dict[str, Any] = dict(knob_fields())
-"""Dotted path -> pydantic field, for every knob of a trial."""
-
-SECTIONS = frozenset(path.rpartition(".")[0] for path in KNOBS if "." in path)
-"""The inner nodes of the knob tree: `align`, `body`, ..."""
-
-SHORTHAND = {"body": "body.name"}
-"""A section that may be given as one value, and the knob that value is for."""
-
-
-REFERENCE_BEHAVIOUR: Mapping[str, Any] = {
-    "reference_data": True,
-    "selection": "test",
-    "selection_ties": "latest",
-    "embedder.init": "reference",
-    "align.label_gradient": "reference",
-    "align.solver": "annealed",
-    "align.l2_batches": "all",
-    "align.class_sampling": "batches",
-    "align.lr_from": "finetune",
-    "align.lr_schedule": "reference",
-    "finetune.scoring": "chunks",
-    "finetune.accumulation": "sum",
-    "finetune.schedule": "reference",
-}
-"""What `reference_behaviour: true` is short for. Where `align.lr` is given, `align.lr_from` is left alone."""
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested or dotted keys as a flat dict of dotted paths. Lists, and what stands below a knob, stay values.
-
-    >>> flatten({"align": {"epochs": 5}, "finetune.lr": 0.1, "body": "mini-swin"})
-    {'align.epochs': 5, 'finetune.lr': 0.1, 'body.name': 'mini-swin'}
-
-    Raises:
-        ConfigError: If a knob is given twice, nested and dotted.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        path = f"{prefix}{key}"
-        is_section = isinstance(value, Mapping) and path not in KNOBS
-        inner = flatten(value, f"{path}.") if is_section else {SHORTHAND.get(path, path): value}
-        for name in inner:
-            if name in flat:
-                raise ConfigError([Fault(name, "must be given once", inner[name], f"It is also given as {flat[name]!r}.")])
-        flat |= inner
-    return flat
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat dict of dotted paths as nested dicts."""
-    nested: dict[str, Any] = {}
-    for path, value in flat.items():
-        *sections, name = path.split(".")
-        node = nested
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[name] = value
-    return nested
-
-
-def unknown_knobs(paths: Mapping[str, Any]) -> list[Fault]:
-    """A fault for each path that is no knob, with the nearest known one."""
-    faults = []
-    for path, value in paths.items():
-        if path in KNOBS:
-            continue
-        if path in SECTIONS:
-            inside = [knob for knob in KNOBS if knob.startswith(f"{path}.")]
-            faults.append(Fault(path, f"must be a mapping of {', '.join(inside)}", value))
-        else:
-            faults.append(Fault(path, "must be a known knob", Fault.ABSENT, nearest(path, KNOBS)))
-    return faults
-
-
-# ------------------------------------------------------------------------------------------------------------------ resolution
-
-
-def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
-    """A whole config from what a user wrote, nested or dotted.
-
-    The task's recipe gives the defaults, then `reference_behaviour`. With a mini body, or none named, the recipe is `laptop` where
-    there is one; with any other body `published`. A proxy that is not named is the recipe's if the body can embed it, else the default
-    of the body's modality.
-
-    Raises:
-        ConfigError: With every fault that was found.
-    """
-    given = flatten(overrides)
-    faults = unknown_knobs(given)
-    given = {path: value for path, value in given.items() if path in KNOBS}
-    spec = _checked("task", given, find_task, faults)
-    if spec is None:
-        # The other knobs can still be checked, with stand-ins for what the recipe would give; the model misses a missing task.
-        values = {"body.name": "mini-swin", "proxy": "noise"} | _reference_behaviour(given) | given
-    else:
-        recipe = choose_recipe(spec, given)
-        values = flatten(spec.recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
-        if isinstance(values["recipe"], str) and values["recipe"] != recipe:
-            faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], spec.recipes)))
-    body = _checked("body.name", values, find_body, faults)
-    proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
-    if body is None:
-        values.setdefault("proxy", "noise")  # a stand-in too: which proxy is the default depends on the body
-    elif proxy is not None and not proxy.fits(body.modality):
-        fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise."
-        faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
-    elif proxy is not None and proxy.width is not None:
-        faults += _width_faults(proxy, body)
-    elif "proxy" not in given and not ("proxy" in values and _serves(find_proxy(values["proxy"]), body)):
-        values["proxy"] = DEFAULT_PROXY[body.modality]
-    config, more = _validate(values)
-    faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body)
-    if faults or config is None:
-        raise ConfigError(faults)
-    return config
-
-
-def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults that `reference_behaviour` gives; none if it is off."""
-    if given.get("reference_behaviour") is not True:
-        return {}
-    return {path: value for path, value in REFERENCE_BEHAVIOUR.items() if path != "align.lr_from" or "align.lr" not in given}
-
-
-def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
-    """Name of the recipe that gives the defaults: the one asked for, else the one that suits the body."""
-    asked = given.get("recipe")
-    if isinstance(asked, str) and asked in spec.recipes:
-        return asked
-    body = given.get("body.name")
-    wanted = "laptop" if body is None or str(body).startswith("mini-") else "published"
-    return wanted if wanted in spec.recipes else next(iter(spec.recipes))
-
-
-def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault]) -> Any:
-    """What `find` gives for a name, or None after adding its faults; a missing or mistyped name is left to the model."""
-    if not isinstance(values.get(path), str):
-        return None
-    try:
-        return find(values[path])
-    except ConfigError as error:
-        faults.extend(Fault(path, fault.rule, fault.value, fault.remedy) for fault in error.faults)
-    except DataError as error:
-        faults.append(Fault(path, str(error), Fault.ABSENT))
-    return None
-
-
-def _serves(proxy: ProxySpec, body: BodySpec) -> bool:
-    """Whether a recipe's proxy can be used with the body. Of features that are not there, their published width counts."""
-    if not proxy.fits(body.modality) or proxy.width is None:
-        return proxy.fits(body.modality)
-    try:
-        return proxy.fits_width(body_width(body))
-    except DataError:
-        return body_width(body) == PUBLISHED_WIDTH
-
-
-def _width_faults(proxy: ProxySpec, body: BodySpec) -> list[Fault]:
-    """That features are as wide as the body's tokens."""
-    try:
-        if proxy.fits_width(body_width(body)):
-            return []
-    except DataError as error:
-        return [Fault("proxy", str(error), Fault.ABSENT)]
-    assert proxy.width is not None
-    remedy = f"It holds features of width {proxy.width()}; take a proxy that the body embeds."
-    return [Fault("proxy", f"must be as wide as the tokens of {body.name}, {body_width(body)}", proxy.name, remedy)]
-
-
-def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault]]:
-    try:
-        return TrialConfig.model_validate(nest(values)), []
-    except ValidationError as error:
-        return None, faults_of(error)
-
-
-def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:
-    """Faults of knobs that count the body's layers."""
-    if config is None or body is None or body.num_layers is None or config.finetune.reinit_top <= body.num_layers:
-        return []
-    rule = f"must be at most the {body.num_layers} layers of {body.name}"
-    return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
-
-
-def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:
-    """Faults of the freezing schedule as a whole; none while its parts, or the epochs it is to fill, have faults of their own."""
-    if any(fault.path.startswith(("freezing", "finetune.epochs")) for fault in known):
-        return []
-    freezing, epochs = (values.get(path, KNOBS[path].default) for path in ("freezing", "finetune.epochs"))
-    layers = body.num_layers if body else 10**6  # any number of layers will do while it is not known which body is meant
-    try:
-        listed = freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing]
-        phases = parse_freezing(listed, epochs, layers)
-        if not any(fault.path.startswith("adapter") for fault in known):
-            return schedule_faults(spell_adapter(values.get("adapter", NONE)), phases)
-    except ConfigError as error:
-        return list(error.faults)
-    return []
-
-
-def faults_of(error: ValidationError) -> list[Fault]:
-    """A pydantic error as faults in this project's form, one for each path."""
-    faults: dict[str, Fault] = {}
-    for item in error.errors(include_url=False):
-        if item["loc"][-1:] == ("str",) and isinstance(item["input"], list | tuple):
-            continue  # the branch of a union of names and lists that was not meant
-        where = [str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-"))]
-        path, value, remedy = ".".join(where), item["input"], ""
-        context = item.get("ctx", {})
-        match item["type"]:
-            case "missing":
-                rule, value = "must be given", Fault.ABSENT
-            case "extra_forbidden":
-                rule, value = "must be a known key", Fault.ABSENT
-            case "literal_error":
-                rule = f"must be one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
-                remedy = nearest(value, _choices(context["expected"])).partition("Known:")[0].strip()
-            case "greater_than":
-                rule = f"must be greater than {context['gt']:g}"
-            case "greater_than_equal":
-                rule = f"must be at least {context['ge']:g}"
-            case "less_than":
-                rule = f"must be less than {context['lt']:g}"
-            case "less_than_equal":
-                rule = f"must be at most {context['le']:g}"
-            case "value_error":
-                rule, _, rest = str(context["error"]).partition("|")
-                if rest:  # A rule over several fields names the one to look at and its value.
-                    name, _, shown = rest.partition("|")
-                    path, value = ".".join([*where, name]), _Shown(shown)
-            case kind:
-                rule = f"must be {_TYPES[kind]}" if kind in _TYPES else item["msg"][:1].lower() + item["msg"][1:]
-        # A union gives one error per branch for one fault: the first says enough.
-        faults.setdefault(path, Fault(path, rule, value, remedy))
-    return list(faults.values())
-
-
-class _Shown(str):
-    """A value that is shown as it stands."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-_TYPES = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "a text",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-}
-
-
-def _choices(expected: str) -> list[str]:
-    return [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
-
-
-def choices_of(path: str) -> tuple[str, ...]:
-    """The values a knob with a fixed set of names may take; empty for other knobs."""
-    values = get_args(KNOBS[path].annotation)
-    return tuple(values) if values and all(isinstance(value, str) for value in values) else ()

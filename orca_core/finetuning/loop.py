@@ -20,6 +20,7 @@ from orca_core.freezing.fisher import fisher_scores
 from orca_core.freezing.schedule import Phase
 from orca_core.memory import fits
 from orca_core.model.cross_modal import CrossModalModel
+from orca_core.rows import EpochRow
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.seeding import generator, seeded
 from orca_core.tasks import Split, TaskData
@@ -146,7 +147,7 @@ class Finetuning:
         losses = (partial(loss_of, batch) for batch in batches)
         return fisher_scores(self.model.body.blocks, losses)
 
-    def run_epoch(self, epoch: int) -> dict[str, float]:
+    def run_epoch(self, epoch: int) -> EpochRow:
         """One pass over the training set, then evaluation on validation and test set."""
         settings = self.config.finetune
         if self.inputs is None:
@@ -209,14 +210,16 @@ class Finetuning:
         ties = self.config.selection_ties == "latest"
         if self.keep_best and (self.best is None or error < self.best.error or (ties and error == self.best.error)):
             self.best = Weights(epoch, error, {name: tensor.to("cpu", copy=True) for name, tensor in self.weights().items()})
-        result = {
-            "train_loss": total.item() / len(order),
-            "valid_loss": valid_loss,
-            "valid_error": valid_error,
-            "test_error": test_error,
-            "lr": lr,
-        }
-        return result if distance is None else result | {"distance": total_distance.item() / len(order)}
+        return EpochRow(
+            stage="finetune",
+            epoch=epoch,
+            train_loss=total.item() / len(order),
+            valid_loss=valid_loss,
+            valid_error=valid_error,
+            test_error=test_error,
+            lr=lr,
+            distance=None if distance is None else total_distance.item() / len(order),
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter that has trained so far."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from orca_core.adapters.inserted import NONE, Adapter
+from orca_core.adapters.inserted import Adapter
+from orca_core.adapters.names import NONE
 from orca_core.bodies.base import Body, rows_before_third
 from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody, random_body

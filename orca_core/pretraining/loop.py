@@ -17,6 +17,7 @@ from orca_core.bodies.base import IMAGE_MEAN, IMAGE_STD
 from orca_core.bodies.mini import mini_model, mini_tokenizer
 from orca_core.config.knobs import PretrainConfig
 from orca_core.proxies import find_proxy
+from orca_core.rows import EpochRow
 from orca_core.seeding import generator, seeded
 from orca_core.training.optimizers import load_optimizer_state, optimizer_state
 
@@ -52,8 +53,8 @@ class Pretraining:
         self.train = order[held_out:][: max(1, round(config.fraction * (self.task.size - held_out)))]
         self.optimizer = torch.optim.AdamW(self.modules.parameters(), LR, weight_decay=WEIGHT_DECAY)
 
-    def run_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the data; gives train_loss, valid_loss, valid_error."""
+    def run_epoch(self, epoch: int) -> EpochRow:
+        """One pass over the data, then validation."""
         self.modules.train()
         order = self.train[torch.randperm(len(self.train), generator=generator(self.seed, "pretrain-order", epoch))]
         draws = generator(self.seed, "pretrain-mask", epoch)
@@ -72,11 +73,13 @@ class Pretraining:
         with torch.no_grad():
             scores = [(len(part), *self.task.loss(part, draws)) for part in self.valid.split(256)]
         count = sum(size for size, _, _ in scores)
-        return {
-            "train_loss": total / len(order),
-            "valid_loss": sum(size * loss.item() for size, loss, _ in scores) / count,
-            "valid_error": sum(size * error.item() for size, _, error in scores) / count,
-        }
+        return EpochRow(
+            stage="pretrain",
+            epoch=epoch,
+            train_loss=total / len(order),
+            valid_loss=sum(size * loss.item() for size, loss, _ in scores) / count,
+            valid_error=sum(size * error.item() for size, _, error in scores) / count,
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Weights of body and head, and the optimiser's state."""

@@ -65,7 +65,7 @@ class CostModel:
             for stage in trial.stages:
                 seconds = self.seconds(trial, stage)
                 alone += seconds
-                once[stage.place] = max(once.get(stage.place, (0.0, True)), (seconds, self.knows(trial, stage)))
+                once[stage.folder] = max(once.get(stage.folder, (0.0, True)), (seconds, self.knows(trial, stage)))
         distinct = sum(seconds for seconds, _ in once.values())
         measured = sum(seconds for seconds, known in once.values() if known)
         return alone, distinct, measured / distinct if distinct else 1.0
@@ -83,10 +83,10 @@ class CostModel:
             stays += trained * of_weights
             state = trained * (2 if config.finetune.optimizer == "sgd" else 3) + trained * (plan.space.keep in ("best", "all"))
             for stage in trial.stages:
-                if stage.place in places:
+                if stage.folder in places:
                     continue
-                places.add(stage.place)
-                ends = plan.keep_at.get(stage.place, [stage.end])
+                places.add(stage.folder)
+                ends = plan.keep_at.get(stage.folder, [stage.end])
                 if stage.kind == "finetune":
                     known += trained > 0
                     if plan.space.keep == "all":

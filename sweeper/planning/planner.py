@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orca_core.config.knobs import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.identity import hash_of, read_knobs, trial_id
 from orca_core.stages import result_key, stages_of
@@ -107,7 +108,7 @@ class Planner:
                 new.append(trial)
                 for stage in trial.stages:
                     if stage.end is not None:
-                        self._ends[stage.place].add(stage.end)
+                        self._ends[stage.folder].add(stage.end)
             if arm not in self._arms_of[trial.id]:
                 self._arms_of[trial.id].append(arm)
         if grown:

@@ -11,6 +11,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
+from orca_core.addresses import Address
 from sweeper.planning.trials import PlannedTrial
 
 
@@ -23,7 +24,7 @@ class TrialQueue:
         share: Whether trials share stages; if not, none waits for another.
     """
 
-    def __init__(self, trials: Iterable[PlannedTrial], published: Collection[str] = (), share: bool = True) -> None:
+    def __init__(self, trials: Iterable[PlannedTrial], published: Collection[Address] = (), share: bool = True) -> None:
         self._share = share
         self._trials: list[PlannedTrial] = []
         self._waiting: list[int] = []  # a heap of positions in `_trials`
@@ -60,7 +61,7 @@ class TrialQueue:
             self._running[trial.id] = trial
             for stage in trial.stages:
                 if self._share and stage.address not in self._published:  # also if nobody needs it yet: tpe adds trials later
-                    self._claims.setdefault(stage.place, trial.id)
+                    self._claims.setdefault(stage.folder, trial.id)
             return trial
         return None
 
@@ -71,17 +72,17 @@ class TrialQueue:
             if (stage.kind, stage.phase) != (kind, phase):
                 continue
             self._published.add(stage.address if epoch is None else stage.address_at(epoch))
-            if epoch is None and self._claims.get(stage.place) == trial_id:
-                del self._claims[stage.place]
-            self._release(stage.place)
+            if epoch is None and self._claims.get(stage.folder) == trial_id:
+                del self._claims[stage.folder]
+            self._release(stage.folder)
 
     def end(self, trial_id: str) -> None:
         """A running trial has ended, in whatever way; what it claimed and did not publish is free again."""
         trial = self._running.pop(trial_id, None)
         for stage in trial.stages if trial else ():
-            if self._claims.get(stage.place) == trial_id:
-                del self._claims[stage.place]
-                self._release(stage.place)
+            if self._claims.get(stage.folder) == trial_id:
+                del self._claims[stage.folder]
+                self._release(stage.folder)
 
     def _release(self, place: str) -> None:
         for position in self._held.pop(place, ()):
@@ -89,4 +90,4 @@ class TrialQueue:
 
     def _leading_place(self, trial: PlannedTrial) -> str | None:
         """A place that a running trial is about to publish something at, and that this one needs."""
-        return next((stage.place for stage in trial.stages if stage.place in self._claims and stage.address not in self._published), None)
+        return next((stage.folder for stage in trial.stages if stage.folder in self._claims and stage.address not in self._published), None)

@@ -70,7 +70,7 @@ class Plan:
     def stage_counts(self) -> dict[str, tuple[int, int]]:
         """Kind of stage -> (stages that the trials need, distinct ones; a trajectory counts once, however far it goes)."""
         needed = Counter(stage.kind for trial in self.trials for stage in trial.stages)
-        distinct = Counter(kind for kind, _ in {(stage.kind, stage.place) for trial in self.trials for stage in trial.stages})
+        distinct = Counter(kind for kind, _ in {(stage.kind, stage.folder) for trial in self.trials for stage in trial.stages})
         return {kind: (needed[kind], distinct[kind]) for kind in ("pretrain", "source", "align", "finetune") if kind in needed}
 
     @cached_property
@@ -80,7 +80,7 @@ class Plan:
         for trial in self.trials:
             for stage in trial.stages:
                 if stage.end is not None:
-                    ends[stage.place].add(stage.end)
+                    ends[stage.folder].add(stage.end)
         return {place: sorted(epochs) for place, epochs in ends.items() if len(epochs) > 1}
 
     @property

@@ -6,12 +6,13 @@ that was released is never renamed, removed or changed in type.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from orca_core.config.knobs import KNOBS
+from orca_core.config.paths import KNOBS
+from orca_core.rows import EpochRow, StageRow, TrialResult
 
 _TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")
 
@@ -36,17 +37,27 @@ def config_columns() -> tuple[Column, ...]:
     return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), field.description or "") for path, field in KNOBS.items())
 
 
+def columns_of(row: type[EpochRow | StageRow | TrialResult]) -> tuple[Column, ...]:
+    """A column for every field of a row of the core."""
+    hints = get_type_hints(row, include_extras=True)
+    return tuple(Column(field.name, _arrow_type(hints[field.name]), hints[field.name].__metadata__[0]) for field in fields(row))
+
+
 def _arrow_type(annotation: Any) -> pa.DataType:
-    """The type a knob is stored as. A union counts as its first member: `T | None`, and `freezing` as its label."""
+    """The type a value is stored as. A union counts as its first member: `T | None`, and `freezing` as its label."""
     plain = {str: _TEXT, int: _COUNT, float: _REAL, bool: _FLAG}
     if annotation in plain:
         return plain[annotation]
     if get_origin(annotation) is Literal:
         return _arrow_type(type(get_args(annotation)[0]))
-    if get_origin(annotation) is tuple:
+    if get_origin(annotation) in (tuple, list):
         return pa.list_(_arrow_type(get_args(annotation)[0]))
     return _arrow_type(get_args(annotation)[0])  # Annotated and unions
 
+
+_RESULT = columns_of(TrialResult)
+_SCORES = tuple(column for column in _RESULT if not column.name.startswith("params_"))
+_COUNTS = tuple(column for column in _RESULT if column.name.startswith("params_"))
 
 _ATTEMPT = (
     Column("sweep", _TEXT, "Name of the sweep."),
@@ -65,13 +76,7 @@ TRIALS: tuple[Column, ...] = (
     Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
     Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if it was run here."),
     *config_columns(),
-    Column("best_epoch", _COUNT, "Fine-tuning epoch with the lowest error on the `selection` split, from 1; ties by `selection_ties`."),
-    Column("valid_error", _REAL, "Validation error of the best epoch; lower is better, unit by `score`."),
-    Column("valid_loss", _REAL, "Validation loss of the best epoch."),
-    Column("train_loss", _REAL, "Mean training loss over the best epoch."),
-    Column("test_error", _REAL, "Test error of the best epoch; lower is better, unit by `score`."),
-    Column("last_valid_error", _REAL, "Validation error of the last epoch."),
-    Column("last_test_error", _REAL, "Test error of the last epoch."),
+    *_SCORES,
     Column("score", _TEXT, "Name of the task's score, which the errors are measured by."),
     Column(
         "proxy_distance",
@@ -80,8 +85,7 @@ TRIALS: tuple[Column, ...] = (
         "embedder starts; squared feature units, the same for every `align_objective`. Null where `align_epochs` is 0.",
     ),
     Column("proxy_distance_unlabelled", _REAL, "Likewise without labels: the Sinkhorn divergence of the features alone."),
-    Column("params_total", _COUNT, "Parameters of the model."),
-    Column("params_trained", pa.list_(_COUNT), "Parameters that train, by phase of fine-tuning."),
+    *_COUNTS,
     Column("seconds", _REAL, "Wall time of the trial, in seconds."),
     Column("seconds_pretrain", _REAL, "Seconds of pretraining that this trial computed; 0 if all of it was reused."),
     Column("seconds_source", _REAL, "Seconds of the proxy's features, likewise."),
@@ -110,50 +114,9 @@ TRIALS: tuple[Column, ...] = (
     Column("ray_version", _TEXT, "Version of Ray; null for a trial that was run without it."),
 )
 
-METRICS: tuple[Column, ...] = (
-    *_ATTEMPT,
-    Column("stage", _TEXT, "pretrain, align or finetune."),
-    Column("phase", _COUNT, "Phase of the freezing schedule, from 0; 0 in the other stages."),
-    Column("epoch", _COUNT, "Epoch of the stage, from 1; fine-tuning counts on through its phases."),
-    Column("train_loss", _REAL, "Mean training loss over the epoch."),
-    Column("valid_loss", _REAL, "Validation loss after the epoch."),
-    Column("valid_error", _REAL, "Validation error after the epoch; lower is better."),
-    Column("test_error", _REAL, "Test error after the epoch; lower is better. Fine-tuning only."),
-    Column(
-        "distance",
-        _REAL,
-        "Distance of the embedder's features to the proxy's, by `align_objective`. Of alignment; of fine-tuning with `align_weight`: the "
-        "mean over its batches.",
-    ),
-    Column("proxy_distance", _REAL, "As in `trials`; in epoch 1 of alignment only."),
-    Column("proxy_distance_unlabelled", _REAL, "Likewise."),
-    Column(
-        "label_distances",
-        pa.list_(pa.list_(_REAL)),
-        "Distances of the target's classes (rows) to the proxy's (columns), before the step of the epoch; labels ascending, without proxy "
-        "classes of one sample. OTDD only; with more than 2500 of them in epochs 1, 10, 20, ... only.",
-    ),
-    Column("lr", _REAL, "Learning rate at the end of the epoch."),
-    Column("seconds", _REAL, "Seconds the epoch took, where it was computed."),
-    Column("memory_bytes", _COUNT, "GPU memory: the most that was held since the stage began; null on CPU."),
-)
+METRICS: tuple[Column, ...] = (*_ATTEMPT, *columns_of(EpochRow))
 
-STAGES: tuple[Column, ...] = (
-    *_ATTEMPT,
-    Column("stage", _TEXT, "pretrain, source (the proxy's features), align or finetune."),
-    Column("phase", _COUNT, "Phase of the freezing schedule, from 0; 0 in the other stages."),
-    Column("key", _TEXT, "Key of the stage: hash of all that its result depends on."),
-    Column("epochs", _COUNT, "Epochs of the stage."),
-    Column("reused_epochs", _COUNT, "Epochs of them that were found in the store."),
-    Column("seconds", _REAL, "Seconds of computing in this trial; 0 if the stage was reused whole."),
-    Column("saved_s", _REAL, "Seconds that what was reused had taken where it was computed."),
-    Column(
-        "memory_bytes",
-        _COUNT,
-        "Most memory that was held: of the GPU in the stage, or of the process until its end; null if the stage was reused whole.",
-    ),
-    Column("stored_bytes", _COUNT, "Size of what the stage left in the store at its end; null if it was reused whole."),
-)
+STAGES: tuple[Column, ...] = (*_ATTEMPT, *columns_of(StageRow))
 
 TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES}
 """The result tables by name."""

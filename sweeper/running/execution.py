@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Collection, Generator, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, DataError, DiskFullError, NotFiniteError, OrcaError, StoreError
+from orca_core.rows import TrialResult, row_to_json
 
 if TYPE_CHECKING:
     from orca_core.pipeline import Keep
@@ -30,14 +32,20 @@ def execute(
     from orca_core.store import Store
 
     try:
-        result = yield from trial_rows(
-            config, Store(store_uri), device=device, keep_at=keep_at, keep=keep, models=Store(models_uri) if models_uri else None
-        )
+        models = Store(models_uri) if models_uri else None
+        rows = trial_rows(config, Store(store_uri), device=device, keep_at=keep_at, keep=keep, models=models)
+        with closing(rows):
+            while True:
+                try:
+                    yield row_to_json(next(rows))
+                except StopIteration as stop:
+                    result: TrialResult = stop.value
+                    break
     except Exception as error:  # whatever a trial raises must become a row, and the sweep must go on
         text = str(error).strip().splitlines()
         line = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
         return {"status": "FAIL", "cause": cause_of(error), "error": line, "traceback": traceback.format_exc()}
-    return {"status": "COMPLETE"} | result
+    return {"status": "COMPLETE"} | result.cells()
 
 
 def cause_of(error: BaseException) -> str:

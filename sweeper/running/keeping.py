@@ -33,7 +33,7 @@ class StateKeeper:
 
     def add(self, trials: Iterable[PlannedTrial]) -> None:
         """Trials that will need their states."""
-        self._needed_by.update(stage.place for trial in trials for stage in trial.finetuning)
+        self._needed_by.update(stage.folder for trial in trials for stage in trial.finetuning)
 
     def end(self, trial: PlannedTrial, status: str, batch: int) -> None:
         """A trial has ended for good.
@@ -44,11 +44,11 @@ class StateKeeper:
             batch: Number of the batch that will hold its last row.
         """
         for stage in trial.finetuning:
-            self._needed_by[stage.place] -= 1
-            has_state = stage is not trial.finetuning[-1] or bool(self._planner.ends_of(stage.place)) or status != "COMPLETE"
+            self._needed_by[stage.folder] -= 1
+            has_state = stage is not trial.finetuning[-1] or bool(self._planner.ends_of(stage.folder)) or status != "COMPLETE"
             has_state |= trial.config.phases[stage.phase].is_surgical
-            if self._needed_by[stage.place] <= 0 and (has_state or self._planner.space.keep == "none"):
-                self._ended.append((batch, stage.place))
+            if self._needed_by[stage.folder] <= 0 and (has_state or self._planner.space.keep == "none"):
+                self._ended.append((batch, stage.folder))
 
     def drop(self, written: int) -> None:
         """Drop what is not needed any more.
@@ -63,7 +63,7 @@ class StateKeeper:
                 continue
             try:
                 if self._planner.space.keep == "none":
-                    self._store.drop(place)
+                    self._store.drop_folder(place)
                 elif self._planner.space.keep != "all":
                     self._store.strip(place)
             except (StoreError, OSError):  # a full disk, say

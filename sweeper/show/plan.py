@@ -80,7 +80,7 @@ def stage_tree(plan: Plan) -> Branch:
         node = root
         for stage in trial.stages:
             node = node.below.setdefault(_label(trial, stage), Branch())
-            node.places.add(stage.place)
+            node.places.add(stage.folder)
             node.trials.add(trial.id)
             if stage.end is not None:
                 node.ends.add(stage.end)

@@ -8,10 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orca_core.config.knobs import TrialConfig, flatten, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import flatten
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.plugins import third_party
 from orca_core.proxies import PROXIES, find_proxy
+from orca_core.rows import EpochRow
 from orca_core.store import Store
 from sweeper.show.catalogue import trouble_with_files
 from sweeper.sweep import absolute_uri, check_data, check_store
@@ -113,8 +116,8 @@ def _measure(trials: Mapping[str, TrialConfig], store: Store) -> list[dict[str, 
             except DataError as error:  # what the headers of its files did not tell
                 found.append({"proxy": name, "unusable": str(error).splitlines()[0]})
                 break
-            if row["stage"] == "source":
-                began = time.perf_counter() - row["seconds"]
-            elif row["table"] == "metrics" and number == 1:  # the others have it from the store
-                tell(f"pretraining {config.body.name}: epoch {row['epoch']} of {config.pretrain.epochs}")
+            if row.stage == "source":
+                began = time.perf_counter() - row.seconds
+            elif isinstance(row, EpochRow) and number == 1:  # the others have it from the store
+                tell(f"pretraining {config.body.name}: epoch {row.epoch} of {config.pretrain.epochs}")
     return found

@@ -8,7 +8,7 @@ from functools import cached_property
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
-from orca_core.config.knobs import flatten
+from orca_core.config.paths import flatten
 from sweeper.space.conditions import ALWAYS, DECIDED_BY, Condition
 
 RECIPE = "recipe"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError
 from typing import Any
 
-from orca_core.config.knobs import KNOBS, SHORTHAND, flatten, unknown_knobs
+from orca_core.config.paths import KNOBS, SHORTHAND, flatten, unknown_knobs
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.faults import Faults
 from sweeper.space.axes import RECIPE, Axis, in_order

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orca_core.config.knobs import KNOBS, SHORTHAND, TrialConfig
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS, SHORTHAND
 from orca_core.errors import nearest
 from sweeper.faults import Faults
 from sweeper.space.knobs import check_knob

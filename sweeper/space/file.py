@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orca_core.config.knobs import faults_of
+from orca_core.config.faults import faults_of
 from orca_core.errors import nearest
 from sweeper.faults import Faults
 

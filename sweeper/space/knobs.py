@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from orca_core.bodies import find_body
-from orca_core.config.knobs import KNOBS, TrialConfig, faults_of, flatten, unknown_knobs
+from orca_core.config.faults import faults_of
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS, flatten, unknown_knobs
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import FREEZING_NAMES
 from orca_core.proxies import find_proxy

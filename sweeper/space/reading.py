@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orca_core.config.knobs import flatten
+from orca_core.config.paths import flatten
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.faults import Faults
 from sweeper.space.axes import Axis

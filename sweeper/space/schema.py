@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orca_core.config.knobs import KNOBS, SHORTHAND, TrialConfig
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS, SHORTHAND
 from sweeper.space.file import METRICS, SHORTHAND_KEYS, SpaceFile
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"

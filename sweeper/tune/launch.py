@@ -120,7 +120,7 @@ class Session:
                 "store": self.store_uri if self.share else self.private_store(trial),
                 "folder": os.getcwd(),
                 "device": self.space.device,
-                "keep_at": {stage.place: self.keep_at(stage) for stage in trial.stages} if self.share else {},
+                "keep_at": {stage.folder: self.keep_at(stage) for stage in trial.stages} if self.share else {},
                 "keep": self.space.keep,
                 "models": self.store_uri,
                 "each_epoch": self.space.scheduler.name != "fifo",
@@ -151,7 +151,7 @@ class Session:
 
     def keep_at(self, stage: Stage) -> list[int]:
         """Epochs at which trials of the plan leave a stage's trajectory."""
-        return self.planner.ends_of(stage.place)
+        return self.planner.ends_of(stage.folder)
 
     def end(self, tune_id: str, outcome: Mapping[str, Any]) -> None:
         """A trial ended: write it, free what it led, and let tpe propose what follows."""
@@ -167,7 +167,7 @@ class Session:
             self.keeper.drop(self.recorder.batches)
         self.recorder.end(trial.id, outcome)
         if not self.share and outcome["status"] != "FAIL":
-            Store(self.store_uri).drop(f"unshared/{trial.id}")
+            Store(self.store_uri).drop_folder(f"unshared/{trial.id}")
         if trial.id in self.recorder.ended:
             proposed = self.planner.tell(trial.id, score_of(self.recorder.ended[trial.id], self.space.metric))
             self.queue.add(proposed)

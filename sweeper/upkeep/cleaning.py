@@ -73,8 +73,8 @@ def clean(
     for entry in entries:
         old = older_than_days is not None and entry.written_at < time.time() - older_than_days * 86400
         large = most_gib is not None and size > most_gib * GIB
-        own = sweep is not None and entry.place in needed[sweep] and entry.place not in others
-        if (old or large or own) and entry.place not in protected:
+        own = sweep is not None and entry.address.folder in needed[sweep] and entry.address.folder not in others
+        if (old or large or own) and entry.address.folder not in protected:
             dropped.append(entry)
             size -= entry.size
             if not dry_run:

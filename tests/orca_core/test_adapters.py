@@ -9,10 +9,12 @@ import pytest
 import torch
 from body_families import write_checkpoint
 
-from orca_core.adapters.inserted import ADAPTERS, check_adapter, spell_adapter
+from orca_core.adapters.inserted import check_adapter
+from orca_core.adapters.names import ADAPTERS, spell_adapter
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config.knobs import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import canonical_knobs, trial_id
@@ -156,7 +158,7 @@ def test_adapters_fit_every_family(family, name, tmp_path):
         with pytest.raises(
             ConfigError, match=r"adapter: must be one that peft can put into this body: Target module Conv1D.* not supported"
         ):
-            check_adapter(config)
+            check_adapter(config.adapter, config.body_spec)
         return
     model = CrossModalModel(config, random_body(find_body(body), seed=0), (1, 8, 8), (3,))
     model.train_only(config.phases[0].train)
@@ -274,7 +276,7 @@ def test_an_adapter_that_cannot_be_is_a_fault_of_the_config(quick, adapter, free
 def test_options_that_peft_refuses_are_faults_before_a_sweep_starts(quick, adapter, text):
     config = config_for(quick, adapter)
     with pytest.raises(ConfigError) as caught:
-        check_adapter(config)
+        check_adapter(config.adapter, config.body_spec)
     assert str(caught.value).startswith(text)
     with pytest.raises(ConfigError) as caught:
         check_adapters([config], "space.yaml")

@@ -40,7 +40,7 @@ def align(quick) -> Callable[..., Alignment]:
 @both_bodies
 def test_the_distance_falls_over_ten_epochs(align, task, objective):
     alignment = align(task, {"align.objective": objective})
-    distances = [alignment.run_epoch(epoch)["distance"] for epoch in range(1, 11)]
+    distances = [alignment.run_epoch(epoch).distance for epoch in range(1, 11)]
     assert distances[-1] < 0.98 * distances[0]
 
 
@@ -64,7 +64,7 @@ def test_the_loss_is_the_sum_of_class_share_times_distance(align):
         return features.sum() * 0 + means[len(seen) - 1], None
 
     alignment.distance = distance
-    assert alignment.run_epoch(1)["distance"] == pytest.approx(6 / 8 * 5 + 2 / 8 * 9)
+    assert alignment.run_epoch(1).distance == pytest.approx(6 / 8 * 5 + 2 / 8 * 9)
     assert seen == [6, 2]
 
 
@@ -80,7 +80,7 @@ def test_every_epoch_draws_its_own_samples_of_a_class(align):
 def test_class_shares_count_the_whole_training_set_and_not_the_sample(align):
     few = align("digits", {"align.class_samples": 4})
     few.distance = lambda features, draws: (features.sum() * 0 + len(features), None)
-    assert few.run_epoch(1)["distance"] == pytest.approx(4.0)
+    assert few.run_epoch(1).distance == pytest.approx(4.0)
 
 
 def test_the_rate_falls_after_the_epochs_named(align):
@@ -104,7 +104,7 @@ def test_a_class_of_one_sample_is_aligned_too(align, objective):
     keep = np.concatenate([np.flatnonzero(data.train.y == 0)[:9], np.flatnonzero(data.train.y == 1)[:1]])
     data = TaskData(Split(data.train.x[keep], data.train.y[keep]), data.valid, data.test, 3)
     alignment = align("openml/187", {"align.objective": objective}, data)
-    assert all(np.isfinite(alignment.run_epoch(epoch)["distance"]) for epoch in (1, 2))
+    assert all(np.isfinite(alignment.run_epoch(epoch).distance) for epoch in (1, 2))
 
 
 @pytest.mark.parametrize("proxy", ["photos", "fractals", "noise"])

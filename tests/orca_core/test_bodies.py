@@ -77,7 +77,7 @@ def test_pretraining_lowers_the_loss_and_leaves_other_weights_than_random_ones(q
     config = quick(task, {"pretrain.epochs": 2})
     stage, spec = stages_of(config)[0], config.body_spec
     first, second, _ = advance(stage, warm_store, lambda: Pretraining(spec, config.pretrain, CPU), keep_at=[1])
-    assert second["valid_loss"] < first["valid_loss"]
+    assert second.valid_loss < first.valid_loss
     loaded = pretrained_mini(spec, warm_store.get(stage.address).tensors)
     assert not same(loaded, random_body(spec, seed=0))
 

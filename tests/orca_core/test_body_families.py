@@ -14,7 +14,7 @@ from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
 from orca_core.bodies import MODEL_TYPES, find_body
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.identity import read_knobs
 from orca_core.model.cross_modal import CrossModalModel
@@ -156,7 +156,7 @@ def test_every_body_aligns_series_and_images_with_a_proxy_of_its_own_modality(fa
         data = TaskData(split, split, split, 2)
         model = CrossModalModel(config, loaded, shape, (2,))
         before = model.embedder.projection.weight.detach().clone()
-        assert Alignment(config, model.embedder, features, labels, data, torch.device("cpu")).run_epoch(1)["distance"] > 0
+        assert Alignment(config, model.embedder, features, labels, data, torch.device("cpu")).run_epoch(1).distance > 0
         assert not torch.equal(model.embedder.projection.weight, before)
 
 
@@ -293,5 +293,5 @@ def test_a_timm_name_that_gives_no_folder_is_refused():
 def test_a_trial_of_a_new_kind_of_body_runs(family, checkpoints, store):
     knobs = {"task": "digits", "body": checkpoints[family][1], "train_samples": 40, "finetune.epochs": 1, "align.epochs": 0}
     result = run_trial(resolve_config(knobs), store, lambda row: None)
-    assert 0 <= result["test_error"] <= 1
-    assert result["params_trained"] == [result["params_total"]]
+    assert 0 <= result.test_error <= 1
+    assert result.params_trained == [result.params_total]

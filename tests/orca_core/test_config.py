@@ -7,7 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
-from orca_core.config.knobs import KNOBS, choices_of, flatten, nest, resolve_config
+from orca_core.config.knobs import choices_of
+from orca_core.config.paths import KNOBS, flatten, nest
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, Fault
 
 

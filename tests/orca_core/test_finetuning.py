@@ -11,7 +11,8 @@ from orca_core.bodies.loading import random_body
 from orca_core.errors import ConfigError
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import run_trial, summarise
+from orca_core.pipeline import run_trial
+from orca_core.rows import EpochRow, TrialResult, best_row
 from orca_core.tasks import find_task
 from orca_core.training.optimizers import make_optimizer, step_decay, warmup_decay
 
@@ -161,44 +162,45 @@ def test_dropout_is_drawn_anew_in_every_epoch_and_alike_in_every_run(tune):
     first, again = tune(knobs), tune(knobs)
     for tuning in (first, again):
         tuning.train = tuple(part[:1].repeat_interleave(8, 0) for part in tuning.train)
-    losses = [first.run_epoch(epoch)["train_loss"] for epoch in (1, 2)]
+    losses = [first.run_epoch(epoch).train_loss for epoch in (1, 2)]
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
-    assert [again.run_epoch(epoch)["train_loss"] for epoch in (1, 2)] == losses
+    assert [again.run_epoch(epoch).train_loss for epoch in (1, 2)] == losses
 
 
 def test_bfloat16_changes_the_numbers_and_not_the_format_of_weights(tune):
     single, half = tune({}), tune({"precision": "bf16"})
-    assert single.run_epoch(1)["train_loss"] != half.run_epoch(1)["train_loss"]
+    assert single.run_epoch(1).train_loss != half.run_epoch(1).train_loss
     assert {parameter.dtype for parameter in half.model.parameters()} == {torch.float32}
 
 
 def test_evaluation_is_over_the_whole_set_whatever_its_batches(tune):
     small, large = tune({"finetune.eval_batch_size": 5}), tune({"finetune.eval_batch_size": 100})
     first, second = small.run_epoch(1), large.run_epoch(1)
-    assert first["valid_error"] == second["valid_error"]
-    assert first["valid_loss"] == pytest.approx(second["valid_loss"], rel=1e-5)
+    assert first.valid_error == second.valid_error
+    assert first.valid_loss == pytest.approx(second.valid_loss, rel=1e-5)
 
 
 def test_a_model_learns_the_wines(quick, store):
     config = quick("openml/187", {"body.weights": "random", "finetune.epochs": 4})
-    assert run_trial(config, store, lambda row: None)["test_error"] < 0.1
+    assert run_trial(config, store, lambda row: None).test_error < 0.1
 
 
 # The best epoch
 
 
-def rows_of(valid: list[float], test: list[float]) -> list[dict]:
+def epochs_with(valid: list[float], test: list[float]) -> list[EpochRow]:
     return [
-        {"epoch": epoch, "valid_error": v, "test_error": t, "valid_loss": 10 * v, "train_loss": 0.0}
+        EpochRow(stage="finetune", epoch=epoch, valid_error=v, test_error=t, valid_loss=10 * v, train_loss=0.0)
         for epoch, (v, t) in enumerate(zip(valid, test, strict=True), start=1)
     ]
 
 
 @pytest.mark.parametrize(("selection", "epoch", "test_error"), [("valid", 2, 0.5), ("test", 3, 0.1)])
 def test_the_best_epoch_is_the_earliest_of_equals_on_the_split_that_selects(selection, epoch, test_error):
-    result = summarise(rows_of(valid=[0.3, 0.2, 0.2, 0.4], test=[0.6, 0.5, 0.1, 0.1]), selection)
-    assert (result["best_epoch"], result["test_error"]) == (epoch, test_error)
-    assert (result["last_valid_error"], result["last_test_error"]) == (0.4, 0.1)
+    rows = epochs_with(valid=[0.3, 0.2, 0.2, 0.4], test=[0.6, 0.5, 0.1, 0.1])
+    result = TrialResult.of(best_row(rows, selection), rows[-1], params_total=9, params_trained=[9])
+    assert (result.best_epoch, result.test_error) == (epoch, test_error)
+    assert (result.last_valid_error, result.last_test_error) == (0.4, 0.1)
 
 
 # Memory and number formats.
@@ -240,8 +242,8 @@ def test_fp16_scales_the_loss_and_a_resumed_run_goes_on_with_the_scale(tune):
     whole, cut = half(), half()
     expected = [whole.run_epoch(1), whole.run_epoch(2)]
     single = tune({"finetune.epochs": 2}).run_epoch(1)
-    assert expected[0]["train_loss"] == pytest.approx(single["train_loss"], rel=0.01)
-    assert expected[0]["train_loss"] != single["train_loss"]
+    assert expected[0].train_loss == pytest.approx(single.train_loss, rel=0.01)
+    assert expected[0].train_loss != single.train_loss
     cut.scaler.load_state_dict(cut.scaler.state_dict() | {"scale": 1024.0, "_growth_tracker": 7})
     state = cut.state()
     cut.scaler.load_state_dict(cut.scaler.state_dict() | {"scale": 1.0, "_growth_tracker": 0})
@@ -269,7 +271,7 @@ def test_a_compiled_forward_pass_trains_to_nearly_the_same_numbers_whatever_was_
     counters.clear()
     compiled = tune({"finetune.compile": True, "finetune.dropout": 0.3}).run_epoch(1)
     assert counters["stats"]["unique_graphs"] > 0
-    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+    assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-4)
 
 
 def test_mixout_does_not_go_with_what_needs_the_weights_again(quick):

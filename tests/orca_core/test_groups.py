@@ -8,7 +8,7 @@ from body_families import HIDDEN, IMAGE, PATCH, POSITIONS, WIDTH, write_checkpoi
 
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.model.cross_modal import CrossModalModel
 

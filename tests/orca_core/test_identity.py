@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from orca_core.config.knobs import TrialConfig, resolve_config
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
 from orca_core.identity import canonical_knobs, read_knobs, trial_id, unread_knobs
 
 ALIGNED = {"align.epochs": 5}

@@ -18,6 +18,7 @@ from orca_core.identity import canonical_knobs, trial_id, unread_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.proxies import find_proxy
+from orca_core.rows import EpochRow
 from orca_core.stages import stages_of
 from orca_core.store import Store
 from orca_core.tasks import find_task
@@ -66,25 +67,25 @@ def test_the_step_is_that_of_the_task_and_a_share_of_that_of_alignment(quick, ta
     plain, by_task = one_step(quick, task, {**knobs, "align.weight": 1e-30})
     joint, by_both = one_step(quick, task, {**knobs, "align.weight": 0.5})
     if objective != "l2":  # which draws its batches
-        assert joint["distance"] == pytest.approx(aligned["distance"], rel=1e-5)
+        assert joint.distance == pytest.approx(aligned.distance, rel=1e-5)
         for name, moved in by_both.items():
             torch.testing.assert_close(moved, by_task[name] + 0.5 * by_alignment[name], rtol=1e-3, atol=1e-6)
     assert any(not torch.equal(moved, by_task[name]) for name, moved in by_both.items())
-    assert joint["train_loss"] == plain["train_loss"], "the loss of the task alone, before the step"
+    assert joint.train_loss == plain.train_loss, "the loss of the task alone, before the step"
 
 
 def test_phases_that_freeze_the_embedder_leave_the_distance_out(quick, tmp_path):
     knobs = {**ONE_STEP, "freezing": "frozen-embedder:1", "finetune.epochs": 2, "finetune.batch_size": 64, "align.weight": 0.5}
     rows: list[dict[str, Any]] = []
     run_trial(quick("openml/187", knobs), Store(tmp_path), rows.append)
-    assert ["distance" in row for row in rows if row["table"] == "metrics"] == [False, True]
+    assert [getattr(row, "distance", None) is not None for row in rows if isinstance(row, EpochRow)] == [False, True]
 
 
 def test_minimising_the_distance_brings_it_down(quick, tmp_path):
     knobs = {**ONE_STEP, "align.weight": 10.0, "finetune.lr": 0.01, "finetune.batch_size": 64, "finetune.epochs": 4}
     rows: list[dict[str, Any]] = []
     run_trial(quick("openml/187", knobs), Store(tmp_path), rows.append)
-    distances = [row["distance"] for row in rows if row["table"] == "metrics"]
+    distances = [row.distance for row in rows if isinstance(row, EpochRow)]
     assert distances[-1] < distances[0]
 
 
@@ -100,7 +101,7 @@ def test_it_goes_with_mixout_and_checkpointing(quick, tmp_path):
     for name, more in {"plain": {}, "checkpointing": {"finetune.checkpointing": True}, "mixout": {"finetune.mixout": 0.5}}.items():
         knobs = {**ONE_STEP, "body.weights": "pretrained", "finetune.batch_size": 64, "align.weight": 0.3, **more}
         results[name] = run_trial(quick("openml/187", knobs), Store(tmp_path / name), lambda row: None)
-    assert results["plain"]["valid_loss"] == results["checkpointing"]["valid_loss"] != results["mixout"]["valid_loss"]
+    assert results["plain"].valid_loss == results["checkpointing"].valid_loss != results["mixout"].valid_loss
 
 
 def test_what_is_read_depends_on_the_weight_and_on_whether_the_embedder_trains(quick):

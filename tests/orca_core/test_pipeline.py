@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,17 +12,21 @@ from orca_core import pipeline
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
+from orca_core.rows import EpochRow, Row, StageRow, TrialResult
 from orca_core.stages import stages_of
 from orca_core.store import Store
 
-TIMES = ("seconds", "saved_s", "reused_epochs", "stored_bytes", "memory_bytes")
 
-
-def run(config: TrialConfig, store: Store) -> tuple[list[dict], dict]:
+def run(config: TrialConfig, store: Store) -> tuple[list[Row], TrialResult]:
     """Rows without times, and the result."""
-    rows: list[dict] = []
+    rows: list[Row] = []
     result = run_trial(config, store, rows.append)
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows], result
+    return [without_times(row) for row in rows], result
+
+
+def without_times(row: Row) -> Row:
+    row = replace(row, seconds=0.0, memory_bytes=None)
+    return replace(row, saved_s=0.0, reused_epochs=0, stored_bytes=None) if isinstance(row, StageRow) else row
 
 
 def forget_what_the_process_keeps() -> None:
@@ -52,7 +58,7 @@ def test_same_config_same_rows_from_a_shared_store_an_empty_one_and_a_full_one(q
 def test_a_whole_trial_tells_its_stages_in_order(quick, warm_store):
     config = quick("openml/187", {"align.epochs": 2, "freezing": "frozen-body:1", "finetune.epochs": 3, "align.objective": "mmd"})
     rows, result = run(config, warm_store)
-    told = [(row["stage"], row["phase"], row.get("epoch")) for row in rows]
+    told = [(row.stage, row.phase, getattr(row, "epoch", None)) for row in rows]
     assert told == [
         ("pretrain", 0, 1),
         ("pretrain", 0, None),
@@ -66,21 +72,21 @@ def test_a_whole_trial_tells_its_stages_in_order(quick, warm_store):
         ("finetune", 1, 3),
         ("finetune", 1, None),
     ]
-    assert [row["key"] for row in rows if row["table"] == "stages"] == [stage.key for stage in stages_of(config)]
-    assert result["params_trained"][0] < result["params_trained"][1] == result["params_total"]
+    assert [row.key for row in rows if isinstance(row, StageRow)] == [stage.key for stage in stages_of(config)]
+    assert result.params_trained[0] < result.params_trained[1] == result.params_total
 
 
 def test_the_scores_of_a_trial_are_those_of_its_rows(quick, store):
     rows, result = run(quick("openml/187", {"body.weights": "random", "finetune.epochs": 3}), store)
-    errors = [(row["valid_error"], row["epoch"], row["test_error"]) for row in rows if row["table"] == "metrics"]
-    assert (result["valid_error"], result["best_epoch"], result["test_error"]) == min(errors)
-    assert (result["last_valid_error"], result["last_test_error"]) == (errors[-1][0], errors[-1][2])
+    errors = [(row.valid_error, row.epoch, row.test_error) for row in rows if isinstance(row, EpochRow)]
+    assert (result.valid_error, result.best_epoch, result.test_error) == min(errors)
+    assert (result.last_valid_error, result.last_test_error) == (errors[-1][0], errors[-1][2])
 
 
 def test_the_best_epoch_may_lie_in_any_phase(quick, store):
     # At a rate of next to nothing all epochs are equal, and the earliest is the best.
     knobs = {"body.weights": "random", "finetune.lr": 1e-12, "finetune.epochs": 3, "freezing": "frozen-body:1"}
-    assert run(quick("openml/187", knobs), store)[1]["best_epoch"] == 1
+    assert run(quick("openml/187", knobs), store)[1].best_epoch == 1
 
 
 def test_arms_share_the_stages_they_have_in_common(quick, store):
@@ -88,14 +94,14 @@ def test_arms_share_the_stages_they_have_in_common(quick, store):
     run(quick("openml/187", knobs), store)
     rows: list[dict] = []
     run_trial(quick("openml/187", {**knobs, "freezing": "frozen-body"}), store, rows.append)
-    seconds = {row["stage"]: (row["seconds"] == 0, row["saved_s"] > 0) for row in rows if row["table"] == "stages"}
+    seconds = {row.stage: (row.seconds == 0, row.saved_s > 0) for row in rows if isinstance(row, StageRow)}
     assert seconds == {"source": (True, True), "align": (True, True), "finetune": (False, False)}
 
 
 def test_a_shorter_trial_is_a_prefix_of_a_longer_one(quick, tmp_path):
     def metrics(epochs: int) -> list[dict]:
         config = quick("openml/187", {"body.weights": "random", "finetune.epochs": epochs, "finetune.decay_epochs": 9})
-        return [row for row in run(config, Store(tmp_path / str(epochs)))[0] if row["table"] == "metrics"]
+        return [row for row in run(config, Store(tmp_path / str(epochs)))[0] if isinstance(row, EpochRow)]
 
     assert metrics(4)[:2] == metrics(2)
 
@@ -164,7 +170,7 @@ def test_own_arrays_run_like_any_task(quick, store, tmp_path):
     rng = np.random.Generator(np.random.PCG64(0))
     np.savez(tmp_path / "mine.npz", x=rng.normal(size=(40, 2, 12)), y=np.array(["1", "7"]).astype(int)[np.arange(40) % 2])
     _, result = run(quick(f"npz:{tmp_path / 'mine.npz'}", {"body.weights": "random"}), store)
-    assert 0 <= result["test_error"] <= 1
+    assert 0 <= result.test_error <= 1
 
 
 def test_a_report_that_raises_stops_the_trial_with_its_own_error(quick, store):

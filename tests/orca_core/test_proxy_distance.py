@@ -16,6 +16,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.errors import NotFiniteError
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import distances_of_proxy, run_trial
+from orca_core.rows import EpochRow, StageRow
 from orca_core.store import Store
 from orca_core.tasks import TaskData, find_task
 
@@ -165,7 +166,7 @@ def run(config: TrialConfig, store: Store) -> tuple[list[dict], dict]:
 
 def test_the_first_epoch_of_alignment_tells_them_and_the_trial_has_them(quick, store):
     rows, result = run(quick("digits", SMALL), store)
-    aligned = [row for row in rows if row["stage"] == "align" and row["table"] == "metrics"]
+    aligned = [row for row in rows if row.stage == "align" and isinstance(row, EpochRow)]
     assert [set(COLUMNS) <= row.keys() for row in aligned] == [True, False]
     assert all(aligned[0][name] == result[name] > 0 for name in COLUMNS)
 
@@ -196,8 +197,8 @@ def test_arms_that_align_otherwise_have_the_same_bits(quick, tmp_path):
 
 def test_shuffled_labels_change_the_one_and_leave_the_other(quick, store):
     plain, shuffled = (run(quick("digits", SMALL | {"proxy": proxy}), store)[1] for proxy in ("photos", "photos+shuffled"))
-    assert plain["proxy_distance_unlabelled"] == shuffled["proxy_distance_unlabelled"]
-    assert plain["proxy_distance"] != shuffled["proxy_distance"]
+    assert plain.proxy_distance_unlabelled == shuffled.proxy_distance_unlabelled
+    assert plain.proxy_distance != shuffled.proxy_distance
 
 
 def test_resumed_and_reused_trials_have_the_same_bits(quick, rows_of_cut_runs):
@@ -208,7 +209,7 @@ def test_resumed_and_reused_trials_have_the_same_bits(quick, rows_of_cut_runs):
 
 def test_arms_that_share_a_stored_alignment_share_them(quick, store):
     first, other = (run(quick("openml/187", SMALL | {"freezing": freezing}), store) for freezing in ("full", "frozen-body"))
-    assert [row["seconds"] for row in other[0] if row["table"] == "stages" and row["stage"] == "align"] == [0]
+    assert [row.seconds for row in other[0] if isinstance(row, StageRow) and row.stage == "align"] == [0]
     assert [first[1][name] for name in COLUMNS] == [other[1][name] for name in COLUMNS]
 
 
@@ -227,7 +228,7 @@ def test_without_the_alignment_they_are_the_same_to_the_bit(quick, warm_store, t
     told = set()
     while True:
         try:
-            told.add(next(steps)["stage"])
+            told.add(next(steps).stage)
         except StopIteration as stop:
             found: ProxyDistances = stop.value
             break

@@ -16,11 +16,12 @@ from orca_core.alignment.source import describe_features, source_features
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.bodies.widths import body_width
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
 from orca_core.proxies import PROXIES, find_proxy
 from orca_core.proxies.texts import iob2
+from orca_core.rows import EpochRow
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 
@@ -307,7 +308,7 @@ def test_a_trial_aligns_to_the_proxy(root, warm_store, quick, task, proxy):
     rows: list[dict] = []
     knobs = {"proxy": proxy, "align.epochs": 2, "align.class_samples": 8, "train_samples": 60, "finetune.epochs": 2}
     run_trial(quick(task, knobs), warm_store, rows.append)
-    distances = [row["distance"] for row in rows if row["stage"] == "align" and row["table"] == "metrics"]
+    distances = [row.distance for row in rows if row.stage == "align" and isinstance(row, EpochRow)]
     assert len(distances) == 2
     assert all(np.isfinite(distances))
 

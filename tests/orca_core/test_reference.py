@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config.knobs import KNOBS, REFERENCE_BEHAVIOUR, resolve_config
+from orca_core.config.paths import KNOBS
+from orca_core.config.resolve import REFERENCE_BEHAVIOUR, resolve_config
 from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import run_trial, summarise
+from orca_core.pipeline import run_trial
+from orca_core.rows import EpochRow, best_row
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from orca_core.training.optimizers import reference_warmup_decay, warmup_cosine
@@ -87,8 +89,10 @@ def test_a_trial_runs_as_the_reference_from_end_to_end(quick, store):
     config = quick("openml/187", {"body.weights": "random", "align.epochs": 2, "finetune.epochs": 2, "reference_behaviour": True})
     rows: list[dict] = []
     result = run_trial(config, store, rows.append)
-    assert result["test_error"] == min(row["test_error"] for row in rows if row.get("stage") == "finetune" and "test_error" in row)
-    distances = [row["label_distances"] for row in rows if row["table"] == "metrics" and row["stage"] == "align"]
+    assert result.test_error == min(
+        row.test_error for row in rows if row.stage == "finetune" and getattr(row, "test_error", None) is not None
+    )
+    distances = [row.label_distances for row in rows if isinstance(row, EpochRow) and row.stage == "align"]
     assert [len(epoch) for epoch in distances] == [3, 3]
 
 
@@ -265,11 +269,11 @@ def test_scores_of_chunks_are_averaged_unweighted(tune):
 
 def test_of_equal_epochs_the_reference_takes_the_last():
     rows = [
-        {"epoch": epoch, "valid_error": 0.0, "test_error": error, "valid_loss": 0.0, "train_loss": 0.0}
+        EpochRow(stage="finetune", epoch=epoch, valid_error=0.0, test_error=error)
         for epoch, error in enumerate([0.5, 0.1, 0.3, 0.1], start=1)
     ]
-    assert summarise(rows, "test", "earliest")["best_epoch"] == 2
-    assert summarise(rows, "test", "latest")["best_epoch"] == 4
+    assert best_row(rows, "test", "earliest").epoch == 2
+    assert best_row(rows, "test", "latest").epoch == 4
 
 
 @pytest.mark.parametrize(("ties", "epoch"), [("earliest", 1), ("latest", 3)])

@@ -15,7 +15,7 @@ from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.proxies import find_proxy
@@ -60,8 +60,8 @@ def test_a_class_of_one_sample_is_passed_over_and_the_other_shares_stay(align):
     alignment = align("openml/187", {"align.class_sampling": "batches"}, {0: 6, 1: 1, 2: 3})
     alignment.distance = lambda features, draws: (features.sum() * 0 + 1.0, features.new_ones(1, 2))
     result = alignment.run_epoch(1)
-    assert result["distance"] == pytest.approx(0.6 + 0.3)
-    assert result["label_distances"] == [[1.0, 1.0], None, [1.0, 1.0]]
+    assert result.distance == pytest.approx(0.6 + 0.3)
+    assert result.label_distances == [[1.0, 1.0], None, [1.0, 1.0]]
 
 
 def test_classes_take_turns_in_an_order_of_the_epochs_own(align):
@@ -84,7 +84,7 @@ def test_the_references_rate_falls_one_epoch_later(align):
 def test_the_incomplete_batch_of_l2_counts_as_0_if_asked_for(align):
     # 100 source rows, classes of 30: 3 full batches and 10 rows left over.
     full, every = (align("openml/187", {"align.objective": "l2", "align.l2_batches": how}, {0: 30}) for how in ("full", "all"))
-    assert every.run_epoch(1)["distance"] == pytest.approx(full.run_epoch(1)["distance"] * 3 / 4)
+    assert every.run_epoch(1).distance == pytest.approx(full.run_epoch(1).distance * 3 / 4)
 
 
 def test_many_label_distances_are_told_in_few_epochs(align):
@@ -249,7 +249,7 @@ def test_stage_2_with_all_switches_on_is_the_references_at_every_epoch(align, ta
     ours = []
     for epoch in range(1, 9):
         epochs.append([])
-        ours.append(alignment.run_epoch(epoch)["distance"])
+        ours.append(alignment.run_epoch(epoch).distance)
     hook.remove()
     assert {len(classes) for classes in epochs} == {sum(count > 1 for count in keep.values())}
 
@@ -348,7 +348,7 @@ def test_stage_3_with_all_switches_on_is_the_references_at_every_epoch(quick, op
     theirs = reference_stage_3(plain, theirs_optimizer, parts, orders, **settings)
     for mine, their in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(their, rel=1e-4)
-    assert len({row["train_loss"] for row in ours}) == 3
+    assert len({row.train_loss for row in ours}) == 3
 
 
 def labels_of(keep: dict[int, int]) -> list[int]:

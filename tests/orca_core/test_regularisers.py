@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import LoadedBody, random_body
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.identity import trial_id, unread_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
+from orca_core.rows import EpochRow
 from orca_core.store import Store
 from orca_core.tasks import find_task
 
@@ -49,8 +50,8 @@ def test_smoothing_is_for_training_alone(quick):
         return tuning.run_epoch(1)
 
     plain, smooth = losses(0.0), losses(0.5)
-    assert plain["train_loss"] != smooth["train_loss"]
-    assert plain["valid_loss"] == pytest.approx(smooth["valid_loss"], abs=1e-6)
+    assert plain.train_loss != smooth.train_loss
+    assert plain.valid_loss == pytest.approx(smooth.valid_loss, abs=1e-6)
 
 
 def test_smoothing_is_read_by_tasks_with_classes_only(quick):
@@ -149,5 +150,5 @@ def test_each_changes_what_is_learnt(quick, tmp_path: Path, knob):
     for number, knobs in enumerate(({}, {f"finetune.{knob}": 0.5})):
         rows: list[dict] = []
         run_trial(quick("openml/187", {**base, **knobs}), Store(tmp_path / str(number)), rows.append)
-        losses.append([row["valid_loss"] for row in rows if row["table"] == "metrics"])
+        losses.append([row.valid_loss for row in rows if isinstance(row, EpochRow)])
     assert losses[0] != losses[1]

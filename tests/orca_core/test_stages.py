@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.stages import VERSIONS, result_key, stages_of
 
 BASE = {"task": "openml/187", "align.epochs": 3, "finetune.epochs": 4}
@@ -110,7 +110,7 @@ def test_a_longer_run_goes_on_with_the_last_phase():
 
 def test_an_address_says_the_epoch_at_which_a_trial_leaves():
     (stage,) = finetune_stages("full")
-    assert stage.address == stage.address_at(4) == f"finetune/{stage.key}/e00004"
+    assert str(stage.address) == str(stage.address_at(4)) == f"finetune/{stage.key}/e00004"
 
 
 # Results and files

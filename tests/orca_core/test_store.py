@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from orca_core.addresses import Address
 from orca_core.errors import StoreError
 from orca_core.store import Store
 
-ADDRESS = "align/abc/e00003"
+ADDRESS = Address.after("align", "abc", 3)
 
 
-def files_of(store: Store, address: str = ADDRESS) -> dict[str, Path]:
+def files_of(store: Store, address: Address = ADDRESS) -> dict[str, Path]:
     """Files of a local artifact, by name."""
-    return {path.name: path for path in Path(store.uri, address).rglob("*") if path.is_file()}
+    return {path.name: path for path in Path(store.uri, str(address)).rglob("*") if path.is_file()}
 
 
-def put(store: Store, value: float = 1.0, address: str = ADDRESS) -> None:
+def put(store: Store, value: float = 1.0, address: Address = ADDRESS) -> None:
     store.put(address, {"x": torch.full((100,), value)}, {"rows": [{"value": value}]})
 
 
@@ -43,7 +44,6 @@ def test_data_comes_back_with_every_digit(store):
 
 
 def test_an_address_without_an_artifact_is_absent(store):
-    assert not store.has(ADDRESS)
     assert store.get(ADDRESS) is None
 
 
@@ -56,7 +56,6 @@ def test_an_artifact_with_a_damaged_file_is_absent(store, name, damage):
     path.unlink()
     if damage != "gone":
         path.write_bytes(content[:-5] if damage == "truncated" else b"")
-    assert not store.has(ADDRESS)
     assert store.get(ADDRESS) is None
 
 
@@ -112,27 +111,27 @@ def test_a_reader_beside_a_writer_sees_whole_artifacts_only(store):
 
 def test_epochs_of_a_trajectory_are_listed_in_order(store):
     for name in ("e00010", "e00002", "whole", "extra"):
-        put(store, address=f"align/abc/{name}")
-    assert store.epochs("align/abc") == [2, 10]
-    assert store.epochs("align/nothing") == []
+        put(store, address=Address("align", "abc", name))
+    assert [address.epoch for address in store.states("align/abc")] == [2, 10]
+    assert [address.epoch for address in store.states("align/nothing")] == []
 
 
 def test_what_is_dropped_is_gone_and_dropping_it_again_is_no_fault(store):
     put(store)
-    put(store, address="align/abc/e00004")
+    put(store, address=Address.after("align", "abc", 4))
     store.drop(ADDRESS)
     store.drop(ADDRESS)
-    assert store.epochs("align/abc") == [4]
+    assert [address.epoch for address in store.states("align/abc")] == [4]
 
 
 def test_a_file_uri_is_the_same_place_as_its_path(store):
     put(store)
-    assert Store(f"file://{store.uri}").has(ADDRESS)
+    assert Store(f"file://{store.uri}").get(ADDRESS) is not None
 
 
 @pytest.mark.parametrize("uri", ["floppy://bucket/place", "s4://bucket"])
 def test_an_unknown_scheme_is_refused_with_what_to_give(uri):
-    with pytest.raises(StoreError, match=f"^{uri}: cannot be opened as a store .* Give a folder, or a URI like s3://bucket/place"):
+    with pytest.raises(StoreError, match=f"^{uri}: cannot be opened as a store .* Give a folder, or a URI like s3://bucket/folder"):
         Store(uri)
 
 

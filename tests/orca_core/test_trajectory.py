@@ -17,10 +17,11 @@ from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial, trial_rows
 from orca_core.pretraining.loop import Pretraining
+from orca_core.rows import EpochRow, Row
 from orca_core.stages import Stage, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import find_task
-from orca_core.trajectory import Row, Trajectory, advance
+from orca_core.trajectory import Trajectory, advance, rows_of
 
 CPU = torch.device("cpu")
 
@@ -40,15 +41,15 @@ def run(
             return rows, Artifact({}, {})
 
 
-def without_times(rows: list[Row]) -> list[Row]:
+def without_times(rows: list[Row]) -> list[dict]:
     how = ("seconds", "saved_s", "reused_epochs", "stored_bytes", "memory_bytes")
-    return [{name: value for name, value in row.items() if name not in how} for row in rows]
+    return [{name: value for name, value in row.cells().items() if name not in how} for row in rows]
 
 
 def assert_same_bits(one: Artifact, other: Artifact) -> None:
     assert one.tensors.keys() == other.tensors.keys()
     assert [name for name in one.tensors if not torch.equal(one.tensors[name], other.tensors[name])] == []
-    assert without_times(one.data["rows"]) == without_times(other.data["rows"])
+    assert without_times(rows_of(one)) == without_times(rows_of(other))
 
 
 # The three trajectories of a trial
@@ -104,10 +105,10 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(trajectory, store,
     stage, build = trajectory
     _, whole = run(stage, Store(tmp_path / "uninterrupted"), build)
     rows, _ = run(stage, store, build, stop_after=2, save_every_s=0)
-    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row.epoch for row in rows] == [1, 2]
     rows, resumed = run(stage, store, build)
-    assert [row["epoch"] for row in rows[:-1]] == [1, 2, 3, 4]
-    assert rows[-1]["reused_epochs"] == 2
+    assert [row.epoch for row in rows[:-1]] == [1, 2, 3, 4]
+    assert rows[-1].reused_epochs == 2
     assert_same_bits(resumed, whole)
     assert_same_bits(store.get(stage.address), whole)
 
@@ -129,25 +130,25 @@ def test_a_stored_stage_is_not_built_again_and_tells_its_rows_again(tuning, stor
     rows, artifact = run(stage, store, build)
     again, found = run(stage, store, refuse)
     assert again[:-1] == rows[:-1]
-    assert (again[-1]["reused_epochs"], again[-1]["seconds"]) == (4, 0.0)
-    assert again[-1]["saved_s"] == pytest.approx(sum(row["seconds"] for row in rows[:-1]))
+    assert (again[-1].reused_epochs, again[-1].seconds) == (4, 0.0)
+    assert again[-1].saved_s == pytest.approx(sum(row.seconds for row in rows[:-1]))
     assert_same_bits(found, artifact)
 
 
 def test_states_in_between_are_dropped_at_the_end(tuning, store):
     stage, build = tuning
     run(stage, store, build, save_every_s=0)
-    assert store.epochs(stage.place) == [4]
+    assert [address.epoch for address in store.states(stage.folder)] == [4]
 
 
 def test_epochs_that_other_trials_want_are_kept_and_serve_them(tuning, store, quick):
     stage, build = tuning
     _, whole = run(stage, store, build, keep_at=[1, 3])
-    assert store.epochs(stage.place) == [1, 3, 4]
+    assert [address.epoch for address in store.states(stage.folder)] == [1, 3, 4]
     shorter, _ = finetuning(quick, **{"finetune.epochs": 3})
     assert shorter.address == stage.address_at(3)
     rows, artifact = run(shorter, store, refuse)
-    assert without_times(rows[:-1]) == without_times(whole.data["rows"][:3])
+    assert without_times(rows[:-1]) == without_times(rows_of(whole)[:3])
     assert artifact.tensors.keys() == whole.tensors.keys()
 
 
@@ -155,7 +156,7 @@ def test_a_longer_trial_goes_on_where_a_shorter_one_left(tuning, store, quick, t
     stage, build = tuning
     run(finetuning(quick, **{"finetune.epochs": 3})[0], store, build)
     rows, artifact = run(stage, store, build)
-    assert rows[-1]["reused_epochs"] == 3
+    assert rows[-1].reused_epochs == 3
     assert_same_bits(artifact, run(stage, Store(tmp_path / "alone"), build)[1])
 
 
@@ -171,7 +172,7 @@ def test_rows_without_a_state_are_no_place_to_go_on_from(tuning, store, quick):
     shorter, _ = finetuning(quick, **{"finetune.epochs": 2})
     run(shorter, store, build, keep_tensors=False)
     rows, _ = run(stage, store, build, keep_at=[2])
-    assert rows[-1]["reused_epochs"] == 0
+    assert rows[-1].reused_epochs == 0
     assert store.get(shorter.address).tensors, "the state that is wanted takes the place of the rows alone"
 
 
@@ -183,8 +184,8 @@ class Diverging:
 
     device = torch.device("cpu")
 
-    def run_epoch(self, epoch: int) -> dict[str, float]:
-        return {"loss": float("nan") if epoch == 3 else 1.0 / epoch}
+    def run_epoch(self, epoch: int) -> EpochRow:
+        return EpochRow(stage="finetune", epoch=epoch, train_loss=float("nan") if epoch == 3 else 1.0 / epoch)
 
     def state(self) -> dict[str, torch.Tensor]:
         return {"x": torch.zeros(1)}
@@ -192,9 +193,9 @@ class Diverging:
 
 def test_a_metric_that_is_not_finite_ends_the_stage_and_is_not_stored(store):
     stage = Stage("finetune", "k", end=5)
-    with pytest.raises(NotFiniteError, match="loss is nan after finetune epoch 3"):
+    with pytest.raises(NotFiniteError, match="train_loss is nan after finetune epoch 3"):
         run(stage, store, Diverging, keep_at=[1, 2, 3, 4])
-    assert store.epochs(stage.place) == [1, 2]
+    assert [address.epoch for address in store.states(stage.folder)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -243,26 +244,26 @@ def config(request, quick) -> TrialConfig:
     return quick("openml/187", knobs | SCHEDULES[request.param])
 
 
-def rows_of(config: TrialConfig, store: Store) -> list[Row]:
+def reported(config: TrialConfig, store: Store) -> list[Row]:
     rows: list[Row] = []
     run_trial(config, store, rows.append)
     return without_times(rows)
 
 
 def test_a_trial_interrupted_in_any_epoch_of_any_phase_ends_the_same(config, store, tmp_path):
-    expected = rows_of(config, Store(tmp_path / "uninterrupted"))
-    keep_at = {stage.place: range(1, 5) for stage in stages_of(config)}
+    expected = reported(config, Store(tmp_path / "uninterrupted"))
+    keep_at = {stage.folder: range(1, 5) for stage in stages_of(config)}
     for stop_after in range(1, len(expected)):
         rows = trial_rows(config, store, keep_at=keep_at)
         for _ in range(stop_after):
             next(rows)
         rows.close()
-    assert rows_of(config, store) == expected
+    assert reported(config, store) == expected
 
 
 def test_a_phase_whose_artifact_is_lost_does_not_change_the_phases_after_it(config, store, tmp_path):
-    expected = rows_of(config, store)
+    expected = reported(config, store)
     first, *_, last = stages_of(config)
     for stage in (first, last):
         store.drop(stage.address)
-    assert rows_of(config, store) == expected
+    assert reported(config, store) == expected

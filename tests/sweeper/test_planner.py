@@ -81,7 +81,7 @@ def test_a_told_planner_is_one_made_from_the_same_scores(space, data):
     fresh = make_plan(space, scores)
     assert planner.plan == fresh
     assert planner.proposed_later == fresh.proposed_later
-    places = {stage.place for trial in fresh.trials for stage in trial.stages}
+    places = {stage.folder for trial in fresh.trials for stage in trial.stages}
     assert {place: ends for place in places if (ends := planner.ends_of(place))} == fresh.keep_at
 
 

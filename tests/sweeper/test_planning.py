@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from sweeper.planning.cost import CostModel, Measured
@@ -87,7 +87,7 @@ def test_variants_that_ask_for_the_same_trial_are_joined(load):
 
 def test_keep_at_names_the_epochs_at_which_trials_leave_a_shared_trajectory(load):
     plan = make_plan(load("{base: {task: digits, finetune.epochs: 3}, space: {align.epochs: {grid: [2, 9, 5]}}}"))
-    (place,) = {stage.place for trial in plan.trials for stage in trial.stages if stage.kind == "align"}
+    (place,) = {stage.folder for trial in plan.trials for stage in trial.stages if stage.kind == "align"}
     assert plan.keep_at == {place: [2, 5, 9]}
 
 

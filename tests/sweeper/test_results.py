@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orca_core.config.knobs import KNOBS, resolve_config
+from orca_core.config.paths import KNOBS
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import StoreError
 from orca_core.identity import canonical_knobs
 from sweeper.results import QueryError, Results, ResultStore

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from sweeper.planning.planner import make_plan
 from sweeper.space.reading import find_space, load_space
@@ -145,7 +145,7 @@ FAULTS = {
         "require: [{if: {freezing: full}, then: {freezing: layernorm}}]",
         "require: must leave at least one combination.",
     ),
-    "base that is no mapping": ("base: \nspace: {task: {grid: [digits]}}", "base: must be a mapping of knobs, but got None."),
+    "base that is no mapping": ("base: \nspace: {task: {grid: [digits]}}", "base: must be a mapping of knobs, but got null."),
     "space that is no mapping": ("space: [task]", "space: must be a mapping of knobs, but got ['task']."),
     "variant that is no mapping": ("variants: {orca: 60}", "variants.orca: must be a mapping of knobs, but got 60."),
     "variant of what also varies": (

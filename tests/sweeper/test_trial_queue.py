@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.stages import Stage
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.trials import PlannedTrial
@@ -108,7 +108,7 @@ def test_whatever_happens_every_trial_runs_once_and_no_stage_is_computed_twice_a
             running[new.id] = (new, 0)
             ran.append(new.id)
         at_work = [run.stages[at] for run, at in running.values()]
-        computed = [stage.place for stage in at_work if stage.address not in stored]
+        computed = [stage.folder for stage in at_work if stage.address not in stored]
         assert len(set(computed)) == len(computed), "computed twice at once"
         assert running or late or queue.is_empty, "all wait, and nobody runs"
         if late and (not running or data.draw(st.booleans())):

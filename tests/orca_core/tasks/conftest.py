@@ -12,6 +12,7 @@ import pytest
 from published import WRITERS
 
 from orca_core.pipeline import run_trial
+from orca_core.rows import EpochRow
 from orca_core.tasks.nb360 import psicov
 
 
@@ -55,8 +56,8 @@ class Training:
     def has_moved(self) -> bool:
         """Whether there were two epochs, every number is finite, the loss changed, and the result is the best epoch's."""
         numbers = [row[key] for row in self.epochs for key in ("train_loss", "valid_loss", "valid_error", "test_error")]
-        moved = len(self.epochs) == 2 and self.epochs[0]["train_loss"] != self.epochs[1]["train_loss"]
-        return moved and all(map(math.isfinite, numbers)) and self.result["valid_error"] == min(row["valid_error"] for row in self.epochs)
+        moved = len(self.epochs) == 2 and self.epochs[0].train_loss != self.epochs[1].train_loss
+        return moved and all(map(math.isfinite, numbers)) and self.result.valid_error == min(row.valid_error for row in self.epochs)
 
 
 @pytest.fixture
@@ -66,6 +67,6 @@ def two_epochs(quick, warm_store) -> Callable[..., Training]:
     def train(task: str, knobs: Mapping[str, Any] = {}) -> Training:
         rows: list[dict[str, Any]] = []
         result = run_trial(quick(task, {"finetune.epochs": 2, **knobs}), warm_store, rows.append)
-        return Training([row for row in rows if row["stage"] == "finetune" and row["table"] == "metrics"], result)
+        return Training([row for row in rows if row.stage == "finetune" and isinstance(row, EpochRow)], result)
 
     return train

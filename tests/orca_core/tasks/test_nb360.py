@@ -12,7 +12,7 @@ import torch
 from published import WRITERS, darcy
 from scipy.io import loadmat, wavfile
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import DataError
 from orca_core.proxies import PROXIES
 from orca_core.scoring import LOSSES, SCORES
@@ -94,7 +94,7 @@ def test_two_epochs_train_with_and_without_reference_data(data, two_epochs, name
     for reference in (False, True):
         training = two_epochs(name, {**knobs, "reference_data": reference})
         assert training.has_moved
-        assert (training.result["valid_error"] == training.result["test_error"]) == reference or not reference
+        assert (training.result.valid_error == training.result.test_error) == reference or not reference
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from published import WRITERS
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, NotFiniteError
 from orca_core.scoring import SCORES
 from orca_core.tasks import TASKS, find_task

@@ -18,7 +18,7 @@ import torch
 from published import WRITERS
 from scipy.io import savemat, wavfile
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.datafiles import digests
 from orca_core.datafiles.decoded import decoded
 from orca_core.datafiles.digests import content_digest
@@ -507,7 +507,7 @@ def test_a_clip_is_scored_by_its_mean_logits(data, quick):
         logits = tuning.model(torch.from_numpy(test.x)).view(5, 2, 5).mean(1)
     truth = test.y[::2]
     expected = [average_precision_score(truth[:, label], logits[:, label]) for label in range(5)]
-    assert row["test_error"] == pytest.approx(1 - np.mean(expected))
+    assert row.test_error == pytest.approx(1 - np.mean(expected))
 
 
 def test_a_predictor_that_trains_alone_sees_augmented_inputs(data, quick):

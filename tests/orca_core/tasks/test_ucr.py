@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.tasks import find_task
 from orca_core.tasks.ucr import completed, read_series

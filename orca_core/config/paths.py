@@ -1,0 +1,78 @@
+"""Knobs by dotted path: the table of all of them, and nested settings made flat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from orca_core.config.knobs import TrialConfig
+from orca_core.errors import ConfigError, Fault, nearest
+
+
+def knob_fields(model: type[BaseModel] = TrialConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every knob as (dotted path, pydantic field), in the order of the models."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from knob_fields(field.annotation, f"{path}.")
+        else:
+            yield path, field
+
+
+KNOBS: dict[str, Any] = dict(knob_fields())
+"""Dotted path -> pydantic field, for every knob of a trial."""
+
+SECTIONS = frozenset(path.rpartition(".")[0] for path in KNOBS if "." in path)
+"""The inner nodes of the knob tree: `align`, `body`, ..."""
+
+SHORTHAND = {"body": "body.name"}
+"""A section that may be given as one value, and the knob that value is for."""
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested or dotted keys as a flat dict of dotted paths. Lists, and what stands below a knob, stay values.
+
+    >>> flatten({"align": {"epochs": 5}, "finetune.lr": 0.1, "body": "mini-swin"})
+    {'align.epochs': 5, 'finetune.lr': 0.1, 'body.name': 'mini-swin'}
+
+    Raises:
+        ConfigError: If a knob is given twice, nested and dotted.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        path = f"{prefix}{key}"
+        is_section = isinstance(value, Mapping) and path not in KNOBS
+        inner = flatten(value, f"{path}.") if is_section else {SHORTHAND.get(path, path): value}
+        for name in inner:
+            if name in flat:
+                raise ConfigError([Fault(name, "must be given once", inner[name], f"It is also given as {flat[name]!r}.")])
+        flat |= inner
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat dict of dotted paths as nested dicts."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *sections, name = path.split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    return nested
+
+
+def unknown_knobs(paths: Mapping[str, Any]) -> list[Fault]:
+    """A fault for each path that is no knob, with the nearest known one."""
+    faults = []
+    for path, value in paths.items():
+        if path in KNOBS:
+            continue
+        if path in SECTIONS:
+            inside = [knob for knob in KNOBS if knob.startswith(f"{path}.")]
+            faults.append(Fault(path, f"must be a mapping of {', '.join(inside)}", value))
+        else:
+            faults.append(Fault(path, "must be a known knob", Fault.ABSENT, nearest(path, KNOBS)))
+    return faults

@@ -1,0 +1,160 @@
+"""From what a user wrote to a complete config: recipes, defaults, and every broken rule at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
+from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies.widths import PUBLISHED_WIDTH, body_width
+from orca_core.config.faults import faults_of
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
+from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.freezing.schedule import Phase, parse_freezing
+from orca_core.proxies import DEFAULT_PROXY, ProxySpec, find_proxy
+from orca_core.tasks import TaskSpec, find_task
+
+REFERENCE_BEHAVIOUR: Mapping[str, Any] = {
+    "reference_data": True,
+    "selection": "test",
+    "selection_ties": "latest",
+    "embedder.init": "reference",
+    "align.label_gradient": "reference",
+    "align.solver": "annealed",
+    "align.l2_batches": "all",
+    "align.class_sampling": "batches",
+    "align.lr_from": "finetune",
+    "align.lr_schedule": "reference",
+    "finetune.scoring": "chunks",
+    "finetune.accumulation": "sum",
+    "finetune.schedule": "reference",
+}
+"""What `reference_behaviour: true` is short for. Where `align.lr` is given, `align.lr_from` is left alone."""
+
+
+def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
+    """A whole config from what a user wrote, nested or dotted.
+
+    The task's recipe gives the defaults, then `reference_behaviour`. With a mini body, or none named, the recipe is `laptop` where
+    there is one; with any other body `published`. A proxy that is not named is the recipe's if the body can embed it, else the default
+    of the body's modality.
+
+    Raises:
+        ConfigError: With every fault that was found.
+    """
+    given = flatten(overrides)
+    faults = unknown_knobs(given)
+    given = {path: value for path, value in given.items() if path in KNOBS}
+    spec = _checked("task", given, find_task, faults)
+    if spec is None:
+        # The other knobs can still be checked, with stand-ins for what the recipe would give; the model misses a missing task.
+        values = {"body.name": "mini-swin", "proxy": "noise"} | _reference_behaviour(given) | given
+    else:
+        recipe = choose_recipe(spec, given)
+        values = flatten(spec.recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
+        if isinstance(values["recipe"], str) and values["recipe"] != recipe:
+            faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], spec.recipes)))
+    body = _checked("body.name", values, find_body, faults)
+    proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
+    if body is None:
+        values.setdefault("proxy", "noise")  # a stand-in too: which proxy is the default depends on the body
+    elif proxy is not None and not proxy.fits(body.modality):
+        fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise."
+        faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
+    elif proxy is not None and proxy.width is not None:
+        faults += _width_faults(proxy, body)
+    elif "proxy" not in given and not ("proxy" in values and _serves(find_proxy(values["proxy"]), body)):
+        values["proxy"] = DEFAULT_PROXY[body.modality]
+    config, more = _validate(values)
+    faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
+    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body)
+    if faults or config is None:
+        raise ConfigError(faults)
+    return config
+
+
+def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that `reference_behaviour` gives; none if it is off."""
+    if given.get("reference_behaviour") is not True:
+        return {}
+    return {path: value for path, value in REFERENCE_BEHAVIOUR.items() if path != "align.lr_from" or "align.lr" not in given}
+
+
+def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
+    """Name of the recipe that gives the defaults: the one asked for, else the one that suits the body."""
+    asked = given.get("recipe")
+    if isinstance(asked, str) and asked in spec.recipes:
+        return asked
+    body = given.get("body.name")
+    wanted = "laptop" if body is None or str(body).startswith("mini-") else "published"
+    return wanted if wanted in spec.recipes else next(iter(spec.recipes))
+
+
+def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault]) -> Any:
+    """What `find` gives for a name, or None after adding its faults; a missing or mistyped name is left to the model."""
+    if not isinstance(values.get(path), str):
+        return None
+    try:
+        return find(values[path])
+    except ConfigError as error:
+        faults.extend(Fault(path, fault.rule, fault.value, fault.remedy) for fault in error.faults)
+    except DataError as error:
+        faults.append(Fault(path, str(error), Fault.ABSENT))
+    return None
+
+
+def _serves(proxy: ProxySpec, body: BodySpec) -> bool:
+    """Whether a recipe's proxy can be used with the body. Of features that are not there, their published width counts."""
+    if not proxy.fits(body.modality) or proxy.width is None:
+        return proxy.fits(body.modality)
+    try:
+        return proxy.fits_width(body_width(body))
+    except DataError:
+        return body_width(body) == PUBLISHED_WIDTH
+
+
+def _width_faults(proxy: ProxySpec, body: BodySpec) -> list[Fault]:
+    """That features are as wide as the body's tokens."""
+    try:
+        if proxy.fits_width(body_width(body)):
+            return []
+    except DataError as error:
+        return [Fault("proxy", str(error), Fault.ABSENT)]
+    assert proxy.width is not None
+    remedy = f"It holds features of width {proxy.width()}; take a proxy that the body embeds."
+    return [Fault("proxy", f"must be as wide as the tokens of {body.name}, {body_width(body)}", proxy.name, remedy)]
+
+
+def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault]]:
+    try:
+        return TrialConfig.model_validate(nest(values)), []
+    except ValidationError as error:
+        return None, faults_of(error)
+
+
+def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:
+    """Faults of knobs that count the body's layers."""
+    if config is None or body is None or body.num_layers is None or config.finetune.reinit_top <= body.num_layers:
+        return []
+    rule = f"must be at most the {body.num_layers} layers of {body.name}"
+    return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
+
+
+def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:
+    """Faults of the freezing schedule as a whole; none while its parts, or the epochs it is to fill, have faults of their own."""
+    if any(fault.path.startswith(("freezing", "finetune.epochs")) for fault in known):
+        return []
+    freezing, epochs = (values.get(path, KNOBS[path].default) for path in ("freezing", "finetune.epochs"))
+    layers = body.num_layers if body else 10**6  # any number of layers will do while it is not known which body is meant
+    try:
+        listed = freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing]
+        phases = parse_freezing(listed, epochs, layers)
+        if not any(fault.path.startswith("adapter") for fault in known):
+            return schedule_faults(spell_adapter(values.get("adapter", NONE)), phases)
+    except ConfigError as error:
+        return list(error.faults)
+    return []

@@ -1,0 +1,135 @@
+"""What a trial reports: a row for each epoch, a row for each stage, and its result.
+
+The columns of the result tables are the fields of these classes, with their meaning. None means that a column does not apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Self
+
+
+class _Cells:
+    """Rows as JSON data and back."""
+
+    TABLE: ClassVar[str]
+
+    def cells(self) -> dict[str, Any]:
+        """The row by column, without columns that do not apply."""
+        values = {column.name: getattr(self, column.name) for column in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_cells(cls, cells: Mapping[str, Any]) -> Self:
+        """A row from what `cells` returned, in this version or an older one; other keys are ignored."""
+        return cls(**{column.name: cells[column.name] for column in fields(cls) if column.name in cells})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow(_Cells):
+    """One epoch of one stage."""
+
+    TABLE: ClassVar[str] = "metrics"
+
+    stage: Annotated[str, "pretrain, align or finetune."]
+    phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
+    epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
+    train_loss: Annotated[float | None, "Mean training loss over the epoch."] = None
+    valid_loss: Annotated[float | None, "Validation loss after the epoch."] = None
+    valid_error: Annotated[float | None, "Validation error after the epoch; lower is better."] = None
+    test_error: Annotated[float | None, "Test error after the epoch; lower is better. Fine-tuning only."] = None
+    distance: Annotated[
+        float | None,
+        "Distance of the embedder's features to the proxy's, by `align_objective`. Of alignment; of fine-tuning with `align_weight`: the "
+        "mean over its batches.",
+    ] = None
+    proxy_distance: Annotated[float | None, "As in `trials`; in epoch 1 of alignment only."] = None
+    proxy_distance_unlabelled: Annotated[float | None, "Likewise."] = None
+    unconverged: Annotated[
+        int | None, "Transport problems of the epoch whose solver stopped at its limit of iterations; null where none did."
+    ] = None
+    label_distances: Annotated[
+        list[list[float] | None] | None,
+        "Distances of the target's classes (rows) to the proxy's (columns), before the step of the epoch; labels ascending, without proxy "
+        "classes of one sample. OTDD only; with more than 2500 of them in epochs 1, 10, 20, ... only.",
+    ] = None
+    lr: Annotated[float | None, "Learning rate at the end of the epoch."] = None
+    seconds: Annotated[float, "Seconds the epoch took, where it was computed."] = 0.0
+    memory_bytes: Annotated[int | None, "GPU memory: the largest amount held since the stage began; null on CPU."] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRow(_Cells):
+    """One stage of one trial, computed or reused."""
+
+    TABLE: ClassVar[str] = "stages"
+
+    stage: Annotated[str, "pretrain, source (the proxy's features), align or finetune."]
+    phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
+    key: Annotated[str, "Key of the stage: hash of all that its result depends on."]
+    epochs: Annotated[int, "Epochs of the stage."]
+    reused_epochs: Annotated[int, "Epochs of them that were found in the store."]
+    seconds: Annotated[float, "Seconds of computing in this trial; 0 if the whole stage was reused."]
+    saved_s: Annotated[float, "Compute time saved by reuse, in seconds."]
+    memory_bytes: Annotated[
+        int | None,
+        "Largest amount of memory held: by the GPU during the stage, or by the process until its end; null if the whole stage was reused.",
+    ] = None
+    stored_bytes: Annotated[int | None, "Size of what the stage left in the store at its end; null if the whole stage was reused."] = None
+
+
+Row = EpochRow | StageRow
+"""What a trial reports while it runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult(_Cells):
+    """The scores and counts of a trial that came to its end."""
+
+    TABLE: ClassVar[str] = "trials"
+
+    best_epoch: Annotated[int, "Fine-tuning epoch with the lowest error on the `selection` split, from 1; ties by `selection_ties`."]
+    valid_error: Annotated[float, "Validation error of the best epoch; lower is better, unit by `score`."]
+    valid_loss: Annotated[float, "Validation loss of the best epoch."]
+    train_loss: Annotated[float, "Mean training loss over the best epoch."]
+    test_error: Annotated[float, "Test error of the best epoch; lower is better, unit by `score`."]
+    last_valid_error: Annotated[float, "Validation error of the last epoch."]
+    last_test_error: Annotated[float, "Test error of the last epoch."]
+    params_total: Annotated[int, "Parameters of the model."]
+    params_trained: Annotated[list[int], "Parameters that train, by phase of fine-tuning."]
+
+    @classmethod
+    def of(cls, best: EpochRow, last: EpochRow, params_total: int, params_trained: list[int]) -> Self:
+        """The result of a trial from its best and its last epoch of fine-tuning."""
+        scores, ends = best.cells(), last.cells()
+        return cls(
+            best_epoch=best.epoch,
+            valid_error=scores["valid_error"],
+            valid_loss=scores["valid_loss"],
+            train_loss=scores["train_loss"],
+            test_error=scores["test_error"],
+            last_valid_error=ends["valid_error"],
+            last_test_error=ends["test_error"],
+            params_total=params_total,
+            params_trained=params_trained,
+        )
+
+
+def best_row(rows: Sequence[EpochRow], selection: str, ties: str = "earliest") -> EpochRow:
+    """Of some epochs of fine-tuning the one with the lowest error on the selection split (`valid`, `test`); of equals by `ties`."""
+    sign = -1 if ties == "latest" else 1
+    return min(rows, key=lambda row: (getattr(row, f"{selection}_error"), sign * row.epoch))
+
+
+_BY_TABLE: Mapping[str, type[EpochRow] | type[StageRow]] = {row.TABLE: row for row in (EpochRow, StageRow)}
+
+
+def row_to_json(row: Row) -> dict[str, Any]:
+    """A row as JSON data that names its table, to travel between processes."""
+    return {"table": row.TABLE} | row.cells()
+
+
+def row_from_json(data: Mapping[str, Any]) -> Row:
+    """The row that `row_to_json` wrote."""
+    return _BY_TABLE[data["table"]].from_cells(data)
