@@ -12,8 +12,8 @@ import pytest
     ("modules", "forbidden"),
     [
         (
-            "orca_core.config.knobs, sweeper, sweeper.cli, sweeper.planning.trials, sweeper.results, sweeper.sweep, sweeper.space.reading, "
-            "sweeper.space.schema",
+            "orca_core.config.knobs, sweeper, sweeper.cli, sweeper.planning.planner, sweeper.results, sweeper.sweep, sweeper.single, "
+            "sweeper.space.reading, sweeper.space.schema, sweeper.analysis.arms, sweeper.running.session, sweeper.upkeep.cleaning",
             {"torch", "ray", "transformers", "duckdb", "optuna", "sklearn", "scipy"},
         ),
         ("orca_core.pipeline", {"ray", "sweeper", "optuna", "duckdb"}),

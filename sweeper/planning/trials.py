@@ -45,6 +45,10 @@ class PlannedTrial:
         """The canonical config: dotted path -> value, None where nothing reads the knob."""
         return canonical_knobs(self.config)
 
+    def cells(self) -> dict[str, Any]:
+        """The canonical config as cells of a row: dots become underscores, tuples lists."""
+        return {path.replace(".", "_"): list(value) if isinstance(value, tuple) else value for path, value in self.knobs().items()}
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -57,15 +57,15 @@ class StateKeeper:
             written: Batches of rows that are written: rows that are not must stay with their stage.
         """
         waiting = []
-        for batch, place in self._ended:
+        for batch, folder in self._ended:
             if batch > written:
-                waiting.append((batch, place))
+                waiting.append((batch, folder))
                 continue
             try:
                 if self._planner.space.keep == "none":
-                    self._store.drop_folder(place)
+                    self._store.drop_folder(folder)
                 elif self._planner.space.keep != "all":
-                    self._store.strip(place)
+                    self._store.strip(folder)
             except (StoreError, OSError):  # a full disk, say
-                waiting.append((batch, place))
+                waiting.append((batch, folder))
         self._ended = waiting

@@ -18,6 +18,10 @@ MAX_SEEDS = 10_000
 """Largest count of seeds: a larger one is a typing error, and its plan would fill the memory."""
 
 
+Keep = Literal["none", "best", "last", "all"]
+"""Which fine-tuned weights stay in the store."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
@@ -95,7 +99,7 @@ class SpaceFile(_Part):
     require: list[Rule] = Field([], description="Rules that a combination must keep.")
     resources: Resources = Resources()
     budget: Budget = Budget()
-    keep: Literal["none", "best", "last", "all"] = Field(
+    keep: Keep = Field(
         "best",
         description="Fine-tuned weights that stay in the store: `none`; each trial's `best` or `last` ones; with `all` the best ones and "
         "the state of every epoch. But with `all`, states that trials share are dropped when their last trial ends.",

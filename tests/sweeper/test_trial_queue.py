@@ -67,11 +67,6 @@ def test_a_longer_trajectory_waits_for_the_shorter_one_that_leads_to_it():
     assert handed(queue) == ["far"]
 
 
-def test_what_is_published_already_holds_nobody_back():
-    trials = [trial("a1", "a"), trial("a2", "a")]
-    assert handed(TrialQueue(trials, published={trials[0].stages[0].address})) == ["a1", "a2"]
-
-
 def test_trials_that_are_added_later_follow_a_leader_too():
     queue = TrialQueue([trial("a1", "a"), trial("a2", "a")])
     assert handed(queue) == ["a1"]
