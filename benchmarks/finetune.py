@@ -20,6 +20,7 @@ from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import build_model, load_data
 from orca_core.seeding import generator
+from orca_core.settings import Settings
 from orca_core.tasks import TaskData
 
 EPOCHS = 9
@@ -72,15 +73,15 @@ def main() -> None:
     torch.set_num_threads(1)
     knobs = {"task": "digits", "finetune.epochs": EPOCHS, "align.epochs": 0, "finetune.clip": 1.0}
     config = resolve_config(knobs | {"finetune.warmup_epochs": 0, "finetune.decay_epochs": None})
-    data = load_data(config)
+    data = load_data(Settings.of(config, "finetune"))
     with tempfile.TemporaryDirectory() as folder:
-        ours = Finetuning(config, model_of(config, data, Store(folder)), data, torch.device("cpu"))
+        ours = Finetuning(Settings.of(config, "finetune"), model_of(config, data, Store(folder)), data, torch.device("cpu"))
         bare = Bare(config, model_of(config, data, Store(folder)), data)
-    ours.start_phase(0)
+    ours.start_phase(ours.settings)
     seconds: dict[str, list[float]] = {"ours": [], "bare": []}
     for epoch in range(1, EPOCHS + 1):
         started = time.process_time()
-        here = ours.run_epoch(epoch)["valid_error"]
+        here = ours.run_epoch(epoch).valid_error
         between = time.process_time()
         there = bare.run_epoch(epoch)
         seconds["ours"].append(between - started)

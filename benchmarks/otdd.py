@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 
-from orca_core.alignment import OtddSource, otdd
+from orca_core.distances import OtddSource, otdd
 
 FEATURES, LABELS, TARGET = 384, 10, 128
 

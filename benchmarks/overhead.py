@@ -113,7 +113,7 @@ def measure_tune(configs: list[str], folder: str, loggers: bool) -> float:
             from orca_core import Store, TrialConfig, run_trial
 
             result = run_trial(TrialConfig.model_validate_json(self.task), Store(folder), lambda row: None)
-            return {"test_error": result["test_error"], "done": True}
+            return {"test_error": result.test_error, "done": True}
 
     ends: list[float] = []
     plain = tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0)

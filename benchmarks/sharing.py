@@ -38,11 +38,12 @@ STARTS = """
 def independent(config: dict[str, Any]) -> dict[str, float]:
     """One trial by itself, in a store of its own."""
     from orca_core import Store, TrialConfig, run_trial
+    from orca_core.rows import Row, StageRow
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         result = run_trial(TrialConfig.model_validate_json(config["trial"]), Store(folder), rows.append)
-    return {"test_error": result["test_error"], "stage_s": sum(row["seconds"] for row in rows if row["table"] == "stages")}
+    return {"test_error": result.test_error, "stage_s": sum(row.seconds for row in rows if isinstance(row, StageRow))}
 
 
 def main(name: str) -> None:

@@ -70,7 +70,7 @@ def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, dev
     Raises:
         OrcaError: If data, body or store cannot be used.
     """
-    from orca_core.pipeline import build_model, load_data, run_trial
+    from orca_core.pipeline import model_before_tuning, run_trial
 
     address = Address.model(result_key(config, stages_of(config, device)), which)
     artifact = store.get(address)
@@ -81,13 +81,7 @@ def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, dev
             run_trial(config, fresh, lambda row: None, device=device, keep=which)
             artifact = fresh.get(address)
     assert artifact is not None
-    rows = build_model(config, load_data(config), store, device=device)
-    while True:
-        try:
-            next(rows)
-        except StopIteration as stop:
-            model: CrossModalModel = stop.value
-            break
+    model = model_before_tuning(config, store, device=device)
     model.load_state_dict(dict(artifact.tensors), strict=False)
     return TunedModel(model.to("cpu").eval(), config, artifact.data["epoch"], computed)
 
@@ -107,6 +101,7 @@ def load_model(folder: str | Path) -> TunedModel:
 
     from orca_core.bodies.loading import random_body
     from orca_core.model.cross_modal import CrossModalModel
+    from orca_core.settings import Settings
 
     place = Path(folder)
     try:
@@ -116,6 +111,6 @@ def load_model(folder: str | Path) -> TunedModel:
         raise DataError(f"{place}: must hold model.json and model.safetensors as they were exported ({error})") from None
     config = TrialConfig.model_validate_json(json.dumps(said["config"]))
     body = random_body(config.body_spec, seed=config.seed, dropout=config.finetune.dropout)
-    model = CrossModalModel(config, body, tuple(said["input_shape"]), tuple(said["output_shape"]))
+    model = CrossModalModel(Settings.of(config, "finetune"), body, tuple(said["input_shape"]), tuple(said["output_shape"]))
     model.load_state_dict(tensors)
     return TunedModel(model.eval(), config, said["epoch"])

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,13 +20,16 @@ from orca_core.alignment.proxy_distance import ProxyDistances, distances_at_star
 from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
 from orca_core.config.knobs import TrialConfig
-from orca_core.finetuning.loop import SCORES_KEY, Finetuning, Weights, weights_of
-from orca_core.model.cross_modal import CrossModalModel
+from orca_core.declarations import Kind
+from orca_core.finetuning.loop import FISHER_SCORES, Finetuning, weights_of
+from orca_core.finetuning.selection import BestWeights, Selection
+from orca_core.model.cross_modal import CrossModalModel, build_embedder
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.rows import EpochRow, Row, StageRow, TrialResult, best_row
 from orca_core.seeding import derive
-from orca_core.stages import Kind, Stage, result_key, stages_of
+from orca_core.settings import Settings
+from orca_core.stages import Stage, result_key, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import Split, TaskData
 from orca_core.tasks.spec import check_train_samples
@@ -34,7 +37,9 @@ from orca_core.tasks.splitting import stratified_order
 from orca_core.trajectory import advance, rows_of
 
 Keep = Literal["none", "best", "last", "all"]
-"""Which fine-tuned weights of a trial stay: of no epoch, of the best one, of the last one, or of the best and the states of all."""
+"""Which fine-tuned weights of a trial are kept: of no epoch, of the best one, of the last one, or of the best and the states of all."""
+
+T = TypeVar("T")
 
 
 def run_trial(
@@ -52,10 +57,10 @@ def run_trial(
     Args:
         config: The trial.
         store: Where stages are found and kept.
-        report: Called with every row as it comes: one per stage and epoch, one per stage.
+        report: Called with every row as it comes: one for each stage and epoch, one for each stage.
         device: Device type, `cpu` or `cuda`.
-        keep_at: Place of a stage -> epochs whose states other trials will want.
-        keep: Which fine-tuned weights stay; they are read again by `orca_core.export`.
+        keep_at: Folder of a stage (`Stage.folder`) -> epochs whose states other trials will want.
+        keep: Which fine-tuned weights are kept; `orca_core.export` reads them again.
         models: Where weights are kept; None = in `store`.
 
     Returns:
@@ -64,13 +69,17 @@ def run_trial(
     Raises:
         OrcaError: If data, body or store cannot be used, or a number is not finite.
     """
-    rows = trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models)
-    with closing(rows):  # when `report` raises, the state so far is stored at once
+    return drain(trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models), report)
+
+
+def drain(rows: Generator[Row, None, T], report: Callable[[Row], None] = lambda row: None) -> T:
+    """Report every row of a generator and return its result. If `report` raises, the generator is closed, which stores its state."""
+    with closing(rows):
         while True:
             try:
                 report(next(rows))
             except StopIteration as stop:
-                result: TrialResult = stop.value
+                result: T = stop.value
                 return result
 
 
@@ -84,60 +93,62 @@ def trial_rows(
     models: Store | None = None,
 ) -> Generator[Row, None, TrialResult]:
     """`run_trial` as a generator of rows, for a caller that wants to stop in between."""
-    _prepare_torch(config, device)
-    all_stages = stages_of(config, device)
-    phases = [stage for stage in all_stages if stage.kind == "finetune"]
-    data = load_data(config)  # first: what is wrong with it should be said before anything is computed
-    model, source, _ = yield from _build(config, data, store, device, keep_at)
-    place = torch.device(device)
+    trial = _Trial(config, store, device, keep_at)
+    data = trial.load_data()  # first: what is wrong with it should be reported before anything is computed
+    pretrained = yield from trial.pretrain()
+    source = yield from trial.embed_source(pretrained)
+    aligned = yield from trial.align(data, pretrained, source)
+    model = trial.build_model(data, pretrained, aligned)
 
     tuning: Finetuning | None = None
     before: Artifact | None = None
+    selection = Selection.of(config)
     rows: list[EpochRow] = []
-    counts = []
-    for stage in phases:
+    trained_counts = []
+    for stage in trial.phases:
+        settings = Settings.of(config, "finetune", stage.phase)
 
-        def build(stage: Stage = stage, before: Artifact | None = before) -> Finetuning:
+        def build(stage: Stage = stage, settings: Settings = settings, before: Artifact | None = before) -> Finetuning:
             nonlocal tuning
             if tuning is None:
-                distance = None
-                if source is not None and config.aligns_jointly:
-                    distance = BatchDistance(config, source.tensors["features"], source.tensors["labels"], data, place)
-                tuning = Finetuning(config, model, data, place, keep_best=keep in ("best", "all"), distance=distance)
+                distance = trial.batch_distance(settings, data, source)
+                held = selection if keep in ("best", "all") else None
+                tuning = Finetuning(settings, model, data, trial.device, selection=held, distance=distance)
             if before is not None:
                 tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
-            tuning.start_phase(stage.phase)
+            tuning.start_phase(settings)
             return tuning
 
-        ends = range(stage.start + 1, (stage.end or 0) + 1) if keep == "all" else keep_at.get(stage.folder, ())
-        # The weights after the last phase are needed again only by trials that go on from there.
-        needed = stage is not phases[-1] or keep == "all" or any(epoch > (stage.end or 0) for epoch in ends)
-        phase = config.phases[stage.phase]
-        # The layers that `surgical` chose are in the state: it is always kept.
-        before = yield from advance(stage, store, build, keep_tensors=needed or phase.is_surgical, keep_at=ends)
-        model.train_only(phase.train, before.tensors.get(SCORES_KEY))
-        counts.append(model.num_trained())
+        is_last = stage is trial.phases[-1]
+        before = yield from trial.advance_phase(stage, build, keep_all=keep == "all", is_last=is_last)
+        model.train_only(settings.phases[-1].train, before.tensors.get(FISHER_SCORES))
+        trained_counts.append(model.num_trained())
         rows += [row for row in rows_of(before) if row.epoch > stage.start]
-    best, last = best_row(rows, config.selection, config.selection_ties), rows[-1]
+    best, last = best_row(rows, selection.split, selection.ties), rows[-1]
     if keep != "none" and before is not None:
         which: Literal["best", "last"] = "last" if keep == "last" else "best"
         epoch = (best if which == "best" else last).epoch
-        if (weights := weights_at(epoch, config.best_by, before, tuning)) is not None:
-            address = Address.model(result_key(config, all_stages), which)
-            (models or store).put(address, weights, {"epoch": epoch})
-    return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), counts)
+        if (weights := weights_at(epoch, selection, before, tuning)) is not None:
+            (models or store).put(Address.model(result_key(config, trial.stages), which), weights, {"epoch": epoch})
+    return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts)
 
 
-def build_model(
-    config: TrialConfig, data: TaskData, store: Store, *, device: str = "cpu", keep_at: Mapping[str, Collection[int]] = {}
-) -> Generator[Row, None, CrossModalModel]:
-    """The model as fine-tuning starts with it: pretrained, aligned. Yields the rows of these stages."""
-    model, _, _ = yield from _build(config, data, store, device, keep_at)
-    return model
+def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu") -> CrossModalModel:
+    """The model as fine-tuning starts with it: pretrained, aligned. Stages that the store does not have are computed."""
+    trial = _Trial(config, store, device)
+    data = trial.load_data()
+
+    def build() -> Generator[Row, None, CrossModalModel]:
+        pretrained = yield from trial.pretrain()
+        source = yield from trial.embed_source(pretrained)
+        aligned = yield from trial.align(data, pretrained, source)
+        return trial.build_model(data, pretrained, aligned)
+
+    return drain(build())
 
 
 def distances_of_proxy(config: TrialConfig, store: Store, *, device: str = "cpu") -> Generator[Row, None, ProxyDistances]:
-    """How far a trial's proxy is from its task, as the first epoch of its alignment tells it, to the same bits, without the alignment.
+    """How far a trial's proxy is from its task, as the first epoch of its alignment reports it, to the same bits, without the alignment.
 
     Yields the rows of the stages before: pretraining and source features, which the store keeps for trials.
 
@@ -146,70 +157,136 @@ def distances_of_proxy(config: TrialConfig, store: Store, *, device: str = "cpu"
         store: Where stages are found and kept.
         device: Device type, `cpu` or `cuda`.
     """
-    data = load_data(config)
-    stages = {stage.kind: stage for stage in stages_of(config, device)}
-    model, loaded = yield from _unaligned(config, data, store, stages, device)
-    place = torch.device(device)
-    source = yield from _source(config, stages["source"], store, loaded, place)
-    features, labels = source.tensors["features"], source.tensors["labels"]
-    embedder = model.embedder.to(place)
-    return distances_at_start(embedder, data, class_labels(data, config), features, labels, seed=config.seed, device=place)
+    trial, settings = _Trial(config, store, device), Settings.of(config, "align")
+    data = trial.load_data()
+    pretrained = yield from trial.pretrain()
+    source = yield from trial.embed_source(pretrained)
+    assert source is not None, "align.epochs must be above 0"
+    embedder = build_embedder(settings, trial.load_body(settings, pretrained), data.input_shape).to(trial.device)
+    labels = class_labels(data, settings["seed"], settings["threads"])
+    features = source.tensors["features"], source.tensors["labels"]
+    return distances_at_start(embedder, data, labels, *features, seed=settings["seed"], device=trial.device)
 
 
-def _build(
-    config: TrialConfig, data: TaskData, store: Store, device: str, keep_at: Mapping[str, Collection[int]]
-) -> Generator[Row, None, tuple[CrossModalModel, Artifact | None, Artifact | None]]:
-    """`build_model`, and the source features and the alignment if there are any."""
-    stages = {stage.kind: stage for stage in stages_of(config, device)}
-    model, loaded = yield from _unaligned(config, data, store, stages, device, keep_at)
-    if "source" not in stages:
-        return model, None, None
-    place = torch.device(device)
-    source = yield from _source(config, stages["source"], store, loaded, place)
-    if (stage := stages.get("align")) is None:
-        return model, source, None
-    aligned = yield from advance(
-        stage,
-        store,
-        lambda: Alignment(config, model.embedder, source.tensors["features"], source.tensors["labels"], data, place),
-        keep_at=keep_at.get(stage.folder, ()),
-    )
-    model.embedder.load_state_dict(embedder_weights(aligned.tensors))
-    return model, source, aligned
+class _Trial:
+    """The stages of one trial before fine-tuning, each from the store or computed and stored there.
 
+    Every stage is built from `Settings`, its own view of the config, and from the results of the stages before it.
+    """
 
-def _unaligned(
-    config: TrialConfig,
-    data: TaskData,
-    store: Store,
-    stages: Mapping[Kind, Stage],
-    device: str,
-    keep_at: Mapping[str, Collection[int]] = {},
-) -> Generator[Row, None, tuple[CrossModalModel, LoadedBody]]:
-    """The model before alignment, and the body it is made of. Yields the rows of pretraining."""
-    _prepare_torch(config, device)
-    pretrained = None
-    if stage := stages.get("pretrain"):
-        pretrained = yield from advance(
-            stage,
-            store,
-            lambda: Pretraining(config.body_spec, config.pretrain, torch.device(device)),
-            keep_at=keep_at.get(stage.folder, ()),
+    def __init__(self, config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]] = {}) -> None:
+        _prepare_torch(config.threads, device)
+        self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
+        self.stages = stages_of(config, device)
+        self.phases = [stage for stage in self.stages if stage.kind == "finetune"]
+
+    def stage(self, kind: Kind) -> Stage | None:
+        """The stage of a kind, if the trial has one."""
+        return next((stage for stage in self.stages if stage.kind == kind), None)
+
+    def load_data(self) -> TaskData:
+        """The task's data, with `train_samples` of its training rows."""
+        return load_data(Settings.of(self.config, "finetune"))
+
+    def pretrain(self) -> Generator[Row, None, Artifact | None]:
+        """Pretrain the body, if it is one that is pretrained here."""
+        if (stage := self.stage("pretrain")) is None:
+            return None
+        settings = Settings.of(self.config, "pretrain")
+        artifact = yield from advance(stage, self.store, lambda: Pretraining(settings, self.device), keep_at=self._ends(stage))
+        return artifact
+
+    def embed_source(self, pretrained: Artifact | None) -> Generator[Row, None, Artifact | None]:
+        """Compute the features of the proxy, if the trial compares with any."""
+        if (stage := self.stage("source")) is None:
+            return None
+        settings, started = Settings.of(self.config, "source"), time.perf_counter()
+        artifact = self.store.get(stage.address)
+        reused, stored = artifact is not None, None
+        if artifact is None:
+            proxy, body = find_proxy(settings["proxy"]), self.load_body(settings, pretrained)
+            samples, seed = settings["align.proxy_samples"], settings["seed"]
+            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=self.device)
+            artifact = Artifact({"features": features, "labels": labels}, {"seconds": time.perf_counter() - started})
+            stored = self.store.put(stage.address, artifact.tensors, artifact.data)
+        yield StageRow(
+            stage=stage.kind,
+            key=stage.key,
+            epochs=0,
+            reused_epochs=0,
+            seconds=0.0 if reused else time.perf_counter() - started,
+            saved_s=artifact.data["seconds"] if reused else 0.0,
+            stored_bytes=stored,
         )
-    loaded = _load_body(config, pretrained, stages.get("pretrain"))
-    return CrossModalModel(config, loaded, data.input_shape, data.output_shape), loaded
+        return artifact
+
+    def align(self, data: TaskData, pretrained: Artifact | None, source: Artifact | None) -> Generator[Row, None, Artifact | None]:
+        """Align the embedder with the proxy, if `align.epochs` is above 0."""
+        if (stage := self.stage("align")) is None or source is None:
+            return None
+        settings = Settings.of(self.config, "align")
+
+        def build() -> Alignment:
+            embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
+            return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self.device)
+
+        artifact = yield from advance(stage, self.store, build, keep_at=self._ends(stage))
+        return artifact
+
+    def build_model(self, data: TaskData, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
+        """The model as fine-tuning starts with it."""
+        settings = Settings.of(self.config, "finetune")
+        body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
+        model = CrossModalModel(settings, body, data.input_shape, data.output_shape)
+        if aligned is not None:
+            model.embedder.load_state_dict(embedder_weights(aligned.tensors))
+        return model
+
+    def load_body(self, settings: Settings, pretrained: Artifact | None, dropout: float = 0.0) -> LoadedBody:
+        """The body of a stage, with its weights."""
+        spec = settings.body
+        if settings["body.weights"] == "random":
+            return random_body(spec, seed=settings["seed"], dropout=dropout)
+        if pretrained is None:
+            return checkpoint_body(spec, spec.digest(), dropout)
+        stage = self.stage("pretrain")
+        assert stage is not None
+        loaded: LoadedBody = _keep(_minis, (stage.address, dropout), lambda: pretrained_mini(spec, pretrained.tensors, dropout), size=4)
+        return loaded
+
+    def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
+        """The distance that fine-tuning minimises beside the task's loss, if it does."""
+        if source is None or "source" not in settings.inputs:
+            return None
+        return BatchDistance(settings, source.tensors["features"], source.tensors["labels"], data, self.device)
+
+    def advance_phase(
+        self, stage: Stage, build: Callable[[], Finetuning], *, keep_all: bool, is_last: bool
+    ) -> Generator[Row, None, Artifact]:
+        """Bring a phase of fine-tuning to its end."""
+        end = stage.end or 0
+        ends: Collection[int] = range(stage.start + 1, end + 1) if keep_all else self._ends(stage)
+        # The weights after the last phase are needed again only by trials that go on from there.
+        needed = not is_last or keep_all or any(epoch > end for epoch in ends)
+        # The layers that `surgical` chose are in the state: it is always kept.
+        needed |= self.config.phases[stage.phase].is_surgical
+        artifact = yield from advance(stage, self.store, build, keep_tensors=needed, keep_at=ends)
+        return artifact
+
+    def _ends(self, stage: Stage) -> Collection[int]:
+        return self.keep_at.get(stage.folder, ())
 
 
-def weights_at(epoch: int, best_by: str, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:
+def weights_at(epoch: int, selection: Selection, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:
     """The trained parameters after an epoch, by name, if they are still there.
 
     Args:
         epoch: The best one, or the last.
-        best_by: What it is best by, see `TrialConfig.best_by`.
+        selection: What the best one is best by.
         end: State at the end of the trajectory; may hold rows alone.
         tuning: What trained on the trajectory, or a part of it.
     """
-    held = [Weights.from_tensors(best_by, end.tensors), tuning.best if tuning else None]
+    held = [BestWeights.from_state(selection, end.tensors), tuning.best if tuning else None]
     best = next((weights for weights in held if weights is not None and weights.epoch == epoch), None)
     if best is not None:
         return best.tensors
@@ -218,33 +295,11 @@ def weights_at(epoch: int, best_by: str, end: Artifact, tuning: Finetuning | Non
     return tuning.weights() if tuning is not None and tuning.epoch == epoch else None
 
 
-def _source(config: TrialConfig, stage: Stage, store: Store, loaded: LoadedBody, device: torch.device) -> Generator[Row, None, Artifact]:
-    """Source features, from the store or computed and stored there."""
-    started = time.perf_counter()
-    artifact = store.get(stage.address)
-    reused, stored = artifact is not None, None
-    if artifact is None:
-        proxy = find_proxy(config.proxy)
-        features, labels = source_features(proxy, loaded, samples=config.align.proxy_samples, seed=config.seed, device=device)
-        artifact = Artifact({"features": features, "labels": labels}, {"seconds": time.perf_counter() - started})
-        stored = store.put(stage.address, artifact.tensors, artifact.data)
-    yield StageRow(
-        stage="source",
-        key=stage.key,
-        epochs=0,
-        reused_epochs=0,
-        seconds=0.0 if reused else time.perf_counter() - started,
-        saved_s=artifact.data["seconds"] if reused else 0.0,
-        stored_bytes=stored,
-    )
-    return artifact
-
-
-_minis: OrderedDict[tuple[str, float], LoadedBody] = OrderedDict()
+_minis: OrderedDict[tuple[Address, float], LoadedBody] = OrderedDict()
 _tasks: OrderedDict[tuple[str, int, bool], TaskData] = OrderedDict()
 
 
-def _kept(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], size: int) -> Any:
+def _keep(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], size: int) -> Any:
     """An entry of a small cache that keeps bodies and data in the process between trials, most recently used last."""
     if key not in cache:
         cache[key] = make()
@@ -254,34 +309,28 @@ def _kept(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], size:
     return cache[key]
 
 
-def _load_body(config: TrialConfig, pretrained: Artifact | None, stage: Stage | None) -> LoadedBody:
-    spec, dropout = config.body_spec, config.finetune.dropout
-    if config.body.weights == "random":
-        return random_body(spec, seed=config.seed, dropout=dropout)
-    if pretrained is not None and stage is not None:
-        loaded: LoadedBody = _kept(_minis, (stage.address, dropout), lambda: pretrained_mini(spec, pretrained.tensors, dropout), size=4)
-        return loaded
-    return checkpoint_body(spec, spec.digest(), dropout)
+def load_data(settings: Settings) -> TaskData:
+    """The data of a trial: the task's, with `train_samples` of its training rows.
 
-
-def load_data(config: TrialConfig) -> TaskData:
-    """The data of a trial: the task's, with `train_samples` of its training rows."""
-    spec = config.task_spec
-    key = (spec.digest(), config.split_seed, config.reference_data)
-    data: TaskData = _kept(_tasks, key, lambda: spec.load(config.split_seed, config.reference_data), size=4)
-    if config.train_samples is None:
+    Args:
+        settings: Of alignment or of fine-tuning.
+    """
+    spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
+    data: TaskData = _keep(_tasks, (spec.digest(), split_seed, reference), lambda: spec.load(split_seed, reference), size=4)
+    samples = settings["train_samples"]
+    if samples is None:
         return data
-    check_train_samples(data, config.train_samples, config.task)
+    check_train_samples(data, samples, settings["task"])
     labels = data.train.y if data.num_classes is not None else np.zeros(len(data.train), dtype=np.int64)
     # The end of a stratified order holds every class, and a smaller subset is a part of a larger one.
-    chosen = np.sort(stratified_order(labels, derive(config.split_seed, "train-subset"))[-config.train_samples :])
+    chosen = np.sort(stratified_order(labels, derive(split_seed, "train-subset"))[-samples:])
     train = Split(np.ascontiguousarray(data.train.x[chosen]), np.ascontiguousarray(data.train.y[chosen]))
     return replace(data, train=train)
 
 
-def _prepare_torch(config: TrialConfig, device: str) -> None:
+def _prepare_torch(threads: int, device: str) -> None:
     """What the bits of a trial depend on beside its config."""
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(threads)
     if device == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False

@@ -2,8 +2,9 @@
 
     pretrain?  ->  source?  ->  align?  ->  finetune phase 0  ->  finetune phase 1 ...
 
-A stage key is a hash of exactly what the stage's result depends on: its kind and version, the knobs it reads, the content of
-the data it reads, the keys of its inputs, the seed if it draws, threads, device type. Files enter by content, never by path.
+A stage key is a hash of exactly what the stage's result depends on, as `orca_core.declarations` names it: its kind and version, the
+knobs it reads, the content of the data it reads, the keys of its inputs, the seed if it draws, threads, device type. Files enter by
+content, never by path.
 
 All stages but `source` are trajectories: their key leaves out how far they go, as epoch 60 passes through epoch 20. The
 schedules that drive them depend on epochs alone, never on the length of the run, which makes this true.
@@ -13,18 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from orca_core.addresses import INTERIM, WHOLE, Address
 from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import value_of
+from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind
 from orca_core.freezing.schedule import phases_as_data
-from orca_core.identity import DISTANCE_KNOBS, hash_of, read_knobs, trial_id
-from orca_core.proxies import find_proxy
-
-Kind = Literal["pretrain", "source", "align", "finetune"]
-
-VERSIONS: Mapping[Kind, int] = {"pretrain": 2, "source": 1, "align": 3, "finetune": 3}
-"""Raised when a stage's maths change, so that old artifacts are not taken for new ones."""
+from orca_core.identity import DEFAULTS, hash_of, trial_id
+from orca_core.settings import phases_until
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class Stage:
 
     Args:
         kind: Which stage.
-        key: Hash of what its result depends on; of a trajectory, without its length.
+        key: Hash of what its result depends on; for a trajectory, without its length.
         start: Epochs of the trial's trajectory before this stage; only later fine-tuning phases start above 0.
-        end: Epoch at which the trial leaves the trajectory; None for a stage that is no trajectory.
+        end: Epoch at which the trial leaves the trajectory; None for a stage without epochs.
         phase: Number of the fine-tuning phase, from 0.
     """
 
@@ -72,51 +70,50 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
         config: The trial.
         device: Device type, `cpu` or `cuda`: it changes the bits.
     """
-    knobs = read_knobs(config)
-    body, task = config.body_spec, config.task_spec
-    common = {"threads": config.threads, "device": device}
+    found: dict[Kind, Stage] = {}
+    phases: list[Stage] = []
+    for kind, declared in STAGES.items():
+        if not declared.exists.holds(config):
+            continue
+        content = key_content(declared, config, found, device)
+        if kind == "finetune":
+            done = 0
+            for number, phase in enumerate(config.phases):
+                so_far = phases_as_data(phases_until(config.phases, number))
+                end = done + (phase.epochs or 0)
+                phases.append(Stage(kind, hash_of(content | {"phases": so_far}, digits=32), done, end, number))
+                done = end
+        else:
+            found[kind] = Stage(kind, hash_of(content, digits=32), end=value_of(config, declared.length) if declared.length else None)
+    return (*found.values(), *phases)
 
-    def key(kind: Kind, reads: Mapping[str, Any], **more: Any) -> str:
-        return hash_of({"kind": kind, "version": VERSIONS[kind], "reads": dict(reads)} | common | more, digits=32)
 
-    def below(*prefixes: str) -> dict[str, Any]:
-        return {
-            k: v for k, v in knobs.items() if k.startswith(prefixes) and k not in ("align.epochs", "finetune.epochs", "pretrain.epochs")
-        }
+def key_content(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, Stage], device: str) -> dict[str, Any]:
+    """What the key of a stage is a hash of; of fine-tuning, without its phases (`freezing`).
 
-    stages = []
-    start: dict[str, Any] = {"body": body.digest(), "weights": config.body.weights}
-    if config.body.weights == "random":
-        start["seed"] = config.seed
-    elif body.pretrained_here:
-        stages.append(Stage("pretrain", key("pretrain", below("pretrain."), body=body.digest()), end=config.pretrain.epochs))
-        start["pretrain"] = str(stages[-1].address)
-    embedder = start | below("embedder.") | {"task": task.digest(), "split_seed": config.split_seed, "seed": config.seed}
-    embedder |= below("train_samples", "reference_data", "body.double")  # a doubled sequence has half as many tokens
-    if config.align.epochs > 0 or config.aligns_jointly:
-        proxy = find_proxy(config.proxy).digest()
-        source = key("source", below("align.proxy_samples"), start=start, proxy=proxy, seed=config.seed)
-        stages.append(Stage("source", source))
-    if config.align.epochs > 0:
-        reads = below("align.")
-        reads.pop("align.weight", None)
-        if config.align.lr_from == "finetune":
-            reads["align.lr"] = config.align_lr
-        if config.align.class_sampling == "batches":
-            reads["finetune.batch_size"] = config.finetune.batch_size
-        stages.append(Stage("align", key("align", reads, start=embedder, source=str(stages[-1].address)), end=config.align.epochs))
-        embedder["align"] = str(stages[-1].address)
-    joint: dict[str, Any] = {}
-    if config.aligns_jointly:
-        reads = {path: value for path, value in knobs.items() if path in DISTANCE_KNOBS - {"proxy", "align.proxy_samples"}}
-        joint = {"joint": reads | {"source": str(stages[[stage.kind for stage in stages].index("source")].address)}}
-    phases, done = config.phases, 0
-    for number, phase in enumerate(phases):
-        so_far = phases_as_data([*phases[:number], phase.model_copy(update={"epochs": None})])
-        tuning = key("finetune", below("finetune.", "precision", "body.flip", "adapter"), start=embedder, phases=so_far, **joint)
-        stages.append(Stage("finetune", tuning, done, done + (phase.epochs or 0), number))
-        done += phase.epochs or 0
-    return tuple(stages)
+    Args:
+        declared: The stage.
+        config: The trial.
+        inputs: The stages before it.
+        device: Device type.
+    """
+    content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": device}
+    for name, group in declared.groups.items():
+        if group.when.holds(config):
+            values = _hashed(group, config) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
+            content |= {name: values} if name else values
+    return content | _hashed(COMMON, config)
+
+
+def _hashed(group: Group, config: TrialConfig) -> dict[str, Any]:
+    """The reads of a group that enter a key: a knob at its introductory default stays out, so that later knobs leave old keys alone."""
+    values: dict[str, Any] = {}
+    for read in group.reads:
+        if read.when.holds(config):
+            value = read.in_key(config)
+            if read.always_in_key or (value is not None and value != DEFAULTS[read.knob]):
+                values[read.key_name] = value
+    return values
 
 
 def result_key(config: TrialConfig, stages: tuple[Stage, ...]) -> str:

@@ -16,6 +16,7 @@ os.environ |= {
 }  # before anything that reads them is imported
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ import pytest
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
-from orca_core.rows import EpochRow
+from orca_core.rows import EpochRow, Row, TrialResult
 from orca_core.store import Store
 
 MakeConfig = Callable[..., TrialConfig]
 
-Run = tuple[list[dict[str, Any]], dict[str, Any]]
-"""The metrics rows of a run without times, and its result."""
+Run = tuple[list[EpochRow], TrialResult]
+"""The epochs' rows of a run with their times set to 0, and its result."""
 
 QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.1, "finetune.epochs": 1, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
 """Knobs that make a trial of a mini body take a second or so."""
@@ -71,10 +72,9 @@ def rows_of_cut_runs(tmp_path) -> Callable[..., tuple[Run, list[Run]]]:
     from orca_core.pipeline import run_trial, trial_rows
 
     def run(config: TrialConfig, store: Store) -> Run:
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         result = run_trial(config, store, rows.append)
-        metrics = [row for row in rows if isinstance(row, EpochRow)]
-        return [{name: value for name, value in row.cells().items() if name != "seconds"} for row in metrics], result
+        return [replace(row, seconds=0.0) for row in rows if isinstance(row, EpochRow)], result
 
     def runs(config: TrialConfig, cuts: range) -> tuple[Run, list[Run]]:
         again = []

@@ -4,52 +4,175 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
-from orca_core import plugins
+from orca_core.bodies import BODY_CATALOGUE, BodySpec, find_body
+from orca_core.bodies.loading import checkpoint_body, random_body
+from orca_core.config.resolve import resolve_config
+from orca_core.distances import DISTANCE_CATALOGUE, find_distance, knob_owners
 from orca_core.errors import ConfigError, DataError
+from orca_core.identity import trial_id
 from orca_core.pipeline import run_trial
-from orca_core.proxies import find_proxy
-from orca_core.tasks import find_task
+from orca_core.proxies import PROXY_CATALOGUE, find_proxy
+from orca_core.tasks import TASK_CATALOGUE, find_task
 
-EXAMPLE = Path(__file__).parents[1] / "docs" / "extending.md"
+DOCS = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+CATALOGUES = (TASK_CATALOGUE, PROXY_CATALOGUE, BODY_CATALOGUE, DISTANCE_CATALOGUE)
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """`install(code, entry points)` puts a package `mypackage` with a module `tasks` and its metadata on the path."""
+    """`install(points, module=code)` puts a package `mypackage` with these modules and entry points on the path."""
 
-    def put(code: str, points: str) -> None:
-        (tmp_path / "mypackage").mkdir()
-        (tmp_path / "mypackage" / "__init__.py").write_text("")
-        (tmp_path / "mypackage" / "tasks.py").write_text(code)
+    def forget() -> None:
+        for catalogue in CATALOGUES:
+            catalogue.forget_entry_points()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
+            del sys.modules[name]
+
+    def put(points: str, **modules: str) -> None:
+        for name, code in {"__init__": "", **modules}.items():
+            (tmp_path / "mypackage").mkdir(exist_ok=True)
+            (tmp_path / "mypackage" / f"{name}.py").write_text(code)
         (tmp_path / "mypackage-1.dist-info").mkdir()
         (tmp_path / "mypackage-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1\n")
         (tmp_path / "mypackage-1.dist-info" / "entry_points.txt").write_text(points)
         monkeypatch.syspath_prepend(tmp_path)
-        plugins._find.cache_clear()
+        forget()
 
     yield put
-    plugins._find.cache_clear()
-    for name in ("mypackage", "mypackage.tasks"):
-        sys.modules.pop(name, None)
+    forget()
 
 
-def example() -> tuple[str, str]:
-    """The code and the entry points that the docs show."""
-    text = EXAMPLE.read_text()
-    code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1]
-    section, line = re.search(r'entry-points\."([\w.]+)"\]\n(\w+ = ".*")', text).groups()
-    return code, f"[{section}]\n{line.replace(chr(34), '')}\n"
+def example(title: str) -> tuple[str, dict[str, str]]:
+    """The entry points that a section of the docs shows, in the form in which they are installed, and the code by module."""
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", DOCS, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"```python\n(# mypackage/(\w+)\.py.*?)```", section, flags=re.DOTALL)
+    (toml,) = re.findall(r"```toml\n(.*?)```", section, flags=re.DOTALL)
+    groups = tomllib.loads(toml)["project"]["entry-points"]
+    lines = [f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items()) for group, points in groups.items()]
+    return "".join(lines), {module: code for code, module in blocks}
 
 
-def test_the_example_of_the_docs_is_a_task(install, quick, warm_store):
-    install(*example())
+TASK_POINTS, TASK_CODE = example("Task")[0], example("Task")[1]["tasks"]
+
+
+def test_the_example_of_a_task_runs(install, quick, warm_store):
+    install(TASK_POINTS, tasks=TASK_CODE)
     assert find_task("sign").summary == "the sign of the mean"
     result = run_trial(quick("sign", {"finetune.epochs": 2}), warm_store, lambda row: None)
-    assert 0 <= result["test_error"] <= 1
+    assert 0 <= result.test_error <= 1
+
+
+@pytest.fixture
+def letters(install) -> BodySpec:
+    """The body of the docs, installed, with its weights written."""
+    points, modules = example("Body")
+    install(points, **modules)
+    import_module("mypackage.write_weights")
+    return find_body("letters")
+
+
+def test_the_example_of_a_body_runs(letters, quick, store):
+    knobs = {"body": "letters", "proxy": "pydoc", "align.epochs": 1, "align.proxy_samples": 40, "train_samples": 30}
+    configs = [quick("openml/187", knobs | {"body.weights": weights}) for weights in ("pretrained", "random")]
+    results = [run_trial(config, store, lambda row: None) for config in configs]
+    assert all(0 <= result.test_error <= 1 for result in results)
+    assert trial_id(configs[0]) != trial_id(configs[1])
+
+
+def test_a_body_with_code_of_its_own_is_known_by_its_version_and_its_files(letters):
+    before = letters.digest()
+    assert replace(letters, version=2).digest() != before
+    assert replace(letters, build="mypackage.letters:other").digest() != before
+    letters.files()[0].write_bytes(b"other")
+    assert letters.digest() != before
+
+
+def test_random_and_pretrained_weights_of_a_body_with_code_of_its_own(letters):
+    pretrained, again = (checkpoint_body(letters, digest).body.state_dict() for digest in ("first", "second"))
+    first, second, other = (random_body(letters, seed=seed).body.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(pretrained[name], again[name]) and torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+    assert not all(torch.equal(first[name], pretrained[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("module", "change", "message"),
+    [
+        ("letters", ('return parts["body"], parts["embedding"]', "return parts"), r"must return \(Body, TextEmbedding or ImageEmbedding\)"),
+        ("letters", ("nn.ModuleDict(", "nn.Modules("), "mypackage.letters:build fails with AttributeError"),
+        ("letters", ('Geometry("text"', 'Geometry("images"'), "body.geometry.modality must be text, as the spec says, but is images"),
+        (
+            "letters",
+            ("max_tokens=MAX_TOKENS", "max_tokens=32"),
+            r"embedding.positions must be of shape \(32, 32\) or None",
+        ),
+        ("letters", ("output_width=WIDTH", "output_width=48"), r"must return tokens of shape \(2, 4, 48\)"),
+        ("letters", ("nn.LayerNorm(WIDTH)", "nn.LayerNorm((1, WIDTH))"), "embedding.norm must be a LayerNorm over the width, 32"),
+        ("letters", ("return list(self.layers)", "return []"), "body.blocks must be modules of the body, at least one"),
+        ("bodies", ("num_layers=2", "num_layers=3"), "num_layers of the spec must be what the body has, 2, or None, but is 3"),
+        ("bodies", ("width=32", "width=64"), "width of the spec must be what the body has, 32, or None, but is 64"),
+        ("bodies", ("width=32", "rows_before_third=0"), "rows_before_third of the spec must be what the body has, 2, or None, but is 0"),
+    ],
+)
+def test_a_body_that_breaks_a_promise_is_told_which(install, module, change, message):
+    points, modules = example("Body")
+    assert change[0] in modules[module]
+    install(points, **modules | {module: modules[module].replace(*change)})
+    with pytest.raises(DataError, match=message):
+        random_body(find_body("letters"), seed=0)
+
+
+CODE = "mypackage.tasks:prepare"
+DISTANCE = """
+from typing import Literal
+from pydantic import Field
+from orca_core.distances import DistanceSpec
+SIGN = DistanceSpec("mine", "a distance of mine", "{}", {})
+"""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "knobs", "message"),
+    [
+        ("mypackage.distances", "{}", 'prepare must be "module:function"'),
+        (CODE, "{'lr': (float, Field(1.0, description='x'))}", "name of a knob that all distances share, but one is 'lr'"),
+        (CODE, "{'Power': (float, Field(1.0, description='x'))}", "lower-case letters, digits and underscores, not 'Power'"),
+        (CODE, "{'power': 1.0}", "pairs of a type and a pydantic Field, but power is 1.0"),
+        (CODE, "{'power': (float, Field(description='x'))}", "must have a default and a description, but power lacks one"),
+        (CODE, "{'power': (float, Field(1.0))}", "must have a default and a description, but power lacks one"),
+        (CODE, "{'power': (Literal['a'], Field('b', description='x'))}", "Input should be 'a'"),
+        (
+            CODE,
+            "{'entropic_reg': (float, Field(1.0, description='x'))}",
+            "defined as in other distances, but entropic_reg differs from that of otdd-gaussian",
+        ),
+    ],
+)
+def test_a_broken_distance_is_refused_by_name_with_the_rule_it_breaks(install, prepare, knobs, message):
+    install("[orca_core.distances]\nmine = mypackage.tasks:SIGN\n", tasks=DISTANCE.format(prepare, knobs))
+    with pytest.warns(UserWarning, match=message), pytest.raises(ConfigError, match=f"entry point mine .*{message}"):
+        find_distance("mine")
+
+
+def test_a_distance_may_share_a_knob_that_it_defines_alike(install):
+    code = "from orca_core.distances import DISTANCES, DistanceSpec\nKNOBS = {'solver': DISTANCES['otdd-exact'].knobs['solver']}\n"
+    code += "SIGN = DistanceSpec('mine', 'a distance of mine', 'mypackage.tasks:prepare', KNOBS)"
+    install("[orca_core.distances]\nmine = mypackage.tasks:SIGN\n", tasks=code)
+    assert knob_owners()["solver"] == ("otdd-exact", "otdd-gaussian", "mine")
+
+
+def test_a_body_without_tokenizer_says_so_where_texts_are_its_proxy(letters):
+    loaded = random_body(replace(letters, tokenizer=""), seed=0)
+    with pytest.raises(DataError, match="letters: names no tokenizer, and a text proxy needs one"):
+        loaded.tokenizer()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +184,7 @@ def test_the_example_of_the_docs_is_a_task(install, quick, warm_store):
     ],
 )
 def test_an_entry_point_that_is_no_task_is_left_out_and_says_why_when_named(install, code, message):
-    install(code, example()[1])
+    install(TASK_POINTS, tasks=code)
     with pytest.warns(UserWarning, match=message):
         assert find_task("digits").name == "digits"
     with pytest.raises(ConfigError, match=f"entry point sign of orca_core.tasks .* is left out: {message}"):
@@ -69,16 +192,45 @@ def test_an_entry_point_that_is_no_task_is_left_out_and_says_why_when_named(inst
 
 
 def test_a_proxy_among_the_tasks_is_no_task(install):
-    install("from orca_core.proxies import PROXIES\nSIGN = PROXIES['photos']", example()[1])
+    install(TASK_POINTS, tasks="from orca_core.proxies import PROXIES\nSIGN = PROXIES['photos']")
     with pytest.warns(UserWarning, match="must be a TaskSpec"), pytest.raises(ConfigError, match="not ProxySpec"):
         find_task("sign")
 
 
 def test_a_wrong_proxy_says_so_too(install):
-    install("SIGN = 'x'", "[orca_core.proxies]\nsign = mypackage.tasks:SIGN\n")
+    install("[orca_core.proxies]\nsign = mypackage.tasks:SIGN\n", tasks="SIGN = 'x'")
     message = "must be a ProxySpec of orca_core.proxies.spec, not str"
     with pytest.warns(UserWarning, match=message), pytest.raises(ConfigError, match=message):
         find_proxy("sign")
+
+
+BODY = 'from orca_core.bodies import BodySpec\nSIGN = BodySpec("my-body", "a body of mine", {})\n'
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        ("SIGN = 3", "sign", "must be a BodySpec of orca_core.bodies.spec, not int"),
+        (BODY.format('"text", "t5-like"'), "my-body", 'build must be "module:function", the code that makes the body, or folder'),
+        (
+            BODY.format('"text", "t5-like", folder="."'),
+            "my-body",
+            r"model_type must be a known family \(bert, .*\) unless .*, not 't5-like'",
+        ),
+        (BODY.format('"text", build="mypackage.tasks"'), "my-body", "build must be \"module:function\", not 'mypackage.tasks'"),
+        (BODY.format('"sound", build="mypackage.tasks:build"'), "my-body", "modality must be text or images, not 'sound'"),
+        (BODY.format('"text", "roberta", ("pydoc",)'), "my-body", "corpus must be empty: only the mini bodies are pretrained here"),
+        (BODY.format('"images", "roberta", folder="."'), "my-body", "modality must be that of its family, text, not 'images'"),
+        (BODY.format('"text", "roberta"').replace("my-body", "mini-swin"), "sign", "name must not be that of another body"),
+        (BODY.format('"text", "roberta"').replace("my-body", "hf:x"), "sign", "name must not be of the form hf:NAME_OR_FOLDER"),
+    ],
+)
+def test_a_broken_body_is_refused_by_name_with_the_rule_it_breaks(install, code, name, message):
+    install("[orca_core.bodies]\nsign = mypackage.tasks:SIGN\n", tasks=code)
+    with pytest.warns(UserWarning, match=message), pytest.raises(ConfigError, match=message):
+        find_body(name)
+    with pytest.raises(ConfigError, match=message):
+        resolve_config({"task": "digits", "body": name})
 
 
 @pytest.mark.parametrize(
@@ -96,9 +248,8 @@ def test_a_wrong_proxy_says_so_too(install):
 )
 @pytest.mark.filterwarnings("ignore:entry point sign")
 def test_a_loader_that_breaks_a_promise_is_told_which(install, change, message):
-    code, points = example()
-    assert change[0] in code
-    changed = code.replace(*change)
-    install(changed.replace("x.mean((1, 2))", "x.mean(tuple(range(1, x.ndim)))"), points)
+    assert change[0] in TASK_CODE
+    changed = TASK_CODE.replace(*change)
+    install(TASK_POINTS, tasks=changed.replace("x.mean((1, 2))", "x.mean(tuple(range(1, x.ndim)))"))
     with pytest.raises((DataError, ConfigError), match=message):
         find_task("sign").load(0)

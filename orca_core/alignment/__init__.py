@@ -1,7 +1,5 @@
-"""Distances between labelled feature clouds, and the loop that aligns an embedder by them."""
+"""The loop that aligns an embedder by a distance. The distances are those of `orca_core.distances`, by the names they had here first."""
 
-from orca_core.distances.l2 import l2
-from orca_core.distances.mmd import mmd
-from orca_core.distances.otdd import OtddSource, otdd
+from orca_core.distances import OtddSource, l2, mmd, otdd
 
 __all__ = ["OtddSource", "l2", "mmd", "otdd"]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from orca_core.alignment.loop import OBJECTIVES, class_labels
-from orca_core.config.knobs import TrialConfig
+from orca_core.alignment.loop import class_labels, prepare_distance
+from orca_core.settings import Settings
 from orca_core.tasks import TaskData
 
 
@@ -20,15 +20,15 @@ class BatchDistance:
     """Distance of a training batch to the proxy.
 
     Args:
-        config: The trial; its `align.objective` and what goes with it.
+        settings: Of fine-tuning: `align.objective` and the knobs of that distance.
         source_x, source_y: (n, d) source features and (n,) labels.
         data: The task's data; of its training split the classes, or the clusters that stand for them.
         device: Where to compute.
     """
 
-    def __init__(self, config: TrialConfig, source_x: Tensor, source_y: Tensor, data: TaskData, device: torch.device) -> None:
-        self.labels = torch.from_numpy(class_labels(data, config))
-        self.distance = OBJECTIVES[config.align.objective](source_x.to(device), source_y.to(device), config.align)
+    def __init__(self, settings: Settings, source_x: Tensor, source_y: Tensor, data: TaskData, device: torch.device) -> None:
+        self.labels = torch.from_numpy(class_labels(data, settings["seed"], settings["threads"]))
+        self.distance = prepare_distance(settings, source_x.to(device), source_y.to(device))
 
     def __call__(self, tokens: Tensor, batch: Tensor, draws: torch.Generator) -> Tensor:
         """Scalar, differentiable in the tokens.

@@ -6,7 +6,7 @@ between the class's features and all source features (papers of ORCA: section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from orca_core.alignment.proxy_distance import distances_at_start
-from orca_core.config.knobs import AlignConfig, TrialConfig
-from orca_core.distances.l2 import l2
-from orca_core.distances.mmd import mmd
-from orca_core.distances.otdd import OtddSource
+from orca_core.distances import find_distance
+from orca_core.distances.sinkhorn import count_unconverged
+from orca_core.distances.spec import Distance
 from orca_core.model.embedder import Embedder
 from orca_core.rows import EpochRow
 from orca_core.seeding import derive, generator
+from orca_core.settings import Settings
 from orca_core.tasks import TaskData
 from orca_core.training.optimizers import load_optimizer_state, make_optimizer, optimizer_state, step_decay
+from orca_core.training.state import pack, unpack
 
 PSEUDO_LABELS = 10
 """Clusters that stand for classes where the target has none (reference: `embedder.py:372`)."""
@@ -33,40 +34,23 @@ MINI_BATCH_ABOVE = 10_000
 LABEL_DISTANCES_ALWAYS, LABEL_DISTANCES_EVERY = 2500, 10
 """Label distances are a result of every epoch where there are so few, else of the first and of each so many."""
 
-Distance = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None]]
-"""(m, d) features of one target class, and a generator for distances that draw -> scalar, and (1, C) distances to the source's classes."""
 
+def prepare_distance(settings: Settings, source_x: Tensor, source_y: Tensor) -> Distance:
+    """The distance that `align.objective` names, with what depends on the source alone computed.
 
-def _otdd(inner: str) -> Callable[[Tensor, Tensor, AlignConfig], Distance]:
-    def prepare(source_x: Tensor, source_y: Tensor, config: AlignConfig) -> Distance:
-        source = OtddSource(source_x, source_y, inner=inner, entropic_reg=config.entropic_reg, solver=config.solver)
-        return lambda target_x, draws: source.distance_and_labels(target_x, label_gradient=config.label_gradient)
-
-    return prepare
-
-
-def _mmd(source_x: Tensor, source_y: Tensor, config: AlignConfig) -> Distance:
-    return lambda target_x, draws: (mmd(source_x, target_x, generator=draws), None)
-
-
-def _l2(source_x: Tensor, source_y: Tensor, config: AlignConfig) -> Distance:
-    return lambda target_x, draws: (l2(source_x, target_x, generator=draws, count_partial=config.l2_batches == "all"), None)
-
-
-OBJECTIVES: Mapping[str, Callable[[Tensor, Tensor, AlignConfig], Distance]] = {
-    "otdd-exact": _otdd("exact"),
-    "otdd-gaussian": _otdd("gaussian"),
-    "mmd": _mmd,
-    "l2": _l2,
-}
-"""`align.objective` -> function of (source features, source labels, config) that prepares what depends on the source alone."""
+    Args:
+        settings: Of a stage that declares the knobs of the distance.
+        source_x, source_y: (n, d) source features and (n,) labels.
+    """
+    spec = find_distance(settings["align.objective"])
+    return spec.prepared(source_x, source_y, {name: settings[f"align.{name}"] for name in spec.knobs})
 
 
 class Alignment:
     """Alignment of one embedder, a trajectory of one step an epoch.
 
     Args:
-        config: The trial.
+        settings: Of the stage.
         embedder: Trained in place.
         source_x, source_y: (n, d) source features and (n,) labels.
         data: The task's data; only its training split is used.
@@ -74,23 +58,23 @@ class Alignment:
     """
 
     def __init__(
-        self, config: TrialConfig, embedder: Embedder, source_x: Tensor, source_y: Tensor, data: TaskData, device: torch.device
+        self, settings: Settings, embedder: Embedder, source_x: Tensor, source_y: Tensor, data: TaskData, device: torch.device
     ) -> None:
-        self.settings, self.seed, self.device = config.align, config.seed, device
-        self.lr, self.batch_size = config.align_lr, config.finetune.batch_size
+        self.settings, self.seed, self.device = settings, settings["seed"], device
+        self.lr = settings["align.lr"]
         self.embedder = embedder.to(device).requires_grad_(True).train()
         self.inputs = data.inputs
         self.x = torch.from_numpy(data.train.x).to(device)
-        labels = class_labels(data, config)
+        labels = class_labels(data, self.seed, settings["threads"])
         self.classes = [torch.from_numpy(np.flatnonzero(labels == label)) for label in np.unique(labels)]
         self.at_start = partial(distances_at_start, self.embedder, data, labels, source_x, source_y, seed=self.seed, device=device)
-        self.distance = OBJECTIVES[self.settings.objective](source_x.to(device), source_y.to(device), self.settings)
+        self.distance = prepare_distance(settings, source_x.to(device), source_y.to(device))
         self.optimizer = make_optimizer(
-            self.settings.optimizer,
+            settings["align.optimizer"],
             self.embedder.parameters(),
             lr=self.lr,
-            weight_decay=self.settings.weight_decay,
-            momentum=self.settings.momentum,
+            weight_decay=settings["align.weight_decay"],
+            momentum=settings["align.momentum"],
             betas=(0.9, 0.98),
         )
 
@@ -99,11 +83,26 @@ class Alignment:
 
         The row of the first epoch also has the proxy's distances before any step, see `proxy_distance.py`.
         """
-        at_start = self.at_start()._asdict() if epoch == 1 else {}
+        with count_unconverged() as unconverged:
+            at_start = self.at_start()._asdict() if epoch == 1 else {}
+            distance, label_distances = self._step(epoch)
+        size = sum(len(row or ()) for row in label_distances)
+        # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
+        reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
+        return EpochRow(
+            stage="align",
+            epoch=epoch,
+            distance=distance,
+            lr=self._rate(epoch),
+            label_distances=label_distances if reported else None,
+            unconverged=unconverged.count or None,
+            **at_start,
+        )
+
+    def _step(self, epoch: int) -> tuple[float, list[list[float] | None]]:
+        """One optimiser step; returns the distance before it, and the label distances of the classes that took part."""
         draws = generator(self.seed, "align-samples", epoch)
-        # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
-        lr = self.lr * step_decay(epoch - (self.settings.lr_schedule == "reference"), self.settings.lr_steps)
-        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.param_groups[0]["lr"] = self._rate(epoch)
         self.optimizer.zero_grad()
         total = 0.0
         label_distances: list[list[float] | None] = [None] * len(self.classes)
@@ -118,32 +117,32 @@ class Alignment:
             if to_source is not None:
                 label_distances[number] = to_source[0].tolist()
         self.optimizer.step()
-        size = sum(len(row or ()) for row in label_distances)
-        # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
-        reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
-        return EpochRow(
-            stage="align", epoch=epoch, distance=total, lr=lr, label_distances=label_distances if reported else None, **at_start
-        )
+        return total, label_distances
+
+    def _rate(self, epoch: int) -> float:
+        # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
+        late = self.settings["align.lr_schedule"] == "reference"
+        rate: float = self.lr * step_decay(epoch - late, self.settings["align.lr_steps"])
+        return rate
 
     @property
     def _samples_of_a_class(self) -> int:
-        most = self.settings.class_samples
-        if self.settings.class_sampling == "exact":
-            return most
+        limit: int = self.settings["align.class_samples"]
+        if self.settings["align.class_sampling"] == "exact":
+            return limit
         # The reference stops after the first batch with which it has more (`embedder.py:345`).
-        return (most // self.batch_size + 1) * self.batch_size
+        batch_size: int = self.settings["finetune.batch_size"]
+        return (limit // batch_size + 1) * batch_size
 
     def _class_order(self, draws: torch.Generator) -> list[int]:
         """Numbers of the classes that take part, in the order they do."""
-        if self.settings.class_sampling == "exact":
+        if self.settings["align.class_sampling"] == "exact":
             return list(range(len(self.classes)))
         return [number for number in torch.randperm(len(self.classes), generator=draws).tolist() if len(self.classes[number]) > 1]
 
     def state(self) -> dict[str, Tensor]:
         """The embedder's weights and the optimiser's state."""
-        return {f"embedder.{name}": value for name, value in self.embedder.state_dict().items()} | optimizer_state(
-            self.optimizer, self.embedder
-        )
+        return pack("embedder", self.embedder.state_dict()) | optimizer_state(self.optimizer, self.embedder)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state."""
@@ -153,11 +152,17 @@ class Alignment:
 
 def embedder_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The embedder's weights out of what an alignment stored."""
-    return {name.removeprefix("embedder."): tensor for name, tensor in tensors.items() if name.startswith("embedder.")}
+    return unpack("embedder", tensors)
 
 
-def class_labels(data: TaskData, config: TrialConfig) -> np.ndarray:
-    """(n,) int64 labels of the training split: its classes, or clusters of its flattened targets where it has none."""
+def class_labels(data: TaskData, seed: int, threads: int) -> np.ndarray:
+    """(n,) int64 labels of the training split: its classes, or clusters of its flattened targets where it has none.
+
+    Args:
+        data: The task's data.
+        seed: Of the trial: it draws the first centres of the clusters.
+        threads: CPU threads, which change the bits of the clusters.
+    """
     if data.num_classes is not None:
         return data.train.y
     from sklearn.cluster import KMeans, MiniBatchKMeans
@@ -165,6 +170,6 @@ def class_labels(data: TaskData, config: TrialConfig) -> np.ndarray:
 
     targets = np.nan_to_num(data.train.y.reshape(len(data.train), -1))  # NaN marks positions that do not count
     kind = MiniBatchKMeans if len(targets) > MINI_BATCH_ABOVE else KMeans
-    clusters = kind(min(PSEUDO_LABELS, len(targets)), random_state=derive(config.seed, "k-means"), n_init=3)
-    with threadpool_limits(config.threads):
+    clusters = kind(min(PSEUDO_LABELS, len(targets)), random_state=derive(seed, "k-means"), n_init=3)
+    with threadpool_limits(threads):
         return clusters.fit_predict(targets).astype(np.int64)

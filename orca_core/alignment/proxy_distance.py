@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_core.distances.otdd import OtddSource
+from orca_core.distances import OtddSource
 from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost
 from orca_core.model.embedder import Embedder
 from orca_core.seeding import derive, generator

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from orca_core.bodies import VOCABULARY_FILES, BodySpec, weight_files
-from orca_core.bodies.base import Body, BodyEmbedding, split_model
-from orca_core.bodies.families.timm import timm_model
+from orca_core.bodies.base import Body, BodyEmbedding
+from orca_core.bodies.family import find_family
+from orca_core.bodies.files import VOCABULARY_FILES, weight_files
 from orca_core.bodies.mini import mini_model, mini_tokenizer
+from orca_core.bodies.promises import broken_promises
+from orca_core.bodies.spec import BodySpec
+from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError
+from orca_core.plugins import resolve
 from orca_core.seeding import seeded
 
 
@@ -44,10 +46,16 @@ class LoadedBody:
 
 
 def random_body(spec: BodySpec, *, seed: int, dropout: float = 0.0) -> LoadedBody:
-    """The body with weights drawn by `seed`, at the configuration of the pretrained one."""
+    """The body with weights drawn by `seed`, at the configuration of the pretrained one.
+
+    Raises:
+        DataError: If the body brings its own code, and that fails or makes another thing than promised.
+    """
     with seeded(seed, "body-init"):
-        model = mini_model(spec, dropout) if spec.pretrained_here else _from_config(spec, dropout)
-    return _loaded(model, spec)
+        if spec.build:
+            return _built(spec, dropout, pretrained=False)
+        model = mini_model(spec, dropout) if spec.pretrained_here else _model_in_folder(spec, dropout, pretrained=False)[0]
+    return _split(model, spec)
 
 
 def pretrained_mini(spec: BodySpec, tensors: Mapping[str, Tensor], dropout: float = 0.0) -> LoadedBody:
@@ -55,44 +63,42 @@ def pretrained_mini(spec: BodySpec, tensors: Mapping[str, Tensor], dropout: floa
     with seeded(0, "body-init"):  # all of it is overwritten; seeded so that building it draws nothing from the caller
         model = mini_model(spec, dropout)
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    return _loaded(model, spec)
+    return _split(model, spec)
 
 
 @lru_cache(maxsize=2)
 def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> LoadedBody:
-    """A body of Hugging Face or timm with its pretrained weights; kept in the process between trials.
+    """A body with the pretrained weights it comes with; kept in the process between trials.
 
     Args:
         spec: The body.
-        digest: Content of the checkpoint, so that a folder that changes is read again.
+        digest: Of the body, so that a folder that changes is read again.
         dropout: Rate inside the body.
 
     Raises:
-        DataError: If weights are missing or damaged. Loads safetensors, else `.bin` files with `weights_only`; no remote code.
+        DataError: If weights are missing or damaged, or the body brings its own code, and that fails or makes another thing than promised.
+            Of checkpoints, safetensors are loaded, else `.bin` files with `weights_only`; no code in them is run.
     """
+    if spec.build:
+        with seeded(0, "body-init"):
+            return _built(spec, dropout, pretrained=True)
     assert spec.folder is not None
     try:
         with seeded(0, "body-init"):
-            model, missing = _from_folder(spec, dropout)
+            model, missing = _model_in_folder(spec, dropout, pretrained=True)
     except Exception as error:  # the loaders of three file formats raise errors of their own; each means a damaged checkpoint
         files = ", ".join(str(path) for path in weight_files(spec.folder))
         raise DataError(f"{spec.name}: weights cannot be loaded from {files} ({_cause(error)})") from error
     if missing:
         raise DataError(f"{spec.name}: weights are missing from the checkpoint: {', '.join(missing[:5])} ({len(missing)} in all)")
-    return _loaded(model, spec)
+    return _split(model, spec)
 
 
-def _from_folder(spec: BodySpec, dropout: float) -> tuple[nn.Module, list[str]]:
+def _model_in_folder(spec: BodySpec, dropout: float, *, pretrained: bool) -> tuple[nn.Module, list[str]]:
     """A checkpoint's model, and the names of weights that it lacks."""
-    assert spec.folder is not None
-    if spec.model_type.startswith("timm-"):
-        return timm_model(spec.folder, dropout, pretrained=True), []  # timm refuses a checkpoint that lacks any
-    from transformers import AutoModel
-
-    model, report = AutoModel.from_pretrained(
-        spec.folder, config=_hf_config(spec, dropout), local_files_only=True, output_loading_info=True, dtype=torch.float32
-    )
-    return model, sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    family = find_family(spec.model_type, spec.name)
+    model, missing = resolve(family.load)(spec.folder, family, dropout=dropout, pretrained=pretrained)
+    return model, missing
 
 
 def _cause(error: BaseException) -> str:
@@ -105,43 +111,30 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _from_config(spec: BodySpec, dropout: float) -> nn.Module:
-    assert spec.folder is not None
-    if spec.model_type.startswith("timm-"):
-        return timm_model(spec.folder, dropout, pretrained=False)
-    from transformers import AutoModel
-
-    model: nn.Module = AutoModel.from_config(_hf_config(spec, dropout), dtype=torch.float32)
-    return model
+def _split(model: nn.Module, spec: BodySpec) -> LoadedBody:
+    """A model of a known family, cut in two."""
+    body, embedding = resolve(find_family(spec.model_type, spec.name).split)(model)
+    return _frozen(body, embedding, spec)
 
 
-def _hf_config(spec: BodySpec, dropout: float) -> Any:
-    from transformers import AutoConfig
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # it reports unused heads, which is what we want them to be
-    assert spec.folder is not None
-    config = AutoConfig.from_pretrained(spec.folder, local_files_only=True)
-    for name in _DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
-    if hasattr(config, "drop_path_rate"):
-        config.drop_path_rate = 0.0
-    return config
+def _built(spec: BodySpec, dropout: float, *, pretrained: bool) -> LoadedBody:
+    """A body that brings its own code, once it has been checked against what it promises."""
+    try:
+        made = resolve(spec.build)(spec, pretrained=pretrained, dropout=dropout)
+    except Exception as error:  # the code of another package: anything may go wrong in it
+        raise DataError(f"{spec.name}: {spec.build} fails with {type(error).__name__}: {error}") from error
+    if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], Body) or not isinstance(made[1], BodyEmbedding):
+        raise DataError(f"{spec.name}: {spec.build}: must return (Body, TextEmbedding or ImageEmbedding), but got {_types(made)}.")
+    loaded = _frozen(made[0], made[1], spec)
+    refuse(f"{spec.name}: {spec.build}: {broken}" for broken in broken_promises(spec, loaded.body, loaded.embedding))
+    return loaded
 
 
-_DROPOUTS = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT's kin and the image families
-    *("dropout", "attention_dropout"),  # DistilBERT
-    *("embd_pdrop", "resid_pdrop", "attn_pdrop"),  # GPT-2
-    "hidden_dropout",  # GPT-NeoX
-)
-"""What the families' configs call their rates of dropout."""
+def _types(made: object) -> str:
+    return f"({', '.join(type(part).__name__ for part in made)})" if isinstance(made, tuple) else type(made).__name__
 
 
-def _loaded(model: nn.Module, spec: BodySpec) -> LoadedBody:
-    body, embedding = split_model(model)
+def _frozen(body: Body, embedding: BodyEmbedding, spec: BodySpec) -> LoadedBody:
     for module in (body, embedding):
         module.requires_grad_(False).eval()
     return LoadedBody(body, embedding, spec)
@@ -149,6 +142,10 @@ def _loaded(model: nn.Module, spec: BodySpec) -> LoadedBody:
 
 @lru_cache(maxsize=4)
 def _tokenizer(spec: BodySpec) -> Any:
+    if spec.build:
+        if not spec.tokenizer:
+            raise DataError(f"{spec.name}: names no tokenizer, and a text proxy needs one")
+        return resolve(spec.tokenizer)(spec)
     if spec.folder is None:
         return mini_tokenizer()
     from transformers import AutoTokenizer

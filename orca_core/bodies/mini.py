@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from orca_core.bodies import BodySpec
+from orca_core.bodies.spec import BodySpec
+from orca_core.errors import ConfigError, Fault, nearest
 from orca_core.proxies import find_proxy
 
 VOCABULARY = 2000
@@ -20,33 +22,52 @@ SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 def mini_model(spec: BodySpec, dropout: float = 0.0) -> Any:
-    """A mini body with random weights, drawn from torch's global generator."""
-    from transformers import RobertaConfig, RobertaModel, SwinConfig, SwinModel
+    """A mini body with random weights, drawn from torch's global generator.
 
-    rates: dict[str, Any] = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    if spec.name == "mini-roberta":
-        config = RobertaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=128,
-            max_position_embeddings=MAX_TOKENS + 2,  # ids start after the padding id, 1
-            type_vocab_size=1,
-            initializer_range=64**-0.5,  # the families' 0.02 suits widths of 768 and more
-            **rates,
-        )
-        return RobertaModel(config, add_pooling_layer=False)
-    shape: dict[str, Any] = {
-        "image_size": 16,
-        "patch_size": 2,
-        "embed_dim": 32,
-        "depths": [1, 1],
-        "num_heads": [2, 4],
-        "window_size": 4,
-        "mlp_ratio": 2.0,
-    }
-    return SwinModel(SwinConfig(**shape, **rates, drop_path_rate=0.0, initializer_range=32**-0.5), add_pooling_layer=False)
+    Raises:
+        ConfigError: If there is no mini body of that name.
+    """
+    if spec.name not in _MODELS:
+        raise ConfigError([Fault("body.name", "must be the name of a mini body", spec.name, nearest(spec.name, _MODELS))])
+    return _MODELS[spec.name]({"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout})
+
+
+def _mini_roberta(dropouts: Mapping[str, Any]) -> Any:
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=MAX_TOKENS + 2,  # ids start after the padding id, 1
+        type_vocab_size=1,
+        initializer_range=64**-0.5,  # the families' 0.02 suits widths of 768 and more
+        **dropouts,
+    )
+    return RobertaModel(config, add_pooling_layer=False)
+
+
+def _mini_swin(dropouts: Mapping[str, Any]) -> Any:
+    from transformers import SwinConfig, SwinModel
+
+    config = SwinConfig(
+        image_size=16,
+        patch_size=2,
+        embed_dim=32,
+        depths=[1, 1],
+        num_heads=[2, 4],
+        window_size=4,
+        mlp_ratio=2.0,
+        drop_path_rate=0.0,
+        initializer_range=32**-0.5,
+        **dropouts,
+    )
+    return SwinModel(config, add_pooling_layer=False)
+
+
+_MODELS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"mini-roberta": _mini_roberta, "mini-swin": _mini_swin}
 
 
 @lru_cache(maxsize=1)

@@ -10,18 +10,19 @@ from pydantic_core import PydanticCustomError
 from orca_core.errors import Fault, nearest
 
 BETWEEN_KNOBS = "between_knobs"
-"""Type of the errors of rules between several knobs."""
+"""Type of the errors of our own validators."""
 
 
-def broken_rule(knob: str, rule: str, value: Any) -> PydanticCustomError:
+def broken_rule(knob: str, rule: str, value: Any, remedy: str = "") -> PydanticCustomError:
     """The error of a rule between several knobs, for a validator to raise.
 
     Args:
-        knob: The one to look at, relative to the validator's model.
+        knob: The one to look at, relative to where the validator stands; empty for the value that is validated.
         rule: What must hold, as a clause.
         value: Of that knob.
+        remedy: What to do about it.
     """
-    return PydanticCustomError(BETWEEN_KNOBS, "{rule}", {"knob": knob, "rule": rule, "value": value})
+    return PydanticCustomError(BETWEEN_KNOBS, "{rule}", {"knob": knob, "rule": rule, "value": value, "remedy": remedy})
 
 
 def faults_of(error: ValidationError) -> list[Fault]:
@@ -52,7 +53,7 @@ def faults_of(error: ValidationError) -> list[Fault]:
             case "value_error":
                 rule = str(context["error"])
             case kind if kind == BETWEEN_KNOBS:
-                rule, path = context["rule"], ".".join([*where, context["knob"]])
+                rule, path, remedy = context["rule"], ".".join(filter(None, [*where, context["knob"]])), context["remedy"]
                 value = _Number(context["value"]) if isinstance(context["value"], float) else context["value"]
             case kind:
                 rule = f"must be {_TYPES[kind]}" if kind in _TYPES else item["msg"][:1].lower() + item["msg"][1:]

@@ -11,13 +11,15 @@ ids of old trials alone. A default, once released, is therefore never changed; c
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, field_validator, model_validator
 
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import broken_rule
+from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
+from orca_core.errors import ConfigError
 from orca_core.freezing.schedule import Phase, parse_freezing
 from orca_core.tasks import TaskSpec, find_task
 
@@ -78,7 +80,7 @@ class EmbedderConfig(_Part):
     )
 
 
-class AlignConfig(_Part):
+class CommonAlignConfig(_Part):
     """Stage 2: train the embedder until its features resemble the proxy's.
 
     All knobs but `epochs` and `weight` are read only if epochs > 0; those that say what the distance is also if weight > 0.
@@ -90,20 +92,8 @@ class AlignConfig(_Part):
         description="Fine-tuning minimises `weight` times the distance of a batch's features to the proxy, beside the task's loss; with "
         "`epochs` 0 this is the joint form, in one stage. Read only if the embedder trains in some phase.",
     )
-    objective: Literal["otdd-exact", "otdd-gaussian", "mmd", "l2"] = Field("otdd-exact", description="Distance that is minimised.")
-    label_gradient: Literal["true", "none", "reference"] = Field(
-        "true",
-        description="Whether the label term of OTDD steers the embedder; `reference`: none for exact, twice for Gaussian. OTDD only.",
-    )
-    entropic_reg: Positive = Field(0.1, description="Entropic regularisation of OTDD, in squared feature units. OTDD only.")
-    solver: Literal["converged", "annealed"] = Field(
-        "converged",
-        description="How OTDD's transport problems are solved: to convergence in float64, or by the reference's one annealing in float32. "
-        "OTDD only.",
-    )
-    l2_batches: Literal["full", "all"] = Field(
-        "full",
-        description="Batches that l2 is a mean over: the full ones, or, as in the reference, the incomplete last one too, as 0. l2 only.",
+    objective: Annotated[str, WithJsonSchema({"enum": [*DISTANCE_CATALOGUE.entries()]})] = Field(
+        "otdd-exact", description="Distance that is minimised."
     )
     class_samples: Count = Field(128, description="Samples of a class that enter the distance in one epoch, at most.")
     class_sampling: Literal["exact", "batches"] = Field(
@@ -126,15 +116,28 @@ class AlignConfig(_Part):
         "steps", description="`steps`: the rate falls in the epoch after each of `lr_steps`; `reference`: one epoch later, as in its code."
     )
 
-    @field_validator("label_gradient", mode="before")
+    @field_validator("objective")
     @classmethod
-    def _yaml_true(cls, value: Any) -> Any:
-        return "true" if value is True else value
+    def _known_distance(cls, value: str) -> str:
+        try:
+            return find_distance(value).name
+        except ConfigError as error:
+            (fault,) = error.faults
+            raise broken_rule("", fault.rule, fault.value, fault.remedy) from None
 
     @field_validator("lr_steps", mode="before")
     @classmethod
     def _list_as_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
+
+
+if TYPE_CHECKING:
+    AlignConfig = CommonAlignConfig
+else:
+    AlignConfig = create_model(
+        "AlignConfig", __base__=CommonAlignConfig, __doc__=CommonAlignConfig.__doc__, __module__=__name__, **distance_knobs()
+    )
+    """`align.*`: the knobs that all distances share, and those that a distance declares for itself."""
 
 
 class FinetuneConfig(_Part):

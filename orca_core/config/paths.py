@@ -31,6 +31,14 @@ SHORTHAND = {"body": "body.name"}
 """A section that may be given as one value, and the knob that value is for."""
 
 
+def value_of(config: TrialConfig, path: str) -> Any:
+    """The value of a knob."""
+    node: Any = config
+    for name in path.split("."):
+        node = getattr(node, name)
+    return node
+
+
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested or dotted keys as a flat dict of dotted paths. Lists, and what stands below a knob, stay values.
 

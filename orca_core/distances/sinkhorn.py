@@ -14,7 +14,8 @@ moves plan entries by parts in a thousand.
   which the potentials were taken in float64 first; the last one or two are in float64, on the costs themselves.
 - `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update about halves the error at every iteration.
 
-Both stop when the plan's L1 marginal error is at most 1e-6, or at an iteration cap; the value's error is of second order in it.
+Both stop when the plan's L1 marginal error is at most 1e-6, or at an iteration cap; the value's error is of second order in it. A problem
+that ends with a larger error is counted (`count_unconverged`), and the first one of a process warns.
 Nothing is kept between calls: a result is a pure function of its arguments. A cost that is not finite gives a value that is not.
 
 References:
@@ -25,6 +26,11 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +47,48 @@ _MAX_NEWTON_STEPS = 100  # per level; two are usual
 _MAX_STEP = 3.0  # longest first step in any entry of g, in units of epsilon
 _MIN_STEP = 1e-6  # shortest fraction of a Newton step that backtracking tries
 _MAX_SELF_ITERATIONS = 1000  # some twenty are usual
+
+
+@dataclass
+class Unconverged:
+    """How many transport problems ended with plans whose marginals are off by more than 1e-6."""
+
+    count: int = 0
+
+
+_counters: ContextVar[tuple[Unconverged, ...]] = ContextVar("counters", default=())
+_warned = False
+
+
+@contextmanager
+def count_unconverged() -> Iterator[Unconverged]:
+    """Counts the transport problems inside the `with` that did not converge; may be nested, and each level counts.
+
+    >>> with count_unconverged() as unconverged:
+    ...     cost = transport_cost(torch.ones(2, 3, dtype=torch.float64), 0.1)
+    >>> unconverged.count
+    0
+    """
+    counter = Unconverged()
+    token = _counters.set((*_counters.get(), counter))
+    try:
+        yield counter
+    finally:
+        _counters.reset(token)
+
+
+def _check_convergence(error: float, solver: str) -> None:
+    """Counts a problem whose plan has an L1 marginal error above the tolerance. NaN is left to whoever reads the value."""
+    global _warned
+    if not error > _TOLERANCE:
+        return
+    for counter in _counters.get():
+        counter.count += 1
+    if not _warned:
+        _warned = True
+        reached = f"{solver} stopped at an error of {error:.1e} in the plan's marginals, above {_TOLERANCE:g}"
+        remedy = "A larger epsilon converges faster. Further problems are counted without a warning."
+        warnings.warn(f"{reached}. {remedy}", RuntimeWarning, stacklevel=4)
 
 
 def squared_distances(x: Tensor, y: Tensor, x_norms: Tensor | None = None) -> Tensor:
@@ -122,6 +170,7 @@ def self_transport_cost(cost: Tensor, epsilon: float) -> Tensor:
         error = ((potential - update) / epsilon).expm1().abs().mean()
         if not error > _TOLERANCE:
             break
+    _check_convergence(error.item(), "self_transport_cost")
     return with_gradient(update.mean() + potential.mean(), conditional / len(constant), cost)
 
 
@@ -157,6 +206,7 @@ def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
             drift = (found - potential) / (level - higher)
         potential, higher = found, level
     point = _newton(cost, potential, epsilon, _FINAL_TOLERANCE)
+    _check_convergence((1 / cost.shape[1] - point.column_mass).abs().sum().item(), "transport_cost")
     return point.value, point.conditional.div_(len(cost))
 
 

@@ -13,56 +13,67 @@ from orca_core.adapters.names import NONE
 from orca_core.bodies.base import Body, rows_before_third
 from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody, random_body
-from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.groups import body_group
-from orca_core.model.embedder import make_embedder
+from orca_core.model.embedder import Embedder, make_embedder
 from orca_core.model.predictor import make_predictor
 from orca_core.seeding import seeded
+from orca_core.settings import Settings
+
+
+def build_embedder(settings: Settings, loaded: LoadedBody, input_shape: tuple[int, ...]) -> Embedder:
+    """The embedder of a trial as it starts, before any alignment; drawn by the seed.
+
+    Args:
+        settings: Of alignment or of fine-tuning.
+        loaded: The body, whose own embedding it may copy.
+        input_shape: (channels, length) or (channels, height, width).
+    """
+    geometry, init = loaded.body.geometry, settings["embedder.init"]
+    if settings["body.double"]:
+        geometry = replace(geometry, max_tokens=geometry.max_tokens // 2)
+    positions_from: int | None = None
+    if init == "reference":
+        # Which copies positions with either initialisation (`utils.py:678-717`), and counts them as RoBERTa does for every text body.
+        positions_from = rows_before_third(loaded.embedding)
+        geometry = replace(geometry, max_tokens=geometry.max_tokens - positions_from)
+    with seeded(settings["seed"], "embedder-init"):
+        return make_embedder(
+            input_shape,
+            geometry,
+            loaded.embedding,
+            target_seq_len=settings["embedder.target_seq_len"],
+            pretrained=init == "pretrained" or (init == "reference" and settings.aligned),
+            positions_from=positions_from,
+        )
 
 
 class CrossModalModel(nn.Module):
     """Target inputs -> tokens -> tokens -> task outputs.
 
     Args:
-        config: The trial: its seed draws embedder and predictor.
+        settings: Of fine-tuning; its seed draws embedder and predictor.
         loaded: The body; copied, so that trials of one process do not share weights.
         input_shape: (channels, length) or (channels, height, width).
         output_shape: (num_classes,) or the shape of a dense target.
     """
 
-    def __init__(self, config: TrialConfig, loaded: LoadedBody, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
+    def __init__(self, settings: Settings, loaded: LoadedBody, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.input_shape, self.output_shape = input_shape, output_shape
-        geometry = loaded.body.geometry
-        if config.body.double and loaded.spec.is_decoder:
-            geometry = replace(geometry, max_tokens=geometry.max_tokens // 2)
-        init = config.embedder.init if config.body.weights == "pretrained" else "random"
-        positions_from: int | None = None
-        if init == "reference":
-            # Which copies positions with either initialisation (`utils.py:678-717`), and counts them as RoBERTa does for every text body.
-            positions_from = rows_before_third(loaded.embedding)
-            geometry = replace(geometry, max_tokens=geometry.max_tokens - positions_from)
-        with seeded(config.seed, "embedder-init"):
-            self.embedder = make_embedder(
-                input_shape,
-                geometry,
-                loaded.embedding,
-                target_seq_len=config.embedder.target_seq_len,
-                pretrained=init == "pretrained" or (init == "reference" and config.align.epochs > 0),
-                positions_from=positions_from,
-            )
+        seed = settings["seed"]
+        self.embedder = build_embedder(settings, loaded, input_shape)
         self.body = copy.deepcopy(loaded.body)
-        if config.finetune.reinit_top and config.body.weights == "pretrained":
-            _reinitialise_top(self.body, random_body(loaded.spec, seed=config.seed).body, config.finetune.reinit_top)
+        if settings["finetune.reinit_top"]:
+            _reinitialise_top(self.body, random_body(loaded.spec, seed=seed).body, settings["finetune.reinit_top"])
         if isinstance(self.body, DecoderBody):
-            self.body.flipped, self.body.doubled = config.body.flip, config.body.double
+            self.body.flipped, self.body.doubled = settings["body.flip"], settings["body.double"]
         self.adapter: Adapter | None = None
-        if config.adapter != NONE:
-            with seeded(config.seed, "adapter-init"):
-                self.adapter = Adapter(config.adapter, self.body)
-        with seeded(config.seed, "predictor-init"):
-            self.predictor = make_predictor(output_shape, geometry, self.embedder)
+        if settings["adapter"] != NONE:
+            with seeded(seed, "adapter-init"):
+                self.adapter = Adapter(settings["adapter"], self.body)
+        with seeded(seed, "predictor-init"):
+            self.predictor = make_predictor(output_shape, loaded.body.geometry, self.embedder)
 
     def features(self, x: Tensor) -> Tensor:
         """What the predictor reads: the body's tokens, pooled."""

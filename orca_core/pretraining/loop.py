@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from orca_core.bodies import BodySpec
 from orca_core.bodies.base import IMAGE_MEAN, IMAGE_STD
 from orca_core.bodies.mini import mini_model, mini_tokenizer
-from orca_core.config.knobs import PretrainConfig
 from orca_core.proxies import find_proxy
 from orca_core.rows import EpochRow
 from orca_core.seeding import generator, seeded
+from orca_core.settings import Settings
 from orca_core.training.optimizers import load_optimizer_state, optimizer_state
 
 LR, WEIGHT_DECAY, WARMUP_STEPS, BATCH_SIZE = 2e-3, 0.01, 50, 32
@@ -33,24 +33,24 @@ class Pretraining:
     """Pretraining of one mini body.
 
     Args:
-        spec: `mini-roberta` or `mini-swin`.
-        config: Share of the data, seed.
+        settings: Of the stage; its body is a mini body.
         device: Where to train.
     """
 
-    def __init__(self, spec: BodySpec, config: PretrainConfig, device: torch.device) -> None:
-        self.seed, self.device = config.seed, device
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        spec = settings.body
+        self.seed, self.device = settings["pretrain.seed"], device
         self.task: _Masked | _Labelled
-        with seeded(config.seed, "pretrain-init"):
+        with seeded(self.seed, "pretrain-init"):
             model = mini_model(spec).to(device)
             self.task = (_Masked if spec.modality == "text" else _Labelled)(spec, model, device)
         self.model = model
         self.modules = nn.ModuleDict({"model": model, "head": self.task.head})
-        order = torch.randperm(self.task.size, generator=generator(config.seed, "pretrain-subset"))
+        order = torch.randperm(self.task.size, generator=generator(self.seed, "pretrain-subset"))
         held_out = max(1, self.task.size // 10)
         # A smaller share is a part of a larger one, and all are validated on the same samples.
         self.valid = order[:held_out]
-        self.train = order[held_out:][: max(1, round(config.fraction * (self.task.size - held_out)))]
+        self.train = order[held_out:][: max(1, round(settings["pretrain.fraction"] * (self.task.size - held_out)))]
         self.optimizer = torch.optim.AdamW(self.modules.parameters(), LR, weight_decay=WEIGHT_DECAY)
 
     def run_epoch(self, epoch: int) -> EpochRow:

@@ -1,24 +1,25 @@
 """Proxy data sets: data of the body's own modality, to which the embedder is aligned.
 
-`PROXIES` is the table of all of them; an entry is a `ProxySpec`. A loader is `load(spec) -> ProxyData`, the whole proxy in a fixed
-order; which samples a trial uses is drawn by the trial's seed (`align.proxy_samples`). `noise` has no loader: it is drawn in
-the width of the body's embedding, so it fits every body. Third parties add proxies through the entry-point group
-`orca_core.proxies`; each entry point is a `ProxySpec`.
+`PROXIES` holds every built-in proxy; `PROXY_CATALOGUE` also those whose name carries an argument, `text:PATH`, and those of other packages,
+through the entry-point group `orca_core.proxies`. An entry is a `ProxySpec`. A loader is `load(spec) -> ProxyData`, the whole proxy in a
+fixed order; which samples a trial uses is drawn by the trial's seed (`align.proxy_samples`). `noise` has no loader: it is drawn in the
+width of the body's embedding, so it fits every body.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 
-from orca_core.errors import ConfigError, Fault, nearest
-from orca_core.plugins import broken_entry, third_party
+from orca_core.catalogue import Catalogue, NameForm
+from orca_core.errors import ConfigError, Fault
+from orca_core.plugins import check_reference
 from orca_core.proxies.builtin import BUILTIN_PROXIES
 from orca_core.proxies.own import images_proxy, npz_proxy, task_proxy, text_proxy
 from orca_core.proxies.published import PUBLISHED_PROXIES
 from orca_core.proxies.spec import ProxyData, ProxySpec
 
-__all__ = ["DEFAULT_PROXY", "PROXIES", "ProxyData", "ProxySpec", "find_proxy"]
+__all__ = ["DEFAULT_PROXY", "PROXIES", "PROXY_CATALOGUE", "ProxyData", "ProxySpec", "find_proxy"]
 
 PROXIES: dict[str, ProxySpec] = {spec.name: spec for spec in (*BUILTIN_PROXIES, *PUBLISHED_PROXIES)}
 
@@ -26,16 +27,49 @@ DEFAULT_PROXY = {"text": "pydoc", "images": "photos"}
 """What a body of that modality is aligned to when the task's recipe names no proxy that fits it."""
 
 
-PROXY_FAMILIES: dict[str, Callable[[str], ProxySpec]] = {
-    "text:": text_proxy,
-    "images:": images_proxy,
-    "npz:": npz_proxy,
-    "task:": task_proxy,
-}
-"""Prefix of a name -> the function that makes a spec of what follows it."""
+def _shuffled(name: str) -> ProxySpec:
+    return replace(find_proxy(name), name=f"{name}+shuffled", shuffled=True)
 
-FAMILY_NAMES = ("text:PATH", "images:PATH", "npz:PATH", "task:NAME")
-"""How names of the families are written. Behind any name may stand `+shuffled` and `+k:N`."""
+
+def _cut(name: str, number: str) -> ProxySpec:
+    whole = f"{name}+k:{number}"
+    if not number.isdigit() or int(number) < 2:
+        raise ConfigError([Fault("proxy", "must end in +k:N with N, the number of its samples, 2 at least", whole)])
+    return replace(find_proxy(name), name=whole, most=int(number))
+
+
+_FORMS = (
+    NameForm(
+        "text:PATH",
+        r"text:(.*)",
+        text_proxy,
+        "your own texts: CSV, JSON lines, columns of CoNLL, a folder for each label",
+        {"modality": "text"},
+    ),
+    NameForm("images:PATH", r"images:(.*)", images_proxy, "your own pictures, a folder for each class", {"modality": "images"}),
+    NameForm("npz:PATH", r"npz:(.*)", npz_proxy, "your own features, for bodies of their width: keys x and y", {"modality": "any"}),
+    NameForm("task:NAME", r"task:(.*)", task_proxy, "training images of a 2D classification task", {"modality": "images"}),
+    NameForm("NAME+shuffled", r"(.*)\+shuffled", _shuffled, "any of these with its labels permuted by the seed: a control"),
+    NameForm("NAME+k:N", r"(.*)\+k:([^+]*)", _cut, "any of these, N samples of it"),
+)
+
+
+def _check(spec: ProxySpec, known: Mapping[str, ProxySpec]) -> None:
+    if spec.loader:
+        check_reference("loader", spec.loader)
+    if spec.modality not in ("text", "images", "any"):
+        raise TypeError(f"modality must be text, images or any, not {spec.modality!r}")
+
+
+PROXY_CATALOGUE: Catalogue[ProxySpec] = Catalogue(
+    kind="proxy data set",
+    knob="proxy",
+    group="orca_core.proxies",
+    spec_class=ProxySpec,
+    builtin=PROXIES.values(),
+    forms=_FORMS,
+    check=_check,
+)
 
 
 def find_proxy(name: str) -> ProxySpec:
@@ -45,20 +79,4 @@ def find_proxy(name: str) -> ProxySpec:
         ConfigError: If there is none; the fault offers the nearest known name.
         DataError: If the name is a file or folder (`text:PATH`) that is missing or not of the documented form.
     """
-    before, plus, control = name.rpartition("+")
-    if plus and control == "shuffled":
-        return replace(find_proxy(before), name=name, shuffled=True)
-    if plus and control.startswith("k:"):
-        number = control.removeprefix("k:")
-        if not number.isdigit() or int(number) < 2:
-            raise ConfigError([Fault("proxy", "must end in +k:N with N, the number of its samples, 2 at least", name)])
-        return replace(find_proxy(before), name=name, most=int(number))
-    for prefix, make in PROXY_FAMILIES.items():
-        if name.startswith(prefix):
-            return make(name.removeprefix(prefix))
-    known = PROXIES | third_party("orca_core.proxies")
-    if name not in known and (wrong := broken_entry("orca_core.proxies", name)):
-        raise ConfigError([Fault("proxy", wrong, Fault.ABSENT)])
-    if name not in known:
-        raise ConfigError([Fault("proxy", "must be the name of a proxy data set", name, nearest(name, [*known, *FAMILY_NAMES]))])
-    return known[name]
+    return PROXY_CATALOGUE.find(name)

@@ -1,16 +1,16 @@
 """Target tasks: what a body pretrained on text or images is adapted to.
 
-`TASKS` holds every task that has a name of its own; `TASK_FAMILIES` those whose name carries an argument, `npz:PATH`. An entry
-is a `TaskSpec`; it names its loader as `"module:function"`, so that names can be checked without importing numpy or torch.
-Third parties add tasks through the entry-point group `orca_core.tasks`; each entry point is a `TaskSpec`.
+`TASKS` holds every built-in task; `TASK_CATALOGUE` also those whose name carries an argument, `npz:PATH`, and those of other packages,
+through the entry-point group `orca_core.tasks`. An entry is a `TaskSpec`; it names its loader as `"module:function"`, so that names can be
+checked without importing numpy or torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from orca_core.errors import ConfigError, Fault, nearest
-from orca_core.plugins import broken_entry, third_party
+from orca_core.catalogue import Catalogue, NameForm
+from orca_core.plugins import check_reference
 from orca_core.tasks.builtin import BUILTIN_TASKS
 from orca_core.tasks.drug import DRUG_TASKS
 from orca_core.tasks.nb360 import NB360_TASKS
@@ -22,22 +22,49 @@ from orca_core.tasks.pdebench import PDEBENCH_TASKS
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.ucr import ucr_task
 
-__all__ = ["TASKS", "TASK_FAMILIES", "Split", "TaskData", "TaskSpec", "find_task"]
+__all__ = ["TASKS", "TASK_CATALOGUE", "Split", "TaskData", "TaskSpec", "find_task"]
 
 TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (*BUILTIN_TASKS, *NB360_TASKS, *OPENML_TASKS, *PDEBENCH_TASKS, *DRUG_TASKS)}
 
-TASK_FAMILIES: dict[str, Callable[[str], TaskSpec]] = {
-    "npz:": npz_task,
-    "csv:": csv_task,
-    "images:": images_task,
-    "openml/": openml_task,
-    "ucr/": ucr_task,
-    "domainnet/": domainnet_task,
-}
-"""Prefix of a name -> the function that makes a spec of what follows it."""
+_CLASSES = {"kind": "classification", "score": "1-accuracy"}
 
-FAMILY_NAMES = ("npz:PATH", "csv:PATH", "images:PATH", "openml/ID", "ucr/NAME", "domainnet/DOMAIN")
-"""How names of the families are written."""
+_FORMS = (
+    NameForm(
+        "openml/ID",
+        r"openml/(.*)",
+        openml_task,
+        "any other table of OpenML",
+        {"dims": "1", "kind": "classification", "score": "1-auroc"},
+    ),
+    NameForm("ucr/NAME", r"ucr/(.*)", ucr_task, "a data set of the UCR and UEA archives of series", {"dims": "1", **_CLASSES}),
+    NameForm("domainnet/DOMAIN", r"domainnet/(.*)", domainnet_task, "pictures of a domain of DomainNet", {"dims": "2", **_CLASSES}),
+    NameForm(
+        "npz:PATH",
+        r"npz:(.*)",
+        npz_task,
+        "your own arrays: keys x_train, y_train, x_test, y_test; see docs/tasks.md",
+        {"dims": "1, 2", "kind": "either"},
+    ),
+    NameForm(
+        "csv:PATH",
+        r"csv:(.*)",
+        csv_task,
+        "your own table with a header; the target is the column label or target, else the last",
+        {"dims": "1", "kind": "either"},
+    ),
+    NameForm("images:PATH", r"images:(.*)", images_task, "your own pictures, a folder for each class", {"dims": "2", **_CLASSES}),
+)
+
+
+def _check(spec: TaskSpec, known: Mapping[str, TaskSpec]) -> None:
+    check_reference("loader", spec.loader)
+    if not spec.recipes:
+        raise TypeError('recipes must have at least one, "laptop"')
+
+
+TASK_CATALOGUE: Catalogue[TaskSpec] = Catalogue(
+    kind="task", knob="task", group="orca_core.tasks", spec_class=TaskSpec, builtin=TASKS.values(), forms=_FORMS, check=_check
+)
 
 
 def find_task(name: str) -> TaskSpec:
@@ -47,12 +74,4 @@ def find_task(name: str) -> TaskSpec:
         ConfigError: If there is none; the fault offers the nearest known name.
         DataError: If the name is a file (`npz:PATH`) that is missing or not of the documented form.
     """
-    for prefix, make in TASK_FAMILIES.items():
-        if name.startswith(prefix) and name not in TASKS:
-            return make(name.removeprefix(prefix))
-    known = TASKS | third_party("orca_core.tasks")
-    if name not in known and (wrong := broken_entry("orca_core.tasks", name)):
-        raise ConfigError([Fault("task", wrong, Fault.ABSENT)])
-    if name not in known:
-        raise ConfigError([Fault("task", "must be the name of a task", name, nearest(name, [*known, *FAMILY_NAMES]))])
-    return known[name]
+    return TASK_CATALOGUE.find(name)

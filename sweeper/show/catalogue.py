@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from orca_core.bodies import BODIES, MODEL_TYPES, find_body
+from orca_core.bodies import BODY_CATALOGUE, find_body
 from orca_core.bodies.widths import body_width
+from orca_core.catalogue import Catalogue, Spec
 from orca_core.datafiles.expected import data_root
 from orca_core.errors import ConfigError, DataError, Fault, nearest
-from orca_core.plugins import third_party
-from orca_core.proxies import PROXIES, ProxySpec, find_proxy
-from orca_core.tasks import TASKS, TaskSpec, find_task
+from orca_core.proxies import PROXY_CATALOGUE, ProxySpec, find_proxy
+from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
 from sweeper.show.tables import text_table
 from sweeper.space.reading import available_spaces
 from sweeper.space.yaml_reader import read_mapping
@@ -46,19 +46,16 @@ def _question(path: Path) -> str:
         return str(error)
 
 
+def _list(catalogue: Catalogue[Spec], *columns: str) -> str:
+    """Every entry of a catalogue, and every form of name that carries an argument; columns are attributes of the specs."""
+    rows = [(spec.name, *(getattr(spec, column) for column in columns), spec.summary) for spec in catalogue.entries().values()]
+    rows += [(form.written, *(form.facts.get(column, "-") for column in columns), form.summary) for form in catalogue.forms]
+    return text_table((catalogue.kind.partition(" ")[0], *columns, "what it is"), rows)
+
+
 def _tasks(name: str | None) -> str:
     if name is None:
-        known = TASKS | third_party("orca_core.tasks")
-        rows: Iterable[tuple[object, ...]] = ((spec.name, spec.dims, spec.kind, spec.score, spec.summary) for spec in known.values())
-        own = (
-            ("openml/ID", 1, "classification", "1-auroc", "any other table of OpenML"),
-            ("ucr/NAME", 1, "classification", "1-accuracy", "a data set of the UCR and UEA archives of series"),
-            ("domainnet/DOMAIN", 2, "classification", "1-accuracy", "pictures of a domain of DomainNet"),
-            ("npz:PATH", "1, 2", "either", "-", "your own arrays: keys x_train, y_train, x_test, y_test; see docs/tasks.md"),
-            ("csv:PATH", 1, "either", "-", "your own table with a header; the target is the column label or target, else the last"),
-            ("images:PATH", 2, "classification", "1-accuracy", "your own pictures, a folder for each class"),
-        )
-        return text_table(("task", "dims", "kind", "score", "what it is"), [*rows, *own])
+        return _list(TASK_CATALOGUE, "dims", "kind", "score")
     spec = find_task(name)
     lines = _pairs(
         {
@@ -115,8 +112,7 @@ def fetch_table(name: str) -> Path:
 def check_tasks() -> str:
     """One line for each task: whether its files are there and whole, as far as their headers tell."""
     there = {True: "there", False: "comes with the packages"}
-    known = (TASKS | third_party("orca_core.tasks")).values()
-    rows = [(spec.name, trouble_with_files(spec) or there[bool(spec.expects)]) for spec in known]
+    rows = [(spec.name, trouble_with_files(spec) or there[bool(spec.expects)]) for spec in TASK_CATALOGUE.entries().values()]
     return f"data root: {data_root()}\n" + text_table(("task", "files"), rows)
 
 
@@ -133,17 +129,7 @@ def trouble_with_files(spec: TaskSpec | ProxySpec) -> str:
 
 def _proxies(name: str | None) -> str:
     if name is None:
-        known = PROXIES | third_party("orca_core.proxies")
-        rows = [(spec.name, spec.modality, spec.summary) for spec in known.values()]
-        own = (
-            ("text:PATH", "text", "your own texts: CSV, JSON lines, columns of CoNLL, a folder for each label"),
-            ("images:PATH", "images", "your own pictures, a folder for each class"),
-            ("npz:PATH", "any", "your own features, for bodies of their width: keys x and y"),
-            ("task:NAME", "images", "training images of a 2D classification task"),
-            ("NAME+shuffled", "-", "any of these with its labels permuted by the seed: a control"),
-            ("NAME+k:N", "-", "any of these, N samples of it"),
-        )
-        return text_table(("proxy", "modality", "what it is"), [*rows, *own])
+        return _list(PROXY_CATALOGUE, "modality")
     spec = find_proxy(name)
     there = all(file.place.exists() for file in spec.expects)
     shown: dict[str, object] = {"proxy": spec.name, "what it is": spec.summary, "modality": spec.modality}
@@ -183,15 +169,10 @@ def describe_source(name: str, body: str) -> str:
 
 def _bodies(name: str | None) -> str:
     if name is None:
-        known = BODIES | third_party("orca_core.bodies")
-        rows: list[tuple[str, str, str]] = [(spec.name, spec.modality, spec.summary) for spec in known.values()]
-        families = {modality: ", ".join(kind for kind, of in MODEL_TYPES.items() if of == modality) for modality in ("text", "images")}
-        rows += [("hf:NAME_OR_FOLDER", modality, f"Hugging Face models: {names}") for modality, names in families.items()]
-        rows.append(("timm:NAME_OR_FOLDER", "images", "Swin, ViT and DeiT of timm"))
-        return text_table(("body", "modality", "what it is"), rows)
+        return _list(BODY_CATALOGUE, "modality")
     spec = find_body(name)
     shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}
-    shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder}
+    shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder, "code": spec.build}
     return "\n".join(_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
 
 

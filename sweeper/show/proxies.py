@@ -12,8 +12,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import flatten
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
-from orca_core.plugins import third_party
-from orca_core.proxies import PROXIES, find_proxy
+from orca_core.proxies import PROXY_CATALOGUE, find_proxy
 from orca_core.rows import EpochRow
 from orca_core.store import Store
 from sweeper.results.workspace import Workspace
@@ -80,7 +79,7 @@ def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, T
         raise ConfigError(faults.values())
     modality = config.body_spec.modality
     usable, unusable = {}, {}
-    for name in dict.fromkeys([*(PROXIES | third_party("orca_core.proxies")), *names]):
+    for name in dict.fromkeys([*PROXY_CATALOGUE.entries(), *names]):
         spec = find_proxy(name)
         if not spec.fits(modality):
             continue

@@ -19,6 +19,7 @@ from orca_core.errors import ConfigError
 from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
+from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from sweeper.results.store import ResultStore
@@ -42,13 +43,13 @@ def config_for(quick, adapter: Any, **knobs: Any) -> TrialConfig:
 
 
 def model_for(config: TrialConfig) -> CrossModalModel:
-    return CrossModalModel(config, random_body(config.body_spec, seed=config.seed), (13, 1), (3,))
+    return CrossModalModel(Settings.of(config, "finetune"), random_body(config.body_spec, seed=config.seed), (13, 1), (3,))
 
 
 def tuning_for(config: TrialConfig) -> Finetuning:
-    tuning = Finetuning(config, model_for(config), find_task("openml/187").load(), torch.device("cpu"))
+    tuning = Finetuning(Settings.of(config, "finetune"), model_for(config), find_task("openml/187").load(), torch.device("cpu"))
     tuning.train = tuple(part[:64] for part in tuning.train)
-    tuning.start_phase(0)
+    tuning.start_phase(tuning.settings)
     return tuning
 
 
@@ -161,7 +162,7 @@ def test_adapters_fit_every_family(family, name, tmp_path):
         ):
             check_adapter(config.adapter, config.body_spec)
         return
-    model = CrossModalModel(config, random_body(find_body(body), seed=0), (1, 8, 8), (3,))
+    model = CrossModalModel(Settings.of(config, "finetune"), random_body(find_body(body), seed=0), (1, 8, 8), (3,))
     model.train_only(config.phases[0].train)
     model(torch.randn(2, 1, 8, 8)).square().sum().backward()
     assert len(model.adapter.parameters) > 0

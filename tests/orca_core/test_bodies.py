@@ -18,6 +18,7 @@ from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.seeding import generator
+from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.trajectory import advance
 
@@ -56,6 +57,12 @@ def test_a_mini_body_takes_and_gives_tokens(name, shape_in, shape_out):
     assert loaded.body(tokens_for(loaded)).shape == shape_out
 
 
+def test_a_mini_body_of_another_name_is_refused():
+    spec = BodySpec("my-mini", "pretrained on pydoc too", "text", "roberta", ("pydoc",))
+    with pytest.raises(ConfigError, match=r"must be the name of a mini body, but got 'my-mini'\..* Known: mini-roberta, mini-swin"):
+        random_body(spec, seed=0)
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_random_weights_are_drawn_by_the_seed_alone(name):
     torch.manual_seed(1)
@@ -76,14 +83,14 @@ def test_building_a_body_draws_nothing_from_the_global_generator(name):
 def test_pretraining_lowers_the_loss_and_leaves_other_weights_than_random_ones(quick, warm_store, task):
     config = quick(task, {"pretrain.epochs": 2})
     stage, spec = stages_of(config)[0], config.body_spec
-    first, second, _ = advance(stage, warm_store, lambda: Pretraining(spec, config.pretrain, CPU), keep_at=[1])
+    first, second, _ = advance(stage, warm_store, lambda: Pretraining(Settings.of(config, "pretrain"), CPU), keep_at=[1])
     assert second.valid_loss < first.valid_loss
     loaded = pretrained_mini(spec, warm_store.get(stage.address).tensors)
     assert not same(loaded, random_body(spec, seed=0))
 
 
 def test_a_smaller_share_of_the_corpus_is_a_part_of_a_larger_one(quick):
-    small, large = (Pretraining(find_body("mini-swin"), quick("digits", {"pretrain.fraction": f}).pretrain, CPU) for f in (0.1, 0.5))
+    small, large = (Pretraining(Settings.of(quick("digits", {"pretrain.fraction": f}), "pretrain"), CPU) for f in (0.1, 0.5))
     assert set(small.train.tolist()) < set(large.train.tolist())
     assert torch.equal(small.valid, large.valid)
     assert not set(large.train.tolist()) & set(large.valid.tolist())
@@ -353,6 +360,6 @@ def test_a_real_sentence_encoder_embeds_a_proxy_and_runs(quick):
     loaded = load(config.body_spec)
     features, _ = source_features(find_proxy("pydoc"), loaded, samples=8, seed=0, device=CPU)
     assert features.shape == (8, 384)
-    model = CrossModalModel(config, loaded, (13, 1), (3,))
+    model = CrossModalModel(Settings.of(config, "finetune"), loaded, (13, 1), (3,))
     assert model(torch.randn(4, 13, 1)).shape == (4, 3)
     assert torch.equal(model.embedder.positions[0], loaded.embedding.positions[0])

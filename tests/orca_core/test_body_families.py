@@ -12,7 +12,9 @@ from torch import nn
 
 from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
-from orca_core.bodies import MODEL_TYPES, find_body
+from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies import family as family_table
+from orca_core.bodies.base import rows_before_third
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, random_body
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
@@ -20,6 +22,7 @@ from orca_core.identity import read_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.proxies import find_proxy
+from orca_core.settings import Settings
 from orca_core.tasks import Split, TaskData
 
 DECODERS = ["gpt2", "gpt_neox"]
@@ -37,7 +40,7 @@ def checkpoints(tmp_path_factory) -> dict[str, tuple[Any, str, LoadedBody]]:
 
 
 def test_every_known_family_is_held_to_this_contract():
-    assert set(MODEL_TYPES) == {family for family in FAMILIES if not family.startswith("timm-")}
+    assert set(family_table.FAMILIES) == set(FAMILIES)
 
 
 # The family's own model
@@ -88,11 +91,14 @@ def test_the_geometry_is_that_of_the_checkpoint(family, checkpoints):
     assert (geometry.modality, spec.modality) == (("text", "text") if family in TEXT else ("images", "images"))
     assert (geometry.width, geometry.output_width) == (WIDTH, 2 * WIDTH if swin else WIDTH)
     if family in TEXT:
-        assert geometry.max_tokens == POSITIONS - (2 if "bert" in family and loaded.embedding.pad_token_id == 1 else 0)
+        assert geometry.max_tokens == POSITIONS - (2 if family in ("roberta", "xlm-roberta", "camembert") else 0)
     else:
         assert (geometry.image_size, geometry.patch_size, geometry.output_side) == (IMAGE, PATCH, 2 if swin else 4)
     assert len(loaded.body.blocks) == (3 if swin else LAYERS)
     assert spec.num_layers == len(loaded.body.blocks)
+    assert spec.width == (None if family.startswith("timm-") else geometry.width)
+    assert spec.rows_before_third == rows_before_third(loaded.embedding)
+    assert spec.rows_before_third == (2 if family in ("bert", "distilbert", "electra") else 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -134,7 +140,7 @@ SHAPES = {
 def test_every_body_gives_every_task_its_outputs_and_the_embedder_a_gradient(family, shapes, checkpoints):
     input_shape, output_shape = SHAPES[shapes]
     _, name, loaded = checkpoints[family]
-    model = CrossModalModel(resolve_config({"task": "digits", "body": name}), loaded, input_shape, output_shape)
+    model = CrossModalModel(Settings.of(resolve_config({"task": "digits", "body": name}), "finetune"), loaded, input_shape, output_shape)
     outputs = model(torch.randn(2, *input_shape))
     assert outputs.shape == (2, *output_shape)
     outputs.square().sum().backward()
@@ -154,9 +160,11 @@ def test_every_body_aligns_series_and_images_with_a_proxy_of_its_own_modality(fa
         assert config.proxy == proxy.name
         split = Split(torch.randn(20, *shape).numpy(), torch.arange(20).remainder(2).numpy())
         data = TaskData(split, split, split, 2)
-        model = CrossModalModel(config, loaded, shape, (2,))
+        model = CrossModalModel(Settings.of(config, "finetune"), loaded, shape, (2,))
         before = model.embedder.projection.weight.detach().clone()
-        assert Alignment(config, model.embedder, features, labels, data, torch.device("cpu")).run_epoch(1).distance > 0
+        assert (
+            Alignment(Settings.of(config, "align"), model.embedder, features, labels, data, torch.device("cpu")).run_epoch(1).distance > 0
+        )
         assert not torch.equal(model.embedder.projection.weight, before)
 
 
@@ -196,7 +204,7 @@ def test_a_decoder_sees_only_what_came_before_and_flipped_or_doubled_all(family,
     _, name, loaded = checkpoints[family]
     for flip, double in ((False, False), (True, False), (False, True), (True, True)):
         config = resolve_config({"task": "digits", "body": {"name": name, "flip": flip, "double": double}})
-        body = CrossModalModel(config, loaded, (1, 8), (2,)).body
+        body = CrossModalModel(Settings.of(config, "finetune"), loaded, (1, 8), (2,)).body
         tokens = torch.randn(1, 5, WIDTH, requires_grad=True)
         body(tokens)[0, 1].sum().backward()  # what the second output token depends on
         seen = (tokens.grad[0].abs().sum(1) > 0).tolist()
@@ -208,7 +216,7 @@ def test_doubling_is_the_second_half_of_the_models_own_reading_of_the_doubled_se
     model, name, loaded = checkpoints[family]
     ids = inputs_of(family)
     config = resolve_config({"task": "digits", "body": {"name": name, "double": True}})
-    body = CrossModalModel(config, loaded, (1, 8), (2,)).body
+    body = CrossModalModel(Settings.of(config, "finetune"), loaded, (1, 8), (2,)).body
     with torch.no_grad():
         assert torch.equal(body(loaded.embedding.embed(ids)), model(torch.cat([ids, ids], 1))[0][:, 6:])
 
@@ -218,7 +226,7 @@ def test_flipping_is_the_mean_of_the_models_own_readings_of_both_ways(family, ch
     model, name, loaded = checkpoints[family]
     ids = inputs_of(family)
     config = resolve_config({"task": "digits", "body": {"name": name, "flip": True}})
-    body = CrossModalModel(config, loaded, (1, 8), (2,)).body
+    body = CrossModalModel(Settings.of(config, "finetune"), loaded, (1, 8), (2,)).body
     with torch.no_grad():
         expected = (model(ids)[0] + model(ids.flip(1))[0].flip(1)) / 2
         assert torch.equal(body(loaded.embedding.embed(ids)), expected)
@@ -228,7 +236,7 @@ def test_flipping_is_the_mean_of_the_models_own_readings_of_both_ways(family, ch
 def test_a_doubled_sequence_has_half_as_many_tokens(family, checkpoints):
     _, name, loaded = checkpoints[family]
     config = resolve_config({"task": "digits", "body": {"name": name, "double": True}})
-    model = CrossModalModel(config, loaded, (1, POSITIONS), (2,))
+    model = CrossModalModel(Settings.of(config, "finetune"), loaded, (1, POSITIONS), (2,))
     assert model.embedder.num_tokens == POSITIONS // 2
     assert model(torch.randn(1, 1, POSITIONS)).shape == (1, 2)
 
@@ -284,6 +292,25 @@ def test_a_timm_model_of_another_kind_is_refused(tmp_path):
 def test_a_timm_name_that_gives_no_folder_is_refused():
     with pytest.raises(ConfigError, match="must be a checkpoint folder or a hub name, but got 'timm:no_such_model'"):
         find_body("timm:no_such_model")
+
+
+def test_a_family_that_nobody_knows_is_refused_by_name():
+    spec = BodySpec("my-body", "of a family of its own", "text", "t5-like")
+    with pytest.raises(ConfigError, match=r"body\.name: must be of a known family, not 't5-like', but got 'my-body'"):
+        random_body(spec, seed=0)
+
+
+def test_a_timm_family_is_not_one_of_hugging_face(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "timm-swin"}')
+    with pytest.raises(ConfigError, match="must be of a known family, not 'timm-swin'"):
+        find_body(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("pad_token_id", "rows"), [({"pad_token_id": 0}, 1), ({"pad_token_id": 1}, 0), ({"pad_token_id": None}, 1), ({}, 0)]
+)
+def test_a_roberta_uses_the_rows_behind_its_padding_id(pad_token_id, rows):
+    assert family_table.FAMILIES["roberta"].rows_before_third(pad_token_id) == rows
 
 
 # A whole trial

@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pytest
 
-from orca_core.config.knobs import choices_of
 from orca_core.config.paths import KNOBS, flatten, nest
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, Fault
@@ -232,8 +231,3 @@ def test_a_config_written_out_is_read_back_the_same():
 
 def test_every_knob_says_what_it_means():
     assert [path for path, field in KNOBS.items() if not field.description] == []
-
-
-def test_choices_are_known_for_knobs_with_a_fixed_set_of_names():
-    assert choices_of("align.objective") == ("otdd-exact", "otdd-gaussian", "mmd", "l2")
-    assert choices_of("finetune.lr") == ()

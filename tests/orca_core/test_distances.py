@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 import ot
 import pytest
 import torch
+from pydantic import ValidationError, create_model
 from torch import Tensor
 
+from orca_core import alignment
+from orca_core.config.knobs import AlignConfig
+from orca_core.distances import ALIGN_KNOBS, DISTANCES, distance_knobs, find_distance, sinkhorn
 from orca_core.distances.annealed import annealed_divergence, annealing_schedule
-from orca_core.distances.l2 import l2, l2_in_order
-from orca_core.distances.mmd import mmd, mmd_of_equal_size
-from orca_core.distances.otdd import OtddSource, otdd
+from orca_core.distances.l2_distance import l2, l2_in_order
+from orca_core.distances.mmd_distance import mmd, mmd_of_equal_size
+from orca_core.distances.otdd_distance import OtddSource, otdd
 from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost
-from orca_core.errors import NotFiniteError
+from orca_core.errors import ConfigError, NotFiniteError
+from orca_core.plugins import resolve
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "otdd"
 OTDD_FIXTURES = ["c01_small", "c02_medium", "c05_tinyclass_m2", "c12_whole_small"]
@@ -482,3 +488,89 @@ def test_drawn_distances_depend_on_the_generator_alone(distance) -> None:  # typ
     assert first == second != other
     with pytest.raises(ValueError, match="target_x: number of features must be that of source_x, 3, but got 2"):
         distance(source, target[:, :2], generator=torch.Generator())
+
+
+# Problems that do not converge
+
+
+@pytest.fixture
+def small_caps(monkeypatch):
+    """Both solvers give up at once, as if in a process that has not warned yet."""
+    for name, value in {"_MAX_SELF_ITERATIONS": 1, "_MAX_NEWTON_STEPS": 0, "_warned": False}.items():
+        monkeypatch.setattr(sinkhorn, name, value)
+
+
+def test_a_problem_that_stops_at_its_cap_is_counted_and_the_first_one_warns(small_caps) -> None:
+    x = torch.linspace(0, 3, 12, dtype=torch.float64).reshape(6, 2)
+    cost = squared_distances(x, x)
+    with sinkhorn.count_unconverged() as outer:
+        with pytest.warns(RuntimeWarning, match=r"self_transport_cost stopped at an error of .* A larger epsilon converges faster"):
+            self_transport_cost(cost, 0.1)
+        with sinkhorn.count_unconverged() as inner, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            transport_cost(cost[:4], 0.1)
+            transport_cost(cost, 0.1)
+    assert (outer.count, inner.count) == (3, 2)
+
+
+def test_a_problem_outside_of_any_count_is_not_lost_on_the_next_one(small_caps) -> None:
+    cost = torch.tensor([[0.0, 2.0], [1.0, 0.0], [4.0, 0.5]], dtype=torch.float64)
+    with pytest.warns(RuntimeWarning, match="transport_cost stopped"):
+        transport_cost(cost, 0.1)
+    with sinkhorn.count_unconverged() as unconverged:
+        pass
+    assert unconverged.count == 0
+
+
+@pytest.mark.parametrize("inner", ["exact", "gaussian"])
+def test_ordinary_problems_converge(inner: str) -> None:
+    draws = torch.Generator().manual_seed(0)
+    x, y = torch.randn(80, 8, generator=draws) * 5, torch.arange(80) % 4
+    with sinkhorn.count_unconverged() as unconverged:
+        otdd(x, y, torch.randn(30, 8, generator=draws) * 5, inner=inner)
+    assert unconverged.count == 0
+
+
+# Declarations
+
+
+OPTIONS = {"label_gradient": "true", "entropic_reg": 0.1, "solver": "converged", "l2_batches": "full"}
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_every_distance_is_prepared_from_its_own_knobs_alone(name: str) -> None:
+    draws = torch.Generator().manual_seed(0)
+    source_x, source_y, target = torch.randn(40, 3, generator=draws), torch.arange(40) % 4, torch.randn(9, 3, generator=draws)
+    spec = find_distance(name)
+    options = {knob: value for knob, value in OPTIONS.items() if knob in spec.knobs}
+    value, labels = spec.prepared(source_x, source_y, OPTIONS)(target, torch.Generator().manual_seed(1))
+    same, _ = resolve(spec.prepare)(source_x, source_y, options)(target, torch.Generator().manual_seed(1))
+    assert value > 0
+    assert torch.equal(value, same)
+    assert (labels is None) == (not name.startswith("otdd-"))
+
+
+def test_defaults_of_the_knobs_are_those_of_the_functions() -> None:
+    assert {knob: field.default for knob, (_, field) in distance_knobs().items()} == OPTIONS
+
+
+def test_every_other_knob_of_align_is_reserved() -> None:
+    assert set(AlignConfig.model_fields) - set(distance_knobs()) == ALIGN_KNOBS
+
+
+def test_yaml_true_is_a_label_gradient_and_a_regularisation_of_0_is_refused() -> None:
+    model = create_model("Knobs", __config__={"strict": True, "extra": "forbid"}, **distance_knobs())
+    assert model(label_gradient=True).label_gradient == "true"
+    with pytest.raises(ValidationError, match="greater than 0"):
+        model(entropic_reg=0.0)
+
+
+def test_an_unknown_distance_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(
+        ConfigError, match=r"align\.objective: must be the name of a distance, but got 'otdd_exact'\. Did you mean 'otdd-exact'"
+    ):
+        find_distance("otdd_exact")
+
+
+def test_the_names_in_alignment_are_the_same_functions() -> None:
+    assert (alignment.otdd, alignment.mmd, alignment.l2, alignment.OtddSource) == (otdd, mmd, l2, OtddSource)

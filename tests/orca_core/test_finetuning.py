@@ -13,6 +13,7 @@ from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.rows import EpochRow, TrialResult, best_row
+from orca_core.settings import Settings
 from orca_core.tasks import find_task
 from orca_core.training.optimizers import make_optimizer, step_decay, warmup_decay
 
@@ -24,7 +25,7 @@ def rates(tuning: Finetuning) -> list[list[float]]:
     """The learning rate of every step, epoch by epoch, over all phases."""
     epochs: list[list[float]] = []
     for number, phase in enumerate(tuning.config.phases):
-        tuning.start_phase(number)
+        tuning.start_phase(Settings.of(tuning.config, "finetune", number))
         hook = tuning.optimizer.register_step_pre_hook(lambda optimizer, *_: epochs[-1].append(optimizer.param_groups[0]["lr"]))
         for _ in range(phase.epochs):
             epochs.append([])
@@ -94,7 +95,7 @@ def test_the_rate_of_alignment_falls_after_the_epochs_named(epoch, factor):
 def test_moments_run_through_the_phases_unless_one_restarts_the_optimiser(tune, restart, kept):
     tuning = tune(SCHEDULE | {"freezing": [{"train": ["predictor"], "epochs": 1}, {"train": "all", "restart": restart}]})
     tuning.run_epoch(1)
-    tuning.start_phase(1)
+    tuning.start_phase(Settings.of(tuning.config, "finetune", 1))
     assert bool(tuning.optimizer.state) == kept
 
 
@@ -213,8 +214,13 @@ def test_checkpointing_changes_no_bit_of_what_is_trained(body, quick):
         config = quick("openml/187", knobs)
         data = find_task("openml/187").load()
         loaded = random_body(find_body(body), seed=0, dropout=0.1)
-        tuning = Finetuning(config, CrossModalModel(config, loaded, data.input_shape, data.output_shape), data, CPU)
-        tuning.start_phase(0)
+        tuning = Finetuning(
+            Settings.of(config, "finetune"),
+            CrossModalModel(Settings.of(config, "finetune"), loaded, data.input_shape, data.output_shape),
+            data,
+            CPU,
+        )
+        tuning.start_phase(tuning.settings)
         tuning.run_epoch(1)
         return tuning.weights()
 

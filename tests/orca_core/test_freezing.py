@@ -13,6 +13,7 @@ from orca_core.freezing.fisher import fisher_scores, highest
 from orca_core.freezing.schedule import FREEZING_NAMES, Phase, freezing_label, parse_freezing
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
+from orca_core.settings import Settings
 from orca_core.tasks import find_task
 
 ALL = ("embedder", "body", "predictor")
@@ -145,10 +146,12 @@ def tune(quick):
     def make(freezing: str) -> Finetuning:
         config = quick("digits", {"body.weights": "random", "freezing": freezing})
         data = find_task("digits").load()
-        model = CrossModalModel(config, random_body(find_body("mini-swin"), seed=0), data.input_shape, data.output_shape)
-        tuning = Finetuning(config, model, data, torch.device("cpu"))
+        model = CrossModalModel(
+            Settings.of(config, "finetune"), random_body(find_body("mini-swin"), seed=0), data.input_shape, data.output_shape
+        )
+        tuning = Finetuning(Settings.of(config, "finetune"), model, data, torch.device("cpu"))
         tuning.train = tuple(part[:64] for part in tuning.train)
-        tuning.start_phase(0)
+        tuning.start_phase(tuning.settings)
         return tuning
 
     return make
@@ -206,7 +209,7 @@ def test_a_model_in_which_nothing_can_train_still_runs(quick, store):
     # A dense predictor of a text body has no parameters, so nothing is left to train.
     config = quick("burgers-mini", {"body.weights": "random", "freezing": "frozen-both", "train_samples": 8})
     result = run_trial(config, store, lambda row: None)
-    assert result["params_trained"] == [0]
+    assert result.params_trained == [0]
 
 
 # Layers chosen by their Fisher information
@@ -229,10 +232,10 @@ def test_the_layers_of_highest_score_are_chosen_and_the_lower_of_equals(scores, 
 def test_layers_are_chosen_once_from_the_weights_that_training_starts_with(tune):
     tuning = tune("surgical:1")
     tuning.run_epoch(1)
-    first = tuning.scores.clone()
+    first = tuning.fisher_scores.clone()
     assert torch.equal(tuning.state()["surgical.scores"], first)
     tuning.run_epoch(2)
-    assert torch.equal(tuning.scores, first)
+    assert torch.equal(tuning.fisher_scores, first)
     again = tune("surgical:1")
     again.run_epoch(1)
     assert torch.equal(again.scores, first)

@@ -11,6 +11,7 @@ from orca_core.bodies.loading import random_body
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.model.cross_modal import CrossModalModel
+from orca_core.settings import Settings
 
 LENGTH, CLASSES = 8, 3
 PATCHES = (IMAGE // PATCH) ** 2
@@ -85,7 +86,7 @@ def names(tmp_path_factory) -> dict[str, str]:
 def counts(name: str, freezing: object, scores: list[float] | None = None) -> list[int]:
     """Parameters that train, phase by phase, of a model for a series of 8 points and 3 classes over 6 epochs."""
     config = resolve_config({"task": "openml/187", "body": name, "freezing": freezing, "finetune.epochs": 6})
-    model = CrossModalModel(config, random_body(find_body(name), seed=0), (1, LENGTH), (CLASSES,))
+    model = CrossModalModel(Settings.of(config, "finetune"), random_body(find_body(name), seed=0), (1, LENGTH), (CLASSES,))
     found = []
     for phase in config.phases:
         model.train_only(phase.train, None if scores is None else torch.tensor(scores))
@@ -121,8 +122,7 @@ def test_what_trains_is_what_is_counted_by_hand(family, names):
 
 
 def test_a_layer_that_only_the_loaded_body_can_refuse_is_refused(names):
-    model = CrossModalModel(
-        resolve_config({"task": "openml/187", "body": names["vit"]}), random_body(find_body(names["vit"]), seed=0), (1, 8), (3,)
-    )
+    settings = Settings.of(resolve_config({"task": "openml/187", "body": names["vit"]}), "finetune")
+    model = CrossModalModel(settings, random_body(find_body(names["vit"]), seed=0), (1, 8), (3,))
     with pytest.raises(ConfigError, match="freezing: must name 1 to 2 after top-layers: for a body of 2 layers"):
         model.train_only(("top-layers:3",))

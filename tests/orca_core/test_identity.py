@@ -151,7 +151,7 @@ def test_ids_are_those_of_old_results(expected):
 def test_an_id_is_the_same_in_a_fresh_process_that_loads_no_torch():
     code = """
 import sys
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.identity import trial_id
 print(trial_id(resolve_config({"task": "openml/1510", "freezing": "frozen-body:2", "align.lr": 0.1})), "torch" in sys.modules)
 """

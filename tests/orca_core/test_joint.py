@@ -18,7 +18,8 @@ from orca_core.identity import canonical_knobs, trial_id, unread_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.proxies import find_proxy
-from orca_core.rows import EpochRow
+from orca_core.rows import EpochRow, Row
+from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.store import Store
 from orca_core.tasks import find_task
@@ -45,14 +46,16 @@ def one_step(quick, task: str, knobs: dict[str, Any], align: bool = False) -> tu
     config = quick(task, {**ONE_STEP, **knobs})
     data = find_task(task).load()
     loaded = random_body(find_body(config.body.name), seed=0)
-    model = CrossModalModel(config, loaded, data.input_shape, data.output_shape)
+    model = CrossModalModel(Settings.of(config, "finetune"), loaded, data.input_shape, data.output_shape)
     source = source_features(find_proxy(config.proxy), loaded, samples=config.align.proxy_samples, seed=0, device=CPU)
     before = {name: parameter.detach().clone() for name, parameter in model.embedder.named_parameters()}
     if align:
-        row = Alignment(config, model.embedder, *source, data, CPU).run_epoch(1)
+        row = Alignment(Settings.of(config, "align"), model.embedder, *source, data, CPU).run_epoch(1)
     else:
-        tuning = Finetuning(config, model, data, CPU, distance=BatchDistance(config, *source, data, CPU))
-        tuning.start_phase(0)
+        tuning = Finetuning(
+            Settings.of(config, "finetune"), model, data, CPU, distance=BatchDistance(Settings.of(config, "finetune"), *source, data, CPU)
+        )
+        tuning.start_phase(tuning.settings)
         row = tuning.run_epoch(1)
     return row, {name: parameter.detach() - before[name] for name, parameter in model.embedder.named_parameters()}
 
@@ -76,14 +79,14 @@ def test_the_step_is_that_of_the_task_and_a_share_of_that_of_alignment(quick, ta
 
 def test_phases_that_freeze_the_embedder_leave_the_distance_out(quick, tmp_path):
     knobs = {**ONE_STEP, "freezing": "frozen-embedder:1", "finetune.epochs": 2, "finetune.batch_size": 64, "align.weight": 0.5}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     run_trial(quick("openml/187", knobs), Store(tmp_path), rows.append)
-    assert [getattr(row, "distance", None) is not None for row in rows if isinstance(row, EpochRow)] == [False, True]
+    assert [row.distance is not None for row in rows if isinstance(row, EpochRow)] == [False, True]
 
 
 def test_minimising_the_distance_brings_it_down(quick, tmp_path):
     knobs = {**ONE_STEP, "align.weight": 10.0, "finetune.lr": 0.01, "finetune.batch_size": 64, "finetune.epochs": 4}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     run_trial(quick("openml/187", knobs), Store(tmp_path), rows.append)
     distances = [row.distance for row in rows if isinstance(row, EpochRow)]
     assert distances[-1] < distances[0]

@@ -15,6 +15,7 @@ from orca_core.model.cross_modal import CrossModalModel
 from orca_core.model.embedder import FieldEmbedder, ImageEmbedder, SeriesEmbedder, fold_side, make_embedder, series_stride
 from orca_core.model.pooling import FixedPool
 from orca_core.model.predictor import DenseField, DenseSeries
+from orca_core.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def bodies() -> dict[str, LoadedBody]:
 
 def model_for(quick, loaded: LoadedBody, input_shape, output_shape, **knobs) -> CrossModalModel:
     config = quick("digits", {"body": loaded.spec.name, **knobs})
-    return CrossModalModel(config, loaded, input_shape, output_shape)
+    return CrossModalModel(Settings.of(config, "finetune"), loaded, input_shape, output_shape)
 
 
 SHAPES = {

@@ -13,6 +13,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
 from orca_core.rows import EpochRow, Row, StageRow, TrialResult
+from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.store import Store
 
@@ -92,14 +93,14 @@ def test_the_best_epoch_may_lie_in_any_phase(quick, store):
 def test_arms_share_the_stages_they_have_in_common(quick, store):
     knobs = {"body.weights": "random", "proxy": "noise", "align.epochs": 1, "align.objective": "mmd"}
     run(quick("openml/187", knobs), store)
-    rows: list[dict] = []
+    rows: list[Row] = []
     run_trial(quick("openml/187", {**knobs, "freezing": "frozen-body"}), store, rows.append)
     seconds = {row.stage: (row.seconds == 0, row.saved_s > 0) for row in rows if isinstance(row, StageRow)}
     assert seconds == {"source": (True, True), "align": (True, True), "finetune": (False, False)}
 
 
 def test_a_shorter_trial_is_a_prefix_of_a_longer_one(quick, tmp_path):
-    def metrics(epochs: int) -> list[dict]:
+    def metrics(epochs: int) -> list[EpochRow]:
         config = quick("openml/187", {"body.weights": "random", "finetune.epochs": epochs, "finetune.decay_epochs": 9})
         return [row for row in run(config, Store(tmp_path / str(epochs)))[0] if isinstance(row, EpochRow)]
 
@@ -126,7 +127,7 @@ def test_training_writes_nothing_to_the_global_generators(quick, store):
 
 
 def subset(quick, count: int | None, **knobs: object) -> set[bytes]:
-    data = pipeline.load_data(quick("openml/187", {"train_samples": count, **knobs}))
+    data = pipeline.load_data(Settings.of(quick("openml/187", {"train_samples": count, **knobs}), "finetune"))
     return {row.tobytes() for row in data.train.x}
 
 
@@ -141,7 +142,7 @@ def test_the_training_subset_is_drawn_by_the_split_seed_and_not_by_the_seed(quic
 
 
 def test_every_class_is_in_the_smallest_training_set(quick):
-    data = pipeline.load_data(quick("openml/187", {"train_samples": 3}))
+    data = pipeline.load_data(Settings.of(quick("openml/187", {"train_samples": 3}), "finetune"))
     assert sorted(data.train.y) == [0, 1, 2]
 
 
@@ -160,7 +161,7 @@ def test_arrays_that_are_not_finite_are_refused_before_anything_trains(quick, st
     x = np.zeros((30, 1, 6), np.float32)
     x[3] = np.nan
     np.savez(tmp_path / "bad.npz", x=x, y=np.arange(30) % 2)
-    rows: list[dict] = []
+    rows: list[Row] = []
     with pytest.raises(DataError, match="must have no NaN"):
         run_trial(quick(f"npz:{tmp_path / 'bad.npz'}", {"body.weights": "random"}), store, rows.append)
     assert rows == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,8 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.errors import NotFiniteError
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import distances_of_proxy, run_trial
-from orca_core.rows import EpochRow, StageRow
+from orca_core.rows import EpochRow, Row, StageRow
+from orca_core.settings import Settings
 from orca_core.store import Store
 from orca_core.tasks import TaskData, find_task
 
@@ -99,7 +101,7 @@ def at_start(quick):
     data = find_task("digits").load()
     body = random_body(find_body("mini-swin"), seed=0)
     config = quick("digits", {"body.weights": "random", "align.epochs": 1})
-    embedder = CrossModalModel(config, body, data.input_shape, data.output_shape).embedder
+    embedder = CrossModalModel(Settings.of(config, "finetune"), body, data.input_shape, data.output_shape).embedder
 
     def distances(x: Tensor, y: Tensor, *, data: TaskData = data, seed: int = 0) -> ProxyDistances:
         return distances_at_start(embedder, data, data.train.y, x, y, seed=seed, device=CPU)
@@ -159,27 +161,34 @@ def test_the_embedder_stays_as_it_is(at_start):
 SMALL = {"body.weights": "random", "train_samples": 60, "align.epochs": 2, "align.proxy_samples": 120}
 
 
-def run(config: TrialConfig, store: Store) -> tuple[list[dict], dict]:
-    rows: list[dict] = []
-    return rows, run_trial(config, store, rows.append)
+def run(config: TrialConfig, store: Store) -> list[Row]:
+    rows: list[Row] = []
+    run_trial(config, store, rows.append)
+    return rows
 
 
-def test_the_first_epoch_of_alignment_tells_them_and_the_trial_has_them(quick, store):
-    rows, result = run(quick("digits", SMALL), store)
-    aligned = [row for row in rows if row.stage == "align" and isinstance(row, EpochRow)]
-    assert [set(COLUMNS) <= row.keys() for row in aligned] == [True, False]
-    assert all(aligned[0][name] == result[name] > 0 for name in COLUMNS)
+def found_in(rows: Sequence[Row]) -> ProxyDistances:
+    """The distances of a trial: those of its first epoch of alignment."""
+    (first,) = (row for row in rows if isinstance(row, EpochRow) and row.stage == "align" and row.epoch == 1)
+    return ProxyDistances(first.proxy_distance, first.proxy_distance_unlabelled)
+
+
+def test_the_first_epoch_of_alignment_has_them_and_no_other(quick, store):
+    rows = run(quick("digits", SMALL), store)
+    aligned = [row for row in rows if isinstance(row, EpochRow) and row.stage == "align"]
+    assert [set(COLUMNS) <= row.cells().keys() for row in aligned] == [True, False]
+    assert not any(set(COLUMNS) & row.cells().keys() for row in rows if row is not aligned[0])
+    assert all(distance > 0 for distance in found_in(rows))
 
 
 def test_a_trial_without_alignment_has_none(quick, store):
-    rows, result = run(quick("digits", SMALL | {"align.epochs": 0}), store)
-    assert not any(set(COLUMNS) & told.keys() for told in [*rows, result])
+    rows = run(quick("digits", SMALL | {"align.epochs": 0}), store)
+    assert not any(set(COLUMNS) & row.cells().keys() for row in rows)
 
 
 def test_arms_that_align_otherwise_have_the_same_bits(quick, tmp_path):
-    def told(number: int, knobs: dict) -> tuple[float, ...]:
-        result = run(quick("digits", {**SMALL, "align.epochs": 1, **knobs}), Store(tmp_path / str(number)))[1]
-        return tuple(result[name] for name in COLUMNS)
+    def told(number: int, knobs: dict) -> ProxyDistances:
+        return found_in(run(quick("digits", {**SMALL, "align.epochs": 1, **knobs}), Store(tmp_path / str(number))))
 
     first = told(0, {})
     same = [
@@ -196,21 +205,21 @@ def test_arms_that_align_otherwise_have_the_same_bits(quick, tmp_path):
 
 
 def test_shuffled_labels_change_the_one_and_leave_the_other(quick, store):
-    plain, shuffled = (run(quick("digits", SMALL | {"proxy": proxy}), store)[1] for proxy in ("photos", "photos+shuffled"))
+    plain, shuffled = (found_in(run(quick("digits", SMALL | {"proxy": proxy}), store)) for proxy in ("photos", "photos+shuffled"))
     assert plain.proxy_distance_unlabelled == shuffled.proxy_distance_unlabelled
     assert plain.proxy_distance != shuffled.proxy_distance
 
 
 def test_resumed_and_reused_trials_have_the_same_bits(quick, rows_of_cut_runs):
     whole, cut = rows_of_cut_runs(quick("openml/187", SMALL | {"align.objective": "mmd"}), range(0, 4))
-    assert set(COLUMNS) <= whole[1].keys()
+    assert set(COLUMNS) <= whole[0][0].cells().keys()
     assert all(again == whole for again in cut)
 
 
 def test_arms_that_share_a_stored_alignment_share_them(quick, store):
     first, other = (run(quick("openml/187", SMALL | {"freezing": freezing}), store) for freezing in ("full", "frozen-body"))
-    assert [row.seconds for row in other[0] if isinstance(row, StageRow) and row.stage == "align"] == [0]
-    assert [first[1][name] for name in COLUMNS] == [other[1][name] for name in COLUMNS]
+    assert [row.seconds for row in other if isinstance(row, StageRow) and row.stage == "align"] == [0]
+    assert found_in(first) == found_in(other)
 
 
 @pytest.mark.parametrize(
@@ -233,5 +242,4 @@ def test_without_the_alignment_they_are_the_same_to_the_bit(quick, warm_store, t
             found: ProxyDistances = stop.value
             break
     assert told <= {"pretrain", "source"}
-    result = run(config, warm_store)[1]
-    assert found == ProxyDistances(*(result[name] for name in COLUMNS))
+    assert found == found_in(run(config, warm_store))

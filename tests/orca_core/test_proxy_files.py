@@ -21,7 +21,7 @@ from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
 from orca_core.proxies import PROXIES, find_proxy
 from orca_core.proxies.texts import iob2
-from orca_core.rows import EpochRow
+from orca_core.rows import EpochRow, Row
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 
@@ -305,10 +305,10 @@ def test_controls_have_stages_of_their_own():
 def test_a_trial_aligns_to_the_proxy(root, warm_store, quick, task, proxy):
     write_cifar10(root)
     write_conll(root, NEWS * 20)
-    rows: list[dict] = []
+    rows: list[Row] = []
     knobs = {"proxy": proxy, "align.epochs": 2, "align.class_samples": 8, "train_samples": 60, "finetune.epochs": 2}
     run_trial(quick(task, knobs), warm_store, rows.append)
-    distances = [row.distance for row in rows if row.stage == "align" and isinstance(row, EpochRow)]
+    distances = [row.distance for row in rows if isinstance(row, EpochRow) and row.stage == "align"]
     assert len(distances) == 2
     assert all(np.isfinite(distances))
 

@@ -17,7 +17,8 @@ from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
-from orca_core.rows import EpochRow, best_row
+from orca_core.rows import EpochRow, Row, best_row
+from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from orca_core.training.optimizers import reference_warmup_decay, warmup_cosine
@@ -87,12 +88,11 @@ def test_switched_off_the_shorthand_leaves_the_trial_alone():
 
 def test_a_trial_runs_as_the_reference_from_end_to_end(quick, store):
     config = quick("openml/187", {"body.weights": "random", "align.epochs": 2, "finetune.epochs": 2, "reference_behaviour": True})
-    rows: list[dict] = []
+    rows: list[Row] = []
     result = run_trial(config, store, rows.append)
-    assert result.test_error == min(
-        row.test_error for row in rows if row.stage == "finetune" and getattr(row, "test_error", None) is not None
-    )
-    distances = [row.label_distances for row in rows if isinstance(row, EpochRow) and row.stage == "align"]
+    epochs = [row for row in rows if isinstance(row, EpochRow)]
+    assert result.test_error == min(row.test_error for row in epochs if row.stage == "finetune")
+    distances = [row.label_distances for row in epochs if row.stage == "align"]
     assert [len(epoch) for epoch in distances] == [3, 3]
 
 
@@ -145,7 +145,7 @@ def test_the_reference_copies_the_bodys_embedding_only_where_it_aligns(quick, ta
     for parameter in loaded.embedding.norm.parameters():
         nn.init.uniform_(parameter)
     data = find_task(task).load()
-    embedder = CrossModalModel(config, loaded, data.input_shape, data.output_shape).embedder
+    embedder = CrossModalModel(Settings.of(config, "finetune"), loaded, data.input_shape, data.output_shape).embedder
     copied = epochs > 0
     for name, expected in [("weight", 1.0), ("bias", 0.0)]:
         own, bodys = getattr(embedder.norm, name), getattr(loaded.embedding.norm, name)
@@ -170,11 +170,11 @@ def test_the_reference_takes_positions_from_the_third_row_of_any_text_bodys_tabl
     body = random_body(config.body_spec, seed=0)
     body.embedding.embeddings.load_state_dict(model.embeddings.state_dict())
     # As many tokens as fit: of a table of 24 rows 22 count for the reference, and of 23 points 23 are tokens for BERT otherwise.
-    theirs, ours = (CrossModalModel(made, body, (1, 22), (3,)).embedder.positions for made in (config, plain))
+    theirs, ours = (CrossModalModel(Settings.of(made, "finetune"), body, (1, 22), (3,)).embedder.positions for made in (config, plain))
     assert torch.equal(theirs, table[2:24])
     assert torch.equal(ours, table[2 - skipped : 24 - skipped])
-    assert CrossModalModel(config, body, (1, 23), (3,)).embedder.num_tokens == 1
-    assert CrossModalModel(plain, body, (1, 23), (3,)).embedder.num_tokens == (23 if skipped else 1)
+    assert CrossModalModel(Settings.of(config, "finetune"), body, (1, 23), (3,)).embedder.num_tokens == 1
+    assert CrossModalModel(Settings.of(plain, "finetune"), body, (1, 23), (3,)).embedder.num_tokens == (23 if skipped else 1)
 
 
 # Fine-tuning

@@ -18,7 +18,8 @@ from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.identity import trial_id, unread_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
-from orca_core.rows import EpochRow
+from orca_core.rows import EpochRow, Row
+from orca_core.settings import Settings
 from orca_core.store import Store
 from orca_core.tasks import find_task
 
@@ -28,7 +29,7 @@ LINEARS = 2 * 6
 
 def model_for(quick, loaded: LoadedBody | None = None, **knobs: Any) -> CrossModalModel:
     config = quick("openml/187", knobs)
-    return CrossModalModel(config, loaded or random_body(find_body("mini-roberta"), seed=5), (13, 1), (3,))
+    return CrossModalModel(Settings.of(config, "finetune"), loaded or random_body(find_body("mini-roberta"), seed=5), (13, 1), (3,))
 
 
 # Label smoothing
@@ -44,9 +45,11 @@ def test_smoothing_is_for_training_alone(quick):
     def losses(share: float) -> dict[str, float]:
         config = quick("openml/187", {"body.weights": "random", "finetune.lr": 1e-12, "finetune.label_smoothing": share})
         data = find_task("openml/187").load()
-        model = CrossModalModel(config, random_body(find_body("mini-roberta"), seed=0), data.input_shape, data.output_shape)
-        tuning = Finetuning(config, model, data, torch.device("cpu"))
-        tuning.start_phase(0)
+        model = CrossModalModel(
+            Settings.of(config, "finetune"), random_body(find_body("mini-roberta"), seed=0), data.input_shape, data.output_shape
+        )
+        tuning = Finetuning(Settings.of(config, "finetune"), model, data, torch.device("cpu"))
+        tuning.start_phase(tuning.settings)
         return tuning.run_epoch(1)
 
     plain, smooth = losses(0.0), losses(0.5)
@@ -74,8 +77,8 @@ def test_each_step_is_taken_at_the_rate_of_its_layer(quick):
     knobs = {"body.weights": "random", "finetune.optimizer": "adam", "finetune.lr": 0.01, "finetune.layer_decay": 0.5}
     config = quick("openml/187", {**knobs, "finetune.clip": None, "finetune.batch_size": 1000, "finetune.weight_decay": 0.0})
     data = find_task("openml/187").load()
-    tuning = Finetuning(config, model_for(quick, **knobs), data, torch.device("cpu"))
-    tuning.start_phase(0)
+    tuning = Finetuning(Settings.of(config, "finetune"), model_for(quick, **knobs), data, torch.device("cpu"))
+    tuning.start_phase(tuning.settings)
     before = {name: p.detach().clone() for name, p in tuning.model.named_parameters()}
     tuning.run_epoch(1)  # one step; the first step of Adam is the rate, wherever the gradient is not next to nothing
     largest = {name: (p - before[name]).abs().max().item() for name, p in tuning.model.named_parameters()}
@@ -148,7 +151,7 @@ def test_each_changes_what_is_learnt(quick, tmp_path: Path, knob):
     base = {"body.weights": "random", "train_samples": 64, "finetune.epochs": 2, "finetune.lr": 0.01}
     losses = []
     for number, knobs in enumerate(({}, {f"finetune.{knob}": 0.5})):
-        rows: list[dict] = []
+        rows: list[Row] = []
         run_trial(quick("openml/187", {**base, **knobs}), Store(tmp_path / str(number)), rows.append)
         losses.append([row.valid_loss for row in rows if isinstance(row, EpochRow)])
     assert losses[0] != losses[1]

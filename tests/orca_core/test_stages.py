@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from orca_core.config.resolve import resolve_config
-from orca_core.stages import VERSIONS, result_key, stages_of
+from orca_core.declarations import STAGES
+from orca_core.stages import result_key, stages_of
 
 BASE = {"task": "openml/187", "align.epochs": 3, "finetune.epochs": 4}
 ALL = {"pretrain", "source", "align", "finetune"}
@@ -56,10 +59,10 @@ def test_the_device_type_is_part_of_every_key():
     assert not set(keys(device="cuda").values()) & set(keys().values())
 
 
-@pytest.mark.parametrize("kind", VERSIONS)
+@pytest.mark.parametrize("kind", STAGES)
 def test_a_new_version_of_a_stage_changes_its_key_and_those_that_follow(kind, monkeypatch):
     before = keys()
-    monkeypatch.setitem(VERSIONS, kind, 99)
+    monkeypatch.setitem(STAGES, kind, replace(STAGES[kind], version=99))
     after = keys()
     follow = {"pretrain": ALL, "source": ALL - {"pretrain"}, "align": {"align", "finetune"}, "finetune": {"finetune"}}
     assert {kind for kind in ALL if before[kind] != after[kind]} == follow[kind]

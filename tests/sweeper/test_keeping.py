@@ -15,6 +15,7 @@ from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from orca_core.pipeline import load_data
 from orca_core.scoring import SCORES
+from orca_core.settings import Settings
 from orca_core.store import Store
 from sweeper.export import export_best
 from sweeper.planning.planner import make_plan
@@ -74,7 +75,7 @@ def test_best_weights_give_the_scores_of_the_rows(best):
         assert artifact.data["epoch"] == row["best_epoch"]
     export_best(Workspace(best), "kept", None, space_file=None, model_folder=best / "model")
     tuned = load_model(best / "model")
-    data = load_data(config)
+    data = load_data(Settings.of(config, "finetune"))
     torch.set_num_threads(1)
     for split, column in ((data.valid, "valid_error"), (data.test, "test_error")):
         with torch.no_grad():

@@ -1,1 +1,1 @@
-"""The code of each family of bodies."""
+"""The code of each family of bodies; `orca_core.bodies.family` names it."""

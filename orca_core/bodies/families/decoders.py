@@ -60,9 +60,9 @@ class DecoderBody(Body):
 class WordEmbedding(TextEmbedding):
     """A decoder's word table: no LayerNorm, and its positions are the body's."""
 
-    def __init__(self, model: Any) -> None:
-        nn.Module.__init__(self)
-        self.embeddings = model.get_input_embeddings()
+    def __init__(self, words: nn.Module) -> None:
+        super().__init__()
+        self.embeddings = words
 
     @property
     def positions(self) -> None:
@@ -74,3 +74,9 @@ class WordEmbedding(TextEmbedding):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.embeddings(input_ids)
+
+
+def split_decoder(model: Any) -> tuple[DecoderBody, WordEmbedding]:
+    """A Hugging Face model as (body, embedding)."""
+    embedding = WordEmbedding(model.get_input_embeddings())  # first: the body leaves the word table to it
+    return DecoderBody(model), embedding

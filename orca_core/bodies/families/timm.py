@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_core.bodies.base import Body, Geometry, ImageEmbedding
+from orca_core.bodies.family import Family
 
 
 class TimmVitBody(Body):
@@ -66,11 +67,14 @@ class TimmSwinBody(Body):
         return self.norm(self.layers(tokens.unflatten(1, (side, side)))).flatten(1, 2)
 
 
-def timm_model(folder: Path, dropout: float, *, pretrained: bool) -> nn.Module:
+def timm_model(folder: Path, family: Family, *, dropout: float, pretrained: bool) -> tuple[nn.Module, list[str]]:
     """The model in a folder, with its weights or with ones drawn from torch's global generator.
 
+    Returns:
+        The model, and no names: timm refuses a checkpoint that lacks any weights.
+
     Raises:
-        ValueError: If it is no Swin or ViT.
+        ValueError: If it is neither a Swin nor a ViT.
     """
     import timm
     from timm.models.swin_transformer import SwinTransformer
@@ -80,7 +84,7 @@ def timm_model(folder: Path, dropout: float, *, pretrained: bool) -> nn.Module:
     model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **rates)
     if type(model) not in (SwinTransformer, VisionTransformer):
         raise ValueError(f"{type(model).__name__} is neither SwinTransformer nor VisionTransformer")
-    return model.float()
+    return model.float(), []
 
 
 def split_timm(model: Any) -> tuple[Body, ImageEmbedding]:

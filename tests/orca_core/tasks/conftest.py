@@ -12,7 +12,7 @@ import pytest
 from published import WRITERS
 
 from orca_core.pipeline import run_trial
-from orca_core.rows import EpochRow
+from orca_core.rows import EpochRow, Row, TrialResult
 from orca_core.tasks.nb360 import psicov
 
 
@@ -45,17 +45,17 @@ class Training:
     """Fine-tuning of a task.
 
     Args:
-        epochs: Its metrics rows.
+        epochs: Its rows, epoch by epoch.
         result: Of the trial.
     """
 
-    epochs: list[dict[str, Any]]
-    result: dict[str, Any]
+    epochs: list[EpochRow]
+    result: TrialResult
 
     @property
     def has_moved(self) -> bool:
         """Whether there were two epochs, every number is finite, the loss changed, and the result is the best epoch's."""
-        numbers = [row[key] for row in self.epochs for key in ("train_loss", "valid_loss", "valid_error", "test_error")]
+        numbers = [x for row in self.epochs for x in (row.train_loss, row.valid_loss, row.valid_error, row.test_error)]
         moved = len(self.epochs) == 2 and self.epochs[0].train_loss != self.epochs[1].train_loss
         return moved and all(map(math.isfinite, numbers)) and self.result.valid_error == min(row.valid_error for row in self.epochs)
 
@@ -65,8 +65,8 @@ def two_epochs(quick, warm_store) -> Callable[..., Training]:
     """`two_epochs(task, knobs)` trains a mini body on a task."""
 
     def train(task: str, knobs: Mapping[str, Any] = {}) -> Training:
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         result = run_trial(quick(task, {"finetune.epochs": 2, **knobs}), warm_store, rows.append)
-        return Training([row for row in rows if row.stage == "finetune" and isinstance(row, EpochRow)], result)
+        return Training([row for row in rows if isinstance(row, EpochRow) and row.stage == "finetune"], result)
 
     return train

@@ -24,8 +24,10 @@ from orca_core.datafiles.decoded import decoded
 from orca_core.datafiles.digests import content_digest
 from orca_core.datafiles.expected import read_headers
 from orca_core.errors import DataError
-from orca_core.finetuning.loop import Finetuning, group_means
+from orca_core.finetuning.evaluation import group_means
+from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import trial_id, unread_knobs
+from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from orca_core.tasks.nb360 import NB360_TASKS
@@ -478,9 +480,11 @@ def tuning_of(quick, name: str, **knobs: object) -> Finetuning:
 
     config = quick(name, {"body.weights": "random", **knobs})
     loaded = find_task(name).load()
-    model = CrossModalModel(config, random_body(find_body("mini-swin"), seed=0, dropout=0.0), loaded.input_shape, loaded.output_shape)
-    tuning = Finetuning(config, model, loaded, torch.device("cpu"))
-    tuning.start_phase(0)
+    model = CrossModalModel(
+        Settings.of(config, "finetune"), random_body(find_body("mini-swin"), seed=0, dropout=0.0), loaded.input_shape, loaded.output_shape
+    )
+    tuning = Finetuning(Settings.of(config, "finetune"), model, loaded, torch.device("cpu"))
+    tuning.start_phase(tuning.settings)
     return tuning
 
 

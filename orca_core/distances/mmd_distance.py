@@ -6,8 +6,13 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from orca_core.distances.spec import Distance
 
 _NUM_KERNELS = 5
 
@@ -47,6 +52,11 @@ def mmd_of_equal_size(source_x: Tensor, target_x: Tensor) -> Tensor:
     sign = torch.ones(2 * size, dtype=kernel.dtype, device=kernel.device)
     sign[size:] = -1
     return sign @ kernel @ sign / size**2
+
+
+def prepare(source_x: Tensor, source_y: Tensor, options: Mapping[str, Any]) -> Distance:
+    """`mmd` as a distance of `align.objective`."""
+    return lambda features, draws: (mmd(source_x, features, generator=draws), None)
 
 
 def check_clouds(source_x: Tensor, target_x: Tensor) -> None:

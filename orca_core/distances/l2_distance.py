@@ -7,10 +7,14 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from orca_core.distances.mmd import check_clouds
+from orca_core.distances.mmd_distance import check_clouds
+from orca_core.distances.spec import Distance
 
 _OFFSET = 1e-6  # of torch.nn.PairwiseDistance: added to every difference, keeps the gradient finite at 0
 
@@ -44,3 +48,9 @@ def l2_in_order(source_x: Tensor, target_x: Tensor, *, count_partial: bool = Fal
     if count_partial and left_over:
         return mean * (num_full / (num_full + 1))
     return mean
+
+
+def prepare(source_x: Tensor, source_y: Tensor, options: Mapping[str, Any]) -> Distance:
+    """`l2` as a distance of `align.objective`; reads `l2_batches`."""
+    count_partial = options["l2_batches"] == "all"
+    return lambda features, draws: (l2(source_x, features, generator=draws, count_partial=count_partial), None)

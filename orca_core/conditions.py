@@ -1,0 +1,66 @@
+"""Conditions under which a knob is read: what holds in a config, and how the docs say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orca_core.adapters.names import NONE
+from orca_core.config.knobs import TrialConfig
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that holds in some configs.
+
+    Args:
+        text: For the docs, to follow "if"; empty for what always holds.
+        holds: Whether it holds in a config.
+    """
+
+    text: str
+    holds: Callable[[TrialConfig], bool]
+
+    def __and__(self, other: Condition) -> Condition:
+        return Condition(_join(" and ", self.text, other.text), lambda config: self.holds(config) and other.holds(config))
+
+    def __or__(self, other: Condition) -> Condition:
+        text = _join(", or ", self.text, other.text) if self.text and other.text else ""
+        return Condition(text, lambda config: self.holds(config) or other.holds(config))
+
+
+def _join(word: str, *texts: str) -> str:
+    return word.join(dict.fromkeys(text for text in texts if text))
+
+
+def objective_is(*names: str) -> Condition:
+    """That the distance is one of some."""
+    return Condition(f"`align.objective` is {' or '.join(names)}", lambda config: config.align.objective in names)
+
+
+ALWAYS = Condition("", lambda config: True)
+
+PRETRAINED = Condition("`body.weights` is pretrained", lambda config: config.body.weights == "pretrained")
+RANDOM = Condition("`body.weights` is random", lambda config: config.body.weights == "random")
+PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda config: config.body_spec.pretrained_here)
+READS_TEXT = Condition("the body reads text", lambda config: config.body_spec.modality == "text")
+IS_DECODER = Condition("the body is a decoder", lambda config: config.body_spec.is_decoder)
+
+HAS_REFERENCE_FORM = Condition("the task has such a form", lambda config: bool(config.task_spec.reference))
+IS_CLASSIFICATION = Condition("the task is a classification", lambda config: config.task_spec.kind == "classification")
+
+ALIGNS = Condition("`align.epochs` > 0", lambda config: config.align.epochs > 0)
+ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
+OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
+RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")
+SAMPLES_BATCHES = Condition("`align.class_sampling` is batches", lambda config: config.align.class_sampling == "batches")
+ALIGNS_BY_SGD = Condition("`align.optimizer` is sgd", lambda config: config.align.optimizer == "sgd")
+
+TUNES_BY_SGD = Condition("`finetune.optimizer` is sgd", lambda config: config.finetune.optimizer == "sgd")
+TUNES_BY_ADAM = Condition("`finetune.optimizer` is adam or adamw", lambda config: config.finetune.optimizer != "sgd")
+ACCUMULATES = Condition("`finetune.accum` > 1", lambda config: config.finetune.accum > 1)
+RATE_CHANGES = Condition(
+    "`finetune.warmup_epochs` > 0 or `finetune.decay_epochs` is given",
+    lambda config: config.finetune.warmup_epochs > 0 or config.finetune.decay_epochs is not None,
+)
+NO_ADAPTER = Condition("`adapter` is none", lambda config: config.adapter == NONE)

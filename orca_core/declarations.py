@@ -1,0 +1,325 @@
+"""What each stage of a trial reads: the one declaration that keys, ids, canonical configs, docs and the plan derive from.
+
+A stage is built from `Settings`, a view of the config that holds what its declaration names and raises on anything else. So a stage can
+read only what its key hashes.
+
+How a key is laid out (and therefore the names of the groups below) is fixed: keys of stored results must not change. Leave a group's
+name, the name of a read in the key, and `VERSION`s alone unless the computation changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orca_core import conditions as when
+from orca_core.conditions import ALWAYS, Condition
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS, value_of
+from orca_core.distances import find_distance, knob_owners
+from orca_core.proxies import find_proxy
+
+Kind = Literal["pretrain", "source", "align", "finetune"]
+
+
+def effective_init(config: TrialConfig) -> str:
+    """How the embedder starts. Where the body's position table starts no later than the reference assumes and the trial aligns, the
+    reference's habit is to copy what `pretrained` copies."""
+    same = config.align.epochs > 0 and config.body_spec.rows_before_third == 0
+    return "pretrained" if config.embedder.init == "reference" and same else config.embedder.init
+
+
+def effective_label_gradient(config: TrialConfig) -> str:
+    """What passes through label distances: in exact mode the reference passes nothing."""
+    mode: str = value_of(config, "align.label_gradient")
+    return "none" if mode == "reference" and config.align.objective == "otdd-exact" else mode
+
+
+CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
+    "embedder.init": effective_init,
+    "align.label_gradient": effective_label_gradient,
+}
+"""Knobs of which two values can mean the same computation -> the value that stands for both."""
+
+
+def canonical_value(config: TrialConfig, knob: str) -> Any:
+    """The value of a knob, in the spelling that stands for all of the same computation."""
+    return CANONICAL[knob](config) if knob in CANONICAL else value_of(config, knob)
+
+
+@dataclass(frozen=True)
+class Read:
+    """One thing that a stage reads.
+
+    Args:
+        name: What the stage asks for it by.
+        knob: The knob it comes from, which is part of the trial because of this.
+        when: Condition under which it is read.
+        otherwise: What the stage sees where it is not read: a constant.
+        value: What the stage sees where it is read.
+        key_name: Its name in the key.
+        in_key: What enters the key: the value, or the digest of the data that the value names.
+        always_in_key: Whether it enters the key even at the knob's introductory default.
+    """
+
+    name: str
+    knob: str
+    when: Condition
+    otherwise: Any
+    value: Callable[[TrialConfig], Any]
+    key_name: str
+    in_key: Callable[[TrialConfig], Any]
+    always_in_key: bool
+
+
+def knob(path: str, when: Condition = ALWAYS, *, otherwise: Any = None, key_name: str = "", always_in_key: bool = False) -> Read:
+    """A knob, read as it is written. Where it is not read, the stage sees `otherwise`, by default the introductory default."""
+
+    def value(config: TrialConfig) -> Any:
+        return canonical_value(config, path)
+
+    neutral = KNOBS[path].get_default(call_default_factory=True) if otherwise is None else otherwise
+    return Read(path, path, when, neutral, value, key_name or path, value, always_in_key)
+
+
+def content(path: str, key_name: str, digest: Callable[[TrialConfig], str]) -> Read:
+    """A knob that names data: the content of the data enters the key instead of the name."""
+    return Read(path, path, ALWAYS, None, lambda config: value_of(config, path), key_name, digest, True)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some reads and inputs that stand together in a key.
+
+    Args:
+        reads: What is read.
+        inputs: Kinds of stages whose results are used, where the trial has them.
+        when: Condition under which the group exists.
+    """
+
+    reads: tuple[Read, ...] = ()
+    inputs: tuple[Kind, ...] = ()
+    when: Condition = ALWAYS
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One kind of stage.
+
+    Args:
+        kind: Its name.
+        version: Raised when its computation changes, so that old artifacts are not taken for new ones.
+        exists: Condition under which a trial has it.
+        groups: What it reads, by the group's name in the key; those of "" stand at the top of the key.
+        length: The knob that says after how many epochs a trial leaves it; not part of the key, as epoch 60 passes through epoch 20.
+            Empty for a stage without epochs.
+        build: `module:name` of what computes it.
+    """
+
+    kind: Kind
+    version: int
+    exists: Condition
+    groups: Mapping[str, Group]
+    length: str
+    build: str
+
+    def reads(self) -> Iterator[tuple[Group, Read]]:
+        """Everything it reads, with the group it belongs to."""
+        for group in (*self.groups.values(), COMMON):
+            for read in group.reads:
+                yield group, read
+
+
+COMMON = Group((knob("threads", always_in_key=True),))
+"""What every stage depends on."""
+
+_BODY = (
+    content("body.name", "body", lambda config: config.body_spec.digest()),
+    knob("body.weights", key_name="weights", always_in_key=True),
+    knob("seed", when.RANDOM, key_name="seed", always_in_key=True),
+)
+
+_EMBEDDER = (
+    *_BODY[:2],
+    knob("seed", always_in_key=True),
+    content("task", "task", lambda config: config.task_spec.digest()),
+    knob("split_seed", always_in_key=True),
+    knob("train_samples"),
+    knob("reference_data", when.HAS_REFERENCE_FORM),
+    knob("embedder.init", when.PRETRAINED, otherwise="random"),
+    knob("embedder.target_seq_len", when.READS_TEXT),
+    knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
+)
+
+_DISTANCE = (
+    knob("align.objective"),
+    *(knob(f"align.{name}", when.objective_is(*owners)) for name, owners in knob_owners().items()),
+    Read(
+        "align.objective.version",
+        "align.objective",
+        Condition("", lambda config: find_distance(config.align.objective).version > 1),
+        1,
+        lambda config: find_distance(config.align.objective).version,
+        "align.objective.version",
+        lambda config: find_distance(config.align.objective).version,
+        True,
+    ),
+)
+
+_STEPS = tuple(
+    knob(f"align.{name}", condition)
+    for name, condition in {
+        "class_samples": ALWAYS,
+        "class_sampling": ALWAYS,
+        "proxy_samples": ALWAYS,
+        "lr_from": ALWAYS,
+        "optimizer": ALWAYS,
+        "weight_decay": ALWAYS,
+        "momentum": when.ALIGNS_BY_SGD,
+        "lr_steps": ALWAYS,
+        "lr_schedule": ALWAYS,
+        "lr": when.OWN_RATE,
+    }.items()
+)
+
+_RATE_OF_FINETUNING = Read(
+    "align.lr",
+    "finetune.lr",
+    when.RATE_OF_FINETUNING,
+    None,
+    lambda config: config.align_lr,
+    "align.lr",
+    lambda config: config.align_lr,
+    True,
+)
+
+PRETRAIN = Declaration(
+    kind="pretrain",
+    version=2,
+    exists=when.PRETRAINED_HERE,
+    groups={"reads": Group((knob("pretrain.fraction"), knob("pretrain.seed"))), "": Group(_BODY[:1])},
+    length="pretrain.epochs",
+    build="orca_core.pretraining.loop:Pretraining",
+)
+
+SOURCE = Declaration(
+    kind="source",
+    version=1,
+    exists=when.ALIGNS | when.ALIGNS_JOINTLY,
+    groups={
+        "reads": Group((knob("align.proxy_samples"),)),
+        "start": Group(_BODY, inputs=("pretrain",)),
+        "": Group((content("proxy", "proxy", lambda config: find_proxy(config.proxy).digest()), knob("seed", always_in_key=True))),
+    },
+    length="",
+    build="orca_core.alignment.source:source_features",
+)
+
+ALIGN = Declaration(
+    kind="align",
+    version=3,
+    exists=when.ALIGNS,
+    groups={
+        "reads": Group((*_DISTANCE, *_STEPS, _RATE_OF_FINETUNING, knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True))),
+        "start": Group(_EMBEDDER, inputs=("pretrain",)),
+        "": Group(inputs=("source",)),
+    },
+    length="align.epochs",
+    build="orca_core.alignment.loop:Alignment",
+)
+
+_TUNING = {
+    "lr": ALWAYS,
+    "optimizer": ALWAYS,
+    "weight_decay": ALWAYS,
+    "momentum": when.TUNES_BY_SGD,
+    "betas": when.TUNES_BY_ADAM,
+    "batch_size": ALWAYS,
+    "eval_batch_size": ALWAYS,
+    "scoring": ALWAYS,
+    "accum": ALWAYS,
+    "accumulation": when.ACCUMULATES,
+    "clip": ALWAYS,
+    "schedule": when.RATE_CHANGES,
+    "warmup_epochs": ALWAYS,
+    "decay_epochs": ALWAYS,
+    "dropout": ALWAYS,
+    "checkpointing": ALWAYS,
+    "compile": ALWAYS,
+    "label_smoothing": when.IS_CLASSIFICATION,
+    "layer_decay": ALWAYS,
+    "reinit_top": when.PRETRAINED,
+    "mixout": when.NO_ADAPTER,
+}
+
+FINETUNE = Declaration(
+    kind="finetune",
+    version=3,
+    exists=ALWAYS,
+    groups={
+        "reads": Group(
+            (
+                *(knob(f"finetune.{name}", condition) for name, condition in _TUNING.items()),
+                knob("precision"),
+                knob("body.flip", when.IS_DECODER),
+                knob("adapter"),
+            )
+        ),
+        "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
+        "joint": Group((knob("align.weight"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
+    },
+    length="finetune.epochs",
+    build="orca_core.finetuning.loop:Finetuning",
+)
+
+STAGES: Mapping[Kind, Declaration] = {declared.kind: declared for declared in (PRETRAIN, SOURCE, ALIGN, FINETUNE)}
+"""Every kind of stage, in the order they run. A trial has one of each kind that exists for it; of fine-tuning, one for each phase of
+`freezing`, whose key has the phases up to its own."""
+
+PHASES = "freezing"
+"""The knob that says what the phases of fine-tuning are."""
+
+RESULT: tuple[Read, ...] = (knob("align.epochs"), knob("selection"), knob("selection_ties"))
+"""What a trial's result depends on beside the settings of its stages: whether it aligns at all, and which epoch counts."""
+
+
+@dataclass(frozen=True)
+class _Use:
+    """Where a knob is read: by which stage, and when."""
+
+    exists: Condition
+    when: Condition
+
+
+def uses_of(path: str) -> list[_Use]:
+    """All the places where a knob is read."""
+    uses = [
+        _Use(declared.exists & group.when, read.when)
+        for declared in STAGES.values()
+        for group, read in declared.reads()
+        if read.knob == path
+    ]
+    uses += [_Use(declared.exists, ALWAYS) for declared in STAGES.values() if declared.length == path]
+    uses += [_Use(ALWAYS, ALWAYS) for read in RESULT if read.knob == path]
+    return uses + ([_Use(ALWAYS, ALWAYS)] if path == PHASES else [])
+
+
+def is_read(path: str, config: TrialConfig) -> bool:
+    """Whether some stage of a trial, or its result, reads a knob."""
+    return any(use.exists.holds(config) and use.when.holds(config) for use in uses_of(path))
+
+
+def reading_sentence(path: str) -> str:
+    """When a knob is read, as a sentence for the docs; empty if always, or if it only chooses defaults."""
+    uses = uses_of(path)
+    if not uses or any(not use.exists.text and not use.when.text for use in uses):
+        return ""
+    by_condition: dict[str, list[str]] = {}
+    for use in uses:
+        by_condition.setdefault(use.when.text, []).append(use.exists.text)
+    parts = []
+    for condition, stages in by_condition.items():
+        stages_text = "" if "" in stages else ", or ".join(dict.fromkeys(stages))
+        parts.append(" and ".join(text for text in (condition, stages_text) if text))
+    return f"Read only if {', or '.join(dict.fromkeys(parts))}."

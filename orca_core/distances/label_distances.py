@@ -1,0 +1,255 @@
+"""How far the classes of two clouds are apart: the label distances W of OTDD.
+
+Each strategy describes the classes of a cloud once, then compares descriptions:
+
+    ExactLabels             converged Sinkhorn divergence of the classes' samples
+    AnnealedLabels          the same divergence, annealed once
+    GaussianLabels          squared 2-Wasserstein distance of fitted Gaussians, all source classes at once, in float64
+    PairedGaussianLabels    the same, pair by pair, in the dtype of the features
+
+Shapes: n samples, d features, C classes; all distances are in squared feature units.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from orca_core.distances.annealed import annealed_divergence, diameter_of
+from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost, with_gradient
+
+Classes = TypeVar("Classes")
+"""What a strategy keeps of the classes of a cloud."""
+
+
+class Cloud(NamedTuple):
+    """Features in the dtype of the solver, sorted by class."""
+
+    x: Tensor  # (n, d)
+    membership: Tensor  # (n, C), 1 where the sample is of the class, else 0
+    class_sizes: list[int]
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, dtype: torch.dtype) -> Cloud:
+        """Features (n, d) with labels (n,); classes of one sample are dropped unless there are no others."""
+        _, index, sizes = y.unique(return_inverse=True, return_counts=True)
+        repeated = sizes[index] > 1
+        if repeated.any():
+            x, y = x[repeated], y[repeated]
+            _, index, sizes = y.unique(return_inverse=True, return_counts=True)
+        order = index.argsort(stable=True)
+        membership = torch.nn.functional.one_hot(index[order], len(sizes)).to(dtype)
+        return cls(x[order].to(dtype), membership, sizes.tolist())
+
+    @property
+    def classes(self) -> Sequence[Tensor]:
+        """The features of each class."""
+        return self.x.split(self.class_sizes)
+
+    def with_labels(self, first: int) -> Tensor:
+        """(n, d + 1) features, and as the last one the number of the class, counted from `first`."""
+        numbers = self.membership.argmax(1, keepdim=True) + first
+        return torch.cat([self.x, numbers.to(self.x)], 1)
+
+
+class LabelDistance(ABC, Generic[Classes]):
+    """Distances between classes.
+
+    Attributes:
+        reference_gradient: What the release passes of the gradient of label distances, as a factor on the true one.
+    """
+
+    reference_gradient: float
+
+    @abstractmethod
+    def describe(self, cloud: Cloud) -> Classes:
+        """What the distances of a cloud's classes are computed from."""
+
+    @abstractmethod
+    def across(self, source: Classes, target: Classes, squared: Tensor) -> Tensor:
+        """(C_source, C_target) distances; `squared` are the squared distances of the samples, in the order of both clouds."""
+
+    @abstractmethod
+    def within(self, classes: Classes, cloud: Cloud) -> Tensor:
+        """(C, C) distances of the classes of one cloud, symmetric, zero diagonal."""
+
+
+class _Samples(NamedTuple):
+    """A class as the cloud of its samples."""
+
+    num_samples: int
+    self_cost: Tensor  # scalar transport cost of the class to itself
+
+
+class ExactLabels(LabelDistance[Sequence[_Samples]]):
+    """Sinkhorn divergence of the classes' samples at `epsilon`, solved to convergence."""
+
+    reference_gradient = 0.0
+
+    def __init__(self, epsilon: float) -> None:
+        self.epsilon = epsilon
+
+    def describe(self, cloud: Cloud) -> Sequence[_Samples]:
+        return [_Samples(len(x), self_transport_cost(squared_distances(x, x), self.epsilon)) for x in cloud.classes]
+
+    def across(self, source: Sequence[_Samples], target: Sequence[_Samples], squared: Tensor) -> Tensor:
+        rows = squared.split([one.num_samples for one in source])
+        blocks = [row.split([other.num_samples for other in target], 1) for row in rows]
+        return _stack(
+            [[self._between(one, target[j], row[j]) for j in range(len(target))] for one, row in zip(source, blocks, strict=True)]
+        )
+
+    def within(self, classes: Sequence[_Samples], cloud: Cloud) -> Tensor:
+        clouds = cloud.classes
+        return _symmetric(
+            lambda i, j: self._between(classes[i], classes[j], squared_distances(clouds[i], clouds[j])), len(classes), cloud.x
+        )
+
+    def _between(self, one: _Samples, other: _Samples, squared: Tensor) -> Tensor:
+        cross_cost = transport_cost(squared, self.epsilon)
+        return cross_cost - (one.self_cost + other.self_cost) / 2
+
+
+class AnnealedLabels(LabelDistance[Sequence[Tensor]]):
+    """The same divergence by the annealed solver: annealing starts at the diameter of both classes."""
+
+    reference_gradient = 0.0
+
+    def __init__(self, epsilon: float) -> None:
+        self.epsilon = epsilon
+
+    def describe(self, cloud: Cloud) -> Sequence[Tensor]:
+        return cloud.classes
+
+    def across(self, source: Sequence[Tensor], target: Sequence[Tensor], squared: Tensor) -> Tensor:
+        return _stack([[self._between(x, y) for y in target] for x in source])
+
+    def within(self, classes: Sequence[Tensor], cloud: Cloud) -> Tensor:
+        return _symmetric(lambda i, j: self._between(classes[i], classes[j]), len(classes), cloud.x)
+
+    def _between(self, x: Tensor, y: Tensor) -> Tensor:
+        # Not from the squared distances of the whole clouds: their gradient is that of both sides in one.
+        pairs = [(x, y), (y, x), (x, x), (y, y)]
+        costs = (squared_distances(first, second.detach()) for first, second in pairs)
+        return annealed_divergence(*costs, diameter=diameter_of(x, y), epsilon=self.epsilon)
+
+
+class _Gaussian:
+    """A class as the Gaussian with its mean and covariance F F^T; a single sample has covariance 0.
+
+    The cross term tr (S1^1/2 S2 S1^1/2)^1/2 of the Bures distance is the sum of the singular values of F1^T F2 for any factors F, so
+    neither d x d covariances nor their square roots are formed.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.mean = x.mean(0)
+        self.rank = min(len(x) - 1, x.shape[1])  # unless samples are in special position
+        self.factor = (x - self.mean).mT / max(len(x) - 1, 1) ** 0.5
+        self.trace = self.factor.square().sum()
+        if not x.requires_grad and len(x) > x.shape[1]:
+            # A (d, d) factor of the same covariance makes every later cross term smaller.
+            vectors, values, _ = torch.linalg.svd(self.factor, full_matrices=False)
+            self.factor = vectors * values
+
+    def distance_to(self, other: _Gaussian) -> Tensor:
+        """Scalar squared 2-Wasserstein distance."""
+        cross_term = _nuclear_norm(self.factor.mT @ other.factor)
+        return (self.mean - other.mean).square().sum() + self.trace + other.trace - 2 * cross_term
+
+
+class _Gaussians:
+    """The classes of a cloud as Gaussians; what comparing them all with another one needs is computed once, when first asked for."""
+
+    def __init__(self, classes: Sequence[_Gaussian]) -> None:
+        self.classes = classes
+
+    @cached_property
+    def means(self) -> Tensor:
+        """(C, d)."""
+        return torch.stack([one.mean for one in self.classes])
+
+    @cached_property
+    def traces(self) -> Tensor:
+        """(C,) traces of the covariances."""
+        return torch.stack([one.trace for one in self.classes])
+
+    @cached_property
+    def covariances(self) -> Tensor:
+        """(C, d, d)."""
+        return torch.stack([one.factor @ one.factor.mT for one in self.classes])
+
+    def distances_to(self, other: _Gaussian) -> Tensor:
+        """(C,) distances, as `_Gaussian.distance_to` has them."""
+        return (self.means - other.mean).square().sum(1) + self.traces + other.trace - 2 * self._cross_terms(other)
+
+    def _cross_terms(self, other: _Gaussian) -> Tensor:
+        """(C,) cross terms: singular values of F1^T F2 are the roots of the eigenvalues of G = F2^T S1 F2, a third of the work.
+
+        The gradient in F2 is S1 F2 G^(-1/2). Taking roots halves the digits of small eigenvalues: where one that should not vanish is
+        small, and where F2 is wider than F1, singular values are computed after all.
+        """
+        samples = other.factor.shape[1]
+        ranks = [min(one.rank, other.rank) for one in self.classes]
+        accurate = [False] * len(ranks)
+        if samples <= max(one.rank for one in self.classes):
+            images = self.covariances @ other.factor.detach()
+            values, vectors = torch.linalg.eigh(other.factor.detach().mT @ images)
+            roots = torch.zeros_like(values)
+            for root, value, rank in zip(roots, values, ranks, strict=True):
+                root[samples - rank :] = value[samples - rank :].clamp(min=0).sqrt()
+            # In ascending order: of `rank` eigenvalues, the smallest stands at -rank.
+            accurate = [rank > 0 and bool(root[-rank] > 1e-5 * root[-1]) for root, rank in zip(roots, ranks, strict=True)]
+            inverse = torch.where(roots > 0, 1 / roots, 0)
+            gradients = images @ (vectors * inverse.unsqueeze(1) @ vectors.mT)
+        return torch.stack(
+            [
+                with_gradient(roots[k].sum(), gradients[k], other.factor) if accurate[k] else _nuclear_norm(one.factor.mT @ other.factor)
+                for k, one in enumerate(self.classes)
+            ]
+        )
+
+
+class PairedGaussianLabels(LabelDistance[_Gaussians]):
+    """Squared 2-Wasserstein distance of the Gaussians fitted to the classes, each pair by itself."""
+
+    reference_gradient = 2.0
+
+    def describe(self, cloud: Cloud) -> _Gaussians:
+        return _Gaussians([_Gaussian(x) for x in cloud.classes])
+
+    def across(self, source: _Gaussians, target: _Gaussians, squared: Tensor) -> Tensor:
+        return _stack([[one.distance_to(other) for other in target.classes] for one in source.classes])
+
+    def within(self, classes: _Gaussians, cloud: Cloud) -> Tensor:
+        return _symmetric(lambda i, j: classes.classes[i].distance_to(classes.classes[j]), len(classes.classes), cloud.x)
+
+
+class GaussianLabels(PairedGaussianLabels):
+    """The same in float64, where all source classes can be compared with a target class at once."""
+
+    def across(self, source: _Gaussians, target: _Gaussians, squared: Tensor) -> Tensor:
+        return torch.stack([source.distances_to(other) for other in target.classes], 1)
+
+
+def _nuclear_norm(matrix: Tensor) -> Tensor:
+    """Sum of singular values, with the gradient U V^T of the non-zero ones: that of torch is not finite where they repeat or vanish."""
+    left, values, right = torch.linalg.svd(matrix.detach(), full_matrices=False)
+    kept = values > values.max() * max(matrix.shape) * torch.finfo(values.dtype).eps
+    return with_gradient(values.sum(), (left * kept) @ right, matrix)
+
+
+def _stack(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """(C1, C2) out of scalars."""
+    return torch.stack([torch.stack(list(row)) for row in rows])
+
+
+def _symmetric(between: Callable[[int, int], Tensor], count: int, like: Tensor) -> Tensor:
+    """(C, C) distances of all pairs, zero on the diagonal; each pair is computed once. `like` has their dtype and device."""
+    zero = like.new_zeros(())
+    distances = _stack([[between(i, j) if j > i else zero for j in range(count)] for i in range(count)])
+    return distances + distances.mT

@@ -1,0 +1,64 @@
+"""A distance without its code (`DistanceSpec`), and what its code makes (`Distance`). No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic.fields import FieldInfo
+
+from orca_core.plugins import resolve
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Knob = tuple[Any, FieldInfo]
+"""Type and pydantic field of a knob: default, bounds, description. The type may be `Annotated`."""
+
+
+class Distance(Protocol):
+    """How far the features of one target class are from the source, of which what can be computed once has been."""
+
+    def __call__(self, features: Tensor, draws: torch.Generator, /) -> tuple[Tensor, Tensor | None]:
+        """The distance, and the distances of the class to the source's classes.
+
+        Args:
+            features: (m, d) features of one target class, m >= 1, float32, on the device of the source.
+            draws: For distances that draw; its state moves on.
+
+        Returns:
+            Scalar, differentiable in `features`; and (1, C) distances to the source's C classes, without a gradient, or None.
+        """
+
+
+@dataclass(frozen=True)
+class DistanceSpec:
+    """One distance, described without its code.
+
+    Args:
+        name: As written in `align.objective`.
+        summary: One line for the docs.
+        prepare: `"module:function"`, called as `prepare(source_x, source_y, options)` with (n, d) float32 features, (n,) int64 labels and
+            the values of `knobs` by name; returns a `Distance`.
+        knobs: The distance's own knobs, which become `align.NAME` of a config. Distances may share a knob if they define it alike.
+        version: Raised when the code returns other numbers than before for the same features.
+    """
+
+    name: str
+    summary: str
+    prepare: str
+    knobs: Mapping[str, Knob] = field(default_factory=dict, hash=False)
+    version: int = 1
+
+    def prepared(self, source_x: Tensor, source_y: Tensor, options: Mapping[str, Any]) -> Distance:
+        """The distance to a source.
+
+        Args:
+            source_x: (n, d) features, n >= 1.
+            source_y: (n,) integer labels.
+            options: Values of knobs by name, `entropic_reg`; only the distance's own are passed on.
+        """
+        distance: Distance = resolve(self.prepare)(source_x, source_y, {name: options[name] for name in self.knobs})
+        return distance
