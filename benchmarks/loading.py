@@ -20,7 +20,7 @@ from pathlib import Path
 PEAK = "import json, resource; print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, sizes]))"
 IMPORTS = """
 import h5py, numpy as np, orca_core.pipeline
-from orca_core.config.knobs import resolve_config
+from orca_core.config.resolve import resolve_config
 from orca_core.tasks import find_task
 """
 CONFIG = "resolve_config({'task': 'pdebench/advection', 'train_samples': 64, 'align.epochs': 0})"

@@ -1,11 +1,11 @@
 """Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.
 
-from sweeper import Results, load_space, plan, run
+from sweeper import Results, Workspace, load_space, plan, run
 
 space = load_space("quickstart")
 plan(space)                     # trials and the stages they share
 run(space, "results")           # run, or continue
-Results("results").sql("select task, freezing, avg(test_error) from trials group by all").df()
+Workspace("results").sql("select task, freezing, avg(test_error) from trials group by all").df()
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeper.planning.trials import make_plan as plan
+    from sweeper.planning.planner import make_plan as plan
     from sweeper.results.query import Results
+    from sweeper.results.workspace import Workspace
     from sweeper.space.reading import load_space
     from sweeper.sweep import run_space as run
 
-__all__ = ["Results", "load_space", "plan", "run"]
+__all__ = ["Results", "Workspace", "load_space", "plan", "run"]
 
 _EXPORTS = {
     "Results": ("sweeper.results.query", "Results"),
+    "Workspace": ("sweeper.results.workspace", "Workspace"),
     "load_space": ("sweeper.space.reading", "load_space"),
-    "plan": ("sweeper.planning.trials", "make_plan"),
+    "plan": ("sweeper.planning.planner", "make_plan"),
     "run": ("sweeper.sweep", "run_space"),
 }
 

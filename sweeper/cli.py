@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orca_core.errors import ConfigError, Fault, OrcaError, nearest
+from orca_core.errors import ConfigError, Fault, OrcaError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +37,7 @@ DataOption = Annotated[
 FormatOption = Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")]
 
 
-def _said(command: Callable[..., int | None]) -> Callable[..., None]:
+def _report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
     """Errors made by the user in one line each on stderr, exit code 2, no traceback."""
 
     @wraps(command)
@@ -61,7 +61,7 @@ def _said(command: Callable[..., int | None]) -> Callable[..., None]:
     return wrapped
 
 
-def _settings(values: list[str] | None) -> dict[str, Any]:
+def _parse_settings(values: list[str] | None) -> dict[str, Any]:
     """`knob=value` texts as a dict; values are YAML."""
     from sweeper.space.yaml_reader import parse_value
 
@@ -86,7 +86,7 @@ def _use_data(folder: Path | None) -> None:
 
 
 @app.command()
-@_said
+@_report_errors
 def run(
     space: SpaceArgument,
     results: ResultsOption = "results",
@@ -95,7 +95,7 @@ def run(
     name: NameOption = None,
     settings: SetOption = None,
     data: DataOption = None,
-    max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", min=1, help="Most trials at once.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", min=1, help="Largest number of trials at once.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, whatever the cause.")] = False,
     no_share: Annotated[bool, typer.Option("--no-share", help="Let each trial compute all of its stages, to the same rows.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
@@ -104,15 +104,15 @@ def run(
 
     Example: `sweeper run quickstart --set sweep:seeds=1 --results /tmp/results`
     """
+    from sweeper.results.workspace import Workspace
     from sweeper.space.reading import load_space
     from sweeper.sweep import run_space
 
     _use_data(data)
-    loaded = load_space(space, _settings(settings), name)
+    loaded = load_space(space, _parse_settings(settings), name)
     return run_space(
         loaded,
-        results,
-        store,
+        Workspace(results, store),
         address=address,
         max_concurrent=max_concurrent,
         retry_failed=retry_failed,
@@ -122,7 +122,7 @@ def run(
 
 
 @app.command()
-@_said
+@_report_errors
 def plan(
     space: SpaceArgument,
     results: ResultsOption = "results",
@@ -135,15 +135,16 @@ def plan(
 
     Example: `sweeper plan quickstart --format csv > trials.csv`
     """
+    from sweeper.results.workspace import Workspace
     from sweeper.show.plan import describe_plan
     from sweeper.space.reading import load_space
 
     _use_data(data)
-    typer.echo(describe_plan(load_space(space, _settings(settings), name), results, format), nl=False)
+    typer.echo(describe_plan(load_space(space, _parse_settings(settings), name), Workspace(results), format), nl=False)
 
 
 @app.command()
-@_said
+@_report_errors
 def trial(
     settings: SetOption = None,
     results: ResultsOption = "results",
@@ -157,14 +158,15 @@ def trial(
 
     Example: `sweeper trial --set task=digits --set align.epochs=10 --set freezing=frozen-body`
     """
-    from sweeper.sweep import run_one
+    from sweeper.results.workspace import Workspace
+    from sweeper.single import run_one
 
     _use_data(data)
-    return run_one(_settings(settings), results, store, name=name, device=device, format=format)
+    return run_one(_parse_settings(settings), Workspace(results, store), name=name, device=device, format=format)
 
 
 @app.command()
-@_said
+@_report_errors
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over `trials`, `metrics` and `stages`.")],
     results: ResultsOption = "results",
@@ -175,14 +177,14 @@ def query(
 
     Example: `sweeper query "select task, freezing, avg(test_error) from trials group by all"`
     """
-    from sweeper.results.query import Results
+    from sweeper.results.workspace import Workspace
     from sweeper.show.tables import write_table
 
-    write_table(Results(results).sql(sql).arrow(), format, output)
+    write_table(Workspace(results).sql(sql).arrow(), format, output)
 
 
 @app.command()
-@_said
+@_report_errors
 def best(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
     results: ResultsOption = "results",
@@ -199,19 +201,21 @@ def best(
 
     Example: `sweeper best quickstart --top 3`, `sweeper best quickstart --task digits --export best.yaml`
     """
+    from sweeper.results.workspace import Workspace
     from sweeper.show.results import best_arms
     from sweeper.show.tables import write_table
 
+    workspace = Workspace(results, store)
     if export is not None or export_model is not None:
         from sweeper.export import export_best
 
-        typer.echo(export_best(results, name, task, space_file=export, model_folder=export_model, store_uri=store), nl=False)
+        typer.echo(export_best(workspace, name, task, space_file=export, model_folder=export_model), nl=False)
         return
-    write_table(best_arms(results, name, top), format)
+    write_table(best_arms(workspace, name, top), format)
 
 
 @app.command()
-@_said
+@_report_errors
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; all if left out.")] = None,
     results: ResultsOption = "results",
@@ -221,14 +225,15 @@ def status(
 
     Example: `sweeper status`
     """
+    from sweeper.results.workspace import Workspace
     from sweeper.show.results import sweep_status
     from sweeper.show.tables import write_table
 
-    write_table(sweep_status(results, name), format)
+    write_table(sweep_status(Workspace(results), name), format)
 
 
 @app.command()
-@_said
+@_report_errors
 def stop(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
     results: ResultsOption = "results",
@@ -244,7 +249,7 @@ def stop(
 
 
 @app.command()
-@_said
+@_report_errors
 def show(
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or the start of one.")],
     results: ResultsOption = "results",
@@ -253,13 +258,14 @@ def show(
 
     Example: `sweeper show 3f2a`
     """
-    from sweeper.show.results import describe_trial
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.trial import describe_trial
 
-    typer.echo(describe_trial(results, trial), nl=False)
+    typer.echo(describe_trial(Workspace(results), trial), nl=False)
 
 
 @app.command()
-@_said
+@_report_errors
 def rm(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
     results: ResultsOption = "results",
@@ -278,12 +284,12 @@ def rm(
 
 
 @app.command()
-@_said
+@_report_errors
 def clean(
     results: ResultsOption = "results",
     store: StoreOption = None,
-    older_than: Annotated[float | None, typer.Option("--older-than", min=0, help="Drop stages written more than so many days ago.")] = None,
-    most: Annotated[float | None, typer.Option("--most", min=0, help="Drop the oldest until so many GiB are left.")] = None,
+    older_than: Annotated[float | None, typer.Option("--older-than", min=0, help="Drop stages older than this many days.")] = None,
+    max_gib: Annotated[float | None, typer.Option("--most", min=0, help="Drop the oldest until this many GiB are left.")] = None,
     sweep: Annotated[str | None, typer.Option("--sweep", help="Drop what only this sweep needs.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
 ) -> None:
@@ -291,17 +297,15 @@ def clean(
 
     Example: `sweeper clean --most 50 --dry-run`
     """
-    from orca_core.store import Store
-    from sweeper.results.store import ResultStore
+    from sweeper.results.workspace import Workspace
     from sweeper.upkeep.cleaning import clean as clean_store
 
-    place = Store(store or f"{results.rstrip('/')}/artifacts")
-    done = clean_store(ResultStore(results), place, older_than_days=older_than, most_gib=most, sweep=sweep, dry_run=dry_run)
+    done = clean_store(Workspace(results, store), older_than_days=older_than, max_gib=max_gib, sweep=sweep, dry_run=dry_run)
     typer.echo(done.text(dry_run), nl=False)
 
 
 @app.command()
-@_said
+@_report_errors
 def compact(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; all if left out.")] = None,
     results: ResultsOption = "results",
@@ -312,17 +316,16 @@ def compact(
     """
     from sweeper.results.store import ResultStore
 
-    place = ResultStore(results)
-    known = place.sweeps()
-    if name is not None and name not in known:
-        raise ConfigError([Fault("", "must be the name of a sweep in the results", name, nearest(name, known))])
-    for sweep in [name] if name else known:
-        place.compact(sweep)
+    tables = ResultStore(results)
+    if name is not None:
+        tables.check_sweep(name)
+    for sweep in [name] if name else tables.sweeps():
+        tables.compact(sweep)
         typer.echo(f"{sweep}: compacted")
 
 
 @app.command()
-@_said
+@_report_errors
 def doctor(
     results: ResultsOption = "results",
     store: StoreOption = None,
@@ -332,15 +335,16 @@ def doctor(
 
     Example: `sweeper doctor --results /shared/results`
     """
+    from sweeper.results.workspace import Workspace
     from sweeper.upkeep.doctor import examine
 
-    text, healthy = examine(results, store, repair=repair)
+    text, healthy = examine(Workspace(results, store), repair=repair)
     typer.echo(text, nl=False)
     return 0 if healthy else 1
 
 
 def _catalogue(kind: str) -> Callable[..., None]:
-    @_said
+    @_report_errors
     def command(
         name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
     ) -> None:
@@ -353,7 +357,7 @@ def _catalogue(kind: str) -> Callable[..., None]:
 
 
 @app.command()
-@_said
+@_report_errors
 def tasks(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Say of each task whether its files are there and whole.")] = False,
@@ -368,14 +372,14 @@ def tasks(
 
     _use_data(data)
     if check and name is not None:
-        raise ConfigError([Fault("--check", "must stand without a NAME", name, "`sweeper tasks NAME` checks that task's files.")])
+        raise ConfigError([Fault("--check", "must be used without a NAME", name, "`sweeper tasks NAME` checks that task's files.")])
     if fetch:
         typer.echo(f"written: {fetch_table(name or '')}", err=True)
     typer.echo(check_tasks() if check else describe("tasks", name), nl=False)
 
 
 @app.command()
-@_said
+@_report_errors
 def proxies(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.")] = None,
     body: Annotated[str | None, typer.Option("--body", help="Describe its features by this body: number, classes, width, tokens.")] = None,
@@ -398,21 +402,21 @@ def proxies(
 
     _use_data(data)
     if task is not None:
+        from sweeper.results.workspace import Workspace
         from sweeper.show.proxies import rank_proxies
         from sweeper.show.tables import check_format, write_table
 
         check_format(format)
-        store = store or f"{results.rstrip('/')}/artifacts"
-        write_table(rank_proxies(names or (), task, body, seed, _settings(settings), store), format)
+        write_table(rank_proxies(names or (), task, body, seed, _parse_settings(settings), Workspace(results, store)), format)
         return
     if len(names or ()) > 1:
         raise ConfigError([Fault("NAME", "must be one, without --task", " ".join(names or ()))])
     asked = {"--set": settings, "--store": store, "--seed": seed, "--format": format != "table"}
-    if faults := [Fault(option, "must stand with --task", Fault.ABSENT) for option, given in asked.items() if given]:
+    if faults := [Fault(option, "must be used with --task", Fault.ABSENT) for option, given in asked.items() if given]:
         raise ConfigError(faults)
     name = names[0] if names else None
     if body is not None and name is None:
-        raise ConfigError([Fault("--body", "must stand with a NAME or --task", body, "`sweeper proxies pydoc --body mini-roberta`.")])
+        raise ConfigError([Fault("--body", "must be used with a NAME or --task", body, "`sweeper proxies pydoc --body mini-roberta`.")])
     typer.echo(describe_source(str(name), body) if body else describe("proxies", name), nl=False)
 
 
@@ -421,7 +425,7 @@ for _kind in ("spaces", "bodies"):
 
 
 @app.command()
-@_said
+@_report_errors
 def schema() -> None:
     """The JSON Schema of search-space files, for editors.
 

@@ -11,26 +11,23 @@ import yaml
 from orca_core.config.paths import KNOBS, nest
 from orca_core.errors import ConfigError, Fault, StoreError, nearest
 from orca_core.identity import unread_knobs
-from orca_core.store import Store
+from sweeper.analysis.arms import rank_arms
 from sweeper.planning.trials import PlannedTrial
-from sweeper.results.store import ResultStore
-from sweeper.show.results import latest_plan, ranked_arms
-from sweeper.space.reading import SearchSpace, parse_space
-from sweeper.sweep import compare
+from sweeper.results.workspace import Workspace
+from sweeper.running.reconcile import reconcile
+from sweeper.space.reading import parse_space
+from sweeper.space.space import SearchSpace
 
 
-def export_best(
-    results_uri: str, name: str, task: str | None, *, space_file: Path | None, model_folder: Path | None, store_uri: str | None = None
-) -> str:
+def export_best(workspace: Workspace, name: str, task: str | None, *, space_file: Path | None, model_folder: Path | None) -> str:
     """Write what is asked for.
 
     Args:
-        results_uri: The results.
+        workspace: Has the results, and the stage store for the model.
         name: Of the sweep.
         task: Whose best arm; None if the sweep has but one.
         space_file: Gets the arm as a search space, with the same seeds.
         model_folder: Gets the model of the arm's best trial.
-        store_uri: The stage store; None = the one in the results.
 
     Returns:
         What was written, a line each.
@@ -38,39 +35,40 @@ def export_best(
     Raises:
         ConfigError: If there is no such sweep or task, or its plan is gone.
     """
-    arms, metric = ranked_arms(results_uri, name)
+    ranking = rank_arms(workspace.results, name)
+    arms, metric = ranking.arms, ranking.metric
     if task is None and len(arms) > 1:
         raise ConfigError([Fault("--task", "must be given: the sweep has several", Fault.ABSENT, f"They are {', '.join(sorted(arms))}.")])
     if task is not None and task not in arms:
         raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, arms))])
     arm = arms[task or next(iter(arms))][0]
-    space = _space(results_uri, name)
-    plan = compare(space, ResultStore(results_uri)).plan
+    space = _latest_space(workspace, name)
+    plan = reconcile(space, workspace.results).plan
     best = min(arm.rows, key=lambda row: (row[metric], row["seed"]))
     planned = plan.by_id.get(best["trial"])
     if planned is None:
         raise ConfigError([Fault("", f"the latest plan of {name} must have trial {best['trial']}", Fault.ABSENT, "Run the sweep again.")])
-    said = []
+    written = []
     if space_file is not None:
         text = yaml.safe_dump(_as_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
         space_file.write_text(text, encoding="utf-8")
-        said.append(f"{space_file}: runs the arm again, with its {len(arm.rows)} seeds: sweeper run {space_file}")
+        written.append(f"{space_file}: runs the arm again, with its {len(arm.rows)} seeds: sweeper run {space_file}")
     if model_folder is not None:
         from orca_core.export import tuned_model
 
         which: Literal["best", "last"] = "last" if space.keep == "last" else "best"
-        tuned = tuned_model(planned.config, Store(store_uri or f"{results_uri.rstrip('/')}/artifacts"), which, device=space.device)
+        tuned = tuned_model(planned.config, workspace.artifacts, which, device=space.device)
         tuned.save(model_folder)
         how = "computed again" if tuned.computed else "as the sweep kept it"
-        said.append(f"{model_folder}: the model of trial {planned.id} after epoch {tuned.epoch}, {how}; orca_core.load_model reads it")
-    return "\n".join(said) + "\n"
+        written.append(f"{model_folder}: the model of trial {planned.id} after epoch {tuned.epoch}, {how}; orca_core.load_model reads it")
+    return "\n".join(written) + "\n"
 
 
-def _space(results_uri: str, name: str) -> SearchSpace:
+def _latest_space(workspace: Workspace, name: str) -> SearchSpace:
     """The search space that a sweep was last run with."""
-    plan = latest_plan(ResultStore(results_uri), name)
+    plan = workspace.results.latest_plan(name)
     if plan is None:
-        raise StoreError(f"{results_uri}: no plan of {name} can be read; run the sweep again")
+        raise StoreError(f"{workspace.uri}: no plan of {name} can be read; run the sweep again")
     return parse_space(plan["space"] | {"name": name})
 
 

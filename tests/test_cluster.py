@@ -37,10 +37,11 @@ ON_A_CLUSTER = """
 import ray
 from ray.cluster_utils import Cluster
 from orca_core.errors import ConfigError
-from sweeper.tune.launch import _slots
+from sweeper.tune.cluster import count_slots
 from sweeper.results import Results
 from sweeper.sweep import run_space
-from sweeper.space.reading import Resources, parse_space
+from sweeper.space.file import Resources
+from sweeper.space.reading import parse_space
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 cluster.add_node(num_cpus=1)
@@ -56,10 +57,10 @@ assert not ray.is_initialized(), "a sweep leaves the cluster it joined"
 
 ray.init(address=cluster.address, log_to_driver=False)
 slots = {(1, 0): 5, (2, 0): 2, (0.5, 0): 10, (1, 1): 2, (1, 0.5): 4, (0.5, 0.4): 4, (2, 0.25): 2}
-found = {(cpu, gpu): _slots(Resources(cpu=cpu, gpu=gpu)) for cpu, gpu in slots}
+found = {(cpu, gpu): count_slots(Resources(cpu=cpu, gpu=gpu)) for cpu, gpu in slots}
 assert found == slots, found
 try:
-    _slots(Resources(cpu=5))
+    count_slots(Resources(cpu=5))
 except ConfigError as error:
     assert "must fit on one node; the largest have 4 CPUs and 2 GPUs" in str(error), error
 else:

@@ -12,11 +12,12 @@ import pytest
     ("modules", "forbidden"),
     [
         (
-            "orca_core.config.knobs, orca_core.distances, orca_core.bodies, "
-            "sweeper, sweeper.cli, sweeper.planning.trials, sweeper.results, sweeper.sweep, sweeper.space.reading, "
-            "sweeper.space.schema",
+            "orca_core.distances, orca_core.bodies, "
+            "orca_core.config.knobs, sweeper, sweeper.cli, sweeper.planning.planner, sweeper.results, sweeper.sweep, sweeper.single, "
+            "sweeper.space.reading, sweeper.space.schema, sweeper.analysis.arms, sweeper.running.session, sweeper.upkeep.cleaning",
             {"torch", "ray", "transformers", "duckdb", "optuna", "sklearn", "scipy"},
         ),
+        ("sweeper.results, sweeper.analysis.arms", {"torch", "ray", "transformers", "duckdb", "scipy", "sklearn", "optuna"}),
         ("orca_core.pipeline", {"ray", "sweeper", "optuna", "duckdb"}),
     ],
 )

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from transformers import RobertaConfig, RobertaModel, SwinConfig, SwinModel
 
 from orca_core import bodies
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.space.reading import available_spaces, load_space
 
 SPACES = sorted((Path(__file__).parents[1] / "search_spaces").glob("*.yaml"))

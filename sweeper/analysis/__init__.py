@@ -1,1 +1,1 @@
-"""Answers from the result tables: tables in, tables out."""
+"""Tables in, tables out: what the results of a sweep say. Neither Ray nor torch is needed."""

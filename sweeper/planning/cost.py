@@ -54,7 +54,7 @@ class CostModel:
         """Trials by the length of their path, so that no long one is left for the end and leaders go furthest."""
         return sorted(trials, key=self.path, reverse=True)
 
-    def totals(self, plan: Plan, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
+    def totals(self, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
         """Seconds of some trials' stages: each trial by itself, each distinct stage once, and the measured share of the latter.
 
         Of a trajectory that several trials leave at different epochs, the longest counts.
@@ -71,11 +71,11 @@ class CostModel:
         return alone, distinct, measured / distinct if distinct else 1.0
 
     def disk(self, plan: Plan, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
-        """Bytes that some trials leave, bytes of shared fine-tuning states beside these at most, and the measured share of the places.
+        """Bytes that some trials leave, bytes of shared fine-tuning states beside these at most, and the measured share of the stages.
 
         A state of fine-tuning holds the trained weights and, of Adam, two moments; one more copy where the best weights are held.
         """
-        stays, shared, known, places = 0.0, 0.0, 0, set()
+        stays, shared, known, folders = 0.0, 0.0, 0, set()
         of_weights = {"none": 0, "best": 1, "last": 1, "all": 1}[plan.space.keep]
         for trial in trials:
             config = trial.config
@@ -83,9 +83,9 @@ class CostModel:
             stays += trained * of_weights
             state = trained * (2 if config.finetune.optimizer == "sgd" else 3) + trained * (plan.space.keep in ("best", "all"))
             for stage in trial.stages:
-                if stage.folder in places:
+                if stage.folder in folders:
                     continue
-                places.add(stage.folder)
+                folders.add(stage.folder)
                 ends = plan.keep_at.get(stage.folder, [stage.end])
                 if stage.kind == "finetune":
                     known += trained > 0
@@ -97,4 +97,4 @@ class CostModel:
                     size = self._measured.bytes.get((stage.kind, config.task, config.body.name))
                     known += size is not None
                     stays += (size or 0.0) * len(ends)
-        return stays, shared, known / len(places) if places else 1.0
+        return stays, shared, known / len(folders) if folders else 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from orca_core.addresses import Address
 from sweeper.planning.trials import PlannedTrial
@@ -20,17 +20,16 @@ class TrialQueue:
 
     Args:
         trials: To run, in order of preference.
-        published: Addresses of stages that are stored already.
         share: Whether trials share stages; if not, none waits for another.
     """
 
-    def __init__(self, trials: Iterable[PlannedTrial], published: Collection[Address] = (), share: bool = True) -> None:
+    def __init__(self, trials: Iterable[PlannedTrial], share: bool = True) -> None:
         self._share = share
         self._trials: list[PlannedTrial] = []
         self._waiting: list[int] = []  # a heap of positions in `_trials`
-        self._held: defaultdict[str, list[int]] = defaultdict(list)  # claimed place -> positions of trials that wait for it
-        self._published = set(published)
-        self._claims: dict[str, str] = {}
+        self._held: defaultdict[str, list[int]] = defaultdict(list)  # claimed folder -> positions of trials that wait for it
+        self._published: set[Address] = set()
+        self._claims: dict[str, str] = {}  # folder of a stage -> trial that is to publish it
         self._running: dict[str, PlannedTrial] = {}
         self.add(trials)
 
@@ -43,7 +42,7 @@ class TrialQueue:
     @property
     def is_empty(self) -> bool:
         """Whether no trial waits."""
-        return not self._waiting and not any(self._held.values())
+        return not self._waiting and not self._held
 
     @property
     def num_running(self) -> int:
@@ -55,8 +54,8 @@ class TrialQueue:
         while self._waiting:
             position = heapq.heappop(self._waiting)
             trial = self._trials[position]
-            if (place := self._leading_place(trial)) is not None:
-                self._held[place].append(position)
+            if (folder := self._claimed_by_another(trial)) is not None:
+                self._held[folder].append(position)
                 continue
             self._running[trial.id] = trial
             for stage in trial.stages:
@@ -84,10 +83,10 @@ class TrialQueue:
                 del self._claims[stage.folder]
                 self._release(stage.folder)
 
-    def _release(self, place: str) -> None:
-        for position in self._held.pop(place, ()):
+    def _release(self, folder: str) -> None:
+        for position in self._held.pop(folder, ()):
             heapq.heappush(self._waiting, position)
 
-    def _leading_place(self, trial: PlannedTrial) -> str | None:
-        """A place that a running trial is about to publish something at, and that this one needs."""
+    def _claimed_by_another(self, trial: PlannedTrial) -> str | None:
+        """A folder that a running trial is about to publish a stage in, and that this one needs; None if it may run."""
         return next((stage.folder for stage in trial.stages if stage.folder in self._claims and stage.address not in self._published), None)

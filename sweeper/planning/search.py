@@ -12,34 +12,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orca_core.seeding import derive
-from sweeper.space.reading import Arm, Axis, SearchConfig
+from sweeper.space.axes import Axis
+from sweeper.space.file import SearchConfig
 
 Values = dict[str, Any]
 """Axis path -> the value a candidate takes."""
 
 
-def candidates(arm: Arm, search: SearchConfig, scores: Sequence[float | None]) -> list[Values]:
+def candidates(tuned: Sequence[Axis], search: SearchConfig, scores: Sequence[float | None], found: Sequence[Values] = ()) -> list[Values]:
     """The candidates of an arm that are known by now.
 
     Args:
-        arm: With its tuned axes.
+        tuned: The arm's tuned axes.
         search: Algorithm, number of candidates, seed, lag.
         scores: The metric of the first candidates, mean over seeds, infinite where a trial failed; None while one still runs.
+        found: The first candidates, if they were proposed before from the same scores; they are not proposed again.
 
     Returns:
         All candidates for `grid` (one, with nothing tuned) and `random`; for `tpe` those whose history is complete.
     """
-    if not arm.tuned:
+    if not tuned:
         return [{}]
     if search.algorithm == "random":
-        return [{axis.path: draw(axis, search.seed, number) for axis in arm.tuned} for number in range(search.trials)]
-    found: list[Values] = []
-    for number in range(search.trials):
+        return [{axis.path: draw(axis, search.seed, number) for axis in tuned} for number in range(search.trials)]
+    known = list(found)
+    for number in range(len(known), search.trials):
         history = list(scores[: max(0, number - search.lag + 1)])
         if len(history) < number - search.lag + 1 or None in history:
             break
-        found.append(_propose(arm.tuned, search.seed, number, found, [score for score in history if score is not None]))
-    return found
+        known.append(_propose(tuned, search.seed, number, known, [score for score in history if score is not None]))
+    return known
 
 
 def draw(axis: Axis, seed: int, number: int) -> Any:

@@ -34,11 +34,11 @@ class Results:
     Nothing is read until something is asked, and every question sees the rows of its moment.
 
     Args:
-        uri: The results folder, or its URI (`s3://bucket/place`).
+        uri: The results folder, or its URI (`s3://bucket/results`); or an open store.
     """
 
-    def __init__(self, uri: str | Path = "results") -> None:
-        self._store = ResultStore(uri)
+    def __init__(self, uri: str | Path | ResultStore = "results") -> None:
+        self._store = uri if isinstance(uri, ResultStore) else ResultStore(uri)
 
     def sql(self, query: str) -> Answer:
         """Answer one SELECT, in DuckDB's dialect.

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from orca_core.errors import StoreError
-from orca_core.store import open_filesystem, write_whole
+from orca_core.errors import ConfigError, Fault, StoreError, nearest
+from orca_core.filesystem import open_filesystem, write_whole
 from sweeper.results.records import TABLES, schema
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class ResultStore:
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri)
         if not self.uri:
-            raise StoreError("the place of the results must not be empty")
+            raise StoreError("the path of the results must not be empty")
         self._fs, self._root = open_filesystem(uri)
         if self.local_folder is not None and Path(self._root).exists() and not Path(self._root).is_dir():
             raise StoreError(f"{self.uri}: must be a folder for results, and is a file")
@@ -148,7 +148,7 @@ class ResultStore:
             try:
                 return use({table: self._dataset(paths, _reading_schema(table)) for table, paths in files.items()})
             except (OSError, pa.ArrowInvalid, *failures) as error:
-                if not all(self._is_there(path) for paths in files.values() for path in paths):
+                if not all(self._verify(path) for paths in files.values() for path in paths):
                     continue
                 if isinstance(error, failures):
                     raise  # no file's fault
@@ -243,7 +243,7 @@ class ResultStore:
         fragments = [parquet.make_fragment(path, self._fs, ds.field("sweep") == _sweep_of(path)) for path in paths]
         return ds.FileSystemDataset(fragments, columns, parquet, self._fs)
 
-    def _is_there(self, path: str) -> bool:
+    def _verify(self, path: str) -> bool:
         """Whether a file is there and whole, all of it read.
 
         Raises:
@@ -304,12 +304,31 @@ class ResultStore:
         plans = [info for info in self._infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
         return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
 
+    def latest_plan(self, name: str) -> dict[str, Any] | None:
+        """The plan of a sweep that was made last; None if there is none."""
+        return max(self.plans(name).values(), key=lambda plan: plan["made_at"], default=None)
+
+    def check_sweep(self, name: str, option: str = "") -> None:
+        """That a sweep has rows or a plan here.
+
+        Args:
+            name: Of the sweep.
+            option: Of the command line, that named it.
+
+        Raises:
+            ConfigError: If not; the message offers the nearest name.
+        """
+        known = self.sweeps()
+        if name not in known:
+            remedy = nearest(name, known) if known else "There are no results yet: run a sweep, or give --results."
+            raise ConfigError([Fault(option, "must be the name of a sweep in the results", name, remedy)])
+
     def damaged(self) -> Iterator[tuple[str, str]]:
         """Path and complaint of every file of rows or plan that cannot be read; all of every file is read."""
         for table in TABLES:
             for path in self._list(table, None):
                 try:
-                    self._is_there(path)
+                    self._verify(path)
                 except StoreError as error:
                     yield path, str(error)
         for info in self._infos("sweeps", recursive=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import socket
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orca_core.errors import ConfigError, Fault, StoreError, nearest
+from orca_core.errors import ConfigError, Fault, StoreError
 from sweeper.results.store import ResultStore
 
 HEARTBEAT_EVERY_S = 5.0
@@ -28,6 +29,11 @@ def driver_of(results: ResultStore, sweep: str) -> str | None:
     if here and not _alive(beat["pid"]):
         return None
     return f"process {beat['pid']} on {'this machine' if here else beat['host']}"
+
+
+def driver_began(results: ResultStore, sweep: str) -> float:
+    """When the driver of a sweep began, in seconds since the epoch; infinite if its heartbeat does not say so."""
+    return float((results.heartbeat(sweep) or {}).get("started", math.inf))
 
 
 @contextmanager
@@ -57,9 +63,9 @@ def only_driver(results: ResultStore, sweep: str) -> Iterator[None]:
             raise refusal
         yield
         return
-    place = Path(folder) / "sweeps" / sweep / "lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as file:
+    lock = Path(folder) / "sweeps" / sweep / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -75,7 +81,7 @@ def heartbeat(results: ResultStore, sweep: str, stop: Callable[[], None]) -> Ite
     def beat() -> None:
         while True:
             with suppress(StoreError):  # a full disk must not end the sweep here; the rows tell of it
-                results.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
+                results.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "started": started})
             if ended.wait(HEARTBEAT_EVERY_S):
                 return
             if results.stop_asked(sweep) > started:
@@ -101,9 +107,7 @@ def stop_sweep(results: ResultStore, sweep: str) -> str:
     Raises:
         ConfigError: If there is no such sweep.
     """
-    known = results.sweeps()
-    if sweep not in known:
-        raise ConfigError([Fault("", "must be the name of a sweep in the results", sweep, nearest(sweep, known) if known else "")])
+    results.check_sweep(sweep)
     driver = driver_of(results, sweep)
     if driver is None:
         return f"{sweep}: no driver is at work, nothing to stop.\n"

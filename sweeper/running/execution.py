@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Generator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, DataError, DiskFullError, NotFiniteError, OrcaError, StoreError
-from orca_core.rows import TrialResult, row_to_json
+from orca_core.rows import Row, TrialResult
+from sweeper.running.job import TrialJob
 
-if TYPE_CHECKING:
-    from orca_core.pipeline import Keep
-
-Outcome = dict[str, Any]
+Result = dict[str, Any]
 """How a trial ended: `status` COMPLETE with the scores, or FAIL with `cause`, `error` (one line) and `traceback`."""
 
 
-def execute(
-    config: TrialConfig,
-    store_uri: str,
-    *,
-    device: str = "cpu",
-    keep_at: Mapping[str, Collection[int]] = {},
-    keep: Keep = "none",
-    models_uri: str | None = None,
-) -> Generator[dict[str, Any], None, Outcome]:
-    """Run a trial, yield its rows, return how it ended. An error of the trial is an outcome, not an exception."""
+def execute(job: TrialJob) -> Generator[Row, None, Result]:
+    """Run a trial, yield its rows, return how it ended. An error of the trial is a result, not an exception."""
     from orca_core.pipeline import trial_rows  # torch is loaded by the first trial of a process, not by its start
     from orca_core.store import Store
 
     try:
-        models = Store(models_uri) if models_uri else None
-        rows = trial_rows(config, Store(store_uri), device=device, keep_at=keep_at, keep=keep, models=models)
+        models = Store(job.models) if job.models else None
+        rows = trial_rows(job.config, Store(job.store), device=job.device, keep_at=job.keep_at, keep=job.keep, models=models)
         with closing(rows):
-            while True:
-                try:
-                    yield row_to_json(next(rows))
-                except StopIteration as stop:
-                    result: TrialResult = stop.value
-                    break
+            result: TrialResult = yield from rows
     except Exception as error:  # whatever a trial raises must become a row, and the sweep must go on
         text = str(error).strip().splitlines()
         line = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")

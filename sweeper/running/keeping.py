@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 from orca_core.errors import StoreError
 from orca_core.store import Store
-from sweeper.planning.trials import Plan, PlannedTrial
+from sweeper.planning.planner import Planner
+from sweeper.planning.trials import PlannedTrial
 
 
 class StateKeeper:
@@ -20,12 +21,12 @@ class StateKeeper:
 
     Args:
         store: The stage store.
-        plan: Says at which epochs trials leave a trajectory, and which weights are kept.
+        planner: Says at which epochs trials leave a trajectory, and which weights are kept.
         trials: Those that are to be run.
     """
 
-    def __init__(self, store: Store, plan: Plan, trials: Iterable[PlannedTrial]) -> None:
-        self._store, self._plan = store, plan
+    def __init__(self, store: Store, planner: Planner, trials: Iterable[PlannedTrial]) -> None:
+        self._store, self._planner = store, planner
         self._needed_by: Counter[str] = Counter()
         self._ended: list[tuple[int, str]] = []
         self.add(trials)
@@ -44,9 +45,9 @@ class StateKeeper:
         """
         for stage in trial.finetuning:
             self._needed_by[stage.folder] -= 1
-            has_state = stage is not trial.finetuning[-1] or stage.folder in self._plan.keep_at or status != "COMPLETE"
+            has_state = stage is not trial.finetuning[-1] or bool(self._planner.ends_of(stage.folder)) or status != "COMPLETE"
             has_state |= trial.config.phases[stage.phase].is_surgical
-            if self._needed_by[stage.folder] <= 0 and (has_state or self._plan.space.keep == "none"):
+            if self._needed_by[stage.folder] <= 0 and (has_state or self._planner.space.keep == "none"):
                 self._ended.append((batch, stage.folder))
 
     def drop(self, written: int) -> None:
@@ -56,15 +57,15 @@ class StateKeeper:
             written: Batches of rows that are written: rows that are not must stay with their stage.
         """
         waiting = []
-        for batch, place in self._ended:
+        for batch, folder in self._ended:
             if batch > written:
-                waiting.append((batch, place))
+                waiting.append((batch, folder))
                 continue
             try:
-                if self._plan.space.keep == "none":
-                    self._store.drop_folder(place)
-                elif self._plan.space.keep != "all":
-                    self._store.strip(place)
+                if self._planner.space.keep == "none":
+                    self._store.drop_folder(folder)
+                elif self._planner.space.keep != "all":
+                    self._store.strip(folder)
             except (StoreError, OSError):  # a full disk, say
-                waiting.append((batch, place))
+                waiting.append((batch, folder))
         self._ended = waiting

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from sweeper.running.recorder import Recorder, score_of
+from sweeper.running.recorder import Ended, Recorder
 
 PLAIN_EVERY_S = 15.0
-"""Seconds between plain lines when the output is no terminal."""
+"""Seconds between plain lines when the output is not a terminal."""
 
 
 class Progress:
@@ -37,7 +36,6 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._status is not None:
             self._status.start()
-        self.recorder.on_change = self.update
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,32 +61,32 @@ class Progress:
     def line(self) -> str:
         """The state in a line: done / running / failed / reused, best so far, time left."""
         ended = self.recorder.ended.values()
-        failed = sum(row["status"] == "FAIL" for row in ended)
+        failed = sum(trial.status == "FAIL" for trial in ended)
         done = self.done_before + len(ended)
         parts = [f"{done}/{self.total} trials", f"{self.recorder.running} running"]
         if failed:
             parts.append(f"[red]{failed} failed[/red]")
-        if pruned := sum(row["status"] == "PRUNED" for row in ended):
+        if pruned := sum(trial.status == "PRUNED" for trial in ended):
             parts.append(f"{pruned} pruned")
         if self.done_before:
             parts.append(f"{self.done_before} done before")
-        if saved := sum(row["saved_s"] for row in ended):
+        if saved := sum(trial.saved_s for trial in ended):
             parts.append(f"{_clock(saved)} of work reused")
         if self.recorder.trouble:
             parts.append(f"[red]rows held back: {escape(self.recorder.trouble)}[/red]")
         parts += [f"best {task} {value:.4g}" for task, value in sorted(self._best(ended).items())]
         elapsed = time.monotonic() - self._started
         parts.append(f"{_clock(elapsed)} elapsed")
-        ran = sum(not row.get("reused_from") for row in ended)
+        ran = sum(not trial.reused_from for trial in ended)
         if ran and done < self.total:
             parts.append(f"about {_clock(elapsed / ran * (self.total - done))} left")
         return ", ".join(parts)
 
-    def _best(self, ended: Any) -> Mapping[str, float]:
+    def _best(self, ended: Iterable[Ended]) -> Mapping[str, float]:
         best: dict[str, float] = {}
-        for row in ended:
-            if row["status"] == "COMPLETE":
-                best[row["task"]] = min(best.get(row["task"], float("inf")), score_of(row, self.recorder.metric))
+        for trial in ended:
+            if trial.status == "COMPLETE":
+                best[trial.task] = min(best.get(trial.task, float("inf")), trial.score)
         return best
 
 

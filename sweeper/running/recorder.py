@@ -6,15 +6,16 @@ import math
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from orca_core.errors import StoreError
+from orca_core.rows import EpochRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
-from sweeper.results.store import ResultStore
 from sweeper.running.provenance import provenance
 
 FLUSH_EVERY_S = 5.0
@@ -29,16 +30,49 @@ NOT_RETRIED = frozenset({"user-error", "not-finite", "config", "data"})
 _OF_THE_TRIAL = ("proxy_distance", "proxy_distance_unlabelled")
 """Columns of an epoch's row that are the whole trial's."""
 
+_STAGE_KINDS = ("pretrain", "source", "align", "finetune")
+
+
+class RowStore(Protocol):
+    """Where a recorder writes: `ResultStore`, or rows in memory."""
+
+    def append(self, table: str, sweep: str, rows: list[dict[str, Any]]) -> None:
+        """Add rows, all or none; `StoreError` if that is not possible."""
+
+    def attempts(self, sweep: str) -> Mapping[str, int]:
+        """Trial -> its last attempt."""
+
+    def compact(self, sweep: str) -> None:
+        """Merge small files."""
+
 
 @dataclass
 class _Live:
     """A trial that runs: its row so far."""
 
     row: dict[str, Any]
-    started: float = field(default_factory=time.monotonic)
-    stage_seconds: dict[str, float] = field(default_factory=dict)
+    started: float
+    stage_seconds: Counter[str] = field(default_factory=Counter)
     saved_s: float = 0.0
-    epochs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is remembered of a trial that ended in this run.
+
+    Args:
+        status: COMPLETE, PRUNED or FAIL.
+        task: Its task.
+        score: What it is ranked by; infinite if it failed.
+        saved_s: Compute time saved by reuse.
+        reused_from: Sweep it was taken over from; None if it ran.
+    """
+
+    status: str
+    task: str
+    score: float
+    saved_s: float
+    reused_from: str | None
 
 
 class Recorder:
@@ -48,22 +82,26 @@ class Recorder:
         store: Where rows go.
         sweep: Name of the sweep.
         metric: What trials are ranked by.
+        clock: Seconds that go on steadily.
+
+    Attributes:
+        ended: Trial id -> how it ended in this run, the last time.
+        trouble: Why rows are held back; empty if they are not.
     """
 
-    def __init__(self, store: ResultStore, sweep: str, metric: str) -> None:
-        self.store, self.sweep, self.metric = store, sweep, metric
+    def __init__(self, store: RowStore, sweep: str, metric: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.store, self.sweep, self.metric, self._clock = store, sweep, metric, clock
         self._live: dict[str, _Live] = {}
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
-        self._last_flush = time.monotonic()
+        self._last_flush = clock()
         self._flushes = 0
         self.trouble = ""
-        self.ended: dict[str, dict[str, Any]] = {}
-        self.on_change: Callable[[], None] = lambda: None
+        self.ended: dict[str, Ended] = {}
 
     @cached_property
     def _attempts(self) -> dict[str, int]:
         """Trial -> its last attempt, read when the first trial starts: a finished sweep starts none."""
-        return self.store.attempts(self.sweep)
+        return dict(self.store.attempts(self.sweep))
 
     @property
     def batches(self) -> int:
@@ -75,7 +113,7 @@ class Recorder:
         """Trials that run now."""
         return len(self._live)
 
-    def start(self, trial: PlannedTrial, *, device: str, host: str | None = None, pid: int | None = None) -> None:
+    def start(self, trial: PlannedTrial, *, device: str) -> None:
         """A trial begins, or begins again after its machine was lost."""
         attempt = self._attempts.get(trial.id, 0) + 1
         self._attempts[trial.id] = attempt
@@ -92,57 +130,58 @@ class Recorder:
             "result_key": trial.result_key,
             "score": trial.config.task_spec.score,
             "started_at": datetime.now(UTC),
-            "host": host or socket.gethostname(),
-            "pid": pid or os.getpid(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
             "device": device,
             "config_hash": trial.id,
         }
-        row |= config_cells(trial) | provenance()
-        self._live[trial.id] = _Live(row)
+        row |= trial.cells() | provenance()
+        self._live[trial.id] = _Live(row, self._clock())
         self._buffers["trials"].append(dict(row))
-        self._changed()
+        self._flush_if_due()
 
     def seconds(self, trial_id: str) -> float:
         """Seconds that a trial has been running; 0 if it is not."""
         live = self._live.get(trial_id)
-        return time.monotonic() - live.started if live else 0.0
+        return self._clock() - live.started if live else 0.0
 
     def locate(self, trial_id: str, host: str | None, pid: int | None) -> None:
         """Say where a running trial runs, once that is known."""
         if live := self._live.get(trial_id):
             live.row |= {"host": host or live.row["host"], "pid": pid or live.row["pid"]}
 
-    def add_rows(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def add_rows(self, trial_id: str, rows: Iterable[Row]) -> None:
         """Rows that a running trial reported."""
         live = self._live[trial_id]
         for row in rows:
-            cells = {key: value for key, value in row.items() if key != "table"}
-            cells |= {"sweep": self.sweep, "trial": trial_id, "attempt": live.row["attempt"]}
-            self._buffers[row["table"]].append(cells)
-            # Told at once, so that trials that are stopped early or fail have them too.
-            live.row |= {name: row[name] for name in _OF_THE_TRIAL if row.get(name) is not None}
-            if row["table"] == "stages":
-                live.stage_seconds[row["stage"]] = live.stage_seconds.get(row["stage"], 0.0) + row["seconds"]
-                live.saved_s += row["saved_s"]
-        self._changed()
+            cells = row.cells()
+            # Taken at once, so that trials that are stopped early or fail have them too.
+            live.row |= {name: cells[name] for name in _OF_THE_TRIAL if isinstance(row, EpochRow) and name in cells}
+            if isinstance(row, StageRow):
+                live.stage_seconds[row.stage] += row.seconds  # type: ignore[assignment]
+                live.saved_s += row.saved_s
+            self._buffers[row.TABLE].append(cells | {"sweep": self.sweep, "trial": trial_id, "attempt": live.row["attempt"]})
+        self._flush_if_due()
 
-    def end(self, trial_id: str, outcome: Mapping[str, Any]) -> None:
-        """A trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. One that never began leaves no row."""
+    def end(self, trial_id: str, result: Mapping[str, Any]) -> Ended | None:
+        """A trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. One that never began leaves no row: None."""
         live = self._live.pop(trial_id, None)
         if live is None:
-            return
-        row = live.row | dict(outcome) | {"sequence": 1, "ended_at": datetime.now(UTC)}
-        row |= {"seconds": time.monotonic() - live.started, "saved_s": live.saved_s}
-        row |= {f"seconds_{kind}": live.stage_seconds.get(kind, 0.0) for kind in ("pretrain", "source", "align", "finetune")}
-        self.ended[trial_id] = row
+            return None
+        row = live.row | dict(result) | {"sequence": 1, "ended_at": datetime.now(UTC)}
+        row |= {"seconds": self._clock() - live.started, "saved_s": live.saved_s}
+        row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
+        ended = Ended(row["status"], row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
+        self.ended[trial_id] = ended
         self._buffers["trials"].append(row)
-        self._changed()
+        self._flush_if_due()
+        return ended
 
     def set_in_plan(self, rows: Iterable[Mapping[str, Any]], in_plan: bool) -> None:
         """Rewrite trials of earlier runs that an edited space drops, or takes up again."""
         for row in rows:
             self._buffers["trials"].append(dict(row) | {"in_plan": in_plan, "sequence": row["sequence"] + 1})
-        self._changed()
+        self._flush_if_due()
 
     def flush(self) -> None:
         """Write what is buffered: attempts that began first, so that none of their rows stands without one, and the ended last.
@@ -154,7 +193,7 @@ class Recorder:
         began = [row for row in buffers["trials"] if row["status"] == "RUNNING"]
         ended = [row for row in buffers["trials"] if row["status"] != "RUNNING"]
         batches = [("trials", began), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)]
-        self._last_flush = time.monotonic()
+        self._last_flush = self._clock()
         while batches:
             table, rows = batches[0]
             try:
@@ -168,19 +207,13 @@ class Recorder:
         if self._flushes % COMPACT_EVERY == 0:
             self.store.compact(self.sweep)
 
-    def _changed(self) -> None:
-        if time.monotonic() - self._last_flush >= FLUSH_EVERY_S:
+    def _flush_if_due(self) -> None:
+        if self._clock() - self._last_flush >= FLUSH_EVERY_S:
             try:
                 self.flush()
                 self.trouble = ""
             except StoreError as error:  # a full disk, say: the rows are held, and written with the next batch
                 self.trouble = str(error)
-        self.on_change()
-
-
-def config_cells(trial: PlannedTrial) -> dict[str, Any]:
-    """The canonical config as cells of a row: dots become underscores, tuples lists."""
-    return {path.replace(".", "_"): list(value) if isinstance(value, tuple) else value for path, value in trial.knobs().items()}
 
 
 def score_of(row: Mapping[str, Any], metric: str) -> float:

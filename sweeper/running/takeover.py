@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
 
+from orca_core.rows import EpochRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
-from sweeper.results.query import Results
-from sweeper.results.store import ResultStore
+from sweeper.results.workspace import Workspace
 from sweeper.running.recorder import Recorder
 
 _AT_ONCE = 500
@@ -20,11 +20,11 @@ _OF_THIS_SWEEP = frozenset(
 """Columns that say how a trial came into a sweep; the others are the trial's own, and are taken over as they are."""
 
 
-def take_over(results_uri: str, recorder: Recorder, todo: Iterable[PlannedTrial]) -> set[str]:
+def take_over(workspace: Workspace, recorder: Recorder, todo: Iterable[PlannedTrial]) -> set[str]:
     """Copy trials that are COMPLETE in another sweep of the same results into the recorder's sweep.
 
     Args:
-        results_uri: The results.
+        workspace: Has the results.
         recorder: Of the sweep that takes over.
         todo: Trials that it would have to run.
 
@@ -33,29 +33,28 @@ def take_over(results_uri: str, recorder: Recorder, todo: Iterable[PlannedTrial]
     """
     wanted = {trial.result_key: trial for trial in todo}
     columns = ["sweep", "trial", "attempt", "sequence", "status", "result_key"]
-    finished = [row for row in ResultStore(results_uri).live_trials(columns=columns) if row["status"] == "COMPLETE"]
+    finished = [row for row in workspace.results.live_trials(columns=columns) if row["status"] == "COMPLETE"]
     sources = {row["result_key"]: row for row in finished if row["result_key"] in wanted and row["sweep"] != recorder.sweep}
     by_sweep = defaultdict(list)
     for row in sources.values():
         by_sweep[row["sweep"]].append(row["trial"])
     for sweep, trials in by_sweep.items():
         for first in range(0, len(trials), _AT_ONCE):
-            _copy(Results(results_uri), recorder, sweep, trials[first : first + _AT_ONCE], wanted)
+            _copy(workspace, recorder, sweep, trials[first : first + _AT_ONCE], wanted)
     return {wanted[key].id for key in sources}
 
 
-def _copy(results: Results, recorder: Recorder, sweep: str, trials: list[str], wanted: dict[str, PlannedTrial]) -> None:
+def _copy(workspace: Workspace, recorder: Recorder, sweep: str, trials: list[str], wanted: dict[str, PlannedTrial]) -> None:
     where = f"where sweep = '{sweep}' and trial in ({', '.join(repr(trial) for trial in trials)})"
-    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for table in ("stages", "metrics"):
-        for row in results.sql(f"select * exclude (sweep, attempt) from {table} {where}").rows():
-            rows[row.pop("trial")].append({"table": table} | (_as_reused(row) if table == "stages" else row))
-    for row in results.sql(f"select * from trials {where}").rows():
+    rows: defaultdict[str, list[Row]] = defaultdict(list)
+    for cells in workspace.sql(f"select * from stages {where}").rows():
+        stage = StageRow.from_cells(cells)
+        reused = replace(stage, reused_epochs=stage.epochs, seconds=0.0, saved_s=stage.seconds + stage.saved_s)
+        rows[cells["trial"]].append(reused)
+    for cells in workspace.sql(f"select * from metrics {where}").rows():
+        rows[cells["trial"]].append(EpochRow.from_cells(cells))
+    for row in workspace.sql(f"select * from trials {where}").rows():
         trial = wanted[row["result_key"]]
         recorder.start(trial, device=row["device"])
         recorder.add_rows(trial.id, rows[trial.id])
         recorder.end(trial.id, {key: value for key, value in row.items() if key not in _OF_THIS_SWEEP} | {"reused_from": sweep})
-
-
-def _as_reused(stage: dict[str, Any]) -> dict[str, Any]:
-    return stage | {"reused_epochs": stage["epochs"], "seconds": 0.0, "saved_s": stage["seconds"] + stage["saved_s"]}

@@ -13,28 +13,29 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.schedule import ALL
 from orca_core.stages import Stage
 from sweeper.planning.cost import CostModel
+from sweeper.planning.measured import measured_costs
 from sweeper.planning.trials import Plan, PlannedTrial
-from sweeper.results.store import ResultStore
-from sweeper.running.recorder import config_cells
-from sweeper.space.reading import SearchSpace
-from sweeper.sweep import Comparison, check_data, compare, measured_costs
+from sweeper.results.workspace import Workspace
+from sweeper.running.preflight import check_data
+from sweeper.running.reconcile import Reconciliation, reconcile
+from sweeper.space.space import SearchSpace
 
-MOST_BRANCHES = 40
+MAX_BRANCHES = 40
 """Lines of the tree that are shown."""
 
 
-def describe_plan(space: SearchSpace, results_uri: str, format: str) -> str:
+def describe_plan(space: SearchSpace, workspace: Workspace, format: str) -> str:
     """A plan as text, JSON or CSV."""
-    comparison = compare(space, ResultStore(results_uri))
-    check_data((trial.config for trial in comparison.plan.trials), space.file, decode=False)
-    rows = [_plan_row(trial, comparison) for trial in comparison.plan.trials]
+    found = reconcile(space, workspace.results)
+    check_data((trial.config for trial in found.plan.trials), space.file, decode=False)
+    rows = [_plan_row(trial, found) for trial in found.plan.trials]
     match format:
         case "json":
             return json.dumps(rows, indent=1) + "\n"
         case "csv":
             return _as_csv(rows)
         case "text":
-            return _as_text(comparison, rows, CostModel(measured_costs(results_uri)))
+            return _as_text(found, rows, CostModel(measured_costs(workspace)))
     raise ConfigError([Fault("--format", "must be text, json or csv", format)])
 
 
@@ -61,13 +62,13 @@ class Branch:
     """Stages of a plan that differ in nothing but what their label leaves out: a seed, a learning rate.
 
     Args:
-        places: The distinct trajectories.
+        folders: The distinct trajectories, as the store names them.
         trials: Ids of the trials that pass through them.
         ends: Epochs at which trials leave them.
         below: What follows, by label.
     """
 
-    places: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
     trials: set[str] = field(default_factory=set)
     ends: set[int] = field(default_factory=set)
     below: dict[str, Branch] = field(default_factory=dict)
@@ -80,7 +81,7 @@ def stage_tree(plan: Plan) -> Branch:
         node = root
         for stage in trial.stages:
             node = node.below.setdefault(_label(trial, stage), Branch())
-            node.places.add(stage.folder)
+            node.folders.add(stage.folder)
             node.trials.add(trial.id)
             if stage.end is not None:
                 node.ends.add(stage.end)
@@ -103,13 +104,13 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
 
 
 def _tree_lines(root: Branch) -> list[str]:
-    """The tree as lines, the first `MOST_BRANCHES` of them."""
+    """The tree as lines, the first `MAX_BRANCHES` of them."""
     lines = [
-        f"         {'  ' * depth}{label}{_epochs(node)}: {len(node.places)} for {len(node.trials)} trials"
+        f"         {'  ' * depth}{label}{_epochs(node)}: {len(node.folders)} for {len(node.trials)} trials"
         for label, node, depth in _walk(root, 0)
     ]
-    more = len(lines) - MOST_BRANCHES
-    return [*lines[:MOST_BRANCHES], f"         and {more} more"] if more > 0 else lines
+    more = len(lines) - MAX_BRANCHES
+    return [*lines[:MAX_BRANCHES], f"         and {more} more"] if more > 0 else lines
 
 
 def _epochs(node: Branch) -> str:
@@ -122,9 +123,9 @@ def _walk(node: Branch, depth: int) -> Iterator[tuple[str, Branch, int]]:
         yield from _walk(child, depth + 1)
 
 
-def _plan_row(trial: PlannedTrial, comparison: Comparison) -> dict[str, Any]:
-    state = "done" if trial.id in comparison.done else "stale" if trial.id in comparison.stale else "to run"
-    return {"trial": trial.id, "state": state, "arm": trial.arm, "variant": trial.variant or None} | config_cells(trial)
+def _plan_row(trial: PlannedTrial, found: Reconciliation) -> dict[str, Any]:
+    state = "done" if trial.id in found.done else "stale" if trial.id in found.stale else "to run"
+    return {"trial": trial.id, "state": state, "arm": trial.arm, "variant": trial.variant or None} | trial.cells()
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:
@@ -135,10 +136,10 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _as_text(comparison: Comparison, rows: list[dict[str, Any]], costs: CostModel) -> str:
+def _as_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostModel) -> str:
     from sweeper.show.tables import text_table
 
-    plan = comparison.plan
+    plan = found.plan
     lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
     distinct = len(plan.trials) + plan.proposed_later
     merged = plan.combinations - distinct
@@ -148,17 +149,15 @@ def _as_text(comparison: Comparison, rows: list[dict[str, Any]], costs: CostMode
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     lines.append(f"Stages   {', '.join(stages)}")
     lines += _tree_lines(stage_tree(plan))
-    lines.append(f"Results  {len(comparison.done)} done, {len(comparison.stale)} stale, {len(comparison.todo)} to run")
-    if comparison.todo:
-        alone, once, measured = costs.totals(plan, comparison.todo)
+    lines.append(f"Results  {len(found.done)} done, {len(found.stale)} stale, {len(found.todo)} to run")
+    if found.todo:
+        alone, once, measured = costs.totals(found.todo)
         saved = f"{1 - once / alone:.0%} less than the {_hours(alone)} of the same trials by themselves"
         known = f"{measured:.0%} of it from stages that were measured" if measured else "a guess: no stage like these was measured yet"
         lines.append(f"Work     about {_hours(once)} of one slot, {saved} ({known})")
-        lines.append(f"Disk     {_disk(plan, comparison.todo, costs)}")
-    if comparison.dropped:
-        lines.append(
-            f"         {len(comparison.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"
-        )
+        lines.append(f"Disk     {_disk(plan, found.todo, costs)}")
+    if found.dropped:
+        lines.append(f"         {len(found.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false")
     shown = [
         "trial",
         "state",

@@ -15,8 +15,9 @@ from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
 from orca_core.rows import EpochRow
 from orca_core.store import Store
+from sweeper.results.workspace import Workspace
+from sweeper.running.preflight import check_data, check_stores
 from sweeper.show.catalogue import trouble_with_files
-from sweeper.sweep import absolute_uri, check_data, check_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,14 +29,16 @@ _GIVEN_HERE = frozenset({"task", "body.name", "seed", "proxy", "align.epochs"})
 """Knobs that `--set` must leave alone."""
 
 
-def rank_proxies(names: Sequence[str], task: str, body: str | None, seed: int, settings: Mapping[str, Any], store_uri: str) -> pa.Table:
+def rank_proxies(
+    names: Sequence[str], task: str, body: str | None, seed: int, settings: Mapping[str, Any], workspace: Workspace
+) -> pa.Table:
     """Distances of proxies to a task, the closest first.
 
     Args:
         names: Proxies beside those of the catalogue that the body can embed.
         task, body, seed: Of the trials; without a body the one of the task's recipe.
         settings: Further knobs of the trials.
-        store_uri: The stage store; pretraining and source features are found and kept there.
+        workspace: Has the stage store; pretraining and source features are found and kept there.
 
     Returns:
         `proxy`, `proxy_distance`, `proxy_distance_unlabelled`, `seconds` (of features, unless the store has them, and distances), and
@@ -47,9 +50,8 @@ def rank_proxies(names: Sequence[str], task: str, body: str | None, seed: int, s
     import pyarrow as pa
 
     usable, unusable = _trials(names, _knobs(task, body, seed, settings))
-    store = absolute_uri(store_uri)
-    check_store(store)
-    rows = _measure(usable, Store(store)) + [{"proxy": name, "unusable": why} for name, why in unusable.items()]
+    check_stores(workspace)
+    rows = _measure(usable, workspace.artifacts) + [{"proxy": name, "unusable": why} for name, why in unusable.items()]
     rows.sort(key=lambda row: row.get("proxy_distance", math.inf))  # stable: those without stay in the catalogue's order
     columns = {"proxy": pa.string(), "proxy_distance": pa.float64(), "proxy_distance_unlabelled": pa.float64()}
     columns |= {"seconds": pa.float64(), "unusable": pa.string()}
@@ -60,7 +62,7 @@ def _knobs(task: str, body: str | None, seed: int, settings: Mapping[str, Any]) 
     given = flatten(settings)
     if wrong := given.keys() & _GIVEN_HERE:
         remedy = "Task, body, seed and proxies are arguments; how far the trial aligns does not matter."
-        raise ConfigError([Fault("--set", "must not set what is given here", knob, remedy) for knob in sorted(wrong)])
+        raise ConfigError([Fault("--set", "must not set what an argument sets", knob, remedy) for knob in sorted(wrong)])
     knobs = {**given, "task": task, "seed": seed, "align.epochs": 1}
     return knobs if body is None else knobs | {"body.name": body}
 

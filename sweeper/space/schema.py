@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from orca_core.config.knobs import TrialConfig
-from orca_core.config.paths import KNOBS, SECTIONS
-from sweeper.space.reading import METRICS, SpaceFile
+from orca_core.config.paths import KNOBS, SHORTHAND
+from sweeper.space.file import METRICS, SHORTHAND_KEYS, SpaceFile
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+SECTIONS: dict[str, str] = {
+    name: field.annotation.__name__
+    for name, field in TrialConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+"""Section of the knobs -> name of its model."""
+
+_ALSO_TAKEN = {("Phase", "train"): "all", ("AlignConfig", "label_gradient"): True}
+"""(model, field) -> a value that its validator takes beside the field's own type."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -16,58 +28,37 @@ def json_schema() -> dict[str, Any]:
     schema = SpaceFile.model_json_schema(by_alias=True)
     knobs = TrialConfig.model_json_schema()
     definitions = schema.setdefault("$defs", {}) | knobs.get("$defs", {})
-    trial = _all_optional(knobs["properties"])
-    by_path = {path: _knob_schema(path, knobs) for path in KNOBS}
-    definitions["Knobs"] = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": trial | by_path | {"body": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/BodyConfig"}]}},
-    }
+    nested = {name: value for name, value in knobs["properties"].items() if name != "seed"}
+    nested |= {name: {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{SECTIONS[name]}"}]} for name in SHORTHAND}
+    definitions["Knobs"] = _closed(nested | {path: _knob_schema(path, knobs) for path in KNOBS if "." in path or path == "seed"})
     definitions["Axis"] = _axis_schema()
-    axes = {"$ref": "#/$defs/Axis"}
-    nested = {section: {"type": "object"} for section in SECTIONS}
-    definitions["Space"] = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": nested | {path: axes for path in (*KNOBS, "body") if path != "seed"},
-    }
-    for part in ("BodyConfig", "PretrainConfig", "EmbedderConfig", "AlignConfig", "FinetuneConfig"):
-        definitions[part].pop("required", None)
-    for part, name, also in (("Phase", "train", "all"), ("AlignConfig", "label_gradient", True)):  # what their validators take beside
-        field = definitions[part]["properties"][name]
-        definitions[part]["properties"][name] = {"anyOf": [{"const": also}, field], "description": field["description"]}
-    schema["properties"]["base"] = {"$ref": "#/$defs/Knobs"}
-    schema["properties"]["space"] = {"$ref": "#/$defs/Space"}
-    schema["properties"]["variants"]["additionalProperties"] = {"$ref": "#/$defs/Knobs"}
-    schema["properties"]["metric"]["enum"] = list(METRICS)
-    for key, definition in (("search", "SearchConfig"), ("scheduler", "SchedulerConfig")):
-        name = "algorithm" if key == "search" else "name"
-        short = definitions[definition]["properties"][name]
-        schema["properties"][key] = {"anyOf": [{"$ref": f"#/$defs/{definition}"}, {"enum": short["enum"]}]}
+    axes = {path: {"$ref": "#/$defs/Axis"} for path in (*KNOBS, *SHORTHAND) if path != "seed"}
+    definitions["Space"] = _closed({section: {"type": "object"} for section in SECTIONS} | axes)
+    for model in SECTIONS.values():
+        definitions[model].pop("required", None)
+    for (model, name), value in _ALSO_TAKEN.items():
+        field = definitions[model]["properties"][name]
+        definitions[model]["properties"][name] = {"anyOf": [{"const": value}, field], "description": field["description"]}
+    properties = schema["properties"]
+    properties["base"] = {"$ref": "#/$defs/Knobs"}
+    properties["space"] = {"$ref": "#/$defs/Space"}
+    properties["variants"]["additionalProperties"] = {"$ref": "#/$defs/Knobs"}
+    properties["metric"]["enum"] = list(METRICS)
+    for section, key in SHORTHAND_KEYS.items():
+        model = SpaceFile.model_fields[section].annotation.__name__  # type: ignore[union-attr]
+        properties[section] = {"anyOf": [{"$ref": f"#/$defs/{model}"}, {"enum": definitions[model]["properties"][key]["enum"]}]}
     schema["$defs"] = definitions
     return {"$schema": _DRAFT, "title": "Search space of sweeper"} | schema
 
 
-def _all_optional(properties: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in properties.items() if name != "seed"}
+def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _knob_schema(path: str, knobs: dict[str, Any]) -> dict[str, Any]:
     section, _, name = path.rpartition(".")
-    if not section:
-        found: dict[str, Any] = knobs["properties"][name]
-        return found
-    part = KNOB_PARTS[section]
-    return {"$ref": f"#/$defs/{part}/properties/{name}"}
-
-
-KNOB_PARTS = {
-    "body": "BodyConfig",
-    "pretrain": "PretrainConfig",
-    "embedder": "EmbedderConfig",
-    "align": "AlignConfig",
-    "finetune": "FinetuneConfig",
-}
+    own: dict[str, Any] = {"$ref": f"#/$defs/{SECTIONS[section]}/properties/{name}"} if section else knobs["properties"][name]
+    return own
 
 
 def _axis_schema() -> dict[str, Any]:

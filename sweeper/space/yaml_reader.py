@@ -141,5 +141,5 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if faults:
         raise ConfigError(faults, file)
     if not isinstance(data, dict):
-        raise ConfigError([Fault("", "must be a mapping with keys such as base and space", data)], file)
+        raise ConfigError([Fault("", "must be a mapping with keys like base and space", data)], file)
     return data

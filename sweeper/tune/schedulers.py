@@ -14,8 +14,8 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from sweeper.planning.trials import Plan, PlannedTrial
-from sweeper.results.query import Results
-from sweeper.space.reading import SchedulerConfig
+from sweeper.results.workspace import Workspace
+from sweeper.space.file import SchedulerConfig
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ class PastTrial:
     epochs: tuple[tuple[int, float], ...]
 
 
-def past_trials(results_uri: str, plan: Plan, ended: Collection[str]) -> dict[str, list[PastTrial]]:
+def past_trials(workspace: Workspace, plan: Plan, ended: Collection[str]) -> dict[str, list[PastTrial]]:
     """Task -> its trials that ended in earlier runs of a sweep, in the order they ended.
 
     Args:
-        results_uri: The results.
+        workspace: Has the results.
         plan: The sweep's.
         ended: Ids of the trials that are done.
     """
-    results, past = Results(results_uri), defaultdict[str, list[PastTrial]](list)
+    past = defaultdict[str, list[PastTrial]](list)
     of_sweep = f"sweep = '{plan.space.name}'"
     epochs = defaultdict[str, list[tuple[int, float]]](list)
     query = f"select trial, epoch, {plan.space.metric} as value from metrics where {of_sweep} and stage = 'finetune' order by trial, epoch"
-    for row in results.sql(query).rows() if ended else ():
+    for row in workspace.sql(query).rows() if ended else ():
         epochs[row["trial"]].append((row["epoch"], row["value"]))
-    for row in results.sql(f"select trial, status from trials where {of_sweep} order by ended_at, trial").rows() if ended else ():
+    for row in workspace.sql(f"select trial, status from trials where {of_sweep} order by ended_at, trial").rows() if ended else ():
         trial = row["trial"]
         if trial in ended and trial in plan.by_id and epochs[trial]:
             past[plan.by_id[trial].config.task].append(PastTrial(trial, row["status"] == "PRUNED", tuple(epochs[trial])))
@@ -62,7 +62,7 @@ class PerTaskScheduler(FIFOScheduler):
         metric: What it compares.
         trials: Tune's trial id -> planned trial, of those that run; filled by the searcher as trials are handed out.
         slots: Trials that can run at once.
-        longest: Most epochs of fine-tuning of any trial.
+        longest: Largest number of epochs of fine-tuning of any trial.
         past: Task -> trials that ended in earlier runs, in the order they ended.
     """
 

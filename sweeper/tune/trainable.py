@@ -10,8 +10,9 @@ from typing import Any
 
 from ray import tune
 
-from orca_core.config.knobs import TrialConfig
+from orca_core.rows import EpochRow, Row, StageRow, row_to_json
 from sweeper.running.execution import execute
+from sweeper.running.job import TrialJob
 
 REPORT_EVERY_S = 1.0
 """Seconds for which rows are gathered into one report, where no scheduler waits for each epoch."""
@@ -33,34 +34,34 @@ class TrialRunner(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        task = json.loads(config["trial"])
-        if Path(task["folder"]).is_dir():
-            os.chdir(task["folder"])  # relative paths of tasks and bodies mean the folder the sweep was started in
-        self._each_epoch = task["each_epoch"]
-        # Configs travel as JSON: pydantic's strict mode reads lists as tuples there, and nothing else is let through.
-        trial = TrialConfig.model_validate_json(json.dumps(task["config"]))
-        self._rows = execute(
-            trial, task["store"], device=task["device"], keep_at=task["keep_at"], keep=task["keep"], models_uri=task["models"]
-        )
+        job = TrialJob.from_json(config["trial"])
+        if job.folder and Path(job.folder).is_dir():
+            os.chdir(job.folder)
+        self._reports_each_epoch = job.reports_each_epoch
+        self._rows = execute(job)
 
     def step(self) -> dict[str, Any]:
         """Rows as JSON; `outcome` with the last ones; `epoch` and the metrics where a scheduler judges each epoch."""
         started = time.monotonic()
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         while True:
             try:
                 row = next(self._rows)
             except StopIteration as stop:
-                return {"rows": json.dumps(rows), "outcome": json.dumps(stop.value), "done": True}
+                return {"rows": _as_json(rows), "outcome": json.dumps(stop.value), "done": True}
             rows.append(row)
-            if row["table"] == "stages" and row["stage"] != "finetune":
+            if isinstance(row, StageRow) and row.stage != "finetune":
                 break  # other trials may wait for this stage
-            if self._each_epoch and row["table"] == "metrics" and row["stage"] == "finetune":
-                metrics = {name: value for name, value in row.items() if isinstance(value, float)}
-                return {"rows": json.dumps(rows), "epoch": row["epoch"]} | metrics
+            if self._reports_each_epoch and isinstance(row, EpochRow) and row.stage == "finetune":
+                metrics = {name: value for name, value in row.cells().items() if isinstance(value, float)}
+                return {"rows": _as_json(rows), "epoch": row.epoch} | metrics
             if time.monotonic() - started >= REPORT_EVERY_S:
                 break
-        return {"rows": json.dumps(rows)}
+        return {"rows": _as_json(rows)}
 
     def cleanup(self) -> None:
         self._rows.close()
+
+
+def _as_json(rows: list[Row]) -> str:
+    return json.dumps([row_to_json(row) for row in rows])

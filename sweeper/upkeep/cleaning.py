@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
-from orca_core.errors import ConfigError, Fault, nearest
-from orca_core.store import Entry, Store
+from orca_core.addresses import Address
+from orca_core.errors import ConfigError, Fault
+from orca_core.store import Entry
 from sweeper.results.store import ResultStore
-from sweeper.running.driver import driver_of
+from sweeper.results.workspace import Workspace
+from sweeper.running.driver import driver_began, driver_of
 
 GIB = 2**30
+
+CLOCKS_DIFFER_S = 60.0
+"""Seconds by which the clocks of the store and of a driver may differ."""
 
 
 @dataclass(frozen=True)
@@ -33,52 +39,56 @@ class Cleaning:
         verb = "would drop" if dry_run else "dropped"
         lines = [f"{verb} {len(self.dropped)} stored stages, {freed:.2f} GiB; {self.kept / GIB:.2f} GiB stay"]
         if self.protected:
-            lines.append(f"untouched, as they run: what {', '.join(self.protected)} need")
+            lines.append(f"untouched, since they run: what {', '.join(self.protected)} need")
         return "\n".join(lines) + "\n"
 
 
 def clean(
-    results: ResultStore,
-    store: Store,
+    workspace: Workspace,
     *,
     older_than_days: float | None = None,
-    most_gib: float | None = None,
+    max_gib: float | None = None,
     sweep: str | None = None,
     dry_run: bool = False,
 ) -> Cleaning:
-    """Drop stored stages, the oldest first.
+    """Drop stored stages and models, the oldest first; never what a running sweep needs.
 
     Args:
-        results: Their sweeps say what is needed by whom.
-        store: The stage store.
+        workspace: Has the stage store, and the results, whose sweeps say what is needed by whom.
         older_than_days: Drop what was written longer ago.
-        most_gib: Drop until the store is no larger than this.
-        sweep: Drop what only this sweep needs.
-        dry_run: Drop nothing, only say what would be.
+        max_gib: Drop until the store is no larger than this.
+        sweep: Drop what only this sweep needs, and what its trials have in private stores.
+        dry_run: Drop nothing, only say what would be dropped.
 
     Raises:
         ConfigError: If none of the three bounds is given, or there is no such sweep.
     """
-    if older_than_days is None and most_gib is None and sweep is None:
+    if older_than_days is None and max_gib is None and sweep is None:
         raise ConfigError([Fault("", "must have --older-than, --most or --sweep", Fault.ABSENT, "Nothing was dropped.")])
-    needed = {name: _places(results, name) for name in results.sweeps()}
-    if sweep is not None and sweep not in needed:
-        raise ConfigError([Fault("--sweep", "must be the name of a sweep in the results", sweep, nearest(sweep, needed))])
+    results = workspace.results
+    if sweep is not None:
+        results.check_sweep(sweep, "--sweep")
+    needed = _folders_by_sweep(workspace)
     running = tuple(name for name in needed if driver_of(results, name) is not None)
     protected = frozenset[str]().union(*(needed[name] for name in running))
-    others = frozenset[str]().union(*(places for name, places in needed.items() if name != sweep))
-    entries = store.entries()
+    # Under tpe a running sweep also makes what no plan lists yet.
+    began = min((driver_began(results, name) for name in running), default=math.inf)
+    others = frozenset[str]().union(*(folders for name, folders in needed.items() if name != sweep))
+    entries = workspace.artifacts.entries()
     size = sum(entry.size for entry in entries)
     dropped = []
     for entry in entries:
+        folder = entry.address.folder
         old = older_than_days is not None and entry.written_at < time.time() - older_than_days * 86400
-        large = most_gib is not None and size > most_gib * GIB
-        own = sweep is not None and entry.address.folder in needed[sweep] and entry.address.folder not in others
-        if (old or large or own) and entry.address.folder not in protected:
+        large = max_gib is not None and size > max_gib * GIB
+        own = sweep is not None and folder in needed[sweep] and folder not in others
+        if (old or large or own) and folder not in protected and entry.written_at < began - CLOCKS_DIFFER_S:
             dropped.append(entry)
             size -= entry.size
             if not dry_run:
-                store.drop(entry.address)
+                workspace.artifacts.drop(entry.address)
+    if sweep is not None and sweep not in running and not dry_run:
+        workspace.drop_private(sweep)
     return Cleaning(tuple(dropped), size, running)
 
 
@@ -88,9 +98,7 @@ def remove_sweep(results: ResultStore, name: str) -> str:
     Raises:
         ConfigError: If there is no such sweep, or it runs.
     """
-    known = results.sweeps()
-    if name not in known:
-        raise ConfigError([Fault("", "must be the name of a sweep in the results", name, nearest(name, known) if known else "")])
+    results.check_sweep(name)
     if driver := driver_of(results, name):
         raise ConfigError([Fault("", f"must not run: {driver} runs {name}", Fault.ABSENT, f"End it first: sweeper stop {name}")])
     trials = len(results.live_trials(name, columns=["trial"]))
@@ -98,6 +106,18 @@ def remove_sweep(results: ResultStore, name: str) -> str:
     return f"{name}: removed, with the rows of {trials} trials. Its stages stay in the store; `sweeper clean` drops them.\n"
 
 
-def _places(results: ResultStore, sweep: str) -> frozenset[str]:
-    """Places in the store that any plan of a sweep needs."""
-    return frozenset(place for plan in results.plans(sweep).values() for place in plan.get("places", ()))
+def _folders_by_sweep(workspace: Workspace) -> dict[str, frozenset[str]]:
+    """Sweep -> folders of the store that belong to it: by its plans, and by the rows of trials that tpe proposed after these."""
+    results = workspace.results
+    folders: dict[str, set[str]] = {name: set() for name in results.sweeps()}
+    for name, known in folders.items():
+        for plan in results.plans(name).values():
+            known.update(plan.get("places", ()))
+    if not folders:
+        return {}
+    for row in results.live_trials(columns=["sweep", "result_key"]):
+        if row["result_key"]:
+            folders[row["sweep"]].add(Address.model(row["result_key"], "best").folder)
+    for row in workspace.sql("select distinct sweep, stage, key from stages").rows():
+        folders[row["sweep"]].add(f"{row['stage']}/{row['key']}")
+    return {name: frozenset(known) for name, known in folders.items()}

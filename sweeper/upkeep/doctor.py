@@ -10,9 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orca_core.errors import OrcaError
-from orca_core.store import Store
-from sweeper.results.query import Results
-from sweeper.results.store import ResultStore
+from sweeper.results.workspace import Workspace
 from sweeper.running.driver import driver_of
 
 PACKAGES = ("ray", "torch", "torchvision", "transformers", "timm", "peft", "pot", "optuna", "pyarrow", "duckdb", "pydantic")
@@ -21,14 +19,14 @@ Finding = tuple[bool, str, str]
 """Whether it is well, what was looked at, what was seen."""
 
 
-def examine(results_uri: str, store_uri: str | None, *, repair: bool = False) -> tuple[str, bool]:
-    """Look at everything; gives the report, and whether all is well (after the repair, if there was one)."""
-    findings = [*_installation(), *_results(results_uri, repair), *_store(results_uri, store_uri, repair)]
+def examine(workspace: Workspace, *, repair: bool = False) -> tuple[str, bool]:
+    """Look at everything; the report, and whether all is well (after the repair, if there was one)."""
+    findings = [*_check_installation(), *_check_results(workspace, repair), *_check_store(workspace, repair)]
     lines = [f"{'ok   ' if well else 'WRONG'}  {what:<14} {seen}" for well, what, seen in findings]
     return "\n".join(lines) + "\n", all(well for well, _, _ in findings)
 
 
-def _installation() -> Iterator[Finding]:
+def _check_installation() -> Iterator[Finding]:
     yield sys.version_info >= (3, 11), "python", sys.version.split()[0]
     for package in PACKAGES:
         try:
@@ -41,26 +39,23 @@ def _installation() -> Iterator[Finding]:
     yield True, "devices", f"{os.cpu_count()} CPUs, " + (", ".join(gpus) if gpus else "no GPU that torch sees")
 
 
-def _room(what: str, uri: str) -> Iterator[Finding]:
+def _check_room(what: str, uri: str) -> Iterator[Finding]:
     if "://" in uri:
         return
-    place = Path(uri).expanduser().resolve()
-    while not place.exists():
-        place = place.parent
-    yield (
-        os.access(place, os.W_OK),
-        what,
-        f"{uri}: {shutil.disk_usage(place).free / 2**30:.1f} GiB free"
-        + ("" if os.access(place, os.W_OK) else f", and {place} cannot be written"),
-    )
+    folder = Path(uri).expanduser().resolve()
+    while not folder.exists():
+        folder = folder.parent
+    is_writable = os.access(folder, os.W_OK)
+    free = f"{uri}: {shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
+    yield is_writable, what, free if is_writable else f"{free}, and {folder} cannot be written"
 
 
-def _results(uri: str, repair: bool) -> Iterator[Finding]:
-    yield from _room("results", uri)
+def _check_results(workspace: Workspace, repair: bool) -> Iterator[Finding]:
+    results = workspace.results
+    yield from _check_room("results", workspace.uri)
     try:
-        results = ResultStore(uri)
         if not results.exists():
-            yield True, "results", f"{uri}: no sweep yet"
+            yield True, "results", f"{workspace.uri}: no sweep yet"
             return
         damaged = list(results.damaged())
     except OrcaError as error:
@@ -69,12 +64,13 @@ def _results(uri: str, repair: bool) -> Iterator[Finding]:
     for path, complaint in damaged:
         yield repair, "results", f"set aside as {results.set_aside(path)}" if repair else complaint
     if repair or not damaged:
-        yield from _sweeps(uri, results, repair)
+        yield from _check_sweeps(workspace, repair)
 
 
-def _sweeps(uri: str, results: ResultStore, repair: bool) -> Iterator[Finding]:
+def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     """Each sweep: who runs it, and trials that say COMPLETE but miss rows of their epochs, as a lost file leaves them."""
-    lost = Results(uri).sql(
+    results = workspace.results
+    lost = workspace.sql(
         "select sweep, trial from trials "
         "left join (select sweep, trial, count(*) as epochs from metrics where stage = 'finetune' group by all) using (sweep, trial) "
         "where status = 'COMPLETE' and coalesce(epochs, 0) != finetune_epochs"
@@ -96,18 +92,17 @@ def _sweeps(uri: str, results: ResultStore, repair: bool) -> Iterator[Finding]:
         yield repair, "sweep", f"{sweep}: {len(trials)} trials miss rows{cure}"
 
 
-def _store(results_uri: str, store_uri: str | None, repair: bool) -> Iterator[Finding]:
-    uri = store_uri or f"{results_uri.rstrip('/')}/artifacts"
+def _check_store(workspace: Workspace, repair: bool) -> Iterator[Finding]:
+    uri, results = workspace.artifacts_uri, workspace.results
     try:
-        store = Store(uri)
-        running = [sweep for sweep in ResultStore(results_uri).sweeps() if driver_of(ResultStore(results_uri), sweep)]
+        store = workspace.artifacts
+        running = [sweep for sweep in results.sweeps() if driver_of(results, sweep)]
         damaged = list(store.damaged())
         entries = store.entries()
     except OrcaError as error:
         yield False, "store", str(error)
         return
-    if store_uri is not None:
-        yield from _room("store", uri)
+    yield from _check_room("store", uri)
     size = sum(entry.size for entry in entries) / 2**30
     yield True, "store", f"{uri}: {len(entries)} artifacts, {size:.2f} GiB"
     for address in damaged:

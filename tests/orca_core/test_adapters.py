@@ -23,8 +23,9 @@ from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from sweeper.results.store import ResultStore
+from sweeper.running.preflight import check_adapters
 from sweeper.space.reading import load_space
-from sweeper.sweep import check_adapters, run_space
+from sweeper.sweep import run_space
 
 ADALORA = {"name": "adalora", "init_r": 6, "target_r": 2, "total_step": 8, "tinit": 1, "tfinal": 2}
 TESTED: dict[str, Any] = {

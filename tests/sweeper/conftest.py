@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from orca_core.errors import ConfigError
-from sweeper.planning.trials import make_plan
-from sweeper.space.reading import SearchSpace, load_space
+from sweeper.planning.planner import make_plan
+from sweeper.space.reading import load_space
+from sweeper.space.space import SearchSpace
 
 LoadSpace = Callable[..., SearchSpace]
 
@@ -48,9 +49,9 @@ def ray_session() -> Iterator[None]:
     """Ray with two CPUs, started once; sweeps in this process join it."""
     import ray
 
-    from sweeper.tune.launch import _ENVIRONMENT
+    from sweeper.tune.cluster import RAY_ENVIRONMENT
 
-    os.environ |= _ENVIRONMENT
+    os.environ |= RAY_ENVIRONMENT
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

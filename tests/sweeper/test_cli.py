@@ -12,12 +12,13 @@ from click.testing import Result
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from orca_core.rows import EpochRow
 from sweeper.cli import app
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore
+from sweeper.running.plan_note import plan_note
 from sweeper.running.recorder import Recorder
 from sweeper.space.reading import parse_space
-from sweeper.sweep import plan_as_data
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -41,19 +42,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a small study, as a driver would have written them."""
     folder = tmp_path_factory.mktemp("cli") / "results"
     store, plan = ResultStore(folder), make_plan(parse_space(STUDY))
-    store.save_plan("study", plan.hash, plan_as_data(plan))
+    store.save_plan("study", plan.hash, plan_note(plan))
     recorder = Recorder(store, "study", "valid_error")
     for trial in plan.trials:
         error = SCORES[trial.config.freezing, trial.candidate][trial.config.seed]
         recorder.start(trial, device="cpu")
-        row = {"table": "metrics", "stage": "finetune", "phase": 0, "epoch": 1, "seconds": 0.5}
         if error is None:
             failure = {"cause": "user-error", "error": "ValueError: too bad", "traceback": "Traceback ...\nValueError: too bad"}
             recorder.end(trial.id, {"status": "FAIL"} | failure)
         else:
-            aligned = {"table": "metrics", "stage": "align", "phase": 0, "seconds": 0.5}
-            distances = [aligned | {"epoch": epoch, "label_distances": [[0.5 * epoch, 12.25], None]} for epoch in (1, 2, 3)]
-            recorder.add_rows(trial.id, [*distances, row | {"valid_error": error}])
+            distances = [EpochRow(stage="align", epoch=epoch, label_distances=[[0.5 * epoch, 12.25], None]) for epoch in (1, 2, 3)]
+            recorder.add_rows(trial.id, [*distances, EpochRow(stage="finetune", epoch=1, valid_error=error)])
             recorder.end(trial.id, {"status": "COMPLETE", "valid_error": error, "test_error": error + 0.1})
     recorder.flush()
     return folder
@@ -118,10 +117,10 @@ BAD_INPUT = {
     "proxy of another modality": (["proxies", "pydoc", "--task", "digits", "--body", "mini-swin"], "proxy: must be a proxy of images, but"),
     "knob that is an argument": (
         ["proxies", "--task", "digits", "--set", "seed=1"],
-        "--set: must not set what is given here, but got 'seed'",
+        "--set: must not set what an argument sets, but got 'seed'",
     ),
     "format of a ranking": (["proxies", "--task", "digits", "--format", "xml"], "--format: must be one of table, csv, json, markdown"),
-    "seed of a list": (["proxies", "--seed", "1"], "--seed: must stand with --task."),
+    "seed of a list": (["proxies", "--seed", "1"], "--seed: must be used with --task."),
     "names of a list": (["proxies", "photos", "noise"], "NAME: must be one, without --task, but got 'photos noise'."),
     "results in an unknown place": (["status", "--results", "ftpx://a/b"], "ftpx://a/b: cannot be opened as a store"),
 }

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.space.reading import parse_space
 from sweeper.space.yaml_reader import parse_value
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from orca_core import load_model
+from orca_core.addresses import Address
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from orca_core.pipeline import load_data
@@ -17,10 +18,11 @@ from orca_core.scoring import SCORES
 from orca_core.settings import Settings
 from orca_core.store import Store
 from sweeper.export import export_best
-from sweeper.planning.trials import make_plan
-from sweeper.results import Results
+from sweeper.planning.planner import make_plan
+from sweeper.results import Results, Workspace
+from sweeper.running.preflight import check_room
 from sweeper.space.reading import load_space, parse_space
-from sweeper.sweep import check_room, run_space
+from sweeper.sweep import run_space
 from sweeper.upkeep.doctor import examine
 
 pytestmark = pytest.mark.ray
@@ -43,8 +45,8 @@ def run(folder: Path, **keys) -> Store:
     return Store(folder / "artifacts")
 
 
-def places(store: Store, kind: str) -> list[str]:
-    return [entry.address for entry in store.entries() if entry.address.startswith(f"{kind}/")]
+def addresses(store: Store, kind: str) -> list[str]:
+    return [str(entry.address) for entry in store.entries() if entry.address.kind == kind]
 
 
 def with_tensors(folder: Path, kind: str) -> int:
@@ -61,7 +63,7 @@ def best(tmp_path_factory, ray_session) -> Path:
 
 def test_states_that_trials_shared_are_dropped_and_their_rows_stay(best):
     assert with_tensors(best, "finetune") == 0
-    assert len(places(Store(best / "artifacts"), "finetune")) >= 4
+    assert len(addresses(Store(best / "artifacts"), "finetune")) >= 4
     assert with_tensors(best, "pretrain") == with_tensors(best, "align") == 1  # small, and of use to other sweeps
 
 
@@ -69,9 +71,9 @@ def test_best_weights_give_the_scores_of_the_rows(best):
     trials = {trial.id: trial for trial in make_plan(parse_space(SPACE)).trials}
     for row in Results(best).sql("select * from trials").rows():
         config = trials[row["trial"]].config
-        artifact = Store(best / "artifacts").get(f"model/{row['result_key']}/best")
+        artifact = Store(best / "artifacts").get(Address.model(row["result_key"], "best"))
         assert artifact.data["epoch"] == row["best_epoch"]
-    export_best(str(best), "kept", None, space_file=None, model_folder=best / "model")
+    export_best(Workspace(best), "kept", None, space_file=None, model_folder=best / "model")
     tuned = load_model(best / "model")
     data = load_data(Settings.of(config, "finetune"))
     torch.set_num_threads(1)
@@ -84,11 +86,11 @@ def test_best_weights_give_the_scores_of_the_rows(best):
 
 
 def test_weights_that_are_gone_are_computed_again_to_the_same_bits(best, tmp_path):
-    said = export_best(str(best), "kept", None, space_file=None, model_folder=tmp_path / "kept")
+    said = export_best(Workspace(best), "kept", None, space_file=None, model_folder=tmp_path / "kept")
     assert "as the sweep kept it" in said
     shutil.copytree(best, tmp_path / "results")
     shutil.rmtree(tmp_path / "results" / "artifacts" / "model")
-    said = export_best(str(tmp_path / "results"), "kept", None, space_file=None, model_folder=tmp_path / "again")
+    said = export_best(Workspace(tmp_path / "results"), "kept", None, space_file=None, model_folder=tmp_path / "again")
     assert "computed again" in said
     kept, again = (load_file(tmp_path / which / "model.safetensors") for which in ("kept", "again"))
     assert kept.keys() == again.keys()
@@ -96,7 +98,7 @@ def test_weights_that_are_gone_are_computed_again_to_the_same_bits(best, tmp_pat
 
 
 def test_the_exported_space_is_the_best_arm_with_its_seeds(best, tmp_path):
-    export_best(str(best), "kept", None, space_file=tmp_path / "best.yaml", model_folder=None)
+    export_best(Workspace(best), "kept", None, space_file=tmp_path / "best.yaml", model_folder=None)
     exported = {trial.id for trial in make_plan(load_space(tmp_path / "best.yaml")).trials}
     assert exported < {trial.id for trial in make_plan(parse_space(SPACE)).trials}
     ranked = Results(best).sql("select trial from trials order by valid_error, arm").rows()
@@ -105,7 +107,7 @@ def test_the_exported_space_is_the_best_arm_with_its_seeds(best, tmp_path):
 
 def test_a_sweep_of_several_tasks_must_be_told_whose_best_is_meant(best, tmp_path):
     with pytest.raises(ConfigError, match=r"--task: must be a task of kept, but got 'digitz'"):
-        export_best(str(best), "kept", "digitz", space_file=tmp_path / "x.yaml", model_folder=None)
+        export_best(Workspace(best), "kept", "digitz", space_file=tmp_path / "x.yaml", model_folder=None)
 
 
 @pytest.mark.parametrize("keep", ["none", "last", "all"])
@@ -114,13 +116,13 @@ def test_what_is_kept_changes_no_row(keep, best, tmp_path, ray_session):
     rows = "select * exclude (sweep, attempt, seconds) from metrics order by trial, stage, epoch"
     assert Results(tmp_path).sql(rows).rows() == Results(best).sql(rows).rows()
     if keep == "none":
-        assert places(store, "model") == places(store, "finetune") == []
+        assert addresses(store, "model") == addresses(store, "finetune") == []
     if keep == "last":
-        assert {address.rpartition("/")[2] for address in places(store, "model")} == {"last"}
+        assert {address.rpartition("/")[2] for address in addresses(store, "model")} == {"last"}
         assert with_tensors(tmp_path, "finetune") == 0
     if keep == "all":
         assert with_tensors(tmp_path, "finetune") == 4 + 1 + 4 - 1  # full: 4 epochs; frozen-body:1, then 3 more
-    assert len(places(store, "model")) == {"none": 0, "last": 4, "all": 4}[keep]
+    assert len(addresses(store, "model")) == {"none": 0, "last": 4, "all": 4}[keep]
 
 
 def test_room_on_the_disk_is_asked_for_before_anything_starts(tmp_path):
@@ -141,17 +143,17 @@ def test_damaged_tables_are_found_set_aside_and_brought_back(tables, best, tmp_p
     shutil.copytree(best, folder)
     for table in tables:
         cut(next((folder / table).rglob("*.parquet")))
-    report, healthy = examine(str(folder), None)
+    report, healthy = examine(Workspace(folder))
     assert not healthy
     assert report.count("WRONG") == len(tables)
-    assert examine(str(folder), None, repair=True)[1]
+    assert examine(Workspace(folder), repair=True)[1]
     assert run_space(parse_space(SPACE), str(folder), quiet=True) == 0
     rows = "select * exclude (sweep, attempt, seconds) from metrics order by trial, stage, epoch"
     assert Results(folder).sql(rows).rows() == Results(best).sql(rows).rows()
     # Nothing was computed again: what the store has was reported again.
     computed = Results(folder).sql("select count(*) as n from stages where stage != 'finetune' and seconds > 0 and attempt > 1").rows()
     assert computed == [{"n": 0}]
-    assert examine(str(folder), None)[1]
+    assert examine(Workspace(folder))[1]
 
 
 def test_damaged_artifacts_and_plans_are_found_and_dropped(best, tmp_path):
@@ -163,8 +165,8 @@ def test_damaged_artifacts_and_plans_are_found_and_dropped(best, tmp_path):
     weights.write_bytes(content)
     next((folder / "artifacts" / "source").rglob("COMPLETE.json")).write_text("{")
     next(path for path in (folder / "sweeps" / "kept").glob("*.json") if path.name != "heartbeat.json").write_text('{"name": "ke')
-    report, healthy = examine(str(folder), None)
+    report, healthy = examine(Workspace(folder))
     assert (healthy, report.count("WRONG"), report.count("is not whole")) == (False, 3, 2)
-    report, healthy = examine(str(folder), None, repair=True)
+    report, healthy = examine(Workspace(folder), repair=True)
     assert (healthy, report.count("was not whole, and is dropped")) == (True, 2)
-    assert examine(str(folder), None)[1]
+    assert examine(Workspace(folder))[1]

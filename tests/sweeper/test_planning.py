@@ -15,8 +15,8 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from sweeper.planning.cost import CostModel, Measured
-from sweeper.planning.trials import make_plan
-from sweeper.results import ResultStore
+from sweeper.planning.planner import make_plan
+from sweeper.results import ResultStore, Workspace
 from sweeper.show.plan import describe_plan
 from sweeper.space.reading import load_space
 
@@ -87,7 +87,7 @@ def test_variants_that_ask_for_the_same_trial_are_joined(load):
 
 def test_keep_at_names_the_epochs_at_which_trials_leave_a_shared_trajectory(load):
     plan = make_plan(load("{base: {task: digits, finetune.epochs: 3}, space: {align.epochs: {grid: [2, 9, 5]}}}"))
-    (place,) = {stage.place for trial in plan.trials for stage in trial.stages if stage.kind == "align"}
+    (place,) = {stage.folder for trial in plan.trials for stage in trial.stages if stage.kind == "align"}
     assert plan.keep_at == {place: [2, 5, 9]}
 
 
@@ -109,8 +109,8 @@ SPACE = "{base: {task: digits, finetune.epochs: 1}, space: {align.epochs: {grid:
 
 def test_a_plan_as_csv_and_json_parses_back_to_the_same_rows(load, tmp_path):
     space = load(SPACE)
-    as_json = json.loads(describe_plan(space, str(tmp_path), "json"))
-    as_csv = list(csv.DictReader(io.StringIO(describe_plan(space, str(tmp_path), "csv"))))
+    as_json = json.loads(describe_plan(space, Workspace(tmp_path), "json"))
+    as_csv = list(csv.DictReader(io.StringIO(describe_plan(space, Workspace(tmp_path), "csv"))))
     assert [row["trial"] for row in as_json] == [row["trial"] for row in as_csv] == [trial.id for trial in make_plan(space).trials]
     for plain, row in zip(as_csv, as_json, strict=True):
         texts = {key: json.dumps(value) if isinstance(value, list) else str(value) for key, value in row.items() if value is not None}
@@ -127,7 +127,7 @@ def test_a_plan_as_text_says_what_is_shared_done_and_dropped(load, tmp_path):
         key | {"trial": "gone", "result_key": "gone"},
     ]
     results.append("trials", space.name, rows)
-    text = describe_plan(space, str(results.uri), "text")
+    text = describe_plan(space, Workspace(results.uri), "text")
     assert "8 combinations, 6 distinct (2 repeat others: nothing that is read differs)" in text
     assert "Results  1 done, 1 stale, 5 to run" in text
     assert "1 trials of earlier runs are no longer planned" in text
@@ -143,7 +143,7 @@ TREE = """
 
 
 def test_the_tree_of_a_plan_counts_distinct_stages_and_their_trials(load, tmp_path):
-    lines = [line.strip() for line in describe_plan(load(TREE), str(tmp_path), "text").splitlines()]
+    lines = [line.strip() for line in describe_plan(load(TREE), Workspace(tmp_path), "text").splitlines()]
     start = lines.index("pretrain mini-swin, to epoch 8: 1 for 12 trials")
     assert lines[start + 1 : start + 9] == [
         "finetune digits, mini-swin, all, to epoch 3: 2 for 2 trials",

@@ -6,17 +6,19 @@ import math
 
 import pytest
 
-from sweeper.planning.trials import PlannedTrial, make_plan
+from orca_core.rows import EpochRow, StageRow
+from sweeper.planning.planner import make_plan
+from sweeper.planning.trials import PlannedTrial
 from sweeper.results import Results, ResultStore
-from sweeper.running.recorder import Recorder, config_cells, score_of
+from sweeper.running.recorder import Recorder, score_of
 from sweeper.space.reading import parse_space
 
 COMPLETE = {"status": "COMPLETE", "valid_error": 0.25, "test_error": 0.5}
-STAGE = {"table": "stages", "stage": "align", "phase": 0, "key": "k", "epochs": 2, "reused_epochs": 1, "seconds": 3.0, "saved_s": 1.5}
+STAGE = StageRow(stage="align", key="k", epochs=2, reused_epochs=1, seconds=3.0, saved_s=1.5)
 
 
-def epoch(number: int, error: float = 0.5) -> dict:
-    return {"table": "metrics", "stage": "finetune", "phase": 0, "epoch": number, "valid_error": error, "seconds": 0.1}
+def epoch(number: int, error: float = 0.5) -> EpochRow:
+    return EpochRow(stage="finetune", epoch=number, valid_error=error, seconds=0.1)
 
 
 @pytest.fixture
@@ -67,10 +69,10 @@ def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned
 
 @pytest.mark.parametrize("outcome", [COMPLETE, {"status": "PRUNED", "cause": "asha after epoch 1"}, {"status": "FAIL", "cause": "data"}])
 def test_the_distances_of_the_proxy_are_the_trials_however_it_ends(store, planned, outcome):
-    told = {"proxy_distance": 3.5, "proxy_distance_unlabelled": 1.25}
+    aligned = EpochRow(stage="align", epoch=1, valid_error=0.5, proxy_distance=3.5, proxy_distance_unlabelled=1.25)
     recorder = Recorder(store, "s", "valid_error")
     recorder.start(planned, device="cpu")
-    recorder.add_rows(planned.id, [epoch(1) | {"stage": "align"} | told, epoch(2) | {"stage": "align"}, epoch(1)])
+    recorder.add_rows(planned.id, [aligned, EpochRow(stage="align", epoch=2), epoch(1)])
     recorder.end(planned.id, outcome)
     recorder.flush()
     assert ask(store, "select proxy_distance, proxy_distance_unlabelled from trials") == [(3.5, 1.25)]
@@ -119,7 +121,7 @@ def test_a_trial_leaves_the_plan_and_comes_back(store, planned):
 
 
 def test_cells_of_a_config_are_its_canonical_knobs(planned):
-    cells = config_cells(planned)
+    cells = planned.cells()
     assert cells["align_lr_steps"] == [20, 40, 60]
     assert (cells["freezing"], cells["align_momentum"], cells["recipe"]) == ("frozen-body:2", None, None)
 

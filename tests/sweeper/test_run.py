@@ -18,10 +18,11 @@ import pytest
 import yaml
 
 from orca_core import pipeline
-from sweeper.results import Results
-from sweeper.show.results import describe_trial
+from sweeper.results import Results, Workspace
+from sweeper.show.trial import describe_trial
+from sweeper.single import run_one
 from sweeper.space.reading import parse_space
-from sweeper.sweep import run_one, run_space
+from sweeper.sweep import run_space
 
 pytestmark = pytest.mark.ray
 
@@ -114,7 +115,7 @@ def test_without_sharing_each_trial_computes_all_of_its_stages_to_the_same_rows(
     assert sweep.run(FOUR_AXES, share=False) == 0
     assert sweep.ask("select sum(saved_s) s from stages") == [{"s": 0.0}]
     assert sweep.metrics() == four_axes.metrics()
-    assert not list((sweep.folder / "artifacts" / "unshared").glob("*"))
+    assert not list((sweep.folder / "artifacts-unshared" / "four-axes").glob("*"))
 
 
 def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes, tmp_path, capsys):
@@ -122,7 +123,7 @@ def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes
     pipeline._tasks.clear()
     alone = Sweep(tmp_path / "results")
     settings = BASE | {"align": BASE["align"] | {"epochs": 1}, "proxy": "noise", "freezing": "frozen-body:1"}
-    assert run_one(settings, str(alone.folder), None, name="alone", device="cpu", format="json") == 0
+    assert run_one(settings, Workspace(alone.folder), name="alone", device="cpu", format="json") == 0
     (trial,) = alone.trials()
     assert alone.metrics() == [row for row in four_axes.metrics() if row["trial"] == trial]
     known = four_axes.trials()[trial]
@@ -175,11 +176,11 @@ def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep, caps
     assert (good["status"], bad["status"], bad["cause"]) == ("COMPLETE", "FAIL", "not-finite")
     assert bad["error"].startswith("NotFiniteError: ")
     assert "Traceback" in bad["traceback"]
-    assert bad["traceback"].strip() in describe_trial(str(sweep.folder), bad["trial"])
+    assert bad["traceback"].strip() in describe_trial(Workspace(sweep.folder), bad["trial"])
 
     space["space"]["finetune.lr"] = {"grid": [1e30]}
     assert run_space(parse_space(space), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
-    assert "1 failed (not-finite), such as" in capsys.readouterr().out
+    assert "1 failed (not-finite), like" in capsys.readouterr().out
     assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
 
 

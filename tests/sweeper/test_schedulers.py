@@ -9,8 +9,9 @@ from ray.tune.execution.tune_controller import _ObjectCache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from sweeper.planning.trials import make_plan
-from sweeper.space.reading import SchedulerConfig, parse_space
+from sweeper.planning.planner import make_plan
+from sweeper.space.file import SchedulerConfig
+from sweeper.space.reading import parse_space
 from sweeper.tune.schedulers import PastTrial, PerTaskScheduler
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweeper.planning.planner import make_plan
 from sweeper.planning.search import candidates, draw, mean_score
-from sweeper.planning.trials import make_plan
 from sweeper.space.axes import Axis
-from sweeper.space.reading import Arm, SearchConfig
+from sweeper.space.file import SearchConfig
 
 LR = Axis("finetune.lr", "loguniform", (1e-5, 1e-1), log=True)
 EPOCHS = Axis("finetune.epochs", "int", (3, 10), step=3)
@@ -23,7 +23,7 @@ ALL = (LR, EPOCHS, STEPS, DROPOUT, BODY)
 
 
 def propose(axes: Sequence[Axis], scores: Sequence[float | None], **search) -> list[dict]:
-    return candidates(Arm({}, "", tuple(axes)), SearchConfig(algorithm="tpe", **search), scores)
+    return candidates(axes, SearchConfig(algorithm="tpe", **search), scores)
 
 
 def run_to_the_end(score, **search) -> tuple[list[dict], list[float | None]]:

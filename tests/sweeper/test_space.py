@@ -8,7 +8,7 @@ import pytest
 
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
-from sweeper.planning.trials import make_plan
+from sweeper.planning.planner import make_plan
 from sweeper.space.reading import find_space, load_space
 
 DIGITS = "base: {task: digits}\n"
@@ -52,7 +52,7 @@ FAULTS = {
         "base.finetune.decay_epochs: must be greater than warmup_epochs (5), but got 4.",
     ),
     "empty grid": ("space: {align.epochs: {grid: []}}", "space.align.epochs.grid: must be a list of at least one value, but got []."),
-    "level twice": ("space: {align.epochs: {grid: [0, 5, 0]}}", "space.align.epochs.grid.2: must not stand twice, but got 0."),
+    "level twice": ("space: {align.epochs: {grid: [0, 5, 0]}}", "space.align.epochs.grid.2: must be listed once, but got 0."),
     "knob twice": (
         "space: {align: {epochs: {grid: [0]}}, align.epochs: {grid: [1]}}",
         "space.align.epochs: must not vary what another entry varies, but got ['align.epochs'].",
@@ -68,7 +68,7 @@ FAULTS = {
     ),
     "log range backwards": (
         "search: random\nspace: {finetune.lr: {loguniform: [1, 1e-5]}}",
-        "space.finetune.lr.loguniform: must have low < high, but got [1, 1e-05]. Turn it round: [1e-05, 1].",
+        "space.finetune.lr.loguniform: must have low < high, but got [1, 1e-05]. Swap the bounds: [1e-05, 1].",
     ),
     "range beyond the knob's": (
         "search: random\nspace: {finetune.dropout: {uniform: [0, 2]}}",
@@ -138,7 +138,7 @@ FAULTS = {
     ),
     "conditions in a circle": (
         "space: {proxy: {grid: [noise], when: {align.epochs: 1}}, align.epochs: {grid: [1], when: {proxy: noise}}}",
-        "space.proxy.when: must not go round in a circle, but got 'proxy asks for align.epochs asks for proxy'.",
+        "space.proxy.when: must not form a circle with other conditions, but got 'proxy asks for align.epochs asks for proxy'.",
     ),
     "rule without then": ("require: [{if: {freezing: full}}]", "require.0.then: must be given."),
     "rules that leave nothing": (

@@ -67,11 +67,6 @@ def test_a_longer_trajectory_waits_for_the_shorter_one_that_leads_to_it():
     assert handed(queue) == ["far"]
 
 
-def test_what_is_published_already_holds_nobody_back():
-    trials = [trial("a1", "a"), trial("a2", "a")]
-    assert handed(TrialQueue(trials, published={trials[0].stages[0].address})) == ["a1", "a2"]
-
-
 def test_trials_that_are_added_later_follow_a_leader_too():
     queue = TrialQueue([trial("a1", "a"), trial("a2", "a")])
     assert handed(queue) == ["a1"]
@@ -108,7 +103,7 @@ def test_whatever_happens_every_trial_runs_once_and_no_stage_is_computed_twice_a
             running[new.id] = (new, 0)
             ran.append(new.id)
         at_work = [run.stages[at] for run, at in running.values()]
-        computed = [stage.place for stage in at_work if stage.address not in stored]
+        computed = [stage.folder for stage in at_work if stage.address not in stored]
         assert len(set(computed)) == len(computed), "computed twice at once"
         assert running or late or queue.is_empty, "all wait, and nobody runs"
         if late and (not running or data.draw(st.booleans())):

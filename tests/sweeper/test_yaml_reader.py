@@ -112,8 +112,8 @@ require:
         ("a: !!bool maybe", "must be valid YAML: KeyError 'maybe'."),
         ("a: !!python/object/apply:os.system [touch hacked]", "must be valid YAML: could not determine a constructor for the tag"),
         ("a: &a {b: *a}", "a.b: must not contain itself."),
-        ("- a\n- b", "must be a mapping with keys such as base and space, but got ['a', 'b']."),
-        ("", "must be a mapping with keys such as base and space, but got null."),
+        ("- a\n- b", "must be a mapping with keys like base and space, but got ['a', 'b']."),
+        ("", "must be a mapping with keys like base and space, but got null."),
     ],
 )
 def test_what_is_no_mapping_in_yaml_is_one_fault(text, said, tmp_path, monkeypatch):

@@ -1,0 +1,26 @@
+"""What stages took and left, from the tables of all sweeps."""
+
+from __future__ import annotations
+
+from sweeper.planning.cost import Measured
+from sweeper.results.workspace import Workspace
+
+
+def measured_costs(workspace: Workspace) -> Measured:
+    """What earlier trials tell of the cost of stages; nothing where there are no results."""
+    if not workspace.results.sweeps():
+        return Measured()
+    of = "join trials using (sweep, trial)"
+    seconds = workspace.sql(
+        f"select stage, task, body_name, median(metrics.seconds) as value from metrics {of} group by all union all "
+        f"select stage, task, body_name, median(stages.seconds) as value from stages {of} "
+        "where stage = 'source' and stages.saved_s = 0 group by all"
+    )
+    sizes = workspace.sql(
+        f"select stage, task, body_name, median(stored_bytes) as value from stages {of} "
+        "where stage != 'finetune' and stored_bytes is not null group by all"
+    )
+    trained = workspace.sql(
+        "select task, body_name, freezing, max(list_max(params_trained)) as value from trials where status = 'COMPLETE' group by all"
+    )
+    return Measured(*({tuple(row.values())[:-1]: row["value"] for row in answer.rows()} for answer in (seconds, sizes, trained)))

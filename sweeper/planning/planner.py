@@ -1,0 +1,212 @@
+"""A planner makes the plan of a search space once, and is then told of one score after the other.
+
+Only `tpe` proposes trials from scores. A score concerns the arms that have its trial, nothing else is looked at again: being told
+takes as long as proposing one candidate, however large the sweep is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.resolve import resolve_config
+from orca_core.errors import ConfigError, DataError, Fault
+from orca_core.identity import hash_of, read_knobs, trial_id
+from orca_core.stages import result_key, stages_of
+from sweeper.planning.search import Values, candidates, mean_score
+from sweeper.planning.trials import Plan, PlannedTrial
+from sweeper.space.space import Arm, SearchSpace
+
+
+def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
+    """Plan a search space.
+
+    Args:
+        space: What to plan.
+        scores: Trial id -> the metric of finished trials, infinite for failed ones; `tpe` proposes from these.
+
+    Raises:
+        ConfigError: If a combination breaks a rule of the knobs, files of a task or proxy are missing, or the plan breaks its budget.
+    """
+    return Planner(space, scores).plan
+
+
+class Planner:
+    """The trials of a search space that are known by now. The plan depends on the scores, not on the order of telling them.
+
+    Args:
+        space: What to plan.
+        scores: As for `make_plan`.
+
+    Raises:
+        ConfigError: As `make_plan`.
+    """
+
+    def __init__(self, space: SearchSpace, scores: Mapping[str, float] = {}) -> None:
+        self.space = space
+        self._scores = dict(scores)
+        self._arms: list[_PlannedArm] = []
+        self._arms_of: defaultdict[str, list[_PlannedArm]] = defaultdict(list)
+        self._ends: defaultdict[str, set[int]] = defaultdict(set)
+        self._plan: Plan | None = None
+        missing: dict[str, Fault] = {}
+        for arm in space.arms():
+            planned = _PlannedArm(space, arm)
+            try:
+                self._index(planned, planned.grow(self._scores))
+            except DataError as error:  # files of a task or proxy are not there: said for all at once
+                missing |= {line: Fault(error.knob, line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
+            self._arms.append(planned)
+        self._proposed_later = sum(arm.proposed_later for arm in self._arms)
+        if missing:
+            raise ConfigError(missing.values(), space.file)
+        self._check_budget()
+
+    def tell(self, trial_id: str, score: float) -> list[PlannedTrial]:
+        """Tell the metric of a trial that has ended, infinite if it failed.
+
+        Returns:
+            The trials that are proposed because of it, and were not known before.
+
+        Raises:
+            ValueError: If another score was told of the trial before.
+            ConfigError: If a proposed combination breaks a rule of the knobs.
+        """
+        if self._scores.setdefault(trial_id, score) != score:
+            raise ValueError(f"the score of trial {trial_id} must be told once, but got {score} after {self._scores[trial_id]}")
+        proposed: list[PlannedTrial] = []
+        for arm in tuple(self._arms_of.get(trial_id, ())):
+            before = arm.proposed_later
+            proposed += self._index(arm, arm.grow(self._scores))
+            self._proposed_later += arm.proposed_later - before
+        return proposed
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it is now."""
+        if self._plan is None:
+            self._plan = self._assemble()
+        return self._plan
+
+    @property
+    def proposed_later(self) -> int:
+        """Trials that `tpe` will propose when it has seen more scores."""
+        return self._proposed_later
+
+    def ends_of(self, trajectory: str) -> list[int]:
+        """Epochs at which trials leave a trajectory, ascending, if there are several; empty if all leave it at the same one."""
+        ends = self._ends.get(trajectory, ())
+        return sorted(ends) if len(ends) > 1 else []
+
+    def _index(self, arm: _PlannedArm, grown: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+        """Take in the trials that an arm has grown by; returns those that no arm had before."""
+        new = []
+        for trial in grown:
+            if trial.id not in self._arms_of:
+                new.append(trial)
+                for stage in trial.stages:
+                    if stage.end is not None:
+                        self._ends[stage.folder].add(stage.end)
+            if arm not in self._arms_of[trial.id]:
+                self._arms_of[trial.id].append(arm)
+        if grown:
+            self._plan = None
+        return new
+
+    def _assemble(self) -> Plan:
+        trials: dict[str, PlannedTrial] = {}
+        for trial in (trial for arm in self._arms for trial in arm.trials):
+            known = trials.get(trial.id)
+            if known is None:
+                trials[trial.id] = trial
+            elif trial.variant and trial.variant not in known.variant.split(","):
+                trials[trial.id] = replace(known, variant=f"{known.variant},{trial.variant}")
+        order = {seed: position for position, seed in enumerate(self.space.seeds)}
+        in_order = sorted(trials.values(), key=lambda trial: order[trial.config.seed])
+        combinations = sum(len(arm.trials) for arm in self._arms)
+        return Plan(self.space, tuple(in_order), combinations + self._proposed_later, self._proposed_later)
+
+    def _check_budget(self) -> None:
+        trials, allowed = len(self._arms_of) + self._proposed_later, self.space.budget.trials
+        if allowed is not None and trials > allowed:
+            rule = f"must allow the {trials} trials of the plan"
+            raise ConfigError([Fault("budget.trials", rule, allowed, "Raise it, or let less vary.")], self.space.file)
+        if not self._arms_of:
+            raise ConfigError([Fault("require", "must leave at least one combination", Fault.ABSENT)], self.space.file)
+
+
+class _PlannedArm:
+    """An arm and its candidates so far."""
+
+    def __init__(self, space: SearchSpace, arm: Arm) -> None:
+        self._space, self._arm = space, arm
+        self._values: list[Values] = []
+        self._candidates: list[list[PlannedTrial]] = []
+        self._means: list[float | None] = []
+        self._key = ""
+
+    @property
+    def trials(self) -> list[PlannedTrial]:
+        """Of all candidates, each with every seed."""
+        return [trial for candidate in self._candidates for trial in candidate]
+
+    @property
+    def proposed_later(self) -> int:
+        """Trials that are still to be proposed."""
+        number = self._space.search.trials if self._arm.tuned else 1
+        return len(self._space.seeds) * (number - len(self._candidates))
+
+    def grow(self, scores: Mapping[str, float]) -> list[PlannedTrial]:
+        """Propose all that can be proposed from the scores; returns the trials that come on top."""
+        self._key = self._key or _arm_key(self._arm)
+        before = len(self._candidates)
+        while True:
+            # A candidate may repeat another one, whose score is known: then the next can be proposed at once.
+            self._means = self._scored(scores)
+            values = candidates(self._arm.tuned, self._space.search, self._means, self._values)
+            if len(values) == len(self._values):
+                return [trial for candidate in self._candidates[before:] for trial in candidate]
+            for chosen in values[len(self._values) :]:
+                self._candidates.append(self._planned(chosen))
+                self._values.append(chosen)
+
+    def _scored(self, scores: Mapping[str, float]) -> list[float | None]:
+        """The mean score of each candidate; one that was known stays."""
+        known = self._means + [None] * (len(self._candidates) - len(self._means))
+        return [
+            mean_score({trial.config.seed: scores.get(trial.id) for trial in trials}) if mean is None else mean
+            for mean, trials in zip(known, self._candidates, strict=True)
+        ]
+
+    def _planned(self, values: Values) -> list[PlannedTrial]:
+        """The trials of the next candidate, one for each seed."""
+        config, number = self._arm.config, len(self._candidates)
+        if self._arm.tuned:
+            overrides = dict(self._arm.overrides)
+            for axis in self._arm.tuned:
+                overrides = axis.put(overrides, values[axis.path])
+            config = _resolve(self._space, overrides)
+        # The seed decides about no other knob: it is put in afterwards.
+        seeded = [config.model_copy(update={"seed": seed}) for seed in self._space.seeds]
+        return [plan_trial(one, self._space.device, self._key, number, self._arm.variant) for one in seeded]
+
+
+def plan_trial(config: TrialConfig, device: str, arm: str = "", candidate: int = 0, variant: str = "") -> PlannedTrial:
+    """One trial with its stages; by itself, it is an arm of its own."""
+    stages, known_as = stages_of(config, device), trial_id(config)
+    return PlannedTrial(known_as, config, arm or known_as, candidate, variant, stages, result_key(config, stages))
+
+
+def _arm_key(arm: Arm) -> str:
+    """Hash of the arm's knobs without seed and tuned knobs; what is read is judged with the tuned knobs where base has them."""
+    left_out = {"seed"} | {knob for axis in arm.tuned for knob in axis.knobs}
+    return hash_of({path: value for path, value in read_knobs(arm.config).items() if path not in left_out})
+
+
+def _resolve(space: SearchSpace, overrides: Mapping[str, object]) -> TrialConfig:
+    try:
+        return resolve_config(overrides)
+    except ConfigError as error:
+        raise ConfigError([fault.at("space") for fault in error.faults], space.file) from None

@@ -1,0 +1,68 @@
+"""Where a project's results are: the result tables, and the stage store with what trials computed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from orca_core.filesystem import open_filesystem
+from orca_core.store import Store
+from sweeper.results.query import Answer, Results
+from sweeper.results.store import ResultStore
+
+
+class Workspace:
+    """Result tables and stage store, opened once and passed on.
+
+    Args:
+        results: Folder or URI of the results. It need not exist.
+        store: Folder or URI of the stage store; None = `artifacts` in the results.
+
+    Attributes:
+        uri: Of the results, as given.
+        results: The tables, and the notes about sweeps.
+        artifacts_uri: Of the stage store; a local path is absolute, since workers may start elsewhere.
+
+    Raises:
+        StoreError: If the results' URI names no known file system.
+
+    Example:
+        >>> Workspace("results", store="s3://bucket/stages").artifacts_uri
+        's3://bucket/stages'
+    """
+
+    def __init__(self, results: str | Path = "results", store: str | Path | None = None) -> None:
+        self.uri = str(results)
+        self.results = ResultStore(results)
+        self.artifacts_uri = _absolute(f"{self.uri.rstrip('/')}/artifacts" if store is None else str(store))
+
+    @classmethod
+    def of(cls, workspace: Workspace | str | Path) -> Workspace:
+        """A workspace as it is; of a folder or URI the workspace whose results are there."""
+        return workspace if isinstance(workspace, Workspace) else cls(workspace)
+
+    @cached_property
+    def artifacts(self) -> Store:
+        """The stage store."""
+        return Store(self.artifacts_uri)
+
+    def sql(self, query: str) -> Answer:
+        """Answer one SELECT over the result tables; see `Results.sql`."""
+        return Results(self.results).sql(query)
+
+    def private_uri(self, sweep: str = "", trial: str = "") -> str:
+        """Of the stores of trials that share nothing: beside the stage store, one for each trial; of a sweep, what all of its have."""
+        root = f"{self.artifacts_uri.rstrip('/')}-unshared"
+        return "/".join(part for part in (root, sweep, trial) if part)
+
+    def drop_private(self, sweep: str, trial: str = "") -> None:
+        """Remove the private store of a trial, or those of a whole sweep, if there are any."""
+        filesystem, path = open_filesystem(self.private_uri(sweep, trial))
+        try:
+            filesystem.delete_dir(path)
+        except FileNotFoundError:
+            return
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())

@@ -1,0 +1,50 @@
+"""What a worker is told of a trial, in one message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+from orca_core.config.knobs import TrialConfig
+
+if TYPE_CHECKING:
+    from orca_core.pipeline import Keep
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One trial to run.
+
+    Args:
+        config: The trial.
+        store: URI of the store where stages are found and kept.
+        device: Device type, `cpu` or `cuda`.
+        keep_at: Folder of a stage -> epochs whose states other trials will want.
+        keep: Which fine-tuned weights stay.
+        models: URI of the store for these; empty = `store`.
+        reports_each_epoch: Whether a scheduler judges each epoch of fine-tuning.
+        folder: Working folder, which relative paths of tasks and bodies mean; empty = as it is.
+    """
+
+    config: TrialConfig
+    store: str
+    device: str = "cpu"
+    keep_at: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    keep: Keep = "none"
+    models: str = ""
+    reports_each_epoch: bool = False
+    folder: str = ""
+
+    def to_json(self) -> str:
+        """The job as one text."""
+        data = asdict(replace(self, config=None))  # type: ignore[arg-type]
+        return json.dumps(data | {"config": self.config.model_dump(mode="json", by_alias=True)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The job that `to_json` wrote."""
+        data = json.loads(text)
+        # As JSON: pydantic's strict mode reads lists as tuples there, and nothing else is let through.
+        return cls(**data | {"config": TrialConfig.model_validate_json(json.dumps(data["config"]))})

@@ -1,0 +1,28 @@
+"""What the results keep of a plan: the space as given and as resolved, the artifacts that belong to it, where it was made."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+from orca_core.addresses import Address
+from sweeper.planning.trials import Plan
+from sweeper.running.provenance import provenance
+
+
+def plan_note(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON data. `places` are the folders of the stage store with what its trials make: stages and fine-tuned weights."""
+    stages = {stage.folder for trial in plan.trials for stage in trial.stages}
+    return {
+        "name": plan.space.name,
+        "file": plan.space.file,
+        "space": plan.space.source,
+        "metric": plan.space.metric,
+        "varied": [knob.replace(".", "_") for knob in plan.space.varied],
+        "trials": {trial.id: {k: v for k, v in trial.cells().items() if v is not None} for trial in plan.trials},
+        "proposed_later": plan.proposed_later,
+        "places": sorted(stages | {Address.model(trial.result_key, "best").folder for trial in plan.trials}),
+        "host": socket.gethostname(),
+        "made_at": time.time(),
+    } | provenance()

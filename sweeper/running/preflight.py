@@ -1,0 +1,102 @@
+"""What is looked at before anything starts: data, adapters, stores, room on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from orca_core.adapters.inserted import check_adapter
+from orca_core.addresses import WHOLE, Address
+from orca_core.config.knobs import TrialConfig
+from orca_core.errors import StoreError
+from orca_core.proxies import find_proxy
+from orca_core.store import Store
+from orca_core.tasks.spec import check_train_samples
+from sweeper.faults import Faults
+from sweeper.results.workspace import Workspace
+
+
+def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = True) -> None:
+    """Read what users gave as data, and compare `train_samples` with the data, before anything starts.
+
+    Args:
+        configs: The trials.
+        file: Of the search space.
+        decode: Read published data whole, which decodes it once; otherwise its files are looked at as far as headers tell.
+
+    Raises:
+        ConfigError: With a fault for every task that cannot be run so.
+    """
+    faults, configs = Faults(), tuple(configs)
+    for name in sorted({config.proxy for config in configs if config.align.epochs > 0 or config.aligns_jointly}):
+        with faults.collecting("proxy"):
+            proxy = find_proxy(name)
+            proxy.check_files()
+            if ":" in name and decode and proxy.loader:
+                proxy.load()  # what users gave is read, too
+    asked = {(config.task, config.split_seed, config.reference_data, config.train_samples): config.task_spec for config in configs}
+    for (task, split_seed, reference, train_samples), spec in asked.items():
+        if ":" not in task and train_samples is None and not spec.expects:
+            continue  # data that comes with packages needs no look
+        with faults.collecting("task"):
+            if spec.expects and not decode:
+                spec.check_files()
+                continue
+            data = spec.load(split_seed, reference)
+            if train_samples is not None:
+                check_train_samples(data, train_samples, task)
+    faults.raise_if_any(file)
+
+
+def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:
+    """Try every adapter on its body, before anything starts. Loads torch and peft if there is one, so `plan` leaves it to `run`.
+
+    Raises:
+        ConfigError: With a fault for every option that is not possible.
+    """
+    faults = Faults()
+    for config in {(config.adapter, config.body.name): config for config in configs}.values():
+        with faults.collecting():
+            check_adapter(config.adapter, config.body_spec)
+    faults.raise_if_any(file)
+
+
+def check_stores(workspace: Workspace, share: bool = True) -> None:
+    """That the stage store can be written, and without sharing the private ones.
+
+    Raises:
+        ConfigError: If not.
+    """
+    faults, probe = Faults(), Address("probe", "probe", WHOLE)
+    for uri in [workspace.artifacts_uri] if share else [workspace.artifacts_uri, workspace.private_uri()]:
+        try:
+            store = Store(uri)
+            store.put(probe, {}, {})
+            store.drop_folder(probe.kind)
+        except (StoreError, OSError) as error:
+            faults.add("--store", f"must be writable ({error})")
+    faults.raise_if_any()
+
+
+def check_room(uris: Iterable[str], min_gib: float, file: str = "") -> None:
+    """That the disks of local folders have room; object stores are not asked.
+
+    Raises:
+        ConfigError: If not.
+    """
+    faults, asked = Faults(), set()
+    for uri in uris:
+        folder = Path(uri).expanduser().resolve()
+        if "://" in uri or min_gib == 0:
+            continue
+        while not folder.exists():
+            folder = folder.parent
+        if (disk := folder.stat().st_dev) in asked:
+            continue
+        asked.add(disk)
+        free = shutil.disk_usage(folder).free / 2**30
+        if free < min_gib:
+            remedy = f"Only {free:.2f} GiB are free there. Make room (`sweeper clean`), or lower the floor."
+            faults.add("budget.free_gib", f"must be free on the disk of {uri}", min_gib, remedy)
+    faults.raise_if_any(file)

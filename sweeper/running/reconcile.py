@@ -1,0 +1,76 @@
+"""A plan beside what the results have: what is done, what must run, what is stale, what is no longer planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.planning.planner import Planner
+from sweeper.planning.trials import Plan, PlannedTrial
+from sweeper.results.store import ResultStore
+from sweeper.running.recorder import NOT_RETRIED, score_of
+from sweeper.space.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """A plan and the results of its sweep.
+
+    Args:
+        planner: Knows the plan, with what `tpe` proposes from the results.
+        known: Trial id -> current row of the sweep's trials.
+        done: Ids of planned trials that need not run.
+        todo: Planned trials that must.
+        stale: Ids of planned trials that are finished, but from other code, data or pretraining than now.
+        dropped: Rows of trials that are no longer planned.
+        scores: Trial id -> metric, of the done ones.
+    """
+
+    planner: Planner
+    known: Mapping[str, Mapping[str, Any]]
+    done: frozenset[str]
+    todo: tuple[PlannedTrial, ...]
+    stale: frozenset[str]
+    dropped: tuple[Mapping[str, Any], ...]
+    scores: dict[str, float]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it is now."""
+        return self.planner.plan
+
+
+def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = False, planner: Planner | None = None) -> Reconciliation:
+    """Compare a search space with the results of its sweep.
+
+    Args:
+        space: The search space.
+        results: Where its sweep's rows are.
+        retry_failed: Count failed trials as not done, whatever the cause.
+        planner: Of the space, if it was planned already.
+
+    Raises:
+        ConfigError: If the space cannot be planned.
+    """
+    known = {row["trial"]: row for row in results.live_trials(space.name)}
+    stops_early = space.scheduler.name != "fifo"
+
+    def has_ended(row: Mapping[str, Any]) -> bool:
+        if row["status"] == "FAIL":
+            return not retry_failed and row["cause"] in NOT_RETRIED
+        return row["status"] == "COMPLETE" or (row["status"] == "PRUNED" and stops_early)
+
+    scores = {trial: score_of(row, space.metric) for trial, row in known.items() if has_ended(row)}
+    planner = planner or Planner(space, scores)
+    plan = planner.plan
+    current = {trial.id for trial in plan.trials if trial.id in scores and known[trial.id]["result_key"] == trial.result_key}
+    return Reconciliation(
+        planner=planner,
+        known=known,
+        done=frozenset(current),
+        todo=tuple(trial for trial in plan.trials if trial.id not in current),
+        stale=frozenset(trial.id for trial in plan.trials if trial.id in scores) - current,
+        dropped=tuple(row for trial, row in known.items() if trial not in plan.by_id),
+        scores={trial: score for trial, score in scores.items() if trial in current},
+    )

@@ -1,0 +1,259 @@
+"""One run of a sweep as a state machine: which trial is next, what comes of each, and how the run ends.
+
+A trial that was handed out by `next` is started, reports rows, and ends in one of five ways:
+
+    end       it reported its result, COMPLETE or FAIL
+    cut       whoever runs it was told to stop it: with the sweep, after its time, or by the scheduler
+    give_up   its process or machine was lost too often
+    close     it was still running when the run ended
+
+`lose` is no end: the trial is started again, as its next attempt. Whoever runs trials calls these; nothing here knows of Ray.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+from orca_core.errors import OrcaError
+from orca_core.rows import EpochRow, Row, StageRow
+from orca_core.stages import Stage
+from sweeper.planning.planner import Planner
+from sweeper.planning.queue import TrialQueue
+from sweeper.planning.trials import PlannedTrial
+from sweeper.results.workspace import Workspace
+from sweeper.running.job import TrialJob
+from sweeper.running.keeping import StateKeeper
+from sweeper.running.recorder import NOT_RETRIED, Recorder
+from sweeper.space.space import SearchSpace
+
+MAX_LOSSES = 3
+"""Times a trial is started again after its process or machine was lost. Errors of the trial itself are never retried in a run."""
+
+_SCORES = ("train_loss", "valid_loss", "valid_error", "test_error")
+"""What the row of a trial that was stopped early has, of its last epoch."""
+
+_STOPPED = {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"}
+
+
+class Outcome(Enum):
+    """Where a run stands, or how it ended."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    DISK_FULL = "disk full"
+    LOST = "no machines left"
+
+
+class SweepCutError(OrcaError):
+    """A sweep that could not come to its end: Ray is gone, or the disk is full. What it has is kept."""
+
+    exit_code = 1
+
+
+class Session:
+    """One run of a sweep.
+
+    Args:
+        planner: Knows the trials; under tpe it proposes more.
+        todo: Trials to run, in order of preference.
+        recorder: Writes rows.
+        workspace: Where stages and models are kept.
+        slots: Trials that may run at once.
+        share: Whether trials share stages; if not, each has a private store until it ends.
+        keeper: Drops states that no trial needs any more; None = all are kept.
+        clock: Seconds that go on steadily.
+
+    Attributes:
+        reason: What ended the run early, in a line; empty while nothing did.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        todo: Iterable[PlannedTrial],
+        recorder: Recorder,
+        workspace: Workspace,
+        *,
+        slots: int,
+        share: bool = True,
+        keeper: StateKeeper | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.recorder, self.slots, self.share = recorder, slots, share
+        self.reason = ""
+        self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
+        self._queue = TrialQueue(todo, share=share)
+        self._running: dict[str, PlannedTrial] = {}
+        self._deadline = clock() + seconds_allowed(planner.space, slots)
+        self._ending: Outcome | None = None
+        self._is_cut_short = False
+        self._is_closed = False
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is run."""
+        return self._planner.space
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the run is to end as soon as possible."""
+        return self._ending is not None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no trial will be handed out any more."""
+        return self.is_ending or (self._queue.is_empty and not (self._planner.proposed_later and self._running))
+
+    @property
+    def outcome(self) -> Outcome:
+        """Where the run stands."""
+        if not self._is_closed:
+            return Outcome.RUNNING
+        if self._ending in (Outcome.DISK_FULL, Outcome.LOST):
+            return self._ending
+        # A request to stop that found nothing left to do changed nothing.
+        return Outcome.STOPPED if self._is_cut_short or not self._queue.is_empty else Outcome.FINISHED
+
+    # -------------------------------------------------------------------------------------------------------------- trials
+
+    def next(self) -> PlannedTrial | None:
+        """Hand out a trial; None if none may start now: no slot is free, all wait for a leader, or the run is to end."""
+        if self.is_ending or len(self._running) >= self.slots:
+            return None
+        trial = self._queue.next()
+        if trial is not None:
+            self._running[trial.id] = trial
+        return trial
+
+    def job(self, trial: PlannedTrial) -> TrialJob:
+        """What the worker of a trial is told."""
+        store = self._workspace.artifacts_uri if self.share else self._workspace.private_uri(self.space.name, trial.id)
+        return TrialJob(
+            config=trial.config,
+            store=store,
+            device=self.space.device,
+            keep_at={stage.folder: self._planner.ends_of(stage.folder) for stage in trial.stages} if self.share else {},
+            keep=self.space.keep,
+            models=self._workspace.artifacts_uri,
+            reports_each_epoch=self.space.scheduler.name != "fifo",
+            folder=os.getcwd(),
+        )
+
+    def start(self, trial_id: str) -> None:
+        """A trial begins, or begins again after it was lost."""
+        self.recorder.start(self._running[trial_id], device=self.space.device)
+
+    def report(self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None) -> None:
+        """A running trial reports rows. What they say is stored may be used by other trials from now on."""
+        trial = self._running.get(trial_id)
+        if trial is None:
+            return
+        rows = list(rows)
+        self.recorder.locate(trial_id, host, pid)
+        self.recorder.add_rows(trial_id, rows)
+        for row in rows:
+            if isinstance(row, StageRow):
+                self._queue.publish(trial_id, row.stage, row.phase)
+            elif any(self._leaves_state(stage, row) for stage in trial.stages):
+                self._queue.publish(trial_id, row.stage, row.phase, row.epoch)
+
+    def end(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """A trial ended with a result of its own: write it, free what it led, and let tpe propose what follows."""
+        trial = self._running.pop(trial_id, None)
+        if trial is None:
+            return
+        self._queue.end(trial_id)
+        if result.get("cause") == "disk":  # the others would fail likewise
+            self._ending, self.reason = Outcome.DISK_FULL, result["error"]
+        may_run_again = result["status"] == "FAIL" and result["cause"] not in NOT_RETRIED
+        if self._keeper is not None and not may_run_again:
+            self._keeper.end(trial, result["status"], self.recorder.batches + 1)
+        ended = self.recorder.end(trial_id, result)
+        self.drop_unneeded()
+        if not self.share and result["status"] != "FAIL":
+            self._workspace.drop_private(self.space.name, trial_id)
+        if ended is not None and result.get("cause") != "stopped":
+            proposed = self._planner.tell(trial_id, ended.score)
+            self._queue.add(proposed)
+            if self._keeper is not None:
+                self._keeper.add(proposed)
+
+    def cut(self, trial_id: str, last: Mapping[str, Any]) -> None:
+        """A trial was stopped from outside, as `wants_stop` or a scheduler said; `last` is what it reported of its last epoch."""
+        if trial_id not in self._running:
+            return
+        if self.is_ending:
+            self._is_cut_short = True
+            self.end(trial_id, _STOPPED)
+        elif self._is_overdue(trial_id):
+            error = f"it ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
+            self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
+        else:
+            epoch = last.get("epoch")
+            scores = {name: last[name] for name in _SCORES if name in last}
+            cause = f"{self.space.scheduler.name} after epoch {epoch}"
+            self.end(trial_id, {"status": "PRUNED", "cause": cause, "best_epoch": epoch} | scores)
+
+    def lose(self, trial_id: str) -> None:
+        """The process or machine of a trial was lost. It stays handed out, and its rows come anew under the next attempt."""
+        if trial_id in self._running:
+            self.recorder.end(trial_id, {"status": "FAIL", "cause": "infrastructure"})
+
+    def give_up(self, trial_id: str) -> None:
+        """A trial was lost too often; the next run starts it again."""
+        error = "its process or machine was lost too often"
+        self.end(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": error})
+
+    def wants_stop(self, trial_id: str) -> bool:
+        """Whether a trial that has just reported is to be stopped."""
+        return self.is_ending or self._is_overdue(trial_id)
+
+    # ------------------------------------------------------------------------------------------------------------- the run
+
+    def stop(self) -> None:
+        """End the run at the next step. May be called from a signal handler, or from another thread."""
+        self._ending = self._ending or Outcome.STOPPED
+
+    def lose_machines(self) -> None:
+        """No machine is left to run trials on."""
+        self._ending = Outcome.LOST
+
+    def check_deadline(self) -> None:
+        """End the run if its budget of time is used up."""
+        if self._clock() >= self._deadline:
+            self.stop()
+
+    def drop_unneeded(self) -> None:
+        """Drop states that no trial needs any more, and whose rows are written."""
+        if self._keeper is not None:
+            self._keeper.drop(self.recorder.batches)
+
+    def close(self) -> None:
+        """The run is over; trials that still run were stopped with it."""
+        self._ending = self._ending or (Outcome.STOPPED if self._running else None)
+        for trial_id in list(self._running):
+            self.cut(trial_id, {})
+        self._is_closed = True
+
+    def _leaves_state(self, stage: Stage, row: EpochRow) -> bool:
+        """Whether a row says that a stage has stored a state on its way that some trial leaves from."""
+        return (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch in self._planner.ends_of(stage.folder)
+
+    def _is_overdue(self, trial_id: str) -> bool:
+        limit = self.space.budget.trial_minutes
+        return limit is not None and self.recorder.seconds(trial_id) > limit * 60
+
+
+def seconds_allowed(space: SearchSpace, slots: int) -> float:
+    """Seconds of wall time that the budget of a sweep allows one run."""
+    budget, gpu = space.budget, space.resources.gpu
+    bounds = [budget.hours * 3600] if budget.hours else []
+    if budget.gpu_hours and gpu:
+        bounds.append(budget.gpu_hours * 3600 / (gpu * slots))
+    return min(bounds, default=math.inf)

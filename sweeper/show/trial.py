@@ -1,0 +1,75 @@
+"""What `show` prints: one trial, wherever it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orca_core.errors import ConfigError, Fault, nearest
+from sweeper.results.workspace import Workspace
+
+
+def describe_trial(workspace: Workspace, trial: str) -> str:
+    """One trial as text, wherever it ran.
+
+    Raises:
+        ConfigError: If no trial's id starts so, or several do.
+    """
+    from sweeper.results.records import config_columns
+    from sweeper.show.tables import render
+
+    if not trial.isalnum():
+        raise ConfigError([Fault("TRIAL", "must be the start of a trial's id: digits and letters", trial)])
+    rows = workspace.sql(f"select * from trials where starts_with(trial, '{trial}') order by started_at").rows()
+    ids = sorted({row["trial"] for row in rows})
+    if len(ids) != 1:
+        known = [row["trial"] for row in workspace.sql("select distinct trial from trials").rows()]
+        remedy = f"It could be {', '.join(ids[:5])}." if ids else nearest(trial, known) if len(known) < 10 else "See `sweeper query`."
+        raise ConfigError([Fault("TRIAL", "must be the start of one trial's id", trial, remedy)])
+    configs = {column.name for column in config_columns()}
+    text = []
+    for row in rows:
+        text.append(f"trial {row['trial']} of sweep {row['sweep']}: {row['status']}")
+        for title, keys in (("config", configs), ("result", set(row) - configs - {"trial", "sweep", "status", "traceback"})):
+            text.append(f"\n{title}")
+            text += [f"  {key:<28} {_value(value)}" for key, value in row.items() if key in keys and value is not None]
+        where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
+        stages = workspace.sql(f"select stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
+        text += ["\nstages", render(stages, "table").rstrip()]
+        order = "order by list_position(['pretrain', 'align', 'finetune'], stage), epoch"
+        not_here = "sweep, trial, attempt, label_distances, proxy_distance, proxy_distance_unlabelled"
+        metrics = workspace.sql(f"select * exclude ({not_here}) from metrics {where} {order}").arrow()
+        text += ["\nepochs", render(metrics, "table").rstrip()]
+        distances = workspace.sql(
+            f"select epoch, label_distances from metrics {where} and label_distances is not null order by epoch"
+        ).rows()
+        text += _label_distances(distances[:1] + distances[1:][-1:])
+        if row["traceback"]:
+            text += ["\ntraceback", row["traceback"].rstrip()]
+        text.append("")
+    return "\n".join(text) + "\n"
+
+
+MAX_CLASSES = 20
+"""Classes on either side up to which `show` prints their distances."""
+
+
+def _label_distances(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The label distances of some epochs as text: a line for each class of the target, a column for each of the proxy."""
+    from sweeper.show.tables import text_table
+
+    text = []
+    for row in epochs:
+        matrix = row["label_distances"]
+        width = max(len(line or ()) for line in matrix)
+        text.append(f"\nlabel distances of alignment epoch {row['epoch']}: target classes x proxy classes")
+        if max(width, len(matrix)) > MAX_CLASSES:
+            text.append(f"  {len(matrix)} x {width}: query label_distances of the table metrics")
+        else:
+            body = [[number, *(line or [None] * width)] for number, line in enumerate(matrix)]
+            text.append(text_table(["", *map(str, range(width))], body).rstrip())
+    return text
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,99 @@
+"""One trial in this process, without Ray: the same rows, bit for bit, as a sweep's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from orca_core.config.resolve import resolve_config
+from orca_core.errors import ConfigError, Fault
+from orca_core.rows import Row, StageRow, row_to_json
+from sweeper.faults import Faults
+from sweeper.planning.planner import plan_trial
+from sweeper.results.workspace import Workspace
+from sweeper.running.job import TrialJob
+from sweeper.running.preflight import check_adapters, check_data, check_stores
+from sweeper.running.recorder import Recorder
+from sweeper.space.reading import check_name
+
+
+def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | None, device: str, format: str) -> int:
+    """Run one trial and print its rows.
+
+    Args:
+        settings: Knobs of the trial; `task` at least.
+        workspace: Where stages are found and kept, and rows recorded.
+        name: Of the sweep that the trial is recorded under; None = it is not recorded.
+        device: `cpu` or `cuda`.
+        format: `text` or `json`, one row per line.
+
+    Returns:
+        Exit code: 0 done, 1 the trial failed.
+
+    Raises:
+        ConfigError: If the trial cannot be run; nothing was started.
+    """
+    faults = Faults()
+    if device not in ("cpu", "cuda"):
+        faults.add("--device", "must be cpu or cuda", device)
+    if format not in ("text", "json"):
+        faults.add("--format", "must be text or json", format)
+    if "task" not in settings:
+        faults.add("task", "must be given", remedy="Example: --set task=digits; see `sweeper tasks`.")
+    if name is not None:
+        check_name(name, "--name", faults)
+    faults.raise_if_any()
+    config = resolve_config(settings)
+    check_data([config])
+    check_adapters([config])
+    check_stores(workspace)
+    trial = plan_trial(config, device)
+    recorder = None
+    if name is not None:
+        recorder = Recorder(workspace.results, name, "valid_error")
+        recorder.start(trial, device=device)
+    from sweeper.running.execution import execute  # after all that can be wrong with the config: torch takes seconds to load
+
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError([Fault("--device", "must exist: torch sees no CUDA device", device)])
+    rows = execute(TrialJob(config, workspace.artifacts_uri, device))
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration as stop:
+            result: dict[str, Any] = stop.value
+            break
+        if recorder is not None:
+            recorder.add_rows(trial.id, [row])
+        sys.stdout.write((json.dumps(row_to_json(row)) if format == "json" else _row_as_text(row)) + "\n")
+        sys.stdout.flush()
+    if recorder is not None:
+        recorder.end(trial.id, result | {"ray_version": None})
+        recorder.flush()
+    _print_result(trial.id, result, format)
+    return 1 if result["status"] == "FAIL" else 0
+
+
+def _print_result(trial: str, result: Mapping[str, Any], format: str) -> None:
+    if format == "json":
+        sys.stdout.write(json.dumps({"table": "trials", "trial": trial} | dict(result)) + "\n")
+        return
+    if result["status"] == "FAIL":
+        sys.stderr.write(result["traceback"])
+    cells = {key: value for key, value in result.items() if key != "traceback"}
+    sys.stdout.write(f"trial {trial}: " + ", ".join(f"{key} {_short(value)}" for key, value in cells.items()) + "\n")
+
+
+def _row_as_text(row: Row) -> str:
+    skipped = ("stage", "phase", "epoch", "key", "label_distances")
+    cells = ", ".join(f"{key} {_short(value)}" for key, value in row.cells().items() if key not in skipped)
+    return f"{row.stage:<9} {'whole' if isinstance(row, StageRow) else row.epoch:>5}  {cells}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

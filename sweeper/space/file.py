@@ -1,0 +1,156 @@
+"""The keys of a search-space file: type, range, default and meaning of each. The docs and the JSON Schema are made from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from orca_core.config.faults import faults_of
+from orca_core.errors import nearest
+from sweeper.faults import Faults
+
+METRICS = ("valid_error", "valid_loss", "train_loss", "test_error")
+"""What every task reports after each epoch of fine-tuning; all are better when lower."""
+
+MAX_SEEDS = 10_000
+"""Largest count of seeds: a larger one is a typing error, and its plan would fill the memory."""
+
+
+Keep = Literal["none", "best", "last", "all"]
+"""Which fine-tuned weights stay in the store."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+
+class SearchConfig(_Part):
+    """How values of tuned knobs are found."""
+
+    algorithm: Literal["grid", "random", "tpe"] = Field("grid", description="`grid` tunes nothing; `random` and `tpe` tune each arm.")
+    trials: Annotated[int, Field(ge=1)] = Field(16, description="Candidates per arm; each is run with every seed.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the draws; all arms share them.")
+    lag: Annotated[int, Field(ge=1)] = Field(
+        4,
+        description="tpe: a candidate is proposed from the results of all candidates at least `lag` before it, so that `lag` of an arm's "
+        "candidates run at once and the proposals do not depend on timing.",
+    )
+
+
+class SchedulerConfig(_Part):
+    """Which trials are stopped early; each task is judged by itself, in epochs of fine-tuning."""
+
+    name: Literal["fifo", "asha", "median"] = Field("fifo", description="`fifo` stops none.")
+    grace_period: Annotated[int, Field(ge=1)] = Field(1, description="Epochs that every trial gets.")
+    reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
+        3.0, description="asha: of so many trials that reach a rung, one goes on."
+    )
+    min_trials: Annotated[int, Field(ge=1)] = Field(3, description="median: trials that must have been seen before any is stopped.")
+
+
+class Resources(_Part):
+    """What one trial holds while it runs."""
+
+    cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1.0, description="CPUs.")
+    gpu: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Share of a GPU; one trial uses at most one.")
+
+
+_Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+
+class Budget(_Part):
+    """Bounds of a sweep; null = none."""
+
+    trials: Annotated[int, Field(ge=1)] | None = Field(None, description="A plan with more trials is refused.")
+    hours: _Bound = Field(None, description="Wall time of one `sweeper run`, then it stops as on Ctrl-C.")
+    trial_minutes: _Bound = Field(
+        None, description="Wall time of one trial, looked at when it reports; longer ones are stopped and FAIL with cause timeout."
+    )
+    free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="Free disk, in GiB, without which a run is not started, where results and stages lie in a folder."
+    )
+    gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, likewise.")
+
+
+class Rule(_Part):
+    """A combination is left out if `if` holds and `then` does not."""
+
+    if_: dict[str, Any] = Field(alias="if")
+    then: dict[str, Any]
+
+
+class SpaceFile(_Part):
+    """The keys of a search-space file."""
+
+    name: str | None = Field(None, description="Name of the sweep in the results; the file's name if left out.")
+    description: str = Field("", description="The question, in a line.")
+    base: dict[str, Any] = Field({}, description="Knobs that all trials share, nested or dotted; the rest comes from each task's recipe.")
+    space: dict[str, Any] = Field({}, description="Knobs that vary: `{grid: [...]}`, `{choice: [...]}`, `{uniform: [low, high]}`, ...")
+    variants: dict[str, dict[str, Any]] = Field({}, description="Named sets of knobs, an axis of their own.")
+    design: Literal["factorial", "one-factor-at-a-time"] = Field(
+        "factorial", description="All combinations; or a baseline and each level of each grid by itself, for every task."
+    )
+    seeds: int | list[int] = Field(1, description="A count, or a list. Every arm has the same seeds.")
+    search: SearchConfig = SearchConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    metric: str = Field("valid_error", description="What search and scheduler minimise, and trials are ranked by.")
+    require: list[Rule] = Field([], description="Rules that a combination must keep.")
+    resources: Resources = Resources()
+    budget: Budget = Budget()
+    keep: Keep = Field(
+        "best",
+        description="Fine-tuned weights that stay in the store: `none`; each trial's `best` or `last` ones; with `all` the best ones and "
+        "the state of every epoch. But with `all`, states that trials share are dropped when their last trial ends.",
+    )
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        whole = [value] if not isinstance(value, list) else value
+        if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in whole):
+            raise ValueError("must be a count or a list of whole numbers")
+        if not isinstance(value, list) and value < 1:
+            raise ValueError("must be at least 1")
+        if not isinstance(value, list) and value > MAX_SEEDS:
+            raise ValueError(f"must be at most {MAX_SEEDS}")
+        if isinstance(value, list) and (not value or len(set(value)) < len(value) or min(value) < 0 or max(value) >= 2**32):
+            raise ValueError("must be a list of different whole numbers from 0, at least one")
+        return value
+
+    @field_validator("scheduler", "search", mode="before")
+    @classmethod
+    def _expand_name(cls, value: Any, info: Any) -> Any:
+        return {SHORTHAND_KEYS[info.field_name]: value} if isinstance(value, str) else value
+
+
+SHORTHAND_KEYS = {"search": "algorithm", "scheduler": "name"}
+"""Sections that may be given as one value, and the key that value is for."""
+
+
+def parse_keys(data: Mapping[str, Any], faults: Faults) -> SpaceFile:
+    """The file's own keys. Where one is wrong its fault is added and its default stands in, so that the others are checked too."""
+    try:
+        return SpaceFile.model_validate(data)
+    except ValidationError as error:
+        found = faults_of(error)
+    for fault in found:
+        if fault.path in ("base", "space") or fault.path.startswith("variants."):
+            continue  # said where the knobs in it are read
+        section, _, key = fault.path.rpartition(".")
+        if fault.rule == "must be a known key":
+            faults.add(fault.path, fault.rule, remedy=nearest(key, _known_keys(section.partition(".")[0])))
+        else:
+            faults.extend([fault])
+    wrong = {fault.path.partition(".")[0] for fault in found}
+    return SpaceFile.model_validate({key: value for key, value in data.items() if key not in wrong})
+
+
+def _known_keys(section: str) -> list[str]:
+    """The keys of the file, or of one of its sections."""
+    if not section:
+        return list(SpaceFile.model_fields)
+    annotation = SpaceFile.model_fields[section].annotation
+    model: Any = next((part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields")), None)
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []

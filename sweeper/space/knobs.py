@@ -1,0 +1,64 @@
+"""Knobs as a search space gives them: each value is checked by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from orca_core.bodies import find_body
+from orca_core.config.faults import faults_of
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS, flatten, unknown_knobs
+from orca_core.errors import ConfigError, DataError, Fault, nearest
+from orca_core.freezing.schedule import FREEZING_NAMES
+from orca_core.proxies import find_proxy
+from orca_core.tasks import find_task
+from sweeper.faults import Faults
+
+_FINDERS = {"task": find_task, "proxy": find_proxy, "body.name": find_body}
+
+
+def parse_knobs(data: Any, faults: Faults) -> dict[str, Any]:
+    """Knobs of `base` or a variant, flat: dotted path -> value. Those that do not exist are left out."""
+    if not isinstance(data, Mapping):
+        faults.add("", "must be a mapping of knobs", data)
+        return {}
+    try:
+        flat = flatten(data)
+    except ConfigError as error:
+        faults.extend(error.faults)
+        return {}
+    faults.extend(unknown_knobs(flat))
+    flat = {path: value for path, value in flat.items() if path in KNOBS}
+    for path, value in flat.items():
+        check_knob(path, value, faults)
+    return flat
+
+
+def check_knob(path: str, value: Any, faults: Faults) -> None:
+    """Add what is wrong with one knob's value by itself: type, range, name."""
+    if found := _type_faults(path, value):
+        faults.extend(found)
+        return
+    try:
+        if path in _FINDERS and isinstance(value, str):
+            _FINDERS[path](value)
+    except ConfigError as error:
+        faults.extend(Fault(path, fault.rule, fault.value, fault.remedy) for fault in error.faults)
+    except DataError as error:
+        faults.add(path, str(error))
+    if path == "freezing" and isinstance(value, str) and value.partition(":")[0] not in {n.partition(":")[0] for n in FREEZING_NAMES}:
+        faults.add(path, "must be a freezing schedule", value, nearest(value, FREEZING_NAMES))
+
+
+def _type_faults(path: str, value: Any) -> list[Fault]:
+    """Faults of a value that the models find: it is put alone into its section, and what they miss beside it is ignored."""
+    section, _, name = path.rpartition(".")
+    owner: Any = TrialConfig.model_fields[section].annotation if section else TrialConfig
+    try:
+        owner.model_validate({name: value})
+    except ValidationError as error:
+        return [fault.at(section) for fault in faults_of(error) if fault.path.split(".")[0] == name]
+    return []
