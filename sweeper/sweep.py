@@ -92,7 +92,9 @@ def _take_over(found: Reconciliation, workspace: Workspace, recorder: Recorder) 
         taken |= more
         for trial in more:  # from these scores tpe proposes further trials, which other sweeps may have, too
             planner.tell(trial, recorder.ended[trial].score)
-        todo = [trial for trial in planner.plan.trials if trial.id not in found.done | taken]
+        todo = [trial for trial in planner.plan.trials if trial.id not in taken and not found.is_done(trial)]
+    again = [found.ended[trial.id] for trial in planner.plan.trials if found.is_done(trial) and trial.id not in found.done]
+    recorder.set_in_plan(again, True)
     return taken, todo
 
 
@@ -112,10 +114,17 @@ def _launch(
     planner = found.planner
     progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, len(found.done), quiet)
     longest_first = CostModel(measured_costs(workspace)).longest_first(todo)
-    done = found.done | recorder.ended.keys()
     try:
         return launch(
-            planner, longest_first, done, recorder, workspace, progress, address=address, max_concurrent=max_concurrent, share=share
+            planner,
+            longest_first,
+            found.ended,
+            recorder,
+            workspace,
+            progress,
+            address=address,
+            max_concurrent=max_concurrent,
+            share=share,
         )
     except ConfigError as error:  # what only the machines could tell
         raise ConfigError(error.faults, planner.space.file) from None
