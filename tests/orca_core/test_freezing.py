@@ -132,7 +132,7 @@ def test_a_schedule_that_does_not_fill_the_epochs_is_refused(schedule, text):
 
 
 def test_a_gradual_schedule_needs_a_body_whose_layers_are_known():
-    with pytest.raises(ConfigError, match="freezing: must not be gradual for a body whose number of layers only its weights tell"):
+    with pytest.raises(ConfigError, match="freezing: must not be gradual for a body whose number of layers is unknown before it is loaded"):
         parse_freezing("gradual:2", 8)
 
 
