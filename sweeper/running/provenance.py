@@ -23,7 +23,7 @@ def provenance() -> dict[str, str | None]:
 
 
 def code_commit() -> str | None:
-    """The commit of the source tree, `+dirty` if it has uncommitted changes; None if this is no checkout."""
+    """The commit of the source tree, `+dirty` if it has uncommitted changes; None outside a checkout."""
     folder = Path(__file__).resolve().parent
     try:
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")
