@@ -1,9 +1,9 @@
-"""An epoch of fine-tuning here, beside a bare PyTorch loop on the same model and data.
+"""Cost of a fine-tuning epoch, compared with a bare PyTorch loop on the same model and data.
 
     python benchmarks/finetune.py
 
-Both train the same mini-swin on `digits`: same batches in the same order, AdamW, clipping, then loss and error on validation and test
-set. Epochs alternate, in one run on one thread; CPU seconds, median over epochs, the first of each left out.
+Both train the same mini-swin on `digits`: the same batches in the same order, AdamW, clipping, then loss and error on validation and test
+set. Epochs alternate, in one run on one thread. Reported are CPU seconds, median over epochs without the first of each.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def model_of(config: TrialConfig, data: TaskData, store: Store) -> CrossModalMod
 
 
 class Bare:
-    """What one would write by hand."""
+    """The loop one would write by hand."""
 
     def __init__(self, config: TrialConfig, model: CrossModalModel, data: TaskData) -> None:
         self.config, self.model = config, model.requires_grad_(True)
