@@ -1,9 +1,9 @@
-"""What an epoch costs with embedder and body frozen: their outputs computed once, beside computed in every step.
+"""Cost of an epoch with embedder and body frozen: their outputs computed once, compared with recomputing them in every step.
 
     python benchmarks/frozen.py
 
-`digits` through a pretrained mini-swin, `freezing: frozen-both`, one thread, in one run. Seconds are medians over the epochs after the
-first, in which the outputs are computed; the first epoch's are printed too. The rows of both are compared.
+Trains `digits` through a pretrained mini-swin with `freezing: frozen-both`, on one thread, in one run. Seconds are medians over all epochs
+but the first, which computes the outputs and is printed separately. The rows of both are compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ METRICS = ("train_loss", "valid_loss", "valid_error", "test_error", "lr")
 
 
 class Recomputing(Finetuning):
-    """Fine-tuning that computes what is frozen in every step."""
+    """Fine-tuning that recomputes the frozen parts in every step."""
 
     @property
     def _features_are_fixed(self) -> bool:
