@@ -18,23 +18,12 @@ from torch import nn
 from orca_core import Store, TrialConfig, resolve_config
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import build_model, load_data
+from orca_core.pipeline import load_data, model_before_tuning
 from orca_core.seeding import generator
 from orca_core.settings import Settings
 from orca_core.tasks import TaskData
 
 EPOCHS = 9
-
-
-def model_of(config: TrialConfig, data: TaskData, store: Store) -> CrossModalModel:
-    """The model as fine-tuning starts with it."""
-    rows = build_model(config, data, store)
-    try:
-        while True:
-            next(rows)
-    except StopIteration as stop:
-        model: CrossModalModel = stop.value
-        return model
 
 
 class Bare:
@@ -75,8 +64,8 @@ def main() -> None:
     config = resolve_config(knobs | {"finetune.warmup_epochs": 0, "finetune.decay_epochs": None})
     data = load_data(Settings.of(config, "finetune"))
     with tempfile.TemporaryDirectory() as folder:
-        ours = Finetuning(Settings.of(config, "finetune"), model_of(config, data, Store(folder)), data, torch.device("cpu"))
-        bare = Bare(config, model_of(config, data, Store(folder)), data)
+        ours = Finetuning(Settings.of(config, "finetune"), model_before_tuning(config, Store(folder)), data, torch.device("cpu"))
+        bare = Bare(config, model_before_tuning(config, Store(folder)), data)
     ours.start_phase(ours.settings)
     seconds: dict[str, list[float]] = {"ours": [], "bare": []}
     for epoch in range(1, EPOCHS + 1):

@@ -16,7 +16,7 @@ import torch
 
 from orca_core import Store, resolve_config
 from orca_core.finetuning.loop import Finetuning
-from orca_core.pipeline import build_model, load_data
+from orca_core.pipeline import load_data, model_before_tuning
 from orca_core.rows import EpochRow
 from orca_core.settings import Settings
 
@@ -35,14 +35,8 @@ class Recomputing(Finetuning):
 def seconds_and_rows(kind: type[Finetuning], store: Store) -> tuple[list[float], list[EpochRow]]:
     """Seconds and row of each epoch."""
     config = resolve_config({"task": "digits", "freezing": "frozen-both", "finetune.epochs": EPOCHS, "align.epochs": 0})
-    data = load_data(Settings.of(config, "finetune"))
-    steps = build_model(config, data, store)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as stop:
-        model = stop.value
-    tuning = kind(config, model, data, torch.device("cpu"))
+    settings = Settings.of(config, "finetune")
+    tuning = kind(settings, model_before_tuning(config, store), load_data(settings), torch.device("cpu"))
     tuning.start_phase(tuning.settings)
     seconds, rows = [], []
     for epoch in range(1, EPOCHS + 1):
