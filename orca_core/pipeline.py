@@ -265,7 +265,7 @@ class _Trial:
         self, stage: Stage, build: Callable[[], Finetuning], *, keep_all: bool, is_last: bool
     ) -> Generator[Row, None, Artifact]:
         """Bring a phase of fine-tuning to its end."""
-        end = stage.end or 0
+        end = stage.end
         ends: Collection[int] = range(stage.start + 1, end + 1) if keep_all else self._ends(stage)
         # The weights after the last phase are needed again only by trials that go on from there.
         needed = not is_last or keep_all or any(epoch > end for epoch in ends)

@@ -65,7 +65,7 @@ def advance(
     Raises:
         NotFiniteError: If a metric is NaN or infinite.
     """
-    end = stage.end or 0
+    end = stage.end
     done = store.get(stage.address)
     if done is not None and (done.tensors or not keep_tensors):
         rows = rows_of(done)
@@ -137,7 +137,7 @@ def _check_finite(row: EpochRow) -> None:
 
 def _furthest(stage: Stage, store: Store) -> Artifact | None:
     """The stored state that is furthest on the way to the stage's end: a kept one, or the interim one of an interrupted run."""
-    end = stage.end or 0
+    end = stage.end
 
     def on_the_way(artifact: Artifact | None) -> bool:
         return artifact is not None and bool(artifact.tensors) and stage.start < _last_epoch(artifact) < end
@@ -160,7 +160,7 @@ def _stage_row(
         stage=stage.kind,
         phase=stage.phase,
         key=stage.key,
-        epochs=(stage.end or 0) - stage.start,
+        epochs=stage.end - stage.start,
         reused_epochs=reused_epochs,
         seconds=seconds,
         saved_s=saved_s,

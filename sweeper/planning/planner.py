@@ -122,7 +122,7 @@ class Planner:
             if trial.id not in self._arms_of:
                 new.append(trial)
                 for stage in trial.stages:
-                    if stage.end is not None:
+                    if stage.has_epochs:
                         self._ends[stage.folder].add(stage.end)
             if arm not in self._arms_of[trial.id]:
                 self._arms_of[trial.id].append(arm)

@@ -259,7 +259,7 @@ class Session:
 
         Its last state is stored after the row of its last epoch: the row of the stage says so.
         """
-        is_on_the_way = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < (stage.end or 0)
+        is_on_the_way = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < stage.end
         return is_on_the_way and row.epoch in self._planner.ends_of(stage.folder)
 
     def _is_overdue(self, trial_id: str) -> bool:

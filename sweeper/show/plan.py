@@ -83,7 +83,7 @@ def stage_tree(plan: Plan) -> Branch:
             node = node.below.setdefault(_label(trial, stage), Branch())
             node.folders.add(stage.folder)
             node.trials.add(trial.id)
-            if stage.end is not None:
+            if stage.has_epochs:
                 node.ends.add(stage.end)
     return root
 
