@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orca_core.datafiles.expected import cache_root, refuse
+from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +64,7 @@ def decoded(spec: Digested, decode: Callable[[Decoding], None]) -> tuple[dict[st
     """
     import numpy as np
 
-    place = cache_root() / "decoded" / spec.digest()[:32]
+    place = Workbench.current().cache_root / "decoded" / spec.digest()[:32]
     if not (place / "facts.json").is_file():
         _decode(place, decode)
     arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(place.glob("*.npy"))}
@@ -75,7 +76,7 @@ def _decode(place: Path, decode: Callable[[Decoding], None]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = (place.parent / f"{place.name}.lock").open("w")
     except OSError as error:
-        raise DataError(f"{place.parent}: must be a folder that can be written ({error.strerror}). Set SWEEPER_CACHE to another.") from None
+        raise DataError(f"{place.parent}: must be a folder that can be written ({error.strerror}). Choose another cache root.") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (place / "facts.json").is_file():

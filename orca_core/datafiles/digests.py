@@ -6,11 +6,10 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
-from orca_core.datafiles.expected import cache_root
 from orca_core.errors import DataError
+from orca_core.workbench import Workbench, memoize
 
 MANY_FILES = 256
 """Above so many files, a process looks at them once."""
@@ -31,7 +30,7 @@ def _digest_now(label: str, files: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=16)
+@memoize(maxsize=16)
 def _digest_once(label: str, files: tuple[Path, ...]) -> str:
     identities = [(str(path), *_identity(path)) for path in files]
     return _kept(f"{label} {identities}", lambda: _digest_now(label, files))
@@ -45,7 +44,7 @@ def _identity(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-@lru_cache(maxsize=256)
+@memoize(maxsize=256)
 def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
     def now() -> str:
         with path.open("rb") as file:
@@ -56,7 +55,7 @@ def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
 
 def _kept(identity: str, compute: Callable[[], str]) -> str:
     """A digest from the cache root, or computed and put there; `identity` has paths, sizes and times of what it is of."""
-    place = cache_root() / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+    place = Workbench.current().cache_root / "digests" / hashlib.sha256(identity.encode()).hexdigest()
     try:
         return place.read_text(encoding="ascii")
     except (OSError, ValueError):

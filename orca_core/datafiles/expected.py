@@ -1,8 +1,7 @@
 """Where published data sets lie, which files are expected there, and whether they are whole.
 
-The data root is the environment's SWEEPER_DATA (`--data` sets it), else `./data`. What a file tells of itself cheaply (that it is
-there, its size, the names, shapes and dtypes in its headers) is checked when a plan first uses the task; its values are checked
-when it is decoded, see `orca_core.datafiles.decoded`.
+The data root is that of the current `Workbench`. What is cheap to check (existence, size, the names, shapes and dtypes in headers) is
+checked when a plan first uses the task; values are checked when it is decoded, see `orca_core.datafiles.decoded`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from orca_core.datafiles.unpickling import read_npy_header
 from orca_core.errors import DataError, Fault
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +25,6 @@ if TYPE_CHECKING:
 Format = Literal[
     "npy", "npy of objects", "npz", "mat", "hdf5", "hdf5 groups", "pickle", "gzipped pickle", "csv", "json", "list", "table", "folder"
 ]
-
-
-def data_root() -> Path:
-    """The folder that all paths of expected files start from."""
-    return Path(os.path.abspath(Path(os.environ.get("SWEEPER_DATA") or "data").expanduser()))
-
-
-def cache_root() -> Path:
-    """Where decoded data and digests of large files are kept: SWEEPER_CACHE, else ~/.cache/orca-sweeper."""
-    return Path(os.path.abspath(Path(os.environ.get("SWEEPER_CACHE") or "~/.cache/orca-sweeper").expanduser()))
 
 
 class Header(NamedTuple):
@@ -93,7 +83,7 @@ class ExpectedFile:
     @property
     def place(self) -> Path:
         """Where it lies; if it is missing, where it must."""
-        root = data_root()
+        root = Workbench.current().data_root
         patterns = (self.path, *self.instead)
         found = (place for pattern in patterns for place in ([root / pattern] if "*" not in pattern else sorted(root.glob(pattern))))
         return next((place for place in found if place.exists()), root / self.path)
@@ -112,7 +102,7 @@ class ExpectedFile:
         there = place.is_dir() if self.form == "folder" else place.is_file()
         if not there:
             kind = "folder" if self.form == "folder" else "file"
-            remedy = f"{expected} The data root is {data_root()}.{also}"
+            remedy = f"{expected} The data root is {Workbench.current().data_root}.{also}"
             return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(place))]
         try:
             headers = read_headers(place, self.form)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_core.datafiles.expected import ArrayForm, Header, data_root, form_faults, refuse
+from orca_core.datafiles.expected import ArrayForm, Header, form_faults, refuse
 from orca_core.errors import DataError, Fault
+from orca_core.workbench import Workbench, memoize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,8 @@ def there(places: Iterable[Path], named_by: str) -> tuple[Path, ...]:
     places = tuple(places)
     if missing := [place for place in places if not place.is_file()]:
         shown = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
-        raise DataError(f"{data_root()}: must have the {len(places)} files that {named_by} names, but {len(missing)} are missing: {shown}.")
+        rule = f"must have the {len(places)} files that {named_by} names"
+        raise DataError(f"{Workbench.current().data_root}: {rule}, but {len(missing)} are missing: {shown}.")
     return places
 
 
@@ -81,7 +82,7 @@ def named_files(lists: Iterable[Path], named_in: Callable[[Path], Iterable[Path]
     return _named_files(lists, named_in, identity_of(lists))
 
 
-@lru_cache(maxsize=16)
+@memoize(maxsize=16)
 def _named_files(lists: tuple[Path, ...], named_in: Callable[[Path], Iterable[Path]], identity: object) -> tuple[Path, ...]:
     return there((place for file in lists for place in named_in(file)), " or ".join(map(str, lists)))
 

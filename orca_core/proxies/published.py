@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from orca_core.errors import Fault
 from orca_core.proxies.own import of_features, of_pictures
 from orca_core.proxies.spec import ProxyData, ProxySpec
 from orca_core.proxies.texts import read_conll, sentences_of, tokens_of
+from orca_core.workbench import memoize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +103,7 @@ def _tiny_imagenet_places() -> tuple[Path, ...]:
     return _pictures_below(folder, os.stat(folder).st_mtime_ns) if folder.is_dir() else (folder,)
 
 
-@lru_cache(maxsize=2)
+@memoize(maxsize=2)
 def _pictures_below(folder: Path, mtime_ns: int) -> tuple[Path, ...]:
     places = tuple(sorted(folder.glob("*/images/*.JPEG")))
     if len({place.parents[1] for place in places}) < 2:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_core.datafiles.expected import data_root, refuse
+from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.tables import Column, read_table
+from orca_core.workbench import Workbench
 
 TARGET = "class"
 """Name that the target is written under; `openml/*` takes the column of this name."""
@@ -42,7 +43,7 @@ def fetch_openml(number: int) -> Path:
         refuse([Fault("target", f"must be one of the columns of data set {number}", target, "Write the table as a CSV file.").text()])
     ignored = {found.row_id_attribute, *_listed(found.ignore_attribute), target}
     kept = [column for column in columns if column.name not in ignored]
-    place = data_root() / f"openml/{number}.parquet"
+    place = Workbench.current().data_root / f"openml/{number}.parquet"
     _write(place, [*kept, columns[names.index(target)]])
     return place
 

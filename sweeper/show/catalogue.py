@@ -8,10 +8,10 @@ from pathlib import Path
 
 from orca_core.bodies import BODY_CATALOGUE, find_body
 from orca_core.catalogue import Catalogue, Spec
-from orca_core.datafiles.expected import data_root
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, ProxySpec, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
+from orca_core.workbench import Workbench
 from sweeper.show.tables import text_table
 from sweeper.space.reading import available_spaces
 from sweeper.space.yaml_reader import read_mapping
@@ -67,7 +67,7 @@ def _tasks(name: str | None) -> str:
             "licence": spec.licence,
             "source": spec.source,
             "reference": spec.reference and f"with reference_data: {spec.reference}",
-            "data root": data_root() if spec.expects else "",
+            "data root": Workbench.current().data_root if spec.expects else "",
             "content": _content(spec),
         }
     )
@@ -112,7 +112,7 @@ def check_tasks() -> str:
     """One line for each task: whether its files are there and whole, as far as their headers tell."""
     there = {True: "there", False: "comes with the packages"}
     rows = [(spec.name, trouble_with_files(spec) or there[bool(spec.expects)]) for spec in TASK_CATALOGUE.entries().values()]
-    return f"data root: {data_root()}\n" + text_table(("task", "files"), rows)
+    return f"data root: {Workbench.current().data_root}\n" + text_table(("task", "files"), rows)
 
 
 def trouble_with_files(spec: TaskSpec | ProxySpec) -> str:
@@ -132,7 +132,7 @@ def _proxies(name: str | None) -> str:
     spec = find_proxy(name)
     there = all(file.place.exists() for file in spec.expects)
     shown: dict[str, object] = {"proxy": spec.name, "what it is": spec.summary, "modality": spec.modality}
-    shown |= {"licence": spec.licence, "source": spec.source, "data root": data_root() if spec.expects else ""}
+    shown |= {"licence": spec.licence, "source": spec.source, "data root": Workbench.current().data_root if spec.expects else ""}
     lines = []
     for file in spec.expects:
         faults = file.faults()

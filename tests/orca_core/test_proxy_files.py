@@ -40,8 +40,8 @@ Blackburn NNP I-NP I-PER
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+def root(tmp_path, use_data) -> Path:
+    use_data(tmp_path)
     return tmp_path
 
 
@@ -245,8 +245,8 @@ def test_features_are_taken_as_they_are_by_a_body_of_their_width(tmp_path):
         resolve_config({"task": "digits", "body": "mini-swin", "proxy": f"npz:{tmp_path / 'f.npz'}"})
 
 
-def test_a_path_of_features_starts_from_the_working_folder_as_other_paths_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path / "elsewhere"))
+def test_a_path_of_features_starts_from_the_working_folder_as_other_paths_do(tmp_path, use_data, monkeypatch):
+    use_data(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     np.savez("f.npz", x=np.eye(6, 64, dtype="float32"), y=np.arange(6) % 2)
     assert find_proxy("npz:f.npz").load().labels.tolist() == [0, 1, 0, 1, 0, 1]

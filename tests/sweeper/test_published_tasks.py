@@ -24,8 +24,7 @@ space:
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("SWEEPER_DATA", "set back after the test, as --data sets it")
+def root(tmp_path) -> Path:
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.datafiles.expected import ExpectedFile, data_root, refuse
+from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.datafiles.published import named_files
 from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import Fault
 from orca_core.seeding import derive
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import held_out
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     pass
@@ -47,7 +48,7 @@ def _images(file: Path) -> list[Path]:
     names = [str(name) for name in read_object_npy(file).ravel()]
     if not names or any(not name.startswith("./") or ".." in name for name in names):
         refuse([Fault("", "must hold paths that begin with ./", names[:3]).text(str(file))])
-    return [data_root() / name[2:] for name in names]
+    return [Workbench.current().data_root / name[2:] for name in names]
 
 
 def load_cosmic(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.decoded import Decoding, decoded
-from orca_core.datafiles.expected import ExpectedFile, data_root, refuse
+from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.datafiles.published import named_files
 from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive, generator
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ def _rows(table: Path) -> list[tuple[Path, list[str], str]]:
     found = [(row["files"], row["labels"].split(","), row["ext"]) for row in rows]
     if not found:
         refuse([Fault("", "must have rows", Fault.ABSENT).text(str(table))])
-    return [(data_root() / name[4:].lstrip("/"), names, clip) for name, names, clip in found]
+    return [(Workbench.current().data_root / name[4:].lstrip("/"), names, clip) for name, names, clip in found]
 
 
 class MaskAndMix:

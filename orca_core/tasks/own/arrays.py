@@ -18,7 +18,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Container, Iterable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal
+from orca_core.workbench import memoize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,7 +218,7 @@ def _read_headers(file: Path) -> dict[str, Header]:
         raise DataError(Fault("", rule, Fault.ABSENT, example).text(str(file))) from None
 
 
-@lru_cache(maxsize=64)  # a plan names the same file in every trial
+@memoize(maxsize=64)  # a plan names the same file in every trial
 def _headers_of(file: Path, size: int, mtime_ns: int) -> dict[str, Header]:
     from numpy.lib import format as npy
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.decoded import Decoding, decoded
-from orca_core.datafiles.expected import ExpectedFile, data_root, refuse
+from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.datafiles.published import named_files
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.recipes import published
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal, held_out, rows_of
+from orca_core.workbench import Workbench, memoize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,7 +191,7 @@ def _classes(root: Path) -> list[tuple[str, Path]]:
     return [row for place in folders for row in _pictures(place, os.stat(place).st_mtime_ns)]
 
 
-@lru_cache(maxsize=4096)
+@memoize(maxsize=4096)
 def _pictures(folder: str, mtime_ns: int) -> tuple[tuple[str, Path], ...]:
     """The pictures of a class; looked for again when the folder has changed."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
@@ -280,7 +281,7 @@ def list_of(file: Path) -> list[tuple[Path, int]]:
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdigit() or name.startswith("/") or ".." in Path(name).parts:
             refuse([Fault(f"line {number}", "must be a path below domainnet/ and the number of a class", line).text(str(file))])
-        rows.append((data_root() / "domainnet" / name, int(label)))
+        rows.append((Workbench.current().data_root / "domainnet" / name, int(label)))
     if len({label for _, label in rows}) < 2 and "_train" in file.name:
         refuse([Fault("", "must name pictures of two classes at least", len(rows)).text(str(file))])
     return rows

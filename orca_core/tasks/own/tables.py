@@ -7,7 +7,7 @@ regression. Columns go to the model as OpenML's do, see `orca_core.tasks.tables`
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from orca_core.datafiles.expected import refuse
@@ -16,6 +16,7 @@ from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import stratified_order
 from orca_core.tasks.tables import Column, class_ids, design, read_table, scaled, split_target
+from orca_core.workbench import memoize
 
 TARGETS = ("label", "target")
 
@@ -90,7 +91,7 @@ def _columns(file: Path) -> tuple[list[Column], Column]:
     return _columns_of(file, stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=8)
+@memoize(maxsize=8)
 def _columns_of(file: Path, size: int, mtime_ns: int) -> tuple[list[Column], Column]:
     columns = read_table(file)
     if len(columns) < 2:

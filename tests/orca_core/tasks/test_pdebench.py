@@ -121,13 +121,13 @@ def test_2dcfd_scales_each_time_by_itself(data, monkeypatch):
     assert own.y.std(0, ddof=1) == pytest.approx(np.ones((4, 8, 8)), abs=1e-4)
 
 
-def test_blocks_make_no_difference(root, monkeypatch, tmp_path):
+def test_blocks_make_no_difference(root, use_data, monkeypatch, tmp_path):
     expected = {}
     for name in ("pdebench/ds", "pdebench/2dcfd"):
         PDE_WRITERS[name](root)
         expected[name] = find_task(name).load(0)
     monkeypatch.setattr(pdebench_module, "BLOCK_BYTES", 1)
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "other"))
+    use_data(root, cache=tmp_path / "other")
     for name, before in expected.items():
         after = find_task(name).load(0)
         assert (after.train.x == before.train.x).all()

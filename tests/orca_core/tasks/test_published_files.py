@@ -31,6 +31,7 @@ from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from orca_core.tasks.nb360 import NB360_TASKS
+from orca_core.workbench import Workbench
 
 # Missing
 
@@ -47,11 +48,9 @@ def test_a_task_without_its_files_is_known_and_names_them_all(root, name):
         assert all(f"The data root is {root}." in line for line in lines)
 
 
-def test_the_data_root_is_absolute_and_data_by_default(tmp_path, monkeypatch):
+def test_files_are_looked_for_below_the_data_root_of_the_workbench_in_use(tmp_path, use_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SWEEPER_DATA", raising=False)
-    assert find_task("nb360/ecg").expects[0].place == tmp_path / "data" / "challenge2017.pkl"
-    monkeypatch.setenv("SWEEPER_DATA", "elsewhere")
+    use_data("elsewhere")
     assert find_task("nb360/ecg").expects[0].place == tmp_path / "elsewhere" / "challenge2017.pkl"
 
 
@@ -375,8 +374,8 @@ def test_decoded_data_are_mapped_and_what_is_done_to_them_reaches_no_file(root):
     assert (spec.load().test.x == before).all()
 
 
-def test_a_decoding_that_fails_leaves_nothing(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+def test_a_decoding_that_fails_leaves_nothing(root, tmp_path, use_data):
+    use_data(root, cache=tmp_path / "cache")
     WRITERS["nb360/ninapro"](root)
     array(LABEL, lambda y: y + 1)(root)
     with pytest.raises(DataError):
@@ -384,8 +383,8 @@ def test_a_decoding_that_fails_leaves_nothing(root, tmp_path, monkeypatch):
     assert [path.suffix for path in (tmp_path / "cache" / "decoded").iterdir()] == [".lock"]
 
 
-def test_processes_that_decode_at_once_decode_once(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+def test_processes_that_decode_at_once_decode_once(root, tmp_path, use_data):
+    use_data(root, cache=tmp_path / "cache")
     WRITERS["nb360/ninapro"](root)
     code = (
         "from orca_core.tasks import find_task\n"
@@ -395,7 +394,9 @@ def test_processes_that_decode_at_once_decode_once(root, tmp_path, monkeypatch):
         "    print('decoded')\n"
         "    decode(out)\n"
         "arrays._decode_ninapro = told\n"
-        "print(find_task('nb360/ninapro').load().valid.x.sum())"
+        "from orca_core import Workbench\n"
+        f"with Workbench({str(root)!r}, {str(tmp_path / 'cache')!r}).use():\n"
+        "    print(find_task('nb360/ninapro').load().valid.x.sum())"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[0].split() for process in processes]
@@ -403,8 +404,8 @@ def test_processes_that_decode_at_once_decode_once(root, tmp_path, monkeypatch):
     assert len({lines[-1] for lines in said}) == 1
 
 
-def test_what_a_killed_process_left_is_cleared_by_the_next(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+def test_what_a_killed_process_left_is_cleared_by_the_next(root, tmp_path, use_data):
+    use_data(root, cache=tmp_path / "cache")
     WRITERS["nb360/ninapro"](root)
     spec = find_task("nb360/ninapro")
     left = tmp_path / "cache" / "decoded" / f"{spec.digest()[:32]}.partial"
@@ -413,22 +414,22 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(root, tmp_path, monke
     assert not left.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_told(root, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_told(root, tmp_path, use_data):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "file"))
+    use_data(root, cache=tmp_path / "file")
     WRITERS["nb360/ninapro"](root)
-    with pytest.raises(DataError, match=r"must be a folder that can be written .*SWEEPER_CACHE"):
+    with pytest.raises(DataError, match=r"must be a folder that can be written .*cache root"):
         find_task("nb360/ninapro").load()
 
 
-def test_the_digest_of_a_large_file_is_kept_for_other_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+def test_the_digest_of_a_large_file_is_kept_for_other_processes(tmp_path, use_data):
+    bench = use_data(tmp_path, cache=tmp_path / "cache")
     path = tmp_path / "large"
     path.write_bytes(b"a" * (1 << 20))
     first = content_digest("x", (path,))
     (kept,) = (tmp_path / "cache" / "digests").iterdir()
     kept.write_text("0" * 64)
-    digests._file_digest.cache_clear()
+    bench.clear()
     assert content_digest("x", (path,)) != first  # it was taken from there
     os.utime(path, ns=(1, 1))
     assert content_digest("x", (path,)) == first  # another time: taken anew
@@ -441,7 +442,7 @@ def test_many_files_are_looked_at_once_in_a_process(tmp_path):
     first = content_digest("many", files)
     assert content_digest("many", files) == first
     assert content_digest("other", files) != first
-    digests._digest_once.cache_clear()
+    Workbench.current().clear()
     files[7].write_bytes(b"bb")
     assert content_digest("many", files) != first
 
