@@ -274,7 +274,7 @@ class _Trial:
         return Workbench.current().recall("pretrained bodies", key, lambda: pretrained_mini(spec, pretrained.tensors, dropout), maxsize=4)
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
-        """The distance that fine-tuning minimises beside the task's loss, if it does."""
+        """The distance to the proxy, if fine-tuning minimises it too."""
         if source is None or "source" not in settings.inputs:
             return None
         return BatchDistance(settings, source.tensors["features"], source.tensors["labels"], data, self.device)
@@ -335,7 +335,7 @@ def load_data(settings: Settings) -> TaskData:
 
 
 def _prepare_torch(threads: int, device: str) -> None:
-    """What the bits of a trial depend on beside its config."""
+    """Set what the bits of a trial depend on besides its config."""
     torch.set_num_threads(threads)
     if device == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -48,13 +48,6 @@ def test_the_examples_of_own_data_run(tmp_path, use_data, monkeypatch, code, com
     assert "status COMPLETE" in result.stdout
 
 
-def test_the_example_of_a_workbench_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (code,) = blocks("running.md", "python")
-    exec(compile(code, "running.md", "exec"), {})
-    assert "valid_error" in capsys.readouterr().out
-
-
 def test_the_example_of_an_own_proxy_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("proxies.md", "python")
@@ -78,3 +71,13 @@ def test_every_yaml_block_is_part_of_a_space_that_plans(text):
     if "task" not in data["space"]:
         data.setdefault("base", {})["task"] = "digits"
     assert make_plan(parse_space(data)).trials
+
+
+@pytest.mark.ray
+def test_the_examples_of_the_python_api_run_one_after_the_other(tmp_path, monkeypatch, ray_session):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in blocks("api.md", "python"):
+        exec(compile(code, "api.md", "exec"), names)
+    assert names["code"] == 0
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
