@@ -31,7 +31,7 @@ WAYS = {
     "imports alone": "sizes = []",
     "opened here, decoded anew": f"data = orca_core.pipeline.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
     "opened here again": f"data = orca_core.pipeline.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
-    "read whole": "place = find_task('pdebench/advection').expects[0].place; "
+    "read whole": "place = find_task('pdebench/advection').expects[0].find(); "
     "x = np.array(h5py.File(place)['tensor'], dtype=np.float32)[:, ::5, ::4]; sizes = [len(x)]",
 }
 

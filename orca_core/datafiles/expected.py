@@ -80,13 +80,12 @@ class ExpectedFile:
     where: str = ""
     instead: tuple[str, ...] = ()
 
-    @property
-    def place(self) -> Path:
-        """Where it lies; if it is missing, where it must."""
+    def find(self) -> Path:
+        """The first of its paths that exists below the data root; if none does, the one where it is expected."""
         root = Workbench.current().data_root
         patterns = (self.path, *self.instead)
-        found = (place for pattern in patterns for place in ([root / pattern] if "*" not in pattern else sorted(root.glob(pattern))))
-        return next((place for place in found if place.exists()), root / self.path)
+        paths = (path for pattern in patterns for path in ([root / pattern] if "*" not in pattern else sorted(root.glob(pattern))))
+        return next((path for path in paths if path.exists()), root / self.path)
 
     @property
     def text(self) -> str:
@@ -97,21 +96,20 @@ class ExpectedFile:
     def faults(self) -> list[str]:
         """What is wrong with the file as far as its headers tell, a line each; empty if nothing is."""
         expected = f"Expected {self.text}{', ' + self.size if self.size else ''}{'; source: ' + self.where if self.where else ''}."
-        place = self.place
+        path = self.find()
         also = f" It may also be {' or '.join(self.instead)}." if self.instead else ""
-        there = place.is_dir() if self.form == "folder" else place.is_file()
-        if not there:
+        if not (path.is_dir() if self.form == "folder" else path.is_file()):
             kind = "folder" if self.form == "folder" else "file"
             remedy = f"{expected} The data root is {Workbench.current().data_root}.{also}"
-            return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(place))]
+            return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(path))]
         try:
-            headers = read_headers(place, self.form)
+            headers = read_headers(path, self.form)
         except (OSError, ValueError, KeyError, EOFError, NotImplementedError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             rule = f"must be a whole {self.form} file, but cannot be read as one ({error})"
-            return [Fault("", rule, Fault.ABSENT, f"{expected} Get it again.").text(str(place))]
+            return [Fault("", rule, Fault.ABSENT, f"{expected} Get it again.").text(str(path))]
         if headers is None:
             return []
-        return [fault.text(str(place)) for fault in form_faults(self.arrays, headers)]
+        return [fault.text(str(path)) for fault in form_faults(self.arrays, headers)]
 
 
 def form_faults(forms: Iterable[ArrayForm], found: Mapping[str, Header]) -> list[Fault]:
@@ -257,9 +255,9 @@ def is_hdf5(path: Path) -> bool:
     return mark in (start[:8], start[512:520])
 
 
-def places_of(files: Iterable[ExpectedFile]) -> tuple[Path, ...]:
-    """Where files lie."""
-    return tuple(file.place for file in files)
+def find_paths(files: Iterable[ExpectedFile]) -> tuple[Path, ...]:
+    """Find each of some files, see `ExpectedFile.find`."""
+    return tuple(file.find() for file in files)
 
 
 def refuse(lines: Iterable[str]) -> None:

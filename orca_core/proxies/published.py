@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.decoded import Decoding, decoded, labels
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, Header, form_faults, places_of, read_headers, refuse
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, Header, find_paths, form_faults, read_headers, refuse
 from orca_core.datafiles.published import checked_arrays
 from orca_core.datafiles.unpickling import read_object_npy, read_pickle
 from orca_core.errors import Fault
@@ -82,12 +82,12 @@ def _decode_cifar(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
     ids: list[np.ndarray] = []
     for file in files:
         key = file.arrays[1].key
-        found = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+        found = checked_arrays(file.find(), read_pickle(file.find()), file.arrays)
         side = math.isqrt(found["data"].shape[1] // 3)
         if 3 * side * side != found["data"].shape[1] or (images and images[0].shape[2] != side):
-            refuse([Fault("data", "must have rows of three square images, one of each colour", found["data"].shape).text(str(file.place))])
+            refuse([Fault("data", "must have rows of three square images, one of each colour", found["data"].shape).text(str(file.find()))])
         images.append(found["data"].reshape(-1, 3, side, side))
-        ids.append(labels(file.place, key, found[key]))
+        ids.append(labels(file.find(), key, found[key]))
     out.save("x", np.concatenate(images), "uint8")
     out.save("y", np.concatenate(ids), "int64")
     out.facts["classes"] = max(int(part.max()) for part in ids) + 1
@@ -99,7 +99,7 @@ def load_tiny_imagenet(spec: ProxySpec) -> ProxyData:
 
 
 def _tiny_imagenet_places() -> tuple[Path, ...]:
-    (folder,) = places_of(TINY_IMAGENET_FILES)
+    (folder,) = find_paths(TINY_IMAGENET_FILES)
     return _pictures_below(folder, os.stat(folder).st_mtime_ns) if folder.is_dir() else (folder,)
 
 
@@ -119,17 +119,17 @@ def _tiny_imagenet_identity() -> str:
 
 def load_conll(spec: ProxySpec) -> ProxyData:
     """A sample for each word of eng.train: its own token in its sentence, with its tag, IOB2, nine in all."""
-    return tokens_of(read_conll(spec.expects[0].place))
+    return tokens_of(read_conll(spec.expects[0].find()))
 
 
 def load_conll_sentences(spec: ProxySpec) -> ProxyData:
     """A sample for each sentence of eng.train, with the kind of entity that it has most of."""
-    return sentences_of(read_conll(spec.expects[0].place))
+    return sentences_of(read_conll(spec.expects[0].find()))
 
 
 def load_reference_text(spec: ProxySpec) -> ProxyData:
     """Means over tokens of the features that the reference stored (`embedder.py:290`)."""
-    xs, ys = places_of(spec.expects)
+    xs, ys = find_paths(spec.expects)
     x, y = read_object_npy(xs), read_object_npy(ys)
     if len(x) != len(y):
         refuse([Fault("", f"must have the {len(x)} rows of {xs.name}", len(y)).text(str(ys))])
@@ -139,8 +139,8 @@ def load_reference_text(spec: ProxySpec) -> ProxyData:
 def _reference_text_width() -> int:
     file = REFERENCE_TEXT_FILES[0]
     refuse(file.faults())
-    headers: dict[str, Header] = read_headers(file.place, "npy") or {}
-    refuse(fault.text(str(file.place)) for fault in form_faults(file.arrays, headers))
+    headers: dict[str, Header] = read_headers(file.find(), "npy") or {}
+    refuse(fault.text(str(file.find())) for fault in form_faults(file.arrays, headers))
     return headers[""].shape[2]
 
 
@@ -150,7 +150,6 @@ PUBLISHED_PROXIES: tuple[ProxySpec, ...] = (
         summary="50000 photographs of 32 x 32 points, 10 classes",
         modality="images",
         loader="orca_core.proxies.published:load_cifar",
-        files=partial(places_of, CIFAR10_FILES),
         licence="as its page says",
         source="CIFAR-10 (Krizhevsky 2009)",
         expects=CIFAR10_FILES,
@@ -160,7 +159,6 @@ PUBLISHED_PROXIES: tuple[ProxySpec, ...] = (
         summary="50000 photographs of 32 x 32 points, 100 classes",
         modality="images",
         loader="orca_core.proxies.published:load_cifar",
-        files=partial(places_of, CIFAR100_FILES),
         licence="CC BY 4.0",
         source="CIFAR-100 (Krizhevsky 2009)",
         expects=CIFAR100_FILES,
@@ -181,7 +179,6 @@ PUBLISHED_PROXIES: tuple[ProxySpec, ...] = (
         summary="words of news in their sentences, labelled by the entity that they are part of",
         modality="text",
         loader="orca_core.proxies.published:load_conll",
-        files=partial(places_of, CONLL_FILES),
         licence="as Reuters' corpus",
         source="CoNLL-2003 (Tjong Kim Sang & De Meulder 2003), English, training part",
         expects=CONLL_FILES,
@@ -191,7 +188,6 @@ PUBLISHED_PROXIES: tuple[ProxySpec, ...] = (
         summary="sentences of news, labelled by the kind of entity that they have most of",
         modality="text",
         loader="orca_core.proxies.published:load_conll_sentences",
-        files=partial(places_of, CONLL_FILES),
         licence="as Reuters' corpus",
         source="CoNLL-2003 (Tjong Kim Sang & De Meulder 2003), English, training part",
         expects=CONLL_FILES,
@@ -201,7 +197,6 @@ PUBLISHED_PROXIES: tuple[ProxySpec, ...] = (
         summary="the features of sentences that the reference code reads, for bodies of their width, 768",
         modality="text",
         loader="orca_core.proxies.published:load_reference_text",
-        files=partial(places_of, REFERENCE_TEXT_FILES),
         source="ORCA's repository",
         expects=REFERENCE_TEXT_FILES,
         width=_reference_text_width,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, places_of, refuse
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import Fault
 from orca_core.tasks.builtin import laptop_recipe
@@ -30,14 +30,14 @@ def load_drug(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
 def _decode(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
     length = None
     for part, file, label in zip(PARTS, files[::2], files[1::2], strict=True):
-        x, y = read_object_npy(file.place), read_object_npy(label.place)
+        x, y = read_object_npy(file.find()), read_object_npy(label.find())
         length = length or x.shape[2]
         if x.shape[2] != length:
-            refuse([Fault("", f"must have rows of length {length} as the training part has", x.shape[2]).text(str(file.place))])
+            refuse([Fault("", f"must have rows of length {length} as the training part has", x.shape[2]).text(str(file.find()))])
         if len(y) != len(x):
-            refuse([Fault("", f"must have the {len(x)} rows of {file.place.name}", len(y)).text(str(label.place))])
-        refuse_not_finite(file.place, "", x)
-        refuse_not_finite(label.place, "", y)
+            refuse([Fault("", f"must have the {len(x)} rows of {file.find().name}", len(y)).text(str(label.find()))])
+        refuse_not_finite(file.find(), "", x)
+        refuse_not_finite(label.find(), "", y)
         out.save(f"{part}_x", x)
         out.save(f"{part}_y", y)
 
@@ -60,7 +60,6 @@ def _spec(key: str, recipe: dict[str, Any]) -> TaskSpec:
         score="1-r2",
         loader="orca_core.tasks.drug:load_drug",
         recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32), "published": recipe},
-        files=partial(places_of, files),
         licence="as DrugCell's page says",
         source="DrugCell (Kuenzi et al. 2020), in the form of ORCA's repository",
         expects=files,

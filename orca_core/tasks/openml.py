@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, places_of, refuse
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.datafiles.published import checked_arrays
 from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import ConfigError, Fault
@@ -55,7 +55,7 @@ def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     import numpy as np
 
     number = int(spec.name.partition("/")[2])
-    arrays, facts = decoded(spec, partial(_decode, place=spec.expects[0].place))
+    arrays, facts = decoded(spec, partial(_decode, place=spec.expects[0].find()))
     x, y, dev = arrays["x"], arrays["y"], facts["dev"]
     if dev is not None:
         rest, test = np.arange(dev), np.arange(dev, len(y))
@@ -173,7 +173,6 @@ def _spec(number: int, recipes: Mapping[str, Mapping[str, Any]] = {}) -> TaskSpe
         loader="orca_core.tasks.openml:load_openml",
         version=2,
         recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3), **recipes},
-        files=partial(places_of, files),
         licence="as its page says",
         source=f"openml.org, data set {number}",
         expects=files,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orca_core.datafiles.decoded import BLOCK_BYTES, Decoding, decoded, refuse_not_finite
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, places_of, refuse
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.recipes import published
@@ -106,7 +106,7 @@ def _decode(spec: TaskSpec, equation: Equation, out: Decoding) -> None:
     import h5py
 
     (expected,) = spec.expects
-    place = expected.place
+    place = expected.find()
     try:
         with h5py.File(place) as file:
             number, times, frame = _sizes(place, file, equation)
@@ -226,7 +226,6 @@ def _spec(key: str, summary: str, dims: Literal[1, 2], path: str, darus: int, si
             "laptop": laptop_recipe(dims, epochs=15 if dims == 1 else 10, batch_size=8, lr=2e-3),
             "published": published_recipe,
         },
-        files=partial(places_of, files),
         licence="as the data set's page says",
         source="PDEBench (Takamoto et al. 2022, arXiv 2210.07182)",
         expects=files,

@@ -8,12 +8,11 @@ A loader is `load(spec, split_seed) -> TaskData`. It reads the whole data set, g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from orca_core.datafiles.digests import content_digest
-from orca_core.datafiles.expected import ExpectedFile, refuse
+from orca_core.datafiles.expected import refuse
+from orca_core.datafiles.spec import DataSpec
 from orca_core.errors import ConfigError, Fault
 from orca_core.plugins import resolve
 
@@ -90,41 +89,28 @@ class TaskData:
         return (self.num_classes,) if self.num_classes is not None else tuple(self.train.y.shape[1:])
 
 
-@dataclass(frozen=True)
-class TaskSpec:
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec(DataSpec):
     """One task, described without its data.
 
     Args:
-        name: As written in a config.
-        summary: One line for `sweeper tasks`.
+        name, summary, files, version, licence, source, expects: As for `DataSpec`.
+        loader: `"module:function"`, called as `load(spec, split_seed) -> TaskData`.
         dims: 1 for series, 2 for images and fields.
-        kind: What the predictor gives: one class, yes or no for each of some labels, numbers, or one value per position.
+        kind: What the predictor returns: one class, yes or no for each of several labels, numbers, or one value per position.
         loss: Name in `orca_core.scoring.LOSSES`.
         score: Name in `orca_core.scoring.SCORES`; every score is an error, lower is better.
-        loader: `"module:function"`, called as `load(spec, split_seed) -> TaskData`.
         recipes: Defaults by recipe name. `laptop` fits the mini bodies; `published` is the reference configuration.
-        files: The files whose content defines the data. Empty for data that code alone defines (then `version` counts).
-        version: Raised when the loader gives other arrays than before from the same files.
-        licence, source: Where the data comes from and on what terms.
-        expects: The published files that must lie below the data root; `files` gives them, and any others that they list.
         reference: What `reference_data` changes, in a line; empty if the task has no such form.
         reference_score: Name of the score under `reference_data`, if it is another.
         variant: What the loader makes of the same files, where name and argument decide that: part of the data's identity.
     """
 
-    name: str
-    summary: str
     dims: Literal[1, 2]
     kind: Kind
     loss: str
     score: str
-    loader: str
     recipes: Mapping[str, Mapping[str, Any]]
-    files: Callable[[], tuple[Path, ...]] = field(default=tuple)
-    version: int = 1
-    licence: str = ""
-    source: str = ""
-    expects: tuple[ExpectedFile, ...] = ()
     reference: str = ""
     reference_score: str = ""
     variant: str = ""
@@ -133,30 +119,11 @@ class TaskSpec:
         """Name of the score, with or without `reference_data`."""
         return self.reference_score if reference and self.reference_score else self.score
 
-    def check_files(self) -> None:
-        """That the published files are there, and whole as far as their headers tell.
-
-        Raises:
-            DataError: With a line for every fault of every file.
-        """
-        refuse(line for file in self.expects for line in file.faults())
-        self.files()  # those that name others look for these
-
-    def digest(self) -> str:
-        """SHA-256 over loader, version, loss, score and the content of the files; paths do not enter.
-
-        Raises:
-            DataError: If files are missing; all of them are named.
-        """
-        if any(not file.place.exists() for file in self.expects):
-            self.check_files()
-        files = self.files()
-        # What code alone defines has no content to tell it from another task of the same loader: its name does.
-        label = f"task {_MOVED_LOADERS.get(self.loader, self.loader)} {self.version} {self.loss} {self.score}" + (
-            "" if files else f" {self.name}"
-        )
-        label += f" {self.variant}" if self.variant else ""
-        return content_digest(label, files)
+    def _label(self, has_content: bool) -> str:
+        label = f"task {_MOVED_LOADERS.get(self.loader, self.loader)} {self.version} {self.loss} {self.score}"
+        if not has_content:  # then only its name tells it from another task of the same loader
+            label += f" {self.name}"
+        return label + (f" {self.variant}" if self.variant else "")
 
     def load(self, split_seed: int = 0, reference: bool = False) -> TaskData:
         """The data, split by `split_seed`; with `reference` as the reference code has them, where the task knows that form.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from orca_core.datafiles.decoded import Decoding, decoded
-from orca_core.datafiles.expected import ExpectedFile, places_of, refuse
+from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
@@ -57,7 +57,6 @@ def ucr_task(name: str) -> TaskSpec:
         loader="orca_core.tasks.ucr:load_ucr",
         version=2,
         recipes={"laptop": laptop_recipe(1, epochs=10, batch_size=16)},
-        files=partial(places_of, files),
         licence="as the archive says",
         source="UCR Time Series Classification Archive (Dau et al. 2019)",
         expects=files,
@@ -75,7 +74,7 @@ def load_ucr(spec: TaskSpec, split_seed: int) -> TaskData:
 def _decode(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
     import numpy as np
 
-    parts = {part: (file.place, read_series(file.place)) for part, file in zip(("TRAIN", "TEST"), files, strict=True)}
+    parts = {part: (file.find(), read_series(file.find())) for part, file in zip(("TRAIN", "TEST"), files, strict=True)}
     every = [(place, number, series) for place, held in parts.values() for number, series in enumerate(held, start=1)]
     width = len(every[0][2].channels)
     for place, number, series in every:

@@ -329,7 +329,7 @@ def test_a_proxy_without_its_files_names_them(root, name):
         with pytest.raises(DataError) as error:
             use()
         lines = str(error.value).splitlines()
-        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.place) for file in spec.expects]
+        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.find()) for file in spec.expects]
 
 
 BROKEN = {

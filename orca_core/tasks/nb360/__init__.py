@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from orca_core.datafiles.expected import places_of
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.nb360 import arrays, cosmic, darcy, ecg, fsd50k, images, psicov
 from orca_core.tasks.recipes import published
@@ -45,7 +42,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=200,
             ),
         },
-        files=partial(places_of, images.CIFAR_FILES),
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=images.CIFAR_FILES,
@@ -74,7 +70,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=60,
             ),
         },
-        files=partial(places_of, images.SPHERICAL_FILES),
         licence="CC BY-SA",
         source=BENCHMARK,
         expects=images.SPHERICAL_FILES,
@@ -104,7 +99,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 align_epochs=100,
             ),
         },
-        files=partial(places_of, arrays.NINAPRO_FILES),
         licence="CC BY-ND",
         source=BENCHMARK,
         expects=arrays.NINAPRO_FILES,
@@ -132,7 +126,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=100,
             ),
         },
-        files=partial(places_of, darcy.FILES),
         licence="MIT",
         source=BENCHMARK,
         expects=darcy.FILES,
@@ -251,7 +244,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 tokens=64,
             ),
         },
-        files=partial(places_of, ecg.FILES),
         licence="ODC-BY",
         source=BENCHMARK,
         expects=ecg.FILES,
@@ -280,7 +272,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=60,
             ),
         },
-        files=partial(places_of, arrays.SATELLITE_FILES),
         licence="GPL",
         source=BENCHMARK,
         expects=arrays.SATELLITE_FILES,
@@ -310,7 +301,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 class_samples=64,
             ),
         },
-        files=partial(places_of, arrays.DEEPSEA_FILES),
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=arrays.DEEPSEA_FILES,

@@ -77,15 +77,15 @@ def _decode_ninapro(out: Decoding) -> None:
     classes, row = None, None
     for number, part in enumerate(PARTS):
         file, label_file = NINAPRO_FILES[number], NINAPRO_FILES[number + len(PARTS)]
-        data, ids = as_numbers(file.place), as_numbers(label_file.place)
+        data, ids = as_numbers(file.find()), as_numbers(label_file.find())
         row = row or data.shape[1:]
         if data.shape[1:] != row:
-            refuse([Fault("", f"must have rows of shape {row} as the training part has", data.shape[1:]).text(str(file.place))])
+            refuse([Fault("", f"must have rows of shape {row} as the training part has", data.shape[1:]).text(str(file.find()))])
         if len(ids) != len(data):
-            refuse([Fault("", f"must have the {len(data)} rows of {file.place.name}", len(ids)).text(str(label_file.place))])
-        refuse_not_finite(file.place, "", data)
+            refuse([Fault("", f"must have the {len(data)} rows of {file.find().name}", len(ids)).text(str(label_file.find()))])
+        refuse_not_finite(file.find(), "", data)
         out.save(f"{part}_x", np.ascontiguousarray(data.transpose(0, 2, 1))[:, None])
-        ids = labels(label_file.place, "", ids, classes)
+        ids = labels(label_file.find(), "", ids, classes)
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
@@ -121,13 +121,13 @@ def load_satellite(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData
 def _decode_satellite(out: Decoding) -> None:
     classes, row = None, None
     for part, file in zip(("train", "test"), SATELLITE_FILES, strict=True):
-        arrays = checked_arrays(file.place, read_object_npy(file.place)[()], file.arrays)
-        refuse_not_finite(file.place, "data", arrays["data"])
+        arrays = checked_arrays(file.find(), read_object_npy(file.find())[()], file.arrays)
+        refuse_not_finite(file.find(), "data", arrays["data"])
         row = row or arrays["data"].shape[1:]
         if arrays["data"].shape[1:] != row:
             rule = f"must have rows of shape {row} as the training part has"
-            refuse([Fault("data", rule, arrays["data"].shape[1:]).text(str(file.place))])
-        ids = labels(file.place, "label", arrays["label"], classes, first=1)
+            refuse([Fault("data", rule, arrays["data"].shape[1:]).text(str(file.find()))])
+        ids = labels(file.find(), "label", arrays["label"], classes, first=1)
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_x", arrays["data"][:, None])
         out.save(f"{part}_y", ids, "int64")
@@ -149,23 +149,23 @@ def _decode_deepsea(out: Decoding) -> None:
         n, length, bases = shapes[f"x_{part}"]
         if (length, bases) != shapes["x_train"][1:] or shapes[f"y_{part}"][1:] != shapes["y_train"][1:]:
             rule = f"must have rows of shape {shapes['x_train'][1:]} and {shapes['y_train'][1:]} as the training part has"
-            refuse([Fault(f"x_{part}, y_{part}", rule, (shapes[f"x_{part}"], shapes[f"y_{part}"])).text(str(file.place))])
+            refuse([Fault(f"x_{part}, y_{part}", rule, (shapes[f"x_{part}"], shapes[f"y_{part}"])).text(str(file.find()))])
         for key, target in (
             (f"x_{part}", out.empty(f"{part}_x", (n, bases, length))),
             (f"y_{part}", out.empty(f"{part}_y", shapes[f"y_{part}"])),
         ):
             start = 0
-            for block in npz_rows(file.place, key):
-                refuse_not_finite(file.place, key, block)
+            for block in npz_rows(file.find(), key):
+                refuse_not_finite(file.find(), key, block)
                 if key.startswith("y") and not np.isin(block, (0, 1)).all():
-                    refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(file.place))])
+                    refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(file.find()))])
                 target[start : start + len(block)] = block.transpose(0, 2, 1) if block.ndim == 3 else block
                 start += len(block)
 
 
 def npz_shapes(file: ExpectedFile) -> list[tuple[int, ...]]:
     """Shapes of the expected arrays of an .npz, in their order."""
-    headers = read_headers(file.place, "npz") or {}
+    headers = read_headers(file.find(), "npz") or {}
     return [headers[form.key].shape for form in file.arrays]
 
 

@@ -38,7 +38,7 @@ def places() -> tuple[Path, ...]:
     Raises:
         DataError: If images are missing.
     """
-    lists = tuple(file.place for file in FILES)
+    lists = tuple(file.find() for file in FILES)
     images = named_files(lists, _images)
     skies = (folder / "sky.npy" for folder in sorted({image.parent for image in images}))
     return (*lists, *images, *filter(Path.is_file, skies))
@@ -78,7 +78,7 @@ def _decode(out: Decoding) -> None:
 
     kept = slice(FIRST, FIRST + SIDE)
     for part, file in zip(("train", "test"), FILES, strict=True):
-        places = _images(file.place)
+        places = _images(file.find())
         image, y = (out.empty(f"{part}_{name}", (len(places), 1, SIDE, SIDE)) for name in ("image", "y"))
         sky = out.empty(f"{part}_sky", (len(places),))
         for number, place in enumerate(places):

@@ -61,8 +61,8 @@ def _split(x: np.ndarray, y: np.ndarray, scale_x: PointwiseScale, scale_y: Point
 def _decode(out: Decoding) -> None:
     for part, file in zip(("train", "test"), FILES, strict=True):
         for form in file.arrays:
-            values = _read(file.place, form.key, MOST[part])
-            refuse_not_finite(file.place, form.key, values)
+            values = _read(file.find(), form.key, MOST[part])
+            refuse_not_finite(file.find(), form.key, values)
             out.save(f"{part}_{form.key}", values)
 
 

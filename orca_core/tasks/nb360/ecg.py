@@ -63,7 +63,7 @@ def load_ecg(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     for name, part in (("train", parts.train), ("validation", parts.valid), ("test", parts.test)):
         if not len(part):
             rule = f"must have a record of more than {WINDOW} points in {name}"
-            refuse([Fault("data", rule, Fault.ABSENT, "Add records.").text(str(FILES[0].place))])
+            refuse([Fault("data", rule, Fault.ABSENT, "Add records.").text(str(FILES[0].find()))])
     return parts
 
 
@@ -88,18 +88,18 @@ def _decode(out: Decoding) -> None:
     import numpy as np
 
     (file,) = FILES
-    arrays = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+    arrays = checked_arrays(file.find(), read_pickle(file.find()), file.arrays)
     names = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in arrays["label"]]
     if unknown := sorted(set(names) - set(CLASSES)):
-        refuse([Fault("label", f"must be one of {' '.join(CLASSES)}", unknown).text(str(file.place))])
+        refuse([Fault("label", f"must be one of {' '.join(CLASSES)}", unknown).text(str(file.find()))])
     records = [np.asarray(record) for record in arrays["data"]]
     wrong = [number for number, record in enumerate(records) if record.ndim != 1 or record.dtype.kind not in "fiu"]
     if wrong:
-        refuse([Fault("data", "must hold 1-D arrays of numbers", f"others at {wrong[:5]}").text(str(file.place))])
+        refuse([Fault("data", "must hold 1-D arrays of numbers", f"others at {wrong[:5]}").text(str(file.find()))])
     ends = np.cumsum([0, *map(len, records)])
     signal = out.empty("signal", (int(ends[-1]),))
     for record, start, end in zip(records, ends, ends[1:], strict=False):
-        refuse_not_finite(file.place, "data", record)
+        refuse_not_finite(file.find(), "data", record)
         signal[start:end] = (record - record.mean()) / (record.std() or 1.0)
     out.save("ends", ends, "int64")
     out.save("classes", np.array([CLASSES.index(name) for name in names]), "int64")

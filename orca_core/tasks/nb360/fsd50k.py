@@ -49,8 +49,8 @@ def places() -> tuple[Path, ...]:
     Raises:
         DataError: If wavs are missing.
     """
-    tables = tuple(file.place for file in FILES[:4])
-    return (*tables, *named_files(tables[:3], _wavs_in), *sorted(FILES[4].place.glob("*.wav")))
+    tables = tuple(file.find() for file in FILES[:4])
+    return (*tables, *named_files(tables[:3], _wavs_in), *sorted(FILES[4].find().glob("*.wav")))
 
 
 def _wavs_in(table: Path) -> list[Path]:
@@ -140,22 +140,22 @@ def _decode(out: Decoding) -> None:
     import numpy as np
 
     mel = mel_spectrogram()
-    numbers = _label_numbers(FILES[3].place)
+    numbers = _label_numbers(FILES[3].find())
     for part, table in zip(PARTS, FILES[:3], strict=True):
-        rows = [row for row in _rows(table.place) if len(_sound(row[0])) // HOP == RATE // HOP]
+        rows = [row for row in _rows(table.find()) if len(_sound(row[0])) // HOP == RATE // HOP]
         if not rows:
-            refuse([Fault("files", "must name sounds of one second", Fault.ABSENT).text(str(table.place))])
+            refuse([Fault("files", "must name sounds of one second", Fault.ABSENT).text(str(table.find()))])
         x = out.empty(f"{part}_x", (len(rows), 1, BANDS, FRAMES))
         y = np.zeros((len(rows), len(numbers)))
         for number, (place, names, _) in enumerate(rows):
             if unknown := [name for name in names if name not in numbers]:
-                refuse([Fault("labels", f"must be in {FILES[3].place.name}", unknown).text(str(table.place))])
+                refuse([Fault("labels", f"must be in {FILES[3].find().name}", unknown).text(str(table.find()))])
             x[number, 0] = mel(_sound(place))
             y[number, [numbers[name] for name in names]] = 1
         _, clip = np.unique([clip for _, _, clip in rows], return_inverse=True)
         out.save(f"{part}_y", y)
         out.save(f"{part}_clip", clip, "int64")
-    sounds = [_sound(place) for place in sorted(FILES[4].place.glob("*.wav"))]
+    sounds = [_sound(place) for place in sorted(FILES[4].find().glob("*.wav"))]
     seconds = [sound[start : start + RATE] for sound in sounds for start in range(0, len(sound) - RATE + 1, RATE)]
     noise = out.empty("noise", (len(seconds), 1, BANDS, FRAMES)) if seconds else np.zeros((0, 1, BANDS, FRAMES), dtype=np.float32)
     for number, second in enumerate(seconds):

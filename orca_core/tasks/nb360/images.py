@@ -78,13 +78,13 @@ def _decode_cifar100(out: Decoding) -> None:
     mean, deviation = (np.array(values, dtype=np.float32).reshape(3, 1, 1) for values in (MEAN, DEVIATION))
     classes = None
     for part, file in zip(("train", "test"), CIFAR_FILES, strict=True):
-        arrays = checked_arrays(file.place, read_pickle(file.place), file.arrays)
-        ids = labels(file.place, "fine_labels", arrays["fine_labels"], classes)
+        arrays = checked_arrays(file.find(), read_pickle(file.find()), file.arrays)
+        ids = labels(file.find(), "fine_labels", arrays["fine_labels"], classes)
         classes = classes or range(int(ids.max()) + 1)
         side = math.isqrt(arrays["data"].shape[1] // 3)
         if 3 * side * side != arrays["data"].shape[1]:
             rule = "must have rows of three square images, one of each colour"
-            refuse([Fault("data", rule, arrays["data"].shape).text(str(file.place))])
+            refuse([Fault("data", rule, arrays["data"].shape).text(str(file.find()))])
         pixels = arrays["data"].reshape(-1, 3, side, side)
         x = out.empty(f"{part}_x", pixels.shape)
         for rows in blocks(pixels):
@@ -97,12 +97,12 @@ def _decode_spherical(out: Decoding) -> None:
     import numpy as np
 
     (file,) = SPHERICAL_FILES
-    arrays = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+    arrays = checked_arrays(file.find(), read_pickle(file.find()), file.arrays)
     classes = None
     for part in ("train", "test"):
         images = arrays[f"{part}.images"]
-        refuse_not_finite(file.place, f"{part}.images", images)
-        ids = labels(file.place, f"{part}.labels", arrays[f"{part}.labels"], classes)
+        refuse_not_finite(file.find(), f"{part}.images", images)
+        ids = labels(file.find(), f"{part}.labels", arrays[f"{part}.labels"], classes)
         classes = classes or range(int(ids.max()) + 1)
         x = out.empty(f"{part}_x", images.shape)
         for rows in blocks(images):

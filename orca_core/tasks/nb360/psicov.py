@@ -60,7 +60,7 @@ def places() -> tuple[Path, ...]:
     Raises:
         DataError: If some are missing.
     """
-    lists = tuple(file.place for file in FILES)
+    lists = tuple(file.find() for file in FILES)
     return (*lists, *named_files(lists, _named_in))
 
 
@@ -173,7 +173,7 @@ def _decode(out: Decoding) -> None:
     """All proteins end to end, those of train first."""
     import numpy as np
 
-    proteins = [_files_of(file.place, protein) for file in FILES for protein in _ids(file.place)]
+    proteins = [_files_of(file.find(), protein) for file in FILES for protein in _ids(file.find())]
     lengths = [len(checked_arrays(place, read_pickle(place), FEATURES)["sa"]) for place, _ in proteins]
     ends = np.cumsum([0, *lengths])
     pair_ends = np.cumsum([0, *(length**2 for length in lengths)])
@@ -190,7 +190,7 @@ def _decode(out: Decoding) -> None:
         maps[pair_ends[number] : pair_ends[number + 1]] = pairs
         distances[pair_ends[number] : pair_ends[number + 1]] = _distances(distance_place, lengths[number]).ravel()
     out.save("ends", ends, "int64")
-    out.save("number_train", np.array([len(_ids(FILES[0].place))]), "int64")
+    out.save("number_train", np.array([len(_ids(FILES[0].find()))]), "int64")
 
 
 def _distances(place: Path, length: int) -> np.ndarray:

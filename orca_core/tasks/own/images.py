@@ -247,10 +247,10 @@ def domainnet_task(argument: str) -> TaskSpec:
 def load_domainnet(spec: TaskSpec, split_seed: int) -> TaskData:
     """x (n, 3, size, size) bytes that become inputs when they are used; a tenth of train is validation, stratified, by the seed."""
     _, size = sized("domainnet/", spec.name.removeprefix("domainnet/"))
-    parts = {part: list_of(file.place) for part, file in zip(("train", "test"), spec.expects, strict=True)}
+    parts = {part: list_of(file.find()) for part, file in zip(("train", "test"), spec.expects, strict=True)}
     numbers = sorted({number for _, number in parts["train"]})
     if absent := sorted({number for _, number in parts["test"]} - set(numbers)):
-        refuse([Fault("", "must have no class that the training list has not", absent).text(str(spec.expects[1].place))])
+        refuse([Fault("", "must have no class that the training list has not", absent).text(str(spec.expects[1].find()))])
     rows = {part: [(place, numbers.index(number)) for place, number in held] for part, held in parts.items()}
     arrays, _ = decoded(spec, partial(write_pictures, parts=rows, size=size))
     x, y = arrays["train_x"], arrays["train_y"]
@@ -260,7 +260,7 @@ def load_domainnet(spec: TaskSpec, split_seed: int) -> TaskData:
 
 
 def _domainnet_places(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:
-    lists = tuple(file.place for file in files)
+    lists = tuple(file.find() for file in files)
     return (*lists, *named_files(lists, _pictures_in))
 
 

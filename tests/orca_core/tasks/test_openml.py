@@ -137,7 +137,7 @@ def test_some_tables_are_scaled_twice_with_reference_data(root):
 def test_a_table_may_lie_in_a_folder_of_its_own(root, place):
     (root / "openml").mkdir()
     write(root, place, "a,class\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
-    assert find_task("openml/37").expects[0].place == root / place
+    assert find_task("openml/37").expects[0].find() == root / place
     assert find_task("openml/37").load(0).input_shape == (1, 1)
 
 

@@ -44,14 +44,14 @@ def test_a_task_without_its_files_is_known_and_names_them_all(root, name):
         with pytest.raises(DataError) as error:
             use()
         lines = str(error.value).splitlines()
-        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.place) for file in spec.expects]
+        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.find()) for file in spec.expects]
         assert all(f"The data root is {root}." in line for line in lines)
 
 
 def test_files_are_looked_for_below_the_data_root_of_the_workbench_in_use(tmp_path, use_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
     use_data("elsewhere")
-    assert find_task("nb360/ecg").expects[0].place == tmp_path / "elsewhere" / "challenge2017.pkl"
+    assert find_task("nb360/ecg").expects[0].find() == tmp_path / "elsewhere" / "challenge2017.pkl"
 
 
 # Broken: what is done to one file, and what is said of it
