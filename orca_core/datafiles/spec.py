@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from orca_core.datafiles.digests import content_digest
+from orca_core.datafiles.digests import digest_content
 from orca_core.datafiles.expected import ExpectedFile, find_paths, refuse
 
 
@@ -62,7 +62,7 @@ class DataSpec(ABC):
         if not self.has_files():
             self.check_files()
         files = self.files()
-        return content_digest(self._label(has_content=bool(files)), files)
+        return digest_content(self._label(has_content=bool(files)), files)
 
     @abstractmethod
     def _label(self, has_content: bool) -> str:

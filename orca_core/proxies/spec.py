@@ -22,7 +22,7 @@ class ProxyData:
         inputs: A list of n strings (text); (n, 3, height, width) float32 in [0, 1] or bytes (images); or (n, d) float32 features.
         labels: (n,) int64 from 0.
         label_names: Names of the labels, by id.
-        spans: Of a text, the characters (from, to) that a sample is about, the rest being their context; None = all of it.
+        spans: The characters (from, to) of a text that a sample is about, the rest is context; None = all of it.
     """
 
     inputs: list[str] | np.ndarray
@@ -45,14 +45,14 @@ class ProxySpec(DataSpec):
         identity: Returns what the proxy is known by beside its files, where that is not its name: names hold paths.
         width: Returns the width of features that are read as such; None for a proxy that a body embeds.
         shuffled: Labels are permuted by the trial's seed (`NAME+shuffled`): the control for what labels do.
-        most: Largest number of samples to use (`NAME+k:N`).
+        max_samples: Largest number of samples to use (`NAME+k:N`).
     """
 
     modality: Literal["text", "images", "any"]
     identity: Callable[[], str] | None = None
     width: Callable[[], int] | None = None
     shuffled: bool = False
-    most: int | None = None
+    max_samples: int | None = None
 
     def fits(self, modality: str) -> bool:
         """Whether a body of that modality can embed it."""
@@ -80,7 +80,7 @@ class ProxySpec(DataSpec):
 
     def _label(self, has_content: bool) -> str:
         label = f"proxy {self.name if self.identity is None else self.identity()} {self.loader} {self.version}"
-        return label + (" shuffled" if self.shuffled else "") + ("" if self.most is None else f" most {self.most}")
+        return label + (" shuffled" if self.shuffled else "") + ("" if self.max_samples is None else f" most {self.max_samples}")
 
     def load(self) -> ProxyData:
         """The whole proxy, in a fixed order.

@@ -19,7 +19,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
 from orca_core.proxies import PROXIES, find_proxy
-from orca_core.proxies.texts import iob2
+from orca_core.proxies.texts import to_iob2
 from orca_core.rows import EpochRow, Row
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
@@ -133,7 +133,7 @@ def test_a_task_of_images_is_a_proxy(root):
 
 def test_iob1_becomes_iob2():
     tagged = [("a", "I-LOC"), ("b", "B-LOC"), ("c", "I-LOC"), ("d", "I-PER"), ("e", "O")]
-    assert [tag for _, tag in iob2(tagged)] == ["B-LOC", "B-LOC", "I-LOC", "B-PER", "O"]
+    assert [tag for _, tag in to_iob2(tagged)] == ["B-LOC", "B-LOC", "I-LOC", "B-PER", "O"]
 
 
 def test_conll_words_are_samples_in_their_sentence(root):
@@ -374,7 +374,7 @@ def test_a_broken_file_is_told(root, case):
     ("name", "text", "message"),
     [
         ("t.csv", None, "must be an existing file or folder with texts"),
-        ("t.csv", "text,label\n,b\n", "text: must have no missing entry, but got 1"),
+        ("t.csv", "text,label\n,b\n", "text: must have no missing entries, but got 1"),
         ("t.csv", "label\nb\n", "must have a column of texts and one of labels"),
         ("t.jsonl", '{"text": "a"}\n', r"line 1: must be a mapping with text and label \(KeyError: 'label'\)"),
         ("t.jsonl", "x\n", "line 1: must be a mapping with text and label"),

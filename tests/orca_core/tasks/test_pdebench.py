@@ -208,7 +208,7 @@ def test_a_truncated_file_is_told_by_its_header(root):
     PDE_WRITERS["pdebench/burgers"](root)
     place = find_task("pdebench/burgers").expects[0].find()
     place.write_bytes(place.read_bytes()[:-5000])
-    with pytest.raises(DataError, match=r"must be a whole hdf5 file, but cannot be read as one .*truncated"):
+    with pytest.raises(DataError, match=r"must be a complete hdf5 file, but cannot be read as one .*truncated"):
         find_task("pdebench/burgers").check_files()
 
 

@@ -20,8 +20,8 @@ from scipy.io import savemat, wavfile
 
 from orca_core.config.resolve import resolve_config
 from orca_core.datafiles import digests
-from orca_core.datafiles.decoded import decoded
-from orca_core.datafiles.digests import content_digest
+from orca_core.datafiles.decoding import decode_once
+from orca_core.datafiles.digests import digest_content
 from orca_core.datafiles.expected import read_headers
 from orca_core.errors import DataError
 from orca_core.finetuning.evaluation import group_means
@@ -122,12 +122,12 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "npy cut": (
         "ninapro",
         cut(NINA),
-        rf"{NINA}: must be a whole npy file, but cannot be read as one \(it is truncated: \d+ of \d+ bytes\)",
+        rf"{NINA}: must be a complete npy file, but cannot be read as one \(it is truncated: \d+ of \d+ bytes\)",
     ),
     "npy of no numbers": (
         "ninapro",
         lambda root: (root / NINA).write_bytes(b"text"),
-        rf"{NINA}: must be a whole npy file.*Expected npy: \(n, t, c\)",
+        rf"{NINA}: must be a complete npy file.*Expected npy: \(n, t, c\)",
     ),
     "npy axes": ("ninapro", array(NINA, lambda x: x[0]), rf"{NINA}: must be \(n, t, c\) float.*, but got \(12, 6\)"),
     "npy dtype": ("ninapro", array(NINA, lambda x: x.astype("complex64")), rf"{NINA}: must be \(n, t, c\) .*, but got 'complex64'"),
@@ -135,16 +135,16 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "npy rows": (
         "ninapro",
         array(NINA, lambda x: x[:, :5]),
-        rf"{NINA}: must have rows of shape \(12, 6\) as the training part has, but got \(5, 6\)",
+        rf"{NINA}: must have rows of shape \(12, 6\) like the training part, but got \(5, 6\)",
     ),
     "labels rows": ("ninapro", array(LABEL, lambda y: y[:-1]), rf"{LABEL}: must have the 18 rows of ninapro_test\.npy, but got 17"),
     "labels unknown": ("ninapro", array(LABEL, lambda y: y + 1), rf"{LABEL}: must be 0 to 5 as in train, but got \[6\.0\]"),
     "labels not whole": ("ninapro", array(LABEL, lambda y: y + 0.5), rf"{LABEL}: must be 0 to 5 as in train, but got \[0\.5"),
-    "gzip cut": ("spherical", cut("s2_cifar100.gz"), r"s2_cifar100\.gz: must be a whole pickle"),
+    "gzip cut": ("spherical", cut("s2_cifar100.gz"), r"s2_cifar100\.gz: must be a complete pickle"),
     "no gzip": (
         "spherical",
         lambda root: (root / "s2_cifar100.gz").write_bytes(b"text"),
-        r"s2_cifar100\.gz: must be a whole gzipped pickle file.*does not begin as gzip",
+        r"s2_cifar100\.gz: must be a complete gzipped pickle file.*does not begin as gzip",
     ),
     "pickle key": (
         "spherical",
@@ -187,7 +187,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"satellite_train\.npy: data: must have no NaN",
     ),
     "satellite code": ("satellite", satellite(lambda held: {**held, "data": Trap()}), r"names posix\.system, which is refused"),
-    "npz cut": ("deepsea", cut("deepsea_filtered.npz"), r"deepsea_filtered\.npz: must be a whole npz file"),
+    "npz cut": ("deepsea", cut("deepsea_filtered.npz"), r"deepsea_filtered\.npz: must be a complete npz file"),
     "npz key": (
         "deepsea",
         npz(lambda held: {key: value for key, value in held.items() if key != "y_val"}),
@@ -221,7 +221,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "ecg short": (
         "ecg",
         pickled("challenge2017.pkl", lambda held: {**held, "data": np.array([r[:1000] for r in held["data"]] + [None], dtype=object)[:-1]}),
-        r"challenge2017\.pkl: data: must have a record of more than 1000 points in train",
+        r"challenge2017\.pkl: data: must have a record longer than 1000 points in train",
     ),
     "ecg NaN": (
         "ecg",
@@ -276,8 +276,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"sky\.npy: must be of shape \(n,\) with an entry for 1_j8x\.npy",
     ),
     "wav missing": ("fsd50k", lambda root: (root / WAV).unlink(), rf"must have the 24 files that .* names, but 1 are missing: .*{WAV}"),
-    "wav cut": ("fsd50k", lambda root: (root / WAV).write_bytes(b"RIFF"), rf"{WAV}: must be a whole wav"),
-    "wav ends early": ("fsd50k", cut(WAV), rf"{WAV}: must be a whole wav.*EOF"),
+    "wav cut": ("fsd50k", lambda root: (root / WAV).write_bytes(b"RIFF"), rf"{WAV}: must be a complete wav"),
+    "wav ends early": ("fsd50k", cut(WAV), rf"{WAV}: must be a complete wav.*EOF"),
     "wav rate": (
         "fsd50k",
         lambda root: wavfile.write(root / WAV, 44100, np.ones(50, "int16")),
@@ -293,7 +293,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": (
         "fsd50k",
         lambda root: (root / "chunks/tr.csv").write_text(""),
-        r"tr\.csv: must be a whole csv file, but cannot be read as one \(it is empty\)",
+        r"tr\.csv: must be a complete csv file, but cannot be read as one \(it is empty\)",
     ),
 }
 
@@ -333,7 +333,7 @@ def test_a_cut_file_is_told_without_reading_it_where_its_end_tells(root, task, s
     find_task(task).check_files()
     place = root / CUT[task]
     place.write_bytes(place.read_bytes()[: int(share * place.stat().st_size)])
-    with pytest.raises(DataError, match=rf"^{place}: must be a whole .* file, but cannot be read as one \(it is truncated"):
+    with pytest.raises(DataError, match=rf"^{place}: must be a complete .* file, but cannot be read as one \(it is truncated"):
         find_task(task).check_files()
 
 
@@ -359,7 +359,7 @@ def test_files_are_decoded_once_and_again_when_their_content_changes(root):
     WRITERS["nb360/ninapro"](root)
     spec = find_task("nb360/ninapro")
     before = spec.load().valid.x.copy()
-    decoded(spec, lambda out: pytest.fail("decoded again"))
+    decode_once(spec, lambda out: pytest.fail("decoded again"))
     array(NINA, lambda x: x + 1)(root)
     assert np.allclose(spec.load().valid.x, before + 1, atol=1e-5)
 
@@ -426,25 +426,25 @@ def test_the_digest_of_a_large_file_is_kept_for_other_processes(tmp_path, use_da
     bench = use_data(tmp_path, cache=tmp_path / "cache")
     path = tmp_path / "large"
     path.write_bytes(b"a" * (1 << 20))
-    first = content_digest("x", (path,))
+    first = digest_content("x", (path,))
     (kept,) = (tmp_path / "cache" / "digests").iterdir()
     kept.write_text("0" * 64)
     bench.clear()
-    assert content_digest("x", (path,)) != first  # it was taken from there
+    assert digest_content("x", (path,)) != first  # it was taken from there
     os.utime(path, ns=(1, 1))
-    assert content_digest("x", (path,)) == first  # another time: taken anew
+    assert digest_content("x", (path,)) == first  # another time: taken anew
 
 
 def test_many_files_are_looked_at_once_in_a_process(tmp_path):
     files = tuple(tmp_path / str(number) for number in range(digests.MANY_FILES + 1))
     for file in files:
         file.write_bytes(b"a")
-    first = content_digest("many", files)
-    assert content_digest("many", files) == first
-    assert content_digest("other", files) != first
+    first = digest_content("many", files)
+    assert digest_content("many", files) == first
+    assert digest_content("other", files) != first
     Workbench.current().clear()
     files[7].write_bytes(b"bb")
-    assert content_digest("many", files) != first
+    assert digest_content("many", files) != first
 
 
 # reference_data, and the hooks of fine-tuning
