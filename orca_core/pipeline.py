@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from orca_core.tasks import Split, TaskData
 from orca_core.tasks.spec import check_train_samples
 from orca_core.tasks.splitting import stratified_order
 from orca_core.trajectory import advance, rows_of
+from orca_core.workbench import Workbench
 
 Keep = Literal["none", "best", "last", "all"]
 """Which fine-tuned weights of a trial are kept: of no epoch, of the best one, of the last one, or of the best and the states of all."""
@@ -51,6 +51,7 @@ def run_trial(
     keep_at: Mapping[str, Collection[int]] = {},
     keep: Keep = "none",
     models: Store | None = None,
+    workbench: Workbench | None = None,
 ) -> TrialResult:
     """Run one trial.
 
@@ -62,6 +63,7 @@ def run_trial(
         keep_at: Folder of a stage (`Stage.folder`) -> epochs whose states other trials will want.
         keep: Which fine-tuned weights are kept; `orca_core.export` reads them again.
         models: Where weights are kept; None = in `store`.
+        workbench: Where data lies and what stays loaded; None = the current one.
 
     Returns:
         The scores and counts of the trial.
@@ -69,7 +71,8 @@ def run_trial(
     Raises:
         OrcaError: If data, body or store cannot be used, or a number is not finite.
     """
-    return drain(trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models), report)
+    rows = trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models, workbench=workbench)
+    return drain(rows, report)
 
 
 def drain(rows: Generator[Row, None, T], report: Callable[[Row], None] = lambda row: None) -> T:
@@ -91,8 +94,16 @@ def trial_rows(
     keep_at: Mapping[str, Collection[int]] = {},
     keep: Keep = "none",
     models: Store | None = None,
+    workbench: Workbench | None = None,
 ) -> Generator[Row, None, TrialResult]:
     """`run_trial` as a generator of rows, for a caller that wants to stop in between."""
+    workbench = workbench or Workbench.current()
+    return workbench.drive(_trial_rows(config, store, device, keep_at, keep, models))
+
+
+def _trial_rows(
+    config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]], keep: Keep, models: Store | None
+) -> Generator[Row, None, TrialResult]:
     trial = _Trial(config, store, device, keep_at)
     data = trial.load_data()  # first: what is wrong with it should be reported before anything is computed
     pretrained = yield from trial.pretrain()
@@ -133,21 +144,23 @@ def trial_rows(
     return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts)
 
 
-def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu") -> CrossModalModel:
+def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None) -> CrossModalModel:
     """The model as fine-tuning starts with it: pretrained, aligned. Stages that the store does not have are computed."""
-    trial = _Trial(config, store, device)
-    data = trial.load_data()
 
     def build() -> Generator[Row, None, CrossModalModel]:
+        trial = _Trial(config, store, device)
+        data = trial.load_data()
         pretrained = yield from trial.pretrain()
         source = yield from trial.embed_source(pretrained)
         aligned = yield from trial.align(pretrained, source)
         return trial.build_model(data, pretrained, aligned)
 
-    return drain(build())
+    return drain((workbench or Workbench.current()).drive(build()))
 
 
-def distances_of_proxy(config: TrialConfig, store: Store, *, device: str = "cpu") -> Generator[Row, None, ProxyDistances]:
+def distances_of_proxy(
+    config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None
+) -> Generator[Row, None, ProxyDistances]:
     """How far a trial's proxy is from its task, as the first epoch of its alignment reports it, to the same bits, without the alignment.
 
     Yields the rows of the stages before: pretraining and source features, which the store keeps for trials.
@@ -156,7 +169,12 @@ def distances_of_proxy(config: TrialConfig, store: Store, *, device: str = "cpu"
         config: The trial; `align.epochs` must be above 0, how far does not matter.
         store: Where stages are found and kept.
         device: Device type, `cpu` or `cuda`.
+        workbench: Where data lies and what stays loaded; None = the current one.
     """
+    return (workbench or Workbench.current()).drive(_distances_of_proxy(config, store, device))
+
+
+def _distances_of_proxy(config: TrialConfig, store: Store, device: str) -> Generator[Row, None, ProxyDistances]:
     trial, settings = _Trial(config, store, device), Settings.of(config, "align")
     data = load_data(settings)
     pretrained = yield from trial.pretrain()
@@ -252,8 +270,8 @@ class _Trial:
             return checkpoint_body(spec, spec.digest(), dropout)
         stage = self.stage("pretrain")
         assert stage is not None
-        loaded: LoadedBody = _keep(_minis, (stage.address, dropout), lambda: pretrained_mini(spec, pretrained.tensors, dropout), size=4)
-        return loaded
+        key = (stage.address, dropout)
+        return Workbench.current().recall("pretrained bodies", key, lambda: pretrained_mini(spec, pretrained.tensors, dropout), maxsize=4)
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
         """The distance to the proxy, if fine-tuning minimises it too."""
@@ -296,20 +314,6 @@ def weights_at(epoch: int, selection: Selection, end: Artifact, tuning: Finetuni
     return tuning.weights() if tuning is not None and tuning.epoch == epoch else None
 
 
-_minis: OrderedDict[tuple[Address, float], LoadedBody] = OrderedDict()
-_tasks: OrderedDict[tuple[str, int, bool], TaskData] = OrderedDict()
-
-
-def _keep(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], size: int) -> Any:
-    """An entry of a small cache of bodies or data in the process, most recently used last."""
-    if key not in cache:
-        cache[key] = make()
-        while len(cache) > size:
-            cache.popitem(last=False)
-    cache.move_to_end(key)
-    return cache[key]
-
-
 def load_data(settings: Settings) -> TaskData:
     """The data of a trial: the task's, with `train_samples` of its training rows.
 
@@ -317,7 +321,8 @@ def load_data(settings: Settings) -> TaskData:
         settings: Of alignment or of fine-tuning.
     """
     spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
-    data: TaskData = _keep(_tasks, (spec.digest(), split_seed, reference), lambda: spec.load(split_seed, reference), size=4)
+    key = (spec.digest(), split_seed, reference)
+    data = Workbench.current().recall("tasks", key, lambda: spec.load(split_seed, reference), maxsize=4)
     samples = settings["train_samples"]
     if samples is None:
         return data

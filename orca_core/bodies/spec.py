@@ -9,7 +9,7 @@ from typing import Literal
 
 from orca_core.bodies.family import FAMILIES
 from orca_core.bodies.files import checkpoint_files
-from orca_core.datafiles.digests import content_digest
+from orca_core.datafiles.digests import digest_content
 from orca_core.proxies import find_proxy
 
 
@@ -68,8 +68,8 @@ class BodySpec:
         """
         if self.build:
             files = (*self.files(), *(checkpoint_files(self.folder) if self.folder is not None else ()))
-            return content_digest(f"body {self.name} {self.build} {self.tokenizer} {self.version}", files)
+            return digest_content(f"body {self.name} {self.build} {self.tokenizer} {self.version}", files)
         if self.folder is None:
             corpora = " ".join(find_proxy(name).digest() for name in self.corpus)
-            return content_digest(f"body {self.name} {self.version} {corpora}", ())
-        return content_digest(f"body {self.model_type} {self.version}", tuple(checkpoint_files(self.folder)))
+            return digest_content(f"body {self.name} {self.version} {corpora}", ())
+        return digest_content(f"body {self.model_type} {self.version}", tuple(checkpoint_files(self.folder)))

@@ -17,6 +17,7 @@ from sweeper.space.file import METRICS, SHORTHAND_KEYS, SpaceFile, parse_keys
 from sweeper.space.knobs import parse_knobs
 from sweeper.space.space import SearchSpace
 from sweeper.space.yaml_reader import read_mapping
+from sweeper.workbench import on_workbench
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -24,6 +25,7 @@ _COPIED = ("description", "design", "search", "scheduler", "metric", "resources"
 """Keys that a `SearchSpace` has as they are in the file."""
 
 
+@on_workbench
 def load_space(name_or_path: str | Path, overrides: Mapping[str, Any] = {}, name: str | None = None) -> SearchSpace:
     """Read and validate a search space.
 

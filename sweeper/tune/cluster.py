@@ -12,7 +12,6 @@ from pathlib import Path
 
 import ray
 
-from orca_core.datafiles.expected import cache_root, data_root
 from orca_core.errors import ConfigError, Fault
 from sweeper.space.file import Resources
 
@@ -106,11 +105,7 @@ def count_slots(resources: Resources) -> int:
 
 
 def _worker_environment() -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith(("HF_", "SWEEPER_"))}
-    environment["SWEEPER_DATA"] = str(data_root())  # workers start in other folders
-    if "SWEEPER_CACHE" in environment:
-        environment["SWEEPER_CACHE"] = str(cache_root())
-    return environment
+    return {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith("HF_")}
 
 
 def _check_address(address: str) -> None:

@@ -22,6 +22,7 @@ from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.testing import BodyContract
 from orca_core.trajectory import advance
+from orca_core.workbench import Workbench
 
 CPU = torch.device("cpu")
 
@@ -93,7 +94,7 @@ def test_a_smaller_share_of_the_corpus_is_a_part_of_a_larger_one(quick):
 
 def test_the_mini_tokenizer_is_the_same_each_time_it_is_made():
     first = mini_tokenizer()
-    mini_tokenizer.cache_clear()
+    Workbench.current().clear()
     again = mini_tokenizer()
     sentence = "The statement raises a TypeError, zyx."
     assert first.get_vocab() == again.get_vocab()
