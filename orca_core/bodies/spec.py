@@ -27,7 +27,7 @@ class BodySpec:
         num_layers: Transformer blocks, Swin's over all stages; None if only the loaded model shows it.
         width: Width of the embedding; None if only the loaded model shows it.
         rows_before_third: Rows of its position table that a text body uses before row 2, which is where RoBERTa starts: 2 for BERT; 0 for
-            RoBERTa, and where there is no such table; None if only the loaded model shows it.
+            RoBERTa, and without such a table; None if only the loaded model shows it.
         version: Raised when the code makes another body than before from the same files.
         build: `"module:function"` of a body that brings its own code, called as `build(spec, pretrained=..., dropout=...)`; returns
             (Body, BodyEmbedding), with pretrained weights or with ones drawn from torch's global generator. Empty for a body of a family.

@@ -185,7 +185,7 @@ def task_proxy(name: str) -> ProxySpec:
     """The images of a task.
 
     Raises:
-        ConfigError: If there is no such task, or it is not a classification of images.
+        ConfigError: If the task is unknown, or is not a classification of images.
         DataError: If the task is a file that is missing or not of the documented form.
     """
     task = find_task(name)
