@@ -1,8 +1,9 @@
 """Published files decoded once per node, into plain .npy arrays that are memory-mapped on reading.
 
 A decoded data set is a folder `<cache root>/decoded/<digest>/`, the digest being the task's: content of its files, loader,
-version. It is written beside its place and renamed when whole, so readers see all of it or nothing. A lock lets one process of a
-node decode while the others wait; it is the operating system's, so it ends with a process that is killed.
+version; processes of portable bits have their own, `<digest>-portable/`. It is written beside its place and renamed when whole, so
+readers see all of it or nothing. A lock lets one process of a node decode while the others wait; it is the operating system's, so it
+ends with a process that is killed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orca_core.datafiles.expected import cache_root, refuse
 from orca_core.errors import DataError, Fault
+from orca_core.numerics import is_pinned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +65,8 @@ def decoded(spec: Digested, decode: Callable[[Decoding], None]) -> tuple[dict[st
     """
     import numpy as np
 
-    place = cache_root() / "decoded" / spec.digest()[:32]
+    suffix = "-portable" if is_pinned() else ""  # decoding computes: means, spectrograms
+    place = cache_root() / "decoded" / f"{spec.digest()[:32]}{suffix}"
     if not (place / "facts.json").is_file():
         _decode(place, decode)
     arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(place.glob("*.npy"))}
