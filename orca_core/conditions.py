@@ -46,7 +46,7 @@ PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda confi
 READS_TEXT = Condition("the body reads text", lambda config: config.body_spec.modality == "text")
 IS_DECODER = Condition("the body is a decoder", lambda config: config.body_spec.is_decoder)
 
-HAS_REFERENCE_FORM = Condition("the task has such a form", lambda config: bool(config.task_spec.reference))
+HAS_REFERENCE_FORM = Condition("the task has splits of the reference code", lambda config: bool(config.task_spec.reference))
 IS_CLASSIFICATION = Condition("the task is a classification", lambda config: config.task_spec.kind == "classification")
 
 ALIGNS = Condition("`align.epochs` > 0", lambda config: config.align.epochs > 0)

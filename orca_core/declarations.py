@@ -325,11 +325,18 @@ def reading_sentence(path: str) -> str:
     uses = USES[path]
     if not uses or any(not use.exists.text and not use.when.text for use in uses):
         return ""
-    by_condition: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
     for use in uses:
-        by_condition.setdefault(use.when.text, []).append(use.exists.text)
-    parts = []
-    for condition, stages in by_condition.items():
-        stages_text = "" if "" in stages else ", or ".join(dict.fromkeys(stages))
-        parts.append(" and ".join(text for text in (condition, stages_text) if text))
-    return f"Read only if {', or '.join(dict.fromkeys(parts))}."
+        stages.setdefault(use.when.text, []).append(use.exists.text)
+    return f"Read only if {', or '.join(_spell_use(condition, exists) for condition, exists in stages.items())}."
+
+
+def _spell_use(condition: str, stages: list[str]) -> str:
+    """`stage, or stage; and only if condition`, without what always holds."""
+    texts = [] if "" in stages else list(dict.fromkeys(text for stage in stages for text in stage.split(", or ")))
+    return "; and only if ".join(text for text in (", or ".join(texts), condition) if text)
+
+
+def describe_knob(path: str) -> str:
+    """The meaning of a knob, and when it is read."""
+    return " ".join(text for text in (KNOBS[path].description or "", reading_sentence(path)) if text)

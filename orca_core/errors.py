@@ -4,9 +4,10 @@
     ├── ConfigError           a config that breaks rules; carries every fault found (also a ValueError)
     ├── DataError             a data file that is missing, damaged or not of the documented form
     ├── StoreError            an artifact store that cannot be read or written
+    │   └── DiskFullError     no space left on the disk
     └── NotFiniteError        a loss, distance or score that is NaN or infinite
 
-A `Fault` is one broken rule: where it stands, the rule, what was found, what to do.
+A `Fault` is one broken rule: where, which rule, the value found, what to do.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class StoreError(OrcaError):
 
 
 class DiskFullError(StoreError):
-    """No room is left where something is to be written."""
+    """No space is left on the disk that is written to."""
 
 
 class NotFiniteError(OrcaError):
@@ -88,7 +89,7 @@ class NotFiniteError(OrcaError):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A sentence that offers the known names: the nearest one, and all of them unless they are many.
+    """A sentence that suggests the nearest known name, and lists all of them unless there are many.
 
     >>> nearest("mini-swim", ["mini-swin", "mini-roberta"])
     "Did you mean 'mini-swin'? Known: mini-roberta, mini-swin."

@@ -262,7 +262,7 @@ class _Trial:
         return loaded
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
-        """The distance that fine-tuning minimises beside the task's loss, if it does."""
+        """The distance to the proxy, if fine-tuning minimises it too."""
         if source is None or "source" not in settings.inputs:
             return None
         return BatchDistance(settings, source.tensors["features"], source.tensors["labels"], data, self.device)
@@ -311,7 +311,7 @@ _tasks: OrderedDict[tuple[str, int, bool], TaskData] = OrderedDict()
 
 
 def _keep(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], size: int) -> Any:
-    """An entry of a small cache that keeps bodies and data in the process between trials, most recently used last."""
+    """An entry of a small cache of bodies or data in the process, most recently used last."""
     if key not in cache:
         cache[key] = make()
         while len(cache) > size:
@@ -340,7 +340,7 @@ def load_data(settings: Settings) -> TaskData:
 
 
 def _prepare_torch(threads: int, device: str) -> None:
-    """What the bits of a trial depend on beside its config."""
+    """Set what the bits of a trial depend on besides its config."""
     torch.set_num_threads(threads)
     if device == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,4 +1,4 @@
-"""Stages that go epoch by epoch, and how they are resumed, reused and stored."""
+"""Trajectories: stages that run epoch by epoch, and how they are resumed, reused and stored."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from orca_core.stages import Stage
 from orca_core.store import Artifact, Store
 
 SAVE_EVERY_S = 60.0
-"""Seconds of work after which a trajectory stores its state at the next epoch's end."""
+"""Seconds of work after which a trajectory stores its state at the end of the epoch."""
 
 
 class Trajectory(Protocol):
-    """A stage that goes epoch by epoch.
+    """A stage that runs epoch by epoch.
 
     Attributes:
         device: Where it computes.
@@ -35,7 +35,7 @@ class Trajectory(Protocol):
         """Run one epoch (the first is 1) and return its row, without time and memory."""
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that the next epoch depends on, optimiser included."""
+        """All tensors that the next epoch depends on, including the optimiser's."""
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state."""
@@ -51,16 +51,16 @@ def advance(
     keep_at: Collection[int] = (),
     save_every_s: float = SAVE_EVERY_S,
 ) -> Generator[Row, None, Artifact]:
-    """Bring a trajectory to the stage's end, from the furthest stored state on its way, and store it there.
+    """Advance a trajectory to the end of a stage, from the furthest stored state before it, and store the result.
 
     Args:
         stage: The stage; `start` and `end` are epochs of the trajectory.
         store: Where states are found and kept.
-        build: Makes the trajectory at the stage's start; not called if the stage is stored whole.
+        build: Makes the trajectory at the stage's start; not called if the stage is stored completely.
         kind: What computes in this process.
-        keep_tensors: Whether the end state is needed again; if not, only its rows are stored.
-        keep_at: Further epochs whose states are kept, for trials that leave the trajectory earlier.
-        save_every_s: Seconds of work between states that are stored in case the process dies; dropped at the end.
+        keep_tensors: Whether the end state is needed later; if not, only its rows are stored.
+        keep_at: Further epochs whose states are kept, for trials that end there.
+        save_every_s: Seconds of work between states stored in case the process dies; they are dropped at the end.
 
     Yields:
         One metrics row per epoch, reused ones included, then one row for the stage.
@@ -99,7 +99,7 @@ def advance(
             row = replace(row, memory_bytes=peak_bytes(trajectory.device))
         rows.append(row)
         if epoch < end and epoch in keep_at:
-            # This also replaces rows without a state, as a trial that ends here leaves them.
+            # This also replaces rows without a state, which a trial that ends here leaves behind.
             store.put(stage.address_at(epoch), trajectory.state(), _as_data(rows, makers))
             last_save = time.perf_counter()
         elif epoch < end and time.perf_counter() - last_save >= save_every_s:
@@ -107,7 +107,7 @@ def advance(
             last_save = time.perf_counter()
         try:
             yield row
-        except GeneratorExit:  # stopped: the next run goes on from here
+        except GeneratorExit:  # stopped: the next run continues from here
             if epoch < end and epoch not in keep_at:
                 store.put(stage.interim, trajectory.state(), _as_data(rows, makers))
             raise

@@ -60,11 +60,16 @@ def run_space(
             _check_machine(space, workspace, found, address, share)
         results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
         recorder = Recorder(results, space.name, space.metric)
-        recorder.set_in_plan((row for row in found.dropped if row["in_plan"]), False)
-        recorder.set_in_plan((row for trial, row in found.known.items() if trial in found.done and not row["in_plan"]), True)
+        found.mark_planned(recorder)
+        is_open = found.planner.proposed_later > 0  # what is not in the plan yet may still be proposed
+        if not is_open:
+            found.mark_dropped(recorder)
         taken, todo = _take_over(found, workspace, recorder) if share else (set[str](), list(found.todo))
         recorder.flush()
         outcome = _launch(found, todo, workspace, recorder, address, max_concurrent, share, quiet) if todo else Outcome.FINISHED
+        if is_open:
+            found.mark_dropped(recorder)
+            recorder.flush()
         results.compact(space.name)
     planned = [row for row in results.live_trials(space.name) if row["in_plan"]]
     if not quiet:
@@ -92,7 +97,9 @@ def _take_over(found: Reconciliation, workspace: Workspace, recorder: Recorder) 
         taken |= more
         for trial in more:  # from these scores tpe proposes further trials, which other sweeps may have, too
             planner.tell(trial, recorder.ended[trial].score)
-        todo = [trial for trial in planner.plan.trials if trial.id not in found.done | taken]
+        todo = [trial for trial in planner.plan.trials if trial.id not in taken and not found.is_done(trial)]
+    again = [found.ended[trial.id] for trial in planner.plan.trials if found.is_done(trial) and trial.id not in found.done]
+    recorder.set_in_plan(again, True)
     return taken, todo
 
 
@@ -112,10 +119,17 @@ def _launch(
     planner = found.planner
     progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, len(found.done), quiet)
     longest_first = CostModel(measured_costs(workspace)).longest_first(todo)
-    done = found.done | recorder.ended.keys()
     try:
         return launch(
-            planner, longest_first, done, recorder, workspace, progress, address=address, max_concurrent=max_concurrent, share=share
+            planner,
+            longest_first,
+            found.ended,
+            recorder,
+            workspace,
+            progress,
+            address=address,
+            max_concurrent=max_concurrent,
+            share=share,
         )
     except ConfigError as error:  # what only the machines could tell
         raise ConfigError(error.faults, planner.space.file) from None

@@ -1,11 +1,13 @@
 """Every knob of a trial: meaning, unit, range, default, source.
 
-A knob is a dotted path (`align.epochs`), spelled the same in YAML, on the command line, in errors and, dots as underscores, as a
-result column. A `TrialConfig` has every knob filled in. `resolve_config` makes one from what a user wrote: the task's recipe
-gives the defaults, the user's values come on top, and every broken rule is found before anything runs.
+A knob is a dotted path (`align.epochs`), spelled the same in YAML, on the command line, in errors and, with dots as underscores, as a
+result column. A `TrialConfig` has a value for every knob. `resolve_config` makes one from what a user wrote: the task's recipe
+provides the defaults, the user's values override them, and all errors are reported before anything runs.
 
 Model defaults are *introductory*: ids and stage keys leave out a knob at its default, so a knob that is added later leaves the
 ids of old trials alone. A default, once released, is therefore never changed; change a recipe instead.
+
+When a knob is read is declared with the stages that read it (`orca_core/declarations.py`), from which the docs add the sentence.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model, field_validator, model_validator
 
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
@@ -33,6 +35,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Optimizer = Literal["sgd", "adam", "adamw"]
 
 
+_FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""YAML has lists, a frozen model has tuples."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -44,25 +50,24 @@ class BodyConfig(_Part):
         description="Body: `mini-roberta`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, `timm:NAME_OR_FOLDER` for timm's."
     )
     weights: Literal["pretrained", "random"] = Field(
-        "pretrained", description="Start from the pretrained weights, or from random ones at the same configuration."
+        "pretrained", description="Start from the pretrained weights, or from random weights in the same configuration."
     )
     flip: bool = Field(
         False,
-        description="Read the sequence and the reversed sequence, and take the mean of the two results (arXiv 2510.05278). Decoders only.",
+        description="Read the sequence and the reversed sequence, and average the two results (arXiv 2510.05278).",
     )
     double: bool = Field(
         False,
-        description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit. "
-        "Decoders only.",
+        description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit.",
     )
 
 
 class PretrainConfig(_Part):
-    """Pretraining of the mini bodies, a stage of its own; read only with a mini body and pretrained weights."""
+    """Pretraining of the mini bodies, a stage of its own."""
 
-    fraction: Share = Field(1.0, description="Share of the pretraining data that is used, in (0, 1].")
-    epochs: Count = Field(8, description="Passes over the data that is used.")
-    seed: Seed = Field(0, description="Seed of pretraining, apart from the trial's, so that all seeds of an arm adapt the same body.")
+    fraction: Share = Field(1.0, description="Share of the pretraining data to use, in (0, 1].")
+    epochs: Count = Field(8, description="Passes over that data.")
+    seed: Seed = Field(0, description="Seed of pretraining, separate from the trial's, so that all seeds of an arm adapt the same body.")
 
 
 class EmbedderConfig(_Part):
@@ -71,49 +76,49 @@ class EmbedderConfig(_Part):
     init: Literal["pretrained", "random", "reference"] = Field(
         "pretrained",
         description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
-        "or draw it all. `reference` ties this to `align.epochs`, as the reference's code does: `pretrained` where that is above 0; else "
-        "positions alone are copied. Read only with pretrained weights.",
+        "or draw everything at random. `reference` does what the reference code does: with `align.epochs` > 0 it copies what `pretrained` "
+        "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body.",
     )
     target_seq_len: Count = Field(
         512,
-        description="Most tokens of a sequence: a 1D input is cut by the smallest divisor s of its length L with L / s below or at this.",
+        description="Maximum number of tokens of a sequence: a 1D input of length L is cut into windows of the smallest divisor s of L "
+        "for which L / s does not exceed it.",
     )
 
 
 class CommonAlignConfig(_Part):
-    """Stage 2: train the embedder until its features resemble the proxy's.
-
-    All knobs but `epochs` and `weight` are read only if epochs > 0; those that say what the distance is also if weight > 0.
-    """
+    """Stage 2: train the embedder until its features resemble the proxy's."""
 
     epochs: Epochs = Field(0, description="Optimiser steps of alignment; one epoch is one step over all classes. 0 = naive fine-tuning.")
     weight: NonNegative = Field(
         0.0,
-        description="Fine-tuning minimises `weight` times the distance of a batch's features to the proxy, beside the task's loss; with "
-        "`epochs` 0 this is the joint form, in one stage. Read only if the embedder trains in some phase.",
+        description="Fine-tuning also minimises `weight` times the distance of a batch's features to the proxy; with `epochs` 0 this is "
+        "the one-stage, joint form.",
     )
     objective: Annotated[str, WithJsonSchema({"enum": [*DISTANCE_CATALOGUE.entries()]})] = Field(
-        "otdd-exact", description="Distance that is minimised."
+        "otdd-exact", description="The distance to minimise."
     )
-    class_samples: Count = Field(128, description="Samples of a class that enter the distance in one epoch, at most.")
+    class_samples: Count = Field(128, description="Maximum number of samples of each class that enter the distance in one epoch.")
     class_sampling: Literal["exact", "batches"] = Field(
         "exact",
-        description="`exact`: `class_samples` of a class. `batches`, as the reference draws: whole batches of `finetune.batch_size` until "
-        "there are more than `class_samples`, classes in random order, those of one sample passed over.",
+        description="`exact`: `class_samples` of each class. `batches`, as in the reference: whole batches of `finetune.batch_size` until "
+        "there are more than `class_samples`, classes in random order, skipping classes of one sample.",
     )
-    proxy_samples: Count = Field(5000, description="Samples of the proxy that are used, at most; drawn by the seed.")
-    lr: Positive = Field(1e-3, description="Learning rate of alignment; the published recipes have 10 x `finetune.lr`.")
+    proxy_samples: Count = Field(5000, description="Maximum number of proxy samples, drawn by the seed.")
+    lr: Positive = Field(1e-3, description="Learning rate of alignment; the published recipes use 10 x `finetune.lr`.")
     lr_from: Literal["own", "finetune"] = Field(
         "own",
-        description="`own`: `align.lr`. `finetune`, as the reference does: 10 x `finetune.lr`, or `finetune.lr` itself where that is above "
-        "0.001; `align.lr` is not read.",
+        description="`own`: `align.lr`. `finetune`, as in the reference: 10 x `finetune.lr`, or `finetune.lr` itself if it is above 0.001.",
     )
     optimizer: Optimizer = Field("adamw", description="Optimiser of alignment.")
     weight_decay: NonNegative = Field(0.0, description="Weight decay of alignment.")
-    momentum: Below1 = Field(0.9, description="Momentum of alignment; sgd only.")
-    lr_steps: tuple[Count, ...] = Field((20, 40, 60), description="After these epochs the learning rate of alignment is multiplied by 0.2.")
+    momentum: Below1 = Field(0.9, description="Momentum of alignment.")
+    lr_steps: Annotated[tuple[Count, ...], _FROM_LIST] = Field(
+        (20, 40, 60), description="Epochs after which the learning rate of alignment is multiplied by 0.2."
+    )
     lr_schedule: Literal["steps", "reference"] = Field(
-        "steps", description="`steps`: the rate falls in the epoch after each of `lr_steps`; `reference`: one epoch later, as in its code."
+        "steps",
+        description="`steps`: the rate falls in the epoch after each of `lr_steps`; `reference`: one epoch later.",
     )
 
     @field_validator("objective")
@@ -124,11 +129,6 @@ class CommonAlignConfig(_Part):
         except ConfigError as error:
             (fault,) = error.faults
             raise broken_rule("", fault.rule, fault.value, fault.remedy) from None
-
-    @field_validator("lr_steps", mode="before")
-    @classmethod
-    def _list_as_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
 
 if TYPE_CHECKING:
@@ -147,58 +147,52 @@ class FinetuneConfig(_Part):
     lr: Positive = Field(1e-4, description="Peak learning rate.")
     optimizer: Optimizer = Field("adamw", description="Optimiser.")
     weight_decay: NonNegative = Field(0.0, description="Weight decay.")
-    momentum: Below1 = Field(0.9, description="Momentum; sgd only.")
-    betas: tuple[Below1, Below1] = Field((0.9, 0.98), description="Moment decay rates; adam and adamw only.")
-    batch_size: Count = Field(32, description="Samples of one forward pass in training.")
+    momentum: Below1 = Field(0.9, description="Momentum.")
+    betas: Annotated[tuple[Below1, Below1], _FROM_LIST] = Field((0.9, 0.98), description="Decay rates of the moments.")
+    batch_size: Count = Field(32, description="Samples per forward pass in training.")
     eval_batch_size: Count = Field(
         256,
-        description="Samples of one forward pass in evaluation; scores are over the whole set all the same, unless `scoring` is `chunks`.",
+        description="Samples per forward pass in evaluation. Scores are over the whole set regardless, unless `scoring` is `chunks`.",
     )
     scoring: Literal["whole", "chunks"] = Field(
         "whole",
-        description="Loss and score in evaluation: over the whole set, or, as the reference does, the mean over chunks of it, "
-        "`eval_batch_size` samples rounded up to whole batches, the short last one counted in full.",
+        description="Loss and score in evaluation: over the whole set or, as in the reference, averaged over chunks of "
+        "`eval_batch_size` samples rounded up to whole batches; a short last chunk counts in full.",
     )
-    accum: Count = Field(1, description="Batches of one optimiser step.")
+    accum: Count = Field(1, description="Batches per optimiser step.")
     accumulation: Literal["mean", "sum"] = Field(
         "mean",
-        description="What a step takes of `accum` batches: the mean over their samples, or, as the reference does, the sum of their means, "
-        "clipped after every batch, and an incomplete group at the end of an epoch dropped. Read only if `accum` > 1.",
+        description="How a step combines its `accum` batches: the mean over their samples or, as in the reference, the sum of their means, "
+        "clipped after every batch; an incomplete group at the end of an epoch is then dropped.",
     )
-    clip: Positive | None = Field(None, description="Largest norm of the gradient of one step; null = no clipping.")
+    clip: Positive | None = Field(None, description="Maximum norm of the gradient of a step; null = no clipping.")
     schedule: Literal["linear", "cosine", "reference"] = Field(
         "linear",
-        description="Decay of the learning rate after warm-up: `linear`; `cosine`; or `reference`, linear too, but one batch behind, so "
-        "that warm-up begins with rate 0, and negative after `decay_epochs`.",
+        description="Decay of the learning rate after warm-up: `linear`; `cosine`; or `reference`, also linear, but one batch behind, so "
+        "that warm-up starts at rate 0, and negative after `decay_epochs`.",
     )
     warmup_epochs: NonNegative = Field(0.0, description="Epochs of linear warm-up from 0.")
     decay_epochs: Positive | None = Field(
-        None, description="Epoch at which the decay after warm-up reaches 0 (it stays there); null = no decay."
+        None, description="Epoch at which the decay after warm-up reaches 0, where it stays; null = no decay."
     )
     dropout: Below1 = Field(0.0, description="Dropout inside the body.")
     checkpointing: bool = Field(
-        False, description="Compute the activations of the body's blocks again in the backward pass instead of keeping them: less memory."
+        False, description="Recompute the activations of the body's blocks in the backward pass instead of keeping them, to save memory."
     )
-    compile: bool = Field(False, description="Let torch.compile make the forward pass; it takes a minute at the start of a trial.")
-    label_smoothing: Below1 = Field(0.0, description="Share of the uniform distribution in the targets of training; classes only.")
+    compile: bool = Field(False, description="Compile the forward pass with torch.compile, which takes a minute at the start of a trial.")
+    label_smoothing: Below1 = Field(0.0, description="Share of the uniform distribution in the training targets.")
     layer_decay: Share = Field(
         1.0,
-        description="Factor on the learning rate for each layer down, in (0, 1]: the top block has it once, the embedder once "
-        "more than the bottom block.",
+        description="Factor on the learning rate per layer from the top, in (0, 1]: once for the top block, once more for the embedder "
+        "than for the bottom block.",
     )
     reinit_top: Annotated[int, Field(ge=0, le=1000)] = Field(
-        0, description="Top layers of the body that start from random weights, drawn by the seed. Read only with pretrained weights."
+        0, description="Number of top layers of the body that start from random weights, drawn by the seed."
     )
     mixout: Below1 = Field(
         0.0,
-        description="Probability that, in training, a weight of the body's linear layers is the one it started from (mixout). "
-        "Not read with an adapter.",
+        description="Probability that, in training, a weight of the body's linear layers is replaced by its initial value (mixout).",
     )
-
-    @field_validator("betas", mode="before")
-    @classmethod
-    def _list_as_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _check_rules(self) -> FinetuneConfig:
@@ -217,24 +211,23 @@ class TrialConfig(_Part):
 
     task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
     recipe: Literal["laptop", "published"] = Field(
-        "laptop", description="Which of the task's recipes gave the defaults. It is not part of a trial's id: the knobs it sets are."
+        "laptop", description="Which of the task's recipes provided the defaults. Not part of a trial's id; the knobs it sets are."
     )
     reference_behaviour: bool = Field(
         False,
-        description="Short for all switches that bring back a quirk of the reference's code, as defaults above the recipe's and below your "
-        "own values; see docs/reference.md. It is not part of a trial's id: the knobs it sets are. In results: true if all of these are as "
-        "in the reference, false if all are at their defaults, else null.",
+        description="Turns on every switch that restores a quirk of the reference code, as defaults that override the recipe's but not "
+        "your own values; see docs/reference.md. Not part of a trial's id; the knobs it sets are. In results: true if all of these are as "
+        "in the reference, false if all are at their defaults, otherwise null.",
     )
-    train_samples: Count | None = Field(None, description="Training samples that are used, drawn by `split_seed`; null = all.")
+    train_samples: Count | None = Field(None, description="Number of training samples to use, drawn by `split_seed`; null = all.")
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
     reference_data: bool = Field(
         False,
-        description="Splits and scores of the reference code, quirks included, validation = test among them; see docs/tasks.md. "
-        "Read only by tasks that have such a form.",
+        description="Use the splits and scores of the reference code, including its quirks such as validation = test; see docs/tasks.md.",
     )
     proxy: str = Field(
         description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `task:NAME`. "
-        "`+shuffled` behind it permutes its labels, `+k:N` takes N samples. Read only if `align.epochs` or `align.weight` > 0."
+        "The suffix `+shuffled` permutes its labels, `+k:N` takes N samples."
     )
     body: BodyConfig
     pretrain: PretrainConfig = PretrainConfig()
@@ -245,27 +238,28 @@ class TrialConfig(_Part):
     )
     adapter: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = Field(
         "none",
-        description="Few new weights inside the frozen body: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `ln_tuning`, `oft`), or "
-        "a mapping of `name` and options of peft, `{name: lora, r: 4}`.",
+        description="A few new weights inside the frozen body: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `ln_tuning`, `oft`), or "
+        "a mapping of `name` and peft options, `{name: lora, r: 4}`.",
     )
     finetune: FinetuneConfig = FinetuneConfig()
     selection: Literal["valid", "test"] = Field(
-        "valid", description="Split on which the best epoch is chosen; `test` is what the reference does. Last and best are both kept."
+        "valid",
+        description="Split on which the best epoch is chosen; the reference uses `test`. The last epoch's scores are kept too.",
     )
     selection_ties: Literal["earliest", "latest"] = Field(
-        "earliest", description="Which of several epochs of the same lowest error is the best one; `latest` is what the reference takes."
+        "earliest", description="Which of several epochs with the same lowest error counts as the best; the reference takes the `latest`."
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="Number format of the forward pass of fine-tuning (autocast); fp16 scales the loss, and is for GPUs."
+        "fp32", description="Number format of the forward pass in fine-tuning (autocast); fp16 scales the loss and is meant for GPUs."
     )
-    threads: Count = Field(1, description="CPU threads of the trial. Part of its identity: it changes the bits.")
+    threads: Count = Field(1, description="CPU threads of the trial. Part of its identity, as it changes the bits.")
     bits: Literal["native", "portable"] = Field(
         "native",
         description="`native`: each library takes the fastest code for the processor it finds, so bits may differ between kinds of "
         "processor. `portable`: on the CPU all are held to what every x86-64-v3 processor has; slower, see docs/design.md. Of a sweep as a "
         "whole: it is a key of the file, not of `base`, `space` or `variants`.",
     )
-    seed: Seed = Field(0, description="Seed of everything the trial draws. All arms of a seed share their draws, which pairs them.")
+    seed: Seed = Field(0, description="Seed of everything the trial draws. All arms share the draws of a seed, which pairs them.")
 
     @field_validator("adapter", mode="before")
     @classmethod

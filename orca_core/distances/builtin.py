@@ -20,19 +20,19 @@ _OTDD: Mapping[str, tuple[Any, Any]] = {
         Annotated[Literal["true", "none", "reference"], BeforeValidator(_true_as_text)],
         Field(
             "true",
-            description="Whether the label term of OTDD steers the embedder; `reference`: none for exact, twice for Gaussian. OTDD only.",
+            description="Gradient that the label term of OTDD passes to the embedder; `reference`: none for exact, twice for Gaussian.",
         ),
     ),
     "entropic_reg": (
         Annotated[float, Field(gt=0, allow_inf_nan=False)],
-        Field(0.1, description="Entropic regularisation of OTDD, in squared feature units. OTDD only."),
+        Field(0.1, description="Entropic regularisation of OTDD, in squared feature units."),
     ),
     "solver": (
         Literal["converged", "annealed"],
         Field(
             "converged",
-            description="How OTDD's transport problems are solved: to convergence in float64, or by the reference's one annealing in "
-            "float32. OTDD only.",
+            description="How OTDD's transport problems are solved: to convergence in float64, or by the reference's single annealing "
+            "in float32.",
         ),
     ),
 }
@@ -42,8 +42,7 @@ _L2: Mapping[str, tuple[Any, Any]] = {
         Literal["full", "all"],
         Field(
             "full",
-            description="Batches that l2 is a mean over: the full ones, or, as in the reference, the incomplete last one too, as 0. "
-            "l2 only.",
+            description="Batches that l2 is averaged over: the full ones or, as in the reference, also the incomplete last one, as 0.",
         ),
     ),
 }

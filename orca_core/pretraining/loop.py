@@ -23,7 +23,7 @@ from orca_core.training.optimizers import load_optimizer_state, optimizer_state
 
 LR, WEIGHT_DECAY, WARMUP_STEPS, BATCH_SIZE = 2e-3, 0.01, 50, 32
 TEXT_TOKENS = 32
-"""Tokens of a sentence that are read in pretraining."""
+"""Number of tokens read of each sentence."""
 
 MASKED_SHARE = 0.15
 """Share of tokens that are masked and predicted (Devlin et al. 2019, section 3.1); all are replaced by the mask."""
@@ -114,7 +114,7 @@ class _Masked:
 
 
 class _Labelled:
-    """Predict the label of an image; the labels of all corpora are told apart."""
+    """Predict the label of an image; labels of different corpora are different classes."""
 
     def __init__(self, spec: BodySpec, model: Any, device: torch.device) -> None:
         self.model = model

@@ -7,7 +7,7 @@ takes as long as proposing one candidate, however large the sweep is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from orca_core.config.knobs import TrialConfig
@@ -18,6 +18,8 @@ from orca_core.stages import result_key, stages_of
 from sweeper.planning.search import Values, candidates, mean_score
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.space.space import Arm, SearchSpace
+
+ScoreOf = Callable[[PlannedTrial], float | None]
 
 
 def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
@@ -39,23 +41,26 @@ class Planner:
     Args:
         space: What to plan.
         scores: As for `make_plan`.
+        result_keys: Trial id -> result key under which its score came about, where that is known. If the trial has another one by now,
+            the score is of other code or data, and does not count.
 
     Raises:
         ConfigError: As `make_plan`.
     """
 
-    def __init__(self, space: SearchSpace, scores: Mapping[str, float] = {}) -> None:
+    def __init__(self, space: SearchSpace, scores: Mapping[str, float] = {}, result_keys: Mapping[str, str] = {}) -> None:
         self.space = space
-        self._scores = dict(scores)
+        self._scores, self._result_keys = dict(scores), dict(result_keys)
         self._arms: list[_PlannedArm] = []
         self._arms_of: defaultdict[str, list[_PlannedArm]] = defaultdict(list)
         self._ends: defaultdict[str, set[int]] = defaultdict(set)
         self._plan: Plan | None = None
+        self._told: set[str] = set()
         missing: dict[str, Fault] = {}
         for arm in space.arms():
             planned = _PlannedArm(space, arm)
             try:
-                self._index(planned, planned.grow(self._scores))
+                self._index(planned, planned.grow(self._score_of))
             except DataError as error:  # files of a task or proxy are not there: said for all at once
                 missing |= {line: Fault(error.knob, line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
             self._arms.append(planned)
@@ -71,15 +76,20 @@ class Planner:
             The trials that are proposed because of it, and were not known before.
 
         Raises:
-            ValueError: If another score was told of the trial before.
+            ValueError: If another score was told of the trial before, under `tpe`.
             ConfigError: If a proposed combination breaks a rule of the knobs.
         """
-        if self._scores.setdefault(trial_id, score) != score:
+        if self.space.search.algorithm != "tpe":
+            return []
+        if trial_id in self._told and self._scores[trial_id] != score:
             raise ValueError(f"the score of trial {trial_id} must be told once, but got {score} after {self._scores[trial_id]}")
+        self._told.add(trial_id)
+        self._scores[trial_id] = score
+        self._result_keys.pop(trial_id, None)
         proposed: list[PlannedTrial] = []
         for arm in tuple(self._arms_of.get(trial_id, ())):
             before = arm.proposed_later
-            proposed += self._index(arm, arm.grow(self._scores))
+            proposed += self._index(arm, arm.grow(self._score_of))
             self._proposed_later += arm.proposed_later - before
         return proposed
 
@@ -99,6 +109,11 @@ class Planner:
         """Epochs at which trials leave a trajectory, ascending, if there are several; empty if all leave it at the same one."""
         ends = self._ends.get(trajectory, ())
         return sorted(ends) if len(ends) > 1 else []
+
+    def _score_of(self, trial: PlannedTrial) -> float | None:
+        """The score of a trial; None if it is not known, or of other code or data."""
+        is_current = self._result_keys.get(trial.id, trial.result_key) == trial.result_key
+        return self._scores.get(trial.id) if is_current else None
 
     def _index(self, arm: _PlannedArm, grown: Sequence[PlannedTrial]) -> list[PlannedTrial]:
         """Take in the trials that an arm has grown by; returns those that no arm had before."""
@@ -158,13 +173,13 @@ class _PlannedArm:
         number = self._space.search.trials if self._arm.tuned else 1
         return len(self._space.seeds) * (number - len(self._candidates))
 
-    def grow(self, scores: Mapping[str, float]) -> list[PlannedTrial]:
+    def grow(self, score_of: ScoreOf) -> list[PlannedTrial]:
         """Propose all that can be proposed from the scores; returns the trials that come on top."""
         self._key = self._key or _arm_key(self._arm)
         before = len(self._candidates)
         while True:
             # A candidate may repeat another one, whose score is known: then the next can be proposed at once.
-            self._means = self._scored(scores)
+            self._means = self._scored(score_of)
             values = candidates(self._arm.tuned, self._space.search, self._means, self._values)
             if len(values) == len(self._values):
                 return [trial for candidate in self._candidates[before:] for trial in candidate]
@@ -172,11 +187,11 @@ class _PlannedArm:
                 self._candidates.append(self._planned(chosen))
                 self._values.append(chosen)
 
-    def _scored(self, scores: Mapping[str, float]) -> list[float | None]:
+    def _scored(self, score_of: ScoreOf) -> list[float | None]:
         """The mean score of each candidate; one that was known stays."""
         known = self._means + [None] * (len(self._candidates) - len(self._means))
         return [
-            mean_score({trial.config.seed: scores.get(trial.id) for trial in trials}) if mean is None else mean
+            mean_score({trial.config.seed: score_of(trial) for trial in trials}) if mean is None else mean
             for mean, trials in zip(known, self._candidates, strict=True)
         ]
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pyarrow as pa
 
 from orca_core.config.paths import KNOBS
+from orca_core.declarations import describe_knob
 from orca_core.rows import EpochRow, StageRow, TrialResult
 
 _TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")
@@ -34,7 +35,7 @@ class Column:
 
 def config_columns() -> tuple[Column, ...]:
     """A column for every knob: `align.epochs` is `align_epochs`."""
-    return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), field.description or "") for path, field in KNOBS.items())
+    return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), describe_knob(path)) for path, field in KNOBS.items())
 
 
 def columns_of(row: type[EpochRow | StageRow | TrialResult]) -> tuple[Column, ...]:

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Protocol
 
 from orca_core.errors import StoreError
-from orca_core.store import Store
 from sweeper.planning.planner import Planner
 from sweeper.planning.trials import PlannedTrial
+
+
+class StateStore(Protocol):
+    """What a keeper needs of a store."""
+
+    def strip(self, folder: str) -> None:
+        """Remove the tensors of a trajectory's states; rows stay."""
+
+    def drop_folder(self, folder: str) -> None:
+        """Remove all artifacts of a key."""
 
 
 class StateKeeper:
@@ -25,7 +35,7 @@ class StateKeeper:
         trials: Those that are to be run.
     """
 
-    def __init__(self, store: Store, planner: Planner, trials: Iterable[PlannedTrial]) -> None:
+    def __init__(self, store: StateStore, planner: Planner, trials: Iterable[PlannedTrial]) -> None:
         self._store, self._planner = store, planner
         self._needed_by: Counter[str] = Counter()
         self._ended: list[tuple[int, str]] = []

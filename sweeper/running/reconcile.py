@@ -9,7 +9,7 @@ from typing import Any
 from sweeper.planning.planner import Planner
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.store import ResultStore
-from sweeper.running.recorder import NOT_RETRIED, score_of
+from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.space.space import SearchSpace
 
 
@@ -20,20 +20,33 @@ class Reconciliation:
     Args:
         planner: Knows the plan, with what `tpe` proposes from the results.
         known: Trial id -> current row of the sweep's trials.
+        ended: Of these, the trials that ended for good, planned or not.
         done: Ids of planned trials that need not run.
         todo: Planned trials that must.
         stale: Ids of planned trials that are finished, but from other code, data or pretraining than now.
         dropped: Rows of trials that are no longer planned.
-        scores: Trial id -> metric, of the done ones.
     """
 
     planner: Planner
     known: Mapping[str, Mapping[str, Any]]
+    ended: Mapping[str, Mapping[str, Any]]
     done: frozenset[str]
     todo: tuple[PlannedTrial, ...]
     stale: frozenset[str]
     dropped: tuple[Mapping[str, Any], ...]
-    scores: dict[str, float]
+
+    def is_done(self, trial: PlannedTrial) -> bool:
+        """Whether a trial need not run; also one that `tpe` proposes later may have ended before."""
+        return trial.id in self.ended and self.ended[trial.id]["result_key"] == trial.result_key
+
+    def mark_planned(self, recorder: Recorder) -> None:
+        """Say in the rows which trials of earlier runs are planned again."""
+        recorder.set_in_plan((row for trial, row in self.known.items() if trial in self.done and not row["in_plan"]), True)
+
+    def mark_dropped(self, recorder: Recorder) -> None:
+        """Say in the rows which trials of earlier runs are no longer planned, by the plan as it is now."""
+        planned = self.plan.by_id
+        recorder.set_in_plan((row for trial, row in self.known.items() if trial not in planned and row["in_plan"]), False)
 
     @property
     def plan(self) -> Plan:
@@ -61,16 +74,17 @@ def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = Fal
             return not retry_failed and row["cause"] in NOT_RETRIED
         return row["status"] == "COMPLETE" or (row["status"] == "PRUNED" and stops_early)
 
-    scores = {trial: score_of(row, space.metric) for trial, row in known.items() if has_ended(row)}
-    planner = planner or Planner(space, scores)
+    ended = {trial: row for trial, row in known.items() if has_ended(row)}
+    scores = {trial: score_of(row, space.metric) for trial, row in ended.items()}
+    planner = planner or Planner(space, scores, {trial: row["result_key"] for trial, row in ended.items()})
     plan = planner.plan
-    current = {trial.id for trial in plan.trials if trial.id in scores and known[trial.id]["result_key"] == trial.result_key}
+    current = {trial.id for trial in plan.trials if trial.id in ended and ended[trial.id]["result_key"] == trial.result_key}
     return Reconciliation(
         planner=planner,
         known=known,
+        ended=ended,
         done=frozenset(current),
         todo=tuple(trial for trial in plan.trials if trial.id not in current),
-        stale=frozenset(trial.id for trial in plan.trials if trial.id in scores) - current,
+        stale=frozenset(trial.id for trial in plan.trials if trial.id in ended) - current,
         dropped=tuple(row for trial, row in known.items() if trial not in plan.by_id),
-        scores={trial: score for trial, score in scores.items() if trial in current},
     )

@@ -65,6 +65,7 @@ class Session:
         recorder: Writes rows.
         workspace: Where stages and models are kept.
         slots: Trials that may run at once.
+        ended: Trial id -> row, of trials that ended for good before this run.
         share: Whether trials share stages; if not, each has a private store until it ends.
         keeper: Drops states that no trial needs any more; None = all are kept.
         clock: Seconds that go on steadily.
@@ -81,6 +82,7 @@ class Session:
         workspace: Workspace,
         *,
         slots: int,
+        ended: Mapping[str, Mapping[str, Any]] = {},
         share: bool = True,
         keeper: StateKeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -88,6 +90,7 @@ class Session:
         self.recorder, self.slots, self.share = recorder, slots, share
         self.reason = ""
         self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
+        self._ended = ended
         self._queue = TrialQueue(todo, share=share)
         self._running: dict[str, PlannedTrial] = {}
         self._deadline = clock() + seconds_allowed(planner.space, slots)
@@ -179,10 +182,7 @@ class Session:
         if not self.share and result["status"] != "FAIL":
             self._workspace.drop_private(self.space.name, trial_id)
         if ended is not None and result.get("cause") != "stopped":
-            proposed = self._planner.tell(trial_id, ended.score)
-            self._queue.add(proposed)
-            if self._keeper is not None:
-                self._keeper.add(proposed)
+            self._add(self._planner.tell(trial_id, ended.score))
 
     def cut(self, trial_id: str, last: Mapping[str, Any]) -> None:
         """A trial was stopped from outside, as `wants_stop` or a scheduler said; `last` is what it reported of its last epoch."""
@@ -241,9 +241,26 @@ class Session:
             self.cut(trial_id, {})
         self._is_closed = True
 
+    def _add(self, proposed: Iterable[PlannedTrial]) -> None:
+        """Take in trials that tpe proposes; one that ended in an earlier run is part of the plan again, and is not run."""
+        todo = []
+        for trial in proposed:
+            row = self._ended.get(trial.id)
+            if row is None or row["result_key"] != trial.result_key:
+                todo.append(trial)
+            elif not row["in_plan"]:
+                self.recorder.set_in_plan([row], True)
+        self._queue.add(todo)
+        if self._keeper is not None:
+            self._keeper.add(todo)
+
     def _leaves_state(self, stage: Stage, row: EpochRow) -> bool:
-        """Whether a row says that a stage has stored a state on its way that some trial leaves from."""
-        return (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch in self._planner.ends_of(stage.folder)
+        """Whether a row says that a stage has stored a state on its way that some trial leaves from.
+
+        Its last state is stored after the row of its last epoch: the row of the stage says so.
+        """
+        is_on_the_way = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < (stage.end or 0)
+        return is_on_the_way and row.epoch in self._planner.ends_of(stage.folder)
 
     def _is_overdue(self, trial_id: str) -> bool:
         limit = self.space.budget.trial_minutes

@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ LAST_ROWS_S = 30.0
 def launch(
     planner: Planner,
     todo: list[PlannedTrial],
-    done: Collection[str],
+    ended: Mapping[str, Mapping[str, Any]],
     recorder: Recorder,
     workspace: Workspace,
     progress: Progress,
@@ -54,7 +54,7 @@ def launch(
     Args:
         planner: Knows the whole plan.
         todo: The trials of it that are to be run, in order of preference.
-        done: Ids of the trials that were done before.
+        ended: Trial id -> row, of the sweep's trials that ended for good before.
         recorder: Writes rows.
         workspace: Where results and stages are.
         progress: Shows how far it is.
@@ -74,10 +74,10 @@ def launch(
         slots = min(fitting, max_concurrent or fitting)
         os.environ[PENDING_TRIALS] = str(slots)
         keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
-        session = Session(planner, todo, recorder, workspace, slots=slots, share=share, keeper=keeper)
+        session = Session(planner, todo, recorder, workspace, slots=slots, ended=ended, share=share, keeper=keeper)
         handed: Handed = {}
         longest = max(trial.config.finetune.epochs for trial in todo)
-        past = past_trials(workspace, planner.plan, done) if space.scheduler.name != "fifo" else {}
+        past = past_trials(workspace, planner.plan, ended.keys() | recorder.ended.keys()) if space.scheduler.name != "fifo" else {}
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, {"cpu": space.resources.cpu, "gpu": space.resources.gpu}),

@@ -180,3 +180,19 @@ def test_a_report_that_raises_stops_the_trial_with_its_own_error(quick, store):
 
     with pytest.raises(KeyboardInterrupt):
         run_trial(quick("openml/187", {"body.weights": "random"}), store, report)
+
+
+def test_a_report_that_raises_leaves_the_state_of_the_epoch_before(quick, store):
+    """The generator is closed at once, which stores the interim state: what is computed is not lost with the reporter."""
+    config = quick("openml/187", {"finetune.epochs": 3})
+
+    def report(row: Row) -> None:
+        if isinstance(row, EpochRow) and row.stage == "finetune" and row.epoch == 2:
+            raise RuntimeError("the reporter broke")
+
+    with pytest.raises(RuntimeError, match="the reporter broke") as caught:
+        run_trial(config, store, report)
+    tuning = stages_of(config)[-1]
+    interim = store.get(tuning.interim)
+    assert interim is not None
+    assert [row["epoch"] for row in interim.data["rows"]] == [1, 2], caught

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_core.alignment.proxy_distance import MOST_SAMPLES, ProxyDistances, distances_at_start, proxy_distances
+from orca_core.alignment.proxy_distance import MAX_SAMPLES, ProxyDistances, distances_at_start, proxy_distances
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.config.knobs import TrialConfig
@@ -111,12 +111,12 @@ def at_start(quick):
 
 
 def test_at_most_so_many_samples_of_either_side_are_drawn_by_the_seed(at_start):
-    (x, y), seen = labelled(2 * MOST_SAMPLES, 4, 32), []
+    (x, y), seen = labelled(2 * MAX_SAMPLES, 4, 32), []
     hook = at_start.embedder.register_forward_pre_hook(lambda embedder, inputs: seen.append(inputs[0]))
     first = at_start(x, y)
     hook.remove()
     rows = torch.cat(seen).flatten(1)
-    assert len(rows) == MOST_SAMPLES == len(rows.unique(dim=0))
+    assert len(rows) == MAX_SAMPLES == len(rows.unique(dim=0))
     assert at_start(x, y) == first != at_start(x, y, seed=1)
     # Half of the source is not looked at: what stands there is of no account.
     moved = [at_start(torch.where(torch.arange(len(x))[:, None] == row, x + 100, x), y) != first for row in range(8)]
@@ -124,7 +124,7 @@ def test_at_most_so_many_samples_of_either_side_are_drawn_by_the_seed(at_start):
 
 
 def test_other_labels_of_the_source_leave_the_label_free_distance_as_it_is(at_start):
-    x, y = labelled(2 * MOST_SAMPLES, 4, 32)
+    x, y = labelled(2 * MAX_SAMPLES, 4, 32)
     before, after = at_start(x, y), at_start(x, y.flip(0) // 2)
     assert before.proxy_distance_unlabelled == after.proxy_distance_unlabelled
     assert before.proxy_distance != after.proxy_distance

@@ -14,6 +14,7 @@ from orca_core.bodies.loading import random_body
 from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import REFERENCE_BEHAVIOUR, resolve_config
 from orca_core.finetuning.loop import Finetuning
+from orca_core.finetuning.selection import Selection
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
@@ -177,6 +178,24 @@ def test_the_reference_takes_positions_from_the_third_row_of_any_text_bodys_tabl
     assert CrossModalModel(Settings.of(plain, "finetune"), body, (1, 23), (3,)).embedder.num_tokens == (23 if skipped else 1)
 
 
+@pytest.mark.parametrize(
+    ("family", "same"),
+    [("bert", False), ("distilbert", False), ("electra", False), ("roberta", True), ("roberta-pad-0", False), ("gpt2", True)],
+)
+def test_an_aligned_arm_of_the_reference_has_an_id_of_its_own_where_its_model_differs(tmp_path, family, same):
+    name = write_checkpoint(family, tmp_path)[1]
+    knobs = {"task": "openml/187", "body": name, "align.epochs": 5, "proxy": "noise"}
+    configs = [resolve_config({**knobs, "embedder.init": init}) for init in ("reference", "pretrained")]
+    assert (trial_id(configs[0]) == trial_id(configs[1])) == same
+    keys = [{stage.kind: stage.key for stage in stages_of(config)} for config in configs]
+    assert keys[0]["source"] == keys[1]["source"]
+    assert [keys[0][kind] == keys[1][kind] for kind in ("align", "finetune")] == [same, same]
+    body = random_body(configs[0].body_spec, seed=0)
+    models = [CrossModalModel(Settings.of(config, "finetune"), body, (1, 23), (3,)).state_dict() for config in configs]
+    equal = models[0].keys() == models[1].keys() and all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+    assert equal == same, "what the key says is so"
+
+
 # Fine-tuning
 
 
@@ -279,7 +298,7 @@ def test_of_equal_epochs_the_reference_takes_the_last():
 @pytest.mark.parametrize(("ties", "epoch"), [("earliest", 1), ("latest", 3)])
 def test_the_weights_kept_are_those_of_the_best_epoch_whichever_way_ties_go(tune, ties, epoch):
     tuning = tune({"selection_ties": ties})
-    tuning.keep_best = True
+    tuning.selection = Selection.of(tuning.config)
     tuning.score = lambda outputs, y: 0.5
     for number in (1, 2, 3):
         tuning.run_epoch(number)

@@ -18,7 +18,7 @@ from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore
 from sweeper.running.plan_note import plan_note
 from sweeper.running.recorder import Recorder
-from sweeper.space.reading import parse_space
+from sweeper.space.reading import load_space, parse_space
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -176,6 +176,14 @@ def test_best_ranks_arms_by_the_mean_over_seeds_of_their_best_candidate(ask):
     # Its candidate 1 has the better mean, but over one seed of two.
     assert (second["rank"], second["freezing"], second["valid_error"]) == (2, "layernorm", 0.5)
     assert len(json.loads(ask("best", "study", "--top", "1", "--format", "json"))) == 1
+
+
+def test_the_best_arm_is_exported_with_its_candidate_and_all_of_its_seeds(ask, tmp_path):
+    said = ask("best", "study", "--export", str(tmp_path / "best.yaml"))
+    assert "with its 2 seeds" in said
+    exported = {trial.id for trial in make_plan(load_space(tmp_path / "best.yaml")).trials}
+    query = "select trial from trials where freezing = 'full' and candidate = 1"
+    assert exported == {row["trial"] for row in json.loads(ask("query", query, "--format", "json"))}
 
 
 def test_status_counts_trials(ask):

@@ -1,0 +1,348 @@
+"""A run of a sweep in simulated time.
+
+Planner, queue, session, recorder and keeper are the real ones; only the workers, the stage store and the tables are simulated. Workers
+report what real ones would, from a store in memory, and are lost, fail or are stopped early by chance. So the driver can be tested over
+thousands of histories, and its own cost measured at a size that no machine at hand could run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from orca_core.addresses import Address
+from orca_core.errors import StoreError
+from orca_core.rows import EpochRow, Row, StageRow
+from orca_core.stages import Stage
+from sweeper.planning.planner import Planner
+from sweeper.planning.trials import PlannedTrial
+from sweeper.results.workspace import Workspace
+from sweeper.running.keeping import StateKeeper
+from sweeper.running.recorder import Recorder
+from sweeper.running.session import MAX_LOSSES, Outcome, Session
+
+EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "finetune": 4.0}
+"""Seconds of an epoch of a stage, on average; of `source`, of the whole."""
+
+STORED_AFTER_S = 0.2
+"""Seconds from the row of a stage's last epoch until its state is stored."""
+
+REPLACED_AFTER_S = 5.0
+"""Seconds until the process of a lost trial is replaced."""
+
+
+@dataclass(frozen=True)
+class Chances:
+    """What goes wrong, as probabilities each time a worker reports.
+
+    Args:
+        lost: Its process or machine is lost.
+        fails: The trial ends with an error of its own, or runs out of memory.
+        fills_disk: The trial finds no room left on the disk.
+        pruned: After an epoch of fine-tuning, the scheduler stops the trial.
+        stop: The user stops the run.
+        no_machines: The last machine is lost.
+        held_back: A batch of rows cannot be written at first.
+    """
+
+    lost: float = 0.0
+    fails: float = 0.0
+    fills_disk: float = 0.0
+    pruned: float = 0.0
+    stop: float = 0.0
+    no_machines: float = 0.0
+    held_back: float = 0.0
+
+
+class SimulatedTables:
+    """Result tables in memory.
+
+    Args:
+        is_held_back: Asked before a batch is written; if true it is refused.
+    """
+
+    def __init__(self, is_held_back: Callable[[], bool] = lambda: False) -> None:
+        self.rows: dict[str, list[Mapping[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
+        self._is_held_back = is_held_back
+
+    def append(self, table: str, sweep: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows, all or none."""
+        if rows and self._is_held_back():
+            raise StoreError(f"{table}: simulated full disk")
+        self.rows[table] += rows
+
+    def attempts(self, sweep: str) -> dict[str, int]:
+        """Trial -> its last attempt."""
+        found: dict[str, int] = {}
+        for row in (row for rows in self.rows.values() for row in rows):
+            found[row["trial"]] = max(found.get(row["trial"], 0), row["attempt"])
+        return found
+
+    def compact(self, sweep: str) -> None:
+        """Nothing: there are no files."""
+
+    def live_trials(self, sweep: str | None = None) -> list[Mapping[str, Any]]:
+        """The current row of each trial."""
+        current: dict[str, Mapping[str, Any]] = {}
+        for row in sorted(self.rows["trials"], key=lambda row: (row["attempt"], row["sequence"])):
+            current[row["trial"]] = row
+        return list(current.values())
+
+
+@dataclass
+class SimulatedStages:
+    """A stage store in memory.
+
+    Args:
+        states: Folder -> address -> whether tensors are there; if not, rows are.
+        computed: (folder, epoch) -> how often it was computed; epoch 0 stands for the whole of a stage without epochs.
+    """
+
+    states: defaultdict[str, dict[Address, bool]] = field(default_factory=lambda: defaultdict(dict))
+    computed: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+    def strip(self, folder: str) -> None:
+        """Remove the tensors of a trajectory's states."""
+        self.states[folder] = dict.fromkeys(self.states[folder], False)
+
+    def drop_folder(self, folder: str) -> None:
+        """Remove all of a key."""
+        self.states.pop(folder, None)
+
+
+class SimulatedWorkspace(Workspace):
+    """A workspace without files: the shared stages and those of each trial that shares nothing.
+
+    Attributes:
+        shared: Stages of the shared store.
+        private: Trial -> stages of its private store.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("simulated")
+        self.shared = SimulatedStages()
+        self.private: defaultdict[str, SimulatedStages] = defaultdict(SimulatedStages)
+
+    def drop_private(self, sweep: str, trial: str = "") -> None:
+        self.private.pop(trial, None)
+
+
+class Simulation:
+    """One run of a sweep.
+
+    Args:
+        planner: Of the sweep.
+        todo: Trials to run.
+        tables: Where rows go.
+        workspace: Where stages are.
+        slots: Trials at once.
+        ended: Trial id -> row, of trials that ended for good before.
+        share: Whether trials share stages.
+        chances: What goes wrong.
+        random: Decides when, and how long an epoch takes.
+        watch: Called with the simulation whenever trials were handed out.
+
+    Attributes:
+        now: Simulated seconds.
+        session: The real one.
+        running: Id -> trial, of those that were handed out and have not ended.
+        computing: Id -> folder of the stage that the trial's worker is computing, if it is.
+        handed: Ids of all trials that were handed out, in order.
+        reported: Addresses of the stages and states that workers said were stored.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        todo: Iterable[PlannedTrial],
+        tables: SimulatedTables,
+        workspace: SimulatedWorkspace,
+        *,
+        slots: int,
+        ended: Mapping[str, Mapping[str, Any]] = {},
+        share: bool = True,
+        chances: Chances = Chances(),
+        random: Random | None = None,
+        watch: Callable[[Simulation], None] = lambda simulation: None,
+    ) -> None:
+        self.now = 0.0
+        self.running: dict[str, PlannedTrial] = {}
+        self.computing: dict[str, str] = {}
+        self.handed: list[str] = []
+        self.reported: set[Address] = set()
+        self._planner, self._workspace, self._share, self._watch = planner, workspace, share, watch
+        self._chances, self._random = chances, random or Random(0)
+        self._losses: Counter[str] = Counter()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        todo = list(todo)
+        self.recorder = Recorder(tables, planner.space.name, planner.space.metric, clock=self._clock)
+        keeper = StateKeeper(workspace.shared, planner, todo) if share else None
+        self.session = Session(
+            planner, todo, self.recorder, workspace, slots=slots, ended=ended, share=share, keeper=keeper, clock=self._clock
+        )
+
+    def run(self) -> Outcome:
+        """Run to the end, as a driver does: hand out what can run, wait for what happens next."""
+        session, is_exhausted = self.session, False
+        while not session.is_ending:
+            is_exhausted |= session.is_exhausted  # Tune does not ask again
+            while not is_exhausted and (trial := session.next()) is not None:
+                self.handed.append(trial.id)
+                self.running[trial.id] = trial
+                self._begin(trial)
+            self._watch(self)
+            if not self._events:
+                break
+            self.now, _, happen = heapq.heappop(self._events)
+            happen()
+            session.check_deadline()
+        session.close()
+        while True:
+            try:
+                self.recorder.flush()
+                break
+            except StoreError:
+                continue
+        session.drop_unneeded()
+        return session.outcome
+
+    def _later(self, seconds: float, happen: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (self.now + seconds, self._number, happen))
+
+    def _clock(self) -> float:
+        return self.now
+
+    def _happens(self, chance: float) -> bool:
+        return chance > 0 and self._random.random() < chance
+
+    def _begin(self, trial: PlannedTrial) -> None:
+        self.session.start(trial.id)
+        self._go_on(trial, self._work(trial))
+
+    def _go_on(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None]) -> None:
+        try:
+            seconds, row = next(work)
+        except StopIteration:
+            self._end(trial, {"status": "COMPLETE"} | simulated_scores(trial))
+            return
+        self._later(seconds, lambda: self._report(trial, work, row))
+
+    def _report(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None], row: Row | None) -> None:
+        session, chances = self.session, self._chances
+        if self._happens(chances.lost):
+            self._lose(trial)
+            return
+        for chance, cause in ((chances.fails, self._random.choice(("user-error", "out-of-memory"))), (chances.fills_disk, "disk")):
+            if self._happens(chance):
+                self._end(trial, {"status": "FAIL", "cause": cause, "error": "simulated", "traceback": ""})
+                return
+        if self._happens(chances.stop):
+            session.stop()
+        if self._happens(chances.no_machines):
+            session.lose_machines()
+        if row is not None:
+            session.report(trial.id, [row], "simulated", 1)
+            self._note(trial, row)
+            in_finetuning = isinstance(row, EpochRow) and row.stage == "finetune" and row.epoch < trial.config.finetune.epochs
+            if session.wants_stop(trial.id) or (in_finetuning and self._happens(chances.pruned)):
+                self._leave(trial)
+                session.cut(trial.id, row.cells())
+                return
+        self._go_on(trial, work)
+
+    def _end(self, trial: PlannedTrial, result: Mapping[str, Any]) -> None:
+        self._leave(trial)
+        self.session.end(trial.id, result)
+
+    def _leave(self, trial: PlannedTrial) -> None:
+        del self.running[trial.id]
+        self.computing.pop(trial.id, None)
+
+    def _note(self, trial: PlannedTrial, row: Row) -> None:
+        for stage in trial.stages:
+            if (stage.kind, stage.phase) == (row.stage, row.phase):
+                if isinstance(row, StageRow):
+                    self.reported.add(stage.address)
+                elif row.epoch < (stage.end or 0) and row.epoch in self._planner.ends_of(stage.folder):
+                    self.reported.add(stage.address_at(row.epoch))
+
+    def _lose(self, trial: PlannedTrial) -> None:
+        self._losses[trial.id] += 1
+        self.computing.pop(trial.id, None)
+        if self._losses[trial.id] > MAX_LOSSES:
+            self._leave(trial)
+            self.session.give_up(trial.id)
+            return
+        self.session.lose(trial.id)
+        self._later(REPLACED_AFTER_S, lambda: self._begin(trial))
+
+    def _work(self, trial: PlannedTrial) -> Generator[tuple[float, Row | None], None, None]:
+        """What a worker does: (seconds until it reports, what it reports), stage by stage, from what the store has."""
+        job = self.session.job(trial)
+        store = self._workspace.shared if self._share else self._workspace.private[trial.id]
+        for stage in trial.stages:
+            ends = job.keep_at.get(stage.folder, ())
+            keeps_tensors = stage is not trial.stages[-1] or any(epoch > (stage.end or 0) for epoch in ends)
+            states = store.states[stage.folder]
+            has_tensors = states.get(stage.address)
+            if has_tensors or (has_tensors is False and not keeps_tensors):
+                for epoch in range(stage.start + 1, (stage.end or 0) + 1):
+                    yield 0.0, simulated_epoch(trial, stage, epoch)
+                yield 0.0, simulated_stage(stage, is_reused=True)
+                continue
+            self.computing[trial.id] = stage.folder
+            if stage.end is None:
+                yield self._seconds(stage), None
+                store.computed[stage.folder, 0] += 1
+            else:
+                begun = [address.epoch or 0 for address, whole in states.items() if whole]
+                found = max((epoch for epoch in begun if stage.start < epoch < stage.end), default=stage.start)
+                for epoch in range(stage.start + 1, found + 1):
+                    yield 0.0, simulated_epoch(trial, stage, epoch)
+                for epoch in range(found + 1, stage.end + 1):
+                    yield self._seconds(stage), None
+                    store.computed[stage.folder, epoch] += 1
+                    if epoch in ends and epoch < stage.end:
+                        store.states[stage.folder][stage.address_at(epoch)] = True
+                    yield 0.0, simulated_epoch(trial, stage, epoch)
+                yield STORED_AFTER_S, None
+            store.states[stage.folder][stage.address] = keeps_tensors
+            del self.computing[trial.id]
+            yield 0.0, simulated_stage(stage, is_reused=False)
+
+    def _seconds(self, stage: Stage) -> float:
+        return EPOCH_S[stage.kind] * self._random.uniform(0.5, 1.5)
+
+
+def simulated_scores(trial: PlannedTrial) -> dict[str, Any]:
+    """A result that depends on the trial alone."""
+    error = int(trial.id[:8], 16) / 16**8
+    return {"best_epoch": 1, "valid_error": error, "valid_loss": error, "train_loss": error, "test_error": error}
+
+
+def simulated_epoch(trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
+    """The row of an epoch."""
+    error = simulated_scores(trial)["valid_error"] + math.exp(-epoch)
+    return EpochRow(stage=stage.kind, phase=stage.phase, epoch=epoch, valid_error=error, seconds=EPOCH_S[stage.kind])
+
+
+def simulated_stage(stage: Stage, *, is_reused: bool) -> StageRow:
+    """The row of a stage."""
+    epochs = (stage.end or 0) - stage.start
+    seconds = EPOCH_S[stage.kind] * max(1, epochs)
+    return StageRow(
+        stage=stage.kind,
+        phase=stage.phase,
+        key=stage.key,
+        epochs=epochs,
+        reused_epochs=epochs if is_reused else 0,
+        seconds=0.0 if is_reused else seconds,
+        saved_s=seconds if is_reused else 0.0,
+    )

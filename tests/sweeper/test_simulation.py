@@ -1,0 +1,184 @@
+"""A whole run of a sweep, over and over, in simulated time: whatever goes wrong, every trial ends once and nothing is written twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from functools import cache, partial
+from random import Random
+
+import pytest
+
+from orca_core.errors import StoreError
+from sweeper.planning.planner import Planner
+from sweeper.running.reconcile import reconcile
+from sweeper.running.recorder import Recorder
+from sweeper.running.session import Outcome
+from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.space.reading import parse_space
+from sweeper.space.space import SearchSpace
+
+HISTORIES = 1000
+
+BASE = {"task": "digits", "finetune": {"epochs": 2, "warmup_epochs": 0, "decay_epochs": None}, "pretrain.epochs": 2}
+SPACES = [
+    {"space": {"align.epochs": {"grid": [0, 1, 3]}, "proxy": {"grid": ["photos", "noise"]}}, "seeds": 2},
+    {"space": {"align.epochs": {"grid": [1, 4, 2]}, "freezing": {"grid": ["full", "frozen-body:1"]}}, "keep": "none"},
+    {"space": {"finetune.epochs": {"grid": [2, 5, 3]}, "body.weights": {"grid": ["pretrained", "random"]}}, "keep": "all", "seeds": 2},
+    {"space": {"freezing": {"grid": ["frozen-body:1", "frozen-body:2"]}, "finetune.epochs": {"grid": [3, 4]}}, "scheduler": "asha"},
+    {"space": {"align.epochs": {"grid": [0, 2]}, "finetune.epochs": {"grid": [2, 3]}}, "budget": {"hours": 0.01, "trial_minutes": 0.4}},
+    {
+        "space": {"align.epochs": {"grid": [0, 2]}, "finetune.lr": {"loguniform": [1e-5, 1e-2]}},
+        "search": {"algorithm": "tpe", "trials": 3, "lag": 1},
+        "seeds": 2,
+    },
+]
+
+
+@cache
+def space_of(number: int) -> SearchSpace:
+    return parse_space({"name": f"simulated-{number}", "base": BASE} | SPACES[number])
+
+
+@cache
+def planner_of(number: int) -> Planner:
+    """A plan that nothing is told of, for searches that propose nothing."""
+    return Planner(space_of(number))
+
+
+def planner_for(number: int, tables: SimulatedTables) -> Planner | None:
+    return None if space_of(number).search.algorithm == "tpe" else planner_of(number)
+
+
+def draw_chances(random: Random, space: SearchSpace) -> Chances:
+    """Some of what may go wrong; in one history of four nothing does."""
+    if random.random() < 0.25:
+        return Chances()
+
+    def some(chance: float) -> float:
+        return random.choice((0.0, 0.0, chance))
+
+    pruned = some(0.1) if space.scheduler.name != "fifo" else 0.0
+    return Chances(some(0.1), some(0.05), some(0.01), pruned, some(0.02), some(0.01), some(0.3))
+
+
+def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None:
+    """What must hold whenever trials were handed out."""
+    session = simulation.session
+    computing = Counter(simulation.computing.values())
+    if session.share:
+        assert not [folder for folder, workers in computing.items() if workers > 1], "computed twice at once"
+    assert len(simulation.running) <= session.slots
+    if session.is_ending or len(simulation.running) == session.slots:
+        return
+    promised = {
+        stage.folder
+        for trial in simulation.running.values()
+        for stage in trial.stages
+        if session.share and stage.address not in simulation.reported
+    }
+    waiting = {trial.id: trial for trial in planner.plan.trials if trial.id not in done}
+    for trial in (waiting[known] for known in waiting.keys() - simulation.handed):
+        waits = [stage for stage in trial.stages if stage.folder in promised and stage.address not in simulation.reported]
+        assert waits, f"a slot is idle, and {trial.id} could run"
+
+
+def finish(recorder: Recorder) -> None:
+    """Write the last rows, however often that fails."""
+    while True:
+        with suppress(StoreError):
+            return recorder.flush()
+
+
+def keys_of(tables: SimulatedTables) -> dict[str, Counter]:
+    columns = {"trials": ("sequence",), "metrics": ("stage", "epoch"), "stages": ("stage", "phase")}
+    return {
+        table: Counter((row["trial"], row["attempt"], *(row[name] for name in columns[table])) for row in rows)
+        for table, rows in tables.rows.items()
+    }
+
+
+def check_tables(tables: SimulatedTables) -> None:
+    """Nothing is written twice, nothing stands without its trial, and each attempt ends once."""
+    keys = keys_of(tables)
+    for table, counted in keys.items():
+        assert not [key for key, times in counted.items() if times > 1], f"{table}: written twice"
+    started = {key[:2] for key in keys["trials"] if key[2] == 0}
+    assert {key[:2] for table in keys for key in keys[table]} == started
+    assert {key[:2] for key in keys["trials"] if key[2] == 1} == started, "an attempt has no end"
+
+
+def check_outcome(simulation: Simulation, outcome: Outcome, planned: set[str], done: set[str], tables: SimulatedTables) -> None:
+    last = {row["trial"]: row for row in tables.live_trials()}
+    left = planned - done - set(simulation.handed)
+    stopped = {trial for trial in simulation.handed if last[trial].get("cause") == "stopped"}
+    match outcome:
+        case Outcome.FINISHED:
+            assert not left
+            assert not stopped
+        case Outcome.STOPPED:
+            assert left or stopped
+        case Outcome.DISK_FULL:
+            assert any(last[trial].get("cause") == "disk" for trial in simulation.handed)
+        case Outcome.LOST:
+            assert simulation.session.is_ending
+        case Outcome.RUNNING:
+            pytest.fail("a run that is over is not running")
+
+
+def check_complete(simulation: Simulation, tables: SimulatedTables, planner: Planner) -> None:
+    """A trial that is COMPLETE has the rows of all of its epochs, in the attempt that holds."""
+    epochs = Counter((row["trial"], row["attempt"]) for row in tables.rows["metrics"] if row["stage"] == "finetune")
+    for row in tables.live_trials():
+        if row["status"] == "COMPLETE":
+            assert epochs[row["trial"], row["attempt"]] == row["finetune_epochs"]
+
+
+def simulate(seed: int) -> Counter[Outcome]:
+    """One history: runs of the same sweep until one comes to its end. How they ended."""
+    random, number = Random(seed), seed % len(SPACES)
+    space, tables, workspace = space_of(number), SimulatedTables(lambda: random.random() < chances.held_back), SimulatedWorkspace()
+    share, slots = random.random() < 0.75, random.randint(1, 5)
+    outcomes: Counter[Outcome] = Counter()
+    while Outcome.FINISHED not in outcomes:
+        chances = draw_chances(random, space) if outcomes.total() < 3 else Chances()
+        found = reconcile(space, tables, planner=planner_for(number, tables))
+        todo = random.sample(found.todo, len(found.todo))
+        watch = partial(look, planner=found.planner, done=frozenset(found.ended))
+        simulation = Simulation(
+            found.planner, todo, tables, workspace, slots=slots, ended=found.ended, share=share, chances=chances, random=random, watch=watch
+        )
+        found.mark_planned(simulation.recorder)
+        outcome = simulation.run()
+        found.mark_dropped(simulation.recorder)
+        finish(simulation.recorder)
+        outcomes[outcome] += 1
+        planned = {trial.id for trial in found.planner.plan.trials}
+        assert len(set(simulation.handed)) == len(simulation.handed), "a trial was handed out twice in one run"
+        assert not [trial for trial in simulation.handed if trial in found.ended], "a trial that had ended was run again"
+        check_tables(tables)
+        check_outcome(simulation, outcome, planned, set(found.ended), tables)
+        check_complete(simulation, tables, found.planner)
+        if outcomes == {Outcome.FINISHED: 1} and chances == Chances() and share and number != 5 and not space.budget.trial_minutes:
+            assert set(workspace.shared.computed.values()) == {1}, "a stage was computed again"
+        if outcomes.total() > 12:
+            pytest.fail("the sweep does not come to its end")
+    last = {row["trial"]: row["status"] for row in tables.live_trials() if row["in_plan"]}
+    assert last.keys() == planned
+    assert found.planner.proposed_later == 0
+    if not share:
+        kept = {trial for trial, stages in workspace.private.items() if stages.states}
+        assert not kept & {trial for trial, status in last.items() if status != "FAIL"}, "a private store outlives its trial"
+    return outcomes
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_whatever_happens_every_trial_ends_once_and_no_slot_idles(part):
+    outcomes: Counter[Outcome] = Counter()
+    for seed in range(part, HISTORIES, 5):
+        try:
+            outcomes += simulate(seed)
+        except BaseException as error:
+            error.add_note(f"history {seed}")
+            raise
+    assert set(outcomes) == {Outcome.FINISHED, Outcome.STOPPED, Outcome.DISK_FULL, Outcome.LOST}
