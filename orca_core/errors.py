@@ -7,6 +7,8 @@
     │   └── DiskFullError     no space left on the disk
     └── NotFiniteError        a loss, distance or score that is NaN or infinite
 
+The sweeper adds QueryError (a question that the tables cannot answer) and SweepCutError (a sweep that could not come to its end).
+
 A `Fault` is one broken rule: where, which rule, the value found, what to do.
 """
 
