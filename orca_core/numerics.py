@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from orca_core.errors import ConfigError, Fault
+from orca_core.errors import ConfigError, Fault, UnpinnedError
 from orca_core.rows import Cells
 
 if TYPE_CHECKING:
@@ -73,12 +73,12 @@ class NumericalKind(Cells):
 
         On a pinned CPU, models of one vendor count as one: see `docs/design.md` for what was tested.
         """
-        if self.cuda_version is None and is_pinned() and _vendor(self.device_name) == _vendor(other.device_name):
+        if self.cuda_version is None and is_pinned() and vendor(self.device_name) == vendor(other.device_name):
             return self == replace(other, device_name=self.device_name)
         return self == other
 
 
-def _vendor(device_name: str) -> str:
+def vendor(device_name: str) -> str:
     """`Intel` of `Intel(R) Xeon(R) Platinum`."""
     found = re.match(r"\w+", device_name)
     return found.group() if found else device_name
@@ -126,8 +126,8 @@ def _blas() -> list[str]:
     if torch.backends.mkl.is_available():
         release = re.search(r"Math Kernel Library Version (\S+)", torch.__config__.show())
         found.append(f"MKL {release.group(1) if release else ''} {_environment_at_start().get('MKL_CBWR', '')}".strip())
-    found += [f"OpenBLAS {library['version']} {library['architecture']}" for library in _openblas()]
-    return list(dict.fromkeys(found))
+    copies = {f"OpenBLAS {library['version']} {library['architecture']}" for library in _openblas()}
+    return [*found, *sorted(copies)]  # they are loaded in no fixed order
 
 
 def _openblas() -> list[dict[str, Any]]:
@@ -161,7 +161,8 @@ def check_pinned(device: str = "cpu") -> None:
         device: Device type of the trial.
 
     Raises:
-        ConfigError: If not, with what to do.
+        UnpinnedError: If it was not started with the environment of portable bits.
+        ConfigError: If device, processor or libraries cannot do it all the same.
     """
     if device != "cpu":
         raise ConfigError([Fault("bits", "must be native on a GPU: what pins a processor does not pin a GPU", "portable")])
@@ -169,7 +170,7 @@ def check_pinned(device: str = "cpu") -> None:
         rule = "must be native in a process that was not started with the environment of portable bits"
         settings = " ".join(f"{name}={value}" for name, value in PORTABLE.items())
         remedy = f"`sweeper run` and `sweeper trial` start such processes (on Linux); your own needs {settings}"
-        raise ConfigError([Fault("bits", rule, "portable", f"{remedy}.")])
+        raise UnpinnedError([Fault("bits", rule, "portable", f"{remedy}.")])
     if wrong := _dispatched_otherwise():
         remedy = "It needs an x86-64-v3 processor (AVX2 and FMA), and libraries that heed the environment."
         raise ConfigError([Fault("bits", f"must be native here: {', '.join(wrong)}", "portable", remedy)])
