@@ -19,16 +19,19 @@ from pathlib import Path
 
 PEAK = "import json, resource; print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, sizes]))"
 IMPORTS = """
+import sys
 import h5py, numpy as np, orca_core.pipeline
 from orca_core.config.resolve import resolve_config
+from orca_core.settings import Settings
 from orca_core.tasks import find_task
+from orca_core.workbench import Workbench
 """
-CONFIG = "resolve_config({'task': 'pdebench/advection', 'train_samples': 64, 'align.epochs': 0})"
+SETTINGS = "Settings.of(resolve_config({'task': 'pdebench/advection', 'train_samples': 64, 'align.epochs': 0}), 'finetune')"
 WAYS = {
     "imports alone": "sizes = []",
-    "opened here, decoded anew": f"data = orca_core.pipeline.load_data({CONFIG}); sizes = [len(data.train), len(data.test)]",
-    "opened here again": f"data = orca_core.pipeline.load_data({CONFIG}); sizes = [len(data.train), len(data.test)]",
-    "read in full": "path = find_task('pdebench/advection').expects[0].place; "
+    "opened here, decoded anew": f"data = orca_core.pipeline.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
+    "opened here again": f"data = orca_core.pipeline.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
+    "read in full": "path = find_task('pdebench/advection').expects[0].find(); "
     "x = np.array(h5py.File(path)['tensor'], dtype=np.float32)[:, ::5, ::4]; sizes = [len(x)]",
 }
 
@@ -54,10 +57,15 @@ def main() -> None:
         write(path, arguments.samples, 201, 1024)
         array, used = arguments.samples * 201 * 1024 * 4 / 2**20, arguments.samples * 2 * 256 * 4 / 2**20
         print(f"array {array:.0f} MiB ({path.stat().st_size / 2**20:.0f} MiB on disk), times and points that are used {used:.0f} MiB")
-        environment = os.environ | {"SWEEPER_DATA": folder, "SWEEPER_CACHE": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         base = 0.0
         for way, code in WAYS.items():
-            command = [sys.executable, "-c", f"{IMPORTS}\n{code}\n{PEAK}"]
+            command = [
+                sys.executable,
+                "-c",
+                f"{IMPORTS}\nwith Workbench(sys.argv[1], sys.argv[1] + '/cache').use(): {code}\n{PEAK}",
+                folder,
+            ]
             peak, sizes = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
             base = base or peak
             print(f"{way:<28} peak {peak:7.0f} MiB, {peak - base:7.0f} above imports {sizes or ''}")

@@ -2,11 +2,15 @@
 
     OrcaError                 every error this project raises on purpose
     ├── ConfigError           a config that breaks rules; carries every fault found (also a ValueError)
+    │   └── UnpinnedError     portable bits in a process that was not started for them
     ├── DataError             a data file that is missing, damaged or not of the documented form
     ├── StoreError            an artifact store that cannot be read or written
+    │   └── DiskFullError     no space left on the disk
     └── NotFiniteError        a loss, distance or score that is NaN or infinite
 
-A `Fault` is one broken rule: where it stands, the rule, what was found, what to do.
+The sweeper adds QueryError (a question that the tables cannot answer) and SweepCutError (a sweep that could not come to its end).
+
+A `Fault` is one broken rule: where, which rule, the value found, what to do.
 """
 
 from __future__ import annotations
@@ -65,7 +69,11 @@ class ConfigError(OrcaError, ValueError):
         super().__init__("\n".join(fault.text(file) for fault in self.faults))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ConfigError, (self.faults, self.file)
+        return type(self), (self.faults, self.file)
+
+
+class UnpinnedError(ConfigError):
+    """Portable bits in a process that was not started with their environment, `orca_core.numerics.PORTABLE`."""
 
 
 class DataError(OrcaError):
@@ -80,7 +88,7 @@ class StoreError(OrcaError):
 
 
 class DiskFullError(StoreError):
-    """No room is left where something is to be written."""
+    """No space is left on the disk that is written to."""
 
 
 class NotFiniteError(OrcaError):
@@ -88,7 +96,7 @@ class NotFiniteError(OrcaError):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A sentence that offers the known names: the nearest one, and all of them unless they are many.
+    """A sentence that suggests the nearest known name, and lists all of them unless there are many.
 
     >>> nearest("mini-swim", ["mini-swin", "mini-roberta"])
     "Did you mean 'mini-swin'? Known: mini-roberta, mini-swin."

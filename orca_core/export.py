@@ -1,9 +1,9 @@
-"""Fine-tuned models as files, and back: what a sweep found, to be used elsewhere.
+"""Fine-tuned models as files, and back, for use elsewhere.
 
     <folder>/model.safetensors    every parameter
     <folder>/model.json           the trial's config, shapes, which epoch
 
-A trial is a pure function of its config, so weights that were not kept, or are gone, are computed again, to the same bits.
+A trial is a pure function of its config, so weights that were not kept, or were deleted, are computed again, to the same bits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.errors import DataError
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     from orca_core.model.cross_modal import CrossModalModel
@@ -50,26 +51,34 @@ class TunedModel:
         """
         from safetensors.torch import save_file
 
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, place / "model.safetensors")
-        said = {"config": self.config.model_dump(mode="json"), "epoch": self.epoch}
-        said |= {"input_shape": self.model.input_shape, "output_shape": self.model.output_shape}
-        (place / "model.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, path / "model.safetensors")
+        contents = {"config": self.config.model_dump(mode="json"), "epoch": self.epoch}
+        contents |= {"input_shape": self.model.input_shape, "output_shape": self.model.output_shape}
+        (path / "model.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 
-def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, device: str = "cpu") -> TunedModel:
-    """The fine-tuned model of a trial, from what the store keeps, else computed again.
+def tuned_model(
+    config: TrialConfig, store: Store, which: Which = "best", *, device: str = "cpu", workbench: Workbench | None = None
+) -> TunedModel:
+    """The fine-tuned model of a trial: from the store, or computed again.
 
     Args:
         config: The trial.
-        store: Where its stages and weights are looked for.
-        which: Of the best epoch on the selection split, or of the last.
-        device: Device type it was, or is, trained on.
+        store: Where to look for its stages and weights.
+        which: The weights of the best epoch on the selection split, or of the last.
+        device: Device type to train on.
+        workbench: Where data lies and what stays loaded; None = the current one.
 
     Raises:
         OrcaError: If data, body or store cannot be used.
     """
+    with (workbench or Workbench.current()).use():
+        return _tuned_model(config, store, which, device)
+
+
+def _tuned_model(config: TrialConfig, store: Store, which: Which, device: str) -> TunedModel:
     from orca_core.pipeline import model_before_tuning, run_trial
 
     address = Address.model(result_key(config, stages_of(config, device)), which)
@@ -87,7 +96,7 @@ def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, dev
 
 
 def load_model(folder: str | Path) -> TunedModel:
-    """A model that `TunedModel.save` wrote. Its body must still be there: the architecture is read from it, weights from the folder.
+    """A model that `TunedModel.save` wrote. The body must still be available: it defines the architecture; weights come from the folder.
 
     Example:
         >>> tuned = load_model("my-model")                               # doctest: +SKIP
@@ -103,14 +112,14 @@ def load_model(folder: str | Path) -> TunedModel:
     from orca_core.model.cross_modal import CrossModalModel
     from orca_core.settings import Settings
 
-    place = Path(folder)
+    path = Path(folder)
     try:
-        said = json.loads((place / "model.json").read_text(encoding="utf-8"))
-        tensors = load_file(place / "model.safetensors")
+        contents = json.loads((path / "model.json").read_text(encoding="utf-8"))
+        tensors = load_file(path / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{place}: must hold model.json and model.safetensors as they were exported ({error})") from None
-    config = TrialConfig.model_validate_json(json.dumps(said["config"]))
+        raise DataError(f"{path}: must hold model.json and model.safetensors as `TunedModel.save` writes them ({error})") from None
+    config = TrialConfig.model_validate_json(json.dumps(contents["config"]))
     body = random_body(config.body_spec, seed=config.seed, dropout=config.finetune.dropout)
-    model = CrossModalModel(Settings.of(config, "finetune"), body, tuple(said["input_shape"]), tuple(said["output_shape"]))
+    model = CrossModalModel(Settings.of(config, "finetune"), body, tuple(contents["input_shape"]), tuple(contents["output_shape"]))
     model.load_state_dict(tensors)
-    return TunedModel(model.eval(), config, said["epoch"])
+    return TunedModel(model.eval(), config, contents["epoch"])

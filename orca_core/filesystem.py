@@ -1,4 +1,4 @@
-"""File systems by URI, and files that are whole or absent."""
+"""File systems by URI, and files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
 
 
 def write_whole(filesystem: fs.FileSystem, path: str, content: bytes) -> None:
-    """Write a file that is whole or absent: object stores do so by themselves, others by rename."""
+    """Write a file that readers see complete or not at all: object stores guarantee this, file systems by a rename."""
     if isinstance(filesystem, fs.LocalFileSystem):
         draft = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
         filesystem.create_dir(path.rpartition("/")[0], recursive=True)

@@ -15,7 +15,7 @@ def resolve(reference: str) -> Callable[..., Any]:
 
 
 def check_reference(field: str, reference: object) -> None:
-    """That a spec's field names a function, as far as its spelling tells; nothing is imported.
+    """Check that a spec's field is spelled like the name of a function; nothing is imported.
 
     Raises:
         TypeError: If it does not.

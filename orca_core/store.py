@@ -1,9 +1,9 @@
-"""The stage store: whole artifacts by address, on a local disk, NFS, S3 or GCS.
+"""The stage store: complete artifacts by address, on a local disk, NFS, S3 or GCS.
 
     <root>/<address>/<attempt>/tensors.safetensors, data.json
     <root>/<address>/COMPLETE.json                        {"attempt": ..., "files": {name: {"size": ..., "sha256": ...}}}
 
-The marker is written last, by rename where the file system has one, and names the attempt it stands for. So readers see a whole
+The marker is written last, by a rename where the file system has one, and names the attempt it belongs to. So readers see a complete
 artifact or none, and two writers of the same address do no harm: both are right, and the last marker wins. Sizes and digests
 are checked on reading; an artifact that does not agree with its marker counts as absent.
 """

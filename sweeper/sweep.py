@@ -19,8 +19,10 @@ from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome
 from sweeper.running.takeover import take_over
 from sweeper.space.space import SearchSpace
+from sweeper.workbench import on_workbench
 
 
+@on_workbench
 def run_space(
     space: SearchSpace,
     workspace: Workspace | str | Path = "results",
@@ -60,11 +62,16 @@ def run_space(
             _check_machine(space, workspace, found, address, share)
         results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
         recorder = Recorder(results, space.name, space.metric)
-        recorder.set_in_plan((row for row in found.dropped if row["in_plan"]), False)
-        recorder.set_in_plan((row for trial, row in found.known.items() if trial in found.done and not row["in_plan"]), True)
+        found.mark_planned(recorder)
+        is_open = found.planner.proposed_later > 0  # what is not in the plan yet may still be proposed
+        if not is_open:
+            found.mark_dropped(recorder)
         taken, todo = _take_over(found, workspace, recorder) if share else (set[str](), list(found.todo))
         recorder.flush()
         outcome = _launch(found, todo, workspace, recorder, address, max_concurrent, share, quiet) if todo else Outcome.FINISHED
+        if is_open:
+            found.mark_dropped(recorder)
+            recorder.flush()
         results.compact(space.name)
     planned = [row for row in results.live_trials(space.name) if row["in_plan"]]
     if not quiet:

@@ -1,15 +1,14 @@
-"""Adapters: few new weights inside a frozen body, by the `peft` library.
+"""Adapters: a few new weights inside a frozen body, from the `peft` library.
 
-    adapter: lora                                       a name: options as peft has them by default
+    adapter: lora                                       a name, with peft's default options
     adapter: {name: lora, r: 4, lora_alpha: 8}          a name with options of peft's config of that type
 
-With an adapter the body's own weights never train: where a freezing schedule says `body` it means the adapter's weights. Embedder and
+With an adapter the body's own weights never train: `body` in a freezing schedule then means the adapter's weights. Embedder and
 predictor train in full. By default every linear layer inside the body's blocks is adapted, found by its type (`ln_tuning`: every
-LayerNorm); `target_modules` names others, by peft's rules.
+LayerNorm); `target_modules` names other modules by peft's rules.
 
-AdaLoRA (Zhang et al. 2023) moves its rank budget as a function of the optimiser step out of `total_step`, which must be given: a
-schedule by the run's own length would make a shorter run something else than the beginning of a longer one. Its orthogonality penalty
-is added to the loss.
+AdaLoRA (Zhang et al. 2023) adapts its rank budget over `total_step` optimiser steps, which must be given: if the schedule followed the
+length of the run, a shorter run would not be the beginning of a longer one. Its orthogonality penalty is added to the loss.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def check_adapter(adapter: str, body: BodySpec) -> None:
 
 
 class Adapter:
-    """An adapter in a body: changes the body in place, its new weights drawn from torch's global generator.
+    """An adapter in a body. The body is changed in place; new weights are drawn from torch's global generator.
 
     Args:
         adapter: As `spell_adapter` spells it; not `none`.
@@ -71,11 +70,11 @@ class Adapter:
 
     @property
     def is_adalora(self) -> bool:
-        """Whether it moves ranks between layers as it trains."""
+        """Whether it reallocates ranks between layers during training."""
         return self.name == "adalora"
 
     def penalty(self) -> Tensor | float:
-        """What AdaLoRA adds to the loss: `orth_reg_weight` times the mean Frobenius distance of its factors from orthogonal ones."""
+        """The term AdaLoRA adds to the loss: `orth_reg_weight` times the mean Frobenius distance of its factors from orthogonality."""
         if not self.is_adalora:
             return 0.0
         import torch
@@ -86,7 +85,7 @@ class Adapter:
         return self.config.orth_reg_weight * torch.stack(distances).mean()
 
     def after_step(self, step: int) -> None:
-        """Move ranks between layers; between an optimiser step and the next `zero_grad`.
+        """Reallocate ranks between layers, after an optimiser step and before the next `zero_grad`.
 
         Args:
             step: Number of the step in fine-tuning, from 1.
@@ -95,7 +94,7 @@ class Adapter:
             self.tuner.update_and_allocate(step)
 
     def state(self) -> dict[str, Tensor]:
-        """What the next step depends on beside the weights: the importances and ranks of AdaLoRA."""
+        """What the next step depends on besides the weights: the importances and ranks of AdaLoRA."""
         if not self.is_adalora:
             return {}
         import torch

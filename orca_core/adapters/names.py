@@ -16,12 +16,12 @@ ADAPTERS = (
     *("beft", "boft", "c3a", "deft", "delora", "fourierft", "glora", "gralora", "hira", "hra", "lily", "loha", "lokr", "miss"),
     *("osf", "peanut", "psoft", "randlora", "road", "shira", "supertuning", "waveft"),
 )
-"""Names of adapters: peft's types whose state is all in the layers they adapt, and `dora`, which is `lora` with `use_dora`."""
+"""Names of adapters: the peft types that keep all their state in the layers they adapt, and `dora`, which is `lora` with `use_dora`."""
 
 OTHER_TYPES = frozenset(
     ("adaption_prompt", "cpt", "multitask_prompt_tuning", "p_tuning", "poly", "prefix_tuning", "prompt_tuning", "vblora", "vera", "xlora")
 )
-"""Types of peft that cannot be taken: tokens before the body's, or state that layers share, which would not travel with their weights."""
+"""peft types that are not supported: they prepend tokens, or share state between layers, which would not be stored with the weights."""
 
 NOT_OPTIONS = (
     "peft_type",
@@ -33,11 +33,11 @@ NOT_OPTIONS = (
     "rank_pattern",
     "runtime_config",
 )
-"""Fields of peft's configs that are no business of a trial."""
+"""Fields of peft's configs that a trial may not set."""
 
 
 def spell_adapter(value: Any) -> str:
-    """The one spelling of an adapter: its name, or with options JSON with sorted keys.
+    """The canonical spelling of an adapter: its name, or JSON with sorted keys if it has options.
 
     >>> spell_adapter({"r": 4, "name": "lora"}), spell_adapter({"name": "ia3"})
     ('{"name":"lora","r":4}', 'ia3')
@@ -62,7 +62,7 @@ def spell_adapter(value: Any) -> str:
 
 
 def schedule_faults(adapter: str, phases: Iterable[Phase]) -> list[Fault]:
-    """Faults of a freezing schedule beside an adapter."""
+    """Faults of a freezing schedule in combination with an adapter."""
     if adapter == NONE:
         return []
     trains = [phase.train for phase in phases]

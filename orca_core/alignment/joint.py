@@ -1,4 +1,4 @@
-"""The joint form: fine-tuning minimises the distance to the proxy beside the task's loss, in one stage.
+"""The joint form: fine-tuning minimises the distance to the proxy together with the task's loss, in one stage.
 
     loss = task loss + align.weight * sum over classes of (share of the batch) * distance(features of the class, source features)
 

@@ -26,13 +26,13 @@ from orca_core.training.optimizers import load_optimizer_state, make_optimizer, 
 from orca_core.training.state import pack, unpack
 
 PSEUDO_LABELS = 10
-"""Clusters that stand for classes where the target has none (reference: `embedder.py:372`)."""
+"""Number of clusters that replace classes where the target has none (reference: `embedder.py:372`)."""
 
 MINI_BATCH_ABOVE = 10_000
-"""Rows above which mini-batch k-means is used."""
+"""Number of rows above which mini-batch k-means is used."""
 
 LABEL_DISTANCES_ALWAYS, LABEL_DISTANCES_EVERY = 2500, 10
-"""Label distances are a result of every epoch where there are so few, else of the first and of each so many."""
+"""Label distances are reported every epoch up to this number of entries; above it, in epoch 1 and every 10th epoch."""
 
 
 def prepare_distance(settings: Settings, source_x: Tensor, source_y: Tensor) -> Distance:

@@ -34,8 +34,8 @@ from orca_core.seeding import derive, generator
 from orca_core.tasks import TaskData
 from orca_core.tasks.splitting import stratified_order
 
-MOST_SAMPLES = 500
-"""Samples of either side that are compared, at most: time grows with the third power."""
+MAX_SAMPLES = 500
+"""Maximum number of samples of either side: time grows with their third power."""
 
 EPSILON = 0.1
 """Entropic regularisation, in squared feature units."""
@@ -80,7 +80,7 @@ def distances_at_start(
     """The distances of a trial whose embedder has not trained yet.
 
     Args:
-        embedder: On `device`; left as it is.
+        embedder: On `device`; not changed.
         data: The task's data, of which the training split is read.
         labels: (n,) integer labels of the training split; `class_labels` has pseudo labels for a target without classes.
         source_x, source_y: (n, d) source features and (n,) labels.
@@ -88,10 +88,10 @@ def distances_at_start(
             labels are, so that other labels (`+shuffled`) leave the label-free distance as it is, bit for bit.
         device: Where the embedder computes; transport is solved on the CPU.
     """
-    chosen = stratified_order(labels, derive(seed, "proxy-distance"))[-MOST_SAMPLES:]  # its end holds every class
+    chosen = stratified_order(labels, derive(seed, "proxy-distance"))[-MAX_SAMPLES:]  # its end holds every class
     with torch.no_grad():
         batches = torch.from_numpy(chosen).split(_BATCH)
         parts = [embedder(data.inputs(torch.from_numpy(data.train.x[batch.numpy()]).to(device))).mean(1).cpu() for batch in batches]
-    drawn = torch.randperm(len(source_x), generator=generator(seed, "proxy-distance"))[:MOST_SAMPLES]
+    drawn = torch.randperm(len(source_x), generator=generator(seed, "proxy-distance"))[:MAX_SAMPLES]
     source_x, source_y = source_x.cpu()[drawn], source_y.cpu()[drawn]
     return proxy_distances(source_x, source_y, torch.cat(parts), torch.from_numpy(labels[chosen]))

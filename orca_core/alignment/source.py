@@ -1,6 +1,6 @@
-"""Source features: samples of the proxy, seen through the body's own embedding. Step 0 of stage 2.
+"""Source features: samples of the proxy through the body's own embedding. Step 0 of stage 2.
 
-One row per sample, the mean over its tokens, as the reference has it (`embedder.py:265-290`).
+One row per sample, the mean over its tokens, as in the reference (`embedder.py:265-290`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOISE_SAMPLES, NOISE_CLASSES = 2000, 10
 """Size of the `noise` proxy before `align.proxy_samples` cuts it."""
 
 TEXT_TOKENS = 128
-"""Tokens of a proxy text that are read, at most."""
+"""Maximum number of tokens of a proxy text."""
 
 _BATCH = 256
 
@@ -33,14 +33,14 @@ def source_features(proxy: ProxySpec, loaded: LoadedBody, *, samples: int, seed:
     Args:
         proxy: The proxy.
         loaded: The body whose embedding is used.
-        samples: Most samples; a larger proxy is cut to a sample drawn by `seed`.
+        samples: Maximum number of samples; a larger proxy is subsampled by `seed`.
         seed: The trial's seed.
         device: Where to compute.
 
     Returns:
         (n, d) float32 features and (n,) int64 labels, on the CPU.
     """
-    samples = min(samples, proxy.most or samples)
+    samples = min(samples, proxy.max_samples or samples)
     features, labels = _features(proxy, loaded, samples, seed, device)
     if proxy.shuffled:
         labels = labels[torch.randperm(len(labels), generator=generator(seed, "proxy-labels"))]
@@ -65,14 +65,14 @@ def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, dev
     parts = []
     with torch.no_grad():
         if isinstance(embedding, TextEmbedding):
-            tokenizer, most = loaded.tokenizer(), _most_tokens(loaded)
+            tokenizer, max_tokens = loaded.tokenizer(), _max_tokens(loaded)
             for part in chosen.split(_BATCH):
                 texts = [str(data.inputs[i]) for i in part.tolist()]
                 if data.spans is not None:
                     spans = [data.spans[i] for i in part.tolist()]
-                    parts.append(_of_spans(texts, spans, tokenizer, embedding, most, device))
+                    parts.append(_of_spans(texts, spans, tokenizer, embedding, max_tokens, device))
                     continue
-                encoded = tokenizer(texts, padding=True, truncation=True, max_length=most, return_tensors="pt")
+                encoded = tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
                 parts.append(embedding(encoded["input_ids"].to(device), encoded["attention_mask"].to(device)))
         else:
             images = torch.as_tensor(data.inputs)
@@ -81,10 +81,10 @@ def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, dev
 
 
 def _of_spans(
-    texts: list[str], spans: list[tuple[int, int]], tokenizer: Any, embedding: TextEmbedding, most: int, device: torch.device
+    texts: list[str], spans: list[tuple[int, int]], tokenizer: Any, embedding: TextEmbedding, max_tokens: int, device: torch.device
 ) -> Tensor:
     """(n, d) means over the tokens of a span of each text, in the context of the text."""
-    encoded = tokenizer(texts, padding=True, truncation=True, max_length=most, return_tensors="pt", return_offsets_mapping=True)
+    encoded = tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt", return_offsets_mapping=True)
     first, last = encoded["offset_mapping"].unbind(-1)
     start, stop = torch.tensor(spans).unsqueeze(1).unbind(-1)
     inside = encoded["attention_mask"].bool() & (first < stop) & (last > start)
@@ -94,7 +94,7 @@ def _of_spans(
     for row in (~inside.any(1)).nonzero()[:, 0].tolist():
         begin, end = spans[row]
         if begin > 0:  # behind what the body reads of the text: it is read from the span on
-            means[row] = _of_spans([texts[row][begin:]], [(0, end - begin)], tokenizer, embedding, most, device)[0]
+            means[row] = _of_spans([texts[row][begin:]], [(0, end - begin)], tokenizer, embedding, max_tokens, device)[0]
         else:  # the tokenizer drops it
             means[row] = embedding(encoded["input_ids"][row : row + 1].to(device), encoded["attention_mask"][row : row + 1].to(device))[0]
     return means
@@ -105,7 +105,7 @@ def _as_reals(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def _most_tokens(loaded: LoadedBody) -> int:
+def _max_tokens(loaded: LoadedBody) -> int:
     return min(TEXT_TOKENS, loaded.body.geometry.max_tokens)
 
 
@@ -134,16 +134,16 @@ def describe_features(proxy: ProxySpec, body: BodySpec) -> Description:
     loaded = random_body(body, seed=0)
     width = loaded.body.geometry.width
     if not proxy.loader:
-        return Description(min(NOISE_SAMPLES, proxy.most or NOISE_SAMPLES), NOISE_CLASSES, width, None)
+        return Description(min(NOISE_SAMPLES, proxy.max_samples or NOISE_SAMPLES), NOISE_CLASSES, width, None)
     data = proxy.load()
-    samples = min(len(data), proxy.most or len(data))
+    samples = min(len(data), proxy.max_samples or len(data))
     if proxy.width is not None:
         return Description(samples, len(data.label_names), proxy.width(), None)
     if not isinstance(loaded.embedding, TextEmbedding):
         return Description(samples, len(data.label_names), width, float(loaded.body.geometry.side**2))
     some = range(0, len(data), max(1, len(data) // 1000))
     texts = [str(data.inputs[i]) for i in some]
-    encoded = loaded.tokenizer()(texts, truncation=True, max_length=_most_tokens(loaded), return_offsets_mapping=True)
+    encoded = loaded.tokenizer()(texts, truncation=True, max_length=_max_tokens(loaded), return_offsets_mapping=True)
     if data.spans is None:
         counts = [len(ids) for ids in encoded["input_ids"]]
     else:

@@ -57,7 +57,7 @@ def faults_of(error: ValidationError) -> list[Fault]:
                 value = _Number(context["value"]) if isinstance(context["value"], float) else context["value"]
             case kind:
                 rule = f"must be {_TYPES[kind]}" if kind in _TYPES else item["msg"][:1].lower() + item["msg"][1:]
-        # A union gives one error per branch for one fault: the first says enough.
+        # A union reports one error per branch for one fault: the first is enough.
         faults.setdefault(path, Fault(path, rule, value, remedy))
     return list(faults.values())
 

@@ -40,7 +40,7 @@ def value_of(config: TrialConfig, path: str) -> Any:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested or dotted keys as a flat dict of dotted paths. Lists, and what stands below a knob, stay values.
+    """Nested or dotted keys as a flat dict of dotted paths. Lists, and mappings below a knob, stay values.
 
     >>> flatten({"align": {"epochs": 5}, "finetune.lr": 0.1, "body": "mini-swin"})
     {'align.epochs': 5, 'finetune.lr': 0.1, 'body.name': 'mini-swin'}
@@ -73,7 +73,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown_knobs(paths: Mapping[str, Any]) -> list[Fault]:
-    """A fault for each path that is no knob, with the nearest known one."""
+    """A fault for each path that is not a knob, with the nearest known one."""
     faults = []
     for path, value in paths.items():
         if path in KNOBS:

@@ -39,21 +39,21 @@ _PUBLISHED_WIDTH = 768
 
 
 def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
-    """A whole config from what a user wrote, nested or dotted.
+    """A complete config from a user's settings, nested or dotted.
 
-    The task's recipe gives the defaults, then `reference_behaviour`. With a mini body, or none named, the recipe is `laptop` where
-    there is one; with any other body `published`. A proxy that is not named is the recipe's if the body can embed it, else the default
-    of the body's modality.
+    The task's recipe provides the defaults, then `reference_behaviour`. With a mini body, or without a named one, the recipe is `laptop`
+    if the task has it; with any other body, `published`. The proxy defaults to the recipe's if the body can embed it, otherwise to the
+    default of the body's modality.
 
     Raises:
-        ConfigError: With every fault that was found.
+        ConfigError: With all faults.
     """
     given = flatten(overrides)
     faults = unknown_knobs(given)
     given = {path: value for path, value in given.items() if path in KNOBS}
     spec = _checked("task", given, find_task, faults)
     if spec is None:
-        # The other knobs can still be checked, with stand-ins for what the recipe would give; the model misses a missing task.
+        # The other knobs can still be checked, with stand-ins for the recipe's values; the model reports a missing task.
         values = {"body.name": "mini-swin", "proxy": "noise"} | _reference_behaviour(given) | given
     else:
         recipe = choose_recipe(spec, given)
@@ -80,14 +80,14 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
 
 
 def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults that `reference_behaviour` gives; none if it is off."""
+    """The defaults that `reference_behaviour` sets; none if it is off."""
     if given.get("reference_behaviour") is not True:
         return {}
     return {path: value for path, value in REFERENCE_BEHAVIOUR.items() if path != "align.lr_from" or "align.lr" not in given}
 
 
 def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
-    """Name of the recipe that gives the defaults: the one asked for, else the one that suits the body."""
+    """Name of the recipe that provides the defaults: the requested one, otherwise the one that suits the body."""
     asked = given.get("recipe")
     if isinstance(asked, str) and asked in spec.recipes:
         return asked
@@ -97,7 +97,7 @@ def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
 
 
 def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault]) -> Any:
-    """What `find` gives for a name, or None after adding its faults; a missing or mistyped name is left to the model."""
+    """What `find` returns for a name, or None after adding its faults; a missing or mistyped name is left to the model."""
     if not isinstance(values.get(path), str):
         return None
     try:
@@ -110,7 +110,7 @@ def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault
 
 
 def _serves(proxy: ProxySpec, body: BodySpec) -> bool:
-    """Whether a recipe's proxy can be used with the body. Of features that are not there, their published width counts."""
+    """Whether a recipe's proxy can be used with the body. For features whose file is missing, the published width counts."""
     if not proxy.fits(body.modality) or proxy.width is None:
         return proxy.fits(body.modality)
     try:
@@ -120,7 +120,7 @@ def _serves(proxy: ProxySpec, body: BodySpec) -> bool:
 
 
 def _width_faults(proxy: ProxySpec, body: BodySpec) -> list[Fault]:
-    """That features are as wide as the body's tokens."""
+    """Faults of a proxy of features that are not as wide as the body's tokens."""
     try:
         if proxy.fits_width(body.width):
             return []
@@ -147,11 +147,11 @@ def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fau
 
 
 def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:
-    """Faults of the freezing schedule as a whole; none while its parts, or the epochs it is to fill, have faults of their own."""
+    """Faults of the freezing schedule as a whole; none while its parts, or the epochs to fill, have faults of their own."""
     if any(fault.path.startswith(("freezing", "finetune.epochs")) for fault in known):
         return []
     freezing, epochs = (values.get(path, KNOBS[path].default) for path in ("freezing", "finetune.epochs"))
-    layers = body.num_layers if body else 10**6  # any number of layers will do while it is not known which body is meant
+    layers = body.num_layers if body else 10**6  # any number of layers is accepted while the body is unknown
     try:
         listed = freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing]
         phases = parse_freezing(listed, epochs, layers)

@@ -71,7 +71,7 @@ class SumOfMeans(Accumulation):
     def backward(self, loss: Tensor, share: float, parameters: Sequence[nn.Parameter]) -> None:
         self.scaler.scale(loss).backward()
         if self.clip is not None:
-            # The gradient goes on to be summed as it is, scaled in fp16: so the limit is scaled too.
+            # Gradients are summed while still scaled for fp16, so the limit is scaled as well.
             nn.utils.clip_grad_norm_(parameters, self.clip * self.scaler.get_scale())
 
     def step(self, group_size: int, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> bool:

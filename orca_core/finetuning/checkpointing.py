@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a block's activations are computed again in the backward pass instead of being kept."""
+"""Gradient checkpointing: a block's activations are recomputed in the backward pass instead of being kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Let blocks keep only their inputs for the backward pass; what they give, and their gradients, stay the same bits on CPU."""
+    """Make blocks keep only their inputs for the backward pass; on CPU, outputs and gradients stay bit-identical."""
     for block in blocks:
         _wrap(block)
 

@@ -1,4 +1,4 @@
-"""Regularisers of fine-tuning: label smoothing, mixout, and learning rates that fall with depth."""
+"""Regularisers of fine-tuning: label smoothing, mixout, and learning rates that decrease with depth."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which layers to train, by their Fisher information: the layers that the task pulls at most.
+"""Which layers to train, by their Fisher information: those whose weights the task changes most.
 
 The score of a layer is the mean over its parameters of the squared gradient of the loss, averaged over the batches of one pass over the
-training data: the diagonal of the empirical Fisher information, as in "surgical fine-tuning" of language models. The gradient is that
-of a batch, not of a sample, which is what one backward pass gives.
+training data: the diagonal of the empirical Fisher information, as in "surgical fine-tuning" of language models. Gradients are
+those of batches, not of samples, since one backward pass yields the gradient of a batch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Freezing schedules: what trains in fine-tuning, and when.
 
-A schedule is a list of phases that partition the epochs. Named schedules are short for such lists:
+A schedule is a list of phases that partition the epochs. Named schedules are abbreviations of such lists:
 
     full                    everything trains
     frozen-embedder         body and predictor train
@@ -16,7 +16,7 @@ A schedule is a list of phases that partition the epochs. Named schedules are sh
     gradual:N               of the body nothing for N epochs, then one more layer from the top every N epochs, then everything
 
 Embedder and predictor train in all of the last six rows, and in `gradual` from the start. Layers are the body's transformer blocks,
-counted from the bottom (Swin: over all stages); what stands outside them, as the last LayerNorm, is no layer.
+counted from the bottom (Swin: over all stages); modules outside them, such as the last LayerNorm, are not layers.
 
 García-de-Herreros et al. 2024 (figure 4) freeze "before full fine-tuning"; whether for a first phase or throughout is not
 settled by the caption, so both forms are here.
@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from orca_core.errors import ConfigError, Fault, nearest
 
 GROUPS = ("embedder", "body", "predictor", "layernorm", "bias", "attention", "non-attn")
-"""Groups of parameters that a phase can train. Those after `predictor` are parts of the body; `body` holds them too."""
+"""Groups of parameters that a phase can train. Those after `predictor` are parts of the body, which `body` includes."""
 
 LAYER_GROUPS = ("layers", "top-layers", "surgical")
 """Groups with a number: `layers:0` is the lowest layer, `top-layers:2` the top two, `surgical:2` two that are chosen by their gradients."""
@@ -52,7 +52,7 @@ _WITH_FIRST_PHASE = ("frozen-embedder", "frozen-body", "frozen-both", "lp-ft")
 _WITH_LAYERS = ("top-layers", "surgical")
 
 FREEZING_NAMES: tuple[str, ...] = (*_NAMED, *(f"{name}:N" for name in (*_WITH_FIRST_PHASE, *_WITH_LAYERS, "gradual")))
-"""Every named schedule, N standing for a number of epochs or layers."""
+"""Every named schedule; N is a number of epochs or layers."""
 
 
 class Phase(BaseModel):
@@ -71,7 +71,7 @@ class Phase(BaseModel):
     @field_validator("train", mode="before")
     @classmethod
     def _canonical(cls, value: Any) -> Any:
-        """`all` spelled out, in a fixed order, without repeats or what `body` holds anyway."""
+        """`all` spelled out, in a fixed order, without repeats or parts of the body beside `body`."""
         if value == "all":
             return ALL
         known = f"{', '.join(GROUPS)}, {', '.join(f'{name}:N' for name in LAYER_GROUPS)}"
@@ -101,7 +101,7 @@ def _position(name: str) -> tuple[int, int]:
 
 
 def parse_freezing(freezing: str | Sequence[Phase], epochs: int, layers: int | None = None) -> tuple[Phase, ...]:
-    """A schedule as phases, each with its epochs, that add up to `epochs`.
+    """Parse a schedule into phases whose epochs add up to `epochs`.
 
     Args:
         freezing: A name or a list of phases.
@@ -118,7 +118,7 @@ def parse_freezing(freezing: str | Sequence[Phase], epochs: int, layers: int | N
 
 
 def check_layers(name: str, layers: int | None) -> None:
-    """That a body of so many layers has those that a group names.
+    """Check that a body of `layers` layers has those that a group names.
 
     Raises:
         ConfigError: If not.
@@ -146,7 +146,7 @@ def _fill(freezing: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
 
 
 def merge_equal(phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """Neighbouring phases that train the same, at the same rate and without a restart, as one."""
+    """Merge neighbouring phases that train the same groups at the same rate without a restart."""
     merged = [phases[0]]
     for phase in phases[1:]:
         before = merged[-1]
@@ -159,7 +159,7 @@ def merge_equal(phases: Sequence[Phase]) -> tuple[Phase, ...]:
 
 
 def freezing_label(phases: Sequence[Phase]) -> str:
-    """The shortest spelling of a schedule: its name where it has one, else the phases one after the other."""
+    """The shortest spelling of a schedule: its name if it has one, otherwise its phases in a row."""
     epochs = sum(phase.epochs or 0 for phase in phases)
     # A gradual schedule that has come to its last phase had a phase for every layer and one before them.
     layers = len(phases) - 1 if phases[-1].train == ALL else len(phases)
@@ -170,7 +170,7 @@ def freezing_label(phases: Sequence[Phase]) -> str:
 
 
 def _candidates(phases: Sequence[Phase]) -> Iterator[str]:
-    """Names that a schedule may have."""
+    """Names that may fit a schedule."""
     yield from _NAMED
     yield from (name for name in phases[0].train if name.partition(":")[0] in _WITH_LAYERS)
     if len(phases) > 1:
@@ -197,7 +197,7 @@ def _parse_name(name: str, epochs: int, layers: int | None) -> tuple[Phase, ...]
         raise _fault(f"must name 1 to {epochs} epochs (finetune.epochs) after the colon", name)
     if base == "gradual":
         if layers is None:
-            raise _fault("must not be gradual for a body whose number of layers only its weights tell", name, "List the phases.")
+            raise _fault("must not be gradual for a body whose number of layers is unknown before it is loaded", name, "List the phases.")
         return tuple(_gradual(number, epochs, layers))
     first, restart = (("predictor",), True) if base == "lp-ft" else (_NAMED[base], False)
     if number == epochs:
@@ -221,5 +221,5 @@ def _fault(rule: str, value: object, remedy: str = "") -> ConfigError:
 
 
 def phases_as_data(phases: Sequence[Phase]) -> list[Mapping[str, Any]]:
-    """Phases as plain lists and dicts, for hashing; what is at its default stays out."""
+    """Phases as plain lists and dicts, for hashing; defaults are left out."""
     return [phase.model_dump(mode="json", exclude_defaults=True) for phase in phases]

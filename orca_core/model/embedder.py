@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from orca_core.bodies.base import BodyEmbedding, Geometry, ImageEmbedding, TextEmbedding
 
 
-def series_stride(length: int, most_tokens: int) -> int:
-    """Kernel and stride for a series: the smallest divisor s of its length with length / s <= most_tokens (reference: `embedder.py:228`).
+def series_stride(length: int, max_tokens: int) -> int:
+    """Kernel and stride for a series: the smallest divisor s of its length with length / s <= max_tokens (reference: `embedder.py:228`).
 
-    A length without such divisors, a large prime, becomes one token: pad such a series.
+    A length without such a divisor, a large prime, becomes one token; pad such a series.
 
     >>> series_stride(46, 512), series_stride(1000, 64), series_stride(997, 512)
     (1, 20, 997)
     """
-    return next(s for s in range(1, length + 1) if length % s == 0 and length // s <= most_tokens)
+    return next(s for s in range(1, length + 1) if length % s == 0 and length // s <= max_tokens)
 
 
 def fold_side(length: int) -> int:
@@ -58,12 +58,12 @@ class SeriesEmbedder(nn.Module):
 
 
 class FieldEmbedder(nn.Module):
-    """(n, channels, height, width) -> (n, l, d): square patches in raster order, the smallest that give few enough tokens."""
+    """(n, channels, height, width) -> (n, l, d): square patches in raster order, as small as the maximum number of tokens allows."""
 
     def __init__(self, channels: int, height: int, width: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
         super().__init__()
-        most = min(target_seq_len, geometry.max_tokens)
-        self.patch = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= most)
+        limit = min(target_seq_len, geometry.max_tokens)
+        self.patch = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= limit)
         self.grid = (math.ceil(height / self.patch), math.ceil(width / self.patch))
         self.padding = (0, self.grid[1] * self.patch - width, 0, self.grid[0] * self.patch - height)
         self.projection = nn.Conv2d(channels, geometry.width, self.patch, self.patch)
@@ -136,7 +136,7 @@ def make_embedder(
         input_shape: (channels, length) or (channels, height, width).
         geometry: Of the body.
         embedding: The body's own embedding.
-        target_seq_len: Most tokens of a sequence; text bodies only.
+        target_seq_len: Maximum number of tokens; text bodies only.
         pretrained: Copy what fits from `embedding`.
         positions_from: Copy its positions from this row on, even if nothing else.
     """

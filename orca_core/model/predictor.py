@@ -1,9 +1,9 @@
 """Predictors: the new output layer of stage 1, from the body's tokens to the task's outputs.
 
-A predictor works in two steps: `pool` has no parameters and gives the features it reads, `forward` maps those to outputs. With
-embedder and body frozen, the pooled features never change and are computed once.
+A predictor works in two steps: `pool`, which has no parameters, reduces tokens to features; `forward` maps features to outputs. With
+embedder and body frozen, the features never change and are computed once.
 
-Shapes: n samples, l tokens, d width of the tokens that the body gives.
+Shapes: n samples, l tokens, d width of the body's output tokens.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from orca_core.training.optimizers import load_optimizer_state, optimizer_state
 
 LR, WEIGHT_DECAY, WARMUP_STEPS, BATCH_SIZE = 2e-3, 0.01, 50, 32
 TEXT_TOKENS = 32
-"""Tokens of a sentence that are read in pretraining."""
+"""Number of tokens read of each sentence."""
 
 MASKED_SHARE = 0.15
 """Share of tokens that are masked and predicted (Devlin et al. 2019, section 3.1); all are replaced by the mask."""
@@ -51,7 +51,9 @@ class Pretraining:
         # A smaller share is a part of a larger one, and all are validated on the same samples.
         self.valid = order[:held_out]
         self.train = order[held_out:][: max(1, round(settings["pretrain.fraction"] * (self.task.size - held_out)))]
-        self.optimizer = torch.optim.AdamW(self.modules.parameters(), LR, weight_decay=WEIGHT_DECAY)
+        # The fused step takes roots as the processor does; the other one leaves them to MKL, to other bits on other processors.
+        fused = settings["bits"] == "portable" or None
+        self.optimizer = torch.optim.AdamW(self.modules.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=fused)
 
     def run_epoch(self, epoch: int) -> EpochRow:
         """One pass over the data, then validation."""
@@ -112,7 +114,7 @@ class _Masked:
 
 
 class _Labelled:
-    """Predict the label of an image; the labels of all corpora are told apart."""
+    """Predict the label of an image; labels of different corpora are different classes."""
 
     def __init__(self, spec: BodySpec, model: Any, device: torch.device) -> None:
         self.model = model

@@ -43,8 +43,8 @@ class Ranking:
 def rank_arms(results: ResultStore, sweep: str) -> Ranking:
     """Rank the arms of each task by the mean over seeds of the sweep's metric; of a tuned arm its best candidate counts.
 
-    Arms with all seeds come first: a mean over fewer is not comparable. The interval is Student's t at 95 % over seeds; none for
-    one seed.
+    Arms with all seeds come first: a mean over fewer is not comparable. Equal arms are in the order of their ids. The interval is
+    Student's t at 95 % over seeds; none for one seed.
 
     Raises:
         ConfigError: If there is no such sweep, or none of its trials has finished.
@@ -65,7 +65,8 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
         found = candidates[candidate]
         return len(found) < seeds, _mean([row[metric] for row in found])
 
-    for task, arm, candidate in sorted(candidates, key=lambda key: (key[0], *rank(key))):
+    # Of equals, the one with the smaller id, whichever ended first.
+    for task, arm, candidate in sorted(candidates, key=lambda key: (key[0], *rank(key), *key[1:])):
         if arm not in ranked[task]:  # else another candidate of the arm is as good or better
             ranked[task][arm] = RankedArm(*_summarise(candidates[task, arm, candidate], metric, knobs))
     return Ranking(metric, {task: list(arms.values()) for task, arms in ranked.items()})

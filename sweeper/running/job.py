@@ -26,6 +26,8 @@ class TrialJob:
         models: URI of the store for these; empty = `store`.
         reports_each_epoch: Whether a scheduler judges each epoch of fine-tuning.
         folder: Working folder, which relative paths of tasks and bodies mean; empty = as it is.
+        data_root: Where the worker finds data; empty = as its process has it.
+        cache_root: Where the worker keeps decoded data, `~` being its own home folder; read together with `data_root`.
     """
 
     config: TrialConfig
@@ -36,6 +38,8 @@ class TrialJob:
     models: str = ""
     reports_each_epoch: bool = False
     folder: str = ""
+    data_root: str = ""
+    cache_root: str = ""
 
     def to_json(self) -> str:
         """The job as one text."""

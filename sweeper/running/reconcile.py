@@ -9,7 +9,7 @@ from typing import Any
 from sweeper.planning.planner import Planner
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.store import ResultStore
-from sweeper.running.recorder import NOT_RETRIED, score_of
+from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.space.space import SearchSpace
 
 
@@ -38,6 +38,15 @@ class Reconciliation:
     def is_done(self, trial: PlannedTrial) -> bool:
         """Whether a trial need not run; also one that `tpe` proposes later may have ended before."""
         return trial.id in self.ended and self.ended[trial.id]["result_key"] == trial.result_key
+
+    def mark_planned(self, recorder: Recorder) -> None:
+        """Say in the rows which trials of earlier runs are planned again."""
+        recorder.set_in_plan((row for trial, row in self.known.items() if trial in self.done and not row["in_plan"]), True)
+
+    def mark_dropped(self, recorder: Recorder) -> None:
+        """Say in the rows which trials of earlier runs are no longer planned, by the plan as it is now."""
+        planned = self.plan.by_id
+        recorder.set_in_plan((row for trial, row in self.known.items() if trial not in planned and row["in_plan"]), False)
 
     @property
     def plan(self) -> Plan:

@@ -22,6 +22,7 @@ from typing import Any
 from orca_core.errors import OrcaError
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.stages import Stage
+from orca_core.workbench import Workbench
 from sweeper.planning.planner import Planner
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.trials import PlannedTrial
@@ -30,6 +31,7 @@ from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.recorder import NOT_RETRIED, Recorder
 from sweeper.space.space import SearchSpace
+from sweeper.workbench import shorten_home
 
 MAX_LOSSES = 3
 """Times a trial is started again after its process or machine was lost. Errors of the trial itself are never retried in a run."""
@@ -90,6 +92,7 @@ class Session:
         self.recorder, self.slots, self.share = recorder, slots, share
         self.reason = ""
         self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
+        self._workbench = Workbench.current()
         self._ended = ended
         self._queue = TrialQueue(todo, share=share)
         self._running: dict[str, PlannedTrial] = {}
@@ -146,19 +149,23 @@ class Session:
             models=self._workspace.artifacts_uri,
             reports_each_epoch=self.space.scheduler.name != "fifo",
             folder=os.getcwd(),
+            data_root=str(self._workbench.data_root),
+            cache_root=shorten_home(self._workbench.cache_root),
         )
 
     def start(self, trial_id: str) -> None:
         """A trial begins, or begins again after it was lost."""
         self.recorder.start(self._running[trial_id], device=self.space.device)
 
-    def report(self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None) -> None:
-        """A running trial reports rows. What they say is stored may be used by other trials from now on."""
+    def report(
+        self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None, worker: Mapping[str, Any] = {}
+    ) -> None:
+        """A running trial reports rows. What they say is stored may be used by other trials from now on. Arguments as `Recorder.locate`."""
         trial = self._running.get(trial_id)
         if trial is None:
             return
         rows = list(rows)
-        self.recorder.locate(trial_id, host, pid)
+        self.recorder.locate(trial_id, host, pid, worker)
         self.recorder.add_rows(trial_id, rows)
         for row in rows:
             if isinstance(row, StageRow):
@@ -259,7 +266,7 @@ class Session:
 
         Its last state is stored after the row of its last epoch: the row of the stage says so.
         """
-        is_on_the_way = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < (stage.end or 0)
+        is_on_the_way = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < stage.end
         return is_on_the_way and row.epoch in self._planner.ends_of(stage.folder)
 
     def _is_overdue(self, trial_id: str) -> bool:

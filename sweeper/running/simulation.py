@@ -29,6 +29,9 @@ from sweeper.running.session import MAX_LOSSES, Outcome, Session
 EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "finetune": 4.0}
 """Seconds of an epoch of a stage, on average; of `source`, of the whole."""
 
+STORED_AFTER_S = 0.2
+"""Seconds from the row of a stage's last epoch until its state is stored."""
+
 REPLACED_AFTER_S = 5.0
 """Seconds until the process of a lost trial is replaced."""
 
@@ -96,21 +99,20 @@ class SimulatedStages:
     """A stage store in memory.
 
     Args:
-        states: Address -> whether tensors are there; if not, rows are.
+        states: Folder -> address -> whether tensors are there; if not, rows are.
         computed: (folder, epoch) -> how often it was computed; epoch 0 stands for the whole of a stage without epochs.
     """
 
-    states: dict[Address, bool] = field(default_factory=dict)
+    states: defaultdict[str, dict[Address, bool]] = field(default_factory=lambda: defaultdict(dict))
     computed: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def strip(self, folder: str) -> None:
         """Remove the tensors of a trajectory's states."""
-        self.states |= {address: False for address in self.states if address.folder == folder}
+        self.states[folder] = dict.fromkeys(self.states[folder], False)
 
     def drop_folder(self, folder: str) -> None:
         """Remove all of a key."""
-        for address in [address for address in self.states if address.folder == folder]:
-            del self.states[address]
+        self.states.pop(folder, None)
 
 
 class SimulatedWorkspace(Workspace):
@@ -187,9 +189,10 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Run to the end, as a driver does: hand out what can run, wait for what happens next."""
-        session = self.session
+        session, is_exhausted = self.session, False
         while not session.is_ending:
-            while not session.is_exhausted and (trial := session.next()) is not None:
+            is_exhausted |= session.is_exhausted  # Tune does not ask again
+            while not is_exhausted and (trial := session.next()) is not None:
                 self.handed.append(trial.id)
                 self.running[trial.id] = trial
                 self._begin(trial)
@@ -267,7 +270,7 @@ class Simulation:
             if (stage.kind, stage.phase) == (row.stage, row.phase):
                 if isinstance(row, StageRow):
                     self.reported.add(stage.address)
-                elif row.epoch < (stage.end or 0) and row.epoch in self._planner.ends_of(stage.folder):
+                elif row.epoch < stage.end and row.epoch in self._planner.ends_of(stage.folder):
                     self.reported.add(stage.address_at(row.epoch))
 
     def _lose(self, trial: PlannedTrial) -> None:
@@ -286,19 +289,20 @@ class Simulation:
         store = self._workspace.shared if self._share else self._workspace.private[trial.id]
         for stage in trial.stages:
             ends = job.keep_at.get(stage.folder, ())
-            keeps_tensors = stage is not trial.stages[-1] or any(epoch > (stage.end or 0) for epoch in ends)
-            has_tensors = store.states.get(stage.address)
+            keeps_tensors = stage is not trial.stages[-1] or any(epoch > stage.end for epoch in ends)
+            states = store.states[stage.folder]
+            has_tensors = states.get(stage.address)
             if has_tensors or (has_tensors is False and not keeps_tensors):
-                for epoch in range(stage.start + 1, (stage.end or 0) + 1):
+                for epoch in range(stage.start + 1, stage.end + 1):
                     yield 0.0, simulated_epoch(trial, stage, epoch)
                 yield 0.0, simulated_stage(stage, is_reused=True)
                 continue
             self.computing[trial.id] = stage.folder
-            if stage.end is None:
+            if not stage.has_epochs:
                 yield self._seconds(stage), None
                 store.computed[stage.folder, 0] += 1
             else:
-                begun = [address.epoch or 0 for address, whole in store.states.items() if whole and address.folder == stage.folder]
+                begun = [address.epoch or 0 for address, whole in states.items() if whole]
                 found = max((epoch for epoch in begun if stage.start < epoch < stage.end), default=stage.start)
                 for epoch in range(stage.start + 1, found + 1):
                     yield 0.0, simulated_epoch(trial, stage, epoch)
@@ -306,9 +310,10 @@ class Simulation:
                     yield self._seconds(stage), None
                     store.computed[stage.folder, epoch] += 1
                     if epoch in ends and epoch < stage.end:
-                        store.states[stage.address_at(epoch)] = True
+                        store.states[stage.folder][stage.address_at(epoch)] = True
                     yield 0.0, simulated_epoch(trial, stage, epoch)
-            store.states[stage.address] = keeps_tensors
+                yield STORED_AFTER_S, None
+            store.states[stage.folder][stage.address] = keeps_tensors
             del self.computing[trial.id]
             yield 0.0, simulated_stage(stage, is_reused=False)
 
@@ -330,7 +335,7 @@ def simulated_epoch(trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
 
 def simulated_stage(stage: Stage, *, is_reused: bool) -> StageRow:
     """The row of a stage."""
-    epochs = (stage.end or 0) - stage.start
+    epochs = stage.end - stage.start
     seconds = EPOCH_S[stage.kind] * max(1, epochs)
     return StageRow(
         stage=stage.kind,

@@ -127,7 +127,7 @@ def test_the_body_keeps_its_bytes_and_the_adapter_changes(quick, name):
     changed = {key for key, parameter in tuning.model.named_parameters() if not torch.equal(parameter, before[key])}
     assert changed <= trained
     assert changed == trained or name == "adalora"  # which may have taken a layer's ranks away before they left zero
-    own = random_body(tuning.config.body_spec, seed=0).body.state_dict()
+    own = random_body(tuning.settings.body, seed=0).body.state_dict()
     now = {key.replace(".base_layer", ""): value for key, value in tuning.model.body.state_dict().items()}
     assert all(torch.equal(now[key], value) for key, value in own.items())
 

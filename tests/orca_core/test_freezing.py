@@ -132,7 +132,7 @@ def test_a_schedule_that_does_not_fill_the_epochs_is_refused(schedule, text):
 
 
 def test_a_gradual_schedule_needs_a_body_whose_layers_are_known():
-    with pytest.raises(ConfigError, match="freezing: must not be gradual for a body whose number of layers only its weights tell"):
+    with pytest.raises(ConfigError, match="freezing: must not be gradual for a body whose number of layers is unknown before it is loaded"):
         parse_freezing("gradual:2", 8)
 
 
@@ -238,7 +238,7 @@ def test_layers_are_chosen_once_from_the_weights_that_training_starts_with(tune)
     assert torch.equal(tuning.fisher_scores, first)
     again = tune("surgical:1")
     again.run_epoch(1)
-    assert torch.equal(again.scores, first)
+    assert torch.equal(again.fisher_scores, first)
 
 
 @pytest.mark.parametrize(

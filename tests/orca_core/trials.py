@@ -27,7 +27,7 @@ SMALL = {
     "train_samples": 20,
     "align.epochs": 0,
     "align.class_samples": 6,
-    "align.proxy_samples": 30,
+    "align.proxy_samples": 20,
     "finetune.epochs": 2,
     "finetune.batch_size": 8,
     "finetune.warmup_epochs": 0,
@@ -62,7 +62,7 @@ VALUES: dict[str, list[Any]] = {
     "align.l2_batches": ["full", "all"],
     "align.class_samples": [6, 5],
     "align.class_sampling": ["exact", "batches"],
-    "align.proxy_samples": [30, 25],
+    "align.proxy_samples": [20, 15],
     "align.lr": [1e-3, 1e-2],
     "align.lr_from": ["own", "finetune"],
     "align.optimizer": ["adamw", "sgd", "adam"],
@@ -101,7 +101,7 @@ VALUES: dict[str, list[Any]] = {
     "recipe": ["laptop"],
     "reference_behaviour": [False, True],
 }
-"""Values of each knob to draw from. Left out: `finetune.compile`, which takes a minute, and `threads`, which the process shares."""
+"""Values of each knob to draw from. Left out: `finetune.compile`, which takes a minute; `threads` and `bits`, which the process shares."""
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore
 from sweeper.running.plan_note import plan_note
 from sweeper.running.recorder import Recorder
-from sweeper.space.reading import parse_space
+from sweeper.space.reading import load_space, parse_space
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -178,6 +178,14 @@ def test_best_ranks_arms_by_the_mean_over_seeds_of_their_best_candidate(ask):
     assert len(json.loads(ask("best", "study", "--top", "1", "--format", "json"))) == 1
 
 
+def test_the_best_arm_is_exported_with_its_candidate_and_all_of_its_seeds(ask, tmp_path):
+    said = ask("best", "study", "--export", str(tmp_path / "best.yaml"))
+    assert "with its 2 seeds" in said
+    exported = {trial.id for trial in make_plan(load_space(tmp_path / "best.yaml")).trials}
+    query = "select trial from trials where freezing = 'full' and candidate = 1"
+    assert exported == {row["trial"] for row in json.loads(ask("query", query, "--format", "json"))}
+
+
 def test_status_counts_trials(ask):
     (line,) = json.loads(ask("status", "--format", "json"))
     expected = {"sweep": "study", "planned": 8, "complete": 7, "pruned": 0, "fail": 1, "running": 0, "interrupted": 0, "driver": "none"}
@@ -223,9 +231,9 @@ def test_the_catalogue_lists_entries_and_shows_one_in_full(command, entry, shown
     assert (listed.exit_code, full.exit_code) == (0, 0)
 
 
-def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, monkeypatch):
+def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, use_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    use_data(tmp_path)
     knobs = {
         "pretrain.epochs": 1,
         "pretrain.fraction": 0.1,
@@ -255,9 +263,9 @@ def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, monkeypatc
     assert all(found[row["proxy"]] | row == found[row["proxy"]] for row in trials)
 
 
-def test_a_proxy_that_cannot_be_read_is_listed_and_the_others_are_ranked(tmp_path, monkeypatch):
+def test_a_proxy_that_cannot_be_read_is_listed_and_the_others_are_ranked(tmp_path, use_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    use_data(tmp_path)
     (tmp_path / "cifar-100-python").mkdir()
     (tmp_path / "cifar-100-python" / "train").write_bytes(b"no pickle")
     small = ("--set", "body.weights=random", "--set", "train_samples=40", "--set", "align.proxy_samples=60")

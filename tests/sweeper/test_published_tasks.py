@@ -24,8 +24,7 @@ space:
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("SWEEPER_DATA", "set back after the test, as --data sets it")
+def root(tmp_path) -> Path:
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -43,7 +42,7 @@ def test_one_task_is_shown_with_its_files_and_whether_they_are_there(root):
     assert "(there): npy: (n, t, c) float" in lines["ninaPro/ninapro_train.npy"]
     assert "(missing)" in lines["ninaPro/label_val.npy"]
     assert "(broken)" in lines["ninaPro/label_test.npy"]
-    assert "must be a whole npy file" in shown
+    assert "must be a complete npy file" in shown
     for text in (f"data root    {root}", "CC BY-ND", "about 30 MB in all", "NAS-Bench-360", "with reference_data: train and validation"):
         assert text in shown
 

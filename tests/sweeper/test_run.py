@@ -17,12 +17,17 @@ from typing import Any
 import pytest
 import yaml
 
-from orca_core import pipeline
+from orca_core.pipeline import trial_rows
+from orca_core.store import Store
+from orca_core.workbench import Workbench
+from sweeper.planning.planner import make_plan
 from sweeper.results import Results, Workspace
 from sweeper.show.trial import describe_trial
 from sweeper.single import run_one
 from sweeper.space.reading import parse_space
 from sweeper.sweep import run_space
+from sweeper.upkeep.cleaning import clean
+from sweeper.upkeep.doctor import examine
 
 pytestmark = pytest.mark.ray
 
@@ -119,8 +124,7 @@ def test_without_sharing_each_trial_computes_all_of_its_stages_to_the_same_rows(
 
 
 def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes, tmp_path, capsys):
-    pipeline._minis.clear()
-    pipeline._tasks.clear()
+    Workbench.current().clear()
     alone = Sweep(tmp_path / "results")
     settings = BASE | {"align": BASE["align"] | {"epochs": 1}, "proxy": "noise", "freezing": "frozen-body:1"}
     assert run_one(settings, Workspace(alone.folder), name="alone", device="cpu", format="json") == 0
@@ -164,6 +168,22 @@ def test_an_edited_space_adds_what_is_new_and_takes_out_of_the_plan_what_is_gone
         {"in_plan": False, "seed": 1, "n": 4},
         {"in_plan": True, "seed": 0, "n": 12},
     ]
+
+
+def test_a_sweep_without_sharing_continues_from_its_private_stores(four_axes, sweep):
+    """As a run leaves them that was killed after the first stages of a trial were stored."""
+    space, workspace = parse_space(FOUR_AXES), Workspace(sweep.folder)
+    trial = next(trial for trial in make_plan(space).trials if trial.config.body.weights == "pretrained" and trial.config.align.epochs)
+    rows = trial_rows(trial.config, Store(workspace.private_uri(space.name, trial.id)))
+    while next(rows).stage != "source":
+        pass
+    rows.close()
+    clean(workspace, max_gib=0.0)
+    assert examine(workspace, repair=True)[1]
+    assert sweep.run(FOUR_AXES, share=False) == 0
+    reused = sweep.ask("select trial, stage from stages where saved_s > 0 order by stage")
+    assert reused == [{"trial": trial.id, "stage": "pretrain"}, {"trial": trial.id, "stage": "source"}]
+    assert sweep.metrics() == four_axes.metrics()
 
 
 # ---------------------------------------------------------------------------------------------------------------------- failures

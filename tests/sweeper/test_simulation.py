@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from functools import cache, partial
 from random import Random
 
 import pytest
 
+from orca_core.errors import StoreError
 from sweeper.planning.planner import Planner
 from sweeper.running.reconcile import reconcile
+from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome
 from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
 from sweeper.space.reading import parse_space
@@ -80,6 +83,13 @@ def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None
         assert waits, f"a slot is idle, and {trial.id} could run"
 
 
+def finish(recorder: Recorder) -> None:
+    """Write the last rows, however often that fails."""
+    while True:
+        with suppress(StoreError):
+            return recorder.flush()
+
+
 def keys_of(tables: SimulatedTables) -> dict[str, Counter]:
     columns = {"trials": ("sequence",), "metrics": ("stage", "epoch"), "stages": ("stage", "phase")}
     return {
@@ -138,10 +148,14 @@ def simulate(seed: int) -> Counter[Outcome]:
         simulation = Simulation(
             found.planner, todo, tables, workspace, slots=slots, ended=found.ended, share=share, chances=chances, random=random, watch=watch
         )
+        found.mark_planned(simulation.recorder)
         outcome = simulation.run()
+        found.mark_dropped(simulation.recorder)
+        finish(simulation.recorder)
         outcomes[outcome] += 1
         planned = {trial.id for trial in found.planner.plan.trials}
         assert len(set(simulation.handed)) == len(simulation.handed), "a trial was handed out twice in one run"
+        assert not [trial for trial in simulation.handed if trial in found.ended], "a trial that had ended was run again"
         check_tables(tables)
         check_outcome(simulation, outcome, planned, set(found.ended), tables)
         check_complete(simulation, tables, found.planner)
@@ -149,7 +163,7 @@ def simulate(seed: int) -> Counter[Outcome]:
             assert set(workspace.shared.computed.values()) == {1}, "a stage was computed again"
         if outcomes.total() > 12:
             pytest.fail("the sweep does not come to its end")
-    last = {row["trial"]: row["status"] for row in tables.live_trials()}
+    last = {row["trial"]: row["status"] for row in tables.live_trials() if row["in_plan"]}
     assert last.keys() == planned
     assert found.planner.proposed_later == 0
     if not share:

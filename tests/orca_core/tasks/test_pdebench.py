@@ -32,7 +32,7 @@ SHAPES = {
 
 def raw(name: str, field: str) -> np.ndarray:
     """(20, times, ...) of a field, or of `data` with its channels last."""
-    with h5py.File(find_task(name).expects[0].place) as file:
+    with h5py.File(find_task(name).expects[0].find()) as file:
         return np.stack([file[f"{i:04d}/data"][:] for i in range(20)]) if field == "data" else file[field][:]
 
 
@@ -121,13 +121,13 @@ def test_2dcfd_scales_each_time_by_itself(data, monkeypatch):
     assert own.y.std(0, ddof=1) == pytest.approx(np.ones((4, 8, 8)), abs=1e-4)
 
 
-def test_blocks_make_no_difference(root, monkeypatch, tmp_path):
+def test_blocks_make_no_difference(root, use_data, monkeypatch, tmp_path):
     expected = {}
     for name in ("pdebench/ds", "pdebench/2dcfd"):
         PDE_WRITERS[name](root)
         expected[name] = find_task(name).load(0)
     monkeypatch.setattr(pdebench_module, "BLOCK_BYTES", 1)
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "other"))
+    use_data(root, cache=tmp_path / "other")
     for name, before in expected.items():
         after = find_task(name).load(0)
         assert (after.train.x == before.train.x).all()
@@ -165,7 +165,7 @@ def test_published_recipes_are_the_reference_yamls(name, knob, value):
 
 
 def rewritten(name: str, change) -> None:
-    with h5py.File(find_task(name).expects[0].place, "r+") as file:
+    with h5py.File(find_task(name).expects[0].find(), "r+") as file:
         change(file)
 
 
@@ -206,20 +206,20 @@ def test_a_broken_file_is_told_by_place_rule_and_value(root, case):
 
 def test_a_truncated_file_is_told_by_its_header(root):
     PDE_WRITERS["pdebench/burgers"](root)
-    place = find_task("pdebench/burgers").expects[0].place
+    place = find_task("pdebench/burgers").expects[0].find()
     place.write_bytes(place.read_bytes()[:-5000])
-    with pytest.raises(DataError, match=r"must be a whole hdf5 file, but cannot be read as one .*truncated"):
+    with pytest.raises(DataError, match=r"must be a complete hdf5 file, but cannot be read as one .*truncated"):
         find_task("pdebench/burgers").check_files()
 
 
 def test_a_file_is_found_at_the_root_and_in_the_folder(root):
     PDE_WRITERS["pdebench/ds"](root)
     spec = find_task("pdebench/ds")
-    assert spec.expects[0].place.parent == root / "pdebench"
+    assert spec.expects[0].find().parent == root / "pdebench"
     before = spec.digest()
-    spec.expects[0].place.rename(root / spec.expects[0].path)
-    assert spec.expects[0].place.parent == root
+    spec.expects[0].find().rename(root / spec.expects[0].path)
+    assert spec.expects[0].find().parent == root
     assert spec.digest() == before
-    spec.expects[0].place.unlink()
+    spec.expects[0].find().unlink()
     with pytest.raises(DataError, match=r"The data root is \S*\. It may also be pdebench/1D_diff-sorp_NA_NA\.h5\."):
         spec.check_files()

@@ -1,0 +1,38 @@
+"""Progress of a sweep: what a line says, and that nothing follows the last one."""
+
+from __future__ import annotations
+
+from sweeper.planning.planner import make_plan
+from sweeper.running.progress import Progress
+from sweeper.running.recorder import Recorder
+from sweeper.running.simulation import SimulatedTables
+from sweeper.space.reading import parse_space
+
+TRIALS = make_plan(parse_space({"name": "s", "base": {"task": "digits"}, "seeds": 4})).trials
+
+
+def test_a_line_counts_what_runs_and_what_ended_and_has_the_best_score():
+    recorder = Recorder(SimulatedTables(), "s", "valid_error")
+    progress = Progress(recorder, total=5, done_before=1, quiet=True)
+    for trial in TRIALS:
+        recorder.start(trial, device="cpu")
+    recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
+    recorder.end(TRIALS[1].id, {"status": "COMPLETE", "valid_error": 0.25})
+    recorder.end(TRIALS[2].id, {"status": "FAIL", "cause": "user-error"})
+    line = progress.line()
+    assert line.startswith("4/5 trials, 1 running, [red]1 failed[/red], 1 done before, best digits 0.25, ")
+    recorder.end(TRIALS[3].id, {"status": "PRUNED", "cause": "asha after epoch 1", "valid_error": 0.1})
+    assert "0 running" in progress.line()
+    assert "1 pruned" in progress.line()
+
+
+def test_nothing_is_printed_after_the_final_line(capsys, monkeypatch):
+    monkeypatch.setattr("sweeper.running.progress.PLAIN_EVERY_S", 0.0)
+    recorder = Recorder(SimulatedTables(), "s", "valid_error")
+    with Progress(recorder, total=1, done_before=0) as progress:
+        recorder.start(TRIALS[0], device="cpu")
+        progress.update()
+    assert "1 running" in capsys.readouterr().err
+    recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
+    recorder.flush()
+    assert capsys.readouterr().err == ""

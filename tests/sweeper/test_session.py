@@ -1,0 +1,201 @@
+"""The state machine of a run: how trials end, how the run ends, what a worker is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from orca_core.rows import EpochRow, StageRow
+from sweeper.planning.planner import Planner
+from sweeper.results import Workspace
+from sweeper.running.job import TrialJob
+from sweeper.running.recorder import Recorder
+from sweeper.running.session import Outcome, Session
+from sweeper.space.reading import parse_space
+
+COMPLETE = {"status": "COMPLETE", "valid_error": 0.25}
+
+
+class Run:
+    """A session of two trials, one of which continues the alignment of the other, with a clock that is set by hand."""
+
+    def __init__(self, folder, slots: int = 2, **keys) -> None:
+        space = {"name": "s", "base": {"task": "digits", "finetune.epochs": 2}, "space": {"align.epochs": {"grid": [2, 4]}}} | keys
+        self.now, self.workspace = 0.0, Workspace(folder / "results")
+        self.planner = Planner(parse_space(space))
+        self.recorder = Recorder(self.workspace.results, "s", "valid_error", clock=lambda: self.now)
+        trials = sorted(self.planner.plan.trials, key=lambda trial: -trial.config.align.epochs)
+        self.session = Session(self.planner, trials, self.recorder, self.workspace, slots=slots, clock=lambda: self.now)
+
+    def begin(self):
+        """Hand out a trial and start it."""
+        trial = self.session.next()
+        self.session.start(trial.id)
+        return trial
+
+    def rows(self, columns: str = "status, cause") -> list[tuple]:
+        self.recorder.flush()
+        return [tuple(row.values()) for row in self.workspace.sql(f"select {columns} from trials order by align_epochs").rows()]
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(tmp_path)
+
+
+def test_a_run_whose_trials_all_end_is_finished(run):
+    far = run.begin()
+    assert run.session.next() is None, "the other waits for the alignment"
+    run.session.end(far.id, COMPLETE)
+    near = run.begin()
+    run.session.end(near.id, {"status": "FAIL", "cause": "user-error", "error": "E", "traceback": "T"})
+    assert run.session.is_exhausted
+    assert run.session.outcome is Outcome.RUNNING
+    run.session.close()
+    assert run.session.outcome is Outcome.FINISHED
+    assert run.rows() == [("FAIL", "user-error"), ("COMPLETE", None)]
+
+
+def test_a_state_on_the_way_is_published_with_its_row_and_the_last_one_with_the_row_of_its_stage(run):
+    """The last state of a stage is stored after the row of its last epoch."""
+    far = run.begin()
+    align = next(stage for stage in far.stages if stage.kind == "align")
+    whole = {"key": "k", "epochs": 0, "reused_epochs": 0, "seconds": 1.0, "saved_s": 0.0}
+    run.session.report(far.id, [StageRow(stage=kind, **whole) for kind in ("pretrain", "source")])
+    run.session.report(far.id, [EpochRow(stage="align", epoch=1)])
+    assert run.session.next() is None
+    run.session.report(far.id, [EpochRow(stage="align", epoch=align.end)])
+    assert run.session.next() is None
+    run.session.report(far.id, [EpochRow(stage="align", epoch=2)])
+    near = run.session.next()
+    assert near.config.align.epochs == 2
+
+
+def test_a_stopped_run_cuts_what_runs_and_starts_nothing(run):
+    trial = run.begin()
+    run.session.stop()
+    assert run.session.wants_stop(trial.id)
+    assert run.session.next() is None
+    run.session.close()
+    assert run.session.outcome is Outcome.STOPPED
+    assert run.rows() == [("FAIL", "stopped")]
+
+
+def test_a_request_to_stop_that_found_nothing_to_do_changes_nothing(run):
+    for _ in range(2):
+        run.session.end(run.begin().id, COMPLETE)
+    run.session.stop()
+    run.session.close()
+    assert run.session.outcome is Outcome.FINISHED
+
+
+def test_a_full_disk_ends_the_run_and_is_no_user_stop(run):
+    trial = run.begin()
+    run.session.end(trial.id, {"status": "FAIL", "cause": "disk", "error": "DiskFullError: no room", "traceback": ""})
+    run.session.stop()
+    run.session.close()
+    assert (run.session.outcome, run.session.reason) == (Outcome.DISK_FULL, "DiskFullError: no room")
+
+
+def test_a_run_without_machines_is_lost(run):
+    run.begin()
+    run.session.lose_machines()
+    run.session.close()
+    assert run.session.outcome is Outcome.LOST
+
+
+def test_a_lost_trial_is_another_attempt_and_one_lost_too_often_fails(run):
+    trial = run.begin()
+    run.session.lose(trial.id)
+    assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", 1)]
+    run.session.start(trial.id)
+    assert run.rows("status, cause, attempt") == [("RUNNING", None, 2)]
+    run.session.give_up(trial.id)
+    assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", 2)]
+    assert run.session.next() is not None, "what it led is free again"
+
+
+def test_a_trial_that_its_scheduler_stops_has_the_scores_of_its_last_epoch(tmp_path):
+    run = Run(tmp_path, scheduler="asha")
+    trial = run.begin()
+    run.session.cut(trial.id, {"epoch": 1, "valid_error": 0.5, "valid_loss": 2.0, "rows": "[]"})
+    assert run.rows("status, cause, best_epoch, valid_error, valid_loss") == [("PRUNED", "asha after epoch 1", 1, 0.5, 2.0)]
+
+
+def test_a_trial_that_runs_too_long_is_stopped(tmp_path):
+    run = Run(tmp_path, budget={"trial_minutes": 1})
+    trial = run.begin()
+    assert not run.session.wants_stop(trial.id)
+    run.now = 61.0
+    assert run.session.wants_stop(trial.id)
+    run.session.cut(trial.id, {})
+    assert run.rows() == [("FAIL", "timeout")]
+
+
+def test_a_run_ends_when_its_time_is_used_up(tmp_path):
+    run = Run(tmp_path, budget={"hours": 1})
+    run.begin()
+    run.now = 3599.0
+    run.session.check_deadline()
+    assert not run.session.is_ending
+    run.now = 3600.0
+    run.session.check_deadline()
+    run.session.close()
+    assert run.session.outcome is Outcome.STOPPED
+
+
+def test_what_is_said_of_a_trial_that_has_ended_changes_nothing(run):
+    trial = run.begin()
+    run.session.end(trial.id, COMPLETE)
+    run.session.report(trial.id, [EpochRow(stage="finetune", epoch=1)])
+    run.session.cut(trial.id, {})
+    run.session.lose(trial.id)
+    run.session.end(trial.id, {"status": "FAIL", "cause": "user-error", "error": "", "traceback": ""})
+    assert run.rows("status, attempt, sequence") == [("COMPLETE", 1, 1)]
+
+
+def test_no_more_trials_run_than_there_are_slots(tmp_path):
+    base = {"task": "digits", "body.weights": "random", "align.epochs": 0}
+    run = Run(tmp_path, slots=1, space={"finetune.lr": {"grid": [0.1, 0.2]}}, base=base)
+    first = run.begin()
+    assert run.session.next() is None
+    run.session.end(first.id, COMPLETE)
+    assert run.session.next() is not None
+
+
+def test_a_worker_is_told_all_of_a_trial_in_one_text(run):
+    trial = run.begin()
+    job = run.session.job(trial)
+    again = TrialJob.from_json(job.to_json())
+    assert again == job
+    assert again.config == trial.config
+    align = next(stage for stage in trial.stages if stage.kind == "align")
+    assert (job.store, job.models, job.keep_at[align.folder]) == (run.workspace.artifacts_uri, run.workspace.artifacts_uri, [2, 4])
+
+
+def test_trials_that_share_nothing_have_stores_of_their_own(tmp_path):
+    run = Run(tmp_path)
+    session = Session(run.planner, run.planner.plan.trials, run.recorder, run.workspace, slots=2, share=False)
+    jobs = [session.job(session.next()) for _ in range(2)]
+    shared = run.workspace.artifacts_uri
+    assert len({job.store for job in jobs}) == 2
+    assert all(not job.store.startswith(f"{shared}/") for job in jobs)
+    assert {(job.models, len(job.keep_at)) for job in jobs} == {(shared, 0)}
+
+
+def test_a_trial_that_ended_before_and_is_proposed_again_is_not_run_again(tmp_path):
+    keys = {"space": {"finetune.lr": {"uniform": [0.1, 0.2]}}, "search": {"algorithm": "tpe", "trials": 3, "lag": 1}}
+    run = Run(tmp_path, **keys)
+    first = run.planner.plan.trials[0]
+    (second,) = Planner(run.planner.space, {first.id: 0.25}).plan.trials[1:]
+    ended = {"sweep": "s", "trial": second.id, "attempt": 1, "sequence": 1, "status": "FAIL", "cause": "user-error", "in_plan": False}
+    row = ended | {"result_key": second.result_key}
+    run.workspace.results.append("trials", "s", [row])
+    for result_key, is_run in ((second.result_key, False), ("of other code", True)):
+        planner = Planner(run.planner.space, {second.id: float("inf")}, {second.id: result_key})
+        known = {second.id: row | {"result_key": result_key}}
+        session = Session(planner, planner.plan.trials, run.recorder, run.workspace, slots=1, ended=known)
+        session.start(session.next().id)
+        session.end(first.id, COMPLETE)
+        third = session.next()
+        assert (third.id == second.id) is is_run
+    assert run.workspace.results.live_trials("s") == [] or run.rows("in_plan")[0] == (True,)
