@@ -23,6 +23,7 @@ from orca_core.declarations import Kind
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning, weights_of
 from orca_core.finetuning.selection import BestWeights, Selection
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
+from orca_core.numerics import check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.rows import EpochRow, Row, StageRow, TrialResult, best_row
@@ -33,7 +34,7 @@ from orca_core.store import Artifact, Store
 from orca_core.tasks import Split, TaskData
 from orca_core.tasks.spec import check_train_samples
 from orca_core.tasks.splitting import stratified_order
-from orca_core.trajectory import advance, rows_of
+from orca_core.trajectory import Trajectory, advance, rows_of
 from orca_core.workbench import Workbench
 
 Keep = Literal["none", "best", "last", "all"]
@@ -69,7 +70,7 @@ def run_trial(
         The scores and counts of the trial.
 
     Raises:
-        OrcaError: If data, body or store cannot be used, or a number is not finite.
+        OrcaError: If data, body or store cannot be used, a number is not finite, or `bits` is portable and this process is not pinned.
     """
     rows = trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models, workbench=workbench)
     return drain(rows, report)
@@ -193,7 +194,10 @@ class _Trial:
     """
 
     def __init__(self, config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]] = {}) -> None:
+        if config.bits == "portable":
+            check_pinned(device)
         _prepare_torch(config.threads, device)
+        self.kind = numerical_kind(device)
         self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
         self.stages = stages_of(config, device)
         self.phases = [stage for stage in self.stages if stage.kind == "finetune"]
@@ -211,7 +215,7 @@ class _Trial:
         if (stage := self.stage("pretrain")) is None:
             return None
         settings = Settings.of(self.config, "pretrain")
-        artifact = yield from advance(stage, self.store, lambda: Pretraining(settings, self.device), keep_at=self._ends(stage))
+        artifact = yield from self._advance(stage, lambda: Pretraining(settings, self.device))
         return artifact
 
     def embed_source(self, pretrained: Artifact | None) -> Generator[Row, None, Artifact | None]:
@@ -225,7 +229,8 @@ class _Trial:
             proxy, body = find_proxy(settings["proxy"]), self.load_body(settings, pretrained)
             samples, seed = settings["align.proxy_samples"], settings["seed"]
             features, labels = source_features(proxy, body, samples=samples, seed=seed, device=self.device)
-            artifact = Artifact({"features": features, "labels": labels}, {"seconds": time.perf_counter() - started})
+            data = {"seconds": time.perf_counter() - started, **made_by(self.kind)}
+            artifact = Artifact({"features": features, "labels": labels}, data)
             stored = self.store.put(stage.address, artifact.tensors, artifact.data)
         yield StageRow(
             stage=stage.kind,
@@ -235,6 +240,7 @@ class _Trial:
             seconds=0.0 if reused else time.perf_counter() - started,
             saved_s=artifact.data["seconds"] if reused else 0.0,
             stored_bytes=stored,
+            mixed_numerics=is_mixed(self.kind, artifact.data) if reused else False,
         )
         return artifact
 
@@ -249,7 +255,7 @@ class _Trial:
             embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
             return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self.device)
 
-        artifact = yield from advance(stage, self.store, build, keep_at=self._ends(stage))
+        artifact = yield from self._advance(stage, build)
         return artifact
 
     def build_model(self, data: TaskData, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
@@ -289,7 +295,11 @@ class _Trial:
         needed = not is_last or keep_all or any(epoch > end for epoch in ends)
         # The layers that `surgical` chose are in the state: it is always kept.
         needed |= self.config.phases[stage.phase].is_surgical
-        artifact = yield from advance(stage, self.store, build, keep_tensors=needed, keep_at=ends)
+        artifact = yield from advance(stage, self.store, build, kind=self.kind, keep_tensors=needed, keep_at=ends)
+        return artifact
+
+    def _advance(self, stage: Stage, build: Callable[[], Trajectory]) -> Generator[Row, None, Artifact]:
+        artifact = yield from advance(stage, self.store, build, kind=self.kind, keep_at=self._ends(stage))
         return artifact
 
     def _ends(self, stage: Stage) -> Collection[int]:

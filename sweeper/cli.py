@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from orca_core.errors import ConfigError, Fault, OrcaError
+from orca_core.errors import ConfigError, Fault, OrcaError, UnpinnedError
+from orca_core.numerics import PORTABLE
 from sweeper.workbench import choose_workbench
 
 app = typer.Typer(
@@ -46,6 +48,8 @@ def _report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
             with choose_workbench(kwargs.get("data")).use():
                 code = command(*args, **kwargs)
         except ConfigError as error:
+            if isinstance(error, UnpinnedError):
+                _start_again_pinned()
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
         except OrcaError as error:
@@ -60,6 +64,14 @@ def _report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
         raise typer.Exit(code or 0)
 
     return wrapped
+
+
+def _start_again_pinned() -> None:
+    """Replace this process by the same command with the environment of portable bits; return if it has that already."""
+    if PORTABLE.items() <= os.environ.items():
+        return
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | PORTABLE)
 
 
 def _parse_settings(values: list[str] | None) -> dict[str, Any]:

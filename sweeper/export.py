@@ -76,7 +76,7 @@ def _as_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list[in
     """One arm as a search-space file: every knob that is read, spelled out."""
     whole = json.loads(trial.config.model_dump_json())
     knobs = {}
-    for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {"seed"}):
+    for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {"seed", "bits"}):
         value = whole
         for part in path.split("."):
             value = value[part]
@@ -88,4 +88,5 @@ def _as_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list[in
         "seeds": sorted(seeds),
         "metric": space.metric,
         "resources": space.resources.model_dump(),
+        "bits": space.bits,
     }

@@ -1,8 +1,9 @@
 """Published files decoded once per node, into plain .npy arrays that are memory-mapped on reading.
 
 A decoded data set is a folder `<cache root>/decoded/<digest>/`, where the digest is the task's: content of its files, loader,
-version. It is written to a folder beside it and renamed when complete, so readers see all of it or nothing. A lock lets one process of a
-node decode while the others wait; the operating system releases it when a process is killed.
+version; processes of portable bits have their own, `<digest>-portable/`. It is written to a folder beside it and renamed when complete,
+so readers see all of it or nothing. A lock lets one process of a node decode while the others wait; the operating system releases it
+when a process is killed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
+from orca_core.numerics import is_pinned
 from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ def decode_once(spec: Digested, decode: Callable[[Decoding], None]) -> tuple[dic
     """
     import numpy as np
 
-    path = Workbench.current().cache_root / "decoded" / spec.digest()[:32]
+    suffix = "-portable" if is_pinned() else ""  # decoding computes: means, spectrograms
+    path = Workbench.current().cache_root / "decoded" / f"{spec.digest()[:32]}{suffix}"
     if not (path / "facts.json").is_file():
         _decode(path, decode)
     arrays = {file.stem: np.load(file, mmap_mode="c") for file in sorted(path.glob("*.npy"))}

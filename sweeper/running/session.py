@@ -157,13 +157,15 @@ class Session:
         """A trial begins, or begins again after it was lost."""
         self.recorder.start(self._running[trial_id], device=self.space.device)
 
-    def report(self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None) -> None:
-        """A running trial reports rows. What they say is stored may be used by other trials from now on."""
+    def report(
+        self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None, worker: Mapping[str, Any] = {}
+    ) -> None:
+        """A running trial reports rows. What they say is stored may be used by other trials from now on. Arguments as `Recorder.locate`."""
         trial = self._running.get(trial_id)
         if trial is None:
             return
         rows = list(rows)
-        self.recorder.locate(trial_id, host, pid)
+        self.recorder.locate(trial_id, host, pid, worker)
         self.recorder.add_rows(trial_id, rows)
         for row in rows:
             if isinstance(row, StageRow):

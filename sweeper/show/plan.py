@@ -12,6 +12,7 @@ from typing import Any
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.schedule import ALL
 from orca_core.stages import Stage
+from sweeper.analysis.machines import machines_note
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import measured_costs
 from sweeper.planning.trials import Plan, PlannedTrial
@@ -150,6 +151,8 @@ def _as_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostModel
     lines.append(f"Stages   {', '.join(stages)}")
     lines += _tree_lines(stage_tree(plan))
     lines.append(f"Results  {len(found.done)} done, {len(found.stale)} stale, {len(found.todo)} to run")
+    if note := machines_note(row for trial, row in found.known.items() if trial in plan.by_id):
+        lines.append(f"         {note}")
     if found.todo:
         alone, once, measured = costs.totals(found.todo)
         saved = f"{1 - once / alone:.0%} less than the {_hours(alone)} of the same trials by themselves"

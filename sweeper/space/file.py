@@ -18,6 +18,12 @@ MAX_SEEDS = 10_000
 """Largest count of seeds: a larger one is a typing error, and its plan would fill the memory."""
 
 
+BITS_OF_THE_SWEEP = "It holds for the whole sweep: write `bits: portable` at the top of the file, or --set sweep:bits=portable."
+"""What to do about `bits` among the knobs of a file."""
+
+Bits = Literal["native", "portable"]
+"""Whether bits may depend on the kind of processor."""
+
 Keep = Literal["none", "best", "last", "all"]
 """Which fine-tuned weights stay in the store."""
 
@@ -99,6 +105,11 @@ class SpaceFile(_Part):
     require: list[Rule] = Field([], description="Rules that a combination must keep.")
     resources: Resources = Resources()
     budget: Budget = Budget()
+    bits: Bits = Field(
+        "native",
+        description="`portable`: trials compute the same bits on every x86-64-v3 processor, which takes longer; CPU only. The workers are "
+        "started for it, so it holds for the whole sweep. See docs/design.md.",
+    )
     keep: Keep = Field(
         "best",
         description="Fine-tuned weights that stay in the store: `none`; each trial's `best` or `last` ones; with `all` the best ones and "

@@ -13,7 +13,8 @@ from pathlib import Path
 import ray
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.space.file import Resources
+from orca_core.numerics import PORTABLE
+from sweeper.space.file import Bits, Resources
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Ray's shared memory on this machine; by default it would be 30 % of all, and rows are all that passes through it."""
@@ -51,13 +52,22 @@ def ray_environment() -> Iterator[None]:
 
 
 @contextmanager
-def open_cluster(address: str | None, resources: Resources, store_uri: str) -> Iterator[int]:
+def open_cluster(address: str | None, resources: Resources, store_uri: str, bits: Bits = "native") -> Iterator[int]:
     """Within: Ray runs, started here or joined. Yields the number of trials that fit at once.
+
+    Args:
+        address: Of a running cluster; None starts Ray on this machine, unless this process has joined one already.
+        resources: What one trial holds.
+        store_uri: Of the stage store.
+        bits: Of the sweep; the workers' processes are started accordingly.
 
     Raises:
         ConfigError: If nothing answers at the address, a trial fits on no node, or a node cannot see the store.
     """
+    environment = _worker_environment(bits)
     is_joined = ray.is_initialized()
+    if is_joined and bits == "portable":
+        _check_session_is_pinned()
     if not is_joined:
         if address is not None:
             _check_address(address)
@@ -67,7 +77,7 @@ def open_cluster(address: str | None, resources: Resources, store_uri: str) -> I
             object_store_memory=OBJECT_STORE_BYTES if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": _worker_environment()},
+            runtime_env={"env_vars": environment},
         )
     try:
         _check_nodes(store_uri)
@@ -104,8 +114,20 @@ def count_slots(resources: Resources) -> int:
     return total
 
 
-def _worker_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith("HF_")}
+def _check_session_is_pinned() -> None:
+    """That a Ray session which was there before starts its workers with the environment of portable bits."""
+    given = ray.get_runtime_context().runtime_env.get("env_vars", {})
+    if any(given.get(name) != value for name, value in PORTABLE.items()):
+        rule = "must be native in a session of Ray that this process joined before, without the environment of portable bits"
+        remedy = "Call ray.shutdown() first, or ray.init with runtime_env={'env_vars': orca_core.numerics.PORTABLE}."
+        raise ConfigError([Fault("bits", rule, "portable", remedy)])
+
+
+def _worker_environment(bits: Bits) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith("HF_")}
+    if bits == "portable":
+        environment |= PORTABLE  # Ray starts the workers' interpreters with it: libraries see it when they are loaded
+    return environment
 
 
 def _check_address(address: str) -> None:
