@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from orca_core.export import load_model, tuned_model
     from orca_core.pipeline import run_trial
     from orca_core.store import Store
+    from orca_core.workbench import Workbench
 
-__all__ = ["Store", "TrialConfig", "load_model", "resolve_config", "run_trial", "tuned_model"]
+__all__ = ["Store", "TrialConfig", "Workbench", "load_model", "resolve_config", "run_trial", "tuned_model"]
 
 _MODULES = {
     "Store": "store",
     "TrialConfig": "config.knobs",
+    "Workbench": "workbench",
     "load_model": "export",
     "resolve_config": "config.resolve",
     "run_trial": "pipeline",

@@ -141,7 +141,7 @@ class Declaration:
                 yield group, read
 
 
-COMMON = Group((knob("threads", always_in_key=True),))
+COMMON = Group((knob("threads", always_in_key=True), knob("bits")))
 """What every stage depends on."""
 
 _BODY = (

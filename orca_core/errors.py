@@ -2,6 +2,7 @@
 
     OrcaError                 every error this project raises on purpose
     ├── ConfigError           a config that breaks rules; carries every fault found (also a ValueError)
+    │   └── UnpinnedError     portable bits in a process that was not started for them
     ├── DataError             a data file that is missing, damaged or not of the documented form
     ├── StoreError            an artifact store that cannot be read or written
     │   └── DiskFullError     no space left on the disk
@@ -68,7 +69,11 @@ class ConfigError(OrcaError, ValueError):
         super().__init__("\n".join(fault.text(file) for fault in self.faults))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ConfigError, (self.faults, self.file)
+        return type(self), (self.faults, self.file)
+
+
+class UnpinnedError(ConfigError):
+    """Portable bits in a process that was not started with their environment, `orca_core.numerics.PORTABLE`."""
 
 
 class DataError(OrcaError):

@@ -19,6 +19,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.errors import DataError
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     from orca_core.model.cross_modal import CrossModalModel
@@ -58,7 +59,9 @@ class TunedModel:
         (path / "model.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 
-def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, device: str = "cpu") -> TunedModel:
+def tuned_model(
+    config: TrialConfig, store: Store, which: Which = "best", *, device: str = "cpu", workbench: Workbench | None = None
+) -> TunedModel:
     """The fine-tuned model of a trial: from the store, or computed again.
 
     Args:
@@ -66,10 +69,16 @@ def tuned_model(config: TrialConfig, store: Store, which: Which = "best", *, dev
         store: Where to look for its stages and weights.
         which: The weights of the best epoch on the selection split, or of the last.
         device: Device type to train on.
+        workbench: Where data lies and what stays loaded; None = the current one.
 
     Raises:
         OrcaError: If data, body or store cannot be used.
     """
+    with (workbench or Workbench.current()).use():
+        return _tuned_model(config, store, which, device)
+
+
+def _tuned_model(config: TrialConfig, store: Store, which: Which, device: str) -> TunedModel:
     from orca_core.pipeline import model_before_tuning, run_trial
 
     address = Address.model(result_key(config, stages_of(config, device)), which)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from orca_core.declarations import Kind
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning, weights_of
 from orca_core.finetuning.selection import BestWeights, Selection
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
+from orca_core.numerics import check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.rows import EpochRow, Row, StageRow, TrialResult, best_row
@@ -34,7 +34,8 @@ from orca_core.store import Artifact, Store
 from orca_core.tasks import Split, TaskData
 from orca_core.tasks.spec import check_train_samples
 from orca_core.tasks.splitting import stratified_order
-from orca_core.trajectory import advance, rows_of
+from orca_core.trajectory import Trajectory, advance, rows_of
+from orca_core.workbench import Workbench
 
 Keep = Literal["none", "best", "last", "all"]
 """Which fine-tuned weights of a trial are kept: of no epoch, of the best one, of the last one, or of the best and the states of all."""
@@ -51,6 +52,7 @@ def run_trial(
     keep_at: Mapping[str, Collection[int]] = {},
     keep: Keep = "none",
     models: Store | None = None,
+    workbench: Workbench | None = None,
 ) -> TrialResult:
     """Run one trial.
 
@@ -62,14 +64,16 @@ def run_trial(
         keep_at: Folder of a stage (`Stage.folder`) -> epochs whose states other trials will want.
         keep: Which fine-tuned weights are kept; `orca_core.export` reads them again.
         models: Where weights are kept; None = in `store`.
+        workbench: Where data lies and what stays loaded; None = the current one.
 
     Returns:
         The scores and counts of the trial.
 
     Raises:
-        OrcaError: If data, body or store cannot be used, or a number is not finite.
+        OrcaError: If data, body or store cannot be used, a number is not finite, or `bits` is portable and this process is not pinned.
     """
-    return drain(trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models), report)
+    rows = trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models, workbench=workbench)
+    return drain(rows, report)
 
 
 def drain(rows: Generator[Row, None, T], report: Callable[[Row], None] = lambda row: None) -> T:
@@ -91,8 +95,16 @@ def trial_rows(
     keep_at: Mapping[str, Collection[int]] = {},
     keep: Keep = "none",
     models: Store | None = None,
+    workbench: Workbench | None = None,
 ) -> Generator[Row, None, TrialResult]:
     """`run_trial` as a generator of rows, for a caller that wants to stop in between."""
+    workbench = workbench or Workbench.current()
+    return workbench.drive(_trial_rows(config, store, device, keep_at, keep, models))
+
+
+def _trial_rows(
+    config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]], keep: Keep, models: Store | None
+) -> Generator[Row, None, TrialResult]:
     trial = _Trial(config, store, device, keep_at)
     data = trial.load_data()  # first: what is wrong with it should be reported before anything is computed
     pretrained = yield from trial.pretrain()
@@ -133,21 +145,23 @@ def trial_rows(
     return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts)
 
 
-def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu") -> CrossModalModel:
+def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None) -> CrossModalModel:
     """The model as fine-tuning starts with it: pretrained, aligned. Stages that the store does not have are computed."""
-    trial = _Trial(config, store, device)
-    data = trial.load_data()
 
     def build() -> Generator[Row, None, CrossModalModel]:
+        trial = _Trial(config, store, device)
+        data = trial.load_data()
         pretrained = yield from trial.pretrain()
         source = yield from trial.embed_source(pretrained)
         aligned = yield from trial.align(pretrained, source)
         return trial.build_model(data, pretrained, aligned)
 
-    return drain(build())
+    return drain((workbench or Workbench.current()).drive(build()))
 
 
-def distances_of_proxy(config: TrialConfig, store: Store, *, device: str = "cpu") -> Generator[Row, None, ProxyDistances]:
+def distances_of_proxy(
+    config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None
+) -> Generator[Row, None, ProxyDistances]:
     """How far a trial's proxy is from its task, as the first epoch of its alignment reports it, to the same bits, without the alignment.
 
     Yields the rows of the stages before: pretraining and source features, which the store keeps for trials.
@@ -156,7 +170,12 @@ def distances_of_proxy(config: TrialConfig, store: Store, *, device: str = "cpu"
         config: The trial; `align.epochs` must be above 0, how far does not matter.
         store: Where stages are found and kept.
         device: Device type, `cpu` or `cuda`.
+        workbench: Where data lies and what stays loaded; None = the current one.
     """
+    return (workbench or Workbench.current()).drive(_distances_of_proxy(config, store, device))
+
+
+def _distances_of_proxy(config: TrialConfig, store: Store, device: str) -> Generator[Row, None, ProxyDistances]:
     trial, settings = _Trial(config, store, device), Settings.of(config, "align")
     data = load_data(settings)
     pretrained = yield from trial.pretrain()
@@ -175,7 +194,10 @@ class _Trial:
     """
 
     def __init__(self, config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]] = {}) -> None:
+        if config.bits == "portable":
+            check_pinned(device)
         _prepare_torch(config.threads, device)
+        self.kind = numerical_kind(device)
         self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
         self.stages = stages_of(config, device)
         self.phases = [stage for stage in self.stages if stage.kind == "finetune"]
@@ -193,7 +215,7 @@ class _Trial:
         if (stage := self.stage("pretrain")) is None:
             return None
         settings = Settings.of(self.config, "pretrain")
-        artifact = yield from advance(stage, self.store, lambda: Pretraining(settings, self.device), keep_at=self._ends(stage))
+        artifact = yield from self._advance(stage, lambda: Pretraining(settings, self.device))
         return artifact
 
     def embed_source(self, pretrained: Artifact | None) -> Generator[Row, None, Artifact | None]:
@@ -207,7 +229,8 @@ class _Trial:
             proxy, body = find_proxy(settings["proxy"]), self.load_body(settings, pretrained)
             samples, seed = settings["align.proxy_samples"], settings["seed"]
             features, labels = source_features(proxy, body, samples=samples, seed=seed, device=self.device)
-            artifact = Artifact({"features": features, "labels": labels}, {"seconds": time.perf_counter() - started})
+            data = {"seconds": time.perf_counter() - started, **made_by(self.kind)}
+            artifact = Artifact({"features": features, "labels": labels}, data)
             stored = self.store.put(stage.address, artifact.tensors, artifact.data)
         yield StageRow(
             stage=stage.kind,
@@ -217,6 +240,7 @@ class _Trial:
             seconds=0.0 if reused else time.perf_counter() - started,
             saved_s=artifact.data["seconds"] if reused else 0.0,
             stored_bytes=stored,
+            mixed_numerics=is_mixed(self.kind, artifact.data) if reused else False,
         )
         return artifact
 
@@ -231,7 +255,7 @@ class _Trial:
             embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
             return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self.device)
 
-        artifact = yield from advance(stage, self.store, build, keep_at=self._ends(stage))
+        artifact = yield from self._advance(stage, build)
         return artifact
 
     def build_model(self, data: TaskData, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
@@ -252,8 +276,8 @@ class _Trial:
             return checkpoint_body(spec, spec.digest(), dropout)
         stage = self.stage("pretrain")
         assert stage is not None
-        loaded: LoadedBody = _keep(_minis, (stage.address, dropout), lambda: pretrained_mini(spec, pretrained.tensors, dropout), size=4)
-        return loaded
+        key = (stage.address, dropout)
+        return Workbench.current().recall("pretrained bodies", key, lambda: pretrained_mini(spec, pretrained.tensors, dropout), maxsize=4)
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
         """The distance to the proxy, if fine-tuning minimises it too."""
@@ -265,13 +289,17 @@ class _Trial:
         self, stage: Stage, build: Callable[[], Finetuning], *, keep_all: bool, is_last: bool
     ) -> Generator[Row, None, Artifact]:
         """Bring a phase of fine-tuning to its end."""
-        end = stage.end or 0
+        end = stage.end
         ends: Collection[int] = range(stage.start + 1, end + 1) if keep_all else self._ends(stage)
         # The weights after the last phase are needed again only by trials that go on from there.
         needed = not is_last or keep_all or any(epoch > end for epoch in ends)
         # The layers that `surgical` chose are in the state: it is always kept.
         needed |= self.config.phases[stage.phase].is_surgical
-        artifact = yield from advance(stage, self.store, build, keep_tensors=needed, keep_at=ends)
+        artifact = yield from advance(stage, self.store, build, kind=self.kind, keep_tensors=needed, keep_at=ends)
+        return artifact
+
+    def _advance(self, stage: Stage, build: Callable[[], Trajectory]) -> Generator[Row, None, Artifact]:
+        artifact = yield from advance(stage, self.store, build, kind=self.kind, keep_at=self._ends(stage))
         return artifact
 
     def _ends(self, stage: Stage) -> Collection[int]:
@@ -296,20 +324,6 @@ def weights_at(epoch: int, selection: Selection, end: Artifact, tuning: Finetuni
     return tuning.weights() if tuning is not None and tuning.epoch == epoch else None
 
 
-_minis: OrderedDict[tuple[Address, float], LoadedBody] = OrderedDict()
-_tasks: OrderedDict[tuple[str, int, bool], TaskData] = OrderedDict()
-
-
-def _keep(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], size: int) -> Any:
-    """An entry of a small cache of bodies or data in the process, most recently used last."""
-    if key not in cache:
-        cache[key] = make()
-        while len(cache) > size:
-            cache.popitem(last=False)
-    cache.move_to_end(key)
-    return cache[key]
-
-
 def load_data(settings: Settings) -> TaskData:
     """The data of a trial: the task's, with `train_samples` of its training rows.
 
@@ -317,7 +331,8 @@ def load_data(settings: Settings) -> TaskData:
         settings: Of alignment or of fine-tuning.
     """
     spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
-    data: TaskData = _keep(_tasks, (spec.digest(), split_seed, reference), lambda: spec.load(split_seed, reference), size=4)
+    key = (spec.digest(), split_seed, reference)
+    data = Workbench.current().recall("tasks", key, lambda: spec.load(split_seed, reference), maxsize=4)
     samples = settings["train_samples"]
     if samples is None:
         return data

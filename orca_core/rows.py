@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Self
 
 
-class _Cells:
-    """Rows as JSON data and back."""
+class Cells:
+    """Columns with their values, as JSON data and back."""
 
     TABLE: ClassVar[str]
 
@@ -27,7 +27,7 @@ class _Cells:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochRow(_Cells):
+class EpochRow(Cells):
     """One epoch of one stage."""
 
     TABLE: ClassVar[str] = "metrics"
@@ -60,7 +60,7 @@ class EpochRow(_Cells):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageRow(_Cells):
+class StageRow(Cells):
     """One stage of one trial, computed or reused."""
 
     TABLE: ClassVar[str] = "stages"
@@ -77,6 +77,11 @@ class StageRow(_Cells):
         "Largest amount of memory held: by the GPU during the stage, or by the process until its end; null if the whole stage was reused.",
     ] = None
     stored_bytes: Annotated[int | None, "Size of what the stage left in the store at its end; null if the whole stage was reused."] = None
+    mixed_numerics: Annotated[
+        bool | None,
+        "Whether what was reused had been computed by another processor, instruction set or version of a library than this trial runs on, "
+        "so that its bits may differ; false where nothing was reused, null where the store does not say what computed it (version 0.1).",
+    ] = None
 
 
 Row = EpochRow | StageRow
@@ -84,7 +89,7 @@ Row = EpochRow | StageRow
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialResult(_Cells):
+class TrialResult(Cells):
     """The scores and counts of a trial that came to its end."""
 
     TABLE: ClassVar[str] = "trials"

@@ -31,14 +31,14 @@ class Stage:
         kind: Which stage.
         key: Hash of what its result depends on; for a trajectory, without its length.
         start: Epochs of the trial's trajectory before this stage; only later fine-tuning phases start above 0.
-        end: Epoch at which the trial leaves the trajectory; None for a stage without epochs.
+        end: Epoch at which the trial leaves the trajectory; 0 for a stage without epochs.
         phase: Number of the fine-tuning phase, from 0.
     """
 
     kind: Kind
     key: str
     start: int = 0
-    end: int | None = None
+    end: int = 0
     phase: int = 0
 
     @property
@@ -49,16 +49,21 @@ class Stage:
     @property
     def address(self) -> Address:
         """The address of the result that the trial takes."""
-        return self.address_at(self.end)
+        return self.address_at(self.end) if self.has_epochs else Address(self.kind, self.key, WHOLE)
 
     @property
     def interim(self) -> Address:
         """The address of the state of a run under way; one for each trajectory, dropped at its end."""
         return Address(self.kind, self.key, INTERIM)
 
-    def address_at(self, epoch: int | None) -> Address:
+    @property
+    def has_epochs(self) -> bool:
+        """Whether it is a trajectory, which runs epoch by epoch."""
+        return bool(STAGES[self.kind].length)
+
+    def address_at(self, epoch: int) -> Address:
         """The address of the state after `epoch` epochs."""
-        return Address(self.kind, self.key, WHOLE) if epoch is None else Address.after(self.kind, self.key, epoch)
+        return Address.after(self.kind, self.key, epoch)
 
 
 def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
@@ -80,7 +85,7 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
                 phases.append(Stage(kind, stage_key(declared, config, found, device, number), done, end, number))
                 done = end
         else:
-            end_of = value_of(config, declared.length) if declared.length else None
+            end_of = value_of(config, declared.length) if declared.length else 0
             found[kind] = Stage(kind, stage_key(declared, config, found, device), end=end_of)
     return (*found.values(), *phases)
 

@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from orca_core.errors import NotFiniteError
 from orca_core.memory import peak_bytes, start_peak
+from orca_core.numerics import NumericalKind, is_mixed, made_by
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.stages import Stage
 from orca_core.store import Artifact, Store
@@ -45,6 +46,7 @@ def advance(
     store: Store,
     build: Callable[[], Trajectory],
     *,
+    kind: NumericalKind,
     keep_tensors: bool = True,
     keep_at: Collection[int] = (),
     save_every_s: float = SAVE_EVERY_S,
@@ -55,6 +57,7 @@ def advance(
         stage: The stage; `start` and `end` are epochs of the trajectory.
         store: Where states are found and kept.
         build: Makes the trajectory at the stage's start; not called if the stage is stored completely.
+        kind: What computes in this process.
         keep_tensors: Whether the end state is needed later; if not, only its rows are stored.
         keep_at: Further epochs whose states are kept, for trials that end there.
         save_every_s: Seconds of work between states stored in case the process dies; they are dropped at the end.
@@ -65,12 +68,13 @@ def advance(
     Raises:
         NotFiniteError: If a metric is NaN or infinite.
     """
-    end = stage.end or 0
+    end = stage.end
     done = store.get(stage.address)
     if done is not None and (done.tensors or not keep_tensors):
         rows = rows_of(done)
         yield from rows
-        yield _stage_row(stage, reused_epochs=end - stage.start, seconds=0.0, saved_s=sum(row.seconds for row in rows))
+        saved_s = sum(row.seconds for row in rows)
+        yield _stage_row(stage, end - stage.start, seconds=0.0, saved_s=saved_s, mixed_numerics=is_mixed(kind, done.data))
         return done
 
     started = time.perf_counter()
@@ -82,6 +86,7 @@ def advance(
         trajectory.load_state(found.tensors)
         rows = rows_of(found)
         begun = rows[-1].epoch
+    makers = made_by(kind, found.data if found else None)
     yield from rows
     saved_s = sum(row.seconds for row in rows)
     last_save = time.perf_counter()
@@ -95,22 +100,30 @@ def advance(
         rows.append(row)
         if epoch < end and epoch in keep_at:
             # This also replaces rows without a state, which a trial that ends here leaves behind.
-            store.put(stage.address_at(epoch), trajectory.state(), _as_data(rows))
+            store.put(stage.address_at(epoch), trajectory.state(), _as_data(rows, makers))
             last_save = time.perf_counter()
         elif epoch < end and time.perf_counter() - last_save >= save_every_s:
-            store.put(stage.interim, trajectory.state(), _as_data(rows))
+            store.put(stage.interim, trajectory.state(), _as_data(rows, makers))
             last_save = time.perf_counter()
         try:
             yield row
         except GeneratorExit:  # stopped: the next run continues from here
             if epoch < end and epoch not in keep_at:
-                store.put(stage.interim, trajectory.state(), _as_data(rows))
+                store.put(stage.interim, trajectory.state(), _as_data(rows, makers))
             raise
-    artifact = Artifact(trajectory.state() if keep_tensors else {}, _as_data(rows))
+    artifact = Artifact(trajectory.state() if keep_tensors else {}, _as_data(rows, makers))
     stored = store.put(stage.address, artifact.tensors, artifact.data)
     store.drop(stage.interim)
     seconds = time.perf_counter() - started
-    yield _stage_row(stage, begun - stage.start, seconds, saved_s, stored_bytes=stored, memory_bytes=peak_bytes(trajectory.device))
+    yield _stage_row(
+        stage,
+        begun - stage.start,
+        seconds,
+        saved_s,
+        stored_bytes=stored,
+        memory_bytes=peak_bytes(trajectory.device),
+        mixed_numerics=is_mixed(kind, found.data) if found else False,
+    )
     return artifact
 
 
@@ -119,8 +132,8 @@ def rows_of(artifact: Artifact) -> list[EpochRow]:
     return [EpochRow.from_cells(row) for row in artifact.data["rows"]]
 
 
-def _as_data(rows: Sequence[EpochRow]) -> dict[str, list[dict[str, object]]]:
-    return {"rows": [row.cells() for row in rows]}
+def _as_data(rows: Sequence[EpochRow], makers: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rows": [row.cells() for row in rows], **makers}
 
 
 def _last_epoch(artifact: Artifact) -> int:
@@ -137,7 +150,7 @@ def _check_finite(row: EpochRow) -> None:
 
 def _furthest(stage: Stage, store: Store) -> Artifact | None:
     """The stored state that is furthest on the way to the stage's end: a kept one, or the interim one of an interrupted run."""
-    end = stage.end or 0
+    end = stage.end
 
     def on_the_way(artifact: Artifact | None) -> bool:
         return artifact is not None and bool(artifact.tensors) and stage.start < _last_epoch(artifact) < end
@@ -154,16 +167,24 @@ def _furthest(stage: Stage, store: Store) -> Artifact | None:
 
 
 def _stage_row(
-    stage: Stage, reused_epochs: int, seconds: float, saved_s: float, *, stored_bytes: int | None = None, memory_bytes: int | None = None
+    stage: Stage,
+    reused_epochs: int,
+    seconds: float,
+    saved_s: float,
+    *,
+    mixed_numerics: bool | None,
+    stored_bytes: int | None = None,
+    memory_bytes: int | None = None,
 ) -> StageRow:
     return StageRow(
         stage=stage.kind,
         phase=stage.phase,
         key=stage.key,
-        epochs=(stage.end or 0) - stage.start,
+        epochs=stage.end - stage.start,
         reused_epochs=reused_epochs,
         seconds=seconds,
         saved_s=saved_s,
         stored_bytes=stored_bytes,
         memory_bytes=memory_bytes,
+        mixed_numerics=mixed_numerics,
     )

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from orca_core.errors import ConfigError, Fault, OrcaError
+from orca_core.errors import ConfigError, Fault, OrcaError, UnpinnedError
+from orca_core.numerics import PORTABLE
+from sweeper.workbench import choose_workbench
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,13 +40,16 @@ FormatOption = Annotated[str, typer.Option("--format", help="table, csv, json or
 
 
 def _report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
-    """Print errors that users can cause to stderr, one line each and without traceback, and exit with code 2."""
+    """Run a command on the workbench of its `--data`. Print errors that users can cause to stderr, without traceback; exit code 2."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
-            code = command(*args, **kwargs)
+            with choose_workbench(kwargs.get("data")).use():
+                code = command(*args, **kwargs)
         except ConfigError as error:
+            if isinstance(error, UnpinnedError):
+                _start_again_pinned()
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
         except OrcaError as error:
@@ -61,6 +66,14 @@ def _report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
     return wrapped
 
 
+def _start_again_pinned() -> None:
+    """Replace this process with the same command in the environment for portable bits; return if it has that environment already."""
+    if PORTABLE.items() <= os.environ.items():
+        return
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | PORTABLE)
+
+
 def _parse_settings(values: list[str] | None) -> dict[str, Any]:
     """Parse `knob=value` options into a dict; values are YAML."""
     from sweeper.space.yaml_reader import parse_value
@@ -75,14 +88,6 @@ def _parse_settings(values: list[str] | None) -> dict[str, Any]:
     if faults:
         raise ConfigError(faults)
     return parsed
-
-
-def _use_data(folder: Path | None) -> None:
-    """Set the data root for this process and those it starts."""
-    if folder is not None:
-        if not folder.expanduser().is_dir():
-            raise ConfigError([Fault("--data", "must be an existing folder", str(folder))])
-        os.environ["SWEEPER_DATA"] = str(folder.expanduser().resolve())
 
 
 @app.command()
@@ -108,7 +113,6 @@ def run(
     from sweeper.space.reading import load_space
     from sweeper.sweep import run_space
 
-    _use_data(data)
     loaded = load_space(space, _parse_settings(settings), name)
     return run_space(
         loaded,
@@ -139,7 +143,6 @@ def plan(
     from sweeper.show.plan import describe_plan
     from sweeper.space.reading import load_space
 
-    _use_data(data)
     typer.echo(describe_plan(load_space(space, _parse_settings(settings), name), Workspace(results), format), nl=False)
 
 
@@ -161,7 +164,6 @@ def trial(
     from sweeper.results.workspace import Workspace
     from sweeper.single import run_one
 
-    _use_data(data)
     return run_one(_parse_settings(settings), Workspace(results, store), name=name, device=device, format=format)
 
 
@@ -370,7 +372,6 @@ def tasks(
     """
     from sweeper.show.catalogue import check_tasks, describe, fetch_table
 
-    _use_data(data)
     if check and name is not None:
         raise ConfigError([Fault("--check", "must be used without a NAME", name, "`sweeper tasks NAME` checks that task's files.")])
     if fetch:
@@ -400,7 +401,6 @@ def proxies(
     """
     from sweeper.show.catalogue import describe, describe_source
 
-    _use_data(data)
     if task is not None:
         from sweeper.results.workspace import Workspace
         from sweeper.show.proxies import rank_proxies

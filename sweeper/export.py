@@ -78,7 +78,7 @@ def _build_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list
     """The content of a search-space file for one arm, with every knob that the arm reads."""
     config = json.loads(trial.config.model_dump_json())
     knobs = {}
-    for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {"seed"}):
+    for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {"seed", "bits"}):
         value = config
         for part in path.split("."):
             value = value[part]
@@ -90,4 +90,5 @@ def _build_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list
         "seeds": sorted(seeds),
         "metric": space.metric,
         "resources": space.resources.model_dump(),
+        "bits": space.bits,
     }

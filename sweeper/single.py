@@ -9,6 +9,7 @@ from typing import Any
 
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, Fault
+from orca_core.numerics import check_pinned, numerical_kind
 from orca_core.rows import Row, StageRow, row_to_json
 from sweeper.faults import Faults
 from sweeper.planning.planner import plan_trial
@@ -33,7 +34,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         Exit code: 0 done, 1 the trial failed.
 
     Raises:
-        ConfigError: If the trial cannot be run; nothing was started.
+        ConfigError: If the trial cannot be run. Nothing was started. `UnpinnedError` if a process with pinned bits could run it.
     """
     faults = Faults()
     if device not in ("cpu", "cuda"):
@@ -46,6 +47,8 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         check_name(name, "--name", faults)
     faults.raise_if_any()
     config = resolve_config(settings)
+    if config.bits == "portable":
+        check_pinned(device)
     check_data([config])
     check_adapters([config])
     check_stores(workspace)
@@ -61,6 +64,8 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
 
         if not torch.cuda.is_available():
             raise ConfigError([Fault("--device", "must exist: torch sees no CUDA device", device)])
+    if recorder is not None:
+        recorder.locate(trial.id, None, None, numerical_kind(device).cells())
     rows = execute(TrialJob(config, workspace.artifacts_uri, device))
     while True:
         try:

@@ -19,8 +19,10 @@ from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome
 from sweeper.running.takeover import take_over
 from sweeper.space.space import SearchSpace
+from sweeper.workbench import on_workbench
 
 
+@on_workbench
 def run_space(
     space: SearchSpace,
     workspace: Workspace | str | Path = "results",

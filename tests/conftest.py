@@ -15,7 +15,8 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
 }  # before anything that reads them is imported
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.rows import EpochRow, Row, TrialResult
 from orca_core.store import Store
+from orca_core.workbench import Workbench
 
 MakeConfig = Callable[..., TrialConfig]
 
@@ -37,11 +39,21 @@ QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.1, "finetune.epochs": 1, "
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Decoded data and digests of large files stay in the session's folder."""
-    folder = tmp_path_factory.mktemp("cache")
-    os.environ["SWEEPER_CACHE"] = str(folder)
-    return folder
+def session_workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+    """In use during the session, so that decoded data and digests of large files stay in its folder."""
+    with Workbench(cache_root=tmp_path_factory.mktemp("cache")).use() as bench:
+        yield bench
+
+
+@pytest.fixture
+def use_data(session_workbench: Workbench) -> Iterator[Callable[..., Workbench]]:
+    """`use_data(root)` makes a workbench with that data root the current one; `cache` gives it a cache of its own."""
+    with ExitStack() as stack:
+
+        def use(root: str | Path, cache: str | Path | None = None) -> Workbench:
+            return stack.enter_context(Workbench(root, cache or session_workbench.cache_root).use())
+
+        yield use
 
 
 @pytest.fixture(scope="session")

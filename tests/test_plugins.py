@@ -301,7 +301,7 @@ def test_a_broken_body_is_refused_by_name_with_the_rule_it_breaks(install, code,
     ("change", "message"),
     [
         (('loader="mypackage.tasks:load"', 'loader="mypackage.tasks.load"'), 'loader must be "module:function"'),
-        (("return TaskData(*parts, num_classes=2)", "return parts"), "must give TaskData, but gives list"),
+        (("return TaskData(*parts, num_classes=2)", "return parts"), "must return TaskData, but returned list"),
         (("num_classes=2", "num_classes=None"), "num_classes must be a number for classification"),
         (('astype("float32")', 'astype("float64")'), r"train\.x must be float32 of rows \(1, 32\), but is float64"),
         (('astype("int64")', 'astype("float32")'), r"test\.y must be int64 with 1 axes for classification, but is float32"),

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from transformers import RobertaConfig, RobertaModel, SwinConfig, SwinModel
 
-from orca_core.bodies import checkpoints
+from orca_core.workbench import Workbench
 from sweeper.planning.planner import make_plan
 from sweeper.space.reading import available_spaces, load_space
 
@@ -29,9 +29,9 @@ def hub(tmp_path_factory):
         next(model for family, model in models.items() if family in name).save_pretrained(folder / "snapshots" / ("0" * 40))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        checkpoints._from_hub.cache_clear()
+        Workbench.current().clear()
         yield
-    checkpoints._from_hub.cache_clear()
+    Workbench.current().clear()
 
 
 @pytest.mark.usefixtures("hub")

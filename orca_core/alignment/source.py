@@ -40,7 +40,7 @@ def source_features(proxy: ProxySpec, loaded: LoadedBody, *, samples: int, seed:
     Returns:
         (n, d) float32 features and (n,) int64 labels, on the CPU.
     """
-    samples = min(samples, proxy.most or samples)
+    samples = min(samples, proxy.max_samples or samples)
     features, labels = _features(proxy, loaded, samples, seed, device)
     if proxy.shuffled:
         labels = labels[torch.randperm(len(labels), generator=generator(seed, "proxy-labels"))]
@@ -134,9 +134,9 @@ def describe_features(proxy: ProxySpec, body: BodySpec) -> Description:
     loaded = random_body(body, seed=0)
     width = loaded.body.geometry.width
     if not proxy.loader:
-        return Description(min(NOISE_SAMPLES, proxy.most or NOISE_SAMPLES), NOISE_CLASSES, width, None)
+        return Description(min(NOISE_SAMPLES, proxy.max_samples or NOISE_SAMPLES), NOISE_CLASSES, width, None)
     data = proxy.load()
-    samples = min(len(data), proxy.most or len(data))
+    samples = min(len(data), proxy.max_samples or len(data))
     if proxy.width is not None:
         return Description(samples, len(data.label_names), proxy.width(), None)
     if not isinstance(loaded.embedding, TextEmbedding):

@@ -123,7 +123,7 @@ BodyEmbedding = TextEmbedding | ImageEmbedding
 
 
 def rows_before_third(embedding: BodyEmbedding) -> int:
-    """Rows of its position table that a text body uses before row 2, which is where RoBERTa starts; 0 where there is no such table."""
+    """Rows of its position table that a text body uses before row 2, which is where RoBERTa starts; 0 without such a table."""
     if not isinstance(embedding, TextEmbedding) or embedding.positions is None:
         return 0
     return max(0, 2 - embedding.unused_positions)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from orca_core.bodies.family import HUGGING_FACE, find_family, timm_family
 from orca_core.bodies.files import TEXT_FILES, weight_files
 from orca_core.bodies.spec import BodySpec
 from orca_core.errors import ConfigError, Fault
+from orca_core.workbench import memoize
 
 _SHOWN_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -67,7 +67,7 @@ def _folder(name: str, source: str, hub_name: str) -> Path:
     return _from_hub(hub_name, name)
 
 
-@lru_cache(maxsize=64)
+@memoize(maxsize=64)
 def _from_hub(hub_name: str, name: str) -> Path:
     """Snapshot folder of a hub name, from the local cache or fetched."""
     from huggingface_hub import snapshot_download  # imported here: it is slow, and only hub names need it

@@ -61,7 +61,7 @@ class Family:
         return width if isinstance(width, int) else None
 
     def rows_before_third(self, config: Mapping[str, Any]) -> int:
-        """Rows of the position table that are used before its row 2; 0 where there is no such table."""
+        """Rows of the position table that are used before its row 2; 0 without such a table."""
         return 0 if self.unused_positions is None else max(0, 2 - self.unused_positions(config))
 
 

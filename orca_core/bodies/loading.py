@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError
 from orca_core.plugins import resolve
 from orca_core.seeding import seeded
+from orca_core.workbench import memoize
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pretrained_mini(spec: BodySpec, tensors: Mapping[str, Tensor], dropout: floa
     return _split(model, spec)
 
 
-@lru_cache(maxsize=2)
+@memoize(maxsize=2)
 def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> LoadedBody:
     """A body with the pretrained weights it comes with; kept in the process between trials.
 
@@ -140,7 +140,7 @@ def _frozen(body: Body, embedding: BodyEmbedding, spec: BodySpec) -> LoadedBody:
     return LoadedBody(body, embedding, spec)
 
 
-@lru_cache(maxsize=4)
+@memoize(maxsize=4)
 def _tokenizer(spec: BodySpec) -> Any:
     if spec.build:
         if not spec.tokenizer:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 from orca_core.bodies.spec import BodySpec
 from orca_core.errors import ConfigError, Fault, nearest
 from orca_core.proxies import find_proxy
+from orca_core.workbench import memoize
 
 VOCABULARY = 2000
 """Words of mini-roberta's vocabulary, special tokens included."""
@@ -70,7 +70,7 @@ def _mini_swin(dropouts: Mapping[str, Any]) -> Any:
 _MODELS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"mini-roberta": _mini_roberta, "mini-swin": _mini_swin}
 
 
-@lru_cache(maxsize=1)
+@memoize(maxsize=1)
 def mini_tokenizer() -> Any:
     """Word tokeniser of mini-roberta: the most frequent words of `pydoc`, lower case, ties in alphabetical order."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers

@@ -9,7 +9,7 @@ from typing import Literal
 
 from orca_core.bodies.family import FAMILIES
 from orca_core.bodies.files import checkpoint_files
-from orca_core.datafiles.digests import content_digest
+from orca_core.datafiles.digests import digest_content
 from orca_core.proxies import find_proxy
 
 
@@ -27,7 +27,7 @@ class BodySpec:
         num_layers: Transformer blocks, Swin's over all stages; None if only the loaded model shows it.
         width: Width of the embedding; None if only the loaded model shows it.
         rows_before_third: Rows of its position table that a text body uses before row 2, which is where RoBERTa starts: 2 for BERT; 0 for
-            RoBERTa, and where there is no such table; None if only the loaded model shows it.
+            RoBERTa, and without such a table; None if only the loaded model shows it.
         version: Raised when the code makes another body than before from the same files.
         build: `"module:function"` of a body that brings its own code, called as `build(spec, pretrained=..., dropout=...)`; returns
             (Body, BodyEmbedding), with pretrained weights or with ones drawn from torch's global generator. Empty for a body of a family.
@@ -68,8 +68,8 @@ class BodySpec:
         """
         if self.build:
             files = (*self.files(), *(checkpoint_files(self.folder) if self.folder is not None else ()))
-            return content_digest(f"body {self.name} {self.build} {self.tokenizer} {self.version}", files)
+            return digest_content(f"body {self.name} {self.build} {self.tokenizer} {self.version}", files)
         if self.folder is None:
             corpora = " ".join(find_proxy(name).digest() for name in self.corpus)
-            return content_digest(f"body {self.name} {self.version} {corpora}", ())
-        return content_digest(f"body {self.model_type} {self.version}", tuple(checkpoint_files(self.folder)))
+            return digest_content(f"body {self.name} {self.version} {corpora}", ())
+        return digest_content(f"body {self.model_type} {self.version}", tuple(checkpoint_files(self.folder)))

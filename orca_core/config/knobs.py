@@ -253,6 +253,12 @@ class TrialConfig(_Part):
         "fp32", description="Number format of the forward pass in fine-tuning (autocast); fp16 scales the loss and is meant for GPUs."
     )
     threads: Count = Field(1, description="CPU threads of the trial. Part of its identity, as it changes the bits.")
+    bits: Literal["native", "portable"] = Field(
+        "native",
+        description="`native`: each library takes the fastest code for the processor it finds, so bits may differ between kinds of "
+        "processor. `portable`: on the CPU all are held to what every x86-64-v3 processor has; slower, see docs/design.md. Of a sweep as a "
+        "whole: it is a key of the file, not of `base`, `space` or `variants`.",
+    )
     seed: Seed = Field(0, description="Seed of everything the trial draws. All arms share the draws of a seed, which pairs them.")
 
     @field_validator("adapter", mode="before")
@@ -266,6 +272,12 @@ class TrialConfig(_Part):
         if not isinstance(value, str | list | tuple):
             raise ValueError("must be a name or a list of phases")
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _check_bits(self) -> TrialConfig:
+        if self.bits == "portable" and self.finetune.compile:
+            raise broken_rule("finetune.compile", "must be false with bits: portable: a compiler takes what the processor has", True)
+        return self
 
     @cached_property
     def task_spec(self) -> TaskSpec:

@@ -1,1 +1,1 @@
-"""Data files: what is expected of them, how they are read safely, digests, splits."""
+"""Data files: what is expected of them, how they are read safely, decoded once, and digested."""

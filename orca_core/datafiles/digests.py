@@ -1,4 +1,4 @@
-"""Digests of files: what data is known by. Those of large files are kept in the cache root."""
+"""Digests of files, which identify data. Those of large files are kept in the cache root."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
-from orca_core.datafiles.expected import cache_root
 from orca_core.errors import DataError
+from orca_core.workbench import Workbench, memoize
 
 MANY_FILES = 256
-"""Above so many files, a process looks at them once."""
+"""With more files than this, a process checks sizes and times only once."""
 
 KEPT_FROM_BYTES = 1 << 20
 """Size from which the digest of a file is kept in the cache root."""
 
 
-def content_digest(label: str, files: tuple[Path, ...]) -> str:
+def digest_content(label: str, files: tuple[Path, ...]) -> str:
     """SHA-256 over a label and the bytes of some files, in order."""
     return _digest_once(label, files) if len(files) > MANY_FILES else _digest_now(label, files)
 
@@ -27,45 +26,45 @@ def content_digest(label: str, files: tuple[Path, ...]) -> str:
 def _digest_now(label: str, files: tuple[Path, ...]) -> str:
     digest = hashlib.sha256(label.encode())
     for path in files:
-        digest.update(_file_digest(path, *_identity(path)).encode())
+        digest.update(_digest_file(path, *_stat(path)).encode())
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=16)
+@memoize(maxsize=16)
 def _digest_once(label: str, files: tuple[Path, ...]) -> str:
-    identities = [(str(path), *_identity(path)) for path in files]
-    return _kept(f"{label} {identities}", lambda: _digest_now(label, files))
+    identities = [(str(path), *_stat(path)) for path in files]
+    return _read_or_compute(f"{label} {identities}", lambda: _digest_now(label, files))
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _stat(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: must be readable, but is not ({error.strerror})") from None
     return stat.st_size, stat.st_mtime_ns
 
 
-@lru_cache(maxsize=256)
-def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
+@memoize(maxsize=256)
+def _digest_file(path: Path, size: int, mtime_ns: int) -> str:
     def now() -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    return now() if size < KEPT_FROM_BYTES else _kept(f"{path.absolute()} {size} {mtime_ns}", now)
+    return now() if size < KEPT_FROM_BYTES else _read_or_compute(f"{path.absolute()} {size} {mtime_ns}", now)
 
 
-def _kept(identity: str, compute: Callable[[], str]) -> str:
-    """A digest from the cache root, or computed and put there; `identity` has paths, sizes and times of what it is of."""
-    place = cache_root() / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+def _read_or_compute(identity: str, compute: Callable[[], str]) -> str:
+    """A digest from the cache root, or computed and stored there; `identity` holds the paths, sizes and times of its files."""
+    path = Workbench.current().cache_root / "digests" / hashlib.sha256(identity.encode()).hexdigest()
     try:
-        return place.read_text(encoding="ascii")
+        return path.read_text(encoding="ascii")
     except (OSError, ValueError):
         digest = compute()
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False, encoding="ascii") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="ascii") as file:
             file.write(digest)
-        os.replace(file.name, place)
+        os.replace(file.name, path)
     except OSError:
-        pass  # a cache that cannot be written costs time only
+        pass  # without the cache, digests are computed again: slower, not wrong
     return digest

@@ -1,12 +1,12 @@
-"""Where published data sets lie, which files are expected there, and whether they are whole.
+"""Where published data sets are, which files are expected there, and whether they are complete.
 
-The data root is the environment's SWEEPER_DATA (`--data` sets it), else `./data`. What a file tells of itself cheaply (that it is
-there, its size, the names, shapes and dtypes in its headers) is checked when a plan first uses the task; its values are checked
-when it is decoded, see `orca_core.datafiles.decoded`.
+The data root is that of the current `Workbench`. What is cheap to check (existence, size, the names, shapes and dtypes in headers) is
+checked when a plan first uses the task; values are checked when it is decoded, see `orca_core.datafiles.decoding`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zipfile
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from orca_core.datafiles.unpickling import read_npy_header
 from orca_core.errors import DataError, Fault
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,18 +28,8 @@ Format = Literal[
 ]
 
 
-def data_root() -> Path:
-    """The folder that all paths of expected files start from."""
-    return Path(os.path.abspath(Path(os.environ.get("SWEEPER_DATA") or "data").expanduser()))
-
-
-def cache_root() -> Path:
-    """Where decoded data and digests of large files are kept: SWEEPER_CACHE, else ~/.cache/orca-sweeper."""
-    return Path(os.path.abspath(Path(os.environ.get("SWEEPER_CACHE") or "~/.cache/orca-sweeper").expanduser()))
-
-
 class Header(NamedTuple):
-    """What a file tells of an array without its values."""
+    """What a file says about an array without its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -76,10 +67,10 @@ class ExpectedFile:
         path: Below the data root.
         form: Its format.
         arrays: Its keys, shapes and dtypes, for formats that have them.
-        about: What else is to be known of its content, as text.
+        about: Anything else to know about its content.
         size: As published, `150 MB`.
         where: Where it is published.
-        instead: Other places below the data root; the first of all that is there is taken. They may be patterns, `openml/31/*.arff`.
+        instead: Other paths below the data root, or patterns like `openml/31/*.arff`; the first that exists is used.
     """
 
     path: str
@@ -90,13 +81,12 @@ class ExpectedFile:
     where: str = ""
     instead: tuple[str, ...] = ()
 
-    @property
-    def place(self) -> Path:
-        """Where it lies; if it is missing, where it must."""
-        root = data_root()
+    def find(self) -> Path:
+        """The first of its paths that exists below the data root; if none does, the one where it is expected."""
+        root = Workbench.current().data_root
         patterns = (self.path, *self.instead)
-        found = (place for pattern in patterns for place in ([root / pattern] if "*" not in pattern else sorted(root.glob(pattern))))
-        return next((place for place in found if place.exists()), root / self.path)
+        paths = (path for pattern in patterns for path in ([root / pattern] if "*" not in pattern else sorted(root.glob(pattern))))
+        return next((path for path in paths if path.exists()), root / self.path)
 
     @property
     def text(self) -> str:
@@ -105,27 +95,26 @@ class ExpectedFile:
         return ", ".join(part for part in (f"{self.form}{': ' + arrays if arrays else ''}", self.about) if part)
 
     def faults(self) -> list[str]:
-        """What is wrong with the file as far as its headers tell, a line each; empty if nothing is."""
+        """What is wrong with the file as far as its headers tell, a line per fault; empty if nothing is."""
         expected = f"Expected {self.text}{', ' + self.size if self.size else ''}{'; source: ' + self.where if self.where else ''}."
-        place = self.place
+        path = self.find()
         also = f" It may also be {' or '.join(self.instead)}." if self.instead else ""
-        there = place.is_dir() if self.form == "folder" else place.is_file()
-        if not there:
+        if not (path.is_dir() if self.form == "folder" else path.is_file()):
             kind = "folder" if self.form == "folder" else "file"
-            remedy = f"{expected} The data root is {data_root()}.{also}"
-            return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(place))]
+            remedy = f"{expected} The data root is {Workbench.current().data_root}.{also}"
+            return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(path))]
         try:
-            headers = read_headers(place, self.form)
+            headers = read_headers(path, self.form)
         except (OSError, ValueError, KeyError, EOFError, NotImplementedError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            rule = f"must be a whole {self.form} file, but cannot be read as one ({error})"
-            return [Fault("", rule, Fault.ABSENT, f"{expected} Get it again.").text(str(place))]
+            rule = f"must be a complete {self.form} file, but cannot be read ({error})"
+            return [Fault("", rule, Fault.ABSENT, f"{expected} Get it again.").text(str(path))]
         if headers is None:
             return []
-        return [fault.text(str(place)) for fault in form_faults(self.arrays, headers)]
+        return [fault.text(str(path)) for fault in form_faults(self.arrays, headers)]
 
 
 def form_faults(forms: Iterable[ArrayForm], found: Mapping[str, Header]) -> list[Fault]:
-    """What is wrong with the names, shapes and dtypes of a file's arrays; keys that nobody asks for are passed over."""
+    """What is wrong with the names, shapes and dtypes of a file's arrays; unexpected keys are ignored."""
     faults, sizes = [], dict[str, int]()
     for form in forms:
         if form.key not in found:
@@ -146,10 +135,10 @@ def form_faults(forms: Iterable[ArrayForm], found: Mapping[str, Header]) -> list
 
 
 def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
-    """Names, shapes and dtypes of a file's arrays; None for formats that tell nothing without being read.
+    """Names, shapes and dtypes of a file's arrays; None for formats whose headers do not tell.
 
     Raises:
-        ValueError, OSError and errors of the readers: If the file is not whole, as far as headers tell.
+        ValueError, OSError and errors of the readers: If the file is incomplete, as far as headers tell.
     """
     match form:
         case "npy":
@@ -167,7 +156,7 @@ def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
         case "gzipped pickle":
             with path.open("rb") as stream:
                 if stream.read(2) != b"\x1f\x8b":
-                    raise ValueError("it does not begin as gzip does")
+                    raise ValueError("it does not start like a gzip file")
         case "pickle" | "csv" | "json" | "list" | "table":
             if path.stat().st_size == 0:
                 raise ValueError("it is empty")
@@ -177,23 +166,23 @@ def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
 
 
 def _refuse_cut_pickle(path: Path) -> None:
-    """That a pickle ends as all do, unless it is gzipped.
+    """Refuse a pickle that does not end like one, unless it is gzipped.
 
     Raises:
-        ValueError: If not.
+        ValueError: If it is truncated.
     """
     with path.open("rb") as stream:
         start = stream.read(2)
         stream.seek(-1, os.SEEK_END)
         if start != b"\x1f\x8b" and stream.read(1) != b".":
-            raise ValueError("it is truncated: it does not end as a pickle does")
+            raise ValueError("it is truncated: it does not end like a pickle")
 
 
 def _npy_header(path: Path) -> Header:
     with path.open("rb") as stream:
         shape, _, dtype = read_npy_header(stream)
         if not dtype.hasobject:
-            expected = stream.tell() + dtype.itemsize * _product(shape)
+            expected = stream.tell() + dtype.itemsize * math.prod(shape)
             if (size := path.stat().st_size) < expected:
                 raise ValueError(f"it is truncated: {size} of {expected} bytes")
     return Header(shape, dtype)
@@ -213,7 +202,7 @@ _MAT_KINDS = {"single": "f4", "double": "f8", "logical": "b1"}
 
 
 def _mat_headers(path: Path) -> dict[str, Header]:
-    """Of a MATLAB file, v5 or v7.3; axes as MATLAB counts them."""
+    """The headers of a MATLAB file, v5 or v7.3; axes in MATLAB's order."""
     import numpy as np
 
     if is_hdf5(path):
@@ -232,10 +221,10 @@ def _mat_headers(path: Path) -> dict[str, Header]:
 
 
 def _refuse_cut_mat(path: Path) -> None:
-    """That a v5 file has the bytes that the tags of its arrays tell; the reader of headers skips what is not there.
+    """Refuse a v5 file shorter than its array tags say; the reader of headers skips arrays that are missing.
 
     Raises:
-        ValueError: If not.
+        ValueError: If it is truncated.
     """
     at, size = 128, path.stat().st_size
     with path.open("rb") as stream:
@@ -245,11 +234,11 @@ def _refuse_cut_mat(path: Path) -> None:
             tag = stream.read(8)
             at += 8 + (struct.unpack(f"{order}2I", tag)[1] if len(tag) == 8 else 0)
     if order and at > size:
-        raise ValueError(f"it is truncated: {size} of {at} bytes at least")
+        raise ValueError(f"it is truncated: {size} of at least {at} bytes")
 
 
 def _hdf5_headers(path: Path, grouped: bool) -> dict[str, Header]:
-    """Of the arrays at the top of an HDF5 file; of those in its first group, if every sample has a group."""
+    """The headers of the arrays at the top of an HDF5 file, or of those in its first group if every sample has a group."""
     import h5py
 
     with h5py.File(path) as file:
@@ -260,30 +249,23 @@ def _hdf5_headers(path: Path, grouped: bool) -> dict[str, Header]:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a MATLAB file is of v7.3, which is HDF5 behind a header of 512 bytes, or HDF5 as such."""
+    """Whether a MATLAB file is v7.3, which is HDF5 after a 512-byte header, or plain HDF5."""
     mark = b"\x89HDF\r\n\x1a\n"
     with path.open("rb") as stream:
         start = stream.read(520)
     return mark in (start[:8], start[512:520])
 
 
-def places_of(files: Iterable[ExpectedFile]) -> tuple[Path, ...]:
-    """Where files lie."""
-    return tuple(file.place for file in files)
+def find_paths(files: Iterable[ExpectedFile]) -> tuple[Path, ...]:
+    """Find each of some files, see `ExpectedFile.find`."""
+    return tuple(file.find() for file in files)
 
 
 def refuse(lines: Iterable[str]) -> None:
-    """One error of all faults, if there are any.
+    """Raise one error for all faults, if there are any.
 
     Raises:
-        DataError: One fault a line.
+        DataError: With one fault per line.
     """
     if text := "\n".join(lines):
         raise DataError(text)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

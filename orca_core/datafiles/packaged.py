@@ -10,9 +10,9 @@ from orca_core.errors import DataError
 
 
 @lru_cache(maxsize=256)
-def package_file(package: str, *parts: str) -> Path:
+def find_package_file(package: str, *parts: str) -> Path:
     """A file inside an installed package, found without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"{package}: is not installed, and {'/'.join(parts)} comes with it")
+        raise DataError(f"{package}: must be installed, as {'/'.join(parts)} comes with it")
     return Path(spec.submodule_search_locations[0]).joinpath(*parts)

@@ -1,7 +1,7 @@
 """Pickles of published data sets, read by an allow-list: numpy arrays and plain containers, nothing else.
 
-A pickle is a program: it names functions and calls them. Here a name is looked up in a small table of harmless ones, and any
-other is refused by its name before anything is called. So a file cannot run code.
+A pickle is a program: it names functions and calls them. Here names are looked up in a small table of harmless functions, and any
+other name is refused before anything is called. So a file cannot run code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_pickle(path: Path, encoding: str = "latin1") -> Any:
         encoding: How byte strings of Python 2 are read; latin1 also serves arrays of that time.
 
     Raises:
-        DataError: If the file is missing, truncated or no pickle, or names anything but numpy arrays and plain containers.
+        DataError: If the file is missing, truncated or not a pickle, or names anything but numpy arrays and plain containers.
     """
     try:
         with path.open("rb") as file:
@@ -38,14 +38,14 @@ def read_pickle(path: Path, encoding: str = "latin1") -> Any:
             file.seek(0)
             return unpickle(cast(IO[bytes], gzip.GzipFile(fileobj=file)) if zipped else file, path, encoding)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: must be a whole pickle, but cannot be read ({error}). Get it again.") from None
+        raise DataError(f"{path}: must be a complete pickle, but cannot be read ({error}). Get it again.") from None
 
 
 def read_object_npy(path: Path, encoding: str = "latin1") -> np.ndarray:
     """The array of an .npy file that may hold Python objects.
 
     Raises:
-        DataError: As `read_pickle`, or if it is no .npy file.
+        DataError: As `read_pickle`, or if it is not an .npy file.
     """
     import numpy as np
     from numpy.lib import format as npy
@@ -56,42 +56,42 @@ def read_object_npy(path: Path, encoding: str = "latin1") -> np.ndarray:
             if dtype.hasobject:
                 array = unpickle(stream, path, encoding)
                 if not isinstance(array, np.ndarray) or array.shape != shape:
-                    raise DataError(f"{path}: must hold the array of shape {shape} that its header tells. Get the file again.")
+                    raise DataError(f"{path}: must hold an array of shape {shape}, as its header says. Get the file again.")
                 return array
             stream.seek(0)
             return np.asarray(npy.read_array(stream, allow_pickle=False))
     except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: must be a whole .npy file, but cannot be read ({error}). Get it again.") from None
+        raise DataError(f"{path}: must be a complete .npy file, but cannot be read ({error}). Get it again.") from None
 
 
 def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether the order is Fortran's, and dtype; the stream then stands at the values.
+    """Shape, whether the order is Fortran's, and dtype; leaves the stream at the values.
 
     Raises:
-        ValueError: If it is no .npy header.
+        ValueError: If it is not an .npy header.
     """
     from numpy.lib import format as npy
 
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(stream)
     if version not in readers:
-        raise ValueError(f"a header of version {version} is not known")
+        raise ValueError(f"its header has the unknown version {version}")
     shape, fortran, dtype = readers[version](stream)
     return shape, fortran, dtype
 
 
 def unpickle(stream: IO[bytes], path: Path, encoding: str = "latin1") -> Any:
-    """One pickled object from where a stream stands.
+    """One pickled object from the current position of a stream.
 
     Raises:
-        DataError: If it names anything that is not allowed, is truncated, or is no pickle. OSError and EOFError of the stream pass.
+        DataError: If it names anything that is not allowed, is truncated, or is not a pickle. OSError and EOFError of the stream pass.
     """
     try:
         return _Unpickler(stream, path, encoding).load()
     except (DataError, OSError, EOFError):
         raise
     except Exception as error:  # a damaged pickle may fail in any way
-        raise DataError(f"{path}: must be a whole pickle of arrays, but cannot be read ({type(error).__name__}: {error}).") from None
+        raise DataError(f"{path}: must be a complete pickle of arrays, but cannot be read ({type(error).__name__}: {error}).") from None
 
 
 class _Unpickler(pickle.Unpickler):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from orca_core.distances.annealed import annealed_divergence, diameter_of
 from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost, with_gradient
+from orca_core.numerics import square_root
 
 Classes = TypeVar("Classes")
 """What a strategy keeps of the classes of a cloud."""
@@ -201,7 +202,7 @@ class _Gaussians:
             values, vectors = torch.linalg.eigh(other.factor.detach().mT @ images)
             roots = torch.zeros_like(values)
             for root, value, rank in zip(roots, values, ranks, strict=True):
-                root[samples - rank :] = value[samples - rank :].clamp(min=0).sqrt()
+                root[samples - rank :] = square_root(value[samples - rank :].clamp(min=0))
             # In ascending order: of `rank` eigenvalues, the smallest stands at -rank.
             accurate = [rank > 0 and bool(root[-rank] > 1e-5 * root[-1]) for root, rank in zip(roots, ranks, strict=True)]
             inverse = torch.where(roots > 0, 1 / roots, 0)

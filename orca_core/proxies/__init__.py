@@ -1,4 +1,4 @@
-"""Proxy data sets: data of the body's own modality, to which the embedder is aligned.
+"""Proxy data sets: data of the body's own modality that the embedder is aligned to.
 
 `PROXIES` holds every built-in proxy; `PROXY_CATALOGUE` also those whose name carries an argument, `text:PATH`, and those of other packages,
 through the entry-point group `orca_core.proxies`. An entry is a `ProxySpec`. A loader is `load(spec) -> ProxyData`, the whole proxy in a
@@ -24,18 +24,18 @@ __all__ = ["DEFAULT_PROXY", "PROXIES", "PROXY_CATALOGUE", "ProxyData", "ProxySpe
 PROXIES: dict[str, ProxySpec] = {spec.name: spec for spec in (*BUILTIN_PROXIES, *PUBLISHED_PROXIES)}
 
 DEFAULT_PROXY = {"text": "pydoc", "images": "photos"}
-"""What a body of that modality is aligned to when the task's recipe names no proxy that fits it."""
+"""The proxy of a body of that modality if the task's recipe names none that fits."""
 
 
-def _shuffled(name: str) -> ProxySpec:
+def _shuffle(name: str) -> ProxySpec:
     return replace(find_proxy(name), name=f"{name}+shuffled", shuffled=True)
 
 
 def _cut(name: str, number: str) -> ProxySpec:
     whole = f"{name}+k:{number}"
     if not number.isdigit() or int(number) < 2:
-        raise ConfigError([Fault("proxy", "must end in +k:N with N, the number of its samples, 2 at least", whole)])
-    return replace(find_proxy(name), name=whole, most=int(number))
+        raise ConfigError([Fault("proxy", "must end in +k:N, with at least N = 2 samples", whole)])
+    return replace(find_proxy(name), name=whole, max_samples=int(number))
 
 
 _FORMS = (
@@ -49,8 +49,8 @@ _FORMS = (
     NameForm("images:PATH", r"images:(.*)", images_proxy, "your own pictures, a folder for each class", {"modality": "images"}),
     NameForm("npz:PATH", r"npz:(.*)", npz_proxy, "your own features, for bodies of their width: keys x and y", {"modality": "any"}),
     NameForm("task:NAME", r"task:(.*)", task_proxy, "training images of a 2D classification task", {"modality": "images"}),
-    NameForm("NAME+shuffled", r"(.*)\+shuffled", _shuffled, "any of these with its labels permuted by the seed: a control"),
-    NameForm("NAME+k:N", r"(.*)\+k:([^+]*)", _cut, "any of these, N samples of it"),
+    NameForm("NAME+shuffled", r"(.*)\+shuffled", _shuffle, "any of these, with its labels permuted by the seed: a control"),
+    NameForm("NAME+k:N", r"(.*)\+k:([^+]*)", _cut, "N samples of any of these"),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.packaged import package_file
+from orca_core.datafiles.packaged import find_package_file
 from orca_core.errors import DataError
 from orca_core.proxies.spec import ProxyData, ProxySpec
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 NUM_TOPICS = 16
-"""The longest topics that `pydoc` takes: those with some thirty sentences or more."""
+"""How many topics `pydoc` uses, the longest ones: those with about thirty sentences or more."""
 
 CROP_SIDE, CROPS_PER_REGION, CROP_SEED = 32, 120, 11
-"""Pixels on a side of a crop; crops per third of a photograph and scale; seed of their places."""
+"""Side of a crop in pixels; crops per third of a photograph and scale; seed of their positions."""
 
 
 def _topics_file() -> tuple[Path, ...]:
-    return (package_file("pydoc_data", "topics.py"),)
+    return (find_package_file("pydoc_data", "topics.py"),)
 
 
 def _photo_files() -> tuple[Path, ...]:
-    return tuple(package_file("sklearn", "datasets", "images", name) for name in ("china.jpg", "flower.jpg"))
+    return tuple(find_package_file("sklearn", "datasets", "images", name) for name in ("china.jpg", "flower.jpg"))
 
 
 BUILTIN_PROXIES: tuple[ProxySpec, ...] = (
@@ -71,7 +71,7 @@ BUILTIN_PROXIES: tuple[ProxySpec, ...] = (
 def load_pydoc(spec: ProxySpec) -> ProxyData:
     """About 1700 sentences of 5 to 60 words, topic after topic, each sentence once.
 
-    A sentence that stands in several topics counts for the first in the alphabet, so that no sentence has two labels.
+    A sentence of several topics belongs to the alphabetically first, so that no sentence has two labels.
     """
     import numpy as np
 
@@ -110,12 +110,12 @@ def _read_topics(spec: ProxySpec) -> dict[str, str]:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise DataError(f"{path}: cannot be imported ({error}). It comes with a complete Python.") from None
+        raise DataError(f"{path}: cannot be imported ({error}). It is part of a complete Python installation.") from None
     return dict(topics)
 
 
 def load_photos(spec: ProxySpec) -> ProxyData:
-    """1440 crops (n, 3, 32, 32) in [0, 1], labels in turn: left, middle and right third of the one photograph and the other.
+    """1440 crops (n, 3, 32, 32) in [0, 1], labels in turn: left, middle and right third of one photograph, then of the other.
 
     Half of the crops show 32 x 32 pixels, half 64 x 64 pixels averaged in blocks of 2 x 2; all lie within their third.
     """

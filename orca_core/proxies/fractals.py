@@ -21,9 +21,9 @@ SEED = 7
 IMAGES_PER_SYSTEM = 240
 SIDE = 32
 DARKEST, LIGHTEST = 0.3, 0.7
-"""The ground is a grey below the first, the ink one above the second: with colours at random mini-swin learns no shapes in its epochs."""
+"""The ground is a grey below the first, the ink one above the second: with random colours mini-swin learns no shapes in its epochs."""
 PARTICLES, SETTLING_STEPS, DRAWN_STEPS = 256, 12, 24
-"""Points that wander at once in one picture; steps until they are on the attractor (the largest |s| is 0.71); steps drawn."""
+"""Points per picture that move at once; steps until they are on the attractor (the largest |s| is 0.71); steps that are drawn."""
 
 Maps = tuple[tuple[complex, complex], ...]
 
@@ -58,7 +58,7 @@ def load_fractals(spec: ProxySpec) -> ProxyData:
     labels = np.tile(np.arange(len(SYSTEMS)), IMAGES_PER_SYSTEM)
     density = _density(_wander(labels, generator))
 
-    # Both greys are drawn at random, so only the shape tells the system.
+    # Both greys are random, so only the shape tells the system.
     ground, ink = generator.uniform((0, LIGHTEST), (DARKEST, 1), size=(len(labels), 2)).T.reshape(2, -1, 1, 1)
     images = np.repeat((ground + (ink - ground) * density)[:, None], 3, axis=1)
     return ProxyData(images.astype(np.float32), labels.astype(np.int64), tuple(SYSTEMS))

@@ -1,9 +1,9 @@
-"""Proxies made of one's own data, and of tasks.
+"""Proxies from one's own data, and from tasks.
 
-text:PATH     texts: .csv, .jsonl, a folder with a folder of .txt files for each label; any other file has a word and its tag a line
+text:PATH     texts: .csv, .jsonl, a folder with a folder of .txt files for each label; any other file has a word and its tag per line
 images:PATH   a folder with a folder of pictures for each class; `?size=N` as for the task of that name
 npz:PATH      features: x (n, d) or (n, tokens, d), y (n,) whole numbers; for bodies of width d
-task:NAME     the training images of a 2D classification task, brought to [0, 1]
+task:NAME     the training images of a 2D classification task, scaled to [0, 1]
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import decoded, refuse_not_finite
+from orca_core.datafiles.decoding import decode_once, refuse_not_finite
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, form_faults, read_headers, refuse
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.proxies.spec import ProxyData, ProxySpec
-from orca_core.proxies.texts import read_conll, read_csv, read_folder, read_jsonl, text_files, tokens_of
+from orca_core.proxies.texts import label_words, list_text_files, read_conll, read_csv, read_folder, read_jsonl
 from orca_core.tasks import TaskSpec, find_task
-from orca_core.tasks.own.images import listed, sized, write_pictures
+from orca_core.tasks.own.images import list_pictures, parse_size, write_pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,22 +32,22 @@ def text_proxy(path: str) -> ProxySpec:
     """Texts in a file or folder.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there are none.
     """
-    place = Path(path).expanduser()
-    files = text_files(place) if place.is_dir() else (place,)
+    source = Path(path).expanduser()
+    files = list_text_files(source) if source.is_dir() else (source,)
     if not files or not all(file.is_file() for file in files):
         example = "Expected a file of texts, or a folder with a folder of .txt files for each label."
-        refuse([Fault("", "must be an existing file or folder with texts", Fault.ABSENT, example).text(str(place))])
-    layout = hashlib.sha256("\n".join(file.parent.name for file in files).encode()).hexdigest()[:16] if place.is_dir() else place.suffix
+        refuse([Fault("", "must be an existing file or folder with texts", Fault.ABSENT, example).text(str(source))])
+    layout = hashlib.sha256("\n".join(file.parent.name for file in files).encode()).hexdigest()[:16] if source.is_dir() else source.suffix
     return ProxySpec(
         name=f"text:{path}",
-        summary=f"texts of {place.name}",
+        summary=f"texts of {source.name}",
         modality="text",
         loader="orca_core.proxies.own:load_text",
         version=2,
         files=partial(tuple, files),
-        source=str(place),
+        source=str(source),
         identity=partial(str, f"text {layout}"),
     )
 
@@ -56,40 +56,40 @@ def load_text(spec: ProxySpec) -> ProxyData:
     """The texts, in the order of the file, or of the names of the files.
 
     Raises:
-        DataError: If the file is not of its format.
+        DataError: If the file does not have the format of its suffix.
     """
-    place = Path(spec.source)
-    if place.is_dir():
-        return read_folder(place)
+    path = Path(spec.source)
+    if path.is_dir():
+        return read_folder(path)
     try:
-        match place.suffix:
+        match path.suffix:
             case ".csv":
-                return read_csv(place)
+                return read_csv(path)
             case ".jsonl" | ".json":
-                return read_jsonl(place)
+                return read_jsonl(path)
             case _:
-                return tokens_of(read_conll(place))
+                return label_words(read_conll(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{place}: must be a file of texts, but cannot be read ({error}).") from None
+        raise DataError(f"{path}: must be a file of texts, but cannot be read ({error}).") from None
 
 
 def images_proxy(argument: str) -> ProxySpec:
     """Pictures in a folder for each class; of a folder with parts, the training part.
 
     Raises:
-        DataError: If there are none of two classes.
-        ConfigError: If the size is none.
+        DataError: If there are not at least two classes.
+        ConfigError: If the size is not valid.
     """
-    path, size = sized("images:", argument, "proxy")
+    path, size = parse_size("images:", argument, "proxy")
     folder = Path(path).expanduser()
-    rows = _pictures(folder)
-    layout = hashlib.sha256("\n".join(f"{name}/{place.name}" for name, place in rows).encode()).hexdigest()[:16]
+    rows = _list_training_pictures(folder)
+    layout = hashlib.sha256("\n".join(f"{name}/{path.name}" for name, path in rows).encode()).hexdigest()[:16]
     return ProxySpec(
         name=f"images:{argument}",
         summary=f"{len(rows)} pictures of {folder.name}, {size} x {size}",
         modality="images",
         loader="orca_core.proxies.own:load_images",
-        files=partial(tuple, tuple(place for _, place in rows)),
+        files=partial(tuple, tuple(path for _, path in rows)),
         source=f"{folder}?size={size}",
         identity=partial(str, f"images {size} {layout}"),
     )
@@ -101,20 +101,26 @@ def load_images(spec: ProxySpec) -> ProxyData:
     Raises:
         DataError: If one cannot be read.
     """
-    path, size = sized("", spec.source)
-    return of_pictures(spec, _pictures(Path(path)), size)
+    path, size = parse_size("", spec.source)
+    return decode_pictures(spec, _list_training_pictures(Path(path)), size)
 
 
-def of_pictures(spec: ProxySpec, rows: list[tuple[str, Path]], size: int) -> ProxyData:
-    """Pictures of (class, place), decoded once per node."""
+def decode_pictures(spec: ProxySpec, rows: list[tuple[str, Path]], size: int) -> ProxyData:
+    """Pictures by class, decoded once per node.
+
+    Args:
+        spec: The proxy.
+        rows: Class and path of each picture.
+        size: Side in pixels.
+    """
     names = sorted({name for name, _ in rows})
-    parts = {"all": [(place, names.index(name)) for name, place in rows]}
-    arrays, _ = decoded(spec, partial(write_pictures, parts=parts, size=size))
+    parts = {"all": [(path, names.index(name)) for name, path in rows]}
+    arrays, _ = decode_once(spec, partial(write_pictures, parts=parts, size=size))
     return ProxyData(arrays["all_x"], arrays["all_y"], tuple(names))
 
 
-def _pictures(folder: Path) -> list[tuple[str, Path]]:
-    parts = listed(folder)
+def _list_training_pictures(folder: Path) -> list[tuple[str, Path]]:
+    parts = list_pictures(folder)
     return parts.get("train") or parts[""]
 
 
@@ -122,56 +128,56 @@ def npz_proxy(path: str) -> ProxySpec:
     """Features in an .npz file.
 
     Raises:
-        DataError: If the file is missing, or has not x and y of these shapes.
+        DataError: If the file is missing, or does not have x and y of these shapes.
     """
-    place = Path(path).expanduser()
-    width = _npz_width(place)
+    file = Path(path).expanduser()
+    width = _read_npz_width(file)
     return ProxySpec(
         name=f"npz:{path}",
         summary=f"features of width {width}",
         modality="any",
         loader="orca_core.proxies.own:load_npz",
-        files=partial(tuple, (place,)),
-        source=str(place),
+        files=partial(tuple, (file,)),
+        source=str(file),
         identity=partial(str, "npz"),
         width=partial(int, width),
     )
 
 
 def load_npz(spec: ProxySpec) -> ProxyData:
-    """The features, means over tokens.
+    """The features, averaged over tokens.
 
     Raises:
         DataError: If values are not finite.
     """
     import numpy as np
 
-    place = Path(spec.source)
-    _npz_width(place)
+    path = Path(spec.source)
+    _read_npz_width(path)
     try:
-        with np.load(place, allow_pickle=False) as archive:
-            return of_features(place, archive["x"], archive["y"])
+        with np.load(path, allow_pickle=False) as archive:
+            return average_features(path, archive["x"], archive["y"])
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{place}: is damaged ({error}). Write it again.") from None
+        raise DataError(f"{path}: is damaged ({error}). Write it again.") from None
 
 
-def of_features(place: Path, x: np.ndarray, y: np.ndarray) -> ProxyData:
-    """(n, d) or (n, tokens, d) features and (n,) labels of any whole numbers."""
+def average_features(path: Path, x: np.ndarray, y: np.ndarray) -> ProxyData:
+    """A proxy of (n, d) or (n, tokens, d) features, averaged over tokens, and (n,) labels, any whole numbers."""
     import numpy as np
 
-    refuse_not_finite(place, "x", x)
+    refuse_not_finite(path, "x", x)
     names, ids = np.unique(y, return_inverse=True)
     means = x.astype(np.float32) if x.ndim == 2 else x.mean(1, dtype=np.float32)
     return ProxyData(np.ascontiguousarray(means), ids.astype(np.int64), tuple(map(str, names.tolist())))
 
 
-def _npz_width(place: Path) -> int:
-    form = ExpectedFile(str(place.absolute()), "npz", FEATURES, "and x: (n, d) or (n, tokens, d) float")
+def _read_npz_width(path: Path) -> int:
+    form = ExpectedFile(str(path.absolute()), "npz", FEATURES, "and x: (n, d) or (n, tokens, d) float")
     refuse(form.faults())
-    headers = read_headers(place, "npz") or {}
+    headers = read_headers(path, "npz") or {}
     shape = headers["x"].shape if "x" in headers else ()
     axes = "n d" if len(shape) == 2 else "n tokens d"
-    refuse(fault.text(str(place)) for fault in form_faults((ArrayForm("x", axes, "f", "float"), *FEATURES), headers))
+    refuse(fault.text(str(path)) for fault in form_faults((ArrayForm("x", axes, "f", "float"), *FEATURES), headers))
     return shape[-1]
 
 
@@ -179,7 +185,7 @@ def task_proxy(name: str) -> ProxySpec:
     """The images of a task.
 
     Raises:
-        ConfigError: If there is no such task, or it is no classification of images.
+        ConfigError: If the task is unknown, or is not a classification of images.
         DataError: If the task is a file that is missing or not of the documented form.
     """
     task = find_task(name)
@@ -196,16 +202,16 @@ def task_proxy(name: str) -> ProxySpec:
         licence=task.licence,
         source=name,
         expects=task.expects,
-        identity=partial(_task_identity, task),
+        identity=partial(_identify_task, task),
     )
 
 
-def _task_identity(task: TaskSpec) -> str:
+def _identify_task(task: TaskSpec) -> str:
     return f"task {task.digest()}"
 
 
 def load_task(spec: ProxySpec) -> ProxyData:
-    """The training images under split seed 0, linearly brought to [0, 1], a single channel three times.
+    """The training images under split seed 0, scaled linearly to [0, 1]; a single channel is repeated three times.
 
     Raises:
         DataError: If the task's files are not as expected, or it has neither one nor three channels.
@@ -217,7 +223,7 @@ def load_task(spec: ProxySpec) -> ProxyData:
     data = find_task(name).load(0)
     channels = data.input_shape[0]
     if data.num_classes is None or channels not in (1, 3):
-        raise DataError(f"task:{name}: must have one channel or three to be seen as images, but has {channels}.")
+        raise DataError(f"task:{name}: must have one or three channels to serve as images, but has {channels}.")
     x = data.train.x if data.prepare is None else data.inputs(torch.from_numpy(data.train.x)).numpy()
     low, high = float(x.min()), float(x.max())
     images = ((x - low) / (high - low or 1.0)).astype(np.float32)

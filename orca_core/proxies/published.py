@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import Decoding, decoded, labels
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, Header, form_faults, places_of, read_headers, refuse
-from orca_core.datafiles.published import checked_arrays
+from orca_core.datafiles.arrays import select_arrays
+from orca_core.datafiles.decoding import Decoding, decode_once, to_class_ids
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, Header, find_paths, form_faults, read_headers, refuse
 from orca_core.datafiles.unpickling import read_object_npy, read_pickle
 from orca_core.errors import Fault
-from orca_core.proxies.own import of_features, of_pictures
+from orca_core.proxies.own import average_features, decode_pictures
 from orca_core.proxies.spec import ProxyData, ProxySpec
-from orca_core.proxies.texts import read_conll, sentences_of, tokens_of
+from orca_core.proxies.texts import label_sentences, label_words, read_conll
+from orca_core.workbench import memoize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ REFERENCE_TEXT_FILES = (
 
 def load_cifar(spec: ProxySpec) -> ProxyData:
     """The training images, without the reference's augmentation."""
-    arrays, facts = decoded(spec, partial(_decode_cifar, files=spec.expects))
+    arrays, facts = decode_once(spec, partial(_decode_cifar, files=spec.expects))
     return ProxyData(arrays["x"], arrays["y"], tuple(map(str, range(facts["classes"]))))
 
 
@@ -81,12 +82,12 @@ def _decode_cifar(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
     ids: list[np.ndarray] = []
     for file in files:
         key = file.arrays[1].key
-        found = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+        found = select_arrays(file.find(), read_pickle(file.find()), file.arrays)
         side = math.isqrt(found["data"].shape[1] // 3)
         if 3 * side * side != found["data"].shape[1] or (images and images[0].shape[2] != side):
-            refuse([Fault("data", "must have rows of three square images, one of each colour", found["data"].shape).text(str(file.place))])
+            refuse([Fault("data", "must have rows of three square images, one of each colour", found["data"].shape).text(str(file.find()))])
         images.append(found["data"].reshape(-1, 3, side, side))
-        ids.append(labels(file.place, key, found[key]))
+        ids.append(to_class_ids(file.find(), key, found[key]))
     out.save("x", np.concatenate(images), "uint8")
     out.save("y", np.concatenate(ids), "int64")
     out.facts["classes"] = max(int(part.max()) for part in ids) + 1
@@ -94,115 +95,110 @@ def _decode_cifar(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
 
 def load_tiny_imagenet(spec: ProxySpec) -> ProxyData:
     """The training images, 64 x 64."""
-    return of_pictures(spec, [(place.parents[1].name, place) for place in _tiny_imagenet_places()], TINY_IMAGENET_SIDE)
+    return decode_pictures(spec, [(path.parents[1].name, path) for path in _find_tiny_imagenet()], TINY_IMAGENET_SIDE)
 
 
-def _tiny_imagenet_places() -> tuple[Path, ...]:
-    (folder,) = places_of(TINY_IMAGENET_FILES)
-    return _pictures_below(folder, os.stat(folder).st_mtime_ns) if folder.is_dir() else (folder,)
+def _find_tiny_imagenet() -> tuple[Path, ...]:
+    (folder,) = find_paths(TINY_IMAGENET_FILES)
+    return _list_pictures_below(folder, os.stat(folder).st_mtime_ns) if folder.is_dir() else (folder,)
 
 
-@lru_cache(maxsize=2)
-def _pictures_below(folder: Path, mtime_ns: int) -> tuple[Path, ...]:
-    places = tuple(sorted(folder.glob("*/images/*.JPEG")))
-    if len({place.parents[1] for place in places}) < 2:
-        refuse([Fault("", "must have folders <class>/images/ with .JPEG pictures, two at least", len(places)).text(str(folder))])
-    return places
+@memoize(maxsize=2)
+def _list_pictures_below(folder: Path, mtime_ns: int) -> tuple[Path, ...]:
+    paths = tuple(sorted(folder.glob("*/images/*.JPEG")))
+    if len({path.parents[1] for path in paths}) < 2:
+        refuse([Fault("", "must have at least two folders <class>/images/ with .JPEG pictures", len(paths)).text(str(folder))])
+    return paths
 
 
-def _tiny_imagenet_identity() -> str:
-    """Its place says which class a picture is of."""
-    names = "\n".join(place.parents[1].name for place in _tiny_imagenet_places())
+def _identify_tiny_imagenet() -> str:
+    """The class of a picture is in its path, not in its content: the names of all classes are part of the identity."""
+    names = "\n".join(path.parents[1].name for path in _find_tiny_imagenet())
     return f"tiny-imagenet {hashlib.sha256(names.encode()).hexdigest()[:16]}"
 
 
 def load_conll(spec: ProxySpec) -> ProxyData:
-    """A sample for each word of eng.train: its own token in its sentence, with its tag, IOB2, nine in all."""
-    return tokens_of(read_conll(spec.expects[0].place))
+    """A sample for each word of eng.train: its token in its sentence, with its IOB2 tag, one of nine."""
+    return label_words(read_conll(spec.expects[0].find()))
 
 
 def load_conll_sentences(spec: ProxySpec) -> ProxyData:
-    """A sample for each sentence of eng.train, with the kind of entity that it has most of."""
-    return sentences_of(read_conll(spec.expects[0].place))
+    """A sample for each sentence of eng.train, with its most frequent kind of entity."""
+    return label_sentences(read_conll(spec.expects[0].find()))
 
 
 def load_reference_text(spec: ProxySpec) -> ProxyData:
-    """Means over tokens of the features that the reference stored (`embedder.py:290`)."""
-    xs, ys = places_of(spec.expects)
+    """The features that the reference stored, averaged over tokens (`embedder.py:290`)."""
+    xs, ys = find_paths(spec.expects)
     x, y = read_object_npy(xs), read_object_npy(ys)
     if len(x) != len(y):
         refuse([Fault("", f"must have the {len(x)} rows of {xs.name}", len(y)).text(str(ys))])
-    return of_features(xs, x, labels(ys, "", y))
+    return average_features(xs, x, to_class_ids(ys, "", y))
 
 
-def _reference_text_width() -> int:
+def _read_reference_width() -> int:
     file = REFERENCE_TEXT_FILES[0]
     refuse(file.faults())
-    headers: dict[str, Header] = read_headers(file.place, "npy") or {}
-    refuse(fault.text(str(file.place)) for fault in form_faults(file.arrays, headers))
+    headers: dict[str, Header] = read_headers(file.find(), "npy") or {}
+    refuse(fault.text(str(file.find())) for fault in form_faults(file.arrays, headers))
     return headers[""].shape[2]
 
 
 PUBLISHED_PROXIES: tuple[ProxySpec, ...] = (
     ProxySpec(
         name="cifar10",
-        summary="50000 photographs of 32 x 32 points, 10 classes",
+        summary="50000 photographs of 32 x 32 pixels, 10 classes",
         modality="images",
         loader="orca_core.proxies.published:load_cifar",
-        files=partial(places_of, CIFAR10_FILES),
         licence="as its page says",
         source="CIFAR-10 (Krizhevsky 2009)",
         expects=CIFAR10_FILES,
     ),
     ProxySpec(
         name="cifar100",
-        summary="50000 photographs of 32 x 32 points, 100 classes",
+        summary="50000 photographs of 32 x 32 pixels, 100 classes",
         modality="images",
         loader="orca_core.proxies.published:load_cifar",
-        files=partial(places_of, CIFAR100_FILES),
         licence="CC BY 4.0",
         source="CIFAR-100 (Krizhevsky 2009)",
         expects=CIFAR100_FILES,
     ),
     ProxySpec(
         name="tiny-imagenet",
-        summary="100000 photographs of 64 x 64 points, 200 classes",
+        summary="100000 photographs of 64 x 64 pixels, 200 classes",
         modality="images",
         loader="orca_core.proxies.published:load_tiny_imagenet",
-        files=_tiny_imagenet_places,
+        files=_find_tiny_imagenet,
         licence="as ImageNet's page says",
         source="tiny ImageNet, of the course cs231n",
         expects=TINY_IMAGENET_FILES,
-        identity=_tiny_imagenet_identity,
+        identity=_identify_tiny_imagenet,
     ),
     ProxySpec(
         name="conll2003",
-        summary="words of news in their sentences, labelled by the entity that they are part of",
+        summary="words of news in their sentences, labelled by the entity they belong to",
         modality="text",
         loader="orca_core.proxies.published:load_conll",
-        files=partial(places_of, CONLL_FILES),
         licence="as Reuters' corpus",
         source="CoNLL-2003 (Tjong Kim Sang & De Meulder 2003), English, training part",
         expects=CONLL_FILES,
     ),
     ProxySpec(
         name="conll2003-sentences",
-        summary="sentences of news, labelled by the kind of entity that they have most of",
+        summary="sentences of news, labelled by their most frequent kind of entity",
         modality="text",
         loader="orca_core.proxies.published:load_conll_sentences",
-        files=partial(places_of, CONLL_FILES),
         licence="as Reuters' corpus",
         source="CoNLL-2003 (Tjong Kim Sang & De Meulder 2003), English, training part",
         expects=CONLL_FILES,
     ),
     ProxySpec(
         name="reference-text",
-        summary="the features of sentences that the reference code reads, for bodies of their width, 768",
+        summary="the sentence features that the reference code reads, for bodies of their width, 768",
         modality="text",
         loader="orca_core.proxies.published:load_reference_text",
-        files=partial(places_of, REFERENCE_TEXT_FILES),
         source="ORCA's repository",
         expects=REFERENCE_TEXT_FILES,
-        width=_reference_text_width,
+        width=_read_reference_width,
     ),
 )

@@ -11,42 +11,42 @@ from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
 from orca_core.proxies.spec import ProxyData
 
-MOST_TOLD = 10
-"""So many wrong lines of a file are told."""
+MAX_REPORTED = 10
+"""Largest number of wrong lines to report."""
 
 Sentence = list[tuple[str, str]]
 """Words with their tags."""
 
 
-def read_conll(place: Path) -> list[Sentence]:
-    """The sentences of a file with a word a line: the word first, its tag last, sentences apart by an empty line.
+def read_conll(path: Path) -> list[Sentence]:
+    """The sentences of a file with one word per line: the word first, its tag last, an empty line between sentences.
 
-    Tags of the form IOB1 become IOB2, in which every entity begins with B; others stay as they are. -DOCSTART- lines are left out.
+    IOB1 tags become IOB2, in which every entity begins with B; other tags stay as they are. -DOCSTART- lines are left out.
 
     Raises:
         DataError: If a line has no tag, or there is no sentence.
     """
     sentences: list[Sentence] = [[]]
-    for number, line in enumerate(place.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         columns = line.split()
         if not columns or columns[0] == "-DOCSTART-":
             sentences.append([])
         elif len(columns) < 2:
-            refuse([Fault(f"line {number}", "must have a word and its tag", line, "Columns are separated by blanks.").text(str(place))])
+            refuse([Fault(f"line {number}", "must have a word and its tag", line, "Columns are separated by spaces.").text(str(path))])
         else:
             sentences[-1].append((columns[0], columns[-1]))
     sentences = [sentence for sentence in sentences if sentence]
     if not sentences:
-        raise DataError(f"{place}: must have sentences, but has none.")
+        raise DataError(f"{path}: must have sentences, but has none.")
     if all(re.fullmatch(r"O|[BI]-.+", tag) for sentence in sentences for _, tag in sentence):
-        sentences = [iob2(sentence) for sentence in sentences]
+        sentences = [to_iob2(sentence) for sentence in sentences]
     return sentences
 
 
-def iob2(sentence: Sentence) -> Sentence:
+def to_iob2(sentence: Sentence) -> Sentence:
     """The tags I-X that begin an entity as B-X.
 
-    >>> iob2([("EU", "I-ORG"), ("in", "O"), ("New", "I-LOC"), ("York", "I-LOC")])
+    >>> to_iob2([("EU", "I-ORG"), ("in", "O"), ("New", "I-LOC"), ("York", "I-LOC")])
     [('EU', 'B-ORG'), ('in', 'O'), ('New', 'B-LOC'), ('York', 'I-LOC')]
     """
     tagged, before = [], "O"
@@ -57,7 +57,7 @@ def iob2(sentence: Sentence) -> Sentence:
     return tagged
 
 
-def tokens_of(sentences: list[Sentence]) -> ProxyData:
+def label_words(sentences: list[Sentence]) -> ProxyData:
     """A sample for each word, with its tag, in the context of its sentence."""
     texts, spans, tags = [], [], []
     for sentence in sentences:
@@ -67,21 +67,21 @@ def tokens_of(sentences: list[Sentence]) -> ProxyData:
             spans.append((at, at + len(word)))
             tags.append(tag)
             at += len(word) + 1
-    return labelled(texts, tags, spans)
+    return number_labels(texts, tags, spans)
 
 
-def sentences_of(sentences: list[Sentence]) -> ProxyData:
-    """A sample for each sentence, with the kind of entity that it has most of, the first in the alphabet of equals; else O."""
+def label_sentences(sentences: list[Sentence]) -> ProxyData:
+    """A sample for each sentence, with its most frequent kind of entity, on a tie the alphabetically first; O if it has none."""
     texts = [" ".join(word for word, _ in sentence) for sentence in sentences]
-    return labelled(texts, [_main_kind(sentence) for sentence in sentences])
+    return number_labels(texts, [_find_main_kind(sentence) for sentence in sentences])
 
 
-def _main_kind(sentence: Sentence) -> str:
+def _find_main_kind(sentence: Sentence) -> str:
     counts = Counter(tag[2:] for _, tag in sentence if tag.startswith("B-"))
     return min(counts, key=lambda kind: (-counts[kind], kind)) if counts else "O"
 
 
-def labelled(texts: list[str], names: list[str], spans: list[tuple[int, int]] | None = None) -> ProxyData:
+def number_labels(texts: list[str], names: list[str], spans: list[tuple[int, int]] | None = None) -> ProxyData:
     """Texts and the names of their labels; ids in the order of the names."""
     import numpy as np
 
@@ -89,27 +89,27 @@ def labelled(texts: list[str], names: list[str], spans: list[tuple[int, int]] | 
     return ProxyData(texts, ids.astype(np.int64), tuple(map(str, known)), spans)
 
 
-def read_csv(place: Path) -> ProxyData:
-    """A table with a header: texts are the column `text` or `sentence`, else the first; labels `label` or `target`, else the last."""
+def read_csv(path: Path) -> ProxyData:
+    """A table with a header: texts from the column `text` or `sentence`, else the first; labels from `label` or `target`, else the last."""
     from orca_core.tasks.tables import read_table, split_target
 
-    rest, label = split_target(read_table(place), ("label", "target"))
+    rest, label = split_target(read_table(path), ("label", "target"))
     if not rest:
-        refuse([Fault("", "must have a column of texts and one of labels", [label.name]).text(str(place))])
+        refuse([Fault("", "must have a column of texts and one of labels", [label.name]).text(str(path))])
     named = [column for name in ("text", "sentence") for column in rest if column.name.lower() == name]
     text = named[0] if named else rest[0]
     for column in (text, label):
         if column.missing.any():
-            refuse([Fault(column.name, "must have no missing entry", int(column.missing.sum())).text(str(place))])
+            refuse([Fault(column.name, "must have no missing entries", int(column.missing.sum())).text(str(path))])
     names = [str(value) if label.is_text else f"{value:.15g}" for value in label.values.tolist()]
-    return labelled([str(value) for value in text.values.tolist()], names)
+    return number_labels([str(value) for value in text.values.tolist()], names)
 
 
-def read_jsonl(place: Path) -> ProxyData:
+def read_jsonl(path: Path) -> ProxyData:
     """JSON lines, each a mapping with `text` and `label`, neither of them null."""
     texts, names, wrong = [], [], []
-    # Not splitlines(): a text may hold other line separators of Unicode as they are.
-    for number, line in enumerate(place.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    # Not splitlines(): a text may contain other line separators of Unicode.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -121,20 +121,20 @@ def read_jsonl(place: Path) -> ProxyData:
             names.append(str(name))
         except (ValueError, KeyError, TypeError) as error:
             rule = f"must be a mapping with text and label ({type(error).__name__}: {error})"
-            wrong.append(Fault(f"line {number}", rule, line).text(str(place)))
-    refuse(wrong[:MOST_TOLD])
+            wrong.append(Fault(f"line {number}", rule, line).text(str(path)))
+    refuse(wrong[:MAX_REPORTED])
     if not texts:
-        raise DataError(f"{place}: must have texts, but has none.")
-    return labelled(texts, names)
+        raise DataError(f"{path}: must have texts, but has none.")
+    return number_labels(texts, names)
 
 
-def text_files(folder: Path) -> tuple[Path, ...]:
-    """The .txt files in the folders of a folder, in the order of their names."""
-    return tuple(sorted(place for place in folder.glob("*/*.txt") if not place.parent.name.startswith(".")))
+def list_text_files(folder: Path) -> tuple[Path, ...]:
+    """The .txt files in the subfolders of a folder, in the order of their names."""
+    return tuple(sorted(path for path in folder.glob("*/*.txt") if not path.parent.name.startswith(".")))
 
 
 def read_folder(folder: Path) -> ProxyData:
-    """A folder for each label, with .txt files, each a text."""
-    places = text_files(folder)
-    texts = [" ".join(place.read_text(encoding="utf-8", errors="replace").split()) for place in places]
-    return labelled(texts, [place.parent.name for place in places])
+    """Texts from .txt files in a folder for each label."""
+    paths = list_text_files(folder)
+    texts = [" ".join(path.read_text(encoding="utf-8", errors="replace").split()) for path in paths]
+    return number_labels(texts, [path.parent.name for path in paths])

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_core.datafiles.packaged import package_file
+from orca_core.datafiles.packaged import find_package_file
 from orca_core.errors import DataError
 from orca_core.tasks.spec import TaskData, TaskSpec
 from orca_core.tasks.splitting import deal, standardise
@@ -20,8 +20,8 @@ def laptop_recipe(dims: int, *, epochs: int, batch_size: int, lr: float = 1e-3, 
 
     Args:
         dims: 1 for series (text body and proxy), 2 for images and fields (image body and proxy).
-        epochs, batch_size, lr: Of fine-tuning; the schedule would decay to zero at one and a half times the epochs.
-        tokens: Most tokens of a sequence; mini-roberta learns more from few long patches than from many short ones.
+        epochs, batch_size, lr: Of fine-tuning; the schedule decays to zero at one and a half times the epochs.
+        tokens: Largest number of tokens of a sequence; mini-roberta learns more from few long patches than from many short ones.
     """
     body, proxy = {1: ("mini-roberta", "pydoc"), 2: ("mini-swin", "photos")}[dims]
     optimizer = {"optimizer": "adamw", "weight_decay": 1e-5}
@@ -42,7 +42,7 @@ def laptop_recipe(dims: int, *, epochs: int, batch_size: int, lr: float = 1e-3, 
     }
 
 
-# What the reference's yamls of 1510 and 187 have in common; of stage 2 they set the epochs alone, its lr is ten times stage 3's.
+# Common to the reference's YAML files of 1510 and 187. Of stage 2 they set only the epochs; its learning rate is ten times stage 3's.
 _OPENML_ALIGN = {"epochs": 20, "optimizer": "adamw", "weight_decay": 1e-5, "class_samples": 128}
 _OPENML_FINETUNE = {
     "optimizer": "adamw",
@@ -69,13 +69,13 @@ _PUBLISHED_187 = {
 
 
 def _shipped(name: str) -> tuple[Path, ...]:
-    return (package_file("sklearn", "datasets", "data", name),)
+    return (find_package_file("sklearn", "datasets", "data", name),)
 
 
 BUILTIN_TASKS: tuple[TaskSpec, ...] = (
     TaskSpec(
         name="digits",
-        summary="1797 handwritten digits of 8 x 8 points, 10 classes",
+        summary="1797 handwritten digits of 8 x 8 pixels, 10 classes",
         dims=2,
         kind="classification",
         loss="cross-entropy",
@@ -150,7 +150,7 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
     ),
     TaskSpec(
         name="darcy-mini",
-        summary="500 squares of two rocks, 32 x 32, and the pressure of water that seeps through",
+        summary="500 squares of two kinds of rock, 32 x 32, and the pressure of water that seeps through",
         dims=2,
         kind="dense",
         loss="relative-l2",

@@ -2,7 +2,7 @@
 
 Source: Greydanus & Kobak, "Scaling down deep learning with MNIST-1D", ICML 2024, arXiv 2011.14439; templates and constants are
 those of github.com/greydanus/mnist1d (Apache-2.0). Differs: all 5000 series are drawn at once from a PCG64 generator, so they are
-another draw from the same distribution than the authors' file, not its rows.
+another sample of the same distribution, not the rows of the authors' file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TEMPLATES = (
 
 
 def load_mnist1d(spec: TaskSpec, split_seed: int) -> TaskData:
-    """4000 series of which `split_seed` takes 400 for validation, and always the same 1000 for the test; x (n, 1, 40)."""
+    """4000 series of which `split_seed` draws 400 for validation, and always the same 1000 for the test; x (n, 1, 40)."""
     import numpy as np
 
     x, y = draw(NUM_TRAIN + NUM_VALID + NUM_TEST, np.random.Generator(np.random.PCG64(SEED)))
@@ -79,7 +79,7 @@ def draw(samples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.n
     series = np.take_along_axis(series, moved, axis=1)
     on_template = np.take_along_axis(at < TEMPLATE_LENGTH, moved, axis=1)
 
-    # Smooth noise stands only where there is no template, so that the template is not told by its smoothness.
+    # Smooth noise fills only the rest of the series, so that smoothness does not give the template away.
     smooth_noise = gaussian_filter1d(0.25 * generator.standard_normal(series.shape), sigma=2, axis=1)
     series = np.where(on_template, series, smooth_noise) + 0.02 * generator.standard_normal(series.shape)
     series -= 0.75 * generator.uniform(-0.5, 0.5, size=(samples, 1)) * np.linspace(-0.5, 0.5, FULL_LENGTH)

@@ -1,10 +1,10 @@
-"""Tables of OpenML: the 42 that the reference is configured for, from its own split file or from the table, and any other by its id.
+"""Tables of OpenML: the 42 that the reference is configured for, from its own split file or from the table, and any other table by its id.
 
-    <id>_dev_test_split.npy          what the reference saved: its split and its columns, as numbers
+    <id>_dev_test_split.npy          saved by the reference: its split, and its columns as numbers
     openml/<id>.csv .arff .parquet   the table, or a folder `openml/<id>/` with one; the target is the column `class`, else the last
 
-With the package `openml`, `sweeper tasks openml/<id> --fetch` writes the table there (`orca_core.tasks.fetching`). What it has downloaded
-before lies in such a folder already: its `org/openml/www/datasets/<id>` may be linked as `openml/<id>`.
+With the package `openml`, `sweeper tasks openml/<id> --fetch` writes the table there (`orca_core.tasks.fetching`). Earlier downloads
+of the package are in such folders already: its `org/openml/www/datasets/<id>` may be linked as `openml/<id>`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, places_of, refuse
-from orca_core.datafiles.published import checked_arrays
+from orca_core.datafiles.arrays import select_arrays
+from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import ConfigError, Fault
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.recipes import published
+from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import PointwiseScale, held_out, stratified_order
-from orca_core.tasks.tables import SUFFIXES, class_ids, design, read_table, scaled, split_target
+from orca_core.tasks.splitting import PointwiseScale, hold_out, stratified_order
+from orca_core.tasks.tables import SUFFIXES, encode_columns, number_classes, read_table, scale_columns, split_target
 
 if TYPE_CHECKING:
     pass
@@ -35,7 +35,7 @@ SCALED_AGAIN = (12, 54, 1068, 1494)
 COLUMNS_1464 = (0, 1, 3)
 """Columns of 1464 that the reference keeps."""
 
-LEAST_ROWS = 10
+MIN_ROWS = 10
 """A tenth of the rows is the test part."""
 
 SPLIT_ARRAYS = (
@@ -49,13 +49,13 @@ SPLIT_ARRAYS = (
 def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, F, 1) of numbers alone, else (n, m, F); see `orca_core.tasks.tables`.
 
-    Test and validation are a tenth each, stratified, by the seed; the test part of a split file stays what it is. Numbers are
+    Test and validation are a tenth each, stratified, by the seed; a split file keeps its own test part. Numbers are
     standardised by the training rows (reference: by all rows).
     """
     import numpy as np
 
     number = int(spec.name.partition("/")[2])
-    arrays, facts = decoded(spec, partial(_decode, place=spec.expects[0].place))
+    arrays, facts = decode_once(spec, partial(_decode, path=spec.expects[0].find()))
     x, y, dev = arrays["x"], arrays["y"], facts["dev"]
     if dev is not None:
         rest, test = np.arange(dev), np.arange(dev, len(y))
@@ -65,8 +65,8 @@ def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         rest, test = np.sort(order[tenth:]), np.sort(order[:tenth])
     train, valid = rest, test
     if not reference:
-        train, valid = (rest[rows] for rows in held_out(y[rest], 1 / 9, split_seed))
-    inputs = scaled(x, facts["numeric"], np.arange(len(y)) if reference else train)
+        train, valid = (rest[rows] for rows in hold_out(y[rest], 1 / 9, split_seed))
+    inputs = scale_columns(x, facts["numeric"], np.arange(len(y)) if reference else train)
     if reference and x.shape[2] == 1:
         if number in SCALED_AGAIN:
             inputs = PointwiseScale(inputs[train]).encode(inputs)
@@ -76,33 +76,33 @@ def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     return TaskData(parts[0], parts[1], parts[2], facts["classes"])
 
 
-def _decode(out: Decoding, place: Path) -> None:
+def _decode(out: Decoding, path: Path) -> None:
     import numpy as np
 
-    if place.suffix == ".npy":
-        arrays = checked_arrays(place, read_object_npy(place)[()], SPLIT_ARRAYS)
+    if path.suffix == ".npy":
+        arrays = select_arrays(path, read_object_npy(path)[()], SPLIT_ARRAYS)
         for key in ("X_norm_dev", "X_norm_test", "y_dev", "y_test"):
-            refuse_not_finite(place, key, arrays[key])
+            refuse_not_finite(path, key, arrays[key])
         x = np.concatenate([arrays["X_norm_dev"], arrays["X_norm_test"]])
-        dev, names = class_ids(place, "y_dev", arrays["y_dev"])
+        dev, names = number_classes(path, "y_dev", arrays["y_dev"])
         test = np.searchsorted(np.unique(arrays["y_dev"]), arrays["y_test"])
         if absent := np.setdiff1d(arrays["y_test"], arrays["y_dev"]).tolist():
-            refuse([Fault("y_test", "must have no class that y_dev has not", absent).text(str(place))])
+            refuse([Fault("y_test", "must have only classes of y_dev", absent).text(str(path))])
         y = np.concatenate([dev, test])
-        # A number is in the first place of its column, and is neither 0 nor 1 in some row.
+        # A numeric column holds its number in the first of its m entries, and in some row it is neither 0 nor 1.
         numeric = [column for column in range(x.shape[1]) if not np.isin(x[:, column, 0], (0, 1)).all()]
         out.facts["dev"] = len(dev)
     else:
-        inputs, target = split_target(read_table(place), ("class",))
+        inputs, target = split_target(read_table(path), ("class",))
         known = ~target.missing
         if not target.is_text and (fractions := target.values[known][target.values[known] % 1 != 0]).size:
-            remedy = f"Name the column of classes `class`, or take a regression as csv:{place}."
-            refuse([Fault(target.name, "must hold classes, texts or whole numbers", fractions[:3].tolist(), remedy).text(str(place))])
-        x, numeric = design(place, inputs, known)
-        y, names = class_ids(place, target.name, target.values[known])
+            remedy = f"Name the column of classes `class`, or take a regression as csv:{path}."
+            refuse([Fault(target.name, "must hold classes, texts or whole numbers", fractions[:3].tolist(), remedy).text(str(path))])
+        x, numeric = encode_columns(path, inputs, known)
+        y, names = number_classes(path, target.name, target.values[known])
         out.facts["dev"] = None
-        if len(y) < LEAST_ROWS:
-            refuse([Fault(target.name, f"must have {LEAST_ROWS} rows at least", len(y)).text(str(place))])
+        if len(y) < MIN_ROWS:
+            refuse([Fault(target.name, f"must have at least {MIN_ROWS} rows", len(y)).text(str(path))])
     out.save("x", x, "float64")
     out.save("y", y, "int64")
     out.facts |= {"numeric": numeric, "classes": len(names)}
@@ -161,7 +161,7 @@ def _files(number: int) -> tuple[ExpectedFile, ...]:
     return (ExpectedFile(split, "table", (), about, "", f"openml.org, data set {number}", (f"openml/{split}", *tables)),)
 
 
-def _spec(number: int, recipes: Mapping[str, Mapping[str, Any]] = {}) -> TaskSpec:
+def _make_spec(number: int, recipes: Mapping[str, Mapping[str, Any]] = {}) -> TaskSpec:
     files = _files(number)
     return TaskSpec(
         name=f"openml/{number}",
@@ -173,7 +173,6 @@ def _spec(number: int, recipes: Mapping[str, Mapping[str, Any]] = {}) -> TaskSpe
         loader="orca_core.tasks.openml:load_openml",
         version=2,
         recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3), **recipes},
-        files=partial(places_of, files),
         licence="as its page says",
         source=f"openml.org, data set {number}",
         expects=files,
@@ -183,9 +182,9 @@ def _spec(number: int, recipes: Mapping[str, Mapping[str, Any]] = {}) -> TaskSpe
     )
 
 
-def _published(row: tuple[int, int, int, int, float, int, float | None, str, float, float, float, int, int]) -> TaskSpec:
+def _make_published(row: tuple[int, int, int, int, float, int, float | None, str, float, float, float, int, int]) -> TaskSpec:
     number, tokens, class_samples, epochs, dropout, batch_size, clip, optimizer, lr, weight_decay, momentum, warmup, decay = row
-    recipe = published(
+    recipe = published_recipe(
         1,
         epochs=epochs,
         batch_size=batch_size,
@@ -201,21 +200,21 @@ def _published(row: tuple[int, int, int, int, float, int, float | None, str, flo
         tokens=tokens,
         dropout=dropout,
     )
-    return _spec(number, {"published": recipe})
+    return _make_spec(number, {"published": recipe})
 
 
 def openml_task(number: str) -> TaskSpec:
-    """A table that the reference is not configured for, by its id; whether its file is there is checked when it is used.
+    """A table that the reference is not configured for, by its id; whether its file exists is checked when it is used.
 
     Raises:
-        ConfigError: If that is no id.
+        ConfigError: If it is not an id.
     """
     if not re.fullmatch(r"[1-9]\d{0,8}", number):
         raise ConfigError(
             [Fault("task", "must be openml/ID with the number of a data set of openml.org", f"openml/{number}", "As in openml/61.")]
         )
-    return _spec(int(number))
+    return _make_spec(int(number))
 
 
-OPENML_TASKS: tuple[TaskSpec, ...] = tuple(map(_published, _PUBLISHED))
-"""Of the 42, those that do not come with scikit-learn, as 187 and 1510 do."""
+OPENML_TASKS: tuple[TaskSpec, ...] = tuple(map(_make_published, _PUBLISHED))
+"""The reference's 42 tables without 187 and 1510, which come with scikit-learn."""

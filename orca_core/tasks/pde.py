@@ -25,7 +25,7 @@ ADVECTION_SPEED, ADVECTION_TIME = 0.4, 2.0
 """ORCA's PDE-ADV: beta 0.4, one jump to t = 2."""
 
 BURGERS_VISCOSITY, BURGERS_TIME, BURGERS_STEPS = 0.04 / math.pi, 0.5, 100
-"""nu / pi with one of PDEBench's nu. ORCA's PDE-Burgers has nu 1, under which a state is all but gone by t = 2."""
+"""nu / pi with one of PDEBench's nu. ORCA's PDE-Burgers has nu 1, under which a state has almost vanished by t = 2."""
 
 DARCY_SIDE, DARCY_SCALE = 32, 100.0
 """Cells on a side of the unit square; what pressures of about 0.01 are multiplied by."""

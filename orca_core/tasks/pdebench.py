@@ -1,6 +1,6 @@
 """PDEBench (Takamoto et al. 2022, arXiv 2210.07182) as the reference poses it: from the state at the start to the state at one later time.
 
-Files have up to 52 GB, of which two times of each sample are used. They are read in blocks of samples, at these times alone.
+Files are up to 52 GB large, but only two times of each sample are used: files are read in blocks of samples, at these times alone.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orca_core.datafiles.decoded import BLOCK_BYTES, Decoding, decoded, refuse_not_finite
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, places_of, refuse
+from orca_core.datafiles.decoding import BLOCK_BYTES, Decoding, decode_once, refuse_not_finite
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.recipes import published
+from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import PointwiseScale, held_out
+from orca_core.tasks.splitting import PointwiseScale, hold_out
 
 if TYPE_CHECKING:
     import h5py
     import numpy as np
 
-LEAST_SAMPLES = 10
+MIN_SAMPLES = 10
 """A tenth of the samples is the test part."""
 
 REFERENCE_TEST_TIMES = 100
-"""The reference builds its test part without the number of times, for which this default then stands (`data_loaders.py:855`)."""
+"""The reference does not pass the number of times to its test part, so this default applies there (`data_loaders.py:855`)."""
 
 SCALED_BY = 100
-"""Samples of which the reference takes the scales of 2dcfd."""
+"""Samples that the reference computes the scales of 2dcfd from."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Equation:
 
     Args:
         fields: The arrays of a state, in the order of channels; of a file with a group for each sample, `data` alone.
-        every_point, every_time: Points and times that are used, the first and each so many after it.
-        times: The target is the last of so many used times, or the last there is.
+        every_point, every_time: Strides over points and times, from the first on.
+        times: The target is the last of this many times that are used, or the last one of the file.
         test: Which tenth of the samples is the test part.
-        x_of: The array that the inputs come from, where these are no state at the start.
-        channels: Channels of input and of target that are used of `data`; None = all.
-        flat: Fields are laid end to end, as one channel.
-        scale: Points are scaled: inputs and targets by the inputs' statistics, each by their own, or not.
+        x_of: The array of the inputs, where they are not the state at the start.
+        channels: Which channel of `data` is the input and which the target; None = all are both.
+        flat: Fields are concatenated into one channel.
+        scale: Points are scaled: inputs and targets by the inputs' statistics (`input`), each by their own (`each`), or not at all.
     """
 
     fields: tuple[str, ...]
@@ -80,11 +80,11 @@ EQUATIONS: dict[str, Equation] = {
 def load_pdebench(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x and y (n, channels, length) or (n, channels, height, width): the states at the start and at the target time.
 
-    A tenth is the test part, the first or the last; a ninth of the rest is validation, by the seed. Where points are scaled, the
+    A tenth is the test part, the first or the last; a ninth of the rest is validation, by the seed. If points are scaled, the
     score is of scaled values, as in the reference.
     """
     equation = EQUATIONS[spec.name]
-    arrays, facts = decoded(spec, partial(_decode, spec, equation))
+    arrays, facts = decode_once(spec, partial(_decode, spec, equation))
     x, y, number = arrays["x"], arrays["y"], facts["test"]
     test_rows, rest = (slice(0, number), slice(number, None)) if equation.test == "first" else (slice(-number, None), slice(0, -number))
     test = Split(x[test_rows], arrays["y_reference"] if reference and "y_reference" in arrays else y[test_rows])
@@ -92,7 +92,7 @@ def load_pdebench(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     if reference:
         train, valid = Split(x, y), test
     else:
-        rows, held = held_out(y, 1 / 9, split_seed)
+        rows, held = hold_out(y, 1 / 9, split_seed)
         train, valid = Split(x[rows], y[rows]), Split(x[held], y[held])
     if equation.scale:
         fitted = slice(0, SCALED_BY if reference and equation.scale == "each" else None)
@@ -106,14 +106,14 @@ def _decode(spec: TaskSpec, equation: Equation, out: Decoding) -> None:
     import h5py
 
     (expected,) = spec.expects
-    place = expected.place
+    path = expected.find()
     try:
-        with h5py.File(place) as file:
-            number, times, frame = _sizes(place, file, equation)
+        with h5py.File(path) as file:
+            number, times, frame = _read_sizes(path, file, equation)
             used = range(0, times, equation.every_time)
             target, of_test = (used[min(most, len(used)) - 1] for most in (equation.times, REFERENCE_TEST_TIMES))
             if target == 0 and not equation.x_of:
-                refuse([Fault("", "must have a later time than the first", times, "Is it another version?").text(str(place))])
+                refuse([Fault("", "must have a later time than the first", times, "Is it another version?").text(str(path))])
             test = number - int(number * 0.9) if equation.test == "last" else int(number * 0.1)
             out.facts["test"] = test
             parts = [("x", 0, 0, number), ("y", 1, target, number)]
@@ -122,36 +122,36 @@ def _decode(spec: TaskSpec, equation: Equation, out: Decoding) -> None:
             for name, side, time, count in parts:
                 array = None
                 start = number - count if equation.test == "last" else 0
-                for first, block in _frames(file, equation, side, time, range(start, start + count), frame):
-                    refuse_not_finite(place, f"{equation.x_of if not side and equation.x_of else ', '.join(equation.fields)}", block)
+                for first, block in _read_frames(file, equation, side, time, range(start, start + count), frame):
+                    refuse_not_finite(path, f"{equation.x_of if not side and equation.x_of else ', '.join(equation.fields)}", block)
                     if array is None:
                         array = out.empty(name, (count, *block.shape[1:]))
                     array[first - start : first - start + len(block)] = block
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{place}: must be a whole {expected.form} file, but cannot be read ({error}). Get it again.") from None
+        raise DataError(f"{path}: must be a complete {expected.form} file, but cannot be read ({error}). Get it again.") from None
 
 
-def _sizes(place: Path, file: h5py.File, equation: Equation) -> tuple[int, int, tuple[int, ...]]:
+def _read_sizes(path: Path, file: h5py.File, equation: Equation) -> tuple[int, int, tuple[int, ...]]:
     """Samples, times of each, and the shape of a state as it is stored."""
     if equation.grouped:
-        names = _samples(file)
+        names = _list_samples(file)
         if bare := sorted(set(filter(str.isdigit, file)) - set(names)):
-            refuse([Fault("data", "must be in the group of every sample", f"none in {bare[:5]}", "Is it cut?").text(str(place))])
+            refuse([Fault("data", "must be in the group of every sample", f"none in {bare[:5]}", "Is it truncated?").text(str(path))])
         number, (times, *frame) = len(names), file[names[0]]["data"].shape
     else:
         number, times, *frame = file[equation.fields[0]].shape
-    if number < LEAST_SAMPLES:
-        refuse([Fault("", f"must have {LEAST_SAMPLES} samples at least", number, "Is it cut?").text(str(place))])
+    if number < MIN_SAMPLES:
+        refuse([Fault("", f"must have at least {MIN_SAMPLES} samples", number, "Is it truncated?").text(str(path))])
     return number, times, tuple(frame)
 
 
-def _samples(file: h5py.File) -> list[str]:
+def _list_samples(file: h5py.File) -> list[str]:
     import h5py
 
     return sorted(name for name in file if file.get(name, getclass=True) is h5py.Group and "data" in file[name])
 
 
-def _frames(
+def _read_frames(
     file: h5py.File, equation: Equation, side: int, time: int, rows: range, frame: tuple[int, ...]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of states (n, channels, ...) at one time, each with the number of its first sample.
@@ -164,13 +164,13 @@ def _frames(
     """
     import numpy as np
 
-    names = _samples(file) if equation.grouped else []
+    names = _list_samples(file) if equation.grouped else []
     step = max(1, BLOCK_BYTES // (4 * int(np.prod(frame)) * len(equation.fields)))
     point = slice(None, None, equation.every_point)
     for start in range(rows.start, rows.stop, step):
         stop = min(start + step, rows.stop)
         if equation.grouped:
-            states = [_state(file, name, time, frame) for name in names[start:stop]]
+            states = [_read_state(file, name, time, frame) for name in names[start:stop]]
             block = np.moveaxis(np.stack(states), -1, 1)  # channels are last in the file
             if equation.channels is not None:
                 block = block[:, equation.channels[side]][:, None]
@@ -183,7 +183,7 @@ def _frames(
         yield start, block.reshape(len(block), 1, -1) if equation.flat else block
 
 
-def _state(file: h5py.File, name: str, time: int, frame: tuple[int, ...]) -> Any:
+def _read_state(file: h5py.File, name: str, time: int, frame: tuple[int, ...]) -> Any:
     data = file[name]["data"]
     if data.shape[1:] != frame or data.shape[0] <= time:
         raise ValueError(f"{name}/data is of shape {data.shape}, but the first sample's states are of shape {frame}, at {time + 1} times")
@@ -193,7 +193,7 @@ def _state(file: h5py.File, name: str, time: int, frame: tuple[int, ...]) -> Any
 PDEBENCH = "PDEBench, darus.uni-stuttgart.de, file"
 
 
-def _spec(key: str, summary: str, dims: Literal[1, 2], path: str, darus: int, size: str, published_recipe: dict[str, Any]) -> TaskSpec:
+def _make_spec(key: str, summary: str, dims: Literal[1, 2], path: str, darus: int, size: str, recipe: dict[str, Any]) -> TaskSpec:
     name = f"pdebench/{key}"
     equation = EQUATIONS[name]
     line = "x" if dims == 1 else "h w"
@@ -224,9 +224,8 @@ def _spec(key: str, summary: str, dims: Literal[1, 2], path: str, darus: int, si
         loader="orca_core.tasks.pdebench:load_pdebench",
         recipes={
             "laptop": laptop_recipe(dims, epochs=15 if dims == 1 else 10, batch_size=8, lr=2e-3),
-            "published": published_recipe,
+            "published": recipe,
         },
-        files=partial(places_of, files),
         licence="as the data set's page says",
         source="PDEBench (Takamoto et al. 2022, arXiv 2210.07182)",
         expects=files,
@@ -237,89 +236,89 @@ def _spec(key: str, summary: str, dims: Literal[1, 2], path: str, darus: int, si
     )
 
 
-# What the reference's yamls have in common, beside the common part of all.
+# Common to the reference's YAML files for PDEBench.
 _COMMON: dict[str, Any] = {"batch_size": 4, "momentum": 0.99, "warmup": 5, "decay": 200}
 
 PDEBENCH_TASKS: tuple[TaskSpec, ...] = (
-    _spec(
+    _make_spec(
         "advection",
         "10000 waves that move at speed 0.4, 256 points, and where they are at t = 2",
         1,
         "1D_Advection_Sols_beta0.4.hdf5",
         133110,
         "7.7 GB",
-        published(1, epochs=200, clip=1.0, optimizer="adam", lr=1e-4, weight_decay=1e-5, **_COMMON),
+        published_recipe(1, epochs=200, clip=1.0, optimizer="adam", lr=1e-4, weight_decay=1e-5, **_COMMON),
     ),
-    _spec(
+    _make_spec(
         "burgers",
         "10000 states of Burgers' equation, nu 1, 1024 points, and what they are at t = 2",
         1,
         "1D_Burgers_Sols_Nu1.0.hdf5",
         133142,
         "7.7 GB",
-        published(1, epochs=200, tokens=128, clip=1.0, optimizer="adam", lr=1e-5, weight_decay=1e-5, **_COMMON),
+        published_recipe(1, epochs=200, tokens=128, clip=1.0, optimizer="adam", lr=1e-5, weight_decay=1e-5, **_COMMON),
     ),
-    _spec(
+    _make_spec(
         "1dcfd",
         "10000 states of a compressible fluid on a line: density, pressure and speed of 1024 points, end to end",
         1,
         "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5",
         164668,
         "12 GB",
-        published(1, epochs=200, tokens=128, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=1e-3, **_COMMON),
+        published_recipe(1, epochs=200, tokens=128, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=1e-3, **_COMMON),
     ),
-    _spec(
+    _make_spec(
         "ds",
         "10000 states of diffusion and sorption, 1024 points, and what they are at the end",
         1,
         "1D_diff-sorp_NA_NA.h5",
         133020,
         "4.0 GB",
-        published(1, epochs=200, tokens=32, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=0.0, **_COMMON),
+        published_recipe(1, epochs=200, tokens=32, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=0.0, **_COMMON),
     ),
-    _spec(
+    _make_spec(
         "rd",
         "10000 states of a reaction with diffusion, 1024 points, and what they are 29 steps later",
         1,
         "ReacDiff_Nu0.5_Rho1.0.hdf5",
         133177,
         "3.9 GB",
-        published(1, epochs=200, tokens=256, clip=1.0, optimizer="sgd", lr=1e-3, weight_decay=1e-5, **_COMMON),
+        published_recipe(1, epochs=200, tokens=256, clip=1.0, optimizer="sgd", lr=1e-3, weight_decay=1e-5, **_COMMON),
     ),
-    _spec(
+    _make_spec(
         "darcy",
-        "10000 squares of two rocks, 64 x 64 points, and the pressure of water that seeps through",
+        "10000 squares of two kinds of rock, 64 x 64 points, and the pressure of water that seeps through",
         2,
         "2D_DarcyFlow_beta0.1_Train.hdf5",
         133218,
         "1.3 GB",
-        published(2, epochs=100, tokens=64, optimizer="adamw", lr=1e-4, weight_decay=1e-5, **_COMMON),
+        published_recipe(2, epochs=100, tokens=64, optimizer="adamw", lr=1e-4, weight_decay=1e-5, **_COMMON),
     ),
-    _spec(
+    _make_spec(
         "rd2d",
         "1000 squares of a reaction with diffusion, 128 x 128 points: one substance at the start, the other at the end",
         2,
         "2D_diff-react_NA_NA.h5",
         133017,
         "about 13 GB",
-        published(2, epochs=200, tokens=64, clip=1.0, optimizer="adam", lr=1e-4, weight_decay=1e-3, **_COMMON),
+        published_recipe(2, epochs=200, tokens=64, clip=1.0, optimizer="adam", lr=1e-4, weight_decay=1e-3, **_COMMON),
     ),
-    _spec(
+    _make_spec(
         "sw",
         "1000 squares of shallow water after a dam has burst, 128 x 128 points, at the start and at the end",
         2,
         "2D_rdb_NA_NA.h5",
         133021,
         "6.2 GB",
-        published(2, epochs=200, tokens=64, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=0.0, **_COMMON | {"warmup": 10}),
+        published_recipe(2, epochs=200, tokens=64, clip=1.0, optimizer="adamw", lr=1e-4, weight_decay=0.0, **_COMMON | {"warmup": 10}),
     ),
-    _spec(
+    _make_spec(
         "2dcfd",
         "10000 squares of a compressible fluid, 4 fields of 64 x 64 points, at the start and at the end",
         2,
         "2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5",
         164691,
         "52 GB",
-        published(2, epochs=200, tokens=64, clip=1.0, optimizer="adamw", lr=1e-3, weight_decay=1e-3, **_COMMON),
+        published_recipe(2, epochs=200, tokens=64, clip=1.0, optimizer="adamw", lr=1e-3, weight_decay=1e-3, **_COMMON),
     ),
 )

@@ -8,10 +8,10 @@ BODIES = {1: "hf:roberta-base", 2: "hf:microsoft/swin-base-patch4-window7-224-in
 
 
 PROXIES = {1: "reference-text", 2: "cifar10"}
-"""The proxies of its yamls, `text` and `CIFAR10`."""
+"""The proxies of its YAML files, `text` and `CIFAR10`."""
 
 
-def published(
+def published_recipe(
     dims: int,
     *,
     epochs: int,
@@ -30,9 +30,9 @@ def published(
     eval_batch_size: int = 256,
     dropout: float = 0.0,
 ) -> dict[str, Any]:
-    """One of its yamls. Stage 2 has stage 3's optimiser at ten times its learning rate, which is at most 1e-3 in all of them.
+    """One of its YAML files. Stage 2 has stage 3's optimiser at ten times its learning rate, which is at most 1e-3 in all of them.
 
-    Its `eval_batch_size` is no such thing as ours, but the number of samples a score is taken of, which here is the whole set.
+    `eval_batch_size` in those files means something else: the number of samples per score, which here is the whole set.
     """
     common = {"optimizer": optimizer, "weight_decay": weight_decay, "momentum": momentum}
     return {

@@ -1,6 +1,6 @@
 """A task without its data (`TaskSpec`) and with it (`TaskData`).
 
-A loader is `load(spec, split_seed) -> TaskData`. It reads the whole data set, gives float32 inputs and splits them by
+A loader is `load(spec, split_seed) -> TaskData`. It reads the whole data set, returns float32 inputs and splits them by
 `split_seed` alone. A task that also has the splits and scores of the reference code (`TaskSpec.reference`) is loaded by
 `load(spec, split_seed, reference)`.
 """
@@ -8,12 +8,11 @@ A loader is `load(spec, split_seed) -> TaskData`. It reads the whole data set, g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from orca_core.datafiles.digests import content_digest
-from orca_core.datafiles.expected import ExpectedFile, refuse
+from orca_core.datafiles.expected import refuse
+from orca_core.datafiles.spec import DataSpec
 from orca_core.errors import ConfigError, Fault
 from orca_core.plugins import resolve
 
@@ -26,7 +25,7 @@ Kind = Literal["classification", "multilabel", "regression", "dense"]
 
 
 class Prepare(Protocol):
-    """How rows as stored become inputs of the model, where storing the inputs themselves would take too much room."""
+    """How stored rows become inputs of the model, where the inputs themselves would take too much space."""
 
     shape: tuple[int, ...]
     """Shape of one prepared input."""
@@ -42,9 +41,9 @@ class Split:
     Args:
         x: (n, channels, length) or (n, channels, height, width), float32.
         y: (n,) int64 class ids from 0; (n, labels) float32 0 or 1 for a multi-label task; (n, values) float32 for a regression;
-            (n, channels, length) / (n, channels, height, width) float32 for a dense task, where NaN marks a position that no loss
-            and no score sees.
-        group: (n,) int64, the samples that are evaluated as one: their outputs are averaged. None if each stands for itself.
+            (n, channels, length) / (n, channels, height, width) float32 for a dense task, where NaN marks a position that neither
+            loss nor score sees.
+        group: (n,) int64, samples of one group are evaluated as one: their outputs are averaged. None if each sample is its own group.
     """
 
     x: np.ndarray
@@ -57,14 +56,14 @@ class Split:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A data set with its three splits, that share no row.
+    """A data set in three parts that share no row.
 
     Args:
         train, valid, test: The parts; valid is never empty, as the best epoch is chosen on it.
-        num_classes: Number of classes, or None if the task is no classification.
-        augment: Training batches of fine-tuning pass through it: (n, ...) rows and a generator, drawn anew each epoch -> rows.
+        num_classes: Number of classes, or None if the task is not a classification.
+        augment: Applied to training batches of fine-tuning: (n, ...) rows and the epoch's generator -> rows.
         prepare: How stored rows become inputs of the model; None if they are.
-        decode: (n, ...) outputs or targets -> the same in the unit that loss and score are taken in; None if they are in it.
+        decode: (n, ...) outputs or targets -> the same in the unit of loss and score; None if they have it already.
     """
 
     train: Split
@@ -90,41 +89,28 @@ class TaskData:
         return (self.num_classes,) if self.num_classes is not None else tuple(self.train.y.shape[1:])
 
 
-@dataclass(frozen=True)
-class TaskSpec:
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec(DataSpec):
     """One task, described without its data.
 
     Args:
-        name: As written in a config.
-        summary: One line for `sweeper tasks`.
+        name, summary, files, version, licence, source, expects: As for `DataSpec`.
+        loader: `"module:function"`, called as `load(spec, split_seed) -> TaskData`.
         dims: 1 for series, 2 for images and fields.
-        kind: What the predictor gives: one class, yes or no for each of some labels, numbers, or one value per position.
+        kind: What the predictor returns: one class, yes or no for each of several labels, numbers, or one value per position.
         loss: Name in `orca_core.scoring.LOSSES`.
         score: Name in `orca_core.scoring.SCORES`; every score is an error, lower is better.
-        loader: `"module:function"`, called as `load(spec, split_seed) -> TaskData`.
         recipes: Defaults by recipe name. `laptop` fits the mini bodies; `published` is the reference configuration.
-        files: The files whose content defines the data. Empty for data that code alone defines (then `version` counts).
-        version: Raised when the loader gives other arrays than before from the same files.
-        licence, source: Where the data comes from and on what terms.
-        expects: The published files that must lie below the data root; `files` gives them, and any others that they list.
         reference: What `reference_data` changes, in a line; empty if the task has no such form.
         reference_score: Name of the score under `reference_data`, if it is another.
         variant: What the loader makes of the same files, where name and argument decide that: part of the data's identity.
     """
 
-    name: str
-    summary: str
     dims: Literal[1, 2]
     kind: Kind
     loss: str
     score: str
-    loader: str
     recipes: Mapping[str, Mapping[str, Any]]
-    files: Callable[[], tuple[Path, ...]] = field(default=tuple)
-    version: int = 1
-    licence: str = ""
-    source: str = ""
-    expects: tuple[ExpectedFile, ...] = ()
     reference: str = ""
     reference_score: str = ""
     variant: str = ""
@@ -133,30 +119,11 @@ class TaskSpec:
         """Name of the score, with or without `reference_data`."""
         return self.reference_score if reference and self.reference_score else self.score
 
-    def check_files(self) -> None:
-        """That the published files are there, and whole as far as their headers tell.
-
-        Raises:
-            DataError: With a line for every fault of every file.
-        """
-        refuse(line for file in self.expects for line in file.faults())
-        self.files()  # those that name others look for these
-
-    def digest(self) -> str:
-        """SHA-256 over loader, version, loss, score and the content of the files; paths do not enter.
-
-        Raises:
-            DataError: If files are missing; all of them are named.
-        """
-        if any(not file.place.exists() for file in self.expects):
-            self.check_files()
-        files = self.files()
-        # What code alone defines has no content to tell it from another task of the same loader: its name does.
-        label = f"task {_MOVED_LOADERS.get(self.loader, self.loader)} {self.version} {self.loss} {self.score}" + (
-            "" if files else f" {self.name}"
-        )
-        label += f" {self.variant}" if self.variant else ""
-        return content_digest(label, files)
+    def _label(self, has_content: bool) -> str:
+        label = f"task {_MOVED_LOADERS.get(self.loader, self.loader)} {self.version} {self.loss} {self.score}"
+        if not has_content:  # then only its name tells it from another task of the same loader
+            label += f" {self.name}"
+        return label + (f" {self.variant}" if self.variant else "")
 
     def load(self, split_seed: int = 0, reference: bool = False) -> TaskData:
         """The data, split by `split_seed`; with `reference` as the reference code has them, where the task knows that form.
@@ -176,13 +143,13 @@ _MOVED_LOADERS = {
     "orca_core.tasks.own.images:load_images": "orca_core.tasks.pictures:load_images",
     "orca_core.tasks.own.tables:load_csv": "orca_core.tasks.own_tables:load_csv",
 }
-"""Loaders whose module was renamed -> the name that digests know them by, so that stored results stay valid."""
+"""Loaders whose module was renamed -> their first name, which stays in digests so that stored results remain valid."""
 
 
 def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
-    """What of `TaskData` and `Split` a loader's data do not keep, as far as shapes, dtypes and class ids tell; a line each."""
+    """Which promises of `TaskData` and `Split` a loader's data break, as far as shapes, dtypes and class ids tell; a line each."""
     if not isinstance(data, TaskData):
-        return [f"must give TaskData, but gives {type(data).__name__}."]
+        return [f"must return TaskData, but returned {type(data).__name__}."]
     lines = []
     if (data.num_classes is not None) != (spec.kind == "classification"):
         lines.append(f"num_classes must be {'a number' if spec.kind == 'classification' else 'None'} for {spec.kind}.")
@@ -193,7 +160,7 @@ def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
     for name in ("train", "valid", "test"):
         part = getattr(data, name)
         if len(part.x) != len(part.y) or not len(part.x):
-            lines.append(f"{name} must have as many y as x, one at least, but has {len(part.y)} and {len(part.x)}.")
+            lines.append(f"{name} must have as many y as x, at least one, but has {len(part.y)} and {len(part.x)}.")
         elif part.x.shape[1:] != data.train.x.shape[1:] or (part.x.dtype != "float32" and data.prepare is None):
             lines.append(f"{name}.x must be float32 of rows {data.train.x.shape[1:]}, but is {part.x.dtype} of rows {part.x.shape[1:]}.")
         elif part.y.dtype != kind or part.y.ndim != axes or part.y.shape[1:] != data.train.y.shape[1:]:
@@ -204,10 +171,10 @@ def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
 
 
 def check_train_samples(data: TaskData, train_samples: int, task: str) -> None:
-    """That so many training samples can be drawn, one of each class at least.
+    """Check that this many training samples can be drawn, with at least one of each class.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If they cannot.
     """
     if train_samples > len(data.train):
         rule = f"must be at most the {len(data.train)} training samples of {task}"

@@ -1,4 +1,4 @@
-"""How rows are dealt to train, valid and test, and inputs standardised by what train alone tells."""
+"""How rows are split into train, valid and test, and how inputs are standardised by the statistics of train alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPSILON = 1e-5
-"""What the reference adds to the deviations that it divides by."""
+"""Added to deviations before dividing by them, as in the reference."""
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """An order of all rows of which every prefix holds the classes in their proportions.
+    """An order of all rows in which every prefix has the classes in their proportions.
 
-    The r-th of a class's n rows, in random order, stands at r/n; rows are sorted by that, ties in random order. So the last rows
-    are one of each class: whatever is cut from the front, no class is lost from the rest while as many rows remain as there are
-    classes. It needs no minimum of rows per class, which scikit-learn's stratified splits do.
+    The r-th of a class's n rows, in random order, gets the rank r/n; rows are sorted by rank, ties in random order. So the last rows
+    are one of each class: however many rows are cut from the front, the rest keeps every class as long as it has as many rows as there
+    are classes. Unlike scikit-learn's stratified splits, it needs no minimum number of rows per class.
 
     Args:
         labels: (n,) integers.
@@ -33,9 +33,9 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(labels))
     _, class_of, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
-    place_in_class = np.empty(len(labels), dtype=np.int64)
-    place_in_class[np.argsort(class_of, kind="stable")] = np.concatenate([np.arange(1, count + 1) for count in counts])
-    return order[np.argsort(place_in_class / counts[class_of], kind="stable")]
+    rank_in_class = np.empty(len(labels), dtype=np.int64)
+    rank_in_class[np.argsort(class_of, kind="stable")] = np.concatenate([np.arange(1, count + 1) for count in counts])
+    return order[np.argsort(rank_in_class / counts[class_of], kind="stable")]
 
 
 def deal(x: np.ndarray, y: np.ndarray, seed: int, *, num_valid: int, num_test: int = 0) -> tuple[Split, Split, Split]:
@@ -44,7 +44,7 @@ def deal(x: np.ndarray, y: np.ndarray, seed: int, *, num_valid: int, num_test: i
     Args:
         x: (n, ...) inputs.
         y: (n,) class ids, or (n, ...) dense targets.
-        seed: >= 0; decides alone which row goes where.
+        seed: >= 0; the only source of chance.
         num_valid, num_test: Rows of those parts; train has the others.
     """
     import numpy as np
@@ -54,10 +54,10 @@ def deal(x: np.ndarray, y: np.ndarray, seed: int, *, num_valid: int, num_test: i
     return Split(x[train], y[train]), Split(x[valid], y[valid]), Split(x[test], y[test])
 
 
-def held_out(y: np.ndarray, share: float, split_seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of train and of a validation part that is split off by the seed, each in ascending order; stratified if y is (n,).
+def hold_out(y: np.ndarray, share: float, split_seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of train and of a validation part split off by the seed, each in ascending order; stratified if y is (n,).
 
-    At least one row is held out, and one is left.
+    At least one row is held out, and at least one is left.
     """
     import numpy as np
 
@@ -67,7 +67,7 @@ def held_out(y: np.ndarray, share: float, split_seed: int) -> tuple[np.ndarray, 
     return np.sort(order[number:]), np.sort(order[:number])
 
 
-def rows_of(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Split:
+def take_rows(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Split:
     """Some rows, copied into memory."""
     return Split(x[rows], y[rows])
 

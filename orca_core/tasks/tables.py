@@ -1,8 +1,8 @@
 """Tables out of CSV, ARFF and Parquet files, and the form in which they go to the model.
 
-The reference lays a table out in one of two ways (`data_loaders.py:965`). Of numbers alone: (n, F, 1), each of F columns a channel of one
-point. With categories: each column is a point of m channels, m being the most categories of a column: a category as one-hot, a number
-in the first channel; (n, m, F).
+The reference lays a table out in one of two ways (`data_loaders.py:965`). A table of numbers alone is (n, F, 1): each of the F columns is
+a channel of one point. With categories it is (n, m, F): each column is a point with m channels, where m is the largest number of
+categories of any column; a category is one-hot, a number is in the first channel.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Design(NamedTuple):
     """Columns as arrays.
 
     Args:
-        x: (n, F, m) float64; a number in the first place of its column, a category as one-hot.
+        x: (n, F, m) float64; a number is the first of its column's m entries, a category is one-hot.
         numeric: Which of the F columns are numbers.
     """
 
@@ -65,58 +65,58 @@ class Design(NamedTuple):
     numeric: list[int]
 
 
-def read_table(place: Path) -> list[Column]:
+def read_table(path: Path) -> list[Column]:
     """The columns of a table; all have the same number of rows, at least one.
 
     Args:
-        place: A .csv with a header, an .arff, or a .parquet (.pq) file.
+        path: A .csv with a header, an .arff, or a .parquet (.pq) file.
 
     Raises:
         DataError: If it cannot be read as such a file, has no rows, or has two columns of one name.
     """
     readers = {".csv": _read_csv, ".arff": _read_arff, ".parquet": _read_parquet, ".pq": _read_parquet}
-    if place.suffix not in readers:
-        refuse([Fault("", f"must be one of {', '.join(SUFFIXES)}", place.suffix).text(str(place))])
+    if path.suffix not in readers:
+        refuse([Fault("", f"must be one of {', '.join(SUFFIXES)}", path.suffix).text(str(path))])
     try:
-        columns = readers[place.suffix](place)
+        columns = readers[path.suffix](path)
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{place}: must be a whole {place.suffix} table, but cannot be read ({error}).") from None
+        raise DataError(f"{path}: must be a complete {path.suffix} table, but cannot be read ({error}).") from None
     names = [column.name for column in columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        refuse([Fault("", "must have columns of different names", twice).text(str(place))])
+        refuse([Fault("", "must have columns with different names", twice).text(str(path))])
     if not columns or not len(columns[0].values):
-        refuse([Fault("", "must have rows", 0).text(str(place))])
+        refuse([Fault("", "must have rows", 0).text(str(path))])
     return columns
 
 
 def split_target(columns: Sequence[Column], targets: Iterable[str]) -> tuple[list[Column], Column]:
-    """The input columns and the target: the column of the first of these names, in any case, that there is, else the last."""
+    """The input columns and the target: the column with the first of these names that exists, in any case, else the last column."""
     lower = [column.name.lower() for column in columns]
     number = next((lower.index(name) for name in targets if name in lower), len(columns) - 1)
     return [column for at, column in enumerate(columns) if at != number], columns[number]
 
 
-def design(place: Path, columns: Sequence[Column], known: np.ndarray) -> Design:
+def encode_columns(path: Path, columns: Sequence[Column], known: np.ndarray) -> Design:
     """Columns without missing entries as arrays, categories before numbers, as in the reference.
 
     Args:
-        place: Where they were read.
+        path: The file they come from.
         columns: Of the inputs.
-        known: (n,) rows that are used.
+        known: (n,) bool, which rows are used.
 
     Raises:
-        DataError: If no column is whole, or a number is infinite.
+        DataError: If every column has missing entries, or a number is infinite.
     """
     import numpy as np
 
     if not columns:
         rule, remedy = "must have a column beside the target", "Entries of a .csv are separated by commas."
-        refuse([Fault("", rule, Fault.ABSENT, remedy).text(str(place))])
+        refuse([Fault("", rule, Fault.ABSENT, remedy).text(str(path))])
     whole = [column for column in columns if not column.missing[known].any()]
     if not whole:
-        refuse([Fault("", "must have an input column without missing entries", [column.name for column in columns]).text(str(place))])
+        refuse([Fault("", "must have an input column without missing entries", [column.name for column in columns]).text(str(path))])
     refuse(
-        Fault(column.name, "must have finite numbers", "inf").text(str(place))
+        Fault(column.name, "must have finite numbers", "inf").text(str(path))
         for column in whole
         if not column.is_text and np.isinf(column.values[known]).any()
     )
@@ -131,7 +131,7 @@ def design(place: Path, columns: Sequence[Column], known: np.ndarray) -> Design:
     return Design(x, list(range(len(coded), len(whole))))
 
 
-def class_ids(place: Path, key: str, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def number_classes(path: Path, key: str, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """(n,) int64 ids of class labels in sorted order, and the labels.
 
     Raises:
@@ -141,16 +141,16 @@ def class_ids(place: Path, key: str, values: np.ndarray) -> tuple[np.ndarray, li
 
     names, ids = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)
     if len(names) < 2:
-        refuse([Fault(key, "must have two classes at least", names.tolist(), "Is it the target column?").text(str(place))])
+        refuse([Fault(key, "must have at least two classes", names.tolist(), "Is it the target column?").text(str(path))])
     return ids.astype(np.int64), [str(name) for name in names]
 
 
-def scaled(x: np.ndarray, numeric: Sequence[int], fitted: np.ndarray) -> np.ndarray:
-    """The rows with each numeric column at mean 0 and deviation 1 over the fitted rows, as inputs of the model.
+def scale_columns(x: np.ndarray, numeric: Sequence[int], fitted: np.ndarray) -> np.ndarray:
+    """The rows as inputs of the model, with each numeric column at mean 0 and deviation 1 over the fitted rows.
 
     Args:
         x: (n, F, m).
-        numeric: Which of the F columns are scaled; one that is constant is only centred.
+        numeric: Which of the F columns are scaled; a constant column is only centred.
         fitted: Row numbers.
 
     Returns:
@@ -165,7 +165,7 @@ def scaled(x: np.ndarray, numeric: Sequence[int], fitted: np.ndarray) -> np.ndar
     return np.ascontiguousarray(x if x.shape[2] == 1 else x.transpose(0, 2, 1), dtype=np.float32)
 
 
-def _column(name: str, texts: Sequence[str], text: bool = False) -> Column:
+def _make_column(name: str, texts: Sequence[str], text: bool = False) -> Column:
     """A column of numbers if all entries are, else of categories."""
     import numpy as np
 
@@ -181,17 +181,17 @@ def _column(name: str, texts: Sequence[str], text: bool = False) -> Column:
     return Column(name, categories)
 
 
-def _read_csv(place: Path) -> list[Column]:
-    with place.open(newline="", encoding="utf-8-sig") as file:
+def _read_csv(path: Path) -> list[Column]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file, skipinitialspace=True, strict=True)
         header = [name.strip() for name in next(rows, [])]
-        body = _rectangular(rows, len(header))
+        body = _read_rows(rows, len(header))
     if any(re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", name) for name in header):
-        raise ValueError(f"its first line has no names of columns but {header[:5]}")
-    return [_column(name, [row[at] for row in body]) for at, name in enumerate(header)]
+        raise ValueError(f"its first line must be column names, but is {header[:5]}")
+    return [_make_column(name, [row[at] for row in body]) for at, name in enumerate(header)]
 
 
-def _rectangular(rows: Iterable[list[str]], width: int) -> list[list[str]]:
+def _read_rows(rows: Iterable[list[str]], width: int) -> list[list[str]]:
     body = []
     for number, row in enumerate(rows, start=1):
         if not row:
@@ -205,9 +205,9 @@ def _rectangular(rows: Iterable[list[str]], width: int) -> list[list[str]]:
 _ATTRIBUTE = re.compile(r"@attribute\s+('(?:[^'\\]|\\.)*'|\"[^\"]*\"|\S+)\s+(.*)", re.IGNORECASE)
 
 
-def _read_arff(place: Path) -> list[Column]:
+def _read_arff(path: Path) -> list[Column]:
     kinds: list[tuple[str, bool]] = []
-    with place.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         for line in file:
             text = line.strip()
             if text.lower().startswith("@data"):
@@ -217,25 +217,25 @@ def _read_arff(place: Path) -> list[Column]:
                     raise ValueError(f"{text!r} does not declare an attribute")
                 kinds.append((found[1].strip("'\""), found[2].lower().split()[0] not in ("numeric", "real", "integer")))
         else:
-            raise ValueError("it has no line @data")
+            raise ValueError("it has no @data line")
         lines = [line.strip().replace('"', "'") for line in file if line.strip() and not line.startswith("%")]
     if any(line.startswith("{") for line in lines[:1]):
         raise ValueError("its rows are sparse, which is not read; write it as CSV")
     rows = csv.reader(lines, quotechar="'", escapechar="\\", skipinitialspace=True, strict=True)
-    body = _rectangular(rows, len(kinds))
-    columns = [_column(name, [row[at] for row in body], text) for at, (name, text) in enumerate(kinds)]
+    body = _read_rows(rows, len(kinds))
+    columns = [_make_column(name, [row[at] for row in body], text) for at, (name, text) in enumerate(kinds)]
     if wrong := [column.name for column, (_, text) in zip(columns, kinds, strict=True) if column.is_text != text]:
         raise ValueError(f"numeric attributes {wrong} hold texts")
     return columns
 
 
-def _read_parquet(place: Path) -> list[Column]:
+def _read_parquet(path: Path) -> list[Column]:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = []
-    table = pq.read_table(place)
+    table = pq.read_table(path)
     for name in table.column_names:
         if re.fullmatch(r"__index_level_\d+__", name):
             continue  # row labels of pandas, which it puts behind the last column
@@ -246,5 +246,5 @@ def _read_parquet(place: Path) -> list[Column]:
             values = np.array([np.nan if value is None else float(value) for value in array.to_pylist()])
             columns.append(Column(name, values, pa.types.is_integer(array.type)))
         else:
-            columns.append(_column(name, ["" if value is None else str(value) for value in array.to_pylist()], text=True))
+            columns.append(_make_column(name, ["" if value is None else str(value) for value in array.to_pylist()], text=True))
     return columns

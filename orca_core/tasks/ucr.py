@@ -1,10 +1,10 @@
 """`ucr/NAME`: a data set of the UCR or UEA archive of time series, from its .tsv or .ts files.
 
-    ucr/NAME/NAME_TRAIN.tsv, NAME_TEST.tsv     a series a line: label, values, separated by tabs; NaN is missing, at the end padding
+    ucr/NAME/NAME_TRAIN.tsv, NAME_TEST.tsv     a series per line: label and values, separated by tabs; NaN is missing, at the end padding
     ucr/NAME/NAME_TRAIN.ts, NAME_TEST.ts       the format of sktime: channels separated by colons, the label last; `?` is missing
 
 Missing values are interpolated linearly between their neighbours. Each channel of each series is then brought to mean 0 and deviation
-1, as most of the archive is published, and series shorter than the longest of the data set are continued by their last value.
+1, as most of the archive is published, and series shorter than the longest of the data set are padded with their last value.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orca_core.datafiles.decoded import Decoding, decoded
-from orca_core.datafiles.expected import ExpectedFile, places_of, refuse
+from orca_core.datafiles.decoding import Decoding, decode_once
+from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import held_out, rows_of
+from orca_core.tasks.splitting import hold_out, take_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +33,10 @@ class Series(NamedTuple):
 
 
 def ucr_task(name: str) -> TaskSpec:
-    """The data set of that name; whether its files are there is checked when it is used.
+    """The data set of that name; whether its files exist is checked when it is used.
 
     Raises:
-        ConfigError: If that cannot be the name of a data set.
+        ConfigError: If it is not a possible name of a data set.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ConfigError([Fault("task", "must be ucr/NAME with the name of a data set of the archive", f"ucr/{name}", "As in ucr/Crop.")])
@@ -57,7 +57,6 @@ def ucr_task(name: str) -> TaskSpec:
         loader="orca_core.tasks.ucr:load_ucr",
         version=2,
         recipes={"laptop": laptop_recipe(1, epochs=10, batch_size=16)},
-        files=partial(places_of, files),
         licence="as the archive says",
         source="UCR Time Series Classification Archive (Dau et al. 2019)",
         expects=files,
@@ -66,47 +65,47 @@ def ucr_task(name: str) -> TaskSpec:
 
 def load_ucr(spec: TaskSpec, split_seed: int) -> TaskData:
     """x (n, channels, length); the published test part; a tenth of train is validation, stratified, by the seed."""
-    arrays, facts = decoded(spec, partial(_decode, files=spec.expects))
+    arrays, facts = decode_once(spec, partial(_decode, files=spec.expects))
     x, y = arrays["TRAIN_x"], arrays["TRAIN_y"]
-    train, valid = held_out(y, 0.1, split_seed)
-    return TaskData(rows_of(x, y, train), rows_of(x, y, valid), Split(arrays["TEST_x"], arrays["TEST_y"]), facts["classes"])
+    train, valid = hold_out(y, 0.1, split_seed)
+    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), Split(arrays["TEST_x"], arrays["TEST_y"]), facts["classes"])
 
 
 def _decode(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
     import numpy as np
 
-    parts = {part: (file.place, read_series(file.place)) for part, file in zip(("TRAIN", "TEST"), files, strict=True)}
-    every = [(place, number, series) for place, held in parts.values() for number, series in enumerate(held, start=1)]
+    parts = {part: (file.find(), read_series(file.find())) for part, file in zip(("TRAIN", "TEST"), files, strict=True)}
+    every = [(path, number, series) for path, held in parts.values() for number, series in enumerate(held, start=1)]
     width = len(every[0][2].channels)
-    for place, number, series in every:
+    for path, number, series in every:
         if len(series.channels) != width:
-            refuse([Fault(f"series {number}", f"must have {width} channels as the first has", len(series.channels)).text(str(place))])
+            refuse([Fault(f"series {number}", f"must have {width} channels like the first series", len(series.channels)).text(str(path))])
         if any(np.isnan(channel).all() for channel in series.channels):
-            refuse([Fault(f"series {number}", "must have a value in each channel", "missing values alone").text(str(place))])
-    length = max(len(_trimmed(channel)) for _, _, series in every for channel in series.channels)
+            refuse([Fault(f"series {number}", "must have a value in each channel", "only missing values").text(str(path))])
+    length = max(len(_trim(channel)) for _, _, series in every for channel in series.channels)
     labels = sorted({series.label for series in parts["TRAIN"][1]})
     if len(labels) < 2 or len(parts["TRAIN"][1]) <= len(labels):
-        refuse([Fault("", "must have two classes at least and more series than classes", labels).text(str(parts["TRAIN"][0]))])
-    for part, (place, held) in parts.items():
+        refuse([Fault("", "must have at least two classes, and more series than classes", labels).text(str(parts["TRAIN"][0]))])
+    for part, (path, held) in parts.items():
         if absent := sorted({series.label for series in held} - set(labels)):
-            refuse([Fault("", "must have no label that the training part has not", absent).text(str(place))])
+            refuse([Fault("", "must have only labels of the training part", absent).text(str(path))])
         x = out.empty(f"{part}_x", (len(held), width, length))
         for row, series in enumerate(held):
             for at, channel in enumerate(series.channels):
-                x[row, at] = completed(channel, length)
+                x[row, at] = complete_series(channel, length)
         out.save(f"{part}_y", np.array([labels.index(series.label) for series in held]), "int64")
     out.facts["classes"] = len(labels)
 
 
-def completed(channel: np.ndarray, length: int) -> np.ndarray:
-    """A channel without gaps, at mean 0 and deviation 1 (at 0 if it is constant), continued by its last value to a length.
+def complete_series(channel: np.ndarray, length: int) -> np.ndarray:
+    """A channel without gaps, at mean 0 and deviation 1 (all 0 if it is constant), padded with its last value to a length.
 
-    >>> completed(np.array([1.0, np.nan, 3.0]), 4).tolist()          # doctest: +SKIP
+    >>> complete_series(np.array([1.0, np.nan, 3.0]), 4).tolist()          # doctest: +SKIP
     [-1.22, 0.0, 1.22, 1.22]
     """
     import numpy as np
 
-    own = _trimmed(channel)
+    own = _trim(channel)
     at, known = np.arange(len(own)), ~np.isnan(own)
     whole = np.interp(at, at[known], own[known])
     deviation = whole.std()
@@ -114,72 +113,72 @@ def completed(channel: np.ndarray, length: int) -> np.ndarray:
     return np.pad(scaled, (0, length - len(scaled)), mode="edge")
 
 
-def _trimmed(channel: np.ndarray) -> np.ndarray:
-    """Without the missing values at the end, which are padding in the archive's files."""
+def _trim(channel: np.ndarray) -> np.ndarray:
+    """The channel without missing values at its end, which are padding in the archive's files."""
     import numpy as np
 
     known = np.flatnonzero(~np.isnan(channel))
     return channel[: known[-1] + 1] if len(known) else channel
 
 
-def read_series(place: Path) -> list[Series]:
+def read_series(path: Path) -> list[Series]:
     """The series of a .tsv or .ts file.
 
     Raises:
-        DataError: With the line that is not as expected.
+        DataError: With the number of the first malformed line.
     """
-    lines = place.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    held = _read_ts(place, lines) if place.suffix == ".ts" else [_of_tsv(place, number, line) for number, line in _numbered(lines)]
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    held = _read_ts(path, lines) if path.suffix == ".ts" else [_parse_tsv_line(path, number, line) for number, line in _number_lines(lines)]
     if not held:
-        raise DataError(f"{place}: must have series, but has none.")
+        raise DataError(f"{path}: must have series, but has none.")
     return held
 
 
-def _numbered(lines: list[str], start: int = 1) -> list[tuple[int, str]]:
+def _number_lines(lines: list[str], start: int = 1) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(lines, start=start) if line.strip()]
 
 
-def _of_tsv(place: Path, number: int, line: str) -> Series:
+def _parse_tsv_line(path: Path, number: int, line: str) -> Series:
     label, *entries = line.rstrip("\n").split("\t")
     if not entries:
-        raise DataError(f"{place}: line {number}: must be a label and values, separated by tabs.")
-    return Series([_values(place, number, entries)], _label(label))
+        raise DataError(f"{path}: line {number}: must be a label and values, separated by tabs.")
+    return Series([_parse_values(path, number, entries)], _parse_label(label))
 
 
-def _read_ts(place: Path, lines: list[str]) -> list[Series]:
+def _read_ts(path: Path, lines: list[str]) -> list[Series]:
     start = next((at for at, line in enumerate(lines) if line.strip().lower() == "@data"), None)
     if start is None:
-        raise DataError(f"{place}: must have a line @data. Is it a .ts file of sktime?")
+        raise DataError(f"{path}: must have an @data line. Is it a .ts file of sktime?")
     head = {words[0].lower(): words[1:] for line in lines[:start] if (words := line.split()) and words[0].startswith("@")}
     if head.get("@timestamps", ["false"])[0].lower() == "true":
-        refuse([Fault("@timestamps", "must be false", "true", "Series with time stamps are not read.").text(str(place))])
+        refuse([Fault("@timestamps", "must be false", "true", "Series with time stamps are not read.").text(str(path))])
     if head.get("@targetlabel", ["false"])[0].lower() == "true":
-        refuse([Fault("@targetLabel", "must be false", "true", "Only classification is read.").text(str(place))])
+        refuse([Fault("@targetLabel", "must be false", "true", "Only classification is read.").text(str(path))])
     if head.get("@classlabel", ["true"])[0].lower() != "true":
-        refuse([Fault("@classLabel", "must be true", "false", "Only classification is read.").text(str(place))])
+        refuse([Fault("@classLabel", "must be true", "false", "Only classification is read.").text(str(path))])
     held = []
-    for number, line in _numbered(lines[start + 1 :], start + 2):
+    for number, line in _number_lines(lines[start + 1 :], start + 2):
         *channels, label = line.split(":")
         if not channels:
-            raise DataError(f"{place}: line {number}: must be channels and a label, separated by colons.")
-        held.append(Series([_values(place, number, channel.split(",")) for channel in channels], _label(label)))
+            raise DataError(f"{path}: line {number}: must be channels and a label, separated by colons.")
+        held.append(Series([_parse_values(path, number, channel.split(",")) for channel in channels], _parse_label(label)))
     return held
 
 
-def _values(place: Path, number: int, entries: list[str]) -> np.ndarray:
+def _parse_values(path: Path, number: int, entries: list[str]) -> np.ndarray:
     import numpy as np
 
     try:
         values = np.array([np.nan if entry.strip() == "?" else float(entry) for entry in entries])
     except ValueError as error:
-        raise DataError(f"{place}: line {number}: must have numbers after the label, but {error}.") from None
+        raise DataError(f"{path}: line {number}: must have numbers after the label, but {error}.") from None
     if np.isinf(values).any() or not len(values):
-        raise DataError(f"{place}: line {number}: must have finite values, one at least.")
+        raise DataError(f"{path}: line {number}: must have at least one value, all finite.")
     return values
 
 
-def _label(text: str) -> str:
-    """A label as text; numbers in one spelling, whole ones without a point."""
+def _parse_label(text: str) -> str:
+    """A label as text; numbers are normalised, so that `1.0` and `1` are one label."""
     try:
         return f"{float(text):.15g}"
     except ValueError:

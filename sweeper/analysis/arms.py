@@ -65,6 +65,7 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
         found = candidates[candidate]
         return len(found) < seeds, _mean([row[metric] for row in found])
 
+    # Of equals, the one with the smaller id, whichever ended first.
     for task, arm, candidate in sorted(candidates, key=lambda key: (key[0], *rank(key), *key[1:])):
         if arm not in ranked[task]:  # otherwise a better candidate of this arm came before
             ranked[task][arm] = RankedArm(*_summarise(candidates[task, arm, candidate], metric, knobs))

@@ -44,7 +44,7 @@ class CostModel:
     def seconds(self, trial: PlannedTrial, stage: Stage) -> float:
         """Seconds of a stage, from its start to its end."""
         each = self._measured.seconds.get((stage.kind, trial.config.task, trial.config.body.name), GUESS_S[stage.kind])
-        return each if stage.end is None else each * (stage.end - stage.start)
+        return each * (stage.end - stage.start) if stage.has_epochs else each
 
     def trial_seconds(self, trial: PlannedTrial) -> float:
         """Seconds of all stages of a trial, run one after the other."""
@@ -91,7 +91,7 @@ class CostModel:
                 if stage.kind == "finetune":
                     known += trained > 0
                     if plan.space.keep == "all":
-                        stays += state * (max(end or 0 for end in ends) - stage.start)
+                        stays += state * (max(ends) - stage.start)
                     elif len(ends) > 1 or stage is not trial.finetuning[-1]:
                         shared += state * len(ends)
                 else:

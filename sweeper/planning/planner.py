@@ -19,10 +19,12 @@ from orca_core.stages import result_key, stages_of
 from sweeper.planning.search import Values, list_candidates, mean_score
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.space.space import Arm, SearchSpace
+from sweeper.workbench import on_workbench
 
 ScoreOf = Callable[[PlannedTrial], float | None]
 
 
+@on_workbench
 def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
     """Plan a search space.
 
@@ -123,7 +125,7 @@ class Planner:
             if trial.id not in self._arms_of:
                 new.append(trial)
                 for stage in trial.stages:
-                    if stage.end is not None:
+                    if stage.has_epochs:
                         self._ends[stage.folder].add(stage.end)
             if arm not in self._arms_of[trial.id]:
                 self._arms_of[trial.id].append(arm)

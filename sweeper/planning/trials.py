@@ -83,7 +83,7 @@ class Plan:
         ends: dict[str, set[int]] = defaultdict(set)
         for trial in self.trials:
             for stage in trial.stages:
-                if stage.end is not None:
+                if stage.has_epochs:
                     ends[stage.folder].add(stage.end)
         return {folder: sorted(epochs) for folder, epochs in ends.items() if len(epochs) > 1}
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from orca_core.config.paths import KNOBS
 from orca_core.declarations import describe_knob
+from orca_core.numerics import NumericalKind
 from orca_core.rows import EpochRow, StageRow, TrialResult
 
 _TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")
@@ -38,7 +39,7 @@ def config_columns() -> tuple[Column, ...]:
     return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), describe_knob(path)) for path, field in KNOBS.items())
 
 
-def columns_of(row: type[EpochRow | StageRow | TrialResult]) -> tuple[Column, ...]:
+def columns_of(row: type[EpochRow | StageRow | TrialResult | NumericalKind]) -> tuple[Column, ...]:
     """A column for every field of a row type of the core."""
     hints = get_type_hints(row, include_extras=True)
     return tuple(Column(field.name, _arrow_type(hints[field.name]), hints[field.name].__metadata__[0]) for field in fields(row))
@@ -109,9 +110,13 @@ TRIALS: tuple[Column, ...] = (
     Column("config_hash", _TEXT, "Hash of the canonical config; equal to `trial`."),
     Column("code_version", _TEXT, "Version of this package."),
     Column("code_commit", _TEXT, "Git commit of this package; null outside a checkout."),
-    Column("python_version", _TEXT, "Version of Python."),
-    Column("torch_version", _TEXT, "Version of torch."),
-    Column("transformers_version", _TEXT, "Version of transformers."),
+    *columns_of(NumericalKind),
+    Column(
+        "mixed_numerics",
+        _FLAG,
+        "Whether any reused stage, or part of one, was computed by another processor, instruction set or library version than this trial's "
+        "worker, so that its bits may differ; null if the store does not record what computed it (version 0.1). See `stages` for which.",
+    ),
     Column("ray_version", _TEXT, "Version of Ray; null for a trial that was run without it."),
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 from orca_core.errors import ConfigError, DataError, DiskFullError, NotFiniteError, OrcaError, StoreError
 from orca_core.rows import Row, TrialResult
 from sweeper.running.job import TrialJob
+from sweeper.workbench import open_workbench
 
 Result = dict[str, Any]
 """How a trial ended: `status` COMPLETE with the scores, or FAIL with `cause`, `error` (one line) and `traceback`."""
@@ -22,7 +23,9 @@ def execute(job: TrialJob) -> Generator[Row, None, Result]:
 
     try:
         models = Store(job.models) if job.models else None
-        rows = trial_rows(job.config, Store(job.store), device=job.device, keep_at=job.keep_at, keep=job.keep, models=models)
+        workbench = open_workbench(job.data_root, job.cache_root) if job.data_root else None
+        store, keep_at = Store(job.store), job.keep_at
+        rows = trial_rows(job.config, store, device=job.device, keep_at=keep_at, keep=job.keep, models=models, workbench=workbench)
         with closing(rows):
             result: TrialResult = yield from rows
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on

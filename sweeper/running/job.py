@@ -26,6 +26,8 @@ class TrialJob:
         models: URI of the store for these weights; empty = `store`.
         reports_each_epoch: Whether a scheduler judges each epoch of fine-tuning.
         folder: Working folder, against which relative paths of tasks and bodies are resolved; empty = unchanged.
+        data_root: Folder in which the worker finds data; empty = the one its process uses.
+        cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
     """
 
     config: TrialConfig
@@ -36,6 +38,8 @@ class TrialJob:
     models: str = ""
     reports_each_epoch: bool = False
     folder: str = ""
+    data_root: str = ""
+    cache_root: str = ""
 
     def to_json(self) -> str:
         """The job as a JSON string."""

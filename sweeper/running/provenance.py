@@ -1,8 +1,7 @@
-"""Where a row comes from: versions of the code and of the libraries that compute."""
+"""The provenance of a row: the versions of this code and of Ray. The worker reports the hardware and libraries it computes with."""
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -11,13 +10,10 @@ from pathlib import Path
 
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, str | None]:
-    """Columns that say which code computed a row. Versions are read from package metadata: nothing heavy is imported."""
+    """The columns about the code that ran a sweep. Versions are read from package metadata, without importing anything heavy."""
     return {
         "code_version": _version("orca-sweeper"),
         "code_commit": code_commit(),
-        "python_version": platform.python_version(),
-        "torch_version": _version("torch"),
-        "transformers_version": _version("transformers"),
         "ray_version": _version("ray"),
     }
 

@@ -54,6 +54,12 @@ class _Live:
     started: float
     stage_seconds: Counter[str] = field(default_factory=Counter)
     saved_s: float = 0.0
+    mixed: set[bool | None] = field(default_factory=set)
+
+    @property
+    def mixed_numerics(self) -> bool | None:
+        """True if any stage is mixed; else None if it is unknown for any; else False."""
+        return True if True in self.mixed else None if None in self.mixed else False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +151,16 @@ class Recorder:
         live = self._live.get(trial_id)
         return self._clock() - live.started if live else 0.0
 
-    def locate(self, trial_id: str, host: str | None, pid: int | None) -> None:
-        """Say where a running trial runs, once that is known."""
+    def locate(self, trial_id: str, host: str | None, pid: int | None, worker: Mapping[str, Any] = {}) -> None:
+        """Record which worker runs a trial, once that is known.
+
+        Args:
+            trial_id: The trial.
+            host, pid: Host and process id of the worker; None = unchanged.
+            worker: Cells of the worker's `NumericalKind`, in the first report of an attempt.
+        """
         if live := self._live.get(trial_id):
-            live.row |= {"host": host or live.row["host"], "pid": pid or live.row["pid"]}
+            live.row |= {"host": host or live.row["host"], "pid": pid or live.row["pid"], **worker}
 
     def add_rows(self, trial_id: str, rows: Iterable[Row]) -> None:
         """Record rows that a running trial reported."""
@@ -160,6 +172,7 @@ class Recorder:
             if isinstance(row, StageRow):
                 live.stage_seconds[row.stage] += row.seconds  # type: ignore[assignment]
                 live.saved_s += row.saved_s
+                live.mixed.add(row.mixed_numerics)
             self._buffers[row.TABLE].append(cells | {"sweep": self.sweep, "trial": trial_id, "attempt": live.row["attempt"]})
         self._flush_if_due()
 
@@ -169,7 +182,7 @@ class Recorder:
         if live is None:
             return None
         row = live.row | dict(result) | {"sequence": 1, "ended_at": datetime.now(UTC)}
-        row |= {"seconds": self._clock() - live.started, "saved_s": live.saved_s}
+        row |= {"seconds": self._clock() - live.started, "saved_s": live.saved_s, "mixed_numerics": live.mixed_numerics}
         row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
         ended = Ended(row["status"], row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
         self.ended[trial_id] = ended

@@ -23,6 +23,7 @@ from typing import Any
 from orca_core.errors import OrcaError
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.stages import Stage
+from orca_core.workbench import Workbench
 from sweeper.planning.planner import Planner
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.trials import PlannedTrial
@@ -31,6 +32,7 @@ from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.recorder import NOT_RETRIED, Recorder
 from sweeper.space.space import SearchSpace
+from sweeper.workbench import shorten_home
 
 MAX_LOSSES = 3
 """How often a trial is restarted after its process or machine was lost. Errors of the trial itself are never retried within a run."""
@@ -91,6 +93,7 @@ class Session:
         self.recorder, self.slots, self.share = recorder, slots, share
         self.reason = ""
         self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
+        self._workbench = Workbench.current()
         self._ended = ended
         self._queue = TrialQueue(todo, share=share)
         self._running: dict[str, PlannedTrial] = {}
@@ -148,19 +151,23 @@ class Session:
             models=self._workspace.artifacts_uri,
             reports_each_epoch=self.space.scheduler.name != "fifo",
             folder=os.getcwd(),
+            data_root=str(self._workbench.data_root),
+            cache_root=shorten_home(self._workbench.cache_root),
         )
 
     def start(self, trial_id: str) -> None:
         """Record that a trial starts, or restarts after it was lost."""
         self.recorder.start(self._running[trial_id], device=self.space.device)
 
-    def report(self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None) -> None:
-        """A running trial reports rows. What they say is stored may be used by other trials from now on."""
+    def report(
+        self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None, worker: Mapping[str, Any] = {}
+    ) -> None:
+        """Record rows of a running trial; stages that they report as stored become available. Arguments as for `Recorder.locate`."""
         trial = self._running.get(trial_id)
         if trial is None:
             return
         rows = list(rows)
-        self.recorder.locate(trial_id, host, pid)
+        self.recorder.locate(trial_id, host, pid, worker)
         self.recorder.add_rows(trial_id, rows)
         for row in rows:
             if isinstance(row, StageRow):
@@ -262,7 +269,7 @@ class Session:
 
         Not for the last epoch, whose row is reported before its state is stored: the row of the stage announces that one.
         """
-        is_interim = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < (stage.end or 0)
+        is_interim = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < stage.end
         return is_interim and row.epoch in self._planner.ends_of(stage.folder)
 
     def _is_overdue(self, trial_id: str) -> bool:

@@ -270,7 +270,7 @@ class Simulation:
             if (stage.kind, stage.phase) == (row.stage, row.phase):
                 if isinstance(row, StageRow):
                     self.reported.add(stage.address)
-                elif row.epoch < (stage.end or 0) and row.epoch in self._planner.ends_of(stage.folder):
+                elif row.epoch < stage.end and row.epoch in self._planner.ends_of(stage.folder):
                     self.reported.add(stage.address_at(row.epoch))
 
     def _lose(self, trial: PlannedTrial) -> None:
@@ -289,16 +289,16 @@ class Simulation:
         store = self._workspace.shared if self._share else self._workspace.private[trial.id]
         for stage in trial.stages:
             ends = job.keep_at.get(stage.folder, ())
-            keeps_tensors = stage is not trial.stages[-1] or any(epoch > (stage.end or 0) for epoch in ends)
+            keeps_tensors = stage is not trial.stages[-1] or any(epoch > stage.end for epoch in ends)
             states = store.states[stage.folder]
             has_tensors = states.get(stage.address)
             if has_tensors or (has_tensors is False and not keeps_tensors):
-                for epoch in range(stage.start + 1, (stage.end or 0) + 1):
+                for epoch in range(stage.start + 1, stage.end + 1):
                     yield 0.0, simulate_epoch(trial, stage, epoch)
                 yield 0.0, simulate_stage(stage, is_reused=True)
                 continue
             self.computing[trial.id] = stage.folder
-            if stage.end is None:
+            if not stage.has_epochs:
                 yield self._seconds(stage), None
                 store.computed[stage.folder, 0] += 1
             else:
@@ -335,7 +335,7 @@ def simulate_epoch(trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
 
 def simulate_stage(stage: Stage, *, is_reused: bool) -> StageRow:
     """The row that a worker reports for a stage."""
-    epochs = (stage.end or 0) - stage.start
+    epochs = stage.end - stage.start
     seconds = EPOCH_S[stage.kind] * max(1, epochs)
     return StageRow(
         stage=stage.kind,

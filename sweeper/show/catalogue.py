@@ -8,10 +8,10 @@ from pathlib import Path
 
 from orca_core.bodies import BODY_CATALOGUE, find_body
 from orca_core.catalogue import Catalogue, Spec
-from orca_core.datafiles.expected import data_root
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, ProxySpec, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
+from orca_core.workbench import Workbench
 from sweeper.show.tables import text_table
 from sweeper.space.reading import available_spaces
 from sweeper.space.yaml_reader import read_mapping
@@ -67,18 +67,18 @@ def _describe_tasks(name: str | None) -> str:
             "licence": spec.licence,
             "source": spec.source,
             "reference": spec.reference and f"with reference_data: {spec.reference}",
-            "data root": data_root() if spec.expects else "",
+            "data root": Workbench.current().data_root if spec.expects else "",
             "content": _content(spec),
         }
     )
     for expected in spec.expects:
         faults = expected.faults()
-        state = "there" if not faults else "broken" if expected.place.exists() else "missing"
+        state = "present" if not faults else "broken" if expected.find().exists() else "missing"
         about = ", ".join(part for part in (expected.size, expected.where) if part)
         lines.append(f"{'file':<12} {expected.path} ({state}): {expected.text}{f' ({about})' if about else ''}")
         lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
     for file in () if spec.expects else spec.files():
-        lines.append(f"{'file':<12} {file} ({'there' if file.is_file() else 'missing'})")
+        lines.append(f"{'file':<12} {file} ({'present' if file.is_file() else 'missing'})")
     for recipe, knobs in spec.recipes.items():
         lines.append(f"{'recipe':<12} {recipe}: {json.dumps(knobs)}")
     return "\n".join(lines) + "\n"
@@ -110,14 +110,14 @@ def fetch_table(name: str) -> Path:
 
 def check_tasks() -> str:
     """One line per task: whether its files are present and complete, judging by their headers."""
-    there = {True: "there", False: "comes with the packages"}
-    rows = [(spec.name, trouble_with_files(spec) or there[bool(spec.expects)]) for spec in TASK_CATALOGUE.entries().values()]
-    return f"data root: {data_root()}\n" + text_table(("task", "files"), rows)
+    state = {True: "present", False: "ships with the packages"}
+    rows = [(spec.name, describe_file_faults(spec) or state[bool(spec.expects)]) for spec in TASK_CATALOGUE.entries().values()]
+    return f"data root: {Workbench.current().data_root}\n" + text_table(("task", "files"), rows)
 
 
-def trouble_with_files(spec: TaskSpec | ProxySpec) -> str:
+def describe_file_faults(spec: TaskSpec | ProxySpec) -> str:
     """Which files are missing or broken, judging by their headers, in one line; empty if none are."""
-    if missing := [file.path for file in spec.expects if not file.place.exists()]:
+    if missing := [file.path for file in spec.expects if not file.find().exists()]:
         return f"missing {len(missing)} of {len(spec.expects)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
     try:
         spec.check_files()
@@ -130,18 +130,18 @@ def _describe_proxies(name: str | None) -> str:
     if name is None:
         return _list_catalogue(PROXY_CATALOGUE, "modality")
     spec = find_proxy(name)
-    there = all(file.place.exists() for file in spec.expects)
+    has_files = spec.has_files()
     shown: dict[str, object] = {"proxy": spec.name, "what it is": spec.summary, "modality": spec.modality}
-    shown |= {"licence": spec.licence, "source": spec.source, "data root": data_root() if spec.expects else ""}
+    shown |= {"licence": spec.licence, "source": spec.source, "data root": Workbench.current().data_root if spec.expects else ""}
     lines = []
     for file in spec.expects:
         faults = file.faults()
-        state = "there" if not faults else "broken" if file.place.exists() else "missing"
+        state = "present" if not faults else "broken" if file.find().exists() else "missing"
         lines.append(f"{'file':<12} {file.path} ({state}): {file.text}")
         lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
-    if there:
+    if has_files:
         shown["content"] = spec.digest()[:16]
-    if there and spec.loader:
+    if has_files and spec.loader:
         data = spec.load()
         counts = {label: int((data.labels == number).sum()) for number, label in enumerate(data.label_names)}
         shown |= {"samples": len(data), "labels": ", ".join(f"{label} {count}" for label, count in counts.items())}

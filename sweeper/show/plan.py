@@ -12,6 +12,7 @@ from typing import Any
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.schedule import ALL
 from orca_core.stages import Stage
+from sweeper.analysis.machines import describe_differences
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import Plan, PlannedTrial
@@ -83,7 +84,7 @@ def build_stage_tree(plan: Plan) -> Branch:
             node = node.children.setdefault(_label(trial, stage), Branch())
             node.folders.add(stage.folder)
             node.trials.add(trial.id)
-            if stage.end is not None:
+            if stage.has_epochs:
                 node.ends.add(stage.end)
     return root
 
@@ -150,6 +151,8 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
     lines.append(f"Stages   {', '.join(stages)}")
     lines += _tree_lines(build_stage_tree(plan))
     lines.append(f"Results  {len(found.done)} done, {len(found.stale)} stale, {len(found.todo)} to run")
+    if note := describe_differences(row for trial, row in found.known.items() if trial in plan.by_id):
+        lines.append(f"         {note}")
     if found.todo:
         alone, once, measured = costs.totals(found.todo)
         saved = f"{1 - once / alone:.0%} less than the {_format_duration(alone)} without sharing"

@@ -17,7 +17,7 @@ from orca_core.rows import EpochRow
 from orca_core.store import Store
 from sweeper.results.workspace import Workspace
 from sweeper.running.preflight import check_data, check_stores
-from sweeper.show.catalogue import trouble_with_files
+from sweeper.show.catalogue import describe_file_faults
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,8 +83,8 @@ def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, T
         spec = find_proxy(name)
         if not spec.fits(modality):
             continue
-        if trouble := trouble_with_files(spec):
-            unusable[name] = trouble
+        if fault := describe_file_faults(spec):
+            unusable[name] = fault
             continue
         try:
             usable[name] = resolve_config({**knobs, "proxy": name})

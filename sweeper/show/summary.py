@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sweeper.analysis.machines import describe_differences
 from sweeper.results.workspace import Workspace
 from sweeper.running.reconcile import Reconciliation
 from sweeper.running.session import Outcome
@@ -35,6 +36,8 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
     for cause, count in Counter(row["cause"] for row in failed).items():
         first = next(row for row in failed if row["cause"] == cause)
         lines.append(f"{count} failed ({cause}), for example {first['trial']}: {first['error']}. See: sweeper show {first['trial']}")
+    if note := describe_differences(planned):
+        lines.append(f"{space.name}: {note}")
     if outcome is Outcome.FINISHED and any(row["status"] == "COMPLETE" for row in planned):
         lines.append(f"Best arms by {space.metric}, mean over seeds:")
         lines.append(render(best_arms(workspace, space.name, top=3), "table").rstrip("\n"))

@@ -12,6 +12,7 @@ from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.faults import Faults
 from sweeper.space.axes import RECIPE, Axis, sort_by_condition
 from sweeper.space.conditions import read_condition, refuse_tuned
+from sweeper.space.file import BITS_OF_THE_SWEEP
 from sweeper.space.knobs import check_knob
 
 KINDS = ("grid", "choice", "uniform", "loguniform", "int")
@@ -31,6 +32,8 @@ def read_axes(data: Any, faults: Faults) -> list[Axis]:
     for path, entry in _entries(data, ""):
         if path == "seed":
             faults.add(path, "must not vary here", entry, "Use `seeds`.")
+        elif path == "bits":
+            faults.add(path, "must not vary here", entry, BITS_OF_THE_SWEEP)
         elif path not in KNOBS and path not in SHORTHAND:
             faults.extend(unknown_knobs({path: Fault.ABSENT}))
         elif not isinstance(entry, Mapping):

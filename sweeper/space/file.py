@@ -18,6 +18,12 @@ MAX_SEEDS = 10_000
 """Maximum number of seeds: a larger one is a typo, and its plan would fill the memory."""
 
 
+BITS_OF_THE_SWEEP = "It applies to the complete sweep: write `bits: portable` at the top of the file, or --set sweep:bits=portable."
+"""Remedy for `bits` among the knobs of a file."""
+
+Bits = Literal["native", "portable"]
+"""Whether the bits of results may depend on the processor."""
+
 Keep = Literal["none", "best", "last", "all"]
 """Which fine-tuned weights are kept in the store."""
 
@@ -99,6 +105,11 @@ class SpaceFile(_Part):
     require: list[Rule] = Field([], description="Rules that a combination must satisfy; others are left out.")
     resources: Resources = Resources()
     budget: Budget = Budget()
+    bits: Bits = Field(
+        "native",
+        description="`portable`: trials compute the same bits on every x86-64-v3 processor, which takes longer; CPU only. Workers are "
+        "started accordingly, so it applies to the complete sweep. See docs/design.md.",
+    )
     keep: Keep = Field(
         "best",
         description="Fine-tuned weights that are kept in the store: `none`; the `best` or `last` ones of each trial; with `all`, the best "

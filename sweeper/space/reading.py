@@ -13,17 +13,19 @@ from sweeper.faults import Faults
 from sweeper.space.axes import Axis
 from sweeper.space.axis_reader import read_axes
 from sweeper.space.conditions import Requirement, read_condition, refuse_tuned
-from sweeper.space.file import METRICS, SHORTHAND_KEYS, SpaceFile, parse_keys
+from sweeper.space.file import BITS_OF_THE_SWEEP, METRICS, SHORTHAND_KEYS, SpaceFile, parse_keys
 from sweeper.space.knobs import parse_knobs
 from sweeper.space.space import SearchSpace
 from sweeper.space.yaml_reader import read_mapping
+from sweeper.workbench import on_workbench
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
-_COPIED = ("description", "design", "search", "scheduler", "metric", "resources", "budget", "keep")
+_COPIED = ("description", "design", "search", "scheduler", "metric", "resources", "budget", "bits", "keep")
 """Keys of the file that a `SearchSpace` has unchanged."""
 
 
+@on_workbench
 def load_space(name_or_path: str | Path, overrides: Mapping[str, Any] = {}, name: str | None = None) -> SearchSpace:
     """Read and validate a search space.
 
@@ -56,9 +58,11 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     _check_sweep(parsed, axes, base, wrong, faults)
     require = _read_requirements(parsed, axes, faults)
     _check_threads(parsed, base, faults)
+    if parsed.bits == "portable" and parsed.resources.gpu > 0:
+        faults.add("bits", "must be native on GPUs, where bits cannot be pinned", parsed.bits)
     space = SearchSpace(
         name=name,
-        base=base,
+        base=base if parsed.bits == "native" else {**base, "bits": parsed.bits},
         axes=tuple(axes),
         variants=variants,
         seeds=tuple(range(parsed.seeds)) if isinstance(parsed.seeds, int) else tuple(parsed.seeds),
@@ -144,6 +148,8 @@ def _check_knobs(
     for section, knobs in [("base", base), *((f"variants.{name}", knobs) for name, knobs in variants.items())]:
         if "seed" in knobs:
             faults.add(f"{section}.seed", "must not be set here", knobs["seed"], "Use `seeds`.")
+        if "bits" in knobs:
+            faults.add(f"{section}.bits", "must not be set here", knobs["bits"], BITS_OF_THE_SWEEP)
         for path in knobs:
             if section != "base" and path in varied:
                 faults.add(f"{section}.{path}", "must not also vary in `space`", knobs[path])

@@ -28,11 +28,11 @@ def json_schema() -> dict[str, Any]:
     schema = SpaceFile.model_json_schema(by_alias=True)
     knobs = TrialConfig.model_json_schema()
     definitions = schema.setdefault("$defs", {}) | knobs.get("$defs", {})
-    nested = {name: value for name, value in knobs["properties"].items() if name != "seed"}
+    nested = {name: value for name, value in knobs["properties"].items() if name not in ("seed", "bits")}
     nested |= {name: {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{SECTIONS[name]}"}]} for name in SHORTHAND}
     definitions["Knobs"] = _closed_object(nested | {path: _knob_schema(path, knobs) for path in KNOBS if "." in path or path == "seed"})
     definitions["Axis"] = _axis_schema()
-    axes = {path: {"$ref": "#/$defs/Axis"} for path in (*KNOBS, *SHORTHAND) if path != "seed"}
+    axes = {path: {"$ref": "#/$defs/Axis"} for path in (*KNOBS, *SHORTHAND) if path not in ("seed", "bits")}
     definitions["Space"] = _closed_object({section: {"type": "object"} for section in SECTIONS} | axes)
     for model in SECTIONS.values():
         definitions[model].pop("required", None)

@@ -13,7 +13,7 @@ from orca_core.errors import ConfigError
 from sweeper.faults import Faults
 from sweeper.space.axes import Axis, sort_by_condition
 from sweeper.space.conditions import Requirement
-from sweeper.space.file import Budget, Keep, Resources, SchedulerConfig, SearchConfig
+from sweeper.space.file import Bits, Budget, Keep, Resources, SchedulerConfig, SearchConfig
 
 Knobs = dict[str, Any]
 """Knob -> value."""
@@ -53,6 +53,7 @@ class SearchSpace:
     require: tuple[Requirement, ...]
     resources: Resources
     budget: Budget
+    bits: Bits
     keep: Keep
     source: Mapping[str, Any]
     file: str = ""

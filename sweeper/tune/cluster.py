@@ -12,9 +12,9 @@ from pathlib import Path
 
 import ray
 
-from orca_core.datafiles.expected import cache_root, data_root
 from orca_core.errors import ConfigError, Fault
-from sweeper.space.file import Resources
+from orca_core.numerics import PORTABLE
+from sweeper.space.file import Bits, Resources
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Size of Ray's shared memory on this machine. The default is 30 % of all memory, but only rows pass through it."""
@@ -52,13 +52,22 @@ def ray_environment() -> Iterator[None]:
 
 
 @contextmanager
-def open_cluster(address: str | None, resources: Resources, store_uri: str) -> Iterator[int]:
+def open_cluster(address: str | None, resources: Resources, store_uri: str, bits: Bits = "native") -> Iterator[int]:
     """Within: Ray is running, started here or joined. Yields the number of trials that fit at once.
+
+    Args:
+        address: Address of a running cluster; None starts Ray on this machine, unless this process has joined a cluster already.
+        resources: What one trial holds while it runs.
+        store_uri: Folder or URI of the stage store.
+        bits: The sweep's `bits`; worker processes are started accordingly.
 
     Raises:
         ConfigError: If nothing answers at the address, no node has the resources for a trial, or a node cannot see the store.
     """
+    environment = _worker_environment(bits)
     is_joined = ray.is_initialized()
+    if is_joined and bits == "portable":
+        _check_session_is_pinned()
     if not is_joined:
         if address is not None:
             _check_address(address)
@@ -68,7 +77,7 @@ def open_cluster(address: str | None, resources: Resources, store_uri: str) -> I
             object_store_memory=OBJECT_STORE_BYTES if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": _worker_environment()},
+            runtime_env={"env_vars": environment},
         )
     try:
         _check_nodes(store_uri)
@@ -105,11 +114,19 @@ def count_slots(resources: Resources) -> int:
     return total
 
 
-def _worker_environment() -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith(("HF_", "SWEEPER_"))}
-    environment["SWEEPER_DATA"] = str(data_root())  # workers start in other folders
-    if "SWEEPER_CACHE" in environment:
-        environment["SWEEPER_CACHE"] = str(cache_root())
+def _check_session_is_pinned() -> None:
+    """Check that a Ray session joined before starts its workers with the environment for portable bits."""
+    given = ray.get_runtime_context().runtime_env.get("env_vars", {})
+    if any(given.get(name) != value for name, value in PORTABLE.items()):
+        rule = "must be native in a Ray session that was started without the environment for portable bits"
+        remedy = "Call ray.shutdown() first, or ray.init with runtime_env={'env_vars': orca_core.numerics.PORTABLE}."
+        raise ConfigError([Fault("bits", rule, "portable", remedy)])
+
+
+def _worker_environment(bits: Bits) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith("HF_")}
+    if bits == "portable":
+        environment |= PORTABLE  # Ray starts the worker processes with it, so libraries see it when they are loaded
     return environment
 
 

@@ -96,7 +96,8 @@ class Reporter(_NotPickled, tune.Callback):
         if (planned := self._trials.get(trial.trial_id)) is None:
             return
         rows = [row_from_json(row) for row in json.loads(result["rows"])]
-        self._session.report(planned.id, rows, result.get("hostname"), result.get("pid"))
+        worker = json.loads(result.get("worker", "{}"))
+        self._session.report(planned.id, rows, result.get("hostname"), result.get("pid"), worker)
         if "outcome" in result:
             del self._trials[trial.trial_id]
             self._session.end(planned.id, json.loads(result["outcome"]))

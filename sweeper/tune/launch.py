@@ -70,7 +70,7 @@ def launch(
         SweepCutError: If the disk is full, or no machine is left.
     """
     space = planner.space
-    with ray_environment(), open_cluster(address, space.resources, workspace.artifacts_uri) as fitting:
+    with ray_environment(), open_cluster(address, space.resources, workspace.artifacts_uri, space.bits) as fitting:
         slots = min(fitting, max_concurrent or fitting)
         os.environ[PENDING_TRIALS] = str(slots)
         keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None

@@ -37,11 +37,22 @@ class TrialRunner(tune.Trainable):
         job = TrialJob.from_json(config["trial"])
         if job.folder and Path(job.folder).is_dir():
             os.chdir(job.folder)
+        self._device, self._has_reported = job.device, False
         self._reports_each_epoch = job.reports_each_epoch
         self._rows = execute(job)
 
     def step(self) -> dict[str, Any]:
-        """Rows as JSON; `outcome` with the last ones; `epoch` and the metrics where a scheduler judges each epoch."""
+        """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has `outcome`. If a scheduler judges
+        each epoch, the report of an epoch has `epoch` and its metrics."""
+        report = self._next_rows()
+        if not self._has_reported:
+            from orca_core.numerics import numerical_kind  # after the trial's first rows: it loads torch
+
+            self._has_reported = True
+            report["worker"] = json.dumps(numerical_kind(self._device).cells())
+        return report
+
+    def _next_rows(self) -> dict[str, Any]:
         started = time.monotonic()
         rows: list[Row] = []
         while True:

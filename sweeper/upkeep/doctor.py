@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orca_core.errors import OrcaError
+from sweeper.analysis.machines import COLUMNS, describe_differences
 from sweeper.results.workspace import Workspace
 from sweeper.running.driver import driver_of
 
@@ -35,6 +36,10 @@ def _check_installation() -> Iterator[Finding]:
             yield False, package, "is not installed"
     import torch
 
+    from orca_core.numerics import numerical_kind
+
+    kind = numerical_kind()
+    yield True, "processor", f"{kind.device_name}: torch uses {kind.cpu_capability}; {kind.blas}"
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     yield True, "devices", f"{os.cpu_count()} CPUs, " + (", ".join(gpus) if gpus else "no GPU that torch sees")
 
@@ -81,6 +86,8 @@ def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     for sweep in results.sweeps():
         driver = driver_of(results, sweep)
         trials = of_sweep.get(sweep, set())
+        if note := describe_differences(results.live_trials(sweep, COLUMNS)):
+            yield True, "sweep", f"{sweep}: {note}"
         if not trials or driver:
             yield True, "sweep", f"{sweep}: {driver + ' runs it' if driver else 'rows are complete'}"
             continue

@@ -82,9 +82,16 @@ class _Backwards(torch.autograd.Function):
 
 
 TASK = TaskSpec(
-    "sound", "a task", 1, "classification", "cross-entropy", "1-accuracy", "test_contracts:load_task", {"laptop": {"body": "mini-roberta"}}
+    name="sound",
+    summary="a task",
+    dims=1,
+    kind="classification",
+    loss="cross-entropy",
+    score="1-accuracy",
+    loader="test_contracts:load_task",
+    recipes={"laptop": {"body": "mini-roberta"}},
 )
-PROXY = ProxySpec("sound", "a proxy", "text", "test_contracts:load_proxy")
+PROXY = ProxySpec(name="sound", summary="a proxy", modality="text", loader="test_contracts:load_proxy")
 BODY = BodySpec("sound", "a body", "images", build="test_contracts:build_body")
 
 BROKEN = [

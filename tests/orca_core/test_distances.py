@@ -10,20 +10,15 @@ import numpy as np
 import ot
 import pytest
 import torch
-from pydantic import ValidationError, create_model
 from torch import Tensor
 
-from orca_core import alignment
-from orca_core.config.knobs import AlignConfig
-from orca_core.distances import ALIGN_KNOBS, DISTANCES, distance_knobs, find_distance, sinkhorn
+from orca_core.distances import sinkhorn
 from orca_core.distances.annealed import annealed_divergence, annealing_schedule
 from orca_core.distances.l2_distance import l2, l2_in_order
 from orca_core.distances.mmd_distance import mmd, mmd_of_equal_size
 from orca_core.distances.otdd_distance import OtddSource, otdd
 from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost
-from orca_core.errors import ConfigError, NotFiniteError
-from orca_core.plugins import resolve
-from orca_core.testing import DistanceContract
+from orca_core.errors import NotFiniteError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "otdd"
 OTDD_FIXTURES = ["c01_small", "c02_medium", "c05_tinyclass_m2", "c12_whole_small"]
@@ -40,7 +35,7 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0, d
     return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale + shift).to(dtype)
 
 
-def labelled(num_samples: int = 30, num_features: int = 4) -> tuple[Tensor, Tensor]:
+def number_labels(num_samples: int = 30, num_features: int = 4) -> tuple[Tensor, Tensor]:
     y = torch.arange(num_samples) % 3
     return normal(num_samples, num_features) + normal(3, num_features, seed=1)[y], y
 
@@ -210,7 +205,7 @@ def test_annealing_starts_twice_at_the_squared_diameter_and_ends_at_epsilon() ->
 def test_the_distance_comes_with_the_label_distances_it_was_made_with(inner: str) -> None:
     x, y = normal(6, 4, seed=3), torch.arange(6) % 2
     for solver in ("converged", "annealed"):
-        source = OtddSource(*labelled(), inner=inner, solver=solver)
+        source = OtddSource(*number_labels(), inner=inner, solver=solver)
         value, distances = source.distance_and_labels(x, y)
         assert value.item() == source.distance(x, y).item()
         assert torch.equal(distances, source.label_distances(x, y))
@@ -309,7 +304,7 @@ def test_otdd_of_a_cloud_to_itself_is_zero(inner: str, n: int) -> None:
 @both_inners
 @pytest.mark.parametrize("target_y", [None, torch.arange(6) % 2])
 def test_true_gradient_agrees_with_finite_differences(inner: str, target_y: Tensor | None) -> None:
-    source = OtddSource(*labelled(), inner=inner)
+    source = OtddSource(*number_labels(), inner=inner)
     x, direction, step = normal(6, 4, seed=3), normal(6, 4, seed=4), 1e-4
     _, gradient = value_and_gradient(source, x, target_y)
     ahead, behind = (source.distance(x + sign * step * direction, target_y).item() for sign in (1, -1))
@@ -318,7 +313,7 @@ def test_true_gradient_agrees_with_finite_differences(inner: str, target_y: Tens
 
 def test_reference_label_gradient_is_none_for_exact_and_double_for_gaussian() -> None:
     x = normal(6, 4, seed=3)
-    exact, gaussian = (OtddSource(*labelled(), inner=inner) for inner in ("exact", "gaussian"))
+    exact, gaussian = (OtddSource(*number_labels(), inner=inner) for inner in ("exact", "gaussian"))
     assert torch.equal(value_and_gradient(exact, x, None, "reference")[1], value_and_gradient(exact, x, None, "none")[1])
     true, none, reference = (value_and_gradient(gaussian, x, None, kind)[1] for kind in ("true", "none", "reference"))
     torch.testing.assert_close(reference - none, 2 * (true - none))
@@ -326,13 +321,13 @@ def test_reference_label_gradient_is_none_for_exact_and_double_for_gaussian() ->
 
 @both_inners
 def test_label_gradient_leaves_the_value_alone(inner: str) -> None:
-    source, x = OtddSource(*labelled(), inner=inner), normal(6, 4, seed=3)
+    source, x = OtddSource(*number_labels(), inner=inner), normal(6, 4, seed=3)
     assert len({value_and_gradient(source, x, None, kind)[0] for kind in ("true", "none", "reference")}) == 1
 
 
 @both_inners
 def test_otdd_does_not_depend_on_sample_order_or_label_names(inner: str) -> None:
-    (x, y), target = labelled(), normal(8, 4, seed=3)
+    (x, y), target = number_labels(), normal(8, 4, seed=3)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(5))
     expected = otdd(x, y, target, inner=inner).item()
     assert otdd(x[order], y[order], target.flip(0), inner=inner).item() == pytest.approx(expected, rel=1e-9)
@@ -341,14 +336,14 @@ def test_otdd_does_not_depend_on_sample_order_or_label_names(inner: str) -> None
 
 @both_inners
 def test_otdd_is_symmetric(inner: str) -> None:
-    (x, y), target, target_y = labelled(), normal(8, 4, seed=3), torch.arange(8) % 2
+    (x, y), target, target_y = number_labels(), normal(8, 4, seed=3), torch.arange(8) % 2
     there, back = otdd(x, y, target, target_y, inner=inner), otdd(target, target_y, x, y, inner=inner)
     assert there.item() == pytest.approx(back.item(), rel=1e-7)
 
 
 @both_inners
 def test_singleton_classes_are_dropped_on_either_side_unless_nothing_remains(inner: str) -> None:
-    (x, y), target, target_y = labelled(), normal(6, 4, seed=3), torch.tensor([0, 0, 0, 1, 1, 9])
+    (x, y), target, target_y = number_labels(), normal(6, 4, seed=3), torch.tensor([0, 0, 0, 1, 1, 9])
     with_single = torch.cat([x, normal(1, 4, seed=6, shift=50)]), torch.cat([y, torch.tensor([77])])
     expected = otdd(x, y, target[:5], target_y[:5], inner=inner).item()
     assert otdd(*with_single, target, target_y, inner=inner).item() == expected
@@ -361,7 +356,7 @@ def test_singleton_classes_are_dropped_on_either_side_unless_nothing_remains(inn
 @both_inners
 @pytest.mark.parametrize("scale", [0.1, 10.0, 100.0])
 def test_scaled_features_scale_the_distance_once_epsilon_goes_along(inner: str, scale: float) -> None:
-    (x, y), target = labelled(60, 16), normal(20, 16, seed=3, shift=0.3)
+    (x, y), target = number_labels(60, 16), normal(20, 16, seed=3, shift=0.3)
     expected = scale**2 * otdd(x, y, target, inner=inner).item()
     assert otdd(scale * x, y, scale * target, inner=inner, entropic_reg=0.1 * scale**2).item() == pytest.approx(expected, rel=1e-6)
 
@@ -369,7 +364,7 @@ def test_scaled_features_scale_the_distance_once_epsilon_goes_along(inner: str, 
 @both_inners
 @pytest.mark.parametrize("scale", [0.1, 10.0, 100.0])
 def test_otdd_of_scaled_features_at_a_fixed_epsilon_is_positive_and_finite(inner: str, scale: float) -> None:
-    x, y = labelled(60, 16)
+    x, y = number_labels(60, 16)
     value, gradient = value_and_gradient(OtddSource(scale * x, y, inner=inner), normal(20, 16, seed=3, scale=scale))
     assert 0 < value < np.inf
     assert gradient.isfinite().all()
@@ -377,7 +372,7 @@ def test_otdd_of_scaled_features_at_a_fixed_epsilon_is_positive_and_finite(inner
 
 @both_inners
 def test_target_equal_to_a_source_class_has_label_distance_zero_to_it(inner: str) -> None:
-    x, y = labelled(60, 16)
+    x, y = number_labels(60, 16)
     source = OtddSource(x, y, inner=inner)
     target = x[y == 1]
     distances = source.label_distances(target)[0]
@@ -388,7 +383,7 @@ def test_target_equal_to_a_source_class_has_label_distance_zero_to_it(inner: str
 
 @both_inners
 def test_float32_is_close_to_float64(inner: str) -> None:
-    (x, y), target = labelled(60, 16), normal(20, 16, seed=3, scale=3)
+    (x, y), target = number_labels(60, 16), normal(20, 16, seed=3, scale=3)
     value, gradient = value_and_gradient(OtddSource(x, y, inner=inner), target)
     value_32, gradient_32 = value_and_gradient(OtddSource(x.float(), y, inner=inner), target.float())
     assert gradient_32.dtype == torch.float32
@@ -398,11 +393,11 @@ def test_float32_is_close_to_float64(inner: str) -> None:
 
 @both_inners
 def test_repeated_calls_give_the_same_bits_whatever_was_called_between(inner: str) -> None:
-    source, x = OtddSource(*labelled(), inner=inner), normal(8, 4, seed=3)
+    source, x = OtddSource(*number_labels(), inner=inner), normal(8, 4, seed=3)
     value, gradient = value_and_gradient(source, x)
     source.distance(normal(5, 4, seed=9))
     again, gradient_again = value_and_gradient(source, x)
-    fresh, gradient_fresh = value_and_gradient(OtddSource(*labelled(), inner=inner), x)
+    fresh, gradient_fresh = value_and_gradient(OtddSource(*number_labels(), inner=inner), x)
     assert value == again == fresh
     assert torch.equal(gradient, gradient_again)
     assert torch.equal(gradient, gradient_fresh)
@@ -432,7 +427,7 @@ def test_otdd_refuses_what_it_cannot_use_and_says_why(changes: dict[str, object]
 
 
 def test_otdd_refuses_features_that_are_not_finite() -> None:
-    x, y = labelled()
+    x, y = number_labels()
     x[2, 1] = torch.nan
     with pytest.raises(NotFiniteError, match="source_x: every feature must be finite, but 1 of 120 are not"):
         otdd(x, y, normal(5, 4))
@@ -530,69 +525,3 @@ def test_ordinary_problems_converge(inner: str) -> None:
     with sinkhorn.count_unconverged() as unconverged:
         otdd(x, y, torch.randn(30, 8, generator=draws) * 5, inner=inner)
     assert unconverged.count == 0
-
-
-# Declarations
-
-
-class TestDistances(DistanceContract):
-    """Every built-in distance."""
-
-    test_an_entry_point_can_register_it = None  # they are built in
-
-    @pytest.fixture(autouse=True, params=DISTANCES)
-    def _spec(self, request):
-        self.spec = DISTANCES[request.param]
-
-
-class TestAnnealedDistances(DistanceContract):
-    """OTDD by the reference's solver."""
-
-    test_an_entry_point_can_register_it = None
-    options = {"solver": "annealed", "label_gradient": "reference"}  # noqa: RUF012
-
-    @pytest.fixture(autouse=True, params=["otdd-exact", "otdd-gaussian"])
-    def _spec(self, request):
-        self.spec = DISTANCES[request.param]
-
-
-OPTIONS = {"label_gradient": "true", "entropic_reg": 0.1, "solver": "converged", "l2_batches": "full"}
-
-
-@pytest.mark.parametrize("name", DISTANCES)
-def test_every_distance_is_prepared_from_its_own_knobs_alone(name: str) -> None:
-    draws = torch.Generator().manual_seed(0)
-    source_x, source_y, target = torch.randn(40, 3, generator=draws), torch.arange(40) % 4, torch.randn(9, 3, generator=draws)
-    spec = find_distance(name)
-    options = {knob: value for knob, value in OPTIONS.items() if knob in spec.knobs}
-    value, labels = spec.prepared(source_x, source_y, OPTIONS)(target, torch.Generator().manual_seed(1))
-    same, _ = resolve(spec.prepare)(source_x, source_y, options)(target, torch.Generator().manual_seed(1))
-    assert value > 0
-    assert torch.equal(value, same)
-    assert (labels is None) == (not name.startswith("otdd-"))
-
-
-def test_defaults_of_the_knobs_are_those_of_the_functions() -> None:
-    assert {knob: field.default for knob, (_, field) in distance_knobs().items()} == OPTIONS
-
-
-def test_every_other_knob_of_align_is_reserved() -> None:
-    assert set(AlignConfig.model_fields) - set(distance_knobs()) == ALIGN_KNOBS
-
-
-def test_yaml_true_is_a_label_gradient_and_a_regularisation_of_0_is_refused() -> None:
-    model = create_model("Knobs", __config__={"strict": True, "extra": "forbid"}, **distance_knobs())
-    assert model(label_gradient=True).label_gradient == "true"
-    with pytest.raises(ValidationError, match="greater than 0"):
-        model(entropic_reg=0.0)
-
-
-def test_an_unknown_distance_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(
-        ConfigError, match=r"align\.objective: must be the name of a distance, but got 'otdd_exact'\. Did you mean 'otdd-exact'"
-    ):
-        find_distance("otdd_exact")
-
-
-def test_the_names_in_alignment_are_the_same_functions() -> None:
-    assert (alignment.otdd, alignment.mmd, alignment.l2, alignment.OtddSource) == (otdd, mmd, l2, OtddSource)

@@ -114,6 +114,7 @@ def test_settings_raise_on_what_is_not_declared():
 
 OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "threads": ({}, 2),
+    "bits": ({}, "portable"),
     "body.name": ({}, "mini-swin"),
     "task": ({}, "openml/1510"),
     "proxy": ({}, "pydoc"),
@@ -295,4 +296,4 @@ def test_equal_keys_give_equal_rows_and_artifacts_in_thousands_of_pairs(warm_sto
 
 
 def test_every_knob_is_drawn_or_left_out_for_a_reason():
-    assert KNOBS.keys() - VALUES.keys() == {"task", "body.name", "threads", "finetune.compile"}
+    assert KNOBS.keys() - VALUES.keys() == {"task", "body.name", "threads", "bits", "finetune.compile"}

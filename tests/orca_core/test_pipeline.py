@@ -16,6 +16,7 @@ from orca_core.rows import EpochRow, Row, StageRow, TrialResult
 from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.store import Store
+from orca_core.workbench import Workbench
 
 
 def run(config: TrialConfig, store: Store) -> tuple[list[Row], TrialResult]:
@@ -28,11 +29,6 @@ def run(config: TrialConfig, store: Store) -> tuple[list[Row], TrialResult]:
 def without_times(row: Row) -> Row:
     row = replace(row, seconds=0.0, memory_bytes=None)
     return replace(row, saved_s=0.0, reused_epochs=0, stored_bytes=None) if isinstance(row, StageRow) else row
-
-
-def forget_what_the_process_keeps() -> None:
-    pipeline._minis.clear()
-    pipeline._tasks.clear()
 
 
 TRIALS = {
@@ -50,7 +46,7 @@ def test_same_config_same_rows_from_a_shared_store_an_empty_one_and_a_full_one(q
     task, knobs = TRIALS[trial]
     config = quick(task, {"align.class_samples": 32, **knobs})
     shared = run(config, warm_store)
-    forget_what_the_process_keeps()
+    Workbench.current().clear()  # or else the body would be the very object that the first run used
     fresh = Store(tmp_path / "fresh")
     assert run(config, fresh) == shared
     assert run(config, fresh) == shared

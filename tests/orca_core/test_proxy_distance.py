@@ -30,7 +30,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def labelled(samples: int, classes: int, width: int) -> tuple[Tensor, Tensor]:
+def number_labels(samples: int, classes: int, width: int) -> tuple[Tensor, Tensor]:
     y = torch.arange(samples) % classes
     return normal(samples, width) + 2 * normal(classes, width, seed=1)[y], y
 
@@ -44,7 +44,7 @@ CLASSES = pytest.mark.parametrize(
 
 @CLASSES
 def test_a_cloud_is_at_distance_0_from_itself(samples, classes, width):
-    x, y = labelled(samples, classes, width)
+    x, y = number_labels(samples, classes, width)
     assert proxy_distances(x, y, x, y) == pytest.approx((0, 0), abs=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_a_shift_by_v_is_half_v_squared_and_as_much_again_for_the_labels(samples
     # Features: |x - x' - v|^2 / 2 = |x - x'|^2 / 2 - <x - x', v> + |v|^2 / 2, where the middle vanishes in the mean over any plan, as both
     # sides have the same mean. Classes: W[y, y'] is the squared distance of their means plus that of their covariances, and the first
     # becomes |m - m' - v|^2: half of it gains |v|^2 / 2 in the same way.
-    x, y = labelled(samples, classes, width)
+    x, y = number_labels(samples, classes, width)
     v = normal(width, seed=2)
     v *= 6 / v.norm()
     assert proxy_distances(x, y, x + v, y) == pytest.approx((36, 18), rel=1e-6)
@@ -71,7 +71,7 @@ def test_two_pairs_of_clusters_worked_by_hand():
 
 
 def test_labels_count_in_the_one_distance_only():
-    (x, y), target, target_y = labelled(60, 3, 4), normal(40, 4, seed=3), torch.arange(40) % 4
+    (x, y), target, target_y = number_labels(60, 3, 4), normal(40, 4, seed=3), torch.arange(40) % 4
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     before, after = proxy_distances(x, y, target, target_y), proxy_distances(x, y[order], target, target_y.flip(0) // 2)
     assert before.proxy_distance_unlabelled == after.proxy_distance_unlabelled
@@ -79,7 +79,7 @@ def test_labels_count_in_the_one_distance_only():
 
 
 def test_a_class_of_one_sample_counts_without_labels_only():
-    (x, y), target = labelled(60, 3, 4), labelled(40, 2, 4)
+    (x, y), target = number_labels(60, 3, 4), number_labels(40, 2, 4)
     alone = proxy_distances(torch.cat([x, x[:1] + 50]), torch.cat([y, torch.tensor([9])]), *target)
     without = proxy_distances(x, y, *target)
     assert alone.proxy_distance == without.proxy_distance
@@ -87,7 +87,7 @@ def test_a_class_of_one_sample_counts_without_labels_only():
 
 
 def test_features_that_are_not_finite_are_refused():
-    x, y = labelled(6, 2, 3)
+    x, y = number_labels(6, 2, 3)
     with pytest.raises(NotFiniteError, match="target_x: every feature must be finite"):
         proxy_distances(x, y, x / 0, y)
 
@@ -111,7 +111,7 @@ def at_start(quick):
 
 
 def test_at_most_so_many_samples_of_either_side_are_drawn_by_the_seed(at_start):
-    (x, y), seen = labelled(2 * MAX_SAMPLES, 4, 32), []
+    (x, y), seen = number_labels(2 * MAX_SAMPLES, 4, 32), []
     hook = at_start.embedder.register_forward_pre_hook(lambda embedder, inputs: seen.append(inputs[0]))
     first = at_start(x, y)
     hook.remove()
@@ -124,7 +124,7 @@ def test_at_most_so_many_samples_of_either_side_are_drawn_by_the_seed(at_start):
 
 
 def test_other_labels_of_the_source_leave_the_label_free_distance_as_it_is(at_start):
-    x, y = labelled(2 * MAX_SAMPLES, 4, 32)
+    x, y = number_labels(2 * MAX_SAMPLES, 4, 32)
     before, after = at_start(x, y), at_start(x, y.flip(0) // 2)
     assert before.proxy_distance_unlabelled == after.proxy_distance_unlabelled
     assert before.proxy_distance != after.proxy_distance
@@ -138,12 +138,12 @@ def test_every_class_of_the_target_takes_part_also_one_of_a_single_sample(at_sta
         lambda embedder, inputs: seen.extend(np.array_equal(row, alone) for row in inputs[0].numpy())
     )
     for seed in range(8):
-        distances_at_start(at_start.embedder, data, labels, *labelled(10, 2, 32), seed=seed, device=CPU)
+        distances_at_start(at_start.embedder, data, labels, *number_labels(10, 2, 32), seed=seed, device=CPU)
     assert sum(seen) == 8
 
 
 def test_validation_and_test_data_are_never_seen(at_start):
-    x, y = labelled(100, 4, 32)
+    x, y = number_labels(100, 4, 32)
     data = find_task("digits").load()
     blind = replace(data, valid=replace(data.valid, x=data.valid.x * np.nan), test=replace(data.test, x=data.test.x * np.nan))
     assert at_start(x, y, data=blind) == at_start(x, y)
@@ -151,7 +151,7 @@ def test_validation_and_test_data_are_never_seen(at_start):
 
 def test_the_embedder_stays_as_it_is(at_start):
     before = {name: tensor.clone() for name, tensor in at_start.embedder.state_dict().items()}
-    at_start(*labelled(50, 2, 32))
+    at_start(*number_labels(50, 2, 32))
     assert all(torch.equal(before[name], tensor) for name, tensor in at_start.embedder.state_dict().items())
     assert all(parameter.grad is None for parameter in at_start.embedder.parameters())
 

@@ -19,7 +19,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
 from orca_core.proxies import PROXIES, find_proxy
-from orca_core.proxies.texts import iob2
+from orca_core.proxies.texts import to_iob2
 from orca_core.rows import EpochRow, Row
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
@@ -40,8 +40,8 @@ Blackburn NNP I-NP I-PER
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+def root(tmp_path, use_data) -> Path:
+    use_data(tmp_path)
     return tmp_path
 
 
@@ -133,7 +133,7 @@ def test_a_task_of_images_is_a_proxy(root):
 
 def test_iob1_becomes_iob2():
     tagged = [("a", "I-LOC"), ("b", "B-LOC"), ("c", "I-LOC"), ("d", "I-PER"), ("e", "O")]
-    assert [tag for _, tag in iob2(tagged)] == ["B-LOC", "B-LOC", "I-LOC", "B-PER", "O"]
+    assert [tag for _, tag in to_iob2(tagged)] == ["B-LOC", "B-LOC", "I-LOC", "B-PER", "O"]
 
 
 def test_conll_words_are_samples_in_their_sentence(root):
@@ -245,8 +245,8 @@ def test_features_are_taken_as_they_are_by_a_body_of_their_width(tmp_path):
         resolve_config({"task": "digits", "body": "mini-swin", "proxy": f"npz:{tmp_path / 'f.npz'}"})
 
 
-def test_a_path_of_features_starts_from_the_working_folder_as_other_paths_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path / "elsewhere"))
+def test_a_path_of_features_starts_from_the_working_folder_as_other_paths_do(tmp_path, use_data, monkeypatch):
+    use_data(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     np.savez("f.npz", x=np.eye(6, 64, dtype="float32"), y=np.arange(6) % 2)
     assert find_proxy("npz:f.npz").load().labels.tolist() == [0, 1, 0, 1, 0, 1]
@@ -329,7 +329,7 @@ def test_a_proxy_without_its_files_names_them(root, name):
         with pytest.raises(DataError) as error:
             use()
         lines = str(error.value).splitlines()
-        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.place) for file in spec.expects]
+        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.find()) for file in spec.expects]
 
 
 BROKEN = {
@@ -352,7 +352,7 @@ BROKEN = {
     "no classes": (
         "tiny-imagenet",
         lambda root: (root / "tiny-imagenet-200/train").mkdir(parents=True),
-        r"must have folders <class>/images/",
+        r"must have at least two folders <class>/images/",
     ),
     "rows": (
         "reference-text",
@@ -374,7 +374,7 @@ def test_a_broken_file_is_told(root, case):
     ("name", "text", "message"),
     [
         ("t.csv", None, "must be an existing file or folder with texts"),
-        ("t.csv", "text,label\n,b\n", "text: must have no missing entry, but got 1"),
+        ("t.csv", "text,label\n,b\n", "text: must have no missing entries, but got 1"),
         ("t.csv", "label\nb\n", "must have a column of texts and one of labels"),
         ("t.jsonl", '{"text": "a"}\n', r"line 1: must be a mapping with text and label \(KeyError: 'label'\)"),
         ("t.jsonl", "x\n", "line 1: must be a mapping with text and label"),

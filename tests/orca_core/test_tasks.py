@@ -136,7 +136,7 @@ def test_naming_tasks_and_proxies_imports_no_heavy_package():
 def test_a_damaged_table_is_told_with_what_to_do(tmp_path, monkeypatch):
     table = tmp_path / "wine_data.csv"
     table.write_text("178,13\n14.2,oops,0\n")
-    monkeypatch.setattr("orca_core.tasks.builtin.package_file", lambda *parts: table)
+    monkeypatch.setattr("orca_core.tasks.builtin.find_package_file", lambda *parts: table)
     with pytest.raises(DataError, match=r"wine_data\.csv: cannot be read as a table of numbers .*Reinstall scikit-learn"):
         TASKS["openml/187"].load(0)
 
@@ -351,8 +351,8 @@ def test_a_class_of_one_row_stays_in_train(tmp_path):
 
 KEYS = "The keys are either x, y, or x_train, y_train, x_test, y_test and optionally x_valid, y_valid."
 FORMS = "must have the shape (n, length), (n, channels, length) or (n, channels, height, width)"
-Y_FORMS = "must be integer labels of shape (n,), or float targets with the positions of x"
-Y_REMEDY = "Convert labels by .astype('int64'), targets by .astype('float32')."
+Y_FORMS = "must be integer labels of shape (n,), or float targets with one value for each position of x"
+Y_REMEDY = "Convert labels with .astype('int64'), targets with .astype('float32')."
 
 
 @pytest.mark.parametrize(
@@ -369,19 +369,19 @@ Y_REMEDY = "Convert labels by .astype('int64'), targets by .astype('float32')."
         ({"x_test": np.zeros((0, 1, 5))}, "x_test: must not be empty, but got (0, 1, 5). Add rows."),
         (
             {"x_train": np.array([1, "a"] * 3, dtype=object)},
-            "x_train: must be an array of numbers, but got 'object'. Pickled objects are refused. Stack them to one numeric array.",
+            "x_train: must be an array of numbers, but got 'object'. Pickled objects are refused. Stack them into one numeric array.",
         ),
         ({"y_train": np.array(list("ababab"))}, "y_train: must be an array of real numbers, but got '<U1'. Convert it with .astype."),
         ({"y_train": np.zeros(6)}, f"y_train: {Y_FORMS}, but got ('float64', (6,)). {Y_REMEDY}"),
         ({"y_test": np.zeros((4, 5), int)}, f"y_test: {Y_FORMS}, but got ('int64', (4, 5)). {Y_REMEDY}"),
         ({"y_train": np.arange(5) % 2}, "y_train: must have the 6 rows of x_train, but got 5. Pair each x with its y."),
-        ({"x_test": np.zeros((4, 1, 6))}, "x_test: must have rows of shape (1, 5) as x_train has, but got (1, 6). Reshape it."),
-        ({"y_test": np.zeros((4, 1, 5))}, "y_test: must have rows of shape () as y_train has, but got (1, 5). Reshape it."),
+        ({"x_test": np.zeros((4, 1, 6))}, "x_test: must have rows of shape (1, 5) like x_train, but got (1, 6). Reshape it."),
+        ({"y_test": np.zeros((4, 1, 5))}, "y_test: must have rows of shape () like y_train, but got (1, 5). Reshape it."),
         (
             {"y_train": np.zeros(6, int), "y_test": np.zeros(4, int)},
-            "y_train: must have two classes at least, but got [0]. Add rows of another.",
+            "y_train: must have at least two classes, but got [0]. Add rows of another.",
         ),
-        ({"y_test": np.array([0, 1, 8, 9])}, "y_test: must have no label that y_train has not, but got [8, 9]. Add rows of it to train."),
+        ({"y_test": np.array([0, 1, 8, 9])}, "y_test: must have only labels of y_train, but got [8, 9]. Add rows of it to train."),
         (
             {"x_train": np.array([np.nan, np.inf, 1e300, 0, 0] * 6).reshape(6, 1, 5)},
             "x_train: must have no NaN and no infinite value in float32, but got 18. Remove or fill them.",

@@ -16,6 +16,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.errors import NotFiniteError
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
+from orca_core.numerics import numerical_kind
 from orca_core.pipeline import run_trial, trial_rows
 from orca_core.pretraining.loop import Pretraining
 from orca_core.rows import EpochRow, Row, StageRow
@@ -32,7 +33,7 @@ def run(
     stage: Stage, store: Store, build: Callable[[], Trajectory], stop_after: int | None = None, **options
 ) -> tuple[list[Row], Artifact]:
     """Rows and artifact of `advance`; `stop_after` rows the generator is closed, as a killed process would leave it."""
-    generator, rows = advance(stage, store, build, **options), []
+    generator, rows = advance(stage, store, build, kind=numerical_kind(), **options), []
     for number in count(1):
         try:
             rows.append(next(generator))

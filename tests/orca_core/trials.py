@@ -101,7 +101,7 @@ VALUES: dict[str, list[Any]] = {
     "recipe": ["laptop"],
     "reference_behaviour": [False, True],
 }
-"""Values of each knob to draw from. Left out: `finetune.compile`, which takes a minute, and `threads`, which the process shares."""
+"""Values of each knob to draw from. Left out: `finetune.compile`, which takes a minute; `threads` and `bits`, which the process shares."""
 
 
 @contextmanager

@@ -231,9 +231,9 @@ def test_the_catalogue_lists_entries_and_shows_one_in_full(command, entry, shown
     assert (listed.exit_code, full.exit_code) == (0, 0)
 
 
-def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, monkeypatch):
+def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, use_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    use_data(tmp_path)
     knobs = {
         "pretrain.epochs": 1,
         "pretrain.fraction": 0.1,
@@ -263,9 +263,9 @@ def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, monkeypatc
     assert all(found[row["proxy"]] | row == found[row["proxy"]] for row in trials)
 
 
-def test_a_proxy_that_cannot_be_read_is_listed_and_the_others_are_ranked(tmp_path, monkeypatch):
+def test_a_proxy_that_cannot_be_read_is_listed_and_the_others_are_ranked(tmp_path, use_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    use_data(tmp_path)
     (tmp_path / "cifar-100-python").mkdir()
     (tmp_path / "cifar-100-python" / "train").write_bytes(b"no pickle")
     small = ("--set", "body.weights=random", "--set", "train_samples=40", "--set", "align.proxy_samples=60")

@@ -38,9 +38,9 @@ OWN_DATA = list(zip(blocks("tasks.md", "python"), COMMANDS, strict=True))
 
 
 @pytest.mark.parametrize(("code", "command"), OWN_DATA, ids=[command.split("=")[1].split()[0] for _, command in OWN_DATA])
-def test_the_examples_of_own_data_run(tmp_path, monkeypatch, code, command):
+def test_the_examples_of_own_data_run(tmp_path, use_data, monkeypatch, code, command):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SWEEPER_DATA", raising=False)
+    use_data("data")
     exec(compile(code, "tasks.md", "exec"), {})
     quick = ("align.proxy_samples=60", "pretrain.epochs=1", "pretrain.fraction=0.1", "finetune.epochs=2", "finetune.decay_epochs=null")
     result = CliRunner().invoke(app, [*shlex.split(command), *(part for knob in quick for part in ("--set", knob))])

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from orca_core import pipeline
 from orca_core.pipeline import trial_rows
 from orca_core.store import Store
+from orca_core.workbench import Workbench
 from sweeper.planning.planner import make_plan
 from sweeper.results import Results, Workspace
 from sweeper.show.trial import describe_trial
@@ -124,8 +124,7 @@ def test_without_sharing_each_trial_computes_all_of_its_stages_to_the_same_rows(
 
 
 def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes, tmp_path, capsys):
-    pipeline._minis.clear()
-    pipeline._tasks.clear()
+    Workbench.current().clear()
     alone = Sweep(tmp_path / "results")
     settings = BASE | {"align": BASE["align"] | {"epochs": 1}, "proxy": "noise", "freezing": "frozen-body:1"}
     assert run_one(settings, Workspace(alone.folder), name="alone", device="cpu", format="json") == 0

@@ -1,13 +1,10 @@
-"""NAS-Bench-360 (Tu et al. 2022): ten tasks far from text and photographs, read from the files as they are published."""
+"""NAS-Bench-360 (Tu et al. 2022): ten tasks far from text and photographs, read from the published files."""
 
 from __future__ import annotations
 
-from functools import partial
-
-from orca_core.datafiles.expected import places_of
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.nb360 import arrays, cosmic, darcy, ecg, fsd50k, images, psicov
-from orca_core.tasks.recipes import published
+from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import TaskSpec
 
 BENCHMARK = "NAS-Bench-360 (Tu et al. 2022), its Google Drive folder; a third party's copy is smellingsalt/nb360 on Hugging Face"
@@ -24,7 +21,7 @@ VALID_IS_TEST = "train and validation are one, validation = test"
 NB360_TASKS: tuple[TaskSpec, ...] = (
     TaskSpec(
         name="nb360/cifar100",
-        summary="60000 photographs of 32 x 32 points, 100 classes",
+        summary="60000 photographs of 32 x 32 pixels, 100 classes",
         dims=2,
         kind="classification",
         loss="cross-entropy",
@@ -32,7 +29,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.images:load_cifar100",
         recipes={
             "laptop": laptop_recipe(2, epochs=5, batch_size=64),
-            "published": published(
+            "published": published_recipe(
                 2,
                 epochs=60,
                 batch_size=32,
@@ -45,7 +42,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=200,
             ),
         },
-        files=partial(places_of, images.CIFAR_FILES),
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=images.CIFAR_FILES,
@@ -53,7 +49,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
     ),
     TaskSpec(
         name="nb360/spherical",
-        summary="60000 photographs drawn on a sphere and rolled out, 60 x 60 points, 100 classes",
+        summary="60000 photographs projected onto a sphere and unrolled, 60 x 60 pixels, 100 classes",
         dims=2,
         kind="classification",
         loss="cross-entropy",
@@ -61,7 +57,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.images:load_spherical",
         recipes={
             "laptop": laptop_recipe(2, epochs=5, batch_size=64),
-            "published": published(
+            "published": published_recipe(
                 2,
                 epochs=60,
                 batch_size=32,
@@ -74,7 +70,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=60,
             ),
         },
-        files=partial(places_of, images.SPHERICAL_FILES),
         licence="CC BY-SA",
         source=BENCHMARK,
         expects=images.SPHERICAL_FILES,
@@ -90,7 +85,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.arrays:load_ninapro",
         recipes={
             "laptop": laptop_recipe(2, epochs=8, batch_size=32),
-            "published": published(
+            "published": published_recipe(
                 2,
                 epochs=60,
                 batch_size=32,
@@ -104,7 +99,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 align_epochs=100,
             ),
         },
-        files=partial(places_of, arrays.NINAPRO_FILES),
         licence="CC BY-ND",
         source=BENCHMARK,
         expects=arrays.NINAPRO_FILES,
@@ -112,7 +106,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
     ),
     TaskSpec(
         name="nb360/darcy",
-        summary="1100 squares of two rocks, 85 x 85 points, and the pressure of water that seeps through",
+        summary="1100 squares of two kinds of rock, 85 x 85 points, and the pressure of water that seeps through",
         dims=2,
         kind="dense",
         loss="relative-l2",
@@ -120,7 +114,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.darcy:load_darcy",
         recipes={
             "laptop": laptop_recipe(2, epochs=10, batch_size=16),
-            "published": published(
+            "published": published_recipe(
                 2,
                 epochs=100,
                 batch_size=4,
@@ -132,7 +126,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=100,
             ),
         },
-        files=partial(places_of, darcy.FILES),
         licence="MIT",
         source=BENCHMARK,
         expects=darcy.FILES,
@@ -140,7 +133,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
     ),
     TaskSpec(
         name="nb360/psicov",
-        summary="3606 proteins, what is known of each pair of residues, and their distance, 512 x 512 pairs",
+        summary="3606 proteins: features of each pair of residues, and their distance, 512 x 512 pairs",
         dims=2,
         kind="dense",
         loss="mse",
@@ -148,7 +141,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.psicov:load_psicov",
         recipes={
             "laptop": PSICOV_LAPTOP,
-            "published": published(
+            "published": published_recipe(
                 2,
                 epochs=10,
                 batch_size=1,
@@ -163,16 +156,16 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 class_samples=64,
             ),
         },
-        files=psicov.places,
+        files=psicov.find_files,
         licence="GPL",
         source=BENCHMARK,
         expects=(*psicov.FILES, *psicov.FOLDERS),
-        reference=f"{VALID_IS_TEST}; padding is a target; rows and columns are cropped apart; "
-        "every protein is scored for as long as the first",
+        reference=f"{VALID_IS_TEST}; padding is a target; rows and columns are cropped independently; "
+        "every protein is scored up to the length of the first",
     ),
     TaskSpec(
         name="nb360/cosmic",
-        summary="5250 parts of Hubble images, 128 x 128 pixels, and which of them cosmic rays have hit",
+        summary="5250 parts of Hubble images, 128 x 128 pixels, and which of their pixels cosmic rays have hit",
         dims=2,
         kind="dense",
         loss="bce",
@@ -180,7 +173,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.cosmic:load_cosmic",
         recipes={
             "laptop": laptop_recipe(2, epochs=5, batch_size=16),
-            "published": published(
+            "published": published_recipe(
                 2,
                 epochs=60,
                 batch_size=4,
@@ -192,11 +185,11 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=60,
             ),
         },
-        files=cosmic.places,
+        files=cosmic.find_files,
         licence="open data",
         source=BENCHMARK,
         expects=cosmic.FILES,
-        reference=f"{VALID_IS_TEST}; the area under the ROC curve is of outputs cut to 0 and 1",
+        reference=f"{VALID_IS_TEST}; the area under the ROC curve is of outputs thresholded to 0 and 1",
         reference_score="1-position-auroc-of-signs",
     ),
     TaskSpec(
@@ -209,7 +202,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.fsd50k:load_fsd50k",
         recipes={
             "laptop": laptop_recipe(2, epochs=3, batch_size=64),
-            "published": published(
+            "published": published_recipe(
                 2,
                 epochs=100,
                 batch_size=32,
@@ -221,7 +214,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=100,
             ),
         },
-        files=fsd50k.places,
+        files=fsd50k.find_files,
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=fsd50k.FILES,
@@ -229,7 +222,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
     ),
     TaskSpec(
         name="nb360/ecg",
-        summary="heart recordings in windows of 1000 points, 4 classes",
+        summary="heart recordings in windows of 1000 samples, 4 classes",
         dims=1,
         kind="classification",
         loss="cross-entropy",
@@ -237,7 +230,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.ecg:load_ecg",
         recipes={
             "laptop": laptop_recipe(1, epochs=3, batch_size=64, tokens=50),
-            "published": published(
+            "published": published_recipe(
                 1,
                 epochs=15,
                 batch_size=4,
@@ -251,15 +244,14 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 tokens=64,
             ),
         },
-        files=partial(places_of, ecg.FILES),
         licence="ODC-BY",
         source=BENCHMARK,
         expects=ecg.FILES,
-        reference=f"{VALID_IS_TEST}; records are dealt by a fixed seed; test windows, too, are cut by class",
+        reference=f"{VALID_IS_TEST}; records are split by a fixed seed; test windows, too, are cut by class",
     ),
     TaskSpec(
         name="nb360/satellite",
-        summary="1000000 series of 46 satellite images of one place, 24 kinds of land",
+        summary="1000000 series of 46 satellite images of one location, 24 kinds of land cover",
         dims=1,
         kind="classification",
         loss="cross-entropy",
@@ -267,7 +259,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.arrays:load_satellite",
         recipes={
             "laptop": laptop_recipe(1, epochs=3, batch_size=64, tokens=46),
-            "published": published(
+            "published": published_recipe(
                 1,
                 epochs=60,
                 batch_size=16,
@@ -280,7 +272,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 decay=60,
             ),
         },
-        files=partial(places_of, arrays.SATELLITE_FILES),
         licence="GPL",
         source=BENCHMARK,
         expects=arrays.SATELLITE_FILES,
@@ -296,7 +287,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         loader="orca_core.tasks.nb360.arrays:load_deepsea",
         recipes={
             "laptop": laptop_recipe(1, epochs=3, batch_size=64, tokens=50),
-            "published": published(
+            "published": published_recipe(
                 1,
                 epochs=13,
                 batch_size=16,
@@ -310,7 +301,6 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 class_samples=64,
             ),
         },
-        files=partial(places_of, arrays.DEEPSEA_FILES),
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=arrays.DEEPSEA_FILES,

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import BLOCK_BYTES, Decoding, decoded, labels, refuse_not_finite
+from orca_core.datafiles.arrays import select_arrays
+from orca_core.datafiles.decoding import BLOCK_BYTES, Decoding, decode_once, refuse_not_finite, to_class_ids
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, read_headers, refuse
-from orca_core.datafiles.published import checked_arrays
 from orca_core.datafiles.unpickling import read_npy_header, read_object_npy
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import held_out, rows_of
+from orca_core.tasks.splitting import hold_out, take_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,12 +57,12 @@ DEEPSEA_FILES = (
 
 def load_ninapro(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 1, channels, times); the published parts, whatever the seed."""
-    arrays, facts = decoded(spec, _decode_ninapro)
-    return _published_parts(arrays, facts["classes"], reference)
+    arrays, facts = decode_once(spec, _decode_ninapro)
+    return _split_as_published(arrays, facts["classes"], reference)
 
 
-def _published_parts(arrays: dict[str, np.ndarray], num_classes: int | None, reference: bool) -> TaskData:
-    """The parts as they are published; for the reference, training and validation part as one, and the test part for validation."""
+def _split_as_published(arrays: dict[str, np.ndarray], num_classes: int | None, reference: bool) -> TaskData:
+    """The published parts; for the reference, training and validation part together, and the test part for validation."""
     import numpy as np
 
     train, valid, test = (Split(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in PARTS)
@@ -77,57 +77,57 @@ def _decode_ninapro(out: Decoding) -> None:
     classes, row = None, None
     for number, part in enumerate(PARTS):
         file, label_file = NINAPRO_FILES[number], NINAPRO_FILES[number + len(PARTS)]
-        data, ids = as_numbers(file.place), as_numbers(label_file.place)
+        data, ids = read_numbers(file.find()), read_numbers(label_file.find())
         row = row or data.shape[1:]
         if data.shape[1:] != row:
-            refuse([Fault("", f"must have rows of shape {row} as the training part has", data.shape[1:]).text(str(file.place))])
+            refuse([Fault("", f"must have rows of shape {row} like the training part", data.shape[1:]).text(str(file.find()))])
         if len(ids) != len(data):
-            refuse([Fault("", f"must have the {len(data)} rows of {file.place.name}", len(ids)).text(str(label_file.place))])
-        refuse_not_finite(file.place, "", data)
+            refuse([Fault("", f"must have the {len(data)} rows of {file.find().name}", len(ids)).text(str(label_file.find()))])
+        refuse_not_finite(file.find(), "", data)
         out.save(f"{part}_x", np.ascontiguousarray(data.transpose(0, 2, 1))[:, None])
-        ids = labels(label_file.place, "", ids, classes)
+        ids = to_class_ids(label_file.find(), "", ids, classes)
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
 
 
-def as_numbers(place: Path) -> np.ndarray:
-    """The numbers of an .npy file, also of one that was saved as Python objects.
+def read_numbers(path: Path) -> np.ndarray:
+    """The numbers of an .npy file, even of one that was saved as Python objects.
 
     Raises:
         DataError: If it holds anything else.
     """
     import numpy as np
 
-    array = read_object_npy(place)
+    array = read_object_npy(path)
     if array.dtype.kind != "O":
         return array
     try:
         return np.array(array.tolist(), dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{place}: must hold numbers, but does not ({error}).") from None
+        raise DataError(f"{path}: must hold numbers, but does not ({error}).") from None
 
 
 def load_satellite(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 1, times), as published, not normalised; a ninth of train is validation, stratified."""
-    arrays, facts = decoded(spec, _decode_satellite)
+    arrays, facts = decode_once(spec, _decode_satellite)
     x, y, test = arrays["train_x"], arrays["train_y"], Split(arrays["test_x"], arrays["test_y"])
     if reference:
         return TaskData(Split(x, y), test, test, facts["classes"])
-    train, valid = held_out(y, 1 / 9, split_seed)
-    return TaskData(rows_of(x, y, train), rows_of(x, y, valid), test, facts["classes"])
+    train, valid = hold_out(y, 1 / 9, split_seed)
+    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), test, facts["classes"])
 
 
 def _decode_satellite(out: Decoding) -> None:
     classes, row = None, None
     for part, file in zip(("train", "test"), SATELLITE_FILES, strict=True):
-        arrays = checked_arrays(file.place, read_object_npy(file.place)[()], file.arrays)
-        refuse_not_finite(file.place, "data", arrays["data"])
+        arrays = select_arrays(file.find(), read_object_npy(file.find())[()], file.arrays)
+        refuse_not_finite(file.find(), "data", arrays["data"])
         row = row or arrays["data"].shape[1:]
         if arrays["data"].shape[1:] != row:
-            rule = f"must have rows of shape {row} as the training part has"
-            refuse([Fault("data", rule, arrays["data"].shape[1:]).text(str(file.place))])
-        ids = labels(file.place, "label", arrays["label"], classes, first=1)
+            rule = f"must have rows of shape {row} like the training part"
+            refuse([Fault("data", rule, arrays["data"].shape[1:]).text(str(file.find()))])
+        ids = to_class_ids(file.find(), "label", arrays["label"], classes, first=1)
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_x", arrays["data"][:, None])
         out.save(f"{part}_y", ids, "int64")
@@ -136,52 +136,52 @@ def _decode_satellite(out: Decoding) -> None:
 
 def load_deepsea(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, bases, length) one-hot, y (n, labels) 0 or 1; the published parts, whatever the seed."""
-    arrays, _ = decoded(spec, _decode_deepsea)
-    return _published_parts(arrays, None, reference)
+    arrays, _ = decode_once(spec, _decode_deepsea)
+    return _split_as_published(arrays, None, reference)
 
 
 def _decode_deepsea(out: Decoding) -> None:
     import numpy as np
 
     (file,) = DEEPSEA_FILES
-    shapes = {form.key: shape for form, shape in zip(file.arrays, npz_shapes(file), strict=True)}
+    shapes = {form.key: shape for form, shape in zip(file.arrays, read_npz_shapes(file), strict=True)}
     for part in PARTS:
         n, length, bases = shapes[f"x_{part}"]
         if (length, bases) != shapes["x_train"][1:] or shapes[f"y_{part}"][1:] != shapes["y_train"][1:]:
-            rule = f"must have rows of shape {shapes['x_train'][1:]} and {shapes['y_train'][1:]} as the training part has"
-            refuse([Fault(f"x_{part}, y_{part}", rule, (shapes[f"x_{part}"], shapes[f"y_{part}"])).text(str(file.place))])
+            rule = f"must have rows of shape {shapes['x_train'][1:]} and {shapes['y_train'][1:]} like the training part"
+            refuse([Fault(f"x_{part}, y_{part}", rule, (shapes[f"x_{part}"], shapes[f"y_{part}"])).text(str(file.find()))])
         for key, target in (
             (f"x_{part}", out.empty(f"{part}_x", (n, bases, length))),
             (f"y_{part}", out.empty(f"{part}_y", shapes[f"y_{part}"])),
         ):
             start = 0
-            for block in npz_rows(file.place, key):
-                refuse_not_finite(file.place, key, block)
+            for block in read_npz_rows(file.find(), key):
+                refuse_not_finite(file.find(), key, block)
                 if key.startswith("y") and not np.isin(block, (0, 1)).all():
-                    refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(file.place))])
+                    refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(file.find()))])
                 target[start : start + len(block)] = block.transpose(0, 2, 1) if block.ndim == 3 else block
                 start += len(block)
 
 
-def npz_shapes(file: ExpectedFile) -> list[tuple[int, ...]]:
+def read_npz_shapes(file: ExpectedFile) -> list[tuple[int, ...]]:
     """Shapes of the expected arrays of an .npz, in their order."""
-    headers = read_headers(file.place, "npz") or {}
+    headers = read_headers(file.find(), "npz") or {}
     return [headers[form.key].shape for form in file.arrays]
 
 
-def npz_rows(place: Path, key: str) -> Iterator[np.ndarray]:
-    """The rows of one array of an .npz in blocks, without the whole of it in memory.
+def read_npz_rows(path: Path, key: str) -> Iterator[np.ndarray]:
+    """The rows of one array of an .npz in blocks, without loading all of it.
 
     Raises:
-        DataError: If the archive is damaged, or the array is in Fortran's order.
+        DataError: If the archive is damaged, or the array is in Fortran order.
     """
     import numpy as np
 
     try:
-        with zipfile.ZipFile(place) as archive, archive.open(f"{key}.npy") as stream:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
             shape, fortran, dtype = read_npy_header(stream)
             if fortran:
-                raise DataError(f"{place}: {key}: must be in C order, not in Fortran's. Save it again by numpy.ascontiguousarray.")
+                raise DataError(f"{path}: {key}: must be in C order, not Fortran order. Save it as numpy.ascontiguousarray(array).")
             row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
             left = shape[0]
             while left:
@@ -192,4 +192,4 @@ def npz_rows(place: Path, key: str) -> Iterator[np.ndarray]:
                 yield np.frombuffer(content, dtype).reshape(rows, *shape[1:])
                 left -= rows
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{place}: must be a whole .npz file, but cannot be read ({error}). Get it again.") from None
+        raise DataError(f"{path}: must be a complete .npz file, but cannot be read ({error}). Get it again.") from None

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
-from orca_core.datafiles.expected import ExpectedFile, data_root, refuse
-from orca_core.datafiles.published import named_files
+from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite
+from orca_core.datafiles.expected import ExpectedFile, refuse
+from orca_core.datafiles.file_lists import find_named_files
 from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import Fault
 from orca_core.seeding import derive
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import held_out
-
-if TYPE_CHECKING:
-    pass
+from orca_core.tasks.splitting import hold_out
+from orca_core.workbench import Workbench
 
 FIRST, SIDE = 64, 128
-"""The part of an image that is used, [64:192, 64:192]."""
+"""The part of an image that is used: [64:192, 64:192]."""
 
 SKY = (-0.9, 3.0)
-"""Range of the share of the sky's brightness that is added to an image."""
+"""Range of the factor by which the sky's brightness is added to an image."""
 
 _LIST = "object array of texts ./cosmic/npy_<split>/f435w/<program>/<visit>/<k>_<rest>.npy"
 _IMAGES = "each such file: (2 or 3, h, w) image, mask of hits, mask of pixels to ignore; h, w >= 192; beside them sky.npy (n,), entry k - 1"
@@ -31,34 +28,34 @@ FILES = tuple(
 )
 
 
-def places() -> tuple[Path, ...]:
+def find_files() -> tuple[Path, ...]:
     """The lists, the images that they name, and the sky files beside these.
 
     Raises:
         DataError: If images are missing.
     """
-    lists = tuple(file.place for file in FILES)
-    images = named_files(lists, _images)
+    lists = tuple(file.find() for file in FILES)
+    images = find_named_files(lists, _list_images)
     skies = (folder / "sky.npy" for folder in sorted({image.parent for image in images}))
     return (*lists, *images, *filter(Path.is_file, skies))
 
 
-def _images(file: Path) -> list[Path]:
+def _list_images(file: Path) -> list[Path]:
     names = [str(name) for name in read_object_npy(file).ravel()]
     if not names or any(not name.startswith("./") or ".." in name for name in names):
         refuse([Fault("", "must hold paths that begin with ./", names[:3]).text(str(file))])
-    return [data_root() / name[2:] for name in names]
+    return [Workbench.current().data_root / name[2:] for name in names]
 
 
 def load_cosmic(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
-    """x (n, 1, 128, 128) images under more or less sky; y (n, 1, 128, 128) 1 where a ray has hit, NaN where pixels are ignored.
+    """x (n, 1, 128, 128) images under more or less sky; y (n, 1, 128, 128), 1 where a ray hit, NaN where pixels are ignored.
 
     A tenth of train is validation. The sky is drawn once for each image by the seed. Differs from the reference, which draws it
-    anew whenever it reads an image, test images too, and takes the area under the ROC curve of outputs cut to 0 and 1.
+    again whenever it reads an image, test images too, and takes the area under the ROC curve of outputs thresholded to 0 and 1.
     """
     import numpy as np
 
-    arrays, _ = decoded(spec, _decode)
+    arrays, _ = decode_once(spec, _decode)
     draws = np.random.Generator(np.random.PCG64(derive(split_seed, "data-draws")))
 
     def whole(part: str) -> Split:
@@ -68,7 +65,7 @@ def load_cosmic(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     every, test = whole("train"), whole("test")
     if reference:
         return TaskData(every, test, test, None)
-    train, valid = held_out(every.y, 0.1, split_seed)
+    train, valid = hold_out(every.y, 0.1, split_seed)
     return TaskData(Split(every.x[train], every.y[train]), Split(every.x[valid], every.y[valid]), test, None)
 
 
@@ -77,30 +74,30 @@ def _decode(out: Decoding) -> None:
 
     kept = slice(FIRST, FIRST + SIDE)
     for part, file in zip(("train", "test"), FILES, strict=True):
-        places = _images(file.place)
-        image, y = (out.empty(f"{part}_{name}", (len(places), 1, SIDE, SIDE)) for name in ("image", "y"))
-        sky = out.empty(f"{part}_sky", (len(places),))
-        for number, place in enumerate(places):
-            planes = read_object_npy(place)
+        paths = _list_images(file.find())
+        image, y = (out.empty(f"{part}_{name}", (len(paths), 1, SIDE, SIDE)) for name in ("image", "y"))
+        sky = out.empty(f"{part}_sky", (len(paths),))
+        for number, path in enumerate(paths):
+            planes = read_object_npy(path)
             if planes.ndim != 3 or planes.shape[0] not in (2, 3) or min(planes.shape[1:]) < FIRST + SIDE or planes.dtype.kind not in "fiub":
                 rule = f"must be numbers of shape (2 or 3, h, w) with h and w at least {FIRST + SIDE}"
-                refuse([Fault("", rule, (str(planes.dtype), planes.shape)).text(str(place))])
+                refuse([Fault("", rule, (str(planes.dtype), planes.shape)).text(str(path))])
             planes = planes[:, kept, kept]
-            refuse_not_finite(place, "", planes)
+            refuse_not_finite(path, "", planes)
             if not np.isin(planes[1], (0, 1)).all():
-                refuse([Fault("", "must have a mask of 0 and 1 in its second plane", Fault.ABSENT).text(str(place))])
+                refuse([Fault("", "must have a mask of 0 and 1 in its second plane", Fault.ABSENT).text(str(path))])
             image[number, 0] = planes[0]
             y[number, 0] = np.where(planes[2] != 0, np.nan, planes[1]) if len(planes) == 3 else planes[1]
-            sky[number] = _sky(place)
+            sky[number] = _read_sky(path)
 
 
-def _sky(image: Path) -> float:
+def _read_sky(image: Path) -> float:
     """Brightness of the sky in an image, from the file beside it; 0 if there is none."""
-    place = image.parent / "sky.npy"
-    if not place.is_file():
+    path = image.parent / "sky.npy"
+    if not path.is_file():
         return 0.0
-    values, name = read_object_npy(place), image.name.partition("_")[0]
+    values, name = read_object_npy(path), image.name.partition("_")[0]
     if values.ndim != 1 or not name.isdigit() or not 0 < int(name) <= len(values):
-        refuse([Fault("", f"must be of shape (n,) with an entry for {image.name}, number {name}", values.shape).text(str(place))])
-    refuse_not_finite(place, "", values)
+        refuse([Fault("", f"must be of shape (n,) with an entry for {image.name}, number {name}", values.shape).text(str(path))])
+    refuse_not_finite(path, "", values)
     return float(values[int(name) - 1])

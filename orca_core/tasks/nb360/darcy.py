@@ -1,11 +1,11 @@
-"""Darcy flow (Li et al. 2021): from the permeability of a square to the pressure in it, in files of MATLAB."""
+"""Darcy flow (Li et al. 2021): from the permeability of a square to the pressure in it, in MATLAB files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, is_hdf5
 from orca_core.errors import DataError
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
@@ -14,11 +14,11 @@ from orca_core.tasks.splitting import PointwiseScale
 if TYPE_CHECKING:
     import numpy as np
 
-EVERY = 5
-"""Every so many points of the published grid are used: 85 of 421."""
+STRIDE = 5
+"""Stride over the points of the published grid: 85 of 421 are used."""
 
-MOST = {"train": 1000, "test": 100}
-"""Samples of each file that are used, the first ones."""
+MAX_SAMPLES = {"train": 1000, "test": 100}
+"""How many samples of each file are used, from the first on."""
 
 FILES = tuple(
     ExpectedFile(
@@ -36,10 +36,10 @@ FILES = tuple(
 def load_darcy(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 3, side, side): scaled permeability and two coordinates; y (n, 1, side, side): scaled pressure.
 
-    The last tenth of the training samples is validation, whatever the seed, as in the benchmark. Loss and score are taken of
-    pressures, not of scaled ones. Scales are fitted on train alone.
+    The last tenth of the training samples is validation, whatever the seed, as in the benchmark. Loss and score are of pressures,
+    not of scaled ones. Scales are fitted on train alone.
     """
-    arrays, _ = decoded(spec, _decode)
+    arrays, _ = decode_once(spec, _decode)
     x, y = arrays["train_coeff"], arrays["train_sol"]
     number = len(x) if reference else len(x) - max(1, round(0.1 * len(x)))
     parts = {"train": (x[:number], y[:number]), "test": (arrays["test_coeff"], arrays["test_sol"])}
@@ -61,23 +61,23 @@ def _split(x: np.ndarray, y: np.ndarray, scale_x: PointwiseScale, scale_y: Point
 def _decode(out: Decoding) -> None:
     for part, file in zip(("train", "test"), FILES, strict=True):
         for form in file.arrays:
-            values = _read(file.place, form.key, MOST[part])
-            refuse_not_finite(file.place, form.key, values)
+            values = _read(file.find(), form.key, MAX_SAMPLES[part])
+            refuse_not_finite(file.find(), form.key, values)
             out.save(f"{part}_{form.key}", values)
 
 
-def _read(place: Path, key: str, most: int) -> np.ndarray:
-    """The first samples of an array at every fifth point. HDF5 reads only these; v5 has to read the array whole."""
+def _read(path: Path, key: str, max_samples: int) -> np.ndarray:
+    """The first samples of an array at every fifth point. HDF5 reads only these; of v5 files the whole array is read."""
     import numpy as np
 
     try:
-        if is_hdf5(place):
+        if is_hdf5(path):
             import h5py
 
-            with h5py.File(place) as file:
-                return np.ascontiguousarray(file[key][::EVERY, ::EVERY, :most].T)
+            with h5py.File(path) as file:
+                return np.ascontiguousarray(file[key][::STRIDE, ::STRIDE, :max_samples].T)
         from scipy.io import loadmat
 
-        return np.ascontiguousarray(loadmat(place, variable_names=[key])[key][:most, ::EVERY, ::EVERY])
+        return np.ascontiguousarray(loadmat(path, variable_names=[key])[key][:max_samples, ::STRIDE, ::STRIDE])
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise DataError(f"{place}: {key}: must be a whole array, but cannot be read ({error}). Get the file again.") from None
+        raise DataError(f"{path}: {key}: must be a complete array, but cannot be read ({error}). Get the file again.") from None

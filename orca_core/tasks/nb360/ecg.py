@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import Decoding, decoded, refuse_not_finite
+from orca_core.datafiles.arrays import select_arrays
+from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
-from orca_core.datafiles.published import checked_arrays
 from orca_core.datafiles.unpickling import read_pickle
 from orca_core.errors import Fault
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
@@ -21,7 +21,7 @@ CLASSES = ("N", "A", "O", "~")
 WINDOW = 1000
 STRIDE = 500
 CLASS_STRIDES = (500, 83, 250, 25)
-"""Points between the starts of windows, by class: rare classes are cut more often."""
+"""Points between the starts of windows, by class: rare classes have more windows."""
 
 FILES = (
     ExpectedFile(
@@ -38,12 +38,12 @@ FILES = (
 def load_ecg(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 1, 1000); a tenth of the records each for validation and test, stratified by the seed.
 
-    Training records are cut at class-dependent strides, those of validation and test all at one stride. Differs from the
+    Training records are cut at strides that depend on the class, those of validation and test at one stride. Differs from the
     reference, which cuts all by class, so that its score is on a re-weighted set.
     """
     import numpy as np
 
-    arrays, _ = decoded(spec, _decode)
+    arrays, _ = decode_once(spec, _decode)
     classes = arrays["classes"]
     if reference:
         from sklearn.model_selection import train_test_split
@@ -55,19 +55,19 @@ def load_ecg(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         test, valid, train = np.split(stratified_order(classes, split_seed), [number, 2 * number])
     even = CLASS_STRIDES if reference else (STRIDE,) * len(CLASSES)
     parts = TaskData(
-        train=_windows(arrays, np.sort(train), CLASS_STRIDES),
-        valid=_windows(arrays, np.sort(valid), even),
-        test=_windows(arrays, np.sort(test), even),
+        train=_cut_windows(arrays, np.sort(train), CLASS_STRIDES),
+        valid=_cut_windows(arrays, np.sort(valid), even),
+        test=_cut_windows(arrays, np.sort(test), even),
         num_classes=len(CLASSES),
     )
     for name, part in (("train", parts.train), ("validation", parts.valid), ("test", parts.test)):
         if not len(part):
-            rule = f"must have a record of more than {WINDOW} points in {name}"
-            refuse([Fault("data", rule, Fault.ABSENT, "Add records.").text(str(FILES[0].place))])
+            rule = f"must have a record longer than {WINDOW} points in {name}"
+            refuse([Fault("data", rule, Fault.ABSENT, "Add records.").text(str(FILES[0].find()))])
     return parts
 
 
-def _windows(arrays: dict[str, np.ndarray], records: np.ndarray, strides: tuple[int, ...]) -> Split:
+def _cut_windows(arrays: dict[str, np.ndarray], records: np.ndarray, strides: tuple[int, ...]) -> Split:
     """All windows of some records: starts from 0 up to, but without, length - 1000, as in the reference."""
     import numpy as np
 
@@ -84,22 +84,22 @@ def _windows(arrays: dict[str, np.ndarray], records: np.ndarray, strides: tuple[
 
 
 def _decode(out: Decoding) -> None:
-    """Each record by itself at mean 0 and variance 1, all end to end; where they end; their classes."""
+    """All records concatenated, each at mean 0 and variance 1; where each ends; their classes."""
     import numpy as np
 
     (file,) = FILES
-    arrays = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+    arrays = select_arrays(file.find(), read_pickle(file.find()), file.arrays)
     names = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in arrays["label"]]
     if unknown := sorted(set(names) - set(CLASSES)):
-        refuse([Fault("label", f"must be one of {' '.join(CLASSES)}", unknown).text(str(file.place))])
+        refuse([Fault("label", f"must be one of {' '.join(CLASSES)}", unknown).text(str(file.find()))])
     records = [np.asarray(record) for record in arrays["data"]]
     wrong = [number for number, record in enumerate(records) if record.ndim != 1 or record.dtype.kind not in "fiu"]
     if wrong:
-        refuse([Fault("data", "must hold 1-D arrays of numbers", f"others at {wrong[:5]}").text(str(file.place))])
+        refuse([Fault("data", "must hold 1-D arrays of numbers", f"others at {wrong[:5]}").text(str(file.find()))])
     ends = np.cumsum([0, *map(len, records)])
     signal = out.empty("signal", (int(ends[-1]),))
     for record, start, end in zip(records, ends, ends[1:], strict=False):
-        refuse_not_finite(file.place, "data", record)
+        refuse_not_finite(file.find(), "data", record)
         signal[start:end] = (record - record.mean()) / (record.std() or 1.0)
     out.save("ends", ends, "int64")
     out.save("classes", np.array([CLASSES.index(name) for name in names]), "int64")

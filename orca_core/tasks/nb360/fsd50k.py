@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import Decoding, decoded
-from orca_core.datafiles.expected import ExpectedFile, data_root, refuse
-from orca_core.datafiles.published import named_files
+from orca_core.datafiles.decoding import Decoding, decode_once
+from orca_core.datafiles.expected import ExpectedFile, refuse
+from orca_core.datafiles.file_lists import find_named_files
 from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive, generator
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RATE = 22050
-"""Samples of sound a second; a chunk is one second."""
+"""Samples per second; a chunk is one second long."""
 
 FFT, WINDOW, HOP, BANDS = 1920, 661, 220, 96
 FRAMES = 1 + RATE // HOP + 1
-"""Of one second, and an empty one behind."""
+"""Of one second, and an empty frame after them."""
 
 PARTS = ("tr", "val", "eval")
 
@@ -42,40 +43,40 @@ FILES = (
 )
 
 
-def places() -> tuple[Path, ...]:
+def find_files() -> tuple[Path, ...]:
     """The tables, the label map, the wavs that the tables name, and the background sounds.
 
     Raises:
         DataError: If wavs are missing.
     """
-    tables = tuple(file.place for file in FILES[:4])
-    return (*tables, *named_files(tables[:3], _wavs_in), *sorted(FILES[4].place.glob("*.wav")))
+    tables = tuple(file.find() for file in FILES[:4])
+    return (*tables, *find_named_files(tables[:3], _list_wavs), *sorted(FILES[4].find().glob("*.wav")))
 
 
-def _wavs_in(table: Path) -> list[Path]:
-    return [wav for wav, _, _ in _rows(table)]
+def _list_wavs(table: Path) -> list[Path]:
+    return [wav for wav, _, _ in _read_rows(table)]
 
 
-def _rows(table: Path) -> list[tuple[Path, list[str], str]]:
-    """Wav, labels and clip of each row of a table. A path's first four characters stand for the data root."""
+def _read_rows(table: Path) -> list[tuple[Path, list[str], str]]:
+    """Wav, labels and clip of each row of a table. The first four characters of a path are replaced by the data root."""
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if missing := {"files", "labels", "ext"} - set(reader.fieldnames or ()):
             refuse([Fault(", ".join(sorted(missing)), "must be a column", reader.fieldnames).text(str(table))])
         rows = list(reader)
     if cut := [number for number, row in enumerate(rows, start=1) if None in row or None in row.values()]:
-        refuse([Fault(f"row {cut[0]}", "must have an entry for each column", rows[cut[0] - 1], "Is the file cut?").text(str(table))])
+        refuse([Fault(f"row {cut[0]}", "must have an entry for each column", rows[cut[0] - 1], "Is the file truncated?").text(str(table))])
     found = [(row["files"], row["labels"].split(","), row["ext"]) for row in rows]
     if not found:
         refuse([Fault("", "must have rows", Fault.ABSENT).text(str(table))])
-    return [(data_root() / name[4:].lstrip("/"), names, clip) for name, names, clip in found]
+    return [(Workbench.current().data_root / name[4:].lstrip("/"), names, clip) for name, names, clip in found]
 
 
 class MaskAndMix:
     """Training spectrograms with background sounds mixed in, and with bands and times masked, each with a probability.
 
     Args:
-        noise: (m, 1, bands, frames) background spectrograms; none, nothing is mixed in.
+        noise: (m, 1, bands, frames) background spectrograms; with m = 0 nothing is mixed in.
     """
 
     def __init__(self, noise: np.ndarray) -> None:
@@ -96,8 +97,8 @@ class MaskAndMix:
             for size, most, axis in ((bands, int(0.15 * bands), 2), (frames, int(0.2 * frames), 3)):
                 width = torch.randint(most + 1, (n,), generator=draws)
                 start = (torch.rand(n, generator=draws) * (size - width + 1)).long()
-                place = torch.arange(size)
-                hidden = (place >= start[:, None]) & (place < (start + width)[:, None]) & masked[:, None]
+                index = torch.arange(size)
+                hidden = (index >= start[:, None]) & (index < (start + width)[:, None]) & masked[:, None]
                 shape = (n, 1, size, 1) if axis == 2 else (n, 1, 1, size)
                 mixed = mixed.masked_fill(hidden.view(shape).to(batch.device), 0.0)
         return mixed
@@ -106,13 +107,13 @@ class MaskAndMix:
 def load_fsd50k(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 1, 96, 102) mel spectrograms in dB, each at mean 0; y (n, labels) 0 or 1.
 
-    Training takes one chunk of each clip, drawn by the seed; validation and test take all, and average a clip's logits.
-    Background sounds and masks are drawn anew each epoch. Differs from the reference, which draws them once.
+    Training uses one chunk of each clip, drawn by the seed; validation and test use all, and average a clip's logits.
+    Background sounds and masks are drawn again in each epoch. Differs from the reference, which draws them once.
     """
     import numpy as np
     import torch
 
-    arrays, _ = decoded(spec, _decode)
+    arrays, _ = decode_once(spec, _decode)
     draws = np.random.Generator(np.random.PCG64(derive(split_seed, "data-draws")))
 
     def one_of_each(part: str) -> Split:
@@ -138,23 +139,23 @@ def _decode(out: Decoding) -> None:
     """All chunks of one second; those of another length are left out, as in the reference."""
     import numpy as np
 
-    mel = mel_spectrogram()
-    numbers = _label_numbers(FILES[3].place)
+    mel = make_mel_spectrogram()
+    numbers = _read_label_numbers(FILES[3].find())
     for part, table in zip(PARTS, FILES[:3], strict=True):
-        rows = [row for row in _rows(table.place) if len(_sound(row[0])) // HOP == RATE // HOP]
+        rows = [row for row in _read_rows(table.find()) if len(_read_sound(row[0])) // HOP == RATE // HOP]
         if not rows:
-            refuse([Fault("files", "must name sounds of one second", Fault.ABSENT).text(str(table.place))])
+            refuse([Fault("files", "must name sounds one second long", Fault.ABSENT).text(str(table.find()))])
         x = out.empty(f"{part}_x", (len(rows), 1, BANDS, FRAMES))
         y = np.zeros((len(rows), len(numbers)))
-        for number, (place, names, _) in enumerate(rows):
+        for number, (path, names, _) in enumerate(rows):
             if unknown := [name for name in names if name not in numbers]:
-                refuse([Fault("labels", f"must be in {FILES[3].place.name}", unknown).text(str(table.place))])
-            x[number, 0] = mel(_sound(place))
+                refuse([Fault("labels", f"must be in {FILES[3].find().name}", unknown).text(str(table.find()))])
+            x[number, 0] = mel(_read_sound(path))
             y[number, [numbers[name] for name in names]] = 1
         _, clip = np.unique([clip for _, _, clip in rows], return_inverse=True)
         out.save(f"{part}_y", y)
         out.save(f"{part}_clip", clip, "int64")
-    sounds = [_sound(place) for place in sorted(FILES[4].place.glob("*.wav"))]
+    sounds = [_read_sound(path) for path in sorted(FILES[4].find().glob("*.wav"))]
     seconds = [sound[start : start + RATE] for sound in sounds for start in range(0, len(sound) - RATE + 1, RATE)]
     noise = out.empty("noise", (len(seconds), 1, BANDS, FRAMES)) if seconds else np.zeros((0, 1, BANDS, FRAMES), dtype=np.float32)
     for number, second in enumerate(seconds):
@@ -163,10 +164,10 @@ def _decode(out: Decoding) -> None:
         np.save(out.folder / "noise.npy", noise)
 
 
-def mel_spectrogram() -> Callable[[np.ndarray], np.ndarray]:
-    """A function from one second of sound (22050,) to (bands, frames): dB of mel bands at mean 0, and a frame of zeros behind.
+def make_mel_spectrogram() -> Callable[[np.ndarray], np.ndarray]:
+    """A function from one second of sound (22050,) to (bands, frames): dB of mel bands at mean 0, then a frame of zeros.
 
-    As torchaudio has it: frames are centred, sound is reflected at its ends, the Hann window stands in the middle of the FFT's.
+    As in torchaudio: frames are centred, sound is reflected at its ends, and the Hann window is centred in the FFT's.
     """
     import numpy as np
     from transformers.audio_utils import mel_filter_bank, power_to_db, spectrogram, window_function
@@ -182,7 +183,7 @@ def mel_spectrogram() -> Callable[[np.ndarray], np.ndarray]:
     return mel
 
 
-def _sound(place: Path) -> np.ndarray:
+def _read_sound(path: Path) -> np.ndarray:
     """Samples of a wav in [-1, 1], repeated until they last a second."""
     import numpy as np
     from scipy.io import wavfile
@@ -190,23 +191,23 @@ def _sound(place: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
-            rate, samples = wavfile.read(place)
+            rate, samples = wavfile.read(path)
     except (OSError, ValueError, EOFError, struct.error, wavfile.WavFileWarning) as error:
-        raise DataError(f"{place}: must be a whole wav, but cannot be read ({error}). Get it again.") from None
+        raise DataError(f"{path}: must be a complete .wav file, but cannot be read ({error}). Get it again.") from None
     if rate != RATE or samples.ndim != 1 or not len(samples):
-        refuse([Fault("", f"must be mono at {RATE} Hz", (rate, samples.shape)).text(str(place))])
+        refuse([Fault("", f"must be mono at {RATE} Hz", (rate, samples.shape)).text(str(path))])
     scaled = samples / (np.iinfo(samples.dtype).max + 1.0) if samples.dtype.kind == "i" else samples.astype(np.float64)
     if not np.isfinite(scaled).all():
-        refuse([Fault("", "must have no NaN and no infinite value", Fault.ABSENT, "Get it again.").text(str(place))])
+        refuse([Fault("", "must have no NaN and no infinite value", Fault.ABSENT, "Get it again.").text(str(path))])
     return np.tile(scaled, -(-RATE // len(scaled)))[:RATE] if len(scaled) < RATE else scaled
 
 
-def _label_numbers(place: Path) -> dict[str, int]:
+def _read_label_numbers(path: Path) -> dict[str, int]:
     try:
-        numbers = json.loads(place.read_text(encoding="utf-8"))
+        numbers = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{place}: must be JSON, but cannot be read ({error}). Get it again.") from None
+        raise DataError(f"{path}: must be JSON, but cannot be read ({error}). Get it again.") from None
     expected = set(range(len(numbers))) if isinstance(numbers, dict) else set()
     if not expected or {number for number in numbers.values() if type(number) is int} != expected:
-        refuse([Fault("", "must map labels to the numbers 0, 1 and so on", numbers).text(str(place))])
+        refuse([Fault("", "must map labels to the numbers 0, 1 and so on", numbers).text(str(path))])
     return {str(name): int(number) for name, number in numbers.items()}

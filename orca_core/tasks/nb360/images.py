@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import Decoding, blocks, decoded, labels, refuse_not_finite
+from orca_core.datafiles.arrays import select_arrays
+from orca_core.datafiles.decoding import Decoding, decode_once, iterate_blocks, refuse_not_finite, to_class_ids
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
-from orca_core.datafiles.published import checked_arrays
 from orca_core.datafiles.unpickling import read_pickle
 from orca_core.errors import Fault
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import held_out, rows_of
+from orca_core.tasks.splitting import hold_out, take_rows
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MEAN = (0.5071, 0.4867, 0.4408)
 DEVIATION = (0.2675, 0.2565, 0.2761)
-"""Of CIFAR-100's training pixels in [0, 1], by colour, as the reference has them."""
+"""Of CIFAR-100's training pixels in [0, 1], by colour, as in the reference."""
 
 _CIFAR_ARRAYS = (ArrayForm("data", "n d", "iu", "uint8, d = 3072"), ArrayForm("fine_labels", "n", "iu", "0-99"))
 _CIFAR_ABOUT = "a pickle of Python 2, images 3 x 32 x 32"
@@ -64,12 +64,12 @@ def _load(
     decode: Callable[[Decoding], None],
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> TaskData:
-    arrays, facts = decoded(spec, decode)
+    arrays, facts = decode_once(spec, decode)
     x, y, test = arrays["train_x"], arrays["train_y"], Split(arrays["test_x"], arrays["test_y"])
     if reference:
         return TaskData(Split(x, y), test, test, facts["classes"], augment)
-    train, valid = held_out(y, 0.2, split_seed)
-    return TaskData(rows_of(x, y, train), rows_of(x, y, valid), test, facts["classes"], augment)
+    train, valid = hold_out(y, 0.2, split_seed)
+    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), test, facts["classes"], augment)
 
 
 def _decode_cifar100(out: Decoding) -> None:
@@ -78,16 +78,16 @@ def _decode_cifar100(out: Decoding) -> None:
     mean, deviation = (np.array(values, dtype=np.float32).reshape(3, 1, 1) for values in (MEAN, DEVIATION))
     classes = None
     for part, file in zip(("train", "test"), CIFAR_FILES, strict=True):
-        arrays = checked_arrays(file.place, read_pickle(file.place), file.arrays)
-        ids = labels(file.place, "fine_labels", arrays["fine_labels"], classes)
+        arrays = select_arrays(file.find(), read_pickle(file.find()), file.arrays)
+        ids = to_class_ids(file.find(), "fine_labels", arrays["fine_labels"], classes)
         classes = classes or range(int(ids.max()) + 1)
         side = math.isqrt(arrays["data"].shape[1] // 3)
         if 3 * side * side != arrays["data"].shape[1]:
             rule = "must have rows of three square images, one of each colour"
-            refuse([Fault("data", rule, arrays["data"].shape).text(str(file.place))])
+            refuse([Fault("data", rule, arrays["data"].shape).text(str(file.find()))])
         pixels = arrays["data"].reshape(-1, 3, side, side)
         x = out.empty(f"{part}_x", pixels.shape)
-        for rows in blocks(pixels):
+        for rows in iterate_blocks(pixels):
             x[rows] = (pixels[rows] / np.float32(255) - mean) / deviation
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
@@ -97,27 +97,27 @@ def _decode_spherical(out: Decoding) -> None:
     import numpy as np
 
     (file,) = SPHERICAL_FILES
-    arrays = checked_arrays(file.place, read_pickle(file.place), file.arrays)
+    arrays = select_arrays(file.find(), read_pickle(file.find()), file.arrays)
     classes = None
     for part in ("train", "test"):
         images = arrays[f"{part}.images"]
-        refuse_not_finite(file.place, f"{part}.images", images)
-        ids = labels(file.place, f"{part}.labels", arrays[f"{part}.labels"], classes)
+        refuse_not_finite(file.find(), f"{part}.images", images)
+        ids = to_class_ids(file.find(), f"{part}.labels", arrays[f"{part}.labels"], classes)
         classes = classes or range(int(ids.max()) + 1)
         x = out.empty(f"{part}_x", images.shape)
-        for rows in blocks(images):
+        for rows in iterate_blocks(images):
             x[rows] = images[rows].astype(np.float32) / np.float32(255)
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
 
 
 def crop_and_flip(batch: Tensor, draws: torch.Generator, *, pad: int, fill: tuple[float, ...]) -> Tensor:
-    """Each image shifted by up to `pad` points either way, what comes in from outside having the value `fill`, and mirrored or not.
+    """Each image shifted by up to `pad` pixels in each direction, filled up with `fill`, and mirrored or not.
 
     Args:
         batch: (n, channels, height, width).
-        draws: Of the epoch.
-        pad: Points, at least 0.
+        draws: The epoch's generator.
+        pad: Pixels, at least 0.
         fill: One value per channel.
     """
     import torch
@@ -130,6 +130,6 @@ def crop_and_flip(batch: Tensor, draws: torch.Generator, *, pad: int, fill: tupl
     rows, columns = top + torch.arange(height), torch.arange(width).expand(n, width)
     columns = left + torch.where(mirrored, columns.flip(1), columns)
     samples = torch.arange(n).view(n, 1, 1)
-    # Indices of samples, rows and columns stand round the channels, which therefore come last.
+    # Index arrays on both sides of the channels' slice: indexing puts the sliced axis last.
     shifted = padded[samples, :, rows.unsqueeze(2), columns.unsqueeze(1)]
     return shifted.permute(0, 3, 1, 2).contiguous()

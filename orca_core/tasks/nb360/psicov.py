@@ -1,18 +1,19 @@
-"""PSICOV: from what is known of a protein's chain to the distances between its residues (PDNET, Adhikari 2020)."""
+"""PSICOV: from features of a protein's chain to the distances between its residues (PDNET, Adhikari 2020)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import Decoding, decoded
+from orca_core.datafiles.arrays import select_arrays
+from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
-from orca_core.datafiles.published import checked_arrays, named_files
+from orca_core.datafiles.file_lists import find_named_files
 from orca_core.datafiles.unpickling import read_object_npy, read_pickle
 from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import held_out
+from orca_core.tasks.splitting import hold_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +23,10 @@ WINDOW = 512
 """Side of inputs and targets, in residues and padding."""
 
 PADDING = 5
-"""Points before the first and behind the last residue."""
+"""Positions before the first and after the last residue."""
 
 CAP = 16.0
-"""Training distances are cut there, in Angstrom."""
+"""Upper limit of training distances, in Angstrom."""
 
 VALID_SHARE = 100 / 3456
 
@@ -54,28 +55,28 @@ FOLDERS = tuple(
 )
 
 
-def places() -> tuple[Path, ...]:
+def find_files() -> tuple[Path, ...]:
     """The lists and all files that they name.
 
     Raises:
-        DataError: If some are missing.
+        DataError: If files are missing.
     """
-    lists = tuple(file.place for file in FILES)
-    return (*lists, *named_files(lists, _named_in))
+    lists = tuple(file.find() for file in FILES)
+    return (*lists, *find_named_files(lists, _list_files))
 
 
-def _named_in(file: Path) -> list[Path]:
-    return [place for protein in _ids(file) for place in _files_of(file, protein)]
+def _list_files(file: Path) -> list[Path]:
+    return [path for protein in _read_ids(file) for path in _build_paths(file, protein)]
 
 
-def _ids(file: Path) -> list[str]:
+def _read_ids(file: Path) -> list[str]:
     ids = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not ids:
         refuse([Fault("", "must name proteins", Fault.ABSENT).text(str(file))])
     return ids
 
 
-def _files_of(file: Path, protein: str) -> tuple[Path, Path]:
+def _build_paths(file: Path, protein: str) -> tuple[Path, Path]:
     folder = file.with_suffix("")
     return folder / "features" / f"{protein}.pkl", folder / "distance" / f"{protein}-cb.npy"
 
@@ -83,12 +84,12 @@ def _files_of(file: Path, protein: str) -> tuple[Path, Path]:
 class PairInputs:
     """Numbers of proteins (n, 1) -> their inputs (n, 57, side, side); 3000 inputs as such would take 180 GB.
 
-    Channels: each of 27 features of a residue, of the column's and of the row's; then three maps of pairs.
+    Channels: each of 27 residue features twice, for the column's residue and for the row's; then three maps of pairs.
 
     Args:
         features: (residues of all proteins, 27).
         maps: (pairs of all proteins, 3).
-        ends: (proteins + 1,) where their residues end.
+        ends: (proteins + 1,) where each protein's residues end.
         starts: (proteins, 2) first row and column of the window.
         side: Of the window.
     """
@@ -111,18 +112,18 @@ class PairInputs:
             length = features.shape[1]
             maps = self.maps[self.pair_ends[number] : self.pair_ends[number + 1]].T.reshape(-1, length, length)
             singles = 2 * len(features)
-            window, kept = _window(length, self.starts[number], self.side)
+            window, kept = _place_window(length, self.starts[number], self.side)
             inputs[:singles:2, *window] = features[:, None, kept[1]]  # of the column's residue
             inputs[1:singles:2, *window] = features[:, kept[0], None]  # of the row's
             inputs[singles:, *window] = maps[:, *kept]
         return torch.from_numpy(batch).to(rows.device)
 
 
-Place = tuple[slice, slice]
+Region = tuple[slice, slice]
 
 
-def _window(length: int, start: np.ndarray, side: int) -> tuple[Place, Place]:
-    """Where a protein lies in the window, and which of its rows and columns are seen: the window begins at `start` of the padded map."""
+def _place_window(length: int, start: np.ndarray, side: int) -> tuple[Region, Region]:
+    """Which region of the window a protein fills, and which of its map is seen, if the window starts at `start` of the padded map."""
     seen, kept = [], []
     for first in (int(start[0]), int(start[1])):
         low, high = max(PADDING - first, 0), min(PADDING - first + length, side)
@@ -134,14 +135,14 @@ def _window(length: int, start: np.ndarray, side: int) -> tuple[Place, Place]:
 def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 1) numbers of proteins, prepared to (57, window, window); y (n, 1, window, window) distances, at most 16 in train.
 
-    Test are the PSICOV proteins; 100 of 3456 of the others are validation, drawn by the seed. What lies outside of a protein is
-    NaN in y: neither loss nor score sees it. Of a protein that is longer than the window, a part on the diagonal is seen.
-    Differs from the reference, where padding is a target of 100 (in train 16), rows and columns are cropped apart, and the score
-    takes every protein for as long as the first.
+    The PSICOV proteins are the test part; 100 of 3456 of the others are validation, drawn by the seed. Positions outside of a protein
+    are NaN in y: neither loss nor score sees them. Of a protein longer than the window, a part on the diagonal is seen.
+    Differs from the reference, where padding is a target of 100 (in train 16), rows and columns are cropped independently, and the
+    score assumes that every protein is as long as the first.
     """
     import numpy as np
 
-    arrays, _ = decoded(spec, _decode)
+    arrays, _ = decode_once(spec, _decode)
     ends, number_train = arrays["ends"], int(arrays["number_train"][0])
     lengths = np.diff(ends)
     draws = np.random.Generator(np.random.PCG64(derive(split_seed, "data-draws")))
@@ -151,7 +152,7 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         starts[:, 1] = starts[:, 0]
     inputs = PairInputs(arrays["features"], arrays["maps"], ends, starts, WINDOW)
     test = np.arange(number_train, len(lengths))
-    train, valid = held_out(np.zeros((number_train, 1)), VALID_SHARE, split_seed)
+    train, valid = hold_out(np.zeros((number_train, 1)), VALID_SHARE, split_seed)
     if reference:
         train, valid = np.arange(number_train), test
 
@@ -160,7 +161,7 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         for target, number in zip(y[:, 0], rows, strict=True):
             length = lengths[number]
             distances = arrays["distances"][inputs.pair_ends[number] : inputs.pair_ends[number + 1]].reshape(length, length)
-            seen, kept = _window(length, starts[number], WINDOW)
+            seen, kept = _place_window(length, starts[number], WINDOW)
             target[seen] = np.minimum(distances[kept], cap)
             if reference and rows is test:
                 target[PADDING + lengths[test[0]] :, :] = target[:, PADDING + lengths[test[0]] :] = np.nan
@@ -170,39 +171,39 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
 
 
 def _decode(out: Decoding) -> None:
-    """All proteins end to end, those of train first."""
+    """All proteins concatenated, those of train first."""
     import numpy as np
 
-    proteins = [_files_of(file.place, protein) for file in FILES for protein in _ids(file.place)]
-    lengths = [len(checked_arrays(place, read_pickle(place), FEATURES)["sa"]) for place, _ in proteins]
+    proteins = [_build_paths(file.find(), protein) for file in FILES for protein in _read_ids(file.find())]
+    lengths = [len(select_arrays(path, read_pickle(path), FEATURES)["sa"]) for path, _ in proteins]
     ends = np.cumsum([0, *lengths])
     pair_ends = np.cumsum([0, *(length**2 for length in lengths)])
     features, maps = out.empty("features", (int(ends[-1]), 27)), out.empty("maps", (int(pair_ends[-1]), 3))
     distances = out.empty("distances", (int(pair_ends[-1]),))
-    for number, (place, distance_place) in enumerate(proteins):
-        found = checked_arrays(place, read_pickle(place), FEATURES)
+    for number, (path, distance_path) in enumerate(proteins):
+        found = select_arrays(path, read_pickle(path), FEATURES)
         pairs = np.stack([found[name].ravel() for name in ("ccmpred", "freecon", "potential")], axis=1)
         singles = np.column_stack([found["ss"].T, found["pssm"], found["sa"], found["entropy"]])
         for name, values in (("features", singles), ("maps", pairs)):
-            if not (np.abs(values) < 100).all():  # NaN fails it, too
-                refuse([Fault(name, "must be within (-100, 100) and not NaN", Fault.ABSENT, "Get the file again.").text(str(place))])
+            if not (np.abs(values) < 100).all():  # false for NaN, too
+                refuse([Fault(name, "must be within (-100, 100) and not NaN", Fault.ABSENT, "Get the file again.").text(str(path))])
         features[ends[number] : ends[number + 1]] = singles
         maps[pair_ends[number] : pair_ends[number + 1]] = pairs
-        distances[pair_ends[number] : pair_ends[number + 1]] = _distances(distance_place, lengths[number]).ravel()
+        distances[pair_ends[number] : pair_ends[number + 1]] = _read_distances(distance_path, lengths[number]).ravel()
     out.save("ends", ends, "int64")
-    out.save("number_train", np.array([len(_ids(FILES[0].place))]), "int64")
+    out.save("number_train", np.array([len(_read_ids(FILES[0].find()))]), "int64")
 
 
-def _distances(place: Path, length: int) -> np.ndarray:
+def _read_distances(path: Path, length: int) -> np.ndarray:
     """(l, l) Angstrom, at least 1; a residue's distance to itself is the mean of those to its neighbours."""
     import numpy as np
 
-    held = read_object_npy(place)
+    held = read_object_npy(path)
     found = np.asarray(held[2], dtype=np.float64) if held.shape == (3,) else held
     if held.shape != (3,) or found.shape != (length, length) or length < 2:
-        refuse([Fault("", f"must hold l, sequence and ({length}, {length}) distances", found.shape).text(str(place))])
+        refuse([Fault("", f"must hold l, sequence and ({length}, {length}) distances", found.shape).text(str(path))])
     if not np.isfinite(found).all() or found.max() > 500:
-        raise DataError(f"{place}: must have distances of at most 500 Angstrom, and no NaN. Get the file again.")
+        raise DataError(f"{path}: must have distances of at most 500 Angstrom, and no NaN. Get the file again.")
     found = np.maximum(found, 1.0)
     inner = np.arange(1, length - 1)
     diagonal = (found[inner, inner - 1] + found[inner, inner + 1]) / 2

@@ -7,10 +7,10 @@ The file is what `numpy.savez` writes, with one of two sets of keys:
 
     x    (n, channels, length) or (n, channels, height, width), any real numbers; (n, length) counts as one channel
     y    integers (n,): a classification; the labels, whatever they are, become ids 0, 1, ... in sorted order
-         floats of x's shape, but for the number of channels: a dense task, one value per position
+         floats of x's shape except for the number of channels: a dense task, one value per position
 
-What the headers of the arrays tell is checked when the task is named, the values when it is loaded. Either way all faults are told
-at once. Pickled objects are never read, so a file cannot run code.
+Headers are checked when the task is named, values when it is loaded. Either way all faults are reported at once.
+Pickled objects are never read, so a file cannot run code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Container, Iterable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal
+from orca_core.workbench import memoize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,7 @@ _KEYS_TEXT = f"The keys are either {', '.join(WHOLE_KEYS)}, or {', '.join(SPLIT_
 
 
 class Header(NamedTuple):
-    """What a file tells of an array without its values."""
+    """What a file says about an array without its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -49,7 +50,7 @@ class Header(NamedTuple):
 
     @property
     def row(self) -> tuple[int, ...]:
-        """Shape of one row as the task gives it: () for a label, else (channels, length) or (channels, height, width)."""
+        """Shape of one row in the task: () for a label, else (channels, length) or (channels, height, width)."""
         return _with_channels(self.shape)[1:]
 
 
@@ -57,8 +58,8 @@ def npz_task(path: str) -> TaskSpec:
     """The task in the file at `path`; only its headers are read.
 
     Raises:
-        DataError: If the file is missing, is no .npz, or its arrays' names, shapes or dtypes are not as the module says; one fault
-            per line.
+        DataError: If the file is missing or is not an .npz, or its arrays' names, shapes or dtypes are not as described above; one
+            fault per line.
     """
     file = Path(path).expanduser()
     headers = _read_headers(file)
@@ -86,14 +87,14 @@ def load_npz(spec: TaskSpec, split_seed: int) -> TaskData:
     """The arrays of the file as float32 inputs, and int64 class ids or float32 targets, in three parts.
 
     Raises:
-        DataError: As `npz_task`; or if values are not finite, there is but one class or too few rows, or validation or test have
-            a class that train has not; one fault per line.
+        DataError: As `npz_task`; or if values are not finite, there is only one class, there are too few rows, or validation or test have
+            a class that train does not have; one fault per line.
     """
     import numpy as np
 
     (file,) = spec.files()
     _refuse(file, check_headers(_read_headers(file)))
-    arrays = {key: _converted(array) for key, array in _read_arrays(file).items()}
+    arrays = {key: _convert(array) for key, array in _read_arrays(file).items()}
     _refuse(file, _value_faults(arrays))
 
     suffix = _train_suffix(arrays)
@@ -122,7 +123,7 @@ def check_headers(headers: Mapping[str, Header]) -> list[Fault]:
     faults = _key_faults(list(headers))
     for key, header in headers.items():
         faults += _array_faults(key, header)
-    if faults:  # arrays are compared only when each is sound by itself
+    if faults:  # arrays are compared only if each is valid by itself
         return faults
     reference = _train_suffix(headers)
     for suffix in (key.removeprefix("x") for key in headers if key.startswith("x")):
@@ -151,7 +152,7 @@ def _array_faults(key: str, header: Header) -> list[Fault]:
     """What is wrong with one array by itself."""
     shape, dtype = header
     if dtype.hasobject:
-        return [Fault(key, "must be an array of numbers", str(dtype), "Pickled objects are refused. Stack them to one numeric array.")]
+        return [Fault(key, "must be an array of numbers", str(dtype), "Pickled objects are refused. Stack them into one numeric array.")]
     if dtype.kind not in "biuf":
         return [Fault(key, "must be an array of real numbers", str(dtype), "Convert it with .astype.")]
     faults = []
@@ -161,28 +162,28 @@ def _array_faults(key: str, header: Header) -> list[Fault]:
         rule = "must have the shape (n, length), (n, channels, length) or (n, channels, height, width)"
         faults.append(Fault(key, rule, shape, "Reshape it."))
     if key.startswith("y") and not header.is_labels and (dtype.kind != "f" or len(shape) not in (2, 3, 4)):
-        rule = "must be integer labels of shape (n,), or float targets with the positions of x"
-        faults.append(Fault(key, rule, (str(dtype), shape), "Convert labels by .astype('int64'), targets by .astype('float32')."))
+        rule = "must be integer labels of shape (n,), or float targets with one value for each position of x"
+        faults.append(Fault(key, rule, (str(dtype), shape), "Convert labels with .astype('int64'), targets with .astype('float32')."))
     return faults
 
 
 def _pair_faults(headers: Mapping[str, Header], suffix: str, reference: str) -> list[Fault]:
-    """What does not fit between `x{suffix}` and `y{suffix}`, or between these and the training arrays."""
+    """What does not match between `x{suffix}` and `y{suffix}`, or between these and the training arrays."""
     x, y, train_x, train_y = (headers[key] for key in (f"x{suffix}", f"y{suffix}", f"x{reference}", f"y{reference}"))
     faults = []
     if y.shape[0] != x.shape[0]:
         faults.append(Fault(f"y{suffix}", f"must have the {x.shape[0]} rows of x{suffix}", y.shape[0], "Pair each x with its y."))
     if x.row != train_x.row:
-        faults.append(Fault(f"x{suffix}", f"must have rows of shape {train_x.row} as x_train has", x.row, "Reshape it."))
+        faults.append(Fault(f"x{suffix}", f"must have rows of shape {train_x.row} like x_train", x.row, "Reshape it."))
     if (y.is_labels, y.row) != (train_y.is_labels, train_y.row):
-        faults.append(Fault(f"y{suffix}", f"must have rows of shape {train_y.row} as y_train has", y.row, "Reshape it."))
+        faults.append(Fault(f"y{suffix}", f"must have rows of shape {train_y.row} like y_train", y.row, "Reshape it."))
     elif not y.is_labels and y.row[1:] != x.row[1:]:
         faults.append(Fault(f"y{suffix}", f"must have one target for each position of x{suffix}, {x.row[1:]}", y.row[1:], "Resample it."))
     return faults
 
 
 def _value_faults(arrays: Mapping[str, np.ndarray]) -> list[Fault]:
-    """What is wrong with the values of arrays whose headers are sound."""
+    """What is wrong with the values of arrays whose headers are valid."""
     import numpy as np
 
     faults = []
@@ -193,11 +194,11 @@ def _value_faults(arrays: Mapping[str, np.ndarray]) -> list[Fault]:
     if train_y.ndim == 1:
         labels = np.unique(train_y)
         if len(labels) < 2:
-            faults.append(Fault(f"y{_train_suffix(arrays)}", "must have two classes at least", labels.tolist(), "Add rows of another."))
+            faults.append(Fault(f"y{_train_suffix(arrays)}", "must have at least two classes", labels.tolist(), "Add rows of another."))
         for key in ("y_valid", "y_test"):
             absent = np.setdiff1d(arrays[key], labels).tolist() if key in arrays else []
             if absent:
-                faults.append(Fault(key, "must have no label that y_train has not", absent, "Add rows of it to train."))
+                faults.append(Fault(key, "must have only labels of y_train", absent, "Add rows of it to train."))
     return faults
 
 
@@ -209,16 +210,16 @@ def _read_headers(file: Path) -> dict[str, Header]:
     """
     example = "Write one with numpy.savez(path, x=x, y=y)."
     if not file.is_file():
-        _refuse(file, [Fault("", "must be an existing file", Fault.ABSENT, f"Mind the folder you are in. {example}")])
+        _refuse(file, [Fault("", "must be an existing file", Fault.ABSENT, f"A relative path starts in the working folder. {example}")])
     try:
-        return _headers_of(file, file.stat().st_size, file.stat().st_mtime_ns)
+        return _scan_headers(file, file.stat().st_size, file.stat().st_mtime_ns)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        rule = f"must be an .npz file, a zip of .npy arrays, but cannot be read as one ({error})"
+        rule = f"must be an .npz file, a zip of .npy arrays, but cannot be read ({error})"
         raise DataError(Fault("", rule, Fault.ABSENT, example).text(str(file))) from None
 
 
-@lru_cache(maxsize=64)  # a plan names the same file in every trial
-def _headers_of(file: Path, size: int, mtime_ns: int) -> dict[str, Header]:
+@memoize(maxsize=64)  # a plan names the same file in every trial
+def _scan_headers(file: Path, size: int, mtime_ns: int) -> dict[str, Header]:
     from numpy.lib import format as npy
 
     headers = {}
@@ -245,13 +246,13 @@ def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
 
 
-def _converted(array: np.ndarray) -> np.ndarray:
+def _convert(array: np.ndarray) -> np.ndarray:
     """Labels (n,) as int64; anything else as contiguous float32 with a channel axis."""
     import numpy as np
 
     if array.ndim == 1:
         return array.astype(np.int64)
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told as such
+    with np.errstate(over="ignore"):  # values that are too large become infinite, and are reported as such
         return np.ascontiguousarray(array.reshape(_with_channels(array.shape)), dtype=np.float32)
 
 

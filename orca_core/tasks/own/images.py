@@ -1,45 +1,46 @@
 """`images:PATH`, a task made of one's own pictures, and `domainnet/DOMAIN`.
 
 `images:PATH` is a folder with a folder for each class. If it has folders `train` and `test` (and `valid` or `val`), each with a folder
-for each class, these are the parts; else 20 % test and 10 % validation are split off by `split_seed`. `images:PATH?size=96` says the
-side in points to which pictures are brought (default 64): the shorter side is resized, the middle is cut out.
+for each class, these are the parts; else 20 % test and 10 % validation are split off by `split_seed`. `images:PATH?size=96` sets the side
+in pixels (default 64): the shorter side is resized to it, and the middle is cut out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_core.datafiles.decoded import Decoding, decoded
-from orca_core.datafiles.expected import ExpectedFile, data_root, refuse
-from orca_core.datafiles.published import named_files
+from orca_core.datafiles.decoding import Decoding, decode_once
+from orca_core.datafiles.expected import ExpectedFile, refuse
+from orca_core.datafiles.file_lists import find_named_files
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
-from orca_core.tasks.recipes import published
+from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import deal, held_out, rows_of
+from orca_core.tasks.splitting import deal, hold_out, take_rows
+from orca_core.workbench import Workbench, memoize
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 SIZE = 64
-"""Side of a picture in points, unless the name says another."""
+"""Default side of a picture, in pixels."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
-MOST_TOLD = 10
-"""So many broken pictures are told."""
+MAX_REPORTED = 10
+"""Largest number of broken pictures to report."""
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's colours."""
+"""Mean and deviation of ImageNet's colours."""
 
 
 class Normalised:
-    """Bytes (n, 3, side, side) -> inputs, by the statistics of ImageNet's colours. Pictures are held as bytes, a fourth of the room."""
+    """Bytes (n, 3, side, side) -> inputs, by the statistics of ImageNet's colours. Pictures stay bytes until they are used."""
 
     def __init__(self, side: int) -> None:
         self.shape: tuple[int, ...] = (3, side, side)
@@ -53,27 +54,27 @@ def images_task(argument: str) -> TaskSpec:
     """The task in the folder that `argument` names.
 
     Raises:
-        DataError: If it is no folder with a folder of pictures for each of two classes or more.
-        ConfigError: If the size is no whole number from 8 to 1024.
+        DataError: If it is not a folder with a folder of pictures for each of at least two classes.
+        ConfigError: If the size is not a whole number from 8 to 1024.
     """
-    path, size = sized("images:", argument)
+    path, size = parse_size("images:", argument)
     folder = Path(path).expanduser()
-    parts = listed(folder)
+    parts = list_pictures(folder)
     names = sorted({name for part in parts.values() for name, _ in part})
     layout = hashlib.sha256("\n".join(f"{part}/{name}/{at.name}" for part, rows in parts.items() for name, at in rows).encode()).hexdigest()
-    places = tuple(at for part in parts.values() for _, at in part)
+    paths = tuple(at for part in parts.values() for _, at in part)
     return TaskSpec(
         name=f"images:{argument}",
-        summary=f"{len(places)} pictures of {len(names)} classes, {size} x {size} points",
+        summary=f"{len(paths)} pictures of {len(names)} classes, {size} x {size} pixels",
         dims=2,
         kind="classification",
         loss="cross-entropy",
         score="1-accuracy",
         loader="orca_core.tasks.own.images:load_images",
         recipes={"laptop": laptop_recipe(2, epochs=6, batch_size=16)},
-        files=partial(tuple, places),
+        files=partial(tuple, paths),
         source=str(folder),
-        variant=f"{size} {layout}",  # which class a picture is of stands in its place, not in its content
+        variant=f"{size} {layout}",  # the class of a picture is in its path, not in its content
     )
 
 
@@ -81,20 +82,20 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
     """x (n, 3, size, size) bytes that become inputs when they are used.
 
     Raises:
-        DataError: If a picture cannot be read, or a part lacks rows or has a class that train has not.
+        DataError: If a picture cannot be read, or a part has too few rows or a class that train does not have.
     """
     import numpy as np
 
-    path, size = sized("images:", spec.name.removeprefix("images:"))
+    path, size = parse_size("images:", spec.name.removeprefix("images:"))
     folder = Path(path).expanduser()
-    parts = listed(folder)
+    parts = list_pictures(folder)
     whole = parts.get("train") or parts[""]
     names = sorted({name for name, _ in whole})
     for part in parts.values():
         if absent := sorted({name for name, _ in part} - set(names)):
-            refuse([Fault("", "must have no class that train has not", absent).text(str(folder))])
+            refuse([Fault("", "must have only classes of train", absent).text(str(folder))])
     rows = {part: [(at, names.index(name)) for name, at in held] for part, held in parts.items()}
-    arrays, _ = decoded(spec, partial(write_pictures, parts=rows, size=size))
+    arrays, _ = decode_once(spec, partial(write_pictures, parts=rows, size=size))
     first = "train" if "train" in parts else "all"
     x, y = arrays[f"{first}_x"], arrays[f"{first}_y"]
     if first == "train":
@@ -102,8 +103,8 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
         if "valid" in parts:
             train, valid = Split(x, y), Split(arrays["valid_x"], arrays["valid_y"])
         else:
-            kept, held = held_out(y, 0.1, split_seed)
-            train, valid = rows_of(x, y, kept), rows_of(x, y, held)
+            kept, held = hold_out(y, 0.1, split_seed)
+            train, valid = take_rows(x, y, kept), take_rows(x, y, held)
     else:
         num_test, num_valid = max(1, round(0.2 * len(y))), max(1, round(0.1 * len(y)))
         if len(y) - num_test - num_valid < len(names):
@@ -116,56 +117,56 @@ def write_pictures(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size
     """Decode the pictures of some parts, each with the id of its class.
 
     Raises:
-        DataError: With the pictures that cannot be read, the first `MOST_TOLD` of them.
+        DataError: With the pictures that cannot be read, at most `MAX_REPORTED` of them.
     """
     import numpy as np
 
     wrong: list[str] = []
     for part, rows in parts.items():
         x = out.empty(f"{part or 'all'}_x", (len(rows), 3, size, size), "uint8")
-        for number, (place, _) in enumerate(rows):
+        for number, (path, _) in enumerate(rows):
             try:
-                x[number] = picture(place, size)
+                x[number] = read_picture(path, size)
             except DataError as error:
                 wrong.append(str(error))
-                refuse(wrong if len(wrong) == MOST_TOLD else ())
+                refuse(wrong if len(wrong) == MAX_REPORTED else ())
         out.save(f"{part or 'all'}_y", np.array([label for _, label in rows]), "int64")
     refuse(wrong)
 
 
-def picture(place: Path, size: int) -> np.ndarray:
-    """(3, size, size) bytes: the shorter side is resized to `size`, the middle is cut out.
+def read_picture(path: Path, size: int) -> np.ndarray:
+    """(3, size, size) bytes: the shorter side is resized to `size`, and the middle is cut out.
 
     Raises:
-        DataError: If the file is no picture.
+        DataError: If the file is not a picture.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(place) as image:
+        with Image.open(path) as image:
             fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
             return np.moveaxis(np.asarray(fitted, dtype=np.uint8), -1, 0)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{place}: must be a picture, but cannot be read as one ({error}).") from None
+        raise DataError(f"{path}: must be a picture, but cannot be read ({error}).") from None
 
 
-def sized(prefix: str, argument: str, knob: str = "task") -> tuple[str, int]:
-    """What stands before `?size=N`, and N.
+def parse_size(prefix: str, argument: str, knob: str = "task") -> tuple[str, int]:
+    """The path before `?size=N`, and N.
 
     Raises:
-        ConfigError: If N is no whole number from 8 to 1024; the fault is of the knob.
+        ConfigError: If N is not a whole number from 8 to 1024; the fault names the knob.
     """
     path, mark, option = argument.partition("?")
     if not mark:
         return path, SIZE
     key, _, value = option.partition("=")
     if key != "size" or not value.isdigit() or not 8 <= int(value) <= 1024:
-        raise ConfigError([Fault(knob, "must end in ?size=N with N from 8 to 1024", f"{prefix}{argument}")])
+        raise ConfigError([Fault(knob, "must end in ?size=N, with N from 8 to 1024", f"{prefix}{argument}")])
     return path, int(value)
 
 
-def listed(folder: Path) -> dict[str, list[tuple[str, Path]]]:
+def list_pictures(folder: Path) -> dict[str, list[tuple[str, Path]]]:
     """Part -> (class, picture) in the order of names; the part is `train`, `valid` or `test`, or empty for a folder without parts.
 
     Raises:
@@ -177,22 +178,22 @@ def listed(folder: Path) -> dict[str, list[tuple[str, Path]]]:
     has_parts = (folder / "train").is_dir() and (folder / "test").is_dir()
     valid = "valid" if (folder / "valid").is_dir() else "val"
     roots = {"train": folder / "train", "valid": folder / valid, "test": folder / "test"} if has_parts else {"": folder}
-    parts = {part: _classes(root) for part, root in roots.items() if root.is_dir()}
+    parts = {part: _list_classes(root) for part, root in roots.items() if root.is_dir()}
     for part, rows in parts.items():
         number = len({name for name, _ in rows})
         if not rows or (part in ("", "train") and number < 2):
-            refuse([Fault(part, "must have folders of pictures of two classes at least", number, example).text(str(folder))])
+            refuse([Fault(part, "must have folders of pictures of at least two classes", number, example).text(str(folder))])
     return parts
 
 
-def _classes(root: Path) -> list[tuple[str, Path]]:
+def _list_classes(root: Path) -> list[tuple[str, Path]]:
     folders = tuple(sorted(entry.path for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")))
-    return [row for place in folders for row in _pictures(place, os.stat(place).st_mtime_ns)]
+    return [row for path in folders for row in _list_folder(path, os.stat(path).st_mtime_ns)]
 
 
-@lru_cache(maxsize=4096)
-def _pictures(folder: str, mtime_ns: int) -> tuple[tuple[str, Path], ...]:
-    """The pictures of a class; looked for again when the folder has changed."""
+@memoize(maxsize=4096)
+def _list_folder(folder: str, mtime_ns: int) -> tuple[tuple[str, Path], ...]:
+    """The pictures of a class; listed again when the folder has changed."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
     return tuple((os.path.basename(folder), Path(folder, name)) for name in names)
 
@@ -201,12 +202,12 @@ def _pictures(folder: str, mtime_ns: int) -> tuple[tuple[str, Path], ...]:
 
 
 def domainnet_task(argument: str) -> TaskSpec:
-    """`domainnet/DOMAIN`, DOMAIN being clipart, infograph, painting, quickdraw, real or sketch; `?size=N` as for `images:PATH`.
+    """`domainnet/DOMAIN`, where DOMAIN is clipart, infograph, painting, quickdraw, real or sketch; `?size=N` as for `images:PATH`.
 
     Raises:
-        ConfigError: If that cannot be the name of a domain, or the size is none.
+        ConfigError: If it is not a possible name of a domain, or the size is not valid.
     """
-    domain, size = sized("domainnet/", argument)
+    domain, size = parse_size("domainnet/", argument)
     if not domain.isalpha():
         raise ConfigError([Fault("task", "must be domainnet/DOMAIN", f"domainnet/{argument}", "As in domainnet/sketch.")])
     files = tuple(
@@ -223,7 +224,7 @@ def domainnet_task(argument: str) -> TaskSpec:
     )
     return TaskSpec(
         name=f"domainnet/{argument}",
-        summary=f"pictures of DomainNet's {domain}, {size} x {size} points",
+        summary=f"pictures of DomainNet's {domain}, {size} x {size} pixels",
         dims=2,
         kind="classification",
         loss="cross-entropy",
@@ -231,11 +232,11 @@ def domainnet_task(argument: str) -> TaskSpec:
         loader="orca_core.tasks.own.images:load_domainnet",
         recipes={
             "laptop": laptop_recipe(2, epochs=5, batch_size=64),
-            "published": published(
+            "published": published_recipe(
                 2, epochs=60, batch_size=32, accum=32, optimizer="adamw", lr=1e-4, weight_decay=5e-3, momentum=0.9, warmup=5, decay=100
             ),
         },
-        files=partial(_domainnet_places, files),
+        files=partial(_find_domainnet_files, files),
         licence="as its page says",
         source="DomainNet (Peng et al. 2019)",
         expects=files,
@@ -245,33 +246,33 @@ def domainnet_task(argument: str) -> TaskSpec:
 
 def load_domainnet(spec: TaskSpec, split_seed: int) -> TaskData:
     """x (n, 3, size, size) bytes that become inputs when they are used; a tenth of train is validation, stratified, by the seed."""
-    _, size = sized("domainnet/", spec.name.removeprefix("domainnet/"))
-    parts = {part: list_of(file.place) for part, file in zip(("train", "test"), spec.expects, strict=True)}
+    _, size = parse_size("domainnet/", spec.name.removeprefix("domainnet/"))
+    parts = {part: read_list(file.find()) for part, file in zip(("train", "test"), spec.expects, strict=True)}
     numbers = sorted({number for _, number in parts["train"]})
     if absent := sorted({number for _, number in parts["test"]} - set(numbers)):
-        refuse([Fault("", "must have no class that the training list has not", absent).text(str(spec.expects[1].place))])
-    rows = {part: [(place, numbers.index(number)) for place, number in held] for part, held in parts.items()}
-    arrays, _ = decoded(spec, partial(write_pictures, parts=rows, size=size))
+        refuse([Fault("", "must have only classes of the training list", absent).text(str(spec.expects[1].find()))])
+    rows = {part: [(path, numbers.index(number)) for path, number in held] for part, held in parts.items()}
+    arrays, _ = decode_once(spec, partial(write_pictures, parts=rows, size=size))
     x, y = arrays["train_x"], arrays["train_y"]
-    kept, held = held_out(y, 0.1, split_seed)
+    kept, held = hold_out(y, 0.1, split_seed)
     test = Split(arrays["test_x"], arrays["test_y"])
-    return TaskData(rows_of(x, y, kept), rows_of(x, y, held), test, len(numbers), prepare=Normalised(size))
+    return TaskData(take_rows(x, y, kept), take_rows(x, y, held), test, len(numbers), prepare=Normalised(size))
 
 
-def _domainnet_places(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:
-    lists = tuple(file.place for file in files)
-    return (*lists, *named_files(lists, _pictures_in))
+def _find_domainnet_files(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:
+    lists = tuple(file.find() for file in files)
+    return (*lists, *find_named_files(lists, _read_paths))
 
 
-def _pictures_in(file: Path) -> list[Path]:
-    return [place for place, _ in list_of(file)]
+def _read_paths(file: Path) -> list[Path]:
+    return [path for path, _ in read_list(file)]
 
 
-def list_of(file: Path) -> list[tuple[Path, int]]:
-    """The pictures of a list and the numbers of their classes.
+def read_list(file: Path) -> list[tuple[Path, int]]:
+    """The pictures of a list and their class numbers.
 
     Raises:
-        DataError: If a line is no path below the folder and a number.
+        DataError: If a line is not a path below the folder and a number.
     """
     rows = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
@@ -279,8 +280,8 @@ def list_of(file: Path) -> list[tuple[Path, int]]:
             continue
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdigit() or name.startswith("/") or ".." in Path(name).parts:
-            refuse([Fault(f"line {number}", "must be a path below domainnet/ and the number of a class", line).text(str(file))])
-        rows.append((data_root() / "domainnet" / name, int(label)))
+            refuse([Fault(f"line {number}", "must be a path below domainnet/ and a class number", line).text(str(file))])
+        rows.append((Workbench.current().data_root / "domainnet" / name, int(label)))
     if len({label for _, label in rows}) < 2 and "_train" in file.name:
-        refuse([Fault("", "must name pictures of two classes at least", len(rows)).text(str(file))])
+        refuse([Fault("", "must name pictures of at least two classes", len(rows)).text(str(file))])
     return rows

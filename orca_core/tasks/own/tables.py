@@ -7,7 +7,7 @@ regression. Columns go to the model as OpenML's do, see `orca_core.tasks.tables`
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from orca_core.datafiles.expected import refuse
@@ -15,26 +15,27 @@ from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import stratified_order
-from orca_core.tasks.tables import Column, class_ids, design, read_table, scaled, split_target
+from orca_core.tasks.tables import Column, encode_columns, number_classes, read_table, scale_columns, split_target
+from orca_core.workbench import memoize
 
 TARGETS = ("label", "target")
 
-LEAST_ROWS = 10
+MIN_ROWS = 10
 
 
 def csv_task(path: str) -> TaskSpec:
     """The task in the table at `path`.
 
     Raises:
-        DataError: If the file is missing, or is no table with a target.
+        DataError: If the file is missing, or is not a table with a target.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        refuse([Fault("", "must be an existing file", Fault.ABSENT, "Mind the folder you are in.").text(str(file))])
+        refuse([Fault("", "must be an existing file", Fault.ABSENT, "A relative path starts in the working folder.").text(str(file))])
     inputs, target = _columns(file)
     known = int((~target.missing).sum())
-    if known < LEAST_ROWS:
-        refuse([Fault(target.name, f"must have {LEAST_ROWS} rows at least", known).text(str(file))])
+    if known < MIN_ROWS:
+        refuse([Fault(target.name, f"must have at least {MIN_ROWS} rows", known).text(str(file))])
     is_class = target.is_text or target.whole
     return TaskSpec(
         name=f"csv:{path}",
@@ -62,12 +63,12 @@ def load_csv(spec: TaskSpec, split_seed: int) -> TaskData:
     (file,) = spec.files()
     inputs, target = _columns(file)
     known = ~target.missing
-    x, numeric = design(file, inputs, known)
+    x, numeric = encode_columns(file, inputs, known)
     values = target.values[known]
     names: list[str] = []
     strata = np.zeros(len(values), dtype=np.int64)
     if spec.kind == "classification":
-        strata, names = class_ids(file, target.name, values)
+        strata, names = number_classes(file, target.name, values)
     order = stratified_order(strata, split_seed)
     num_test, num_valid = max(1, round(0.2 * len(order))), max(1, round(0.1 * len(order)))
     test, valid, train = np.split(order, [num_test, num_test + num_valid])
@@ -79,8 +80,8 @@ def load_csv(spec: TaskSpec, split_seed: int) -> TaskData:
     elif np.isfinite(values).all() and values[train].std() > 0:
         y = ((values - values[train].mean()) / values[train].std()).astype("float32")[:, None]
     else:
-        raise DataError(f"{file}: {target.name}: must have finite numbers that differ.")
-    arrays = scaled(x, numeric, train)
+        raise DataError(f"{file}: {target.name}: must have finite numbers, not all equal.")
+    arrays = scale_columns(x, numeric, train)
     parts = [Split(arrays[rows], y[rows]) for rows in (train, valid, test)]
     return TaskData(parts[0], parts[1], parts[2], len(names) or None)
 
@@ -90,7 +91,7 @@ def _columns(file: Path) -> tuple[list[Column], Column]:
     return _columns_of(file, stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=8)
+@memoize(maxsize=8)
 def _columns_of(file: Path, size: int, mtime_ns: int) -> tuple[list[Column], Column]:
     columns = read_table(file)
     if len(columns) < 2:

@@ -25,17 +25,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def data(written, monkeypatch) -> Path:
+def data(written, use_data, monkeypatch) -> Path:
     """The data root that has every task's files; not to be changed."""
-    monkeypatch.setenv("SWEEPER_DATA", str(written))
+    use_data(written)
     monkeypatch.setattr(psicov, "WINDOW", 64)
     return written
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
+def root(tmp_path, use_data, monkeypatch) -> Path:
     """An empty data root."""
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    use_data(tmp_path)
     monkeypatch.setattr(psicov, "WINDOW", 64)
     return tmp_path
 

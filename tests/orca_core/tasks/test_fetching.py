@@ -23,8 +23,8 @@ SPECIES = [f"Iris-{IRIS.target_names[label]}" for label in IRIS.target]
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path / "data"))
+def root(tmp_path, use_data, monkeypatch) -> Path:
+    use_data(tmp_path / "data")
     monkeypatch.setattr(openml.config, "_root_cache_directory", tmp_path / "openml")
     return tmp_path
 

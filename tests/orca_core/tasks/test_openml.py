@@ -71,14 +71,14 @@ def test_the_target_is_named_or_last(tmp_path):
     ("name", "text", "message"),
     [
         ("t.csv", "a,b\n1\n", r"row 1 has 1 entries, and there are 2 columns"),
-        ("t.csv", "1,2\n3,4\n", r"its first line has no names of columns but \['1', '2'\]"),
-        ("t.csv", "a,a\n3,4\n", r"must have columns of different names, but got \['a'\]"),
+        ("t.csv", "1,2\n3,4\n", r"its first line must be column names, but is \['1', '2'\]"),
+        ("t.csv", "a,a\n3,4\n", r"must have columns with different names, but got \['a'\]"),
         ("t.csv", "a,b\n", r"must have rows, but got 0"),
-        ("t.csv", 'a,b\n"x,1\n', r"must be a whole \.csv table, but cannot be read"),
-        ("t.arff", "@attribute a real\n", r"it has no line @data"),
+        ("t.csv", 'a,b\n"x,1\n', r"must be a complete \.csv table, but cannot be read"),
+        ("t.arff", "@attribute a real\n", r"it has no @data line"),
         ("t.arff", "@attribute a real\n@data\nx\n", r"numeric attributes \['a'\] hold texts"),
         ("t.arff", "@attribute a real\n@data\n{0 1}\n", r"sparse"),
-        ("t.parquet", "text", r"must be a whole \.parquet table"),
+        ("t.parquet", "text", r"must be a complete \.parquet table"),
         ("t.txt", "text", r"must be one of \.csv, \.arff"),
     ],
 )
@@ -137,15 +137,15 @@ def test_some_tables_are_scaled_twice_with_reference_data(root):
 def test_a_table_may_lie_in_a_folder_of_its_own(root, place):
     (root / "openml").mkdir()
     write(root, place, "a,class\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
-    assert find_task("openml/37").expects[0].place == root / place
+    assert find_task("openml/37").expects[0].find() == root / place
     assert find_task("openml/37").load(0).input_shape == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,class\n" + "1,x\n" * 20, r"class: must have two classes at least, but got \['x'\]"),
-        ("a,class\n" + "1,x\n2,y\n" * 3, r"class: must have 10 rows at least, but got 6"),
+        ("a,class\n" + "1,x\n" * 20, r"class: must have at least two classes, but got \['x'\]"),
+        ("a,class\n" + "1,x\n2,y\n" * 3, r"class: must have at least 10 rows, but got 6"),
         ("a,class\n" + "inf,x\n2,y\n" * 8, r"a: must have finite numbers"),
         ("a,class\n" + "?,x\n2,y\n" * 8, r"must have an input column without missing entries, but got \['a'\]"),
         ("a;class\n" + "1;2\n2;3\n" * 8, r"must have a column beside the target\. Entries of a \.csv are separated by commas"),
@@ -178,7 +178,7 @@ def test_a_broken_split_file_is_told(root, change):
     else:
         held["X_norm_dev"] = eval  # a function, named in the pickle
     np.save(place, held)
-    message = {"key": "y_test: must be in the file", "class": "no class that y_dev has not", "NaN": "no NaN", "code": "refused"}[change]
+    message = {"key": "y_test: must be in the file", "class": "only classes of y_dev", "NaN": "no NaN", "code": "refused"}[change]
     with pytest.raises(DataError, match=message):
         find_task("openml/1464").load(0)
 

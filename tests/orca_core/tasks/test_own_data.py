@@ -13,7 +13,7 @@ from published import WRITERS
 
 from orca_core.errors import ConfigError, DataError
 from orca_core.tasks import TASKS, TaskData, find_task
-from orca_core.tasks.own.images import DEVIATION, MEAN, picture
+from orca_core.tasks.own.images import DEVIATION, MEAN, read_picture
 
 
 def sizes(data: TaskData) -> list[int]:
@@ -66,10 +66,10 @@ def test_two_epochs_of_a_table(tmp_path, two_epochs, kind):
     ("text", "message"),
     [
         (None, "must be an existing file"),
-        ("a,label\n1,2\n", "label: must have 10 rows at least, but got 1"),
+        ("a,label\n1,2\n", "label: must have at least 10 rows, but got 1"),
         ("label\n" + "1\n" * 20, "must have two columns at least"),
-        ("a,label\n" + "1,x\n" * 20, r"label: must have two classes at least"),
-        ("a,label\n" + "1,1.5\n" * 20, r"label: must have finite numbers that differ"),
+        ("a,label\n" + "1,x\n" * 20, r"label: must have at least two classes"),
+        ("a,label\n" + "1,1.5\n" * 20, r"label: must have finite numbers, not all equal"),
         ("a,label\n" + "".join(f"{i},c{i}\n" for i in range(20)), "must have rows for test, validation and one of each class"),
     ],
 )
@@ -106,7 +106,7 @@ def test_pictures_of_a_folder_for_each_class(tmp_path):
 def test_a_picture_is_cut_in_its_middle_and_normalised(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype("uint8")
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert (picture(tmp_path / "a.png", 20) == pixels[:, 5:25].transpose(2, 0, 1)).all()
+    assert (read_picture(tmp_path / "a.png", 20) == pixels[:, 5:25].transpose(2, 0, 1)).all()
     loaded = find_task(f"images:{pictures(tmp_path / 'mine')}?size=16").load(0)
     inputs = loaded.inputs(torch.from_numpy(loaded.test.x))
     assert inputs[1, 2, 3, 4].item() == pytest.approx((loaded.test.x[1, 2, 3, 4] / 255 - MEAN[2]) / DEVIATION[2], rel=1e-5)
@@ -137,10 +137,10 @@ def test_two_epochs_of_pictures(tmp_path, two_epochs):
     ("spoil", "message"),
     [
         (lambda root: None, "must be an existing folder"),
-        (lambda root: pictures(root, classes="a"), "must have folders of pictures of two classes at least, but got 1"),
+        (lambda root: pictures(root, classes="a"), "must have folders of pictures of at least two classes, but got 1"),
         (lambda root: (pictures(root) / "b/3.png").write_bytes(b"text"), r"b/3\.png: must be a picture"),
         (lambda root: pictures(root, number=1), "must have pictures for test, validation and one of each class"),
-        (lambda root: (pictures(root / "train"), pictures(root / "test", classes="c")), r"no class that train has not, but got \['c'\]"),
+        (lambda root: (pictures(root / "train"), pictures(root / "test", classes="c")), r"only classes of train, but got \['c'\]"),
     ],
 )
 def test_pictures_that_do_not_serve_are_told(tmp_path, spoil, message):
@@ -163,7 +163,7 @@ def test_domainnet_reads_lists(root, two_epochs):
     loaded = find_task("domainnet/sketch?size=16").load(0)
     assert (sizes(loaded), loaded.num_classes, loaded.input_shape) == ([14, 2, 4], 2, (3, 16, 16))
     assert loaded.test.y.tolist() == [0, 0, 1, 1]
-    assert (loaded.test.x[3] == picture(root / "domainnet/sketch/y/9.png", 16)).all()
+    assert (loaded.test.x[3] == read_picture(root / "domainnet/sketch/y/9.png", 16)).all()
     assert two_epochs("domainnet/sketch?size=16").has_moved
     (root / "domainnet/sketch_test.txt").write_text("sketch/y/9.png 7\nsketch/y/none.png 7\n")
     with pytest.raises(DataError, match=r"1 are missing: .*y/none\.png"):

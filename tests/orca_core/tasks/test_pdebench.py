@@ -32,7 +32,7 @@ SHAPES = {
 
 def raw(name: str, field: str) -> np.ndarray:
     """(20, times, ...) of a field, or of `data` with its channels last."""
-    with h5py.File(find_task(name).expects[0].place) as file:
+    with h5py.File(find_task(name).expects[0].find()) as file:
         return np.stack([file[f"{i:04d}/data"][:] for i in range(20)]) if field == "data" else file[field][:]
 
 
@@ -121,13 +121,13 @@ def test_2dcfd_scales_each_time_by_itself(data, monkeypatch):
     assert own.y.std(0, ddof=1) == pytest.approx(np.ones((4, 8, 8)), abs=1e-4)
 
 
-def test_blocks_make_no_difference(root, monkeypatch, tmp_path):
+def test_blocks_make_no_difference(root, use_data, monkeypatch, tmp_path):
     expected = {}
     for name in ("pdebench/ds", "pdebench/2dcfd"):
         PDE_WRITERS[name](root)
         expected[name] = find_task(name).load(0)
     monkeypatch.setattr(pdebench_module, "BLOCK_BYTES", 1)
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "other"))
+    use_data(root, cache=tmp_path / "other")
     for name, before in expected.items():
         after = find_task(name).load(0)
         assert (after.train.x == before.train.x).all()
@@ -165,7 +165,7 @@ def test_published_recipes_are_the_reference_yamls(name, knob, value):
 
 
 def rewritten(name: str, change) -> None:
-    with h5py.File(find_task(name).expects[0].place, "r+") as file:
+    with h5py.File(find_task(name).expects[0].find(), "r+") as file:
         change(file)
 
 
@@ -179,14 +179,14 @@ BROKEN = {
     "axes": ("burgers", lambda file: replace(file, "tensor", file["tensor"][0]), r"tensor: must be \(n, t, x\) float, but got \(11, 32\)"),
     "dtype": ("rd", lambda file: replace(file, "tensor", file["tensor"][:].astype("int32")), r"must be \(n, t, x\) float, but got 'int32'"),
     "sizes": ("1dcfd", lambda file: replace(file, "Vx", file["Vx"][:, :5]), r"Vx: must be \(n, t, x\) float with n = 20, t = 11"),
-    "few": ("burgers", lambda file: replace(file, "tensor", file["tensor"][:5]), r"must have 10 samples at least, but got 5"),
+    "few": ("burgers", lambda file: replace(file, "tensor", file["tensor"][:5]), r"must have at least 10 samples, but got 5"),
     "one time": (
         "burgers",
         lambda file: replace(file, "tensor", file["tensor"][:, :1]),
         r"must have a later time than the first, but got 1",
     ),
     "NaN": ("darcy", lambda file: replace(file, "nu", file["nu"][:] * np.nan), r"nu: must have no NaN"),
-    "no groups": ("ds", lambda file: [file.pop(name) for name in list(file)], r"cannot be read as one \(it has no group of arrays\)"),
+    "no groups": ("ds", lambda file: [file.pop(name) for name in list(file)], r"cannot be read \(it has no group of arrays\)"),
     "group": ("sw", lambda file: replace(file, "0007/data", np.zeros((101, 4, 8, 1), "f")), r"0007/data is of shape \(101, 4, 8, 1\)"),
     "short group": ("sw", lambda file: replace(file, "0007/data", np.zeros((50, 8, 8, 1), "f")), r"0007/data is of shape \(50, 8, 8, 1\)"),
     "no array in a group": ("sw", lambda file: file.move("0007/data", "0007/u"), r"data: must be in the group of every sample.*0007"),
@@ -206,20 +206,20 @@ def test_a_broken_file_is_told_by_place_rule_and_value(root, case):
 
 def test_a_truncated_file_is_told_by_its_header(root):
     PDE_WRITERS["pdebench/burgers"](root)
-    place = find_task("pdebench/burgers").expects[0].place
+    place = find_task("pdebench/burgers").expects[0].find()
     place.write_bytes(place.read_bytes()[:-5000])
-    with pytest.raises(DataError, match=r"must be a whole hdf5 file, but cannot be read as one .*truncated"):
+    with pytest.raises(DataError, match=r"must be a complete hdf5 file, but cannot be read .*truncated"):
         find_task("pdebench/burgers").check_files()
 
 
 def test_a_file_is_found_at_the_root_and_in_the_folder(root):
     PDE_WRITERS["pdebench/ds"](root)
     spec = find_task("pdebench/ds")
-    assert spec.expects[0].place.parent == root / "pdebench"
+    assert spec.expects[0].find().parent == root / "pdebench"
     before = spec.digest()
-    spec.expects[0].place.rename(root / spec.expects[0].path)
-    assert spec.expects[0].place.parent == root
+    spec.expects[0].find().rename(root / spec.expects[0].path)
+    assert spec.expects[0].find().parent == root
     assert spec.digest() == before
-    spec.expects[0].place.unlink()
+    spec.expects[0].find().unlink()
     with pytest.raises(DataError, match=r"The data root is \S*\. It may also be pdebench/1D_diff-sorp_NA_NA\.h5\."):
         spec.check_files()

@@ -20,8 +20,8 @@ from scipy.io import savemat, wavfile
 
 from orca_core.config.resolve import resolve_config
 from orca_core.datafiles import digests
-from orca_core.datafiles.decoded import decoded
-from orca_core.datafiles.digests import content_digest
+from orca_core.datafiles.decoding import decode_once
+from orca_core.datafiles.digests import digest_content
 from orca_core.datafiles.expected import read_headers
 from orca_core.errors import DataError
 from orca_core.finetuning.evaluation import group_means
@@ -31,6 +31,7 @@ from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task
 from orca_core.tasks.nb360 import NB360_TASKS
+from orca_core.workbench import Workbench
 
 # Missing
 
@@ -43,16 +44,14 @@ def test_a_task_without_its_files_is_known_and_names_them_all(root, name):
         with pytest.raises(DataError) as error:
             use()
         lines = str(error.value).splitlines()
-        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.place) for file in spec.expects]
+        assert [line.partition(": must be an existing ")[0] for line in lines] == [str(file.find()) for file in spec.expects]
         assert all(f"The data root is {root}." in line for line in lines)
 
 
-def test_the_data_root_is_absolute_and_data_by_default(tmp_path, monkeypatch):
+def test_files_are_looked_for_below_the_data_root_of_the_workbench_in_use(tmp_path, use_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SWEEPER_DATA", raising=False)
-    assert find_task("nb360/ecg").expects[0].place == tmp_path / "data" / "challenge2017.pkl"
-    monkeypatch.setenv("SWEEPER_DATA", "elsewhere")
-    assert find_task("nb360/ecg").expects[0].place == tmp_path / "elsewhere" / "challenge2017.pkl"
+    use_data("elsewhere")
+    assert find_task("nb360/ecg").expects[0].find() == tmp_path / "elsewhere" / "challenge2017.pkl"
 
 
 # Broken: what is done to one file, and what is said of it
@@ -123,12 +122,12 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "npy cut": (
         "ninapro",
         cut(NINA),
-        rf"{NINA}: must be a whole npy file, but cannot be read as one \(it is truncated: \d+ of \d+ bytes\)",
+        rf"{NINA}: must be a complete npy file, but cannot be read \(it is truncated: \d+ of \d+ bytes\)",
     ),
     "npy of no numbers": (
         "ninapro",
         lambda root: (root / NINA).write_bytes(b"text"),
-        rf"{NINA}: must be a whole npy file.*Expected npy: \(n, t, c\)",
+        rf"{NINA}: must be a complete npy file.*Expected npy: \(n, t, c\)",
     ),
     "npy axes": ("ninapro", array(NINA, lambda x: x[0]), rf"{NINA}: must be \(n, t, c\) float.*, but got \(12, 6\)"),
     "npy dtype": ("ninapro", array(NINA, lambda x: x.astype("complex64")), rf"{NINA}: must be \(n, t, c\) .*, but got 'complex64'"),
@@ -136,16 +135,16 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "npy rows": (
         "ninapro",
         array(NINA, lambda x: x[:, :5]),
-        rf"{NINA}: must have rows of shape \(12, 6\) as the training part has, but got \(5, 6\)",
+        rf"{NINA}: must have rows of shape \(12, 6\) like the training part, but got \(5, 6\)",
     ),
     "labels rows": ("ninapro", array(LABEL, lambda y: y[:-1]), rf"{LABEL}: must have the 18 rows of ninapro_test\.npy, but got 17"),
     "labels unknown": ("ninapro", array(LABEL, lambda y: y + 1), rf"{LABEL}: must be 0 to 5 as in train, but got \[6\.0\]"),
     "labels not whole": ("ninapro", array(LABEL, lambda y: y + 0.5), rf"{LABEL}: must be 0 to 5 as in train, but got \[0\.5"),
-    "gzip cut": ("spherical", cut("s2_cifar100.gz"), r"s2_cifar100\.gz: must be a whole pickle"),
+    "gzip cut": ("spherical", cut("s2_cifar100.gz"), r"s2_cifar100\.gz: must be a complete pickle"),
     "no gzip": (
         "spherical",
         lambda root: (root / "s2_cifar100.gz").write_bytes(b"text"),
-        r"s2_cifar100\.gz: must be a whole gzipped pickle file.*does not begin as gzip",
+        r"s2_cifar100\.gz: must be a complete gzipped pickle file.*does not start like a gzip",
     ),
     "pickle key": (
         "spherical",
@@ -188,7 +187,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"satellite_train\.npy: data: must have no NaN",
     ),
     "satellite code": ("satellite", satellite(lambda held: {**held, "data": Trap()}), r"names posix\.system, which is refused"),
-    "npz cut": ("deepsea", cut("deepsea_filtered.npz"), r"deepsea_filtered\.npz: must be a whole npz file"),
+    "npz cut": ("deepsea", cut("deepsea_filtered.npz"), r"deepsea_filtered\.npz: must be a complete npz file"),
     "npz key": (
         "deepsea",
         npz(lambda held: {key: value for key, value in held.items() if key != "y_val"}),
@@ -206,7 +205,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         npz(lambda held: {**held, "x_test": held["x_test"][:, :, :3]}),
         r"npz: x_test: must be .* with .*c = 4.*, but got \(12, 100, 3\)",
     ),
-    "mat cut": ("darcy", cut("piececonst_r421_N1024_smooth1.mat"), r"smooth1\.mat: (coeff|sol)?:? ?must be a whole"),
+    "mat cut": ("darcy", cut("piececonst_r421_N1024_smooth1.mat"), r"smooth1\.mat: (coeff|sol)?:? ?must be a complete"),
     "mat key": ("darcy", mat(sol=None), r"smooth2\.mat: sol: must be in the file, but got \['coeff'\]"),
     "mat shape": (
         "darcy",
@@ -222,7 +221,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "ecg short": (
         "ecg",
         pickled("challenge2017.pkl", lambda held: {**held, "data": np.array([r[:1000] for r in held["data"]] + [None], dtype=object)[:-1]}),
-        r"challenge2017\.pkl: data: must have a record of more than 1000 points in train",
+        r"challenge2017\.pkl: data: must have a record longer than 1000 points in train",
     ),
     "ecg NaN": (
         "ecg",
@@ -277,8 +276,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"sky\.npy: must be of shape \(n,\) with an entry for 1_j8x\.npy",
     ),
     "wav missing": ("fsd50k", lambda root: (root / WAV).unlink(), rf"must have the 24 files that .* names, but 1 are missing: .*{WAV}"),
-    "wav cut": ("fsd50k", lambda root: (root / WAV).write_bytes(b"RIFF"), rf"{WAV}: must be a whole wav"),
-    "wav ends early": ("fsd50k", cut(WAV), rf"{WAV}: must be a whole wav.*EOF"),
+    "wav cut": ("fsd50k", lambda root: (root / WAV).write_bytes(b"RIFF"), rf"{WAV}: must be a complete .wav"),
+    "wav ends early": ("fsd50k", cut(WAV), rf"{WAV}: must be a complete .wav.*EOF"),
     "wav rate": (
         "fsd50k",
         lambda root: wavfile.write(root / WAV, 44100, np.ones(50, "int16")),
@@ -294,7 +293,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": (
         "fsd50k",
         lambda root: (root / "chunks/tr.csv").write_text(""),
-        r"tr\.csv: must be a whole csv file, but cannot be read as one \(it is empty\)",
+        r"tr\.csv: must be a complete csv file, but cannot be read \(it is empty\)",
     ),
 }
 
@@ -334,7 +333,7 @@ def test_a_cut_file_is_told_without_reading_it_where_its_end_tells(root, task, s
     find_task(task).check_files()
     place = root / CUT[task]
     place.write_bytes(place.read_bytes()[: int(share * place.stat().st_size)])
-    with pytest.raises(DataError, match=rf"^{place}: must be a whole .* file, but cannot be read as one \(it is truncated"):
+    with pytest.raises(DataError, match=rf"^{place}: must be a complete .* file, but cannot be read \(it is truncated"):
         find_task(task).check_files()
 
 
@@ -360,7 +359,7 @@ def test_files_are_decoded_once_and_again_when_their_content_changes(root):
     WRITERS["nb360/ninapro"](root)
     spec = find_task("nb360/ninapro")
     before = spec.load().valid.x.copy()
-    decoded(spec, lambda out: pytest.fail("decoded again"))
+    decode_once(spec, lambda out: pytest.fail("decoded again"))
     array(NINA, lambda x: x + 1)(root)
     assert np.allclose(spec.load().valid.x, before + 1, atol=1e-5)
 
@@ -375,8 +374,8 @@ def test_decoded_data_are_mapped_and_what_is_done_to_them_reaches_no_file(root):
     assert (spec.load().test.x == before).all()
 
 
-def test_a_decoding_that_fails_leaves_nothing(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+def test_a_decoding_that_fails_leaves_nothing(root, tmp_path, use_data):
+    use_data(root, cache=tmp_path / "cache")
     WRITERS["nb360/ninapro"](root)
     array(LABEL, lambda y: y + 1)(root)
     with pytest.raises(DataError):
@@ -384,8 +383,8 @@ def test_a_decoding_that_fails_leaves_nothing(root, tmp_path, monkeypatch):
     assert [path.suffix for path in (tmp_path / "cache" / "decoded").iterdir()] == [".lock"]
 
 
-def test_processes_that_decode_at_once_decode_once(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+def test_processes_that_decode_at_once_decode_once(root, tmp_path, use_data):
+    use_data(root, cache=tmp_path / "cache")
     WRITERS["nb360/ninapro"](root)
     code = (
         "from orca_core.tasks import find_task\n"
@@ -395,7 +394,9 @@ def test_processes_that_decode_at_once_decode_once(root, tmp_path, monkeypatch):
         "    print('decoded')\n"
         "    decode(out)\n"
         "arrays._decode_ninapro = told\n"
-        "print(find_task('nb360/ninapro').load().valid.x.sum())"
+        "from orca_core import Workbench\n"
+        f"with Workbench({str(root)!r}, {str(tmp_path / 'cache')!r}).use():\n"
+        "    print(find_task('nb360/ninapro').load().valid.x.sum())"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[0].split() for process in processes]
@@ -403,8 +404,8 @@ def test_processes_that_decode_at_once_decode_once(root, tmp_path, monkeypatch):
     assert len({lines[-1] for lines in said}) == 1
 
 
-def test_what_a_killed_process_left_is_cleared_by_the_next(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+def test_what_a_killed_process_left_is_cleared_by_the_next(root, tmp_path, use_data):
+    use_data(root, cache=tmp_path / "cache")
     WRITERS["nb360/ninapro"](root)
     spec = find_task("nb360/ninapro")
     left = tmp_path / "cache" / "decoded" / f"{spec.digest()[:32]}.partial"
@@ -413,37 +414,37 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(root, tmp_path, monke
     assert not left.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_told(root, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_told(root, tmp_path, use_data):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "file"))
+    use_data(root, cache=tmp_path / "file")
     WRITERS["nb360/ninapro"](root)
-    with pytest.raises(DataError, match=r"must be a folder that can be written .*SWEEPER_CACHE"):
+    with pytest.raises(DataError, match=r"must be a folder that can be written .*cache root"):
         find_task("nb360/ninapro").load()
 
 
-def test_the_digest_of_a_large_file_is_kept_for_other_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+def test_the_digest_of_a_large_file_is_kept_for_other_processes(tmp_path, use_data):
+    bench = use_data(tmp_path, cache=tmp_path / "cache")
     path = tmp_path / "large"
     path.write_bytes(b"a" * (1 << 20))
-    first = content_digest("x", (path,))
+    first = digest_content("x", (path,))
     (kept,) = (tmp_path / "cache" / "digests").iterdir()
     kept.write_text("0" * 64)
-    digests._file_digest.cache_clear()
-    assert content_digest("x", (path,)) != first  # it was taken from there
+    bench.clear()
+    assert digest_content("x", (path,)) != first  # it was taken from there
     os.utime(path, ns=(1, 1))
-    assert content_digest("x", (path,)) == first  # another time: taken anew
+    assert digest_content("x", (path,)) == first  # another time: taken anew
 
 
 def test_many_files_are_looked_at_once_in_a_process(tmp_path):
     files = tuple(tmp_path / str(number) for number in range(digests.MANY_FILES + 1))
     for file in files:
         file.write_bytes(b"a")
-    first = content_digest("many", files)
-    assert content_digest("many", files) == first
-    assert content_digest("other", files) != first
-    digests._digest_once.cache_clear()
+    first = digest_content("many", files)
+    assert digest_content("many", files) == first
+    assert digest_content("other", files) != first
+    Workbench.current().clear()
     files[7].write_bytes(b"bb")
-    assert content_digest("many", files) != first
+    assert digest_content("many", files) != first
 
 
 # reference_data, and the hooks of fine-tuning

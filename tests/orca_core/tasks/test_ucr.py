@@ -10,7 +10,7 @@ import pytest
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.tasks import find_task
-from orca_core.tasks.ucr import completed, read_series
+from orca_core.tasks.ucr import complete_series, read_series
 
 TS = """# a comment
 @problemName Two
@@ -43,11 +43,11 @@ def write_ts(root, name: str = "Two") -> None:
 
 
 def test_a_gap_is_a_line_and_the_end_goes_on():
-    series = completed(np.array([np.nan, 1.0, np.nan, 3.0, np.nan]), 6)
+    series = complete_series(np.array([np.nan, 1.0, np.nan, 3.0, np.nan]), 6)
     whole = np.array([1.0, 1.0, 2.0, 3.0])  # before the first known value, it is that
     expected = (whole - 1.75) / whole.std()
     assert series == pytest.approx([*expected, expected[-1], expected[-1]])
-    assert completed(np.array([4.0, 4.0]), 3).tolist() == [0, 0, 0]
+    assert complete_series(np.array([4.0, 4.0]), 3).tolist() == [0, 0, 0]
 
 
 def test_tsv_has_labels_first_and_series_come_out_scaled(root):
@@ -73,7 +73,7 @@ def test_ts_has_channels_of_several_lengths(root):
     assert np.isfinite(loaded.train.x).all()
     assert (loaded.test.x[0, :, 11:] == loaded.test.x[0, :, 11:12]).all()  # twelve values, then the last
     first = read_series(root / "ucr/Two/Two_TEST.ts")[0]
-    assert loaded.test.x[0, 1, 3] == pytest.approx(completed(first.channels[1], 16)[3], abs=1e-6)
+    assert loaded.test.x[0, 1, 3] == pytest.approx(complete_series(first.channels[1], 16)[3], abs=1e-6)
     assert np.isnan(first.channels[1][3])
     assert first.label == "left"
 
@@ -88,11 +88,11 @@ def test_two_epochs_train(root, two_epochs, write):
     ("file", "text", "message"),
     [
         ("Waves_TRAIN.tsv", "1\t2\tx\n", "line 1: must have numbers after the label"),
-        ("Waves_TRAIN.tsv", "1\t2\tinf\n", "line 1: must have finite values"),
+        ("Waves_TRAIN.tsv", "1\t2\tinf\n", "line 1: must have at least one value, all finite"),
         ("Waves_TRAIN.tsv", "  1.0  2.0  3.0\n", "line 1: must be a label and values, separated by tabs"),
         ("Waves_TRAIN.tsv", "1\tNaN\tNaN\n" * 3, "series 1: must have a value in each channel"),
-        ("Waves_TRAIN.tsv", "1\t1\t2\n" * 3, "must have two classes at least"),
-        ("Waves_TEST.tsv", "7\t1\t2\n", r"must have no label that the training part has not, but got \['7'\]"),
+        ("Waves_TRAIN.tsv", "1\t1\t2\n" * 3, "must have at least two classes"),
+        ("Waves_TEST.tsv", "7\t1\t2\n", r"must have only labels of the training part, but got \['7'\]"),
         ("Waves_TEST.tsv", "\n", "must have series"),
         ("Waves_TEST.tsv", "", "it is empty"),
     ],
@@ -107,11 +107,11 @@ def test_a_broken_file_is_told(root, file, text, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("@data", "@date"), "must have a line @data"),
+        (("@data", "@date"), "must have an @data line"),
         (("@timeStamps false", "@timeStamps true"), "@timestamps: must be false"),
         (("@classLabel true", "@classLabel false"), "@classLabel: must be true"),
         (("@classLabel true", "@targetLabel true"), "@targetLabel: must be false"),
-        ((":left\n", "\n"), "series 1: must have 2 channels as the first has, but got 1"),
+        ((":left\n", "\n"), "series 1: must have 2 channels like the first series, but got 1"),
     ],
 )
 def test_a_broken_ts_file_is_told(root, change, message):

@@ -102,7 +102,7 @@ def test_codecs_are_not_looked_up_by_any_name(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps(np.arange(100.0))[:-50], gzip.compress(pickle.dumps([1] * 500))[:-20]])
 def test_a_damaged_pickle_is_said_to_be_one(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(DataError, match=r"x: must be a whole pickle"):
+    with pytest.raises(DataError, match=r"x: must be a complete pickle"):
         read_pickle(tmp_path / "x")
 
 
@@ -111,5 +111,5 @@ def test_a_damaged_npy_of_objects_is_said_to_be_one(tmp_path):
     content = (tmp_path / "x.npy").read_bytes()
     for damaged in (content[:20], content[:-5], b"no npy"):
         (tmp_path / "x.npy").write_bytes(damaged)
-        with pytest.raises(DataError, match=r"x\.npy: must be a whole"):
+        with pytest.raises(DataError, match=r"x\.npy: must be a complete"):
             read_object_npy(tmp_path / "x.npy")

@@ -1,0 +1,64 @@
+"""Chooses the workbench: the folders of data and caches. Only this module reads $SWEEPER_DATA and $SWEEPER_CACHE."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from orca_core.errors import ConfigError, Fault
+from orca_core.workbench import Workbench
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def choose_workbench(data: Path | None = None) -> Workbench:
+    """The workbench that the caller uses already, else one made from the environment variables.
+
+    Args:
+        data: The option `--data`: data root to use instead.
+
+    Raises:
+        ConfigError: If `data` is not an existing folder.
+    """
+    chosen = Workbench.in_use() or open_workbench(os.environ.get("SWEEPER_DATA") or "data", os.environ.get("SWEEPER_CACHE") or "")
+    if data is None:
+        return chosen
+    if not data.expanduser().is_dir():
+        raise ConfigError([Fault("--data", "must be an existing folder", str(data))])
+    return open_workbench(data, chosen.cache_root)
+
+
+def open_workbench(data_root: str | Path, cache_root: str | Path = "") -> Workbench:
+    """The process's workbench with these folders. What it has loaded stays loaded until one with other folders is opened.
+
+    Args:
+        data_root, cache_root: As for `Workbench`; an empty `cache_root` means the default.
+    """
+    wanted = Workbench(data_root, cache_root) if cache_root else Workbench(data_root)
+    return _reuse(wanted.data_root, wanted.cache_root)
+
+
+@lru_cache(maxsize=1)
+def _reuse(data_root: Path, cache_root: Path) -> Workbench:
+    return Workbench(data_root, cache_root)
+
+
+def on_workbench(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a function of the Python API on the workbench that `choose_workbench` chooses."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with choose_workbench().use():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def shorten_home(folder: Path) -> str:
+    """Write a folder in the user's home as `~/...`, so that another machine resolves it in its own home; others are unchanged."""
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
