@@ -43,7 +43,7 @@ class Faults:
 
     @contextmanager
     def collecting(self, knob: str = "") -> Iterator[None]:
-        """Within: a `ConfigError` is caught and its faults added; a `DataError`, too, with a fault of `knob` for each of its lines."""
+        """Catch errors and add them as faults: those of a `ConfigError`, and of a `DataError` one fault of `knob` per line."""
         try:
             yield
         except ConfigError as error:

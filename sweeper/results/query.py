@@ -31,7 +31,7 @@ class QueryError(OrcaError, ValueError):
 class Results:
     """The tables `trials`, `metrics` and `stages` of all sweeps; `docs/results.md` has their columns.
 
-    Nothing is read until the first query, and every query reads the rows there are at that time.
+    Nothing is read until the first query, and every query sees the rows written by then.
 
     Args:
         uri: Folder or URI (`s3://bucket/results`) of the results, or an open store.

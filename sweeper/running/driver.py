@@ -38,7 +38,7 @@ def driver_start_time(results: ResultStore, sweep: str) -> float:
 
 @contextmanager
 def claim_sweep(results: ResultStore, sweep: str) -> Iterator[None]:
-    """Within: no other process drives the sweep.
+    """Make this process the only driver of a sweep, until the end of the context.
 
     On a file system this is a file lock, which the kernel releases however the process dies. In an object store the heartbeat serves,
     and two drivers that start within a few seconds may both get in. That costs double work but corrupts nothing: rows are identified by
@@ -76,7 +76,7 @@ def claim_sweep(results: ResultStore, sweep: str) -> Iterator[None]:
 
 @contextmanager
 def heartbeat(results: ResultStore, sweep: str, stop: Callable[[], None]) -> Iterator[None]:
-    """Within: record every few seconds that this process drives the sweep, and call `stop` when `sweeper stop` requests it."""
+    """Record every few seconds that this process drives the sweep, and call `stop` when `sweeper stop` requests it."""
     ended, started = threading.Event(), time.time()
 
     def beat() -> None:
@@ -113,7 +113,7 @@ def stop_sweep(results: ResultStore, sweep: str) -> str:
     if driver is None:
         return f"{sweep}: is not running, nothing to stop.\n"
     results.ask_to_stop(sweep)
-    return f"{sweep}: {driver} was asked to stop; it ends within seconds; all finished work is kept.\n"
+    return f"{sweep}: {driver} was asked to stop; it ends within seconds and keeps all finished work.\n"
 
 
 def _is_alive(pid: int) -> bool:

@@ -37,7 +37,7 @@ PENDING_TRIALS = "TUNE_MAX_PENDING_TRIALS_PG"
 
 @contextmanager
 def ray_environment() -> Iterator[None]:
-    """Within: Ray's environment variables have the values a sweep needs, unless the user has set them."""
+    """Set Ray's environment variables as a sweep needs them, except those that the user has set; restore them at the end."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns about files that it was configured not to write
     before = {name: os.environ.get(name) for name in (*RAY_ENVIRONMENT, PENDING_TRIALS)}
     for name, value in RAY_ENVIRONMENT.items():
@@ -53,7 +53,7 @@ def ray_environment() -> Iterator[None]:
 
 @contextmanager
 def open_cluster(address: str | None, resources: Resources, store_uri: str, bits: Bits = "native") -> Iterator[int]:
-    """Within: Ray is running, started here or joined. Yields the number of trials that fit at once.
+    """Start Ray or join a cluster; yields the number of trials that fit at once. A Ray that was started here is shut down at the end.
 
     Args:
         address: Address of a running cluster; None starts Ray on this machine, unless this process has joined a cluster already.
