@@ -1,9 +1,9 @@
-"""An epoch of fine-tuning here, beside a bare PyTorch loop on the same model and data.
+"""Cost of a fine-tuning epoch, compared with a bare PyTorch loop on the same model and data.
 
     python benchmarks/finetune.py
 
-Both train the same mini-swin on `digits`: same batches in the same order, AdamW, clipping, then loss and error on validation and test
-set. Epochs alternate, in one run on one thread; CPU seconds, median over epochs, the first of each left out.
+Both train the same mini-swin on `digits`: the same batches in the same order, AdamW, clipping, then loss and error on validation and test
+set. Epochs alternate, in one run on one thread. Reported are CPU seconds, median over epochs without the first of each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from orca_core import Store, TrialConfig, resolve_config
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import build_model, load_data
+from orca_core.pipeline import load_data, model_before_tuning
 from orca_core.seeding import generator
 from orca_core.settings import Settings
 from orca_core.tasks import TaskData
@@ -26,19 +26,8 @@ from orca_core.tasks import TaskData
 EPOCHS = 9
 
 
-def model_of(config: TrialConfig, data: TaskData, store: Store) -> CrossModalModel:
-    """The model as fine-tuning starts with it."""
-    rows = build_model(config, data, store)
-    try:
-        while True:
-            next(rows)
-    except StopIteration as stop:
-        model: CrossModalModel = stop.value
-        return model
-
-
 class Bare:
-    """What one would write by hand."""
+    """The loop one would write by hand."""
 
     def __init__(self, config: TrialConfig, model: CrossModalModel, data: TaskData) -> None:
         self.config, self.model = config, model.requires_grad_(True)
@@ -75,8 +64,8 @@ def main() -> None:
     config = resolve_config(knobs | {"finetune.warmup_epochs": 0, "finetune.decay_epochs": None})
     data = load_data(Settings.of(config, "finetune"))
     with tempfile.TemporaryDirectory() as folder:
-        ours = Finetuning(Settings.of(config, "finetune"), model_of(config, data, Store(folder)), data, torch.device("cpu"))
-        bare = Bare(config, model_of(config, data, Store(folder)), data)
+        ours = Finetuning(Settings.of(config, "finetune"), model_before_tuning(config, Store(folder)), data, torch.device("cpu"))
+        bare = Bare(config, model_before_tuning(config, Store(folder)), data)
     ours.start_phase(ours.settings)
     seconds: dict[str, list[float]] = {"ours": [], "bare": []}
     for epoch in range(1, EPOCHS + 1):

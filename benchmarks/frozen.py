@@ -1,9 +1,9 @@
-"""What an epoch costs with embedder and body frozen: their outputs computed once, beside computed in every step.
+"""Cost of an epoch with embedder and body frozen: their outputs computed once, compared with recomputing them in every step.
 
     python benchmarks/frozen.py
 
-`digits` through a pretrained mini-swin, `freezing: frozen-both`, one thread, in one run. Seconds are medians over the epochs after the
-first, in which the outputs are computed; the first epoch's are printed too. The rows of both are compared.
+Trains `digits` through a pretrained mini-swin with `freezing: frozen-both`, on one thread, in one run. Seconds are medians over all epochs
+but the first, which computes the outputs and is printed separately. The rows of both are compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from orca_core import Store, resolve_config
 from orca_core.finetuning.loop import Finetuning
-from orca_core.pipeline import build_model, load_data
+from orca_core.pipeline import load_data, model_before_tuning
 from orca_core.rows import EpochRow
 from orca_core.settings import Settings
 
@@ -25,7 +25,7 @@ METRICS = ("train_loss", "valid_loss", "valid_error", "test_error", "lr")
 
 
 class Recomputing(Finetuning):
-    """Fine-tuning that computes what is frozen in every step."""
+    """Fine-tuning that recomputes the frozen parts in every step."""
 
     @property
     def _features_are_fixed(self) -> bool:
@@ -35,14 +35,8 @@ class Recomputing(Finetuning):
 def seconds_and_rows(kind: type[Finetuning], store: Store) -> tuple[list[float], list[EpochRow]]:
     """Seconds and row of each epoch."""
     config = resolve_config({"task": "digits", "freezing": "frozen-both", "finetune.epochs": EPOCHS, "align.epochs": 0})
-    data = load_data(Settings.of(config, "finetune"))
-    steps = build_model(config, data, store)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as stop:
-        model = stop.value
-    tuning = kind(config, model, data, torch.device("cpu"))
+    settings = Settings.of(config, "finetune")
+    tuning = kind(settings, model_before_tuning(config, store), load_data(settings), torch.device("cpu"))
     tuning.start_phase(tuning.settings)
     seconds, rows = [], []
     for epoch in range(1, EPOCHS + 1):

@@ -1,10 +1,10 @@
-"""Peak memory of opening a PDEBench file, beside that of reading it whole.
+"""Peak memory of opening a PDEBench file, compared with reading all of it.
 
     python benchmarks/loading.py
 
-A file in the format of `pdebench/advection` is written to a temporary folder, compressed, as most of its content is never looked at.
-Each way of opening it runs in a process of its own, of which the peak resident memory is taken; that of a process which only
-imports what both need is the base. The reference reads the whole array, then takes times and points from it (`data_loaders.py:1162`).
+A file in the format of `pdebench/advection` is written to a temporary folder, compressed, since most of its content is never read. Each way
+of opening it runs in its own process, whose peak resident memory is measured; the baseline is a process that only imports what both need.
+The reference reads the entire array, then selects times and points (`data_loaders.py:1162`).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ WAYS = {
     "imports alone": "sizes = []",
     "opened here, decoded anew": f"data = orca_core.pipeline.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
     "opened here again": f"data = orca_core.pipeline.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
-    "read whole": "place = find_task('pdebench/advection').expects[0].find(); "
-    "x = np.array(h5py.File(place)['tensor'], dtype=np.float32)[:, ::5, ::4]; sizes = [len(x)]",
+    "read in full": "path = find_task('pdebench/advection').expects[0].find(); "
+    "x = np.array(h5py.File(path)['tensor'], dtype=np.float32)[:, ::5, ::4]; sizes = [len(x)]",
 }
 
 
-def write(place: Path, samples: int, times: int, points: int) -> None:
-    """A `tensor` of (samples, times, points), each state a number that tells sample and time."""
+def write(path: Path, samples: int, times: int, points: int) -> None:
+    """Write a `tensor` of shape (samples, times, points); each state is one number that encodes sample and time."""
     import h5py
     import numpy as np
 
-    with h5py.File(place, "w") as file:
+    with h5py.File(path, "w") as file:
         layout = {"chunks": (1, times, points), "compression": "gzip", "compression_opts": 1}
         tensor = file.create_dataset("tensor", (samples, times, points), "f4", **layout)
         for sample in range(samples):
@@ -53,10 +53,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "1D_Advection_Sols_beta0.4.hdf5"
-        write(place, arguments.samples, 201, 1024)
+        path = Path(folder) / "1D_Advection_Sols_beta0.4.hdf5"
+        write(path, arguments.samples, 201, 1024)
         array, used = arguments.samples * 201 * 1024 * 4 / 2**20, arguments.samples * 2 * 256 * 4 / 2**20
-        print(f"array {array:.0f} MiB ({place.stat().st_size / 2**20:.0f} MiB on disk), times and points that are used {used:.0f} MiB")
+        print(f"array {array:.0f} MiB ({path.stat().st_size / 2**20:.0f} MiB on disk), times and points that are used {used:.0f} MiB")
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         base = 0.0
         for way, code in WAYS.items():

@@ -1,11 +1,11 @@
-"""What preparing the source side of OTDD saves: a call with it prepared, beside the same call from scratch.
+"""What preparing the source side of OTDD saves: a call with the source prepared, compared with the same call from scratch.
 
     python benchmarks/otdd.py
 
-Both have the same definition and the same stopping rule, in one run on one thread: a call is the distance of one target class of 128
-samples to the whole source (384 features, 10 labels) and its gradient. From scratch, the source's label distances and its transport
-to itself are part of every call, as in the reference code; prepared, they are computed once per alignment. CPU seconds, the median of
-some calls, each on another target.
+Both use the same definition and the same stopping rule, in one run on one thread. A call computes the distance of one target class of 128
+samples to the entire source (384 features, 10 labels) and its gradient. From scratch, every call includes the source's label distances and
+its transport to itself, as in the reference code; prepared, they are computed once per alignment. Reported are CPU seconds, the median over
+several calls, each on a different target.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FEATURES, LABELS, TARGET = 384, 10, 128
 
 
 def clouds(samples: int, targets: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Source features and labels with the spread that an embedding's token means have, and target classes."""
+    """Source features and labels, spread like the token means of an embedding, and target classes."""
     draws = torch.Generator().manual_seed(0)
     y = torch.arange(samples) % LABELS
     centres = torch.randn(LABELS, FEATURES, generator=draws)
@@ -60,7 +60,7 @@ def main() -> None:
             preparing = time.process_time() - started
             prepared, ours = seconds_of_a_call(source.distance, targets)
             scratch, theirs = seconds_of_a_call(partial(otdd, x, y, inner=inner), targets[:2])
-            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=False)), "two roads, one value"
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=False)), "prepared and from scratch must agree"
             ratio = statistics.median(scratch) / statistics.median(prepared)
             print(
                 f"{samples} samples, {inner:<8}: prepared {statistics.median(prepared):.3f} s (once before: {preparing:.2f} s), "

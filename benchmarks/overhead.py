@@ -1,13 +1,13 @@
-"""What a trial costs beyond its own work, beside plain Ray Tune.
+"""What a trial costs beyond its own work, compared with plain Ray Tune.
 
     python benchmarks/overhead.py --trials 1000
     python benchmarks/overhead.py --trials 10000 --skip-tune
 
-The trials are as small as real ones get: one epoch of fine-tuning a one-layer body of width 4 on 12 rows of 8 numbers, no stage shared.
-What such a trial costs by itself is measured by a plain loop over `run_trial` in as many processes as there are slots, at the same
-time as each other. The rest, (wall seconds x slots) / trials - own seconds, is what scheduling and recording cost, once workers are
-up: the clock runs from the first trial's end to the last one's. Plain Ray Tune runs the same function in reused actors, rows
-dropped, with its loggers off and with its defaults.
+The trials are as small as real ones get: one epoch of fine-tuning a one-layer body of width 4 on 12 rows of 8 numbers, with no shared
+stage. The cost of such a trial by itself is measured by a plain loop over `run_trial`, in one process per slot, all at the same time. The
+rest, (wall seconds x slots) / trials - own seconds, is the cost of scheduling and recording once workers are up: the clock runs from the
+end of the first trial to the end of the last. Plain Ray Tune runs the same function in reused actors and discards the rows, once with its
+loggers off and once with its defaults.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SEEDS = 10
 
 
 def write_task(folder: Path) -> str:
-    """A task of 12 rows, and a body of one layer; returns the sweep's base as YAML."""
+    """Write a task of 12 rows and a body of one layer; return the sweep's base as YAML."""
     from transformers import BertConfig, BertModel
 
     draws = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def write_task(folder: Path) -> str:
 
 
 def write_space(folder: Path, trials: int) -> Path:
-    """A sweep of so many trials: learning rates x seeds."""
+    """Write a sweep with this number of trials: learning rates x seeds."""
     rates = ", ".join(f"{1e-4 * (1 + i / trials):.10f}" for i in range(trials // SEEDS))
     path = folder / "overhead.yaml"
     text = f"name: overhead\nbase: {write_task(folder)}\nspace: {{finetune.lr: {{grid: [{rates}]}}}}\nseeds: {SEEDS}\nkeep: none\n"
@@ -53,7 +53,7 @@ def write_space(folder: Path, trials: int) -> Path:
 
 
 def own_seconds(configs: list[str], folder: str) -> float:
-    """Seconds of a trial in a plain loop, models and data loaded."""
+    """Seconds per trial in a plain loop, with models and data already loaded."""
     from orca_core import Store, TrialConfig, run_trial
 
     parsed = [TrialConfig.model_validate_json(config) for config in configs]
@@ -66,7 +66,7 @@ def own_seconds(configs: list[str], folder: str) -> float:
 
 
 def measure_sweep(space: Path, results: str) -> dict[str, float]:
-    """Run the sweep by its command; seconds from the first trial's end to the last one's, peak memory of the driver, planning."""
+    """Run the sweep from the command line; return slot seconds per trial, wall and planning seconds, driver peak memory, files left."""
     command = [sys.executable, "-m", "sweeper.cli"]
     started = time.perf_counter()
     subprocess.run([*command, "plan", str(space), "--results", results, "--format", "csv"], check=True, stdout=subprocess.DEVNULL)
@@ -91,7 +91,7 @@ def measure_sweep(space: Path, results: str) -> dict[str, float]:
 
 
 def measure_tune(configs: list[str], folder: str, loggers: bool) -> float:
-    """Seconds of a slot per trial by plain Ray Tune, in reused actors, from the first trial's end to the last one's."""
+    """Slot seconds per trial under plain Ray Tune with reused actors, from the end of the first trial to the end of the last."""
     os.environ.pop("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", None)
     if not loggers:
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -153,11 +153,11 @@ def main() -> None:
         print(f"{'planned in':<44} {ours['planning']:.1f} s")
         print(f"{'a trial by itself':<44} {own:.4f} s")
         print(f"{'a trial in the sweep':<44} {ours['each']:.4f} s, {ours['each'] - own:.4f} s beyond its own work")
-        print(f"{'driver, most memory':<44} {ours['peak_gib']:.2f} GiB")
+        print(f"{'driver, peak memory':<44} {ours['peak_gib']:.2f} GiB")
         print(f"{'files left, artifacts included':<44} {ours['files']:.0f}")
-        print(f"{'whole command':<44} {ours['wall']:.0f} s")
+        print(f"{'entire command':<44} {ours['wall']:.0f} s")
         if not arguments.skip_tune:
-            for loggers, label in ((False, "loggers off"), (True, "as it comes")):
+            for loggers, label in ((False, "loggers off"), (True, "defaults")):
                 theirs = measure_tune(configs, name, loggers)
                 print(f"{'a trial in plain Ray Tune, ' + label:<44} {theirs:.4f} s, {theirs - own:.4f} s beyond its own work", flush=True)
 

@@ -1,10 +1,11 @@
-"""What it takes to tell a planner of a score, beside planning the whole sweep anew from all scores.
+"""Cost of telling a planner one score, compared with planning the entire sweep again from all scores.
 
     python benchmarks/planning.py
     python benchmarks/planning.py --arms 100 --candidates 50
 
-A sweep under `tpe`: arms x candidates x seeds. Its trials end one after the other; each score is told. Every tenth time the sweep is
-also planned anew from the same scores, as a driver without a memory would have to. Times are CPU times of this process.
+Plans a sweep under `tpe`: arms x candidates x seeds. Its trials end one after another, and the planner is told each score. Every tenth
+time, the sweep is also planned again from the same scores, as a driver without state would have to. Times are CPU times of
+this process.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""A grouped aggregate over ten million metric rows, alone and beside the same question to Optuna's storage.
+"""A grouped aggregate over ten million metric rows, by itself and compared with the same question to Optuna's storage.
 
     python benchmarks/query.py --rows 10000000 --optuna-rows 200000
 
-Rows are written by the same code that writes a sweep's, compacted, then asked once to warm the disk cache and five times more; the
-best and worst of these are printed. Then a tenth of the trials gets a second attempt, so that as many rows are superseded, and the
-question is asked again. Optuna keeps the same numbers as intermediate values in SQLite, of as many trials as `--optuna-rows` gives;
-its answer is made from `study.get_trials()`, the way its API offers.
+Rows are written by the code that writes a sweep's rows, compacted, then queried once to warm the disk cache and five more times; the best
+and worst of these are printed. Then a tenth of the trials get a second attempt, which supersedes a tenth of the rows, and the query runs
+again. Optuna stores the same numbers as intermediate values in SQLite, for `--optuna-rows` rows; its answer is computed from
+`study.get_trials()`, as its API intends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUESTION = """
 
 
 def trial_rows(number: int, attempt: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A trial's row and the rows of its epochs."""
+    """Return a trial's row and its epoch rows."""
     draws = random.Random(number)
     key = {"trial": f"{number:016x}", "attempt": attempt}
     trial = key | {"sequence": 1, "status": "COMPLETE", "in_plan": True, "task": "digits", "seed": number}
@@ -41,7 +41,7 @@ def trial_rows(number: int, attempt: int) -> tuple[dict[str, Any], list[dict[str
 
 
 def write(store: ResultStore, numbers: range, attempt: int) -> None:
-    """Trials as a sweep writes them, some at a time."""
+    """Write trials in batches, as a sweep does."""
     for first in range(0, len(numbers), 200):
         trials, metrics = [], []
         for number in numbers[first : first + 200]:
@@ -54,7 +54,7 @@ def write(store: ResultStore, numbers: range, attempt: int) -> None:
 
 
 def timed(ask: Callable[[], Any], times: int = 5) -> tuple[Any, str]:
-    """The answer, and the best and worst seconds of asking again."""
+    """Return the answer, and the best and worst seconds of repeated queries."""
     answer = ask()
     seconds = []
     for _ in range(times):
@@ -65,7 +65,7 @@ def timed(ask: Callable[[], Any], times: int = 5) -> tuple[Any, str]:
 
 
 def ask_optuna(study: Any) -> dict[tuple[str, int], float]:
-    """The same question."""
+    """Answer the same question from an Optuna study."""
     sums: defaultdict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for trial in study.get_trials(deepcopy=False):
         for epoch, value in trial.intermediate_values.items():
@@ -107,7 +107,7 @@ def main() -> None:
             values = {row["epoch"]: row["valid_error"] for row in epochs}
             params = {"freezing": trial["freezing"]}
             study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=0.0, intermediate_values=values))
-        # A study of its own each time: one that is kept answers from its memory.
+        # A new study object each time: a reused one answers from memory.
         name = study.study_name
         found, theirs = timed(lambda: ask_optuna(optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/optuna.db")), times=3)
         assert len(found) == len(expected)

@@ -1,11 +1,11 @@
-"""What sharing stages saves: a sweep run by this engine, and the same trials run independently by plain Ray Tune.
+"""What sharing stages saves: a sweep run by this engine, compared with the same trials run independently by plain Ray Tune.
 
     python benchmarks/sharing.py embedder-epochs-laptop
     python benchmarks/sharing.py freezing-laptop
 
-Plain Ray Tune here is what one would write without the engine: one function trainable, fresh actors, each trial does all of its
-stages (pretraining of the mini body included) and shares nothing. Both run on the same slots, one after the other, in one Ray.
-The bound is the time the distinct stages alone take on all slots; the scores of both are compared.
+The plain Ray Tune version is what one would write without this engine: one function trainable and fresh actors, where each trial runs all
+of its stages (including pretraining of the mini body) and shares nothing. Both run on the same slots, one after the other, in one Ray
+instance. The lower bound is the time the distinct stages alone take on all slots. The scores of both are compared.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ STARTS = """
     select pid, arg_min(seconds - seconds_pretrain - seconds_source - seconds_align - seconds_finetune, started_at) as start
     from trials group by pid
 """
-"""Of each worker, what its first trial took beyond its stages: starting the process, and importing torch and transformers."""
+"""Per worker, the time its first trial took beyond its stages: starting the process and importing torch and transformers."""
 
 
 def independent(config: dict[str, Any]) -> dict[str, float]:
-    """One trial by itself, in a store of its own."""
+    """Run one trial by itself, with its own store."""
     from orca_core import Store, TrialConfig, run_trial
     from orca_core.rows import Row, StageRow
 

@@ -1,10 +1,10 @@
-"""What the driver of a sweep costs, at a size that no machine at hand could run: simulated workers, simulated time, the real driver.
+"""Driver cost of a sweep too large for one machine: simulated workers, simulated time, the real driver.
 
     python benchmarks/simulate.py
     python benchmarks/simulate.py --slots 100 --trials 10000 --lost 0.001
 
-Planner, queue, session, recorder and keeper are the real ones, without Ray; rows are counted and dropped. The seconds are those of this
-process, the simulation of the workers included.
+Planner, queue, session, recorder and keeper are the real ones, without Ray; rows are counted and discarded. The seconds are those of this
+process, including the simulation of the workers.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def main() -> None:
     rows = ", ".join(f"{count} of {table}" for table, count in tables.counts.items())
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{len(trials)} trials on {arguments.slots} slots: {outcome.value} after {simulation.now / 3600:.2f} simulated hours")
-    print(f"{'planned in':<28} {planned:8.1f} s, {planned / len(trials) * 1e3:.2f} ms a trial")
-    print(f"{'driven in':<28} {ran:8.1f} s, {ran / len(trials) * 1e3:.2f} ms a trial")
+    print(f"{'planned in':<28} {planned:8.1f} s, {planned / len(trials) * 1e3:.2f} ms per trial")
+    print(f"{'driven in':<28} {ran:8.1f} s, {ran / len(trials) * 1e3:.2f} ms per trial")
     print(f"{'share of the simulated time':<28} {ran / simulation.now:8.2%}")
     print(f"{'rows':<28} {rows}")
-    print(f"{'largest memory':<28} {peak_gib:8.2f} GiB")
+    print(f"{'peak memory':<28} {peak_gib:8.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Kill random processes of a sweep at random moments, continue it each time, and compare the tables with an undisturbed run.
+"""Kill random processes of a sweep at random moments, continue it each time, and compare its tables with those of an undisturbed run.
 
     python benchmarks/storm.py --kills 100
 
-A kill is SIGKILL to the driver, to a worker, or to one of Ray's own processes (raylet, GCS). When the driver is gone the same
-command is given again. When a sweep comes to its end its tables are compared, row for row, times, hosts, attempts and the stages
-table aside, and another is begun until there have been enough kills.
+A kill is a SIGKILL to the driver, to a worker, or to one of Ray's own processes (raylet, GCS). When the driver dies, the same command is
+run again. When a sweep finishes, its tables are compared row by row (except times, hosts, attempts and the stages table), and another sweep
+is started until there have been enough kills.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from sweeper import Results
 SPACE = Path(__file__).resolve().parent.parent / "search_spaces" / "storm.yaml"
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
-# The commit is the tree's: it may be worked on meanwhile.
+# `code_commit` is here because the working tree may change during the run.
 VARYING = ("attempt", "code_commit", "sequence", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "reused_from")
 VARYING += tuple(f"seconds_{kind}" for kind in ("pretrain", "source", "align", "finetune"))
 
 
 def start(results: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Give the command."""
+    """Start the sweep from the command line."""
     command = [sys.executable, "-m", "sweeper.cli", "run", str(SPACE), "--results", str(results), "--quiet"]
     return subprocess.Popen(command, stdout=log.open("ab"), stderr=subprocess.STDOUT, env=ENVIRONMENT)
 
 
 def kind_of(process: psutil.Process) -> str | None:
-    """What a process of Ray is to us; None for helpers whose loss nobody notices."""
+    """Return what kind of Ray process this is, or None for helpers whose loss has no effect."""
     title = " ".join(process.cmdline())
     for kind, mark in (("worker", "ray::ResourceTrainable"), ("raylet", "raylet/raylet"), ("gcs", "gcs_server")):
         if mark in title:
@@ -49,7 +49,7 @@ def kind_of(process: psutil.Process) -> str | None:
 
 
 def kill_one(driver: subprocess.Popen[bytes], dice: random.Random) -> str | None:
-    """Kill the driver or one of its processes; gives what it was."""
+    """Kill the driver or one of its processes; return the kind of process killed."""
     found = [("driver", psutil.Process(driver.pid))]
     for process in psutil.Process(driver.pid).children(recursive=True):
         try:
@@ -68,7 +68,7 @@ def kill_one(driver: subprocess.Popen[bytes], dice: random.Random) -> str | None
 
 
 def tables(results: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """The final tables, without what may differ."""
+    """Return the final tables without the columns that may differ."""
     source = Results(results)
     known = source.sql("select * from trials limit 1").arrow().column_names
     columns = ", ".join(name for name in known if name not in VARYING)
@@ -85,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=20.0, help="longest seconds between two kills")
+    parser.add_argument("--longest", type=float, default=20.0, help="maximum seconds between two kills")
     arguments = parser.parse_args()
     dice = random.Random(arguments.seed)
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
@@ -119,10 +119,10 @@ def main() -> int:
             if stormy[name] != rows:
                 differing += 1
                 print(f"sweep {sweeps}: {name} differs in {len(set(stormy[name]) ^ set(rows))} rows, {len(stormy[name])} for {len(rows)}")
-        print(f"sweep {sweeps}: whole after {sum(kills.values())} kills, {time.perf_counter() - began:.0f} s", flush=True)
+        print(f"sweep {sweeps}: complete after {sum(kills.values())} kills, {time.perf_counter() - began:.0f} s", flush=True)
         shutil.rmtree(results)
     print(f"{sum(kills.values())} kills ({', '.join(f'{kind} {count}' for kind, count in sorted(kills.items()))}), {starts} starts")
-    print(f"{sweeps} sweeps came to their end, {differing} tables differ from the undisturbed run's")
+    print(f"{sweeps} sweeps finished, {differing} tables differ from the undisturbed run's")
     return 1 if differing else 0
 
 

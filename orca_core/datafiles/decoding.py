@@ -70,7 +70,7 @@ def decode_once(spec: Digested, decode: Callable[[Decoding], None]) -> tuple[dic
     path = Workbench.current().cache_root / "decoded" / f"{spec.digest()[:32]}{suffix}"
     if not (path / "facts.json").is_file():
         _decode(path, decode)
-    arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(path.glob("*.npy"))}
+    arrays = {file.stem: np.load(file, mmap_mode="c") for file in sorted(path.glob("*.npy"))}
     return {name: array.view(np.ndarray) for name, array in arrays.items()}, json.loads((path / "facts.json").read_text())
 
 

@@ -40,7 +40,7 @@ def _stat(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: must be readable, but is not ({error.strerror})") from None
     return stat.st_size, stat.st_mtime_ns
 
 

@@ -6,6 +6,7 @@ checked when a plan first uses the task; values are checked when it is decoded, 
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zipfile
@@ -181,7 +182,7 @@ def _npy_header(path: Path) -> Header:
     with path.open("rb") as stream:
         shape, _, dtype = read_npy_header(stream)
         if not dtype.hasobject:
-            expected = stream.tell() + dtype.itemsize * _product(shape)
+            expected = stream.tell() + dtype.itemsize * math.prod(shape)
             if (size := path.stat().st_size) < expected:
                 raise ValueError(f"it is truncated: {size} of {expected} bytes")
     return Header(shape, dtype)
@@ -268,10 +269,3 @@ def refuse(lines: Iterable[str]) -> None:
     """
     if text := "\n".join(lines):
         raise DataError(text)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

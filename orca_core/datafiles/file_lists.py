@@ -23,23 +23,23 @@ def require_files(paths: Iterable[Path], named_by: str) -> tuple[Path, ...]:
     return paths
 
 
-def find_named_files(lists: Iterable[Path], named_in: Callable[[Path], Iterable[Path]]) -> tuple[Path, ...]:
+def find_named_files(lists: Iterable[Path], read: Callable[[Path], Iterable[Path]]) -> tuple[Path, ...]:
     """The files that some lists name, in order. They are looked up again only when the lists change.
 
     Args:
         lists: The files that name others.
-        named_in: Returns the paths that one list names; a module-level function, as the result is cached under it.
+        read: Returns the paths that one list names; a module-level function, as the result is cached under it.
 
     Raises:
         DataError: If some of the named files are missing.
     """
     lists = tuple(lists)
-    return _named_files(lists, named_in, stat_files(lists))
+    return _read_lists(lists, read, stat_files(lists))
 
 
 @memoize(maxsize=16)
-def _named_files(lists: tuple[Path, ...], named_in: Callable[[Path], Iterable[Path]], identity: object) -> tuple[Path, ...]:
-    return require_files((path for file in lists for path in named_in(file)), " or ".join(map(str, lists)))
+def _read_lists(lists: tuple[Path, ...], read: Callable[[Path], Iterable[Path]], identity: object) -> tuple[Path, ...]:
+    return require_files((path for file in lists for path in read(file)), " or ".join(map(str, lists)))
 
 
 def stat_files(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:

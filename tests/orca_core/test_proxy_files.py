@@ -352,7 +352,7 @@ BROKEN = {
     "no classes": (
         "tiny-imagenet",
         lambda root: (root / "tiny-imagenet-200/train").mkdir(parents=True),
-        r"must have folders <class>/images/",
+        r"must have at least two folders <class>/images/",
     ),
     "rows": (
         "reference-text",

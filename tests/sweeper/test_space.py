@@ -44,7 +44,7 @@ FAULTS = {
         "base: {task: digits, proxy: pydoc}",
         "base.proxy: must be a proxy of images, but got 'pydoc'. mini-swin reads images; omit the proxy, or take photos or noise.",
     ),
-    "wrong type": ("base: {task: digits, finetune.epochs: ten}", "base.finetune.epochs: must be a complete number, but got 'ten'."),
+    "wrong type": ("base: {task: digits, finetune.epochs: ten}", "base.finetune.epochs: must be a whole number, but got 'ten'."),
     "wrong type in a grid": ("space: {finetune.lr: {grid: [0.1, abc]}}", "space.finetune.lr.grid.1: must be a number, but got 'abc'."),
     "out of range": ("base: {task: digits, finetune.lr: -1e-5}", "base.finetune.lr: must be greater than 0, but got -1e-05."),
     "two knobs that disagree": (
@@ -84,7 +84,7 @@ FAULTS = {
     ),
     "step of 0": (
         "search: random\nspace: {finetune.epochs: {int: [1, 5], step: 0}}",
-        "space.finetune.epochs.step: must be a complete number of at least 1, but got 0.",
+        "space.finetune.epochs.step: must be a whole number of at least 1, but got 0.",
     ),
     "step on a log scale": (
         "search: random\nspace: {finetune.epochs: {int: [1, 5], step: 2, log: true}}",

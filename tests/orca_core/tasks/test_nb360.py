@@ -343,7 +343,7 @@ def test_fsd50k_spectrograms_are_those_of_a_centred_short_time_transform(data):
 
 def test_fsd50k_sounds_shorter_than_a_second_are_repeated(data):
     _, samples = wavfile.read(data / "chunks/tr/0_0.wav")
-    sound = fsd50k._sound(data / "chunks/tr/0_0.wav")
+    sound = fsd50k._read_sound(data / "chunks/tr/0_0.wav")
     assert len(sound) == 22050
     assert (sound[9000:18000] * 2**15 == samples).all()
 
@@ -367,16 +367,16 @@ def test_masks_and_background_are_drawn_by_the_generator_alone():
 def test_a_label_map_must_number_labels_from_zero(tmp_path, numbers):
     (tmp_path / "map.json").write_text(json.dumps(numbers))
     with pytest.raises(DataError, match=r"map\.json: must map labels to the numbers 0, 1 and so on, but got"):
-        fsd50k._label_numbers(tmp_path / "map.json")
+        fsd50k._read_label_numbers(tmp_path / "map.json")
 
 
 def test_a_cut_row_of_a_table_of_sounds_is_told_and_a_byte_order_mark_is_none_of_its_columns(tmp_path):
     table = tmp_path / "tr.csv"
     table.write_bytes(b'\xef\xbb\xbffiles,labels,ext\r\ndata/a.wav,"Bark,Rain",7\r\n')
-    assert [(names, clip) for _, names, clip in fsd50k._rows(table)] == [(["Bark", "Rain"], "7")]
+    assert [(names, clip) for _, names, clip in fsd50k._read_rows(table)] == [(["Bark", "Rain"], "7")]
     table.write_text('files,labels,ext\ndata/a.wav,Bark,7\ndata/b.wav,"Bark,Ra')
-    with pytest.raises(DataError, match=r"tr\.csv: row 2: must have an entry for each column, but got .*Is the file cut\?"):
-        fsd50k._rows(table)
+    with pytest.raises(DataError, match=r"tr\.csv: row 2: must have an entry for each column, but got .*Is the file truncated\?"):
+        fsd50k._read_rows(table)
 
 
 def test_every_published_task_has_a_writer_here():

@@ -145,7 +145,7 @@ def test_a_table_may_lie_in_a_folder_of_its_own(root, place):
     ("text", "message"),
     [
         ("a,class\n" + "1,x\n" * 20, r"class: must have at least two classes, but got \['x'\]"),
-        ("a,class\n" + "1,x\n2,y\n" * 3, r"class: must have 10 rows at least, but got 6"),
+        ("a,class\n" + "1,x\n2,y\n" * 3, r"class: must have at least 10 rows, but got 6"),
         ("a,class\n" + "inf,x\n2,y\n" * 8, r"a: must have finite numbers"),
         ("a,class\n" + "?,x\n2,y\n" * 8, r"must have an input column without missing entries, but got \['a'\]"),
         ("a;class\n" + "1;2\n2;3\n" * 8, r"must have a column beside the target\. Entries of a \.csv are separated by commas"),
@@ -178,7 +178,7 @@ def test_a_broken_split_file_is_told(root, change):
     else:
         held["X_norm_dev"] = eval  # a function, named in the pickle
     np.save(place, held)
-    message = {"key": "y_test: must be in the file", "class": "no class that y_dev has not", "NaN": "no NaN", "code": "refused"}[change]
+    message = {"key": "y_test: must be in the file", "class": "only classes of y_dev", "NaN": "no NaN", "code": "refused"}[change]
     with pytest.raises(DataError, match=message):
         find_task("openml/1464").load(0)
 

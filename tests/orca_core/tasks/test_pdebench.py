@@ -179,14 +179,14 @@ BROKEN = {
     "axes": ("burgers", lambda file: replace(file, "tensor", file["tensor"][0]), r"tensor: must be \(n, t, x\) float, but got \(11, 32\)"),
     "dtype": ("rd", lambda file: replace(file, "tensor", file["tensor"][:].astype("int32")), r"must be \(n, t, x\) float, but got 'int32'"),
     "sizes": ("1dcfd", lambda file: replace(file, "Vx", file["Vx"][:, :5]), r"Vx: must be \(n, t, x\) float with n = 20, t = 11"),
-    "few": ("burgers", lambda file: replace(file, "tensor", file["tensor"][:5]), r"must have 10 samples at least, but got 5"),
+    "few": ("burgers", lambda file: replace(file, "tensor", file["tensor"][:5]), r"must have at least 10 samples, but got 5"),
     "one time": (
         "burgers",
         lambda file: replace(file, "tensor", file["tensor"][:, :1]),
         r"must have a later time than the first, but got 1",
     ),
     "NaN": ("darcy", lambda file: replace(file, "nu", file["nu"][:] * np.nan), r"nu: must have no NaN"),
-    "no groups": ("ds", lambda file: [file.pop(name) for name in list(file)], r"cannot be read as one \(it has no group of arrays\)"),
+    "no groups": ("ds", lambda file: [file.pop(name) for name in list(file)], r"cannot be read \(it has no group of arrays\)"),
     "group": ("sw", lambda file: replace(file, "0007/data", np.zeros((101, 4, 8, 1), "f")), r"0007/data is of shape \(101, 4, 8, 1\)"),
     "short group": ("sw", lambda file: replace(file, "0007/data", np.zeros((50, 8, 8, 1), "f")), r"0007/data is of shape \(50, 8, 8, 1\)"),
     "no array in a group": ("sw", lambda file: file.move("0007/data", "0007/u"), r"data: must be in the group of every sample.*0007"),
@@ -208,7 +208,7 @@ def test_a_truncated_file_is_told_by_its_header(root):
     PDE_WRITERS["pdebench/burgers"](root)
     place = find_task("pdebench/burgers").expects[0].find()
     place.write_bytes(place.read_bytes()[:-5000])
-    with pytest.raises(DataError, match=r"must be a complete hdf5 file, but cannot be read as one .*truncated"):
+    with pytest.raises(DataError, match=r"must be a complete hdf5 file, but cannot be read .*truncated"):
         find_task("pdebench/burgers").check_files()
 
 

@@ -122,7 +122,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "npy cut": (
         "ninapro",
         cut(NINA),
-        rf"{NINA}: must be a complete npy file, but cannot be read as one \(it is truncated: \d+ of \d+ bytes\)",
+        rf"{NINA}: must be a complete npy file, but cannot be read \(it is truncated: \d+ of \d+ bytes\)",
     ),
     "npy of no numbers": (
         "ninapro",
@@ -144,7 +144,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no gzip": (
         "spherical",
         lambda root: (root / "s2_cifar100.gz").write_bytes(b"text"),
-        r"s2_cifar100\.gz: must be a complete gzipped pickle file.*does not begin as gzip",
+        r"s2_cifar100\.gz: must be a complete gzipped pickle file.*does not start like a gzip",
     ),
     "pickle key": (
         "spherical",
@@ -205,7 +205,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         npz(lambda held: {**held, "x_test": held["x_test"][:, :, :3]}),
         r"npz: x_test: must be .* with .*c = 4.*, but got \(12, 100, 3\)",
     ),
-    "mat cut": ("darcy", cut("piececonst_r421_N1024_smooth1.mat"), r"smooth1\.mat: (coeff|sol)?:? ?must be a whole"),
+    "mat cut": ("darcy", cut("piececonst_r421_N1024_smooth1.mat"), r"smooth1\.mat: (coeff|sol)?:? ?must be a complete"),
     "mat key": ("darcy", mat(sol=None), r"smooth2\.mat: sol: must be in the file, but got \['coeff'\]"),
     "mat shape": (
         "darcy",
@@ -276,8 +276,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"sky\.npy: must be of shape \(n,\) with an entry for 1_j8x\.npy",
     ),
     "wav missing": ("fsd50k", lambda root: (root / WAV).unlink(), rf"must have the 24 files that .* names, but 1 are missing: .*{WAV}"),
-    "wav cut": ("fsd50k", lambda root: (root / WAV).write_bytes(b"RIFF"), rf"{WAV}: must be a complete wav"),
-    "wav ends early": ("fsd50k", cut(WAV), rf"{WAV}: must be a complete wav.*EOF"),
+    "wav cut": ("fsd50k", lambda root: (root / WAV).write_bytes(b"RIFF"), rf"{WAV}: must be a complete .wav"),
+    "wav ends early": ("fsd50k", cut(WAV), rf"{WAV}: must be a complete .wav.*EOF"),
     "wav rate": (
         "fsd50k",
         lambda root: wavfile.write(root / WAV, 44100, np.ones(50, "int16")),
@@ -293,7 +293,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": (
         "fsd50k",
         lambda root: (root / "chunks/tr.csv").write_text(""),
-        r"tr\.csv: must be a complete csv file, but cannot be read as one \(it is empty\)",
+        r"tr\.csv: must be a complete csv file, but cannot be read \(it is empty\)",
     ),
 }
 
@@ -333,7 +333,7 @@ def test_a_cut_file_is_told_without_reading_it_where_its_end_tells(root, task, s
     find_task(task).check_files()
     place = root / CUT[task]
     place.write_bytes(place.read_bytes()[: int(share * place.stat().st_size)])
-    with pytest.raises(DataError, match=rf"^{place}: must be a complete .* file, but cannot be read as one \(it is truncated"):
+    with pytest.raises(DataError, match=rf"^{place}: must be a complete .* file, but cannot be read \(it is truncated"):
         find_task(task).check_files()
 
 

@@ -88,7 +88,7 @@ def test_two_epochs_train(root, two_epochs, write):
     ("file", "text", "message"),
     [
         ("Waves_TRAIN.tsv", "1\t2\tx\n", "line 1: must have numbers after the label"),
-        ("Waves_TRAIN.tsv", "1\t2\tinf\n", "line 1: must have finite values"),
+        ("Waves_TRAIN.tsv", "1\t2\tinf\n", "line 1: must have at least one value, all finite"),
         ("Waves_TRAIN.tsv", "  1.0  2.0  3.0\n", "line 1: must be a label and values, separated by tabs"),
         ("Waves_TRAIN.tsv", "1\tNaN\tNaN\n" * 3, "series 1: must have a value in each channel"),
         ("Waves_TRAIN.tsv", "1\t1\t2\n" * 3, "must have at least two classes"),
@@ -107,7 +107,7 @@ def test_a_broken_file_is_told(root, file, text, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("@data", "@date"), "must have a line @data"),
+        (("@data", "@date"), "must have an @data line"),
         (("@timeStamps false", "@timeStamps true"), "@timestamps: must be false"),
         (("@classLabel true", "@classLabel false"), "@classLabel: must be true"),
         (("@classLabel true", "@targetLabel true"), "@targetLabel: must be false"),

@@ -111,5 +111,5 @@ def test_a_damaged_npy_of_objects_is_said_to_be_one(tmp_path):
     content = (tmp_path / "x.npy").read_bytes()
     for damaged in (content[:20], content[:-5], b"no npy"):
         (tmp_path / "x.npy").write_bytes(damaged)
-        with pytest.raises(DataError, match=r"x\.npy: must be a whole"):
+        with pytest.raises(DataError, match=r"x\.npy: must be a complete"):
             read_object_npy(tmp_path / "x.npy")
