@@ -32,7 +32,7 @@ _EXPORTS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when they are asked for: the package itself imports nothing."""
+    """Import a public name on first access, so that importing the package itself is fast."""
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _EXPORTS[name]

@@ -21,18 +21,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.\n\n"
-    "`sweeper plan quickstart` shows a plan; `sweeper run quickstart` runs it, or continues it; "
-    '`sweeper best quickstart` and `sweeper query "select ..."` ask the results.',
+    "`sweeper plan quickstart` shows a plan; `sweeper run quickstart` runs or continues it; "
+    '`sweeper best quickstart` and `sweeper query "select ..."` read the results.',
 )
 
-SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A YAML file, or a name in ./search_spaces or in the package.")]
+SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A YAML file, or a name from ./search_spaces or the package.")]
 ResultsOption = Annotated[str, typer.Option("--results", help="Folder or URI (s3://, gs://) of the results.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Folder or URI of the stage store.  [default: RESULTS/artifacts]")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob of `base`, or with `sweep:seeds=1` a key of the sweep. Repeatable."),
+    typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob of `base`, or a key of the sweep, like `sweep:seeds=1`. Repeatable."),
 ]
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of the file's.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of the one in the file.")]
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of published data sets, see `sweeper tasks NAME`.  [default: $SWEEPER_DATA, ./data]")
 ]
@@ -40,7 +40,7 @@ FormatOption = Annotated[str, typer.Option("--format", help="table, csv, json or
 
 
 def _report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
-    """Errors made by the user in one line each on stderr, exit code 2, no traceback. The command runs on the workbench of its `--data`."""
+    """Run a command on the workbench of its `--data`. Print errors that users can cause to stderr, without traceback; exit code 2."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -67,7 +67,7 @@ def _report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
 
 
 def _start_again_pinned() -> None:
-    """Replace this process by the same command with the environment of portable bits; return if it has that already."""
+    """Replace this process with the same command in the environment for portable bits; return if it has that environment already."""
     if PORTABLE.items() <= os.environ.items():
         return
     sys.stdout.flush()
@@ -75,7 +75,7 @@ def _start_again_pinned() -> None:
 
 
 def _parse_settings(values: list[str] | None) -> dict[str, Any]:
-    """`knob=value` texts as a dict; values are YAML."""
+    """Parse `knob=value` options into a dict; values are YAML."""
     from sweeper.space.yaml_reader import parse_value
 
     faults, parsed = [], {}
@@ -100,12 +100,12 @@ def run(
     name: NameOption = None,
     settings: SetOption = None,
     data: DataOption = None,
-    max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", min=1, help="Largest number of trials at once.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", min=1, help="Maximum number of trials at once.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, whatever the cause.")] = False,
-    no_share: Annotated[bool, typer.Option("--no-share", help="Let each trial compute all of its stages, to the same rows.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    no_share: Annotated[bool, typer.Option("--no-share", help="Make each trial compute all of its stages; the rows are the same.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print neither progress nor summary.")] = False,
 ) -> int:
-    """Run a sweep, or continue it: what is missing is added. Exit code 1 if trials failed.
+    """Run or continue a sweep: only missing trials are run. Exit code 1 if trials failed.
 
     Example: `sweeper run quickstart --set sweep:seeds=1 --results /tmp/results`
     """
@@ -135,7 +135,7 @@ def plan(
     data: DataOption = None,
     format: Annotated[str, typer.Option("--format", help="text, json or csv.")] = "text",
 ) -> None:
-    """Show what `run` would do: trials, the stages they share, what the results have already.
+    """Show what `run` would do: the trials, the stages they share, and what is done already.
 
     Example: `sweeper plan quickstart --format csv > trials.csv`
     """
@@ -157,7 +157,7 @@ def trial(
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     format: Annotated[str, typer.Option("--format", help="text, or json: one row per line.")] = "text",
 ) -> int:
-    """Run one trial in this process, without Ray: the same rows, bit for bit, as a sweep's.
+    """Run one trial in this process, without Ray: the same rows as in a sweep, bit for bit.
 
     Example: `sweeper trial --set task=digits --set align.epochs=10 --set freezing=frozen-body`
     """
@@ -175,7 +175,7 @@ def query(
     format: FormatOption = "table",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
 ) -> None:
-    """Ask the results in SQL. Read-only: nothing is written, and no other file is read.
+    """Query the results in SQL. Read-only: nothing is written, and no other file is read.
 
     Example: `sweeper query "select task, freezing, avg(test_error) from trials group by all"`
     """
@@ -190,16 +190,16 @@ def query(
 def best(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
     results: ResultsOption = "results",
-    top: Annotated[int, typer.Option("--top", min=1, help="Arms per task.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of arms per task.")] = 5,
     format: FormatOption = "table",
-    task: Annotated[str | None, typer.Option("--task", help="For the exports: the task whose best arm is meant.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="For exports: the task whose best arm is exported.")] = None,
     export: Annotated[Path | None, typer.Option("--export", help="Write a search space that runs the best arm again.")] = None,
     export_model: Annotated[Path | None, typer.Option("--export-model", help="Write the best trial's model to a folder.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """The best arms of each task, by the mean over seeds of the sweep's metric.
+    """Show the best arms of each task, by the mean of the sweep's metric over seeds.
 
-    With `--export-model`, weights that the sweep's `keep` did not leave are computed again.
+    With `--export-model`, weights that the sweep did not keep are computed again.
 
     Example: `sweeper best quickstart --top 3`, `sweeper best quickstart --task digits --export best.yaml`
     """
@@ -219,11 +219,11 @@ def best(
 @app.command()
 @_report_errors
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; all if left out.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; default: all sweeps.")] = None,
     results: ResultsOption = "results",
     format: FormatOption = "table",
 ) -> None:
-    """How far sweeps are: trials by status, and whether a driver is at work.
+    """Show the progress of sweeps: trials by status, and which process runs them.
 
     Example: `sweeper status`
     """
@@ -240,7 +240,7 @@ def stop(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
     results: ResultsOption = "results",
 ) -> None:
-    """End a running sweep cleanly, from another shell or machine. The same `run` continues it.
+    """End a running sweep cleanly, from any shell or machine. The same `run` command continues it.
 
     Example: `sweeper stop quickstart`
     """
@@ -253,10 +253,10 @@ def stop(
 @app.command()
 @_report_errors
 def show(
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or the start of one.")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or its first digits.")],
     results: ResultsOption = "results",
 ) -> None:
-    """One trial: its config, its scores, its stages, and why it failed.
+    """Show one trial: config, scores, stages, and the cause if it failed.
 
     Example: `sweeper show 3f2a`
     """
@@ -271,7 +271,7 @@ def show(
 def rm(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
     results: ResultsOption = "results",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete the rows of a sweep from the results.
 
@@ -290,12 +290,12 @@ def rm(
 def clean(
     results: ResultsOption = "results",
     store: StoreOption = None,
-    older_than: Annotated[float | None, typer.Option("--older-than", min=0, help="Drop stages older than this many days.")] = None,
-    max_gib: Annotated[float | None, typer.Option("--most", min=0, help="Drop the oldest until this many GiB are left.")] = None,
-    sweep: Annotated[str | None, typer.Option("--sweep", help="Drop what only this sweep needs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+    older_than: Annotated[float | None, typer.Option("--older-than", min=0, help="Drop stages older than this number of days.")] = None,
+    max_gib: Annotated[float | None, typer.Option("--most", min=0, help="Drop the oldest stages until this many GiB remain.")] = None,
+    sweep: Annotated[str | None, typer.Option("--sweep", help="Drop the stages that only this sweep needs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be dropped.")] = False,
 ) -> None:
-    """Drop stored stages to make room; never what a running sweep needs. Results stay, and what is needed again is computed again.
+    """Drop stored stages to free disk space, but none that a running sweep needs. Results stay; a stage that is needed again is recomputed.
 
     Example: `sweeper clean --most 50 --dry-run`
     """
@@ -309,10 +309,10 @@ def clean(
 @app.command()
 @_report_errors
 def compact(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; all if left out.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; default: all sweeps.")] = None,
     results: ResultsOption = "results",
 ) -> None:
-    """Merge the small files of the result tables; readers and writers may go on meanwhile.
+    """Merge the small files of the result tables. Safe while sweeps run and results are read.
 
     Example: `sweeper compact`
     """
@@ -331,9 +331,9 @@ def compact(
 def doctor(
     results: ResultsOption = "results",
     store: StoreOption = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Set damaged files aside; what is lost is reported or computed again.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Set damaged files aside; the next run restores what they held.")] = False,
 ) -> int:
-    """Look for what is wrong with the installation, the results and the stage store. Exit code 1 if something is.
+    """Check the installation, the results and the stage store. Exit code 1 if anything is wrong.
 
     Example: `sweeper doctor --results /shared/results`
     """
@@ -354,7 +354,7 @@ def _catalogue(kind: str) -> Callable[..., None]:
 
         typer.echo(describe(kind, name), nl=False)
 
-    command.__doc__ = f"The {kind} there are; with a name, one in full.\n\nExample: `sweeper {kind}`"
+    command.__doc__ = f"List the available {kind}; with a name, show one in full.\n\nExample: `sweeper {kind}`"
     return command
 
 
@@ -362,11 +362,11 @@ def _catalogue(kind: str) -> Callable[..., None]:
 @_report_errors
 def tasks(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Say of each task whether its files are there and whole.")] = False,
-    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the table of openml/ID first, with the package openml.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check for each task whether its files are present and complete.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the table of openml/ID first; needs the package openml.")] = False,
     data: DataOption = None,
 ) -> None:
-    """The tasks there are; with a name, one in full: its files, where they must lie, whether they do.
+    """List the available tasks; with a name, show one in full: its files, where they must be, and whether they are.
 
     Example: `sweeper tasks --check --data ~/data`
     """
@@ -383,19 +383,19 @@ def tasks(
 @_report_errors
 def proxies(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.")] = None,
-    body: Annotated[str | None, typer.Option("--body", help="Describe its features by this body: number, classes, width, tokens.")] = None,
+    body: Annotated[str | None, typer.Option("--body", help="Show its features by this body: number, classes, width, tokens.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Rank the body's proxies by their distance to this task.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the trial that is meant, with --task.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="With --task: seed of the trial.")] = 0,
     settings: SetOption = None,
     results: ResultsOption = "results",
     store: StoreOption = None,
     format: FormatOption = "table",
     data: DataOption = None,
 ) -> None:
-    """The proxies there are; with a name, one in full; with a body, its features by that body.
+    """List the available proxies; with a name, show one in full; with a body, too, its features as computed by that body.
 
-    With a task, how far each is from it before any training: `proxy_distance` and `proxy_distance_unlabelled` of a trial of that task,
-    body and seed that aligns, to the same bits. A mini body that is not in the store is pretrained first.
+    With a task, rank the proxies by their distance to it before any training: the same `proxy_distance` and `proxy_distance_unlabelled`,
+    bit for bit, as in a trial of that task, body and seed with alignment. A mini body that is not in the store is pretrained first.
 
     Example: `sweeper proxies pydoc --body mini-roberta`, `sweeper proxies photos+shuffled --task digits --body mini-swin`
     """
@@ -411,8 +411,8 @@ def proxies(
         return
     if len(names or ()) > 1:
         raise ConfigError([Fault("NAME", "must be one, without --task", " ".join(names or ()))])
-    asked = {"--set": settings, "--store": store, "--seed": seed, "--format": format != "table"}
-    if faults := [Fault(option, "must be used with --task", Fault.ABSENT) for option, given in asked.items() if given]:
+    only_with_task = {"--set": settings, "--store": store, "--seed": seed, "--format": format != "table"}
+    if faults := [Fault(option, "must be used with --task", Fault.ABSENT) for option, given in only_with_task.items() if given]:
         raise ConfigError(faults)
     name = names[0] if names else None
     if body is not None and name is None:
@@ -427,7 +427,7 @@ for _kind in ("spaces", "bodies"):
 @app.command()
 @_report_errors
 def schema() -> None:
-    """The JSON Schema of search-space files, for editors.
+    """Print the JSON Schema of search-space files, for editors.
 
     Example: `sweeper schema > search-space.schema.json`
     """

@@ -1,4 +1,4 @@
-"""The best arm of a sweep as a search space that runs it again, and its best trial as a model."""
+"""Exports the best arm of a sweep as a search space that runs it again, and its best trial as a model."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from sweeper.space.space import SearchSpace
 
 
 def export_best(workspace: Workspace, name: str, task: str | None, *, space_file: Path | None, model_folder: Path | None) -> str:
-    """Write what is asked for.
+    """Export the best arm of a task as a search space, its best trial as a model, or both.
 
     Args:
-        workspace: Has the results, and the stage store for the model.
-        name: Of the sweep.
-        task: Whose best arm; None if the sweep has but one.
-        space_file: Gets the arm as a search space, with the same seeds.
-        model_folder: Gets the model of the arm's best trial.
+        workspace: Where the results are, and the stages from which the model is made.
+        name: Name of the sweep.
+        task: The task; may be None if the sweep has only one.
+        space_file: File to write the arm to, as a search space with the same seeds.
+        model_folder: Folder to write the model of the arm's best trial to.
 
     Returns:
-        What was written, a line each.
+        What was written, in one line per file or folder.
 
     Raises:
-        ConfigError: If there is no such sweep or task, or its plan is gone.
+        ConfigError: If there is no such sweep or task, or the latest plan does not contain the trial.
     """
     ranking = rank_arms(workspace.results, name)
     arms, metric = ranking.arms, ranking.metric
     if task is None and len(arms) > 1:
-        raise ConfigError([Fault("--task", "must be given: the sweep has several", Fault.ABSENT, f"They are {', '.join(sorted(arms))}.")])
+        raise ConfigError([Fault("--task", "must be given: the sweep has several", Fault.ABSENT, f"Tasks: {', '.join(sorted(arms))}.")])
     if task is not None and task not in arms:
         raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, arms))])
     arm = arms[task or next(iter(arms))][0]
@@ -47,10 +47,12 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
     best = min(arm.rows, key=lambda row: (row[metric], row["seed"]))
     planned = plan.by_id.get(best["trial"])
     if planned is None:
-        raise ConfigError([Fault("", f"the latest plan of {name} must have trial {best['trial']}", Fault.ABSENT, "Run the sweep again.")])
+        raise ConfigError(
+            [Fault("", f"the latest plan of {name} must contain trial {best['trial']}", Fault.ABSENT, "Run the sweep again.")]
+        )
     written = []
     if space_file is not None:
-        text = yaml.safe_dump(_as_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(_build_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
         space_file.write_text(text, encoding="utf-8")
         written.append(f"{space_file}: runs the arm again, with its {len(arm.rows)} seeds: sweeper run {space_file}")
     if model_folder is not None:
@@ -59,25 +61,25 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
         which: Literal["best", "last"] = "last" if space.keep == "last" else "best"
         tuned = tuned_model(planned.config, workspace.artifacts, which, device=space.device)
         tuned.save(model_folder)
-        how = "computed again" if tuned.computed else "as the sweep kept it"
+        how = "computed again" if tuned.computed else "as kept by the sweep"
         written.append(f"{model_folder}: the model of trial {planned.id} after epoch {tuned.epoch}, {how}; orca_core.load_model reads it")
     return "\n".join(written) + "\n"
 
 
 def _latest_space(workspace: Workspace, name: str) -> SearchSpace:
-    """The search space that a sweep was last run with."""
+    """The search space with which a sweep was last run."""
     plan = workspace.results.latest_plan(name)
     if plan is None:
-        raise StoreError(f"{workspace.uri}: no plan of {name} can be read; run the sweep again")
+        raise StoreError(f"{workspace.uri}: has no plan of {name}. Run the sweep again.")
     return parse_space(plan["space"] | {"name": name})
 
 
-def _as_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list[int]) -> dict[str, object]:
-    """One arm as a search-space file: every knob that is read, spelled out."""
-    whole = json.loads(trial.config.model_dump_json())
+def _build_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list[int]) -> dict[str, object]:
+    """The content of a search-space file for one arm, with every knob that the arm reads."""
+    config = json.loads(trial.config.model_dump_json())
     knobs = {}
     for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {"seed", "bits"}):
-        value = whole
+        value = config
         for part in path.split("."):
             value = value[part]
         knobs[path] = value

@@ -1,4 +1,4 @@
-"""One trial in this process, without Ray: the same rows, bit for bit, as a sweep's."""
+"""Runs one trial in this process, without Ray: the same rows as in a sweep, bit for bit."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     """Run one trial and print its rows.
 
     Args:
-        settings: Knobs of the trial; `task` at least.
-        workspace: Where stages are found and kept, and rows recorded.
-        name: Of the sweep that the trial is recorded under; None = it is not recorded.
+        settings: Knobs of the trial, at least `task`.
+        workspace: Where stages are reused and kept, and rows are recorded.
+        name: Name of the sweep under which the trial is recorded; None = not recorded.
         device: `cpu` or `cuda`.
         format: `text` or `json`, one row per line.
 
@@ -34,7 +34,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         Exit code: 0 done, 1 the trial failed.
 
     Raises:
-        ConfigError: If the trial cannot be run; nothing was started. `UnpinnedError` if another process could run it.
+        ConfigError: If the trial cannot be run. Nothing was started. `UnpinnedError` if a process with pinned bits could run it.
     """
     faults = Faults()
     if device not in ("cpu", "cuda"):
@@ -57,7 +57,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     if name is not None:
         recorder = Recorder(workspace.results, name, "valid_error")
         recorder.start(trial, device=device)
-    from sweeper.running.execution import execute  # after all that can be wrong with the config: torch takes seconds to load
+    from sweeper.running.execution import execute  # loads torch, which takes seconds: only after all checks of the config
 
     if device == "cuda":
         import torch
@@ -75,7 +75,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
             break
         if recorder is not None:
             recorder.add_rows(trial.id, [row])
-        sys.stdout.write((json.dumps(row_to_json(row)) if format == "json" else _row_as_text(row)) + "\n")
+        sys.stdout.write((json.dumps(row_to_json(row)) if format == "json" else _format_row(row)) + "\n")
         sys.stdout.flush()
     if recorder is not None:
         recorder.end(trial.id, result | {"ray_version": None})
@@ -91,14 +91,14 @@ def _print_result(trial: str, result: Mapping[str, Any], format: str) -> None:
     if result["status"] == "FAIL":
         sys.stderr.write(result["traceback"])
     cells = {key: value for key, value in result.items() if key != "traceback"}
-    sys.stdout.write(f"trial {trial}: " + ", ".join(f"{key} {_short(value)}" for key, value in cells.items()) + "\n")
+    sys.stdout.write(f"trial {trial}: " + ", ".join(f"{key} {_format_value(value)}" for key, value in cells.items()) + "\n")
 
 
-def _row_as_text(row: Row) -> str:
+def _format_row(row: Row) -> str:
     skipped = ("stage", "phase", "epoch", "key", "label_distances")
-    cells = ", ".join(f"{key} {_short(value)}" for key, value in row.cells().items() if key not in skipped)
-    return f"{row.stage:<9} {'whole' if isinstance(row, StageRow) else row.epoch:>5}  {cells}"
+    cells = ", ".join(f"{key} {_format_value(value)}" for key, value in row.cells().items() if key not in skipped)
+    return f"{row.stage:<9} {'total' if isinstance(row, StageRow) else row.epoch:>5}  {cells}"
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Run a sweep, or continue it: what its plan has and the results lack is added."""
+"""Runs or continues a sweep: the trials that are in its plan but not in its results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.planning.cost import CostModel
-from sweeper.planning.measured import measured_costs
+from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
-from sweeper.running.driver import only_driver
+from sweeper.running.driver import claim_sweep
 from sweeper.running.plan_note import plan_note
 from sweeper.running.preflight import check_adapters, check_data, check_room, check_stores
 from sweeper.running.reconcile import Reconciliation, reconcile
@@ -36,10 +36,10 @@ def run_space(
     """Run a sweep, or continue it.
 
     Args:
-        space: What is run.
-        workspace: Where results and stages are; a folder or URI stands for the workspace whose results are there.
-        address: Of a running Ray cluster; None starts Ray on this machine.
-        max_concurrent: Largest number of trials at once; None = as many as the resources allow.
+        space: The search space.
+        workspace: Where results and stages are kept; or the folder or URI of the results.
+        address: Address of a running Ray cluster; None starts Ray on this machine.
+        max_concurrent: Maximum number of trials at once; None = as many as the resources allow.
         retry_failed: Run failed trials again, whatever the cause.
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
         quiet: Show neither progress nor summary.
@@ -48,22 +48,22 @@ def run_space(
         Exit code: 0 done, 1 some trials failed, 130 stopped.
 
     Raises:
-        ConfigError: If the space, the data or the machines cannot do it; nothing was started.
-        SweepCutError: If it could not come to its end: the disk is full, or Ray is gone.
+        ConfigError: If the space, the data or the machines do not allow it. Nothing was started.
+        SweepCutError: If the sweep was ended early because the disk is full or Ray was lost.
     """
     workspace = Workspace.of(workspace)
     results = workspace.results
     first = reconcile(space, results, retry_failed)
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
-    with only_driver(results, space.name):
-        # Compared again, now that no other process can add to the results.
+    with claim_sweep(results, space.name):
+        # Again, now that no other process can add to the results.
         found = reconcile(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)
         if found.todo:
             _check_machine(space, workspace, found, address, share)
         results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
         recorder = Recorder(results, space.name, space.metric)
         found.mark_planned(recorder)
-        is_open = found.planner.proposed_later > 0  # what is not in the plan yet may still be proposed
+        is_open = found.planner.proposed_later > 0  # tpe may still propose trials of earlier runs, so the rest are marked at the end
         if not is_open:
             found.mark_dropped(recorder)
         taken, todo = _take_over(found, workspace, recorder) if share else (set[str](), list(found.todo))
@@ -85,23 +85,25 @@ def run_space(
 
 def _check_machine(space: SearchSpace, workspace: Workspace, found: Reconciliation, address: str | None, share: bool) -> None:
     if address is None and space.resources.cpu > (os.cpu_count() or 1):
-        rule = f"must be at most the {os.cpu_count()} CPUs of this machine"
-        raise ConfigError([Fault("resources.cpu", rule, space.resources.cpu, "Or give --address of a larger cluster.")], space.file)
+        rule = f"must be at most {os.cpu_count()}, the CPUs of this machine"
+        raise ConfigError(
+            [Fault("resources.cpu", rule, space.resources.cpu, "Lower it, or give --address of a larger cluster.")], space.file
+        )
     check_adapters((trial.config for trial in found.todo), space.file)
     check_stores(workspace, share)
     check_room([workspace.uri, workspace.artifacts_uri], space.budget.free_gib, space.file)
 
 
 def _take_over(found: Reconciliation, workspace: Workspace, recorder: Recorder) -> tuple[set[str], list[PlannedTrial]]:
-    """Take over what other sweeps have; ids of these trials, and the trials that are left to run."""
+    """Take over finished trials of other sweeps. Returns their ids, and the trials that remain to run."""
     planner, taken, todo = found.planner, set[str](), list(found.todo)
     while todo and (more := take_over(workspace, recorder, todo)):
         taken |= more
-        for trial in more:  # from these scores tpe proposes further trials, which other sweeps may have, too
+        for trial in more:  # tpe may propose further trials from these scores, which other sweeps may have, too
             planner.tell(trial, recorder.ended[trial].score)
         todo = [trial for trial in planner.plan.trials if trial.id not in taken and not found.is_done(trial)]
-    again = [found.ended[trial.id] for trial in planner.plan.trials if found.is_done(trial) and trial.id not in found.done]
-    recorder.set_in_plan(again, True)
+    replanned = [found.ended[trial.id] for trial in planner.plan.trials if found.is_done(trial) and trial.id not in found.done]
+    recorder.set_in_plan(replanned, True)
     return taken, todo
 
 
@@ -116,15 +118,15 @@ def _launch(
     quiet: bool,
 ) -> Outcome:
     from sweeper.running.progress import Progress
-    from sweeper.tune.launch import launch  # Ray is loaded only if there is something to run
+    from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
 
     planner = found.planner
     progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, len(found.done), quiet)
-    longest_first = CostModel(measured_costs(workspace)).longest_first(todo)
+    ordered = CostModel(load_measured_costs(workspace)).sort_longest_first(todo)
     try:
         return launch(
             planner,
-            longest_first,
+            ordered,
             found.ended,
             recorder,
             workspace,
@@ -133,5 +135,5 @@ def _launch(
             max_concurrent=max_concurrent,
             share=share,
         )
-    except ConfigError as error:  # what only the machines could tell
+    except ConfigError as error:  # raised by the cluster, which does not know the file
         raise ConfigError(error.faults, planner.space.file) from None

@@ -1,4 +1,4 @@
-"""Which workbench the sweeper works on: the only place that reads $SWEEPER_DATA and $SWEEPER_CACHE."""
+"""Chooses the workbench: the folders of data and caches. Only this module reads $SWEEPER_DATA and $SWEEPER_CACHE."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def choose_workbench(data: Path | None = None) -> Workbench:
-    """The workbench that the caller has in use, else the one that the environment names.
+    """The workbench that the caller uses already, else one made from the environment variables.
 
     Args:
-        data: Data root to use instead, of `--data`.
+        data: The option `--data`: data root to use instead.
 
     Raises:
         ConfigError: If `data` is not an existing folder.
@@ -33,10 +33,10 @@ def choose_workbench(data: Path | None = None) -> Workbench:
 
 
 def open_workbench(data_root: str | Path, cache_root: str | Path = "") -> Workbench:
-    """The process's workbench with these folders; what it keeps loaded stays until another one is asked for.
+    """The process's workbench with these folders. What it has loaded stays loaded until one with other folders is opened.
 
     Args:
-        data_root, cache_root: As for `Workbench`; an empty `cache_root` is the default one.
+        data_root, cache_root: As for `Workbench`; an empty `cache_root` means the default.
     """
     wanted = Workbench(data_root, cache_root) if cache_root else Workbench(data_root)
     return _reuse(wanted.data_root, wanted.cache_root)
@@ -59,6 +59,6 @@ def on_workbench(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def shorten_home(folder: Path) -> str:
-    """A folder below the user's home as `~/...`, which on another machine is below the home there; any other as it is."""
+    """Write a folder in the user's home as `~/...`, so that another machine resolves it in its own home; others are unchanged."""
     home = Path.home()
     return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)

@@ -1,1 +1,1 @@
-"""Tables in, tables out: what the results of a sweep say. Neither Ray nor torch is needed."""
+"""Analyses of the results of a sweep, from tables to tables. They need neither Ray nor torch."""

@@ -1,4 +1,4 @@
-"""The arms of a sweep, ranked by what their trials scored."""
+"""Ranks the arms of a sweep by the scores of their trials."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class RankedArm:
-    """An arm of a sweep, at its best candidate.
+    """An arm of a sweep, represented by its best candidate.
 
     Args:
-        line: What `best` shows of it: task, mean of the metric with half of its interval, mean test error, seeds, varied knobs.
-        rows: Its trials, one for each seed.
+        line: Its line in the output of `best`: task, mean of the metric and half-width of its interval, mean test error, seeds, knobs.
+        rows: The rows of its trials, one per seed.
     """
 
     line: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Ranking:
     """The arms of a sweep by task, the best first.
 
     Args:
-        metric: What they are ranked by; lower is better.
+        metric: The metric by which they are ranked; lower is better.
         arms: Task -> arms.
     """
 
@@ -41,7 +41,7 @@ class Ranking:
 
 
 def rank_arms(results: ResultStore, sweep: str) -> Ranking:
-    """Rank the arms of each task by the mean over seeds of the sweep's metric; of a tuned arm its best candidate counts.
+    """Rank the arms of each task by the sweep's metric, averaged over seeds. A tuned arm is ranked by its best candidate.
 
     Arms with all seeds come first: a mean over fewer is not comparable. Equal arms are in the order of their ids. The interval is
     Student's t at 95 % over seeds; none for one seed.
@@ -67,7 +67,7 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
 
     # Of equals, the one with the smaller id, whichever ended first.
     for task, arm, candidate in sorted(candidates, key=lambda key: (key[0], *rank(key), *key[1:])):
-        if arm not in ranked[task]:  # else another candidate of the arm is as good or better
+        if arm not in ranked[task]:  # otherwise a better candidate of this arm came before
             ranked[task][arm] = RankedArm(*_summarise(candidates[task, arm, candidate], metric, knobs))
     return Ranking(metric, {task: list(arms.values()) for task, arms in ranked.items()})
 

@@ -1,4 +1,4 @@
-"""What stages cost, from the ones that were measured."""
+"""Estimates of what stages cost, in seconds and bytes, from measurements of earlier ones."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from orca_core.stages import Stage
 from sweeper.planning.trials import Plan, PlannedTrial
 
 GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "finetune": 1.0}
-"""Seconds of an epoch (`source`: of the whole) where nothing like it was measured: enough to put trials in an order."""
+"""Seconds per epoch (`source`: of the complete stage) where no similar stage was measured: good enough to put trials in order."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What earlier trials tell of stages like those to come, by kind, task and body.
+    """Measurements of earlier stages, by kind, task and body.
 
     Args:
-        seconds: (stage, task, body) -> seconds of one epoch, or of the whole source stage.
-        bytes: (stage, task, body) -> size of the state it leaves; not of fine-tuning, which leaves rows or weights.
-        trained: (task, body, freezing) -> parameters that train, at most.
+        seconds: (stage, task, body) -> seconds of one epoch, or of the complete source stage.
+        bytes: (stage, task, body) -> size of the state it stores. Fine-tuning is not included: it stores rows or weights.
+        trained: (task, body, freezing) -> maximum number of trained parameters.
     """
 
     seconds: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
@@ -28,17 +28,17 @@ class Measured:
 
 
 class CostModel:
-    """Seconds and bytes of stages by kind, task and body.
+    """Estimates seconds and bytes of stages by kind, task and body.
 
     Args:
-        measured: What earlier trials tell.
+        measured: Measurements of earlier trials.
     """
 
     def __init__(self, measured: Measured = Measured()) -> None:
         self._measured = measured
 
     def knows(self, trial: PlannedTrial, stage: Stage) -> bool:
-        """Whether a stage like this was measured."""
+        """Whether a stage of this kind, task and body was measured."""
         return (stage.kind, trial.config.task, trial.config.body.name) in self._measured.seconds
 
     def seconds(self, trial: PlannedTrial, stage: Stage) -> float:
@@ -46,18 +46,18 @@ class CostModel:
         each = self._measured.seconds.get((stage.kind, trial.config.task, trial.config.body.name), GUESS_S[stage.kind])
         return each * (stage.end - stage.start) if stage.has_epochs else each
 
-    def path(self, trial: PlannedTrial) -> float:
-        """Seconds of all stages of a trial, one after the other."""
+    def trial_seconds(self, trial: PlannedTrial) -> float:
+        """Seconds of all stages of a trial, run one after the other."""
         return sum(self.seconds(trial, stage) for stage in trial.stages)
 
-    def longest_first(self, trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
-        """Trials by the length of their path, so that no long one is left for the end and leaders go furthest."""
-        return sorted(trials, key=self.path, reverse=True)
+    def sort_longest_first(self, trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
+        """Trials by decreasing duration: no long one is left for the end, and leaders compute the most for others to share."""
+        return sorted(trials, key=self.trial_seconds, reverse=True)
 
     def totals(self, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
-        """Seconds of some trials' stages: each trial by itself, each distinct stage once, and the measured share of the latter.
+        """Seconds without sharing, seconds with each distinct stage computed once, and the share of the latter that was measured.
 
-        Of a trajectory that several trials leave at different epochs, the longest counts.
+        Where several trials leave a trajectory at different epochs, the last of these counts.
         """
         alone = 0.0
         once: dict[str, tuple[float, bool]] = {}
@@ -71,9 +71,10 @@ class CostModel:
         return alone, distinct, measured / distinct if distinct else 1.0
 
     def disk(self, plan: Plan, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
-        """Bytes that some trials leave, bytes of shared fine-tuning states beside these at most, and the measured share of the stages.
+        """Bytes that trials leave in the store, maximum bytes of shared fine-tuning states on top, and the measured share of stages.
 
-        A state of fine-tuning holds the trained weights and, of Adam, two moments; one more copy where the best weights are held.
+        A fine-tuning state holds the trained weights, the optimizer's moments (two for Adam, one for SGD) and, with `keep` best or all, a
+        copy of the best weights.
         """
         stays, shared, known, folders = 0.0, 0.0, 0, set()
         of_weights = {"none": 0, "best": 1, "last": 1, "all": 1}[plan.space.keep]

@@ -1,4 +1,4 @@
-"""What stages took and left, from the tables of all sweeps."""
+"""Measured durations and sizes of stages, from the result tables of all sweeps."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from sweeper.planning.cost import Measured
 from sweeper.results.workspace import Workspace
 
 
-def measured_costs(workspace: Workspace) -> Measured:
-    """What earlier trials tell of the cost of stages; nothing where there are no results."""
+def load_measured_costs(workspace: Workspace) -> Measured:
+    """Read what stages of earlier trials cost; empty if there are no results."""
     if not workspace.results.sweeps():
         return Measured()
-    of = "join trials using (sweep, trial)"
+    trials = "join trials using (sweep, trial)"
     seconds = workspace.sql(
-        f"select stage, task, body_name, median(metrics.seconds) as value from metrics {of} group by all union all "
-        f"select stage, task, body_name, median(stages.seconds) as value from stages {of} "
+        f"select stage, task, body_name, median(metrics.seconds) as value from metrics {trials} group by all union all "
+        f"select stage, task, body_name, median(stages.seconds) as value from stages {trials} "
         "where stage = 'source' and stages.saved_s = 0 group by all"
     )
     sizes = workspace.sql(
-        f"select stage, task, body_name, median(stored_bytes) as value from stages {of} "
+        f"select stage, task, body_name, median(stored_bytes) as value from stages {trials} "
         "where stage != 'finetune' and stored_bytes is not null group by all"
     )
     trained = workspace.sql(

@@ -1,7 +1,8 @@
-"""A planner makes the plan of a search space once, and is then told of one score after the other.
+"""Plans a search space once, then extends the plan score by score.
 
-Only `tpe` proposes trials from scores. A score concerns the arms that have its trial, nothing else is looked at again: being told
-takes as long as proposing one candidate, however large the sweep is.
+Only `tpe` proposes trials from scores. A score affects only the arms that contain its trial, so `Planner.tell` costs as much as proposing
+one candidate, however large the sweep is. An arm is one combination of grid levels and variant; a candidate is one choice of values for its
+tuned knobs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.identity import hash_of, read_knobs, trial_id
 from orca_core.stages import result_key, stages_of
-from sweeper.planning.search import Values, candidates, mean_score
+from sweeper.planning.search import Values, list_candidates, mean_score
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.space.space import Arm, SearchSpace
 from sweeper.workbench import on_workbench
@@ -28,23 +29,23 @@ def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
     """Plan a search space.
 
     Args:
-        space: What to plan.
+        space: The search space.
         scores: Trial id -> the metric of finished trials, infinite for failed ones; `tpe` proposes from these.
 
     Raises:
-        ConfigError: If a combination breaks a rule of the knobs, files of a task or proxy are missing, or the plan breaks its budget.
+        ConfigError: If a combination breaks a rule of the knobs, files of a task or proxy are missing, or the plan exceeds its budget.
     """
     return Planner(space, scores).plan
 
 
 class Planner:
-    """The trials of a search space that are known by now. The plan depends on the scores, not on the order of telling them.
+    """The trials of a search space that are known so far. The plan depends on the scores, not on the order in which they arrive.
 
     Args:
-        space: What to plan.
+        space: The search space.
         scores: As for `make_plan`.
-        result_keys: Trial id -> result key under which its score came about, where that is known. If the trial has another one by now,
-            the score is of other code or data, and does not count.
+        result_keys: Trial id -> result key under which its score was computed, where known. If the trial's key has changed since, the
+            score comes from other code or data and is ignored.
 
     Raises:
         ConfigError: As `make_plan`.
@@ -57,13 +58,13 @@ class Planner:
         self._arms_of: defaultdict[str, list[_PlannedArm]] = defaultdict(list)
         self._ends: defaultdict[str, set[int]] = defaultdict(set)
         self._plan: Plan | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         missing: dict[str, Fault] = {}
         for arm in space.arms():
             planned = _PlannedArm(space, arm)
             try:
                 self._index(planned, planned.grow(self._score_of))
-            except DataError as error:  # files of a task or proxy are not there: said for all at once
+            except DataError as error:  # missing files of a task or proxy: collected, to be reported together
                 missing |= {line: Fault(error.knob, line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
             self._arms.append(planned)
         self._proposed_later = sum(arm.proposed_later for arm in self._arms)
@@ -72,20 +73,20 @@ class Planner:
         self._check_budget()
 
     def tell(self, trial_id: str, score: float) -> list[PlannedTrial]:
-        """Tell the metric of a trial that has ended, infinite if it failed.
+        """Take in the metric of a trial that has ended, infinite if it failed.
 
         Returns:
-            The trials that are proposed because of it, and were not known before.
+            The trials that are proposed because of it and are new to the plan.
 
         Raises:
-            ValueError: If another score was told of the trial before, under `tpe`.
+            ValueError: If the trial already has a different score, under `tpe`.
             ConfigError: If a proposed combination breaks a rule of the knobs.
         """
         if self.space.search.algorithm != "tpe":
             return []
-        if trial_id in self._told and self._scores[trial_id] != score:
-            raise ValueError(f"the score of trial {trial_id} must be told once, but got {score} after {self._scores[trial_id]}")
-        self._told.add(trial_id)
+        if trial_id in self._reported and self._scores[trial_id] != score:
+            raise ValueError(f"the score of trial {trial_id} must not change, but got {score} after {self._scores[trial_id]}")
+        self._reported.add(trial_id)
         self._scores[trial_id] = score
         self._result_keys.pop(trial_id, None)
         proposed: list[PlannedTrial] = []
@@ -97,28 +98,28 @@ class Planner:
 
     @property
     def plan(self) -> Plan:
-        """The plan as it is now."""
+        """The current plan."""
         if self._plan is None:
             self._plan = self._assemble()
         return self._plan
 
     @property
     def proposed_later(self) -> int:
-        """Trials that `tpe` will propose when it has seen more scores."""
+        """Number of trials that `tpe` will propose once it has seen more scores."""
         return self._proposed_later
 
     def ends_of(self, trajectory: str) -> list[int]:
-        """Epochs at which trials leave a trajectory, ascending, if there are several; empty if all leave it at the same one."""
+        """Epochs at which trials leave a trajectory, ascending; empty if all leave it at the same epoch."""
         ends = self._ends.get(trajectory, ())
         return sorted(ends) if len(ends) > 1 else []
 
     def _score_of(self, trial: PlannedTrial) -> float | None:
-        """The score of a trial; None if it is not known, or of other code or data."""
+        """The score of a trial; None if it is unknown, or was computed by other code or from other data."""
         is_current = self._result_keys.get(trial.id, trial.result_key) == trial.result_key
         return self._scores.get(trial.id) if is_current else None
 
     def _index(self, arm: _PlannedArm, grown: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-        """Take in the trials that an arm has grown by; returns those that no arm had before."""
+        """Register the trials that an arm has grown by; returns those that no other arm has."""
         new = []
         for trial in grown:
             if trial.id not in self._arms_of:
@@ -149,13 +150,13 @@ class Planner:
         trials, allowed = len(self._arms_of) + self._proposed_later, self.space.budget.trials
         if allowed is not None and trials > allowed:
             rule = f"must allow the {trials} trials of the plan"
-            raise ConfigError([Fault("budget.trials", rule, allowed, "Raise it, or let less vary.")], self.space.file)
+            raise ConfigError([Fault("budget.trials", rule, allowed, "Raise it, or vary fewer knobs.")], self.space.file)
         if not self._arms_of:
             raise ConfigError([Fault("require", "must leave at least one combination", Fault.ABSENT)], self.space.file)
 
 
 class _PlannedArm:
-    """An arm and its candidates so far."""
+    """An arm with the candidates proposed so far."""
 
     def __init__(self, space: SearchSpace, arm: Arm) -> None:
         self._space, self._arm = space, arm
@@ -166,58 +167,58 @@ class _PlannedArm:
 
     @property
     def trials(self) -> list[PlannedTrial]:
-        """Of all candidates, each with every seed."""
+        """The trials of all candidates, each with every seed."""
         return [trial for candidate in self._candidates for trial in candidate]
 
     @property
     def proposed_later(self) -> int:
-        """Trials that are still to be proposed."""
+        """Number of trials still to be proposed."""
         number = self._space.search.trials if self._arm.tuned else 1
         return len(self._space.seeds) * (number - len(self._candidates))
 
     def grow(self, score_of: ScoreOf) -> list[PlannedTrial]:
-        """Propose all that can be proposed from the scores; returns the trials that come on top."""
+        """Propose every candidate that the scores allow; returns the new trials."""
         self._key = self._key or _arm_key(self._arm)
         before = len(self._candidates)
         while True:
-            # A candidate may repeat another one, whose score is known: then the next can be proposed at once.
-            self._means = self._scored(score_of)
-            values = candidates(self._arm.tuned, self._space.search, self._means, self._values)
+            # A candidate may repeat an earlier one whose score is known: then the next one can be proposed right away.
+            self._means = self._score_candidates(score_of)
+            values = list_candidates(self._arm.tuned, self._space.search, self._means, self._values)
             if len(values) == len(self._values):
                 return [trial for candidate in self._candidates[before:] for trial in candidate]
             for chosen in values[len(self._values) :]:
-                self._candidates.append(self._planned(chosen))
+                self._candidates.append(self._plan_candidate(chosen))
                 self._values.append(chosen)
 
-    def _scored(self, score_of: ScoreOf) -> list[float | None]:
-        """The mean score of each candidate; one that was known stays."""
+    def _score_candidates(self, score_of: ScoreOf) -> list[float | None]:
+        """The mean score of each candidate. Means known before are reused, which keeps `tell` fast."""
         known = self._means + [None] * (len(self._candidates) - len(self._means))
         return [
             mean_score({trial.config.seed: score_of(trial) for trial in trials}) if mean is None else mean
             for mean, trials in zip(known, self._candidates, strict=True)
         ]
 
-    def _planned(self, values: Values) -> list[PlannedTrial]:
-        """The trials of the next candidate, one for each seed."""
+    def _plan_candidate(self, values: Values) -> list[PlannedTrial]:
+        """The trials of the next candidate, one per seed."""
         config, number = self._arm.config, len(self._candidates)
         if self._arm.tuned:
             overrides = dict(self._arm.overrides)
             for axis in self._arm.tuned:
                 overrides = axis.put(overrides, values[axis.path])
             config = _resolve(self._space, overrides)
-        # The seed decides about no other knob: it is put in afterwards.
+        # No other knob depends on the seed: resolve once, then fill in each seed.
         seeded = [config.model_copy(update={"seed": seed}) for seed in self._space.seeds]
         return [plan_trial(one, self._space.device, self._key, number, self._arm.variant) for one in seeded]
 
 
 def plan_trial(config: TrialConfig, device: str, arm: str = "", candidate: int = 0, variant: str = "") -> PlannedTrial:
-    """One trial with its stages; by itself, it is an arm of its own."""
-    stages, known_as = stages_of(config, device), trial_id(config)
-    return PlannedTrial(known_as, config, arm or known_as, candidate, variant, stages, result_key(config, stages))
+    """One trial with its stages. Without an `arm`, the trial is an arm of its own."""
+    stages, identity = stages_of(config, device), trial_id(config)
+    return PlannedTrial(identity, config, arm or identity, candidate, variant, stages, result_key(config, stages))
 
 
 def _arm_key(arm: Arm) -> str:
-    """Hash of the arm's knobs without seed and tuned knobs; what is read is judged with the tuned knobs where base has them."""
+    """Hash of the knobs that an arm reads, without seed and tuned knobs. Which it reads is decided at the base values of the tuned ones."""
     left_out = {"seed"} | {knob for axis in arm.tuned for knob in axis.knobs}
     return hash_of({path: value for path, value in read_knobs(arm.config).items() if path not in left_out})
 

@@ -1,8 +1,10 @@
 """Which trial runs next: leaders of shared stages first.
 
-Two trials that need the same unpublished stage would compute it twice. So the first to start leads: the others are held back
-until it has published what they need or has ended, and trials of other branches fill the slots meanwhile. Nothing is locked: if a
-leader dies its claims go, and the next one in line computes the stage.
+Two trials that need the same stage, not yet in the store, would both compute it. So the first to start becomes its leader and claims the
+stage's folder; the others are blocked until the leader has published what they need or has ended, while trials of other branches fill the
+slots. A claim is not a lock: if a leader dies its claims are released, and the next trial in line computes the stage.
+
+A folder holds one stage, or one trajectory: the epochs of a stage that several trials follow and leave at different epochs.
 """
 
 from __future__ import annotations
@@ -16,67 +18,69 @@ from sweeper.planning.trials import PlannedTrial
 
 
 class TrialQueue:
-    """Trials that wait, and the stages that running ones are about to publish.
+    """Waiting trials, and the stages that running ones are about to publish.
 
     Args:
         trials: To run, in order of preference.
-        share: Whether trials share stages; if not, none waits for another.
+        share: Whether trials share stages; if not, no trial waits for another.
     """
 
     def __init__(self, trials: Iterable[PlannedTrial], share: bool = True) -> None:
         self._share = share
         self._trials: list[PlannedTrial] = []
-        self._waiting: list[int] = []  # a heap of positions in `_trials`
-        self._held: defaultdict[str, list[int]] = defaultdict(list)  # claimed folder -> positions of trials that wait for it
+        self._waiting: list[int] = []  # a heap of positions in `_trials`: a released trial resumes its position in the order
+        self._blocked: defaultdict[str, list[int]] = defaultdict(list)  # claimed folder -> positions of trials that need it
         self._published: set[Address] = set()
-        self._claims: dict[str, str] = {}  # folder of a stage -> trial that is to publish it
+        self._claims: dict[str, str] = {}  # folder of a stage -> trial that leads it
         self._running: dict[str, PlannedTrial] = {}
         self.add(trials)
 
     def add(self, trials: Iterable[PlannedTrial]) -> None:
-        """Put more trials at the end."""
+        """Append more trials."""
         for trial in trials:
             heapq.heappush(self._waiting, len(self._trials))
             self._trials.append(trial)
 
     @property
     def is_empty(self) -> bool:
-        """Whether no trial waits."""
-        return not self._waiting and not self._held
+        """Whether no trial is waiting or blocked."""
+        return not self._waiting and not self._blocked
 
     @property
     def num_running(self) -> int:
-        """Trials that were handed out and have not ended."""
+        """Number of trials that were handed out and have not ended."""
         return len(self._running)
 
     def next(self) -> PlannedTrial | None:
-        """Hand out the first trial that no running one leads, or None if all wait for a leader."""
+        """Hand out the first trial that is not blocked by a leader; None if there is none."""
         while self._waiting:
             position = heapq.heappop(self._waiting)
             trial = self._trials[position]
-            if (folder := self._claimed_by_another(trial)) is not None:
-                self._held[folder].append(position)
+            if (folder := self._find_claim(trial)) is not None:
+                self._blocked[folder].append(position)  # under the claim, so that no blocked trial is looked at again before its release
                 continue
             self._running[trial.id] = trial
             for stage in trial.stages:
-                if self._share and stage.address not in self._published:  # also if nobody needs it yet: tpe adds trials later
+                # Claimed even if no other trial needs it yet: tpe adds trials later. A trajectory keeps its first leader.
+                if self._share and stage.address not in self._published:
                     self._claims.setdefault(stage.folder, trial.id)
             return trial
         return None
 
     def publish(self, trial_id: str, kind: str, phase: int = 0, epoch: int | None = None) -> None:
-        """A running trial has stored one of its stages, or with `epoch` a state on the way that other trials leave from."""
+        """Record that a running trial has stored one of its stages or, with `epoch`, an interim state from which other trials go on."""
         trial = self._running.get(trial_id)
         for stage in trial.stages if trial else ():
             if (stage.kind, stage.phase) != (kind, phase):
                 continue
             self._published.add(stage.address if epoch is None else stage.address_at(epoch))
+            # After an interim state the leader goes on computing: it keeps its claim on the rest of the trajectory.
             if epoch is None and self._claims.get(stage.folder) == trial_id:
                 del self._claims[stage.folder]
             self._release(stage.folder)
 
     def end(self, trial_id: str) -> None:
-        """A running trial has ended, in whatever way; what it claimed and did not publish is free again."""
+        """Record that a running trial has ended, however it ended; the stages it claimed but did not publish are free again."""
         trial = self._running.pop(trial_id, None)
         for stage in trial.stages if trial else ():
             if self._claims.get(stage.folder) == trial_id:
@@ -84,9 +88,10 @@ class TrialQueue:
                 self._release(stage.folder)
 
     def _release(self, folder: str) -> None:
-        for position in self._held.pop(folder, ()):
+        """Let the trials blocked by a folder wait again; `next` blocks those that still need something."""
+        for position in self._blocked.pop(folder, ()):
             heapq.heappush(self._waiting, position)
 
-    def _claimed_by_another(self, trial: PlannedTrial) -> str | None:
-        """A folder that a running trial is about to publish a stage in, and that this one needs; None if it may run."""
+    def _find_claim(self, trial: PlannedTrial) -> str | None:
+        """A folder that this trial needs and a running trial has claimed; None if the trial may run."""
         return next((stage.folder for stage in trial.stages if stage.folder in self._claims and stage.address not in self._published), None)

@@ -1,8 +1,8 @@
-"""Candidates of an arm: what values its tuned knobs take.
+"""Candidates of an arm: the values that its tuned knobs take.
 
-`random` draws each knob from (seed, candidate, knob), so all arms see the same draws. `tpe` asks Optuna; a candidate is a pure
-function of the results of the candidates at least `lag` before it. So a sweep that is run again, on other machines or after a
-crash, proposes the same candidates, and `lag` of an arm's candidates can run at once.
+`random` draws each knob from (seed, candidate, knob), so all arms see the same draws. `tpe` asks Optuna: candidate `n` is a
+pure function of the scores of candidates `0` to `n - lag`. So a sweep proposes the same candidates on other machines or after a crash, and
+`lag` candidates of an arm can run at the same time.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ Values = dict[str, Any]
 """Axis path -> the value a candidate takes."""
 
 
-def candidates(tuned: Sequence[Axis], search: SearchConfig, scores: Sequence[float | None], found: Sequence[Values] = ()) -> list[Values]:
-    """The candidates of an arm that are known by now.
+def list_candidates(
+    tuned: Sequence[Axis], search: SearchConfig, scores: Sequence[float | None], found: Sequence[Values] = ()
+) -> list[Values]:
+    """The candidates of an arm that can be known so far.
 
     Args:
         tuned: The arm's tuned axes.
         search: Algorithm, number of candidates, seed, lag.
-        scores: The metric of the first candidates, mean over seeds, infinite where a trial failed; None while one still runs.
-        found: The first candidates, if they were proposed before from the same scores; they are not proposed again.
+        scores: The metric of the first candidates, mean over seeds; infinite if a trial failed, None while one is running.
+        found: The first candidates, as proposed before from the same scores: saves proposing them again.
 
     Returns:
         All candidates for `grid` (one, with nothing tuned) and `random`; for `tpe` those whose history is complete.
@@ -64,7 +66,7 @@ def _propose(axes: Sequence[Axis], seed: int, number: int, found: Sequence[Value
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A sampler of its own for every candidate: what it draws depends on nothing but seed, number and history.
+    # A new sampler for every candidate: what it draws depends only on seed, number and history, not on earlier calls.
     sampler = optuna.samplers.TPESampler(seed=derive(seed, "search", number))
     study = optuna.create_study(direction="minimize", sampler=sampler)
     distributions = {axis.path: _distribution(axis) for axis in axes}
@@ -78,8 +80,8 @@ def _propose(axes: Sequence[Axis], seed: int, number: int, found: Sequence[Value
                 state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
             )
         )
-    asked = study.ask(distributions)
-    return {axis.path: _decode(axis, asked.params[axis.path]) for axis in axes}
+    proposal = study.ask(distributions)
+    return {axis.path: _decode(axis, proposal.params[axis.path]) for axis in axes}
 
 
 def _distribution(axis: Axis) -> Any:
@@ -102,7 +104,7 @@ def _decode(axis: Axis, value: Any) -> Any:
 
 
 def mean_score(values: Mapping[int, float | None]) -> float | None:
-    """A candidate's score from its trials' by seed: the mean; None while one is missing, infinite if one failed."""
+    """A candidate's score: the mean over seeds of its trials' scores. None while one is missing, infinite if one failed."""
     if any(value is None for value in values.values()):
         return None
     finite = [value for value in values.values() if value is not None]

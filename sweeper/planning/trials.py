@@ -20,12 +20,12 @@ class PlannedTrial:
 
     Args:
         id: Hash of the canonical config.
-        config: The whole config.
-        arm: Hash of the config without seed and tuned knobs: trials of an arm answer the same question.
+        config: Its complete config.
+        arm: Hash of the config without seed and tuned knobs: the trials of an arm repeat one experiment.
         candidate: Number of the candidate in its arm; 0 when nothing is tuned.
-        variant: Names of the variants that ask for it, joined by commas.
-        stages: What it runs, in order.
-        result_key: What it is known by when finished.
+        variant: Names of the variants that contain it, joined by commas.
+        stages: Its stages, in order.
+        result_key: Hash of its id and stage keys: equal keys, equal results.
     """
 
     id: str
@@ -38,11 +38,11 @@ class PlannedTrial:
 
     @property
     def finetuning(self) -> tuple[Stage, ...]:
-        """The phases of its fine-tuning."""
+        """The stages of its fine-tuning, one per phase."""
         return tuple(stage for stage in self.stages if stage.kind == "finetune")
 
     def knobs(self) -> dict[str, Any]:
-        """The canonical config: dotted path -> value, None where nothing reads the knob."""
+        """The canonical config: dotted path -> value, None for a knob that nothing reads."""
         return canonical_knobs(self.config)
 
     def cells(self) -> dict[str, Any]:
@@ -52,13 +52,13 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Plan:
-    """The trials of a search space that are known by now.
+    """The trials of a search space that are known so far.
 
     Args:
-        space: What was planned.
-        trials: Distinct trials, in the order of the file, all arms of a seed together.
+        space: The search space.
+        trials: Distinct trials, in the order of the file, grouped by seed.
         combinations: Trials before canonicalisation.
-        proposed_later: Trials that `tpe` will propose when it has seen results.
+        proposed_later: Number of trials that `tpe` will propose once it has seen results.
     """
 
     space: SearchSpace
@@ -72,22 +72,22 @@ class Plan:
 
     @cached_property
     def stage_counts(self) -> dict[str, tuple[int, int]]:
-        """Kind of stage -> (stages that the trials need, distinct ones; a trajectory counts once, however far it goes)."""
+        """Kind of stage -> (stages that the trials need, distinct ones); a trajectory counts once, however long it is."""
         needed = Counter(stage.kind for trial in self.trials for stage in trial.stages)
         distinct = Counter(kind for kind, _ in {(stage.kind, stage.folder) for trial in self.trials for stage in trial.stages})
         return {kind: (needed[kind], distinct[kind]) for kind in ("pretrain", "source", "align", "finetune") if kind in needed}
 
     @cached_property
     def keep_at(self) -> dict[str, list[int]]:
-        """Place of a trajectory -> epochs at which some trial leaves it, where there is more than one."""
+        """Folder of a trajectory -> epochs at which trials leave it, for trajectories with more than one such epoch."""
         ends: dict[str, set[int]] = defaultdict(set)
         for trial in self.trials:
             for stage in trial.stages:
                 if stage.has_epochs:
                     ends[stage.folder].add(stage.end)
-        return {place: sorted(epochs) for place, epochs in ends.items() if len(epochs) > 1}
+        return {folder: sorted(epochs) for folder, epochs in ends.items() if len(epochs) > 1}
 
     @property
     def hash(self) -> str:
-        """What the plan is kept under: the space as given, and the results its trials will be known by."""
+        """Names the stored plan: hash of the space as given and of the trials' result keys."""
         return hash_of({"space": self.space.source, "results": sorted(trial.result_key for trial in self.trials)})

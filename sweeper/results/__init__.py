@@ -1,4 +1,4 @@
-"""Results: columns (`records`), rows to Parquet and back (`store`), SQL over them (`query`), both with the stages (`workspace`)."""
+"""Results: columns (`records`), Parquet files (`store`), SQL (`query`), and result tables with the stage store (`workspace`)."""
 
 from sweeper.results.query import Answer, QueryError, Results
 from sweeper.results.store import ResultStore

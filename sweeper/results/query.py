@@ -1,4 +1,4 @@
-"""SQL over result tables, read-only: `Results("results").sql("select ...")` gives Arrow, pandas or polars."""
+"""Read-only SQL over the result tables: `Results("results").sql("select ...")` returns Arrow, pandas or polars."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import pyarrow as pa
 
 from orca_core.errors import OrcaError, StoreError, nearest
 from sweeper.results.records import TABLES
-from sweeper.results.store import ResultStore, later_attempts, without_superseded
+from sweeper.results.store import ResultStore, drop_superseded, find_later_attempts
 
 if TYPE_CHECKING:
-    import duckdb  # imported where it is used, for the sake of commands that ask nothing
+    import duckdb  # imported where it is used: commands without a query start faster
     import pandas as pd
     import polars as pl
     import pyarrow.dataset as ds
 
 
-MOST_BYTES = 4 * 2**30
-"""Largest answer: it is held in memory."""
+MAX_BYTES = 4 * 2**30
+"""Maximum size of an answer, which is held in memory."""
 
 
 class QueryError(OrcaError, ValueError):
-    """SQL that cannot be answered, in one line."""
+    """A query that cannot be answered; the message is one line."""
 
 
 class Results:
     """The tables `trials`, `metrics` and `stages` of all sweeps; `docs/results.md` has their columns.
 
-    Nothing is read until something is asked, and every question sees the rows of its moment.
+    Nothing is read until the first query, and every query reads the rows there are at that time.
 
     Args:
-        uri: The results folder, or its URI (`s3://bucket/results`); or an open store.
+        uri: Folder or URI (`s3://bucket/results`) of the results, or an open store.
     """
 
     def __init__(self, uri: str | Path | ResultStore = "results") -> None:
@@ -44,7 +44,7 @@ class Results:
         """Answer one SELECT, in DuckDB's dialect.
 
         Raises:
-            QueryError: If it is not one SELECT, or wrong; the message offers the nearest known name.
+            QueryError: If it is not a single valid SELECT; the message suggests the nearest known name.
             StoreError: If there are no results, or a file of them is damaged.
 
         Example:
@@ -55,7 +55,7 @@ class Results:
         if not self._store.exists():
             raise StoreError(f"{self._store.uri}: must hold results. Run a sweep first, or give --results.")
         try:
-            # DuckDB hands on what pyarrow says about a file as an InvalidInputException.
+            # DuckDB wraps pyarrow's errors about a file in an InvalidInputException.
             answer = self._store.read(TABLES, lambda data: _ask(query, data), failures=(duckdb.InvalidInputException,))
         except duckdb.Error as error:
             raise QueryError(_explain(error)) from None
@@ -63,7 +63,7 @@ class Results:
 
 
 class Answer:
-    """The rows that a query gave, in memory."""
+    """The rows that a query returned, in memory."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -81,7 +81,7 @@ class Answer:
         try:
             import pandas  # noqa: F401  (pyarrow needs it)
         except ImportError:
-            raise _missing("df", "pandas") from None
+            raise _missing_package("df", "pandas") from None
         frame: pd.DataFrame = self._table.to_pandas()
         return frame
 
@@ -94,7 +94,7 @@ class Answer:
         try:
             import polars
         except ImportError:
-            raise _missing("pl", "polars") from None
+            raise _missing_package("pl", "polars") from None
         return polars.DataFrame(self._table)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ class Answer:
         return int(self._table.num_rows)
 
     def __repr__(self) -> str:
-        lines = [self._table.column_names, *self._shown()]
+        lines = [self._table.column_names, *self._format_rows()]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
         return "\n".join([*padded, self._size()])
@@ -114,28 +114,28 @@ class Answer:
     def _repr_html_(self) -> str:
         head, *body = [
             "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
-            for tag, line in [("th", self._table.column_names), *(("td", line) for line in self._shown())]
+            for tag, line in [("th", self._table.column_names), *(("td", line) for line in self._format_rows())]
         ]
         return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in body)}</table><p>{self._size()}</p>"
 
-    def _shown(self, limit: int = 20) -> list[list[str]]:
+    def _format_rows(self, limit: int = 20) -> list[list[str]]:
         """The first rows as text."""
         rows = self._table.slice(0, limit)
         columns = [column.to_pylist() for column in rows.columns]
-        return [[_text(value) for value in values] for values in zip(*columns, strict=True)]
+        return [[_format_cell(value) for value in values] for values in zip(*columns, strict=True)]
 
     def _size(self) -> str:
         return f"[{self._table.num_rows} rows x {self._table.num_columns} columns]"
 
 
-def _text(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return ""
     shown = f"{value:.6g}" if isinstance(value, float) else str(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-def _missing(method: str, package: str) -> ImportError:
+def _missing_package(method: str, package: str) -> ImportError:
     return ImportError(f"Answer.{method}() needs {package}: pip install 'orca-sweeper[frames]'")
 
 
@@ -160,7 +160,7 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
     """The answer to a query over the three tables.
 
     Raises:
-        QueryError: If it is not one SELECT.
+        QueryError: If it is not a single SELECT.
         duckdb.Error: If DuckDB cannot answer it, or a file cannot be read.
     """
     import duckdb
@@ -170,28 +170,28 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
         _refuse_all_but_select(query, connection)
         connection.register("all_trials", data["trials"])
         connection.execute(_CURRENT_TRIALS)
-        later = later_attempts(data["trials"])
+        later = find_later_attempts(data["trials"])
         for table in ("metrics", "stages"):
-            connection.register(table, without_superseded(data[table], later))
-        return _within_bounds(connection.sql(query).to_arrow_reader())
+            connection.register(table, drop_superseded(data[table], later))
+        return _read_bounded(connection.sql(query).to_arrow_reader())
 
 
-def _within_bounds(batches: pa.RecordBatchReader) -> pa.Table:
-    """The rows of an answer, unless they would fill the memory."""
-    kept, size = [], 0
+def _read_bounded(batches: pa.RecordBatchReader) -> pa.Table:
+    """Read an answer batch by batch; refuse it before it fills the memory."""
+    rows, size = [], 0
     for batch in batches:
-        kept.append(batch)
+        rows.append(batch)
         size += batch.nbytes
-        if size > MOST_BYTES:
-            raise QueryError(f"the answer is larger than {MOST_BYTES / 2**30:g} GiB. Aggregate it, or add a LIMIT.")
-    return pa.Table.from_batches(kept, schema=batches.schema)
+        if size > MAX_BYTES:
+            raise QueryError(f"the answer is larger than {MAX_BYTES / 2**30:g} GiB. Aggregate it, or add a LIMIT.")
+    return pa.Table.from_batches(rows, schema=batches.schema)
 
 
 def _refuse_all_but_select(query: str, connection: duckdb.DuckDBPyConnection) -> None:
-    """The settings see to it that nothing can be harmed; this says so in plain words."""
+    """Refuse other statements with a clear message. The settings already prevent any harm, but DuckDB's errors do not say why."""
     import duckdb
 
-    # MULTI is a PIVOT, which DuckDB takes apart.
+    # MULTI is a PIVOT, which DuckDB expands into several statements.
     allowed = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
     kinds = [statement.type for statement in connection.extract_statements(query)]
     if len(kinds) != 1:
@@ -215,6 +215,6 @@ def _explain(error: duckdb.Error) -> str:
         return f"{message}. {nearest(match['name'] or match['named'], TABLES)}"
     if match := _UNKNOWN_COLUMN.search(message):
         known = {column.name for columns in TABLES.values() for column in columns}
-        hint = nearest(match["name"] or match["named"], known).partition("Known:")[0].strip()  # there are a hundred
+        hint = nearest(match["name"] or match["named"], known).partition("Known:")[0].strip()  # not all hundred columns
         return f"{message}. {hint or 'DESCRIBE trials lists what there is.'}"
     return f"{message}."

@@ -1,7 +1,7 @@
 """The columns of the result tables: name, type, meaning. The docs are made from here.
 
-Files of different age are united by name: a column that a file lacks reads as null. So columns may be added at any time, and one
-that was released is never renamed, removed or changed in type.
+Files written by different versions are read together, matched by column name: a column that a file lacks is null. So columns may be added
+at any time, but a released column is never renamed, removed or changed in type.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Column:
     """One column of a result table.
 
     Args:
-        name: As it is spelled in SQL.
-        type: How it is stored; every column may be null.
-        meaning: For the reader of the docs, with the unit.
+        name: Its name in SQL.
+        type: Its type in Parquet; every column may be null.
+        meaning: Its description in the docs, with the unit.
     """
 
     name: str
@@ -35,18 +35,18 @@ class Column:
 
 
 def config_columns() -> tuple[Column, ...]:
-    """A column for every knob: `align.epochs` is `align_epochs`."""
+    """A column for every knob: the column of `align.epochs` is `align_epochs`."""
     return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), describe_knob(path)) for path, field in KNOBS.items())
 
 
 def columns_of(row: type[EpochRow | StageRow | TrialResult | NumericalKind]) -> tuple[Column, ...]:
-    """A column for every field of a row of the core."""
+    """A column for every field of a row type of the core."""
     hints = get_type_hints(row, include_extras=True)
     return tuple(Column(field.name, _arrow_type(hints[field.name]), hints[field.name].__metadata__[0]) for field in fields(row))
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
-    """The type a value is stored as. A union counts as its first member: `T | None`, and `freezing` as its label."""
+    """The type that values are stored as; of a union its first member, so `T` for `T | None`, and the label for `freezing`."""
     plain = {str: _TEXT, int: _COUNT, float: _REAL, bool: _FLAG}
     if annotation in plain:
         return plain[annotation]
@@ -69,36 +69,36 @@ _ATTEMPT = (
 
 TRIALS: tuple[Column, ...] = (
     *_ATTEMPT,
-    Column("sequence", _COUNT, "Number of the row within the attempt, from 0: RUNNING comes first, the last one holds."),
+    Column("sequence", _COUNT, "Number of the row within the attempt, from 0: RUNNING comes first, and the last row counts."),
     Column("status", _TEXT, "COMPLETE, PRUNED (stopped early by the scheduler), FAIL or RUNNING."),
-    Column("in_plan", _FLAG, "Whether the sweep, as it was last run, plans this trial; analyses read only such rows."),
+    Column("in_plan", _FLAG, "Whether the plan of the sweep's last run contains this trial; analyses read only such rows."),
     Column("arm", _TEXT, "Id of the trial without its seed and its tuned knobs: trials of an arm are repeats."),
     Column("candidate", _COUNT, "Number of the candidate of tuned knobs within the arm, from 0; 0 when nothing is tuned."),
-    Column("variant", _TEXT, "Names of the variants that ask for the trial, joined by commas, in sweeps that name theirs."),
+    Column("variant", _TEXT, "Names of the variants that contain the trial, joined by commas; null in sweeps without named variants."),
     Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
-    Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if it was run here."),
+    Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if this sweep ran it."),
     *config_columns(),
     *_SCORES,
-    Column("score", _TEXT, "Name of the task's score, which the errors are measured by."),
+    Column("score", _TEXT, "Name of the task's score, in which the errors are measured."),
     Column(
         "proxy_distance",
         _REAL,
-        "How far the proxy is from the target before any training: OTDD with the labels of both, of at most 500 samples of each, as the "
-        "embedder starts; squared feature units, the same for every `align_objective`. Null where `align_epochs` is 0.",
+        "Distance from the proxy to the target before any training: OTDD with the labels of both, over at most 500 samples of each, with "
+        "the initial embedder; in squared feature units, and independent of `align_objective`. Null if `align_epochs` is 0.",
     ),
-    Column("proxy_distance_unlabelled", _REAL, "Likewise without labels: the Sinkhorn divergence of the features alone."),
+    Column("proxy_distance_unlabelled", _REAL, "The same without labels: the Sinkhorn divergence of the features."),
     *_COUNTS,
     Column("seconds", _REAL, "Wall time of the trial, in seconds."),
-    Column("seconds_pretrain", _REAL, "Seconds of pretraining that this trial computed; 0 if all of it was reused."),
-    Column("seconds_source", _REAL, "Seconds of the proxy's features, likewise."),
-    Column("seconds_align", _REAL, "Seconds of alignment, likewise."),
-    Column("seconds_finetune", _REAL, "Seconds of fine-tuning, likewise."),
-    Column("saved_s", _REAL, "Seconds that reused stages and epochs had taken where they were computed."),
+    Column("seconds_pretrain", _REAL, "Seconds this trial spent on pretraining; 0 if all of it was reused."),
+    Column("seconds_source", _REAL, "The same for the proxy's features."),
+    Column("seconds_align", _REAL, "The same for alignment."),
+    Column("seconds_finetune", _REAL, "The same for fine-tuning."),
+    Column("saved_s", _REAL, "Compute time saved by reuse, in seconds: what the reused stages and epochs took where they were computed."),
     Column(
         "cause",
         _TEXT,
-        "Why it is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, disk, store, infrastructure, timeout, stopped. "
-        "PRUNED: the rule that stopped it.",
+        "Why the trial is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, disk, store, infrastructure, timeout, "
+        "stopped. PRUNED: the rule that stopped it.",
     ),
     Column("error", _TEXT, "FAIL: the error in one line."),
     Column("traceback", _TEXT, "FAIL: Python's traceback."),
@@ -109,13 +109,13 @@ TRIALS: tuple[Column, ...] = (
     Column("device", _TEXT, "Device type: cpu or cuda."),
     Column("config_hash", _TEXT, "Hash of the canonical config; equal to `trial`."),
     Column("code_version", _TEXT, "Version of this package."),
-    Column("code_commit", _TEXT, "Git commit of this package, where it ran from a checkout."),
+    Column("code_commit", _TEXT, "Git commit of this package; null outside a checkout."),
     *columns_of(NumericalKind),
     Column(
         "mixed_numerics",
         _FLAG,
-        "Whether some stage that was reused, all or in part, had been computed by something whose bits may differ from those of this "
-        "trial's worker; null where the store does not say what computed it (version 0.1). `stages` says which one.",
+        "Whether any reused stage, or part of one, was computed by another processor, instruction set or library version than this trial's "
+        "worker, so that its bits may differ; null if the store does not record what computed it (version 0.1). See `stages` for which.",
     ),
     Column("ray_version", _TEXT, "Version of Ray; null for a trial that was run without it."),
 )
@@ -138,22 +138,22 @@ _INTRODUCTION = """\
 
 Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`. This page is generated from `sweeper/results/records.py`.
 
-A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. SQL shows, of each
-trial in each sweep, only the attempt that holds, the one with the largest number; and of its rows in `trials`, which record how the
-status went on (RUNNING, then COMPLETE), only the last. `all_trials` has every row that was not compacted away.
+A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. For each trial in each sweep,
+SQL shows only the last attempt, the one with the largest number; and of its rows in `trials`, which record how the status changed (RUNNING,
+then COMPLETE), only the last. `all_trials` has every row that has not been compacted away.
 
-Knobs that nothing reads in a trial's config (the proxy, when `align_epochs` is 0) are null.
+Knobs that have no effect in a trial (the proxy, when `align_epochs` is 0) are null.
 """
 
 _ROWS = {
     "trials": "One row per trial: config, scores, times, provenance, status.",
-    "metrics": "One row per trial, stage and epoch. A reused stage has the same rows as where it was computed.",
+    "metrics": "One row per trial, stage and epoch. A reused stage has the same rows as the trial that computed it.",
     "stages": "One row per trial and stage (fine-tuning: and phase), computed or reused.",
 }
 
 
 def markdown() -> str:
-    """The page `docs/results.md`."""
+    """The text of `docs/results.md`."""
     parts = [_INTRODUCTION]
     for table, columns in TABLES.items():
         lines = [f"## {table}", "", _ROWS[table], "", "| Column | Type | Meaning |", "|---|---|---|"]

@@ -1,12 +1,12 @@
-"""Result rows to Parquet and back, on a local disk, NFS, S3 or GCS.
+"""Result tables as Parquet files, on a local disk, NFS, S3 or GCS.
 
     <uri>/trials/sweep=<name>/<time>-<random>.parquet       likewise metrics/ and stages/; each file also has the column `sweep`
     <uri>/trials/sweep=<name>/<time>-<random>.merged.parquet
     <uri>/sweeps/<name>/<plan hash>.json, heartbeat.json
 
-A file is whole or absent, and never changes. A merged file names, in its Parquet metadata, every file whose rows it holds; readers
-leave those out, and only then are they deleted. So a compaction that dies at any moment loses no row and doubles none, and readers
-go on meanwhile: one that misses a file lists again.
+A file is complete or absent, and never changes. A merged file lists, in its Parquet metadata, every file whose rows it contains. Readers
+skip the files that are listed, and compaction deletes them only after the merged file is published. So a compaction that dies at any moment
+neither loses nor duplicates a row, and readers need no lock: one that finds a file deleted lists the folder again.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from orca_core.filesystem import open_filesystem, write_whole
 from sweeper.results.records import TABLES, schema
 
 if TYPE_CHECKING:
-    import pyarrow.dataset as ds  # imported where it is used: it brings pandas along, 0.3 s
+    import pyarrow.dataset as ds  # imported where it is used: it loads pandas, 0.3 s
 
 T = TypeVar("T")
 
 READING_ORDER = ("metrics", "stages", "trials")
-"""Trials last: whoever sees an attempt's rows then also sees the attempt, whose first row is written before them."""
+"""Trials last. The first row of an attempt is written before its metrics and stages, so whoever reads those then also finds the attempt."""
 
 _MERGED = ".merged.parquet"
 _REPLACES = b"replaces"
 _CODED = ("trial", "stage")
-"""Columns read as codes into a dictionary, in `metrics` and `stages`: grouping 10 M rows by them takes a third of the time."""
+"""Columns of `metrics` and `stages` that are read dictionary-encoded: grouping 10 M rows by them takes a third of the time."""
 
 _TRIES = 20
+"""How often a read starts again because a compaction removed a file, before it is given up."""
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Paths of a table's files: those whose rows count, and those that a merged file stands for. Oldest first within a sweep."""
+    """Paths of a table's files: those to read, and those replaced by a merged file. Oldest first within a sweep."""
 
     live: Sequence[str]
     dead: Sequence[str]
@@ -57,7 +58,7 @@ class ResultStore:
         uri: A folder or a URI that `pyarrow.fs` knows. It need not exist.
 
     Raises:
-        StoreError: If the URI names no known file system.
+        StoreError: If the URI names an unknown file system.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -66,19 +67,19 @@ class ResultStore:
             raise StoreError("the path of the results must not be empty")
         self._fs, self._root = open_filesystem(uri)
         if self.local_folder is not None and Path(self._root).exists() and not Path(self._root).is_dir():
-            raise StoreError(f"{self.uri}: must be a folder for results, and is a file")
+            raise StoreError(f"{self.uri}: must be a folder for results, but is a file")
 
     def exists(self) -> bool:
-        """Whether there are results at all."""
-        return any(self._infos(folder) for folder in (*TABLES, "sweeps"))
+        """Whether there are any results."""
+        return any(self._get_infos(folder) for folder in (*TABLES, "sweeps"))
 
     # ---------------------------------------------------------------------------------------------------------------- rows
 
     def append(self, table: str, sweep: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows as one whole new file; nothing if there are none. Columns that a row lacks become null.
+        """Add rows as one new file, none if there are no rows. Columns that a row lacks are null.
 
         Raises:
-            ValueError: If a row has a column that the table has not.
+            ValueError: If a row has a column that the table lacks.
             StoreError: If the file cannot be written.
         """
         if not rows:
@@ -89,11 +90,11 @@ class ResultStore:
         self._write_rows(pa.Table.from_pylist([{**row, "sweep": sweep} for row in rows], schema=columns), table, sweep)
 
     def live_trials(self, sweep: str | None = None, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """The current row of each trial of each sweep, in the order of writing.
+        """The current row of each trial of each sweep, in the order in which they were written.
 
         Args:
-            sweep: Only this one; None = all.
-            columns: Only these; None = all.
+            sweep: Only this sweep; None = all.
+            columns: Only these columns; None = all.
 
         Raises:
             StoreError: If a file is damaged.
@@ -105,7 +106,7 @@ class ResultStore:
         return found
 
     def attempts(self, sweep: str) -> dict[str, int]:
-        """Trial -> the largest attempt that any row of any table has, also where the trial's own rows were lost with their file.
+        """Trial -> its largest attempt in any table. All tables are read: a trial's own rows may have been lost with a damaged file.
 
         Raises:
             StoreError: If a file is damaged.
@@ -114,7 +115,7 @@ class ResultStore:
         def largest(data: dict[str, ds.FileSystemDataset]) -> dict[str, int]:
             found: dict[str, int] = {}
             for rows in data.values():
-                known = rows.to_table(columns=["trial", "attempt"]).unify_dictionaries()  # each file codes its trials by itself
+                known = rows.to_table(columns=["trial", "attempt"]).unify_dictionaries()  # each file has its own dictionary
                 by_trial = known.group_by("trial").aggregate([("attempt", "max")])
                 for trial, attempt in zip(by_trial["trial"].to_pylist(), by_trial["attempt_max"].to_pylist(), strict=True):
                     found[trial] = max(found.get(trial, 0), attempt)
@@ -129,13 +130,13 @@ class ResultStore:
         sweep: str | None = None,
         failures: tuple[type[Exception], ...] = (),
     ) -> T:
-        """What `use` makes of the tables, as data sets of all rows, superseded ones included.
+        """Call `use` with the tables as data sets of all rows, including superseded ones, and return its result.
 
         Args:
             tables: Names of the tables.
             use: Called again with new data sets if a compaction removed a file before it was read.
-            sweep: Only its rows; None = all sweeps.
-            failures: What `use` raises, beside errors of pyarrow, when a file cannot be read.
+            sweep: Only the rows of this sweep; None = all sweeps.
+            failures: Exceptions, in addition to pyarrow's, that `use` raises when a file cannot be read.
 
         Raises:
             StoreError: If a file is damaged; the message names it.
@@ -148,20 +149,21 @@ class ResultStore:
             try:
                 return use({table: self._dataset(paths, _reading_schema(table)) for table, paths in files.items()})
             except (OSError, pa.ArrowInvalid, *failures) as error:
+                # Find out which file it was: damaged raises here, removed starts again, and if all are fine it was the query.
                 if not all(self._verify(path) for paths in files.values() for path in paths):
                     continue
                 if isinstance(error, failures):
-                    raise  # no file's fault
+                    raise
                 raise StoreError(f"{self.uri}: cannot be read ({error})") from error
-        raise StoreError(f"{self.uri}: files were removed again and again while they were read. Try again when no compaction is running.")
+        raise StoreError(f"{self.uri}: files kept being removed while they were read. Try again when no compaction is running.")
 
     def compact(self, sweep: str) -> None:
-        """Merge the files of each table of a sweep into one, without its superseded rows. Readers and the writer may go on meanwhile.
+        """Merge the files of each table of a sweep into one, without superseded rows. Safe while others read and write.
 
         Raises:
             StoreError: If a file is damaged or cannot be written.
         """
-        for table in READING_ORDER:  # trials last: until then they tell which attempts are superseded
+        for table in READING_ORDER:  # trials last: the other tables need them to know which attempts are superseded
 
             def merge(data: dict[str, ds.FileSystemDataset], table: str = table) -> None:
                 self._merge(table, sweep, data)
@@ -176,41 +178,41 @@ class ResultStore:
         paths = data[table].files
         if len(paths) < 2:
             return
-        # Columns that only a later version of this code knows are kept.
+        # Keep columns that only a later version of this code knows.
         stored = [pq.read_schema(path, filesystem=self._fs).remove_metadata() for path in paths]
         everything = self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
-        rows = without_superseded(everything, later_attempts(data["trials"])).to_table()
+        rows = drop_superseded(everything, find_later_attempts(data["trials"])).to_table()
         if table == "trials":
             rows = _current_rows(rows)
-        # Also what those stand for that were merged before: a compaction that slept over this one may still publish its file.
-        replaced = {_name(path) for path in paths}.union(*(self._replaced(path) for path in paths if path.endswith(_MERGED)))
+        # List the files that earlier merges replaced, too: a compaction that was suspended may still publish a file made from them.
+        replaced = {_name(path) for path in paths}.union(*(self._read_replaced(path) for path in paths if path.endswith(_MERGED)))
         self._write_rows(rows.replace_schema_metadata({_REPLACES: json.dumps(sorted(replaced))}), table, sweep, _MERGED)
 
     # --------------------------------------------------------------------------------------------------------------- files
 
     def _files(self, table: str, sweep: str | None) -> _Files:
-        """The files of a table, told apart by what the merged ones say.
+        """The files of a table, separated by what the merged ones list.
 
         Raises:
-            FileNotFoundError: If a merged file went away since it was listed.
+            FileNotFoundError: If a merged file was removed after it was listed.
         """
         paths = self._list(table, sweep)
-        # One listing takes a while, and may miss a merged file that came as well as a replaced one that went; two equal ones do not.
+        # A listing is not atomic: it may miss both a new merged file and the deleted file it replaces. List until two agree.
         while (again := self._list(table, sweep)) != paths:
             paths = again
-        merged = {path: self._replaced(path) for path in paths if path.endswith(_MERGED)}
+        merged = {path: self._read_replaced(path) for path in paths if path.endswith(_MERGED)}
         replaced = frozenset[str]().union(*merged.values())
-        # Of two compactions at once, the one that saw more files stands for the other.
+        # Of two simultaneous compactions, the file that replaces more wins; of equal ones, the later.
         rivals = [(names, path) for path, names in merged.items()]
         replaced |= {_name(path) for names, path in rivals if any(names < more or (names == more and path < by) for more, by in rivals)}
         return _Files([path for path in paths if _name(path) not in replaced], [path for path in paths if _name(path) in replaced])
 
     def _list(self, table: str, sweep: str | None) -> list[str]:
-        infos = self._infos(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
+        infos = self._get_infos(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
         return sorted(info.path for info in infos if info.path.endswith(".parquet"))
 
-    def _infos(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
-        """What is in a folder under the root; nothing if it is not there."""
+    def _get_infos(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
+        """The content of a folder under the root; empty if the folder does not exist."""
         try:
             found: list[fs.FileInfo] = self._fs.get_file_info(
                 fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True, recursive=recursive)
@@ -219,8 +221,8 @@ class ResultStore:
             raise StoreError(f"{self.uri}: {folder} cannot be listed ({error})") from error
         return found
 
-    def _replaced(self, path: str) -> frozenset[str]:
-        """Names of the files that a merged file stands for."""
+    def _read_replaced(self, path: str) -> frozenset[str]:
+        """Names of the files that a merged file replaces."""
         import pyarrow.parquet as pq
 
         try:
@@ -228,7 +230,7 @@ class ResultStore:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowInvalid) as error:
-            raise _damaged(path, error) from None
+            raise _damage_error(path, error) from None
         return frozenset(json.loads(metadata[_REPLACES]))
 
     def _dataset(self, paths: Sequence[str], columns: pa.Schema) -> ds.FileSystemDataset:
@@ -239,12 +241,12 @@ class ResultStore:
             read_options=ds.ParquetReadOptions(dictionary_columns=coded),
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
         )
-        # The sweep of a file is known from its folder: a filter on it skips whole files, and the column need not be decoded.
+        # The folder of a file tells its sweep: so a filter on the sweep skips files without opening them, and the column is never decoded.
         fragments = [parquet.make_fragment(path, self._fs, ds.field("sweep") == _sweep_of(path)) for path in paths]
         return ds.FileSystemDataset(fragments, columns, parquet, self._fs)
 
     def _verify(self, path: str) -> bool:
-        """Whether a file is there and whole, all of it read.
+        """Read a file completely to verify it. Returns False if it does not exist, else True.
 
         Raises:
             StoreError: If it is damaged.
@@ -258,7 +260,7 @@ class ResultStore:
         except FileNotFoundError:
             return False
         except (OSError, pa.ArrowInvalid) as error:
-            raise _damaged(path, error) from None
+            raise _damage_error(path, error) from None
         return True
 
     def _write_rows(self, rows: pa.Table, table: str, sweep: str, ending: str = ".parquet") -> None:
@@ -279,59 +281,59 @@ class ResultStore:
         try:
             self._fs.delete_file(path)
         except FileNotFoundError:
-            pass  # another compaction was faster
+            pass  # another compaction deleted it
         except OSError as error:
-            raise StoreError(f"{path}: cannot be deleted ({error}). It is no longer read; compact again later.") from error
+            raise StoreError(f"{path}: cannot be deleted ({error}). Its rows are in a merged file; compact again later.") from error
 
     # -------------------------------------------------------------------------------------------------------------- sweeps
 
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have rows or a plan, sorted."""
-        names = {info.base_name.removeprefix("sweep=") for info in self._infos("trials") if info.type == fs.FileType.Directory}
-        plans = (info.path for info in self._infos("sweeps", recursive=True) if info.extension == "json")
+        names = {info.base_name.removeprefix("sweep=") for info in self._get_infos("trials") if info.type == fs.FileType.Directory}
+        plans = (info.path for info in self._get_infos("sweeps", recursive=True) if info.extension == "json")
         return sorted(names | {path.split("/")[-2] for path in plans if not path.endswith("/heartbeat.json")})
 
     def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
-        """Keep a resolved plan of a sweep, as JSON."""
+        """Store a resolved plan of a sweep, as JSON."""
         self._write(f"{self._root}/sweeps/{name}/{plan_hash}.json", json.dumps(data, indent=1).encode())
 
     def plans(self, name: str) -> dict[str, dict[str, Any]]:
-        """Plan hash -> plan, the one saved last at the end; empty for an unknown sweep.
+        """Plan hash -> plan, in the order in which they were saved; empty for an unknown sweep.
 
         Raises:
-            StoreError: If one is damaged.
+            StoreError: If a plan is damaged.
         """
-        plans = [info for info in self._infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
+        plans = [info for info in self._get_infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
         return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
 
     def latest_plan(self, name: str) -> dict[str, Any] | None:
-        """The plan of a sweep that was made last; None if there is none."""
+        """The latest plan of a sweep; None if there is none."""
         return max(self.plans(name).values(), key=lambda plan: plan["made_at"], default=None)
 
     def check_sweep(self, name: str, option: str = "") -> None:
-        """That a sweep has rows or a plan here.
+        """Check that a sweep has rows or a plan here.
 
         Args:
-            name: Of the sweep.
-            option: Of the command line, that named it.
+            name: Name of the sweep.
+            option: Command-line option that named it, for the message.
 
         Raises:
-            ConfigError: If not; the message offers the nearest name.
+            ConfigError: If not; the message suggests the nearest name.
         """
         known = self.sweeps()
         if name not in known:
             remedy = nearest(name, known) if known else "There are no results yet: run a sweep, or give --results."
             raise ConfigError([Fault(option, "must be the name of a sweep in the results", name, remedy)])
 
-    def damaged(self) -> Iterator[tuple[str, str]]:
-        """Path and complaint of every file of rows or plan that cannot be read; all of every file is read."""
+    def find_damaged(self) -> Iterator[tuple[str, str]]:
+        """Read all files of rows and plans completely; yields (path, error) of each that is damaged."""
         for table in TABLES:
             for path in self._list(table, None):
                 try:
                     self._verify(path)
                 except StoreError as error:
                     yield path, str(error)
-        for info in self._infos("sweeps", recursive=True):
+        for info in self._get_infos("sweeps", recursive=True):
             if info.extension == "json" and info.base_name != "heartbeat.json":
                 try:
                     self._read_json(info.path)
@@ -339,7 +341,7 @@ class ResultStore:
                     yield info.path, str(error)
 
     def set_aside(self, path: str) -> str:
-        """Give a damaged file a name that nothing reads; gives that name.
+        """Rename a damaged file so that nothing reads it; returns the new path.
 
         Raises:
             StoreError: If it cannot be renamed.
@@ -366,15 +368,15 @@ class ResultStore:
                 raise StoreError(f"{self._root}/{folder}: cannot be deleted ({error})") from error
 
     def beat(self, name: str, data: Mapping[str, Any]) -> None:
-        """Say that a sweep is running: `data` replaces what was said before."""
+        """Write the heartbeat of a sweep's driver; replaces the one before."""
         self._write(f"{self._root}/sweeps/{name}/heartbeat.json", json.dumps(data).encode())
 
     def ask_to_stop(self, name: str) -> None:
-        """Ask the driver of a sweep to end it."""
+        """Write a request to the driver of a sweep to end it."""
         self._write(f"{self._root}/sweeps/{name}/stop", repr(time.time()).encode())
 
-    def stop_asked(self, name: str) -> float:
-        """When the driver was last asked to end the sweep, in seconds since the epoch; 0 if never."""
+    def read_stop_request(self, name: str) -> float:
+        """Time of the last request to end a sweep, in seconds since the epoch; 0 if there was none."""
         try:
             with self._fs.open_input_stream(f"{self._root}/sweeps/{name}/stop") as stream:
                 return float(stream.read())
@@ -383,11 +385,11 @@ class ResultStore:
 
     @property
     def local_folder(self) -> str | None:
-        """The folder of the results, if they lie on a file system of this machine."""
+        """The folder of the results if it is on a file system of this machine, else None."""
         return self._root if isinstance(self._fs, fs.LocalFileSystem) else None
 
     def heartbeat(self, name: str) -> dict[str, Any] | None:
-        """What `beat` said last, or None if it never did.
+        """The last heartbeat, as `beat` wrote it; None if there is none.
 
         Raises:
             StoreError: If it is damaged.
@@ -408,8 +410,8 @@ class ResultStore:
         return data
 
 
-def later_attempts(trials: ds.Dataset) -> list[dict[str, Any]]:
-    """Attempts that superseded others: for each `sweep` and `attempt` above 1, the `trials` that it is the last attempt of."""
+def find_later_attempts(trials: ds.Dataset) -> list[dict[str, Any]]:
+    """The attempts that supersede earlier ones: for each `sweep` and each `attempt` above 1, the `trials` whose last attempt it is."""
     import pyarrow.dataset as ds
 
     later = trials.to_table(columns=["sweep", "trial", "attempt"], filter=ds.field("attempt") > 1)
@@ -419,11 +421,11 @@ def later_attempts(trials: ds.Dataset) -> list[dict[str, Any]]:
     return found
 
 
-def without_superseded(rows: ds.Dataset, later: Sequence[Mapping[str, Any]]) -> ds.Dataset:
-    """Rows of `metrics` or `stages` without those that `later_attempts` supersede.
+def drop_superseded(rows: ds.Dataset, later: Sequence[Mapping[str, Any]]) -> ds.Dataset:
+    """Rows of `metrics` or `stages` without those that the attempts of `find_later_attempts` supersede.
 
-    They are filtered out sweep by sweep while files are read: a sweep in which nothing was superseded goes at full speed. A join
-    over all rows takes twice as long, a window over them twenty times.
+    The filter is per sweep and is applied while files are read, so a sweep without superseded rows is read at full speed. A join over all
+    rows takes twice as long, a window function twenty times.
     """
     import pyarrow.dataset as ds
 
@@ -434,7 +436,7 @@ def without_superseded(rows: ds.Dataset, later: Sequence[Mapping[str, Any]]) -> 
 
 
 def _current_rows(trials: pa.Table) -> pa.Table:
-    """Of each trial in each sweep, the row with the largest (attempt, sequence), in the order of the table."""
+    """For each trial in each sweep, the row with the largest (attempt, sequence), in the order of the table."""
     keys = trials.select(["sweep", "trial", "attempt", "sequence"]).append_column("row", pa.array(range(len(trials)), pa.int64()))
     ascending = keys.sort_by([("attempt", "ascending"), ("sequence", "ascending"), ("row", "ascending")])
     last = ascending.group_by(["sweep", "trial"], use_threads=False).aggregate([("row", "last")])
@@ -442,7 +444,7 @@ def _current_rows(trials: pa.Table) -> pa.Table:
 
 
 def _reading_schema(table: str) -> pa.Schema:
-    """The schema that a table is read with."""
+    """The schema with which a table is read."""
     columns = schema(table)
     if table == "trials":
         return columns
@@ -458,7 +460,7 @@ def _sweep_of(path: str) -> str:
     return path.split("/")[-2].removeprefix("sweep=")
 
 
-def _damaged(path: str, error: Exception) -> StoreError:
+def _damage_error(path: str, error: Exception) -> StoreError:
     reason = " ".join(str(error).split())
     remedy = "Restore the file, or set it aside with `sweeper doctor --repair` and run its sweep again."
     return StoreError(f"{path}: is damaged ({reason}). {remedy}")

@@ -1,4 +1,4 @@
-"""Where a project's results are: the result tables, and the stage store with what trials computed."""
+"""A project's data on disk or in the cloud: the result tables, and the stage store with the artifacts of trials."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sweeper.results.store import ResultStore
 
 
 class Workspace:
-    """Result tables and stage store, opened once and passed on.
+    """Result tables and stage store: opened once, then passed on.
 
     Args:
         results: Folder or URI of the results. It need not exist.
-        store: Folder or URI of the stage store; None = `artifacts` in the results.
+        store: Folder or URI of the stage store; None = the folder `artifacts` in the results.
 
     Attributes:
-        uri: Of the results, as given.
-        results: The tables, and the notes about sweeps.
-        artifacts_uri: Of the stage store; a local path is absolute, since workers may start elsewhere.
+        uri: Folder or URI of the results, as given.
+        results: The result tables, and the notes about sweeps.
+        artifacts_uri: Folder or URI of the stage store; a local path is absolute, since workers may start in another folder.
 
     Raises:
-        StoreError: If the results' URI names no known file system.
+        StoreError: If the URI of the results names an unknown file system.
 
     Example:
         >>> Workspace("results", store="s3://bucket/stages").artifacts_uri
@@ -38,7 +38,7 @@ class Workspace:
 
     @classmethod
     def of(cls, workspace: Workspace | str | Path) -> Workspace:
-        """A workspace as it is; of a folder or URI the workspace whose results are there."""
+        """The workspace itself, or one for the folder or URI of results."""
         return workspace if isinstance(workspace, Workspace) else cls(workspace)
 
     @cached_property
@@ -51,12 +51,12 @@ class Workspace:
         return Results(self.results).sql(query)
 
     def private_uri(self, sweep: str = "", trial: str = "") -> str:
-        """Of the stores of trials that share nothing: beside the stage store, one for each trial; of a sweep, what all of its have."""
+        """URI of the private stores of `--no-share`, next to the stage store: of all sweeps, of one sweep, or of one trial."""
         root = f"{self.artifacts_uri.rstrip('/')}-unshared"
         return "/".join(part for part in (root, sweep, trial) if part)
 
     def drop_private(self, sweep: str, trial: str = "") -> None:
-        """Remove the private store of a trial, or those of a whole sweep, if there are any."""
+        """Remove the private store of a trial, or of all trials of a sweep, if it exists."""
         filesystem, path = open_filesystem(self.private_uri(sweep, trial))
         try:
             filesystem.delete_dir(path)

@@ -1,4 +1,4 @@
-"""The process that runs a sweep: one at a time, seen by others, stopped by others."""
+"""The driver, the process that runs a sweep: there is one at a time, and other processes can see and stop it."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ STALE_AFTER_S = 30.0
 
 
 def driver_of(results: ResultStore, sweep: str) -> str | None:
-    """Where a driver is at work on a sweep; None if its heartbeat is stale, or its process is gone from this machine."""
+    """The process and host that run a sweep, as text; None if the heartbeat is stale, or names a dead process of this machine."""
     beat = results.heartbeat(sweep)
     if beat is None or time.time() - beat["time"] > STALE_AFTER_S:
         return None
-    here = beat["host"] == socket.gethostname()
-    if here and not _alive(beat["pid"]):
+    is_local = beat["host"] == socket.gethostname()
+    if is_local and not _is_alive(beat["pid"]):
         return None
-    return f"process {beat['pid']} on {'this machine' if here else beat['host']}"
+    return f"process {beat['pid']} on {'this machine' if is_local else beat['host']}"
 
 
-def driver_began(results: ResultStore, sweep: str) -> float:
-    """When the driver of a sweep began, in seconds since the epoch; infinite if its heartbeat does not say so."""
+def driver_start_time(results: ResultStore, sweep: str) -> float:
+    """When the driver of a sweep started, in seconds since the epoch; infinite if its heartbeat has no start time."""
     return float((results.heartbeat(sweep) or {}).get("started", math.inf))
 
 
 @contextmanager
-def only_driver(results: ResultStore, sweep: str) -> Iterator[None]:
-    """Within: this process drives the sweep.
+def claim_sweep(results: ResultStore, sweep: str) -> Iterator[None]:
+    """Within: no other process drives the sweep.
 
-    A file lock where the results lie on a file system, which ends with the process however it dies; elsewhere the heartbeat
-    tells. Two drivers that both got in would do no harm but double work: rows are known by attempt, and stages by key.
+    On a file system this is a file lock, which the kernel releases however the process dies. In an object store the heartbeat serves,
+    and two drivers that start within a few seconds may both get in. That costs double work but corrupts nothing: rows are identified by
+    attempt, and stages by key.
 
     Raises:
         ConfigError: If another process drives it.
@@ -52,7 +53,7 @@ def only_driver(results: ResultStore, sweep: str) -> Iterator[None]:
         [
             Fault(
                 "",
-                f"sweep {sweep} must not be run twice at once: {driver or 'another process'} runs it",
+                f"sweep {sweep} must have one driver at a time, but {driver or 'another process'} is running it",
                 Fault.ABSENT,
                 f"Wait for it, end it with `sweeper stop {sweep}`, or give this run another --name.",
             )
@@ -75,16 +76,16 @@ def only_driver(results: ResultStore, sweep: str) -> Iterator[None]:
 
 @contextmanager
 def heartbeat(results: ResultStore, sweep: str, stop: Callable[[], None]) -> Iterator[None]:
-    """Within: say every few seconds that this process drives the sweep, and call `stop` when `sweeper stop` asks for it."""
+    """Within: record every few seconds that this process drives the sweep, and call `stop` when `sweeper stop` requests it."""
     ended, started = threading.Event(), time.time()
 
     def beat() -> None:
         while True:
-            with suppress(StoreError):  # a full disk must not end the sweep here; the rows tell of it
+            with suppress(StoreError):  # a full disk must not end the sweep here; the recorder reports it
                 results.beat(sweep, {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "started": started})
             if ended.wait(HEARTBEAT_EVERY_S):
                 return
-            if results.stop_asked(sweep) > started:
+            if results.read_stop_request(sweep) > started:
                 stop()
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -99,10 +100,10 @@ def heartbeat(results: ResultStore, sweep: str, stop: Callable[[], None]) -> Ite
 
 
 def stop_sweep(results: ResultStore, sweep: str) -> str:
-    """Ask the driver of a sweep, wherever it is, to end it cleanly.
+    """Ask the driver of a sweep, on whichever machine, to end it cleanly.
 
     Returns:
-        What was done, as a sentence.
+        A sentence that reports what was done.
 
     Raises:
         ConfigError: If there is no such sweep.
@@ -110,12 +111,12 @@ def stop_sweep(results: ResultStore, sweep: str) -> str:
     results.check_sweep(sweep)
     driver = driver_of(results, sweep)
     if driver is None:
-        return f"{sweep}: no driver is at work, nothing to stop.\n"
+        return f"{sweep}: is not running, nothing to stop.\n"
     results.ask_to_stop(sweep)
-    return f"{sweep}: {driver} was asked to stop; it ends within seconds, with everything kept.\n"
+    return f"{sweep}: {driver} was asked to stop; it ends within seconds; all finished work is kept.\n"
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""One trial with its failures as data: what the Ray worker and `sweeper trial` both run."""
+"""Runs one trial and turns its failures into data; used by the Ray worker and by `sweeper trial`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = dict[str, Any]
 
 def execute(job: TrialJob) -> Generator[Row, None, Result]:
     """Run a trial, yield its rows, return how it ended. An error of the trial is a result, not an exception."""
-    from orca_core.pipeline import trial_rows  # torch is loaded by the first trial of a process, not by its start
+    from orca_core.pipeline import trial_rows  # loads torch: only when a trial runs
     from orca_core.store import Store
 
     try:
@@ -28,7 +28,7 @@ def execute(job: TrialJob) -> Generator[Row, None, Result]:
         rows = trial_rows(job.config, store, device=job.device, keep_at=keep_at, keep=job.keep, models=models, workbench=workbench)
         with closing(rows):
             result: TrialResult = yield from rows
-    except Exception as error:  # whatever a trial raises must become a row, and the sweep must go on
+    except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
         text = str(error).strip().splitlines()
         line = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
         return {"status": "FAIL", "cause": cause_of(error), "error": line, "traceback": traceback.format_exc()}
@@ -36,7 +36,7 @@ def execute(job: TrialJob) -> Generator[Row, None, Result]:
 
 
 def cause_of(error: BaseException) -> str:
-    """The class of a failure, by which it is retried or not."""
+    """The class of a failure, which decides whether it is retried."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out-of-memory"
     causes: tuple[tuple[type[OrcaError], str], ...] = (

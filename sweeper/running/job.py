@@ -1,4 +1,4 @@
-"""What a worker is told of a trial, in one message."""
+"""The message that starts a trial on a worker."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TrialJob:
         config: The trial.
         store: URI of the store where stages are found and kept.
         device: Device type, `cpu` or `cuda`.
-        keep_at: Folder of a stage -> epochs whose states other trials will want.
-        keep: Which fine-tuned weights stay.
-        models: URI of the store for these; empty = `store`.
+        keep_at: Folder of a stage -> epochs whose states other trials need.
+        keep: Which fine-tuned weights are kept.
+        models: URI of the store for these weights; empty = `store`.
         reports_each_epoch: Whether a scheduler judges each epoch of fine-tuning.
-        folder: Working folder, which relative paths of tasks and bodies mean; empty = as it is.
-        data_root: Where the worker finds data; empty = as its process has it.
-        cache_root: Where the worker keeps decoded data, `~` being its own home folder; read together with `data_root`.
+        folder: Working folder, against which relative paths of tasks and bodies are resolved; empty = unchanged.
+        data_root: Folder in which the worker finds data; empty = the one its process uses.
+        cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
     """
 
     config: TrialConfig
@@ -42,7 +42,7 @@ class TrialJob:
     cache_root: str = ""
 
     def to_json(self) -> str:
-        """The job as one text."""
+        """The job as a JSON string."""
         data = asdict(replace(self, config=None))  # type: ignore[arg-type]
         return json.dumps(data | {"config": self.config.model_dump(mode="json", by_alias=True)})
 
@@ -50,5 +50,5 @@ class TrialJob:
     def from_json(cls, text: str) -> Self:
         """The job that `to_json` wrote."""
         data = json.loads(text)
-        # As JSON: pydantic's strict mode reads lists as tuples there, and nothing else is let through.
+        # Validated from JSON, where pydantic's strict mode accepts a list for a tuple but stays strict otherwise.
         return cls(**data | {"config": TrialConfig.model_validate_json(json.dumps(data["config"]))})

@@ -1,8 +1,8 @@
-"""States of fine-tuning that trials share, counted by reference and dropped when their last trial has ended.
+"""Fine-tuning states that trials share: reference-counted, and dropped when the last trial that needs them has ended.
 
-A state holds the weights and the optimiser's moments: of a large body, gigabytes. It is needed by the trials that go on from it,
-and by a trial that is continued; when all of these have ended and their rows are written, its rows stay and its tensors go.
-Pretraining, source features and aligned embedders are small beside it and serve other sweeps; `sweeper clean` drops those.
+A state holds weights and optimizer moments, gigabytes for a large body. It is needed by the trials that go on from it, and by a trial that
+is resumed. Once all of these have ended and their rows are written, its tensors are deleted; its rows stay, so that its epochs can still be
+reported. Pretraining, source features and aligned embedders are small in comparison and serve other sweeps; `sweeper clean` drops those.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sweeper.planning.trials import PlannedTrial
 
 
 class StateStore(Protocol):
-    """What a keeper needs of a store."""
+    """The methods of a store that a keeper calls."""
 
     def strip(self, folder: str) -> None:
         """Remove the tensors of a trajectory's states; rows stay."""
@@ -27,12 +27,12 @@ class StateStore(Protocol):
 
 
 class StateKeeper:
-    """Drops what no trial of a plan needs any more.
+    """Drops the states that no trial of a plan needs any more.
 
     Args:
         store: The stage store.
-        planner: Says at which epochs trials leave a trajectory, and which weights are kept.
-        trials: Those that are to be run.
+        planner: Knows at which epochs trials leave a trajectory, and which weights the sweep keeps.
+        trials: The trials to run.
     """
 
     def __init__(self, store: StateStore, planner: Planner, trials: Iterable[PlannedTrial]) -> None:
@@ -42,29 +42,32 @@ class StateKeeper:
         self.add(trials)
 
     def add(self, trials: Iterable[PlannedTrial]) -> None:
-        """Trials that will need their states."""
+        """Count more trials as users of their states."""
         self._needed_by.update(stage.folder for trial in trials for stage in trial.finetuning)
 
     def end(self, trial: PlannedTrial, status: str, batch: int) -> None:
-        """A trial has ended for good.
+        """Record that a trial has ended and will not run again.
 
         Args:
-            trial: Which.
-            status: How. One that is COMPLETE leaves no interim state.
-            batch: Number of the batch that will hold its last row.
+            trial: The trial.
+            status: How it ended.
+            batch: Number of the batch of rows that will contain its last one.
         """
         for stage in trial.finetuning:
             self._needed_by[stage.folder] -= 1
+            # The last phase of a COMPLETE trial stores rows but no tensors, unless trials share its trajectory or its state holds the
+            # layers that `surgical` chose. So for most trials of a sweep there is nothing to drop, and the store is not accessed.
             has_state = stage is not trial.finetuning[-1] or bool(self._planner.ends_of(stage.folder)) or status != "COMPLETE"
             has_state |= trial.config.phases[stage.phase].is_surgical
             if self._needed_by[stage.folder] <= 0 and (has_state or self._planner.space.keep == "none"):
                 self._ended.append((batch, stage.folder))
 
     def drop(self, written: int) -> None:
-        """Drop what is not needed any more.
+        """Drop the states that are no longer needed.
 
         Args:
-            written: Batches of rows that are written: rows that are not must stay with their stage.
+            written: Number of batches of rows written so far. States stay until the rows of their trial are written: after a crash they are
+                reported again from there.
         """
         waiting = []
         for batch, folder in self._ended:
@@ -76,6 +79,6 @@ class StateKeeper:
                     self._store.drop_folder(folder)
                 elif self._planner.space.keep != "all":
                     self._store.strip(folder)
-            except (StoreError, OSError):  # a full disk, say
+            except (StoreError, OSError):  # for example a full disk; tried again after the next trial
                 waiting.append((batch, folder))
         self._ended = waiting

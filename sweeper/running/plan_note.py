@@ -1,4 +1,4 @@
-"""What the results keep of a plan: the space as given and as resolved, the artifacts that belong to it, where it was made."""
+"""The note about a plan that is stored with the results: the space as given and as resolved, its artifacts, where it was made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeper.running.provenance import provenance
 
 
 def plan_note(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON data. `places` are the folders of the stage store with what its trials make: stages and fine-tuned weights."""
+    """A plan as JSON data. `places` lists the folders in the stage store that its trials write: stages and fine-tuned weights."""
     stages = {stage.folder for trial in plan.trials for stage in trial.stages}
     return {
         "name": plan.space.name,

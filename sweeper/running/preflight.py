@@ -1,4 +1,4 @@
-"""What is looked at before anything starts: data, adapters, stores, room on the disk."""
+"""Checks made before anything starts: data, adapters, stores, disk space."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sweeper.results.workspace import Workspace
 
 
 def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = True) -> None:
-    """Read what users gave as data, and compare `train_samples` with the data, before anything starts.
+    """Check that data can be read and that it has enough samples for `train_samples`.
 
     Args:
         configs: The trials.
-        file: Of the search space.
-        decode: Read published data whole, which decodes it once; otherwise its files are looked at as far as headers tell.
+        file: The search-space file, for error messages.
+        decode: Decode published data, which is cached for the workers; otherwise only the headers of its files are checked.
 
     Raises:
-        ConfigError: With a fault for every task that cannot be run so.
+        ConfigError: With a fault for every task or proxy that cannot be used.
     """
     faults, configs = Faults(), tuple(configs)
     for name in sorted({config.proxy for config in configs if config.align.epochs > 0 or config.aligns_jointly}):
@@ -34,11 +34,11 @@ def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = Tr
             proxy = find_proxy(name)
             proxy.check_files()
             if ":" in name and decode and proxy.loader:
-                proxy.load()  # what users gave is read, too
-    asked = {(config.task, config.split_seed, config.reference_data, config.train_samples): config.task_spec for config in configs}
-    for (task, split_seed, reference, train_samples), spec in asked.items():
+                proxy.load()  # the user's own data: only reading it shows whether it is valid
+    wanted = {(config.task, config.split_seed, config.reference_data, config.train_samples): config.task_spec for config in configs}
+    for (task, split_seed, reference, train_samples), spec in wanted.items():
         if ":" not in task and train_samples is None and not spec.expects:
-            continue  # data that comes with packages needs no look
+            continue  # data that ships with packages is known to be valid
         with faults.collecting("task"):
             if spec.expects and not decode:
                 spec.check_files()
@@ -50,10 +50,10 @@ def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = Tr
 
 
 def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:
-    """Try every adapter on its body, before anything starts. Loads torch and peft if there is one, so `plan` leaves it to `run`.
+    """Try every adapter on its body. This loads torch and peft, so `run` does it but `plan` does not.
 
     Raises:
-        ConfigError: With a fault for every option that is not possible.
+        ConfigError: With a fault for every option that its body does not allow.
     """
     faults = Faults()
     for config in {(config.adapter, config.body.name): config for config in configs}.values():
@@ -63,7 +63,7 @@ def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:
 
 
 def check_stores(workspace: Workspace, share: bool = True) -> None:
-    """That the stage store can be written, and without sharing the private ones.
+    """Check that the stage store can be written, and without sharing the private stores, too.
 
     Raises:
         ConfigError: If not.
@@ -80,23 +80,23 @@ def check_stores(workspace: Workspace, share: bool = True) -> None:
 
 
 def check_room(uris: Iterable[str], min_gib: float, file: str = "") -> None:
-    """That the disks of local folders have room; object stores are not asked.
+    """Check that the disks of local folders have enough free space; object stores are skipped.
 
     Raises:
         ConfigError: If not.
     """
-    faults, asked = Faults(), set()
+    faults, checked = Faults(), set()
     for uri in uris:
         folder = Path(uri).expanduser().resolve()
         if "://" in uri or min_gib == 0:
             continue
         while not folder.exists():
             folder = folder.parent
-        if (disk := folder.stat().st_dev) in asked:
+        if (disk := folder.stat().st_dev) in checked:
             continue
-        asked.add(disk)
+        checked.add(disk)
         free = shutil.disk_usage(folder).free / 2**30
         if free < min_gib:
-            remedy = f"Only {free:.2f} GiB are free there. Make room (`sweeper clean`), or lower the floor."
+            remedy = f"Only {free:.2f} GiB are free there. Free some space (`sweeper clean`), or lower the limit."
             faults.add("budget.free_gib", f"must be free on the disk of {uri}", min_gib, remedy)
     faults.raise_if_any(file)

@@ -17,12 +17,12 @@ PLAIN_EVERY_S = 15.0
 
 
 class Progress:
-    """Shows how far a sweep is.
+    """Shows the progress of a sweep.
 
     Args:
-        recorder: Knows what runs and what ended.
-        total: Trials of the plan, the ones done before included.
-        done_before: Trials that were done before this run.
+        recorder: Counts running and ended trials.
+        total: Number of trials in the plan, including those finished by earlier runs.
+        done_before: Number of trials finished by earlier runs.
         quiet: Show nothing.
     """
 
@@ -44,13 +44,13 @@ class Progress:
         self.show(final=True)
 
     def update(self) -> None:
-        """Show the state if it is time to."""
+        """Show the current state if it is time to."""
         every = 0.5 if self._status is not None else PLAIN_EVERY_S
         if time.monotonic() - self._last >= every:
             self.show()
 
     def show(self, final: bool = False) -> None:
-        """Show the state now."""
+        """Show the current state."""
         self._last = time.monotonic()
         line = self.line()
         if self._status is not None and not final:
@@ -59,7 +59,7 @@ class Progress:
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
-        """The state in a line: done / running / failed / reused, best so far, time left."""
+        """The state in one line: trials done, running and failed, work reused, best so far, time left."""
         ended = self.recorder.ended.values()
         failed = sum(trial.status == "FAIL" for trial in ended)
         done = self.done_before + len(ended)
@@ -69,7 +69,7 @@ class Progress:
         if pruned := sum(trial.status == "PRUNED" for trial in ended):
             parts.append(f"{pruned} pruned")
         if self.done_before:
-            parts.append(f"{self.done_before} done before")
+            parts.append(f"{self.done_before} from earlier runs")
         if saved := sum(trial.saved_s for trial in ended):
             parts.append(f"{_clock(saved)} of work reused")
         if self.recorder.trouble:

@@ -1,4 +1,4 @@
-"""Where a row comes from: the versions of this code and of Ray. What computes is said by the worker, `orca_core.numerics`."""
+"""The provenance of a row: the versions of this code and of Ray. The worker reports the hardware and libraries it computes with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, str | None]:
-    """Columns that say which code a sweep was run by. Versions are read from package metadata: nothing heavy is imported."""
+    """The columns about the code that ran a sweep. Versions are read from package metadata, without importing anything heavy."""
     return {
         "code_version": _version("orca-sweeper"),
         "code_commit": code_commit(),
@@ -19,7 +19,7 @@ def provenance() -> dict[str, str | None]:
 
 
 def code_commit() -> str | None:
-    """The commit of the source tree, `+dirty` if it has uncommitted changes; None if this is no checkout."""
+    """The commit of the source tree, `+dirty` if it has uncommitted changes; None outside a checkout."""
     folder = Path(__file__).resolve().parent
     try:
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")

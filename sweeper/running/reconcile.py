@@ -1,4 +1,4 @@
-"""A plan beside what the results have: what is done, what must run, what is stale, what is no longer planned."""
+"""Compares a plan with the results: which trials are done, to run, stale, or no longer planned."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Reconciliation:
     """A plan and the results of its sweep.
 
     Args:
-        planner: Knows the plan, with what `tpe` proposes from the results.
-        known: Trial id -> current row of the sweep's trials.
-        ended: Of these, the trials that ended for good, planned or not.
+        planner: Holds the plan, including what `tpe` proposes from the results.
+        known: Trial id -> current row, of every trial of the sweep.
+        ended: Those of `known` that are final, planned or not.
         done: Ids of planned trials that need not run.
-        todo: Planned trials that must.
-        stale: Ids of planned trials that are finished, but from other code, data or pretraining than now.
+        todo: Planned trials that must run.
+        stale: Ids of planned trials whose results come from other code, data or pretraining than the current ones.
         dropped: Rows of trials that are no longer planned.
     """
 
@@ -36,21 +36,21 @@ class Reconciliation:
     dropped: tuple[Mapping[str, Any], ...]
 
     def is_done(self, trial: PlannedTrial) -> bool:
-        """Whether a trial need not run; also one that `tpe` proposes later may have ended before."""
+        """Whether a trial need not run. Also for trials that `tpe` proposes later: an earlier run may have finished them."""
         return trial.id in self.ended and self.ended[trial.id]["result_key"] == trial.result_key
 
     def mark_planned(self, recorder: Recorder) -> None:
-        """Say in the rows which trials of earlier runs are planned again."""
+        """Set `in_plan` in the rows of earlier trials that are planned again."""
         recorder.set_in_plan((row for trial, row in self.known.items() if trial in self.done and not row["in_plan"]), True)
 
     def mark_dropped(self, recorder: Recorder) -> None:
-        """Say in the rows which trials of earlier runs are no longer planned, by the plan as it is now."""
+        """Clear `in_plan` in the rows of earlier trials that the current plan no longer contains."""
         planned = self.plan.by_id
         recorder.set_in_plan((row for trial, row in self.known.items() if trial not in planned and row["in_plan"]), False)
 
     @property
     def plan(self) -> Plan:
-        """The plan as it is now."""
+        """The current plan."""
         return self.planner.plan
 
 
@@ -59,9 +59,9 @@ def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = Fal
 
     Args:
         space: The search space.
-        results: Where its sweep's rows are.
+        results: The result tables.
         retry_failed: Count failed trials as not done, whatever the cause.
-        planner: Of the space, if it was planned already.
+        planner: The space's planner, if there is one already.
 
     Raises:
         ConfigError: If the space cannot be planned.

@@ -1,4 +1,4 @@
-"""From what trials report to rows in the results. Only the driver writes rows, in batches, as whole new files."""
+"""Turns what trials report into rows of the result tables. Only the driver writes rows, in batches, each a complete new file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.running.provenance import provenance
 
 FLUSH_EVERY_S = 5.0
-"""Seconds between batches of rows. A row that a killed driver had not written is in the stage's artifact, and reported again."""
+"""Seconds between batches of rows. Rows that a killed driver had not written are in the stages' artifacts, and are reported again."""
 
 COMPACT_EVERY = 200
-"""Batches after which small files are merged, so that a long sweep stays quick to read."""
+"""Number of batches after which small files are merged, so that a long sweep stays fast to read."""
 
 NOT_RETRIED = frozenset({"user-error", "not-finite", "config", "data"})
-"""Causes of failure that running again would only repeat."""
+"""Causes of failure that running the trial again would only repeat."""
 
-_OF_THE_TRIAL = ("proxy_distance", "proxy_distance_unlabelled")
-"""Columns of an epoch's row that are the whole trial's."""
+_TRIAL_COLUMNS = ("proxy_distance", "proxy_distance_unlabelled")
+"""Columns of an epoch's row that also belong to the row of the trial."""
 
 _STAGE_KINDS = ("pretrain", "source", "align", "finetune")
 
 
 class RowStore(Protocol):
-    """Where a recorder writes: `ResultStore`, or rows in memory."""
+    """What a recorder writes to: `ResultStore`, or tables in memory."""
 
     def append(self, table: str, sweep: str, rows: list[dict[str, Any]]) -> None:
-        """Add rows, all or none; `StoreError` if that is not possible."""
+        """Add all rows, or raise `StoreError` and add none."""
 
     def attempts(self, sweep: str) -> Mapping[str, int]:
         """Trial -> its last attempt."""
@@ -48,7 +48,7 @@ class RowStore(Protocol):
 
 @dataclass
 class _Live:
-    """A trial that runs: its row so far."""
+    """A running trial and its row so far."""
 
     row: dict[str, Any]
     started: float
@@ -58,20 +58,20 @@ class _Live:
 
     @property
     def mixed_numerics(self) -> bool | None:
-        """True if any stage is mixed, None if of any it is not known, else False."""
+        """True if any stage is mixed; else None if it is unknown for any; else False."""
         return True if True in self.mixed else None if None in self.mixed else False
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What is remembered of a trial that ended in this run.
+    """A trial that ended in this run.
 
     Args:
         status: COMPLETE, PRUNED or FAIL.
         task: Its task.
         score: What it is ranked by; infinite if it failed.
         saved_s: Compute time saved by reuse.
-        reused_from: Sweep it was taken over from; None if it ran.
+        reused_from: Sweep whose results were taken over; None if the trial was run.
     """
 
     status: str
@@ -82,17 +82,17 @@ class Ended:
 
 
 class Recorder:
-    """Writes the rows of one sweep and keeps count.
+    """Writes the rows of one sweep and counts its trials.
 
     Args:
-        store: Where rows go.
+        store: Where rows are written.
         sweep: Name of the sweep.
         metric: What trials are ranked by.
-        clock: Seconds that go on steadily.
+        clock: Monotonic clock, in seconds.
 
     Attributes:
-        ended: Trial id -> how it ended in this run, the last time.
-        trouble: Why rows are held back; empty if they are not.
+        ended: Trial id -> how its last attempt in this run ended.
+        trouble: Why rows could not be written and are buffered; empty if they could.
     """
 
     def __init__(self, store: RowStore, sweep: str, metric: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -106,21 +106,21 @@ class Recorder:
 
     @cached_property
     def _attempts(self) -> dict[str, int]:
-        """Trial -> its last attempt, read when the first trial starts: a finished sweep starts none."""
+        """Trial -> its last attempt. Read when the first trial starts, since a finished sweep starts none."""
         return dict(self.store.attempts(self.sweep))
 
     @property
     def batches(self) -> int:
-        """Batches of rows that were written whole."""
+        """Number of batches written completely."""
         return self._flushes
 
     @property
     def running(self) -> int:
-        """Trials that run now."""
+        """Number of running trials."""
         return len(self._live)
 
     def start(self, trial: PlannedTrial, *, device: str) -> None:
-        """A trial begins, or begins again after its machine was lost."""
+        """Record that a trial starts, or restarts after its process or machine was lost."""
         attempt = self._attempts.get(trial.id, 0) + 1
         self._attempts[trial.id] = attempt
         row = {
@@ -152,23 +152,23 @@ class Recorder:
         return self._clock() - live.started if live else 0.0
 
     def locate(self, trial_id: str, host: str | None, pid: int | None, worker: Mapping[str, Any] = {}) -> None:
-        """Say where a running trial runs, once that is known.
+        """Record which worker runs a trial, once that is known.
 
         Args:
             trial_id: The trial.
-            host, pid: Of its worker; None = as before.
+            host, pid: Host and process id of the worker; None = unchanged.
             worker: Cells of the worker's `NumericalKind`, in the first report of an attempt.
         """
         if live := self._live.get(trial_id):
             live.row |= {"host": host or live.row["host"], "pid": pid or live.row["pid"], **worker}
 
     def add_rows(self, trial_id: str, rows: Iterable[Row]) -> None:
-        """Rows that a running trial reported."""
+        """Record rows that a running trial reported."""
         live = self._live[trial_id]
         for row in rows:
             cells = row.cells()
-            # Taken at once, so that trials that are stopped early or fail have them too.
-            live.row |= {name: cells[name] for name in _OF_THE_TRIAL if isinstance(row, EpochRow) and name in cells}
+            # Copied right away, so that trials that fail or are stopped early have them, too.
+            live.row |= {name: cells[name] for name in _TRIAL_COLUMNS if isinstance(row, EpochRow) and name in cells}
             if isinstance(row, StageRow):
                 live.stage_seconds[row.stage] += row.seconds  # type: ignore[assignment]
                 live.saved_s += row.saved_s
@@ -177,7 +177,7 @@ class Recorder:
         self._flush_if_due()
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> Ended | None:
-        """A trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. One that never began leaves no row: None."""
+        """Record how a trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. None, and no row, if it never started."""
         live = self._live.pop(trial_id, None)
         if live is None:
             return None
@@ -191,29 +191,32 @@ class Recorder:
         return ended
 
     def set_in_plan(self, rows: Iterable[Mapping[str, Any]], in_plan: bool) -> None:
-        """Rewrite trials of earlier runs that an edited space drops, or takes up again."""
+        """Record that an edited space contains trials of earlier runs again, or no longer."""
         for row in rows:
             self._buffers["trials"].append(dict(row) | {"in_plan": in_plan, "sequence": row["sequence"] + 1})
         self._flush_if_due()
 
     def flush(self) -> None:
-        """Write what is buffered: attempts that began first, so that none of their rows stands without one, and the ended last.
+        """Write the buffered rows.
+
+        First the rows of attempts that started, last of those that ended: so no row of a stage or epoch exists without its attempt, and a
+        trial that is COMPLETE in the tables has all of its rows, wherever a crash falls.
 
         Raises:
-            StoreError: If it cannot be written; what is left stays buffered.
+            StoreError: If they cannot be written. The remaining rows stay buffered.
         """
         buffers, self._buffers = self._buffers, {table: [] for table in self._buffers}
-        began = [row for row in buffers["trials"] if row["status"] == "RUNNING"]
+        started = [row for row in buffers["trials"] if row["status"] == "RUNNING"]
         ended = [row for row in buffers["trials"] if row["status"] != "RUNNING"]
-        batches = [("trials", began), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)]
+        batches = [("trials", started), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)]
         self._last_flush = self._clock()
         while batches:
             table, rows = batches[0]
             try:
                 self.store.append(table, self.sweep, rows)
             except StoreError:
-                for left, kept in reversed(batches):
-                    self._buffers[left] = kept + self._buffers[left]
+                for unwritten, of_table in reversed(batches):
+                    self._buffers[unwritten] = of_table + self._buffers[unwritten]
                 raise
             del batches[0]
         self._flushes += 1
@@ -225,11 +228,11 @@ class Recorder:
             try:
                 self.flush()
                 self.trouble = ""
-            except StoreError as error:  # a full disk, say: the rows are held, and written with the next batch
+            except StoreError as error:  # for example a full disk: the rows stay buffered and are written with the next batch
                 self.trouble = str(error)
 
 
 def score_of(row: Mapping[str, Any], metric: str) -> float:
-    """What an ended trial is ranked by: infinite where it failed."""
+    """The value by which an ended trial is ranked; infinite if it failed."""
     value = row.get(metric) if row["status"] in ("COMPLETE", "PRUNED") else None
     return math.inf if value is None else float(value)

@@ -1,13 +1,14 @@
-"""One run of a sweep as a state machine: which trial is next, what comes of each, and how the run ends.
+"""One run of a sweep as a state machine: which trial is next, how each one ends, and how the run ends.
 
-A trial that was handed out by `next` is started, reports rows, and ends in one of five ways:
+A trial that was handed out by `next` is started, reports rows, and ends in one of four ways:
 
     end       it reported its result, COMPLETE or FAIL
-    cut       whoever runs it was told to stop it: with the sweep, after its time, or by the scheduler
-    give_up   its process or machine was lost too often
+    cut       it was stopped from outside: with the sweep, at its time limit, or by the scheduler
+    give_up   the worker's process or machine was lost too often
     close     it was still running when the run ended
 
-`lose` is no end: the trial is started again, as its next attempt. Whoever runs trials calls these; nothing here knows of Ray.
+`lose` does not end a trial: it is started again, as its next attempt. The code that runs trials calls these methods: Ray Tune's hooks in a
+real run, `simulation.py` in tests. Nothing here knows about Ray, so thousands of histories can be tested in seconds.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ from sweeper.space.space import SearchSpace
 from sweeper.workbench import shorten_home
 
 MAX_LOSSES = 3
-"""Times a trial is started again after its process or machine was lost. Errors of the trial itself are never retried in a run."""
+"""How often a trial is restarted after its process or machine was lost. Errors of the trial itself are never retried within a run."""
 
 _SCORES = ("train_loss", "valid_loss", "valid_error", "test_error")
-"""What the row of a trial that was stopped early has, of its last epoch."""
+"""Scores of the last epoch, which become those of a trial that was stopped early."""
 
 _STOPPED = {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"}
 
 
 class Outcome(Enum):
-    """Where a run stands, or how it ended."""
+    """The state of a run, or how it ended."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -53,7 +54,7 @@ class Outcome(Enum):
 
 
 class SweepCutError(OrcaError):
-    """A sweep that could not come to its end: Ray is gone, or the disk is full. What it has is kept."""
+    """A sweep ended early because Ray was lost or the disk is full. Finished work is kept."""
 
     exit_code = 1
 
@@ -62,18 +63,18 @@ class Session:
     """One run of a sweep.
 
     Args:
-        planner: Knows the trials; under tpe it proposes more.
+        planner: Holds the plan; under tpe it proposes more trials.
         todo: Trials to run, in order of preference.
         recorder: Writes rows.
         workspace: Where stages and models are kept.
-        slots: Trials that may run at once.
-        ended: Trial id -> row, of trials that ended for good before this run.
-        share: Whether trials share stages; if not, each has a private store until it ends.
-        keeper: Drops states that no trial needs any more; None = all are kept.
-        clock: Seconds that go on steadily.
+        slots: Maximum number of trials at once.
+        ended: Trial id -> row, of trials that ended for good in earlier runs.
+        share: Whether trials share stages; if not, each has a private store, dropped when it ends.
+        keeper: Drops states that no trial needs any more; None = all states are kept.
+        clock: Monotonic clock, in seconds.
 
     Attributes:
-        reason: What ended the run early, in a line; empty while nothing did.
+        reason: Why the run ended early, in one line; empty if it did not.
     """
 
     def __init__(
@@ -103,33 +104,34 @@ class Session:
 
     @property
     def space(self) -> SearchSpace:
-        """What is run."""
+        """The search space of the sweep."""
         return self._planner.space
 
     @property
     def is_ending(self) -> bool:
-        """Whether the run is to end as soon as possible."""
+        """Whether the run should end as soon as possible."""
         return self._ending is not None
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether no trial will be handed out any more."""
+        """Whether no more trials will be handed out."""
+        # While a trial runs, its score may still make tpe propose others.
         return self.is_ending or (self._queue.is_empty and not (self._planner.proposed_later and self._running))
 
     @property
     def outcome(self) -> Outcome:
-        """Where the run stands."""
+        """The state of the run."""
         if not self._is_closed:
             return Outcome.RUNNING
         if self._ending in (Outcome.DISK_FULL, Outcome.LOST):
             return self._ending
-        # A request to stop that found nothing left to do changed nothing.
+        # A request to stop that came after the last trial had nothing to stop: the sweep is finished.
         return Outcome.STOPPED if self._is_cut_short or not self._queue.is_empty else Outcome.FINISHED
 
     # -------------------------------------------------------------------------------------------------------------- trials
 
     def next(self) -> PlannedTrial | None:
-        """Hand out a trial; None if none may start now: no slot is free, all wait for a leader, or the run is to end."""
+        """Hand out a trial; None if none may start now: no slot is free, all are blocked by leaders, or the run is ending."""
         if self.is_ending or len(self._running) >= self.slots:
             return None
         trial = self._queue.next()
@@ -138,7 +140,7 @@ class Session:
         return trial
 
     def job(self, trial: PlannedTrial) -> TrialJob:
-        """What the worker of a trial is told."""
+        """The message that starts a trial on a worker."""
         store = self._workspace.artifacts_uri if self.share else self._workspace.private_uri(self.space.name, trial.id)
         return TrialJob(
             config=trial.config,
@@ -154,13 +156,13 @@ class Session:
         )
 
     def start(self, trial_id: str) -> None:
-        """A trial begins, or begins again after it was lost."""
+        """Record that a trial starts, or restarts after it was lost."""
         self.recorder.start(self._running[trial_id], device=self.space.device)
 
     def report(
         self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None, worker: Mapping[str, Any] = {}
     ) -> None:
-        """A running trial reports rows. What they say is stored may be used by other trials from now on. Arguments as `Recorder.locate`."""
+        """Record rows of a running trial; stages that they report as stored become available. Arguments as for `Recorder.locate`."""
         trial = self._running.get(trial_id)
         if trial is None:
             return
@@ -174,32 +176,33 @@ class Session:
                 self._queue.publish(trial_id, row.stage, row.phase, row.epoch)
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """A trial ended with a result of its own: write it, free what it led, and let tpe propose what follows."""
+        """Record how a trial ended: write its row, release its claims, and let tpe propose further trials."""
         trial = self._running.pop(trial_id, None)
         if trial is None:
             return
         self._queue.end(trial_id)
-        if result.get("cause") == "disk":  # the others would fail likewise
+        if result.get("cause") == "disk":  # all other trials would fail in the same way
             self._ending, self.reason = Outcome.DISK_FULL, result["error"]
         may_run_again = result["status"] == "FAIL" and result["cause"] not in NOT_RETRIED
         if self._keeper is not None and not may_run_again:
+            # The row is recorded below, so it is written with the next batch. States may go only after that.
             self._keeper.end(trial, result["status"], self.recorder.batches + 1)
         ended = self.recorder.end(trial_id, result)
         self.drop_unneeded()
-        if not self.share and result["status"] != "FAIL":
+        if not self.share and result["status"] != "FAIL":  # a failed trial may be retried, and then resumes from its stages
             self._workspace.drop_private(self.space.name, trial_id)
-        if ended is not None and result.get("cause") != "stopped":
+        if ended is not None and result.get("cause") != "stopped":  # a stopped trial has no score yet: it runs again
             self._add(self._planner.tell(trial_id, ended.score))
 
     def cut(self, trial_id: str, last: Mapping[str, Any]) -> None:
-        """A trial was stopped from outside, as `wants_stop` or a scheduler said; `last` is what it reported of its last epoch."""
+        """Record that a trial was stopped because of `wants_stop` or by a scheduler; `last` is its report of its last epoch."""
         if trial_id not in self._running:
             return
         if self.is_ending:
             self._is_cut_short = True
             self.end(trial_id, _STOPPED)
         elif self._is_overdue(trial_id):
-            error = f"it ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
+            error = f"the trial ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
             self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
         else:
             epoch = last.get("epoch")
@@ -208,17 +211,17 @@ class Session:
             self.end(trial_id, {"status": "PRUNED", "cause": cause, "best_epoch": epoch} | scores)
 
     def lose(self, trial_id: str) -> None:
-        """The process or machine of a trial was lost. It stays handed out, and its rows come anew under the next attempt."""
+        """Record that the process or machine of a trial was lost. It stays handed out and reports its rows again, as a new attempt."""
         if trial_id in self._running:
             self.recorder.end(trial_id, {"status": "FAIL", "cause": "infrastructure"})
 
     def give_up(self, trial_id: str) -> None:
-        """A trial was lost too often; the next run starts it again."""
-        error = "its process or machine was lost too often"
+        """Record that a trial was lost too often; the next run starts it again."""
+        error = "the worker's process or machine was lost too often"
         self.end(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": error})
 
     def wants_stop(self, trial_id: str) -> bool:
-        """Whether a trial that has just reported is to be stopped."""
+        """Whether a trial that has just reported should be stopped."""
         return self.is_ending or self._is_overdue(trial_id)
 
     # ------------------------------------------------------------------------------------------------------------- the run
@@ -228,28 +231,28 @@ class Session:
         self._ending = self._ending or Outcome.STOPPED
 
     def lose_machines(self) -> None:
-        """No machine is left to run trials on."""
+        """End the run: no machine is left to run trials."""
         self._ending = Outcome.LOST
 
     def check_deadline(self) -> None:
-        """End the run if its budget of time is used up."""
+        """End the run if its time budget is used up."""
         if self._clock() >= self._deadline:
             self.stop()
 
     def drop_unneeded(self) -> None:
-        """Drop states that no trial needs any more, and whose rows are written."""
+        """Drop states that no trial needs any more and whose rows are written."""
         if self._keeper is not None:
             self._keeper.drop(self.recorder.batches)
 
     def close(self) -> None:
-        """The run is over; trials that still run were stopped with it."""
+        """End the run. Trials that are still running are recorded as stopped."""
         self._ending = self._ending or (Outcome.STOPPED if self._running else None)
         for trial_id in list(self._running):
             self.cut(trial_id, {})
         self._is_closed = True
 
     def _add(self, proposed: Iterable[PlannedTrial]) -> None:
-        """Take in trials that tpe proposes; one that ended in an earlier run is part of the plan again, and is not run."""
+        """Queue trials that tpe proposes. One that an earlier run finished is marked as planned again instead of being run."""
         todo = []
         for trial in proposed:
             row = self._ended.get(trial.id)
@@ -262,12 +265,12 @@ class Session:
             self._keeper.add(todo)
 
     def _leaves_state(self, stage: Stage, row: EpochRow) -> bool:
-        """Whether a row says that a stage has stored a state on its way that some trial leaves from.
+        """Whether a row means that a stage has stored an interim state from which other trials go on.
 
-        Its last state is stored after the row of its last epoch: the row of the stage says so.
+        Not for the last epoch, whose row is reported before its state is stored: the row of the stage announces that one.
         """
-        is_on_the_way = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < stage.end
-        return is_on_the_way and row.epoch in self._planner.ends_of(stage.folder)
+        is_interim = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < stage.end
+        return is_interim and row.epoch in self._planner.ends_of(stage.folder)
 
     def _is_overdue(self, trial_id: str) -> bool:
         limit = self.space.budget.trial_minutes
@@ -275,7 +278,7 @@ class Session:
 
 
 def seconds_allowed(space: SearchSpace, slots: int) -> float:
-    """Seconds of wall time that the budget of a sweep allows one run."""
+    """Wall time that the budget of a sweep allows for one run, in seconds; infinite without a limit."""
     budget, gpu = space.budget, space.resources.gpu
     bounds = [budget.hours * 3600] if budget.hours else []
     if budget.gpu_hours and gpu:

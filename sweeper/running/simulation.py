@@ -1,8 +1,8 @@
 """A run of a sweep in simulated time.
 
 Planner, queue, session, recorder and keeper are the real ones; only the workers, the stage store and the tables are simulated. Workers
-report what real ones would, from a store in memory, and are lost, fail or are stopped early by chance. So the driver can be tested over
-thousands of histories, and its own cost measured at a size that no machine at hand could run.
+report what real ones would, from a store in memory, and are lost, fail or are stopped early at random. So the driver can be tested over
+thousands of histories, and its own cost can be measured for sweeps far too large to run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sweeper.running.recorder import Recorder
 from sweeper.running.session import MAX_LOSSES, Outcome, Session
 
 EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "finetune": 4.0}
-"""Seconds of an epoch of a stage, on average; of `source`, of the whole."""
+"""Mean seconds per epoch of a stage; for `source`, of the complete stage."""
 
 STORED_AFTER_S = 0.2
 """Seconds from the row of a stage's last epoch until its state is stored."""
@@ -38,16 +38,16 @@ REPLACED_AFTER_S = 5.0
 
 @dataclass(frozen=True)
 class Chances:
-    """What goes wrong, as probabilities each time a worker reports.
+    """What can go wrong, as probabilities per report of a worker.
 
     Args:
-        lost: Its process or machine is lost.
+        lost: The worker's process or machine is lost.
         fails: The trial ends with an error of its own, or runs out of memory.
-        fills_disk: The trial finds no room left on the disk.
+        fills_disk: The trial finds the disk full.
         pruned: After an epoch of fine-tuning, the scheduler stops the trial.
         stop: The user stops the run.
         no_machines: The last machine is lost.
-        held_back: A batch of rows cannot be written at first.
+        held_back: A batch of rows cannot be written at the first try.
     """
 
     lost: float = 0.0
@@ -63,7 +63,7 @@ class SimulatedTables:
     """Result tables in memory.
 
     Args:
-        is_held_back: Asked before a batch is written; if true it is refused.
+        is_held_back: Called before a batch is written; if it returns true, the batch is refused.
     """
 
     def __init__(self, is_held_back: Callable[[], bool] = lambda: False) -> None:
@@ -84,7 +84,7 @@ class SimulatedTables:
         return found
 
     def compact(self, sweep: str) -> None:
-        """Nothing: there are no files."""
+        """Do nothing: there are no files."""
 
     def live_trials(self, sweep: str | None = None) -> list[Mapping[str, Any]]:
         """The current row of each trial."""
@@ -99,8 +99,8 @@ class SimulatedStages:
     """A stage store in memory.
 
     Args:
-        states: Folder -> address -> whether tensors are there; if not, rows are.
-        computed: (folder, epoch) -> how often it was computed; epoch 0 stands for the whole of a stage without epochs.
+        states: Folder -> address -> whether it has tensors; if not, it has only rows.
+        computed: (folder, epoch) -> how often it was computed; epoch 0 is a stage without epochs.
     """
 
     states: defaultdict[str, dict[Address, bool]] = field(default_factory=lambda: defaultdict(dict))
@@ -111,16 +111,16 @@ class SimulatedStages:
         self.states[folder] = dict.fromkeys(self.states[folder], False)
 
     def drop_folder(self, folder: str) -> None:
-        """Remove all of a key."""
+        """Remove all artifacts of a key."""
         self.states.pop(folder, None)
 
 
 class SimulatedWorkspace(Workspace):
-    """A workspace without files: the shared stages and those of each trial that shares nothing.
+    """A workspace in memory: one shared store, and a private one for each trial that does not share.
 
     Attributes:
-        shared: Stages of the shared store.
-        private: Trial -> stages of its private store.
+        shared: The shared store.
+        private: Trial -> its private store.
     """
 
     def __init__(self) -> None:
@@ -136,24 +136,24 @@ class Simulation:
     """One run of a sweep.
 
     Args:
-        planner: Of the sweep.
+        planner: The sweep's planner.
         todo: Trials to run.
-        tables: Where rows go.
-        workspace: Where stages are.
-        slots: Trials at once.
-        ended: Trial id -> row, of trials that ended for good before.
+        tables: Where rows are written.
+        workspace: Where stages are kept.
+        slots: Maximum number of trials at once.
+        ended: Trial id -> row, of trials that ended for good in earlier runs.
         share: Whether trials share stages.
-        chances: What goes wrong.
-        random: Decides when, and how long an epoch takes.
-        watch: Called with the simulation whenever trials were handed out.
+        chances: What can go wrong.
+        random: Source of all randomness: failures, and how long an epoch takes.
+        watch: Called with the simulation after each time trials were handed out.
 
     Attributes:
         now: Simulated seconds.
-        session: The real one.
-        running: Id -> trial, of those that were handed out and have not ended.
-        computing: Id -> folder of the stage that the trial's worker is computing, if it is.
-        handed: Ids of all trials that were handed out, in order.
-        reported: Addresses of the stages and states that workers said were stored.
+        session: The real session under test.
+        running: Id -> trial, of trials that were handed out and have not ended.
+        computing: Id -> folder of the stage that the trial's worker is computing now.
+        handed_out: Ids of all trials that were handed out, in order.
+        reported: Addresses of the stages and states that workers reported as stored.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Simulation:
         self.now = 0.0
         self.running: dict[str, PlannedTrial] = {}
         self.computing: dict[str, str] = {}
-        self.handed: list[str] = []
+        self.handed_out: list[str] = []
         self.reported: set[Address] = set()
         self._planner, self._workspace, self._share, self._watch = planner, workspace, share, watch
         self._chances, self._random = chances, random or Random(0)
@@ -188,12 +188,12 @@ class Simulation:
         )
 
     def run(self) -> Outcome:
-        """Run to the end, as a driver does: hand out what can run, wait for what happens next."""
+        """Run to the end as a driver does: hand out the trials that can run, then process the next event."""
         session, is_exhausted = self.session, False
         while not session.is_ending:
             is_exhausted |= session.is_exhausted  # Tune does not ask again
             while not is_exhausted and (trial := session.next()) is not None:
-                self.handed.append(trial.id)
+                self.handed_out.append(trial.id)
                 self.running[trial.id] = trial
                 self._begin(trial)
             self._watch(self)
@@ -212,7 +212,7 @@ class Simulation:
         session.drop_unneeded()
         return session.outcome
 
-    def _later(self, seconds: float, happen: Callable[[], None]) -> None:
+    def _schedule(self, seconds: float, happen: Callable[[], None]) -> None:
         self._number += 1
         heapq.heappush(self._events, (self.now + seconds, self._number, happen))
 
@@ -224,15 +224,15 @@ class Simulation:
 
     def _begin(self, trial: PlannedTrial) -> None:
         self.session.start(trial.id)
-        self._go_on(trial, self._work(trial))
+        self._advance(trial, self._work(trial))
 
-    def _go_on(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None]) -> None:
+    def _advance(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None]) -> None:
         try:
             seconds, row = next(work)
         except StopIteration:
-            self._end(trial, {"status": "COMPLETE"} | simulated_scores(trial))
+            self._end(trial, {"status": "COMPLETE"} | simulate_scores(trial))
             return
-        self._later(seconds, lambda: self._report(trial, work, row))
+        self._schedule(seconds, lambda: self._report(trial, work, row))
 
     def _report(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None], row: Row | None) -> None:
         session, chances = self.session, self._chances
@@ -249,23 +249,23 @@ class Simulation:
             session.lose_machines()
         if row is not None:
             session.report(trial.id, [row], "simulated", 1)
-            self._note(trial, row)
+            self._note_stored(trial, row)
             in_finetuning = isinstance(row, EpochRow) and row.stage == "finetune" and row.epoch < trial.config.finetune.epochs
             if session.wants_stop(trial.id) or (in_finetuning and self._happens(chances.pruned)):
-                self._leave(trial)
+                self._remove(trial)
                 session.cut(trial.id, row.cells())
                 return
-        self._go_on(trial, work)
+        self._advance(trial, work)
 
     def _end(self, trial: PlannedTrial, result: Mapping[str, Any]) -> None:
-        self._leave(trial)
+        self._remove(trial)
         self.session.end(trial.id, result)
 
-    def _leave(self, trial: PlannedTrial) -> None:
+    def _remove(self, trial: PlannedTrial) -> None:
         del self.running[trial.id]
         self.computing.pop(trial.id, None)
 
-    def _note(self, trial: PlannedTrial, row: Row) -> None:
+    def _note_stored(self, trial: PlannedTrial, row: Row) -> None:
         for stage in trial.stages:
             if (stage.kind, stage.phase) == (row.stage, row.phase):
                 if isinstance(row, StageRow):
@@ -277,14 +277,14 @@ class Simulation:
         self._losses[trial.id] += 1
         self.computing.pop(trial.id, None)
         if self._losses[trial.id] > MAX_LOSSES:
-            self._leave(trial)
+            self._remove(trial)
             self.session.give_up(trial.id)
             return
         self.session.lose(trial.id)
-        self._later(REPLACED_AFTER_S, lambda: self._begin(trial))
+        self._schedule(REPLACED_AFTER_S, lambda: self._begin(trial))
 
     def _work(self, trial: PlannedTrial) -> Generator[tuple[float, Row | None], None, None]:
-        """What a worker does: (seconds until it reports, what it reports), stage by stage, from what the store has."""
+        """The work of a worker, stage by stage, as (seconds until its next report, the row reported). Reuses what the store has."""
         job = self.session.job(trial)
         store = self._workspace.shared if self._share else self._workspace.private[trial.id]
         for stage in trial.stages:
@@ -294,47 +294,47 @@ class Simulation:
             has_tensors = states.get(stage.address)
             if has_tensors or (has_tensors is False and not keeps_tensors):
                 for epoch in range(stage.start + 1, stage.end + 1):
-                    yield 0.0, simulated_epoch(trial, stage, epoch)
-                yield 0.0, simulated_stage(stage, is_reused=True)
+                    yield 0.0, simulate_epoch(trial, stage, epoch)
+                yield 0.0, simulate_stage(stage, is_reused=True)
                 continue
             self.computing[trial.id] = stage.folder
             if not stage.has_epochs:
                 yield self._seconds(stage), None
                 store.computed[stage.folder, 0] += 1
             else:
-                begun = [address.epoch or 0 for address, whole in states.items() if whole]
-                found = max((epoch for epoch in begun if stage.start < epoch < stage.end), default=stage.start)
+                stored = [address.epoch or 0 for address, with_tensors in states.items() if with_tensors]
+                found = max((epoch for epoch in stored if stage.start < epoch < stage.end), default=stage.start)
                 for epoch in range(stage.start + 1, found + 1):
-                    yield 0.0, simulated_epoch(trial, stage, epoch)
+                    yield 0.0, simulate_epoch(trial, stage, epoch)
                 for epoch in range(found + 1, stage.end + 1):
                     yield self._seconds(stage), None
                     store.computed[stage.folder, epoch] += 1
                     if epoch in ends and epoch < stage.end:
                         store.states[stage.folder][stage.address_at(epoch)] = True
-                    yield 0.0, simulated_epoch(trial, stage, epoch)
+                    yield 0.0, simulate_epoch(trial, stage, epoch)
                 yield STORED_AFTER_S, None
             store.states[stage.folder][stage.address] = keeps_tensors
             del self.computing[trial.id]
-            yield 0.0, simulated_stage(stage, is_reused=False)
+            yield 0.0, simulate_stage(stage, is_reused=False)
 
     def _seconds(self, stage: Stage) -> float:
         return EPOCH_S[stage.kind] * self._random.uniform(0.5, 1.5)
 
 
-def simulated_scores(trial: PlannedTrial) -> dict[str, Any]:
-    """A result that depends on the trial alone."""
+def simulate_scores(trial: PlannedTrial) -> dict[str, Any]:
+    """Scores that depend only on the trial's id."""
     error = int(trial.id[:8], 16) / 16**8
     return {"best_epoch": 1, "valid_error": error, "valid_loss": error, "train_loss": error, "test_error": error}
 
 
-def simulated_epoch(trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
-    """The row of an epoch."""
-    error = simulated_scores(trial)["valid_error"] + math.exp(-epoch)
+def simulate_epoch(trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
+    """The row that a worker reports for an epoch."""
+    error = simulate_scores(trial)["valid_error"] + math.exp(-epoch)
     return EpochRow(stage=stage.kind, phase=stage.phase, epoch=epoch, valid_error=error, seconds=EPOCH_S[stage.kind])
 
 
-def simulated_stage(stage: Stage, *, is_reused: bool) -> StageRow:
-    """The row of a stage."""
+def simulate_stage(stage: Stage, *, is_reused: bool) -> StageRow:
+    """The row that a worker reports for a stage."""
     epochs = stage.end - stage.start
     seconds = EPOCH_S[stage.kind] * max(1, epochs)
     return StageRow(

@@ -1,4 +1,4 @@
-"""Finished trials of other sweeps: same result key, same rows, nothing to run."""
+"""Takes over finished trials of other sweeps: same result key, same rows, nothing to run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.recorder import Recorder
 
-_AT_ONCE = 500
-"""Trials whose rows are copied together."""
+_BATCH_SIZE = 500
+"""Number of trials whose rows are read by one query."""
 
-_OF_THIS_SWEEP = frozenset(
+_SWEEP_COLUMNS = frozenset(
     {"sweep", "attempt", "sequence", "in_plan", "arm", "candidate", "variant", "reused_from", "started_at", "ended_at", "saved_s"}
 ) | {f"seconds{of}" for of in ("", "_pretrain", "_source", "_align", "_finetune")}
-"""Columns that say how a trial came into a sweep; the others are the trial's own, and are taken over as they are."""
+"""Columns about a trial's history in one sweep. The others are results of the trial itself and are copied unchanged."""
 
 
 def take_over(workspace: Workspace, recorder: Recorder, todo: Iterable[PlannedTrial]) -> set[str]:
     """Copy trials that are COMPLETE in another sweep of the same results into the recorder's sweep.
 
     Args:
-        workspace: Has the results.
-        recorder: Of the sweep that takes over.
-        todo: Trials that it would have to run.
+        workspace: Where the results are.
+        recorder: Of the sweep that takes trials over.
+        todo: Trials that it would otherwise run.
 
     Returns:
         Ids of the trials that need not run.
@@ -39,8 +39,8 @@ def take_over(workspace: Workspace, recorder: Recorder, todo: Iterable[PlannedTr
     for row in sources.values():
         by_sweep[row["sweep"]].append(row["trial"])
     for sweep, trials in by_sweep.items():
-        for first in range(0, len(trials), _AT_ONCE):
-            _copy(workspace, recorder, sweep, trials[first : first + _AT_ONCE], wanted)
+        for first in range(0, len(trials), _BATCH_SIZE):
+            _copy(workspace, recorder, sweep, trials[first : first + _BATCH_SIZE], wanted)
     return {wanted[key].id for key in sources}
 
 
@@ -57,4 +57,4 @@ def _copy(workspace: Workspace, recorder: Recorder, sweep: str, trials: list[str
         trial = wanted[row["result_key"]]
         recorder.start(trial, device=row["device"])
         recorder.add_rows(trial.id, rows[trial.id])
-        recorder.end(trial.id, {key: value for key, value in row.items() if key not in _OF_THIS_SWEEP} | {"reused_from": sweep})
+        recorder.end(trial.id, {key: value for key, value in row.items() if key not in _SWEEP_COLUMNS} | {"reused_from": sweep})

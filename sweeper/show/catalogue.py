@@ -1,4 +1,4 @@
-"""What there is to sweep over: search spaces, tasks, proxies, bodies."""
+"""Describes what can be swept over: search spaces, tasks, proxies and bodies."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from sweeper.space.yaml_reader import read_mapping
 
 
 def describe(kind: str, name: str | None) -> str:
-    """All entries of a kind as a table, or one in full.
+    """All entries of a kind as a table, or one of them in full.
 
     Args:
         kind: spaces, tasks, proxies or bodies.
-        name: Of one entry; None for all.
+        name: Name of one entry; None for all.
     """
     return _KINDS[kind](name)
 
 
-def _spaces(name: str | None) -> str:
+def _describe_spaces(name: str | None) -> str:
     known = available_spaces()
     if name is None:
         rows = [(space, _question(path), str(path)) for space, path in known.items()]
@@ -38,25 +38,25 @@ def _spaces(name: str | None) -> str:
 
 
 def _question(path: Path) -> str:
-    """The question of a search space; what is wrong with its file, if that cannot be read."""
+    """The question that a search space answers, or the error if its file cannot be read."""
     try:
         return str(read_mapping(path).get("description", ""))
     except ConfigError as error:
         return str(error)
 
 
-def _list(catalogue: Catalogue[Spec], *columns: str) -> str:
-    """Every entry of a catalogue, and every form of name that carries an argument; columns are attributes of the specs."""
+def _list_catalogue(catalogue: Catalogue[Spec], *columns: str) -> str:
+    """A table of all entries of a catalogue and all forms of name with an argument; `columns` are attributes of the specs."""
     rows = [(spec.name, *(getattr(spec, column) for column in columns), spec.summary) for spec in catalogue.entries().values()]
     rows += [(form.written, *(form.facts.get(column, "-") for column in columns), form.summary) for form in catalogue.forms]
     return text_table((catalogue.kind.partition(" ")[0], *columns, "what it is"), rows)
 
 
-def _tasks(name: str | None) -> str:
+def _describe_tasks(name: str | None) -> str:
     if name is None:
-        return _list(TASK_CATALOGUE, "dims", "kind", "score")
+        return _list_catalogue(TASK_CATALOGUE, "dims", "kind", "score")
     spec = find_task(name)
-    lines = _pairs(
+    lines = _format_pairs(
         {
             "task": spec.name,
             "what it is": spec.summary,
@@ -73,19 +73,19 @@ def _tasks(name: str | None) -> str:
     )
     for expected in spec.expects:
         faults = expected.faults()
-        state = "there" if not faults else "broken" if expected.find().exists() else "missing"
+        state = "present" if not faults else "broken" if expected.find().exists() else "missing"
         about = ", ".join(part for part in (expected.size, expected.where) if part)
         lines.append(f"{'file':<12} {expected.path} ({state}): {expected.text}{f' ({about})' if about else ''}")
         lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
     for file in () if spec.expects else spec.files():
-        lines.append(f"{'file':<12} {file} ({'there' if file.is_file() else 'missing'})")
+        lines.append(f"{'file':<12} {file} ({'present' if file.is_file() else 'missing'})")
     for recipe, knobs in spec.recipes.items():
         lines.append(f"{'recipe':<12} {recipe}: {json.dumps(knobs)}")
     return "\n".join(lines) + "\n"
 
 
 def _content(spec: TaskSpec) -> str:
-    """Start of the digest of the data; empty if files are missing."""
+    """The first digits of the data's digest; empty if files are missing."""
     try:
         return spec.digest()[:16]
     except DataError:
@@ -93,30 +93,30 @@ def _content(spec: TaskSpec) -> str:
 
 
 def fetch_table(name: str) -> Path:
-    """Fetch the table of a task `openml/ID`, and tell where it was written.
+    """Fetch the table of a task `openml/ID`. Returns the file it was written to.
 
     Raises:
-        ConfigError: If the name is another, or the table comes with the packages.
+        ConfigError: If the name has another form, or the table ships with the packages.
         DataError: If it cannot be fetched.
     """
     from orca_core.tasks.fetching import fetch_openml
 
     number = name.removeprefix("openml/")
     if number == name or not find_task(name).expects:
-        rule = "must stand with openml/ID, a table that does not come with the packages"
+        rule = "requires the name openml/ID, of a table that does not ship with the packages"
         raise ConfigError([Fault("--fetch", rule, name or Fault.ABSENT, "`sweeper tasks openml/61 --fetch`.")])
     return fetch_openml(int(number))
 
 
 def check_tasks() -> str:
-    """One line for each task: whether its files are there and whole, as far as their headers tell."""
-    there = {True: "there", False: "comes with the packages"}
-    rows = [(spec.name, trouble_with_files(spec) or there[bool(spec.expects)]) for spec in TASK_CATALOGUE.entries().values()]
+    """One line per task: whether its files are present and complete, judging by their headers."""
+    state = {True: "present", False: "ships with the packages"}
+    rows = [(spec.name, describe_file_faults(spec) or state[bool(spec.expects)]) for spec in TASK_CATALOGUE.entries().values()]
     return f"data root: {Workbench.current().data_root}\n" + text_table(("task", "files"), rows)
 
 
-def trouble_with_files(spec: TaskSpec | ProxySpec) -> str:
-    """Which files are missing or broken, in a line; empty if none is, as far as their headers tell."""
+def describe_file_faults(spec: TaskSpec | ProxySpec) -> str:
+    """Which files are missing or broken, judging by their headers, in one line; empty if none are."""
     if missing := [file.path for file in spec.expects if not file.find().exists()]:
         return f"missing {len(missing)} of {len(spec.expects)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
     try:
@@ -126,9 +126,9 @@ def trouble_with_files(spec: TaskSpec | ProxySpec) -> str:
     return ""
 
 
-def _proxies(name: str | None) -> str:
+def _describe_proxies(name: str | None) -> str:
     if name is None:
-        return _list(PROXY_CATALOGUE, "modality")
+        return _list_catalogue(PROXY_CATALOGUE, "modality")
     spec = find_proxy(name)
     has_files = spec.has_files()
     shown: dict[str, object] = {"proxy": spec.name, "what it is": spec.summary, "modality": spec.modality}
@@ -136,7 +136,7 @@ def _proxies(name: str | None) -> str:
     lines = []
     for file in spec.expects:
         faults = file.faults()
-        state = "there" if not faults else "broken" if file.find().exists() else "missing"
+        state = "present" if not faults else "broken" if file.find().exists() else "missing"
         lines.append(f"{'file':<12} {file.path} ({state}): {file.text}")
         lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
     if has_files:
@@ -145,11 +145,11 @@ def _proxies(name: str | None) -> str:
         data = spec.load()
         counts = {label: int((data.labels == number).sum()) for number, label in enumerate(data.label_names)}
         shown |= {"samples": len(data), "labels": ", ".join(f"{label} {count}" for label, count in counts.items())}
-    return "\n".join([*_pairs(shown), *lines]) + "\n"
+    return "\n".join([*_format_pairs(shown), *lines]) + "\n"
 
 
 def describe_source(name: str, body: str) -> str:
-    """A proxy in full, and its features by a body.
+    """A proxy in full, with its features as computed by a body.
 
     Raises:
         ConfigError: If the body cannot embed it.
@@ -163,20 +163,25 @@ def describe_source(name: str, body: str) -> str:
     tokens = "" if found.tokens is None else f"{found.tokens:.1f} on average"
     fits = "" if spec.fits_width(body_spec.width) else f" (not {body}'s, {body_spec.width})"
     features = {"body": body, "features": found.samples, "classes": found.classes, "width": f"{found.width}{fits}", "tokens": tokens}
-    return describe("proxies", name) + "\n".join(_pairs(features)) + "\n"
+    return describe("proxies", name) + "\n".join(_format_pairs(features)) + "\n"
 
 
-def _bodies(name: str | None) -> str:
+def _describe_bodies(name: str | None) -> str:
     if name is None:
-        return _list(BODY_CATALOGUE, "modality")
+        return _list_catalogue(BODY_CATALOGUE, "modality")
     spec = find_body(name)
     shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}
     shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder, "code": spec.build}
-    return "\n".join(_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
+    return "\n".join(_format_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
 
 
-def _pairs(values: Mapping[str, object]) -> list[str]:
+def _format_pairs(values: Mapping[str, object]) -> list[str]:
     return [f"{key:<12} {value}" for key, value in values.items() if value not in ("", None)]
 
 
-_KINDS: Mapping[str, Callable[[str | None], str]] = {"spaces": _spaces, "tasks": _tasks, "proxies": _proxies, "bodies": _bodies}
+_KINDS: Mapping[str, Callable[[str | None], str]] = {
+    "spaces": _describe_spaces,
+    "tasks": _describe_tasks,
+    "proxies": _describe_proxies,
+    "bodies": _describe_bodies,
+}

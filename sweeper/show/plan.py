@@ -1,4 +1,4 @@
-"""What `sweeper plan` prints: trials, the stages they share as a tree, what is done, the work and disk that are expected."""
+"""The output of `sweeper plan`: trials, the tree of stages they share, what is done, expected work and disk space."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.schedule import ALL
 from orca_core.stages import Stage
-from sweeper.analysis.machines import machines_note
+from sweeper.analysis.machines import describe_differences
 from sweeper.planning.cost import CostModel
-from sweeper.planning.measured import measured_costs
+from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.preflight import check_data
@@ -22,7 +22,7 @@ from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.space.space import SearchSpace
 
 MAX_BRANCHES = 40
-"""Lines of the tree that are shown."""
+"""Maximum number of lines of the tree that are printed."""
 
 
 def describe_plan(space: SearchSpace, workspace: Workspace, format: str) -> str:
@@ -34,54 +34,54 @@ def describe_plan(space: SearchSpace, workspace: Workspace, format: str) -> str:
         case "json":
             return json.dumps(rows, indent=1) + "\n"
         case "csv":
-            return _as_csv(rows)
+            return _format_csv(rows)
         case "text":
-            return _as_text(found, rows, CostModel(measured_costs(workspace)))
+            return _format_text(found, rows, CostModel(load_measured_costs(workspace)))
     raise ConfigError([Fault("--format", "must be text, json or csv", format)])
 
 
-def _hours(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def _size(size: float) -> str:
+def _format_size(size: float) -> str:
     power, unit = next(entry for entry in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2 ** entry[0] or entry[0] == 10)
     return f"{size / 2**power:.1f} {unit}"
 
 
-def _disk(plan: Plan, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
+def _describe_disk(plan: Plan, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
     stays, shared, measured = costs.disk(plan, todo)
     if measured == 0:
-        return "unknown: no stage like these was measured yet"
-    known = "" if measured == 1 else f" ({measured:.0%} of the stages were measured; the rest comes on top)"
-    beside = f", and under way up to {_size(shared)} of states that trials share" if shared else ""
-    return f"about {_size(stays)} stays with keep: {plan.space.keep}{beside}{known}"
+        return "unknown: no similar stage was measured yet"
+    known = "" if measured == 1 else f" (from the {measured:.0%} of stages that were measured; the rest comes on top)"
+    temporary = f", and up to {_format_size(shared)} during the run for states that trials share" if shared else ""
+    return f"about {_format_size(stays)} remains with keep: {plan.space.keep}{temporary}{known}"
 
 
 @dataclass
 class Branch:
-    """Stages of a plan that differ in nothing but what their label leaves out: a seed, a learning rate.
+    """Stages of a plan with the same label: they differ only in what the label leaves out, like seed or learning rate.
 
     Args:
-        folders: The distinct trajectories, as the store names them.
-        trials: Ids of the trials that pass through them.
+        folders: Their folders in the store, one per distinct trajectory.
+        trials: Ids of the trials that need them.
         ends: Epochs at which trials leave them.
-        below: What follows, by label.
+        children: The stages that follow, by label.
     """
 
     folders: set[str] = field(default_factory=set)
     trials: set[str] = field(default_factory=set)
     ends: set[int] = field(default_factory=set)
-    below: dict[str, Branch] = field(default_factory=dict)
+    children: dict[str, Branch] = field(default_factory=dict)
 
 
-def stage_tree(plan: Plan) -> Branch:
-    """The stages of a plan as a tree, the root standing for nothing."""
+def build_stage_tree(plan: Plan) -> Branch:
+    """The stages of a plan as a tree, with an empty root."""
     root = Branch()
     for trial in plan.trials:
         node = root
         for stage in trial.stages:
-            node = node.below.setdefault(_label(trial, stage), Branch())
+            node = node.children.setdefault(_label(trial, stage), Branch())
             node.folders.add(stage.folder)
             node.trials.add(trial.id)
             if stage.has_epochs:
@@ -105,21 +105,21 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
 
 
 def _tree_lines(root: Branch) -> list[str]:
-    """The tree as lines, the first `MAX_BRANCHES` of them."""
+    """The first `MAX_BRANCHES` lines of the tree."""
     lines = [
-        f"         {'  ' * depth}{label}{_epochs(node)}: {len(node.folders)} for {len(node.trials)} trials"
+        f"         {'  ' * depth}{label}{_format_ends(node)}: {len(node.folders)} for {len(node.trials)} trials"
         for label, node, depth in _walk(root, 0)
     ]
     more = len(lines) - MAX_BRANCHES
     return [*lines[:MAX_BRANCHES], f"         and {more} more"] if more > 0 else lines
 
 
-def _epochs(node: Branch) -> str:
+def _format_ends(node: Branch) -> str:
     return f", to epoch {', '.join(map(str, sorted(node.ends)))}" if node.ends else ""
 
 
 def _walk(node: Branch, depth: int) -> Iterator[tuple[str, Branch, int]]:
-    for label, child in node.below.items():
+    for label, child in node.children.items():
         yield label, child, depth
         yield from _walk(child, depth + 1)
 
@@ -129,7 +129,7 @@ def _plan_row(trial: PlannedTrial, found: Reconciliation) -> dict[str, Any]:
     return {"trial": trial.id, "state": state, "arm": trial.arm, "variant": trial.variant or None} | trial.cells()
 
 
-def _as_csv(rows: list[dict[str, Any]]) -> str:
+def _format_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -137,28 +137,28 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _as_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostModel) -> str:
+def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostModel) -> str:
     from sweeper.show.tables import text_table
 
     plan = found.plan
     lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
     distinct = len(plan.trials) + plan.proposed_later
     merged = plan.combinations - distinct
-    lines.append(f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} repeat others: nothing that is read differs)")
+    lines.append(f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} repeat others up to knobs that nothing reads)")
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     lines.append(f"Stages   {', '.join(stages)}")
-    lines += _tree_lines(stage_tree(plan))
+    lines += _tree_lines(build_stage_tree(plan))
     lines.append(f"Results  {len(found.done)} done, {len(found.stale)} stale, {len(found.todo)} to run")
-    if note := machines_note(row for trial, row in found.known.items() if trial in plan.by_id):
+    if note := describe_differences(row for trial, row in found.known.items() if trial in plan.by_id):
         lines.append(f"         {note}")
     if found.todo:
         alone, once, measured = costs.totals(found.todo)
-        saved = f"{1 - once / alone:.0%} less than the {_hours(alone)} of the same trials by themselves"
-        known = f"{measured:.0%} of it from stages that were measured" if measured else "a guess: no stage like these was measured yet"
-        lines.append(f"Work     about {_hours(once)} of one slot, {saved} ({known})")
-        lines.append(f"Disk     {_disk(plan, found.todo, costs)}")
+        saved = f"{1 - once / alone:.0%} less than the {_format_duration(alone)} without sharing"
+        known = f"{measured:.0%} of it estimated from measured stages" if measured else "a guess: no similar stage was measured yet"
+        lines.append(f"Work     about {_format_duration(once)} of one slot, {saved} ({known})")
+        lines.append(f"Disk     {_describe_disk(plan, found.todo, costs)}")
     if found.dropped:
         lines.append(f"         {len(found.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false")
     shown = [

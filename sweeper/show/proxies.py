@@ -1,4 +1,4 @@
-"""Which proxy is closest to a task, before any alignment: the distances that a trial's columns hold, for all proxies of a body."""
+"""Ranks the proxies of a body by their distance to a task before alignment: the distances that trials have as columns."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from orca_core.rows import EpochRow
 from orca_core.store import Store
 from sweeper.results.workspace import Workspace
 from sweeper.running.preflight import check_data, check_stores
-from sweeper.show.catalogue import trouble_with_files
+from sweeper.show.catalogue import describe_file_faults
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TELL_EVERY_S = 1.0
-"""Seconds between lines of progress on stderr."""
+PROGRESS_EVERY_S = 1.0
+"""Minimum seconds between lines of progress on stderr."""
 
-_GIVEN_HERE = frozenset({"task", "body.name", "seed", "proxy", "align.epochs"})
-"""Knobs that `--set` must leave alone."""
+_SET_BY_ARGUMENTS = frozenset({"task", "body.name", "seed", "proxy", "align.epochs"})
+"""Knobs that `--set` must not set."""
 
 
 def rank_proxies(
@@ -35,24 +35,24 @@ def rank_proxies(
     """Distances of proxies to a task, the closest first.
 
     Args:
-        names: Proxies beside those of the catalogue that the body can embed.
-        task, body, seed: Of the trials; without a body the one of the task's recipe.
-        settings: Further knobs of the trials.
-        workspace: Has the stage store; pretraining and source features are found and kept there.
+        names: Proxies to rank in addition to those in the catalogue that the body can embed.
+        task, body, seed: Knobs of the trials; without a body, the one in the task's recipe.
+        settings: Other knobs of the trials.
+        workspace: The stage store, from which pretraining and source features are reused and in which they are kept.
 
     Returns:
-        `proxy`, `proxy_distance`, `proxy_distance_unlabelled`, `seconds` (of features, unless the store has them, and distances), and
-        `unusable`, why a proxy has none.
+        `proxy`, `proxy_distance`, `proxy_distance_unlabelled`, `seconds` (for distances, and for features unless the
+        store has them), and `unusable`: why a proxy has no distance.
 
     Raises:
-        ConfigError: With every fault of the arguments; nothing was started.
+        ConfigError: With all faults of the arguments. Nothing was started.
     """
     import pyarrow as pa
 
     usable, unusable = _trials(names, _knobs(task, body, seed, settings))
     check_stores(workspace)
     rows = _measure(usable, workspace.artifacts) + [{"proxy": name, "unusable": why} for name, why in unusable.items()]
-    rows.sort(key=lambda row: row.get("proxy_distance", math.inf))  # stable: those without stay in the catalogue's order
+    rows.sort(key=lambda row: row.get("proxy_distance", math.inf))  # stable: proxies without a distance stay in the order of the catalogue
     columns = {"proxy": pa.string(), "proxy_distance": pa.float64(), "proxy_distance_unlabelled": pa.float64()}
     columns |= {"seconds": pa.float64(), "unusable": pa.string()}
     return pa.Table.from_pylist(rows, pa.schema(columns))
@@ -60,15 +60,15 @@ def rank_proxies(
 
 def _knobs(task: str, body: str | None, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     given = flatten(settings)
-    if wrong := given.keys() & _GIVEN_HERE:
-        remedy = "Task, body, seed and proxies are arguments; how far the trial aligns does not matter."
+    if wrong := given.keys() & _SET_BY_ARGUMENTS:
+        remedy = "Task, body, seed and proxies are arguments; the number of alignment epochs does not matter."
         raise ConfigError([Fault("--set", "must not set what an argument sets", knob, remedy) for knob in sorted(wrong)])
     knobs = {**given, "task": task, "seed": seed, "align.epochs": 1}
     return knobs if body is None else knobs | {"body.name": body}
 
 
 def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, TrialConfig], dict[str, str]]:
-    """Proxy -> a trial that is aligned to it, and proxy -> why it cannot be used."""
+    """(proxy -> a trial that aligns to it, proxy -> why it cannot be used)"""
     faults: dict[str, Fault] = {}
     for name in ("noise", *names):  # noise fits every body
         try:
@@ -83,8 +83,8 @@ def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, T
         spec = find_proxy(name)
         if not spec.fits(modality):
             continue
-        if trouble := trouble_with_files(spec):
-            unusable[name] = trouble
+        if fault := describe_file_faults(spec):
+            unusable[name] = fault
             continue
         try:
             usable[name] = resolve_config({**knobs, "proxy": name})
@@ -97,28 +97,28 @@ def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, T
 def _measure(trials: Mapping[str, TrialConfig], store: Store) -> list[dict[str, Any]]:
     from orca_core.pipeline import distances_of_proxy  # torch takes seconds to load
 
-    found, told, began = [], time.monotonic(), 0.0
+    found, last_line, started = [], time.monotonic(), 0.0
 
-    def tell(text: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= TELL_EVERY_S:
-            told = time.monotonic()
+    def show_progress(text: str) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line >= PROGRESS_EVERY_S:
+            last_line = time.monotonic()
             sys.stderr.write(f"{text}\n")
 
     for number, (name, config) in enumerate(trials.items(), 1):
-        tell(f"proxy {number} of {len(trials)}: {name}")
+        show_progress(f"proxy {number} of {len(trials)}: {name}")
         steps = distances_of_proxy(config, store)
         while True:
             try:
                 row = next(steps)
             except StopIteration as stop:
-                found.append({"proxy": name, **stop.value._asdict(), "seconds": time.perf_counter() - began})
+                found.append({"proxy": name, **stop.value._asdict(), "seconds": time.perf_counter() - started})
                 break
-            except DataError as error:  # what the headers of its files did not tell
+            except DataError as error:  # a fault that the headers of its files do not show
                 found.append({"proxy": name, "unusable": str(error).splitlines()[0]})
                 break
             if row.stage == "source":
-                began = time.perf_counter() - row.seconds
-            elif isinstance(row, EpochRow) and number == 1:  # the others have it from the store
-                tell(f"pretraining {config.body.name}: epoch {row.epoch} of {config.pretrain.epochs}")
+                started = time.perf_counter() - row.seconds
+            elif isinstance(row, EpochRow) and number == 1:  # the others reuse it from the store
+                show_progress(f"pretraining {config.body.name}: epoch {row.epoch} of {config.pretrain.epochs}")
     return found

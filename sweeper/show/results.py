@@ -1,4 +1,4 @@
-"""What `best` and `status` print, read from the results."""
+"""The tables that `best` and `status` print."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def best_arms(workspace: Workspace, name: str, top: int) -> pa.Table:
-    """The best arms of each task, as `rank_arms` ranks them; of the knobs, those that the sweep varies.
+    """The best arms of each task, ranked by `rank_arms`, with the knobs that the sweep varies.
 
     Raises:
         ConfigError: If there is no such sweep, or none of its trials has finished.
@@ -27,7 +27,7 @@ def best_arms(workspace: Workspace, name: str, top: int) -> pa.Table:
 
 
 def sweep_status(workspace: Workspace, name: str | None) -> pa.Table:
-    """One line a sweep: planned trials by status, and whether a driver is at work.
+    """One line per sweep: planned trials by status, and which process runs the sweep.
 
     Raises:
         ConfigError: If there is no such sweep, or none at all.

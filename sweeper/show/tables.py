@@ -1,4 +1,4 @@
-"""Tables as people and programs read them: aligned text, CSV, JSON, markdown."""
+"""Formats tables for people and programs: aligned text, CSV, JSON, markdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMATS = ("table", "csv", "json", "markdown")
 
 
 def check_format(format: str) -> None:
-    """That it is one of `FORMATS`.
+    """Check that a format is one of `FORMATS`.
 
     Raises:
         ConfigError: If not.
@@ -51,10 +51,10 @@ def write_table(table: pa.Table, format: str, output: Path | None = None) -> Non
 
 
 def render(table: pa.Table, format: str) -> str:
-    """An Arrow table as text of a format."""
-    columns = _unique(table.column_names)
-    # By column, not as dicts: a join may give the same name twice.
-    rows = [list(row) for row in zip(*([_number(value) for value in column.to_pylist()] for column in table.columns), strict=True)]
+    """Format an Arrow table as text."""
+    columns = _make_unique(table.column_names)
+    # By column, not as dicts: the result of a join may have two columns of the same name.
+    rows = [list(row) for row in zip(*([_convert_decimal(value) for value in column.to_pylist()] for column in table.columns), strict=True)]
     if format == "json":
         finite = [[None if isinstance(value, float) and not math.isfinite(value) else value for value in row] for row in rows]
         return json.dumps([dict(zip(columns, row, strict=True)) for row in finite], indent=1, default=_plain) + "\n"
@@ -65,13 +65,13 @@ def render(table: pa.Table, format: str) -> str:
         writer.writerows([["" if value is None else _plain(value) for value in row] for row in rows])
         return text.getvalue()
     if format == "markdown":
-        head, *body = [[_cell(value).replace("|", "\\|") for value in row] for row in (columns, *rows)]
+        head, *body = [[_format_cell(value).replace("|", "\\|") for value in row] for row in (columns, *rows)]
         return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(columns), *body))
     return text_table(columns, rows)
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """Names with `_1`, `_2` after the ones that were there before, as DuckDB does in subqueries."""
+def _make_unique(names: Sequence[str]) -> list[str]:
+    """Make names unique by appending `_1`, `_2` to repeated ones, as DuckDB does in subqueries."""
     found: list[str] = []
     for name in names:
         candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
@@ -79,17 +79,17 @@ def _unique(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _number(value: Any) -> Any:
-    """A decimal, which sums of whole numbers are, as the number it is."""
+def _convert_decimal(value: Any) -> Any:
+    """Convert a decimal, the type of SQL sums of integers, to int or float."""
     if not isinstance(value, Decimal):
         return value
     return int(value) if value == value.to_integral_value() else float(value)
 
 
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns aligned with spaces: numbers to the right, texts to the left."""
+    """Format rows in columns aligned with spaces: numbers to the right, text to the left."""
     body = [list(row) for row in rows]
-    cells = [[_cell(value) for value in row] for row in body]
+    cells = [[_format_cell(value) for value in row] for row in body]
     numeric = [all(isinstance(row[i], int | float | None) for row in body) for i in range(len(columns))]
     widths = [max(len(column), *(len(row[i]) for row in cells), 0) if cells else len(column) for i, column in enumerate(columns)]
 
@@ -100,7 +100,7 @@ def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return line(columns) + "".join(line(row) for row in cells)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):

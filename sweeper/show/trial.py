@@ -1,4 +1,4 @@
-"""What `show` prints: one trial, wherever it ran."""
+"""The output of `show`: one trial, in every sweep that has it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sweeper.results.workspace import Workspace
 
 
 def describe_trial(workspace: Workspace, trial: str) -> str:
-    """One trial as text, wherever it ran.
+    """Describe one trial, in every sweep that has it.
 
     Raises:
-        ConfigError: If no trial's id starts so, or several do.
+        ConfigError: If the id of no trial, or of several, starts like this.
     """
     from sweeper.results.records import config_columns
     from sweeper.show.tables import render
 
     if not trial.isalnum():
-        raise ConfigError([Fault("TRIAL", "must be the start of a trial's id: digits and letters", trial)])
+        raise ConfigError([Fault("TRIAL", "must be the start of a trial's id: letters and digits", trial)])
     rows = workspace.sql(f"select * from trials where starts_with(trial, '{trial}') order by started_at").rows()
     ids = sorted({row["trial"] for row in rows})
     if len(ids) != 1:
@@ -32,18 +32,18 @@ def describe_trial(workspace: Workspace, trial: str) -> str:
         text.append(f"trial {row['trial']} of sweep {row['sweep']}: {row['status']}")
         for title, keys in (("config", configs), ("result", set(row) - configs - {"trial", "sweep", "status", "traceback"})):
             text.append(f"\n{title}")
-            text += [f"  {key:<28} {_value(value)}" for key, value in row.items() if key in keys and value is not None]
+            text += [f"  {key:<28} {_format_value(value)}" for key, value in row.items() if key in keys and value is not None]
         where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
         stages = workspace.sql(f"select stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
         text += ["\nstages", render(stages, "table").rstrip()]
         order = "order by list_position(['pretrain', 'align', 'finetune'], stage), epoch"
-        not_here = "sweep, trial, attempt, label_distances, proxy_distance, proxy_distance_unlabelled"
-        metrics = workspace.sql(f"select * exclude ({not_here}) from metrics {where} {order}").arrow()
+        excluded = "sweep, trial, attempt, label_distances, proxy_distance, proxy_distance_unlabelled"
+        metrics = workspace.sql(f"select * exclude ({excluded}) from metrics {where} {order}").arrow()
         text += ["\nepochs", render(metrics, "table").rstrip()]
         distances = workspace.sql(
             f"select epoch, label_distances from metrics {where} and label_distances is not null order by epoch"
         ).rows()
-        text += _label_distances(distances[:1] + distances[1:][-1:])
+        text += _format_label_distances(distances[:1] + distances[1:][-1:])
         if row["traceback"]:
             text += ["\ntraceback", row["traceback"].rstrip()]
         text.append("")
@@ -51,11 +51,11 @@ def describe_trial(workspace: Workspace, trial: str) -> str:
 
 
 MAX_CLASSES = 20
-"""Classes on either side up to which `show` prints their distances."""
+"""Maximum number of classes, of target and proxy, for which `show` prints label distances."""
 
 
-def _label_distances(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The label distances of some epochs as text: a line for each class of the target, a column for each of the proxy."""
+def _format_label_distances(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format the label distances of some epochs: a line per target class, a column per proxy class."""
     from sweeper.show.tables import text_table
 
     text = []
@@ -71,5 +71,5 @@ def _label_distances(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
     return text
 
 
-def _value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,1 +1,1 @@
-"""Search spaces: a YAML file in, a validated `SearchSpace` out."""
+"""Search spaces: from a YAML file to a validated `SearchSpace`."""

@@ -12,7 +12,7 @@ from orca_core.config.paths import flatten
 from sweeper.space.conditions import ALWAYS, DECIDED_BY, Condition
 
 RECIPE = "recipe"
-"""The level of an axis that leaves the knob to the task's recipe."""
+"""The level of an axis at which the knob has the value of the task's recipe."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Axis:
 
     Args:
         path: The knob, or a section whose levels are mappings (`body`).
-        kind: `grid` spans arms; the others are tuned.
+        kind: A `grid` spans arms; the other kinds are tuned.
         values: The levels of a grid or choice; (low, high) of a range.
-        step, log: Of an `int` range; `loguniform` has log.
-        when: Where it varies; elsewhere the knob is left to base and recipe.
+        step, log: Step and logarithmic scale of an `int` range; `loguniform` sets log.
+        when: Condition under which it varies; otherwise the knob has the value of `base` or the recipe.
     """
 
     path: str
@@ -36,30 +36,30 @@ class Axis:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether a search finds its values; a grid takes all of them."""
+        """Whether a search chooses its values; every value of a grid is run."""
         return self.kind != "grid"
 
     @cached_property
     def knobs(self) -> list[str]:
-        """The knobs it sets: its own, or those of its levels where these are mappings."""
+        """The knobs it sets: its own, or those in its levels if these are mappings."""
         return list(dict.fromkeys(knob for value in self.values for knob in flatten({self.path: value})))
 
     def put(self, knobs: Mapping[str, Any], value: Any) -> dict[str, Any]:
-        """Knobs with this axis at a level on top; the level `recipe` takes out what was there."""
+        """Knobs with this axis set to a level; the level `recipe` removes the knob."""
         if value == RECIPE:
             return {path: other for path, other in knobs.items() if path not in self.knobs}
         return {**knobs, **flatten({self.path: value})}
 
 
-def in_order(axes: Sequence[Axis]) -> list[Axis]:
-    """Axes without a condition first, then each of the others behind those that it asks for.
+def sort_by_condition(axes: Sequence[Axis]) -> list[Axis]:
+    """Axes without a condition first, then each of the others after those on which its condition depends.
 
     Raises:
-        graphlib.CycleError: If conditions form a circle; its second argument has the paths of the circle.
+        graphlib.CycleError: If conditions form a cycle; its second argument lists the paths of the cycle.
     """
     setter = {knob: axis.path for axis in axes for knob in axis.knobs}
-    asked = {
+    dependencies = {
         axis.path: sorted({setter.get(DECIDED_BY.get(path, path), axis.path) for path in axis.when.expected} - {axis.path}) for axis in axes
     }
-    order = list(TopologicalSorter(asked).static_order())
+    order = list(TopologicalSorter(dependencies).static_order())
     return sorted(axes, key=lambda axis: order.index(axis.path) if axis.when else -1)

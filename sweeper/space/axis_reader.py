@@ -1,4 +1,4 @@
-"""The section `space` of a file: how an entry becomes an axis, and what can be wrong with it."""
+"""Reads the section `space` of a file: turns its entries into axes, and reports what is wrong with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from orca_core.config.paths import KNOBS, SHORTHAND, flatten, unknown_knobs
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.faults import Faults
-from sweeper.space.axes import RECIPE, Axis, in_order
+from sweeper.space.axes import RECIPE, Axis, sort_by_condition
 from sweeper.space.conditions import read_condition, refuse_tuned
 from sweeper.space.file import BITS_OF_THE_SWEEP
 from sweeper.space.knobs import check_knob
@@ -19,11 +19,11 @@ KINDS = ("grid", "choice", "uniform", "loguniform", "int")
 
 
 def read_axes(data: Any, faults: Faults) -> list[Axis]:
-    """The axes of a search space; an entry with a fault is left out.
+    """Read the axes of a search space; an entry with a fault is left out.
 
     Args:
         data: The section `space`.
-        faults: At that section.
+        faults: Collects faults of that section.
     """
     if not isinstance(data, Mapping):
         faults.add("", "must be a mapping of knobs", data)
@@ -40,22 +40,22 @@ def read_axes(data: Any, faults: Faults) -> list[Axis]:
             remedy = f"Write {{grid: {entry if isinstance(entry, list) else [entry]}}}, or set it in `base`."
             faults.add(path, f"must be a mapping with one of {', '.join(KINDS)}", entry, remedy)
         elif (axis := _read_axis(path, entry, faults.at(path))) is not None:
-            if twice := {knob for other in axes for knob in other.knobs}.intersection(axis.knobs):
-                faults.add(path, "must not vary what another entry varies", sorted(twice))
+            if repeated := {knob for other in axes for knob in other.knobs}.intersection(axis.knobs):
+                faults.add(path, "must not vary a knob that another entry varies", sorted(repeated))
             axes.append(axis)
     tuned = {knob for axis in axes if axis.is_tuned for knob in axis.knobs}
     for axis in axes:
         refuse_tuned(axis.when, tuned, faults.at(f"{axis.path}.when"))
     try:
-        in_order(axes)
+        sort_by_condition(axes)
     except CycleError as error:
-        circle = error.args[1]
-        faults.add(f"{circle[0]}.when", "must not form a circle with other conditions", " asks for ".join(reversed(circle)))
+        cycle = error.args[1]
+        faults.add(f"{cycle[0]}.when", "must not form a cycle with other conditions", " depends on ".join(reversed(cycle)))
     return axes
 
 
 def _entries(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """(dotted path, entry) of a nested or dotted mapping; an entry has a distribution's key, or is not a mapping."""
+    """(dotted path, entry) of a nested or dotted mapping; an entry is a mapping with the key of a distribution, or not a mapping at all."""
     for key, value in data.items():
         path = f"{prefix}{key}"
         inner = isinstance(value, Mapping) and path not in KNOBS and not any(kind in value for kind in KINDS)

@@ -1,4 +1,4 @@
-"""Conditions on knobs, as data: when an axis varies, and which combinations a search space leaves out."""
+"""Conditions on knobs: when an axis varies, and which combinations a search space leaves out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sweeper.faults import Faults
 from sweeper.space.knobs import check_knob
 
 DERIVED: Mapping[str, tuple[Any, ...]] = {"body.modality": ("text", "images"), "task.dims": (1, 2)}
-"""What a condition can ask for beside the knobs, and the answers there are."""
+"""Properties, in addition to the knobs, on which a condition can depend, with their values."""
 
 DECIDED_BY = {"body.modality": "body.name", "task.dims": "task"}
-"""Of what is derived, the knob that decides it."""
+"""Derived property -> the knob that determines it."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Holds if every knob has the value, or one of a list of values; `{not: ...}` negates. An empty one always holds.
+    """Holds if every knob has the given value, or one of a list of values; `{not: ...}` negates. An empty condition always holds.
 
     Args:
         expected: Knob, `body.modality` or `task.dims` -> value, list of values, or `{"not": ...}`.
@@ -30,7 +30,7 @@ class Condition:
     expected: Mapping[str, Any] = field(default_factory=dict)
 
     def holds(self, config: TrialConfig) -> bool:
-        """Whether it holds for a trial."""
+        """Whether the condition holds for a trial."""
         return all(_matches(expected, _value_of(path, config)) for path, expected in self.expected.items())
 
     def __bool__(self) -> bool:
@@ -48,12 +48,12 @@ class Requirement:
     then: Condition
 
     def allows(self, config: TrialConfig) -> bool:
-        """Whether a combination stays."""
+        """Whether a combination is kept."""
         return self.then.holds(config) or not self.when.holds(config)
 
 
 def read_condition(data: Any, faults: Faults) -> Condition:
-    """A condition from the file; what is wrong with a part of it is added, and the part left out."""
+    """Read a condition of the file. Faults are added, and the parts that have them left out."""
     if not isinstance(data, Mapping):
         faults.add("", "must be a mapping of knobs to values", data)
         return ALWAYS
@@ -73,10 +73,10 @@ def read_condition(data: Any, faults: Faults) -> Condition:
 
 
 def refuse_tuned(condition: Condition, tuned: Collection[str], faults: Faults) -> None:
-    """Add a fault for each tuned knob that a condition asks for: arms are made before these have a value."""
+    """Add a fault for each tuned knob on which a condition depends: conditions are evaluated before tuned knobs have a value."""
     for path, expected in condition.expected.items():
         if path in tuned:
-            faults.add(path, "must not ask for a knob that is tuned", expected)
+            faults.add(path, "must not depend on a tuned knob", expected)
 
 
 def _check_expected(path: str, value: Any, faults: Faults) -> None:

@@ -1,4 +1,4 @@
-"""The keys of a search-space file: type, range, default and meaning of each. The docs and the JSON Schema are made from here."""
+"""The keys of a search-space file, with types, ranges, defaults and descriptions. The docs and the JSON Schema are generated from here."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from orca_core.errors import nearest
 from sweeper.faults import Faults
 
 METRICS = ("valid_error", "valid_loss", "train_loss", "test_error")
-"""What every task reports after each epoch of fine-tuning; all are better when lower."""
+"""The metrics that every task reports after each epoch of fine-tuning; lower is better for all of them."""
 
 MAX_SEEDS = 10_000
-"""Largest count of seeds: a larger one is a typing error, and its plan would fill the memory."""
+"""Maximum number of seeds: a larger one is a typo, and its plan would fill the memory."""
 
 
-BITS_OF_THE_SWEEP = "It holds for the whole sweep: write `bits: portable` at the top of the file, or --set sweep:bits=portable."
-"""What to do about `bits` among the knobs of a file."""
+BITS_OF_THE_SWEEP = "It applies to the complete sweep: write `bits: portable` at the top of the file, or --set sweep:bits=portable."
+"""Remedy for `bits` among the knobs of a file."""
 
 Bits = Literal["native", "portable"]
-"""Whether bits may depend on the kind of processor."""
+"""Whether the bits of results may depend on the processor."""
 
 Keep = Literal["none", "best", "last", "all"]
-"""Which fine-tuned weights stay in the store."""
+"""Which fine-tuned weights are kept in the store."""
 
 
 class _Part(BaseModel):
@@ -33,51 +33,51 @@ class _Part(BaseModel):
 
 
 class SearchConfig(_Part):
-    """How values of tuned knobs are found."""
+    """How values of tuned knobs are chosen."""
 
     algorithm: Literal["grid", "random", "tpe"] = Field("grid", description="`grid` tunes nothing; `random` and `tpe` tune each arm.")
-    trials: Annotated[int, Field(ge=1)] = Field(16, description="Candidates per arm; each is run with every seed.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the draws; all arms share them.")
+    trials: Annotated[int, Field(ge=1)] = Field(16, description="Number of candidates per arm; each is run with every seed.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the draws, which are the same for all arms.")
     lag: Annotated[int, Field(ge=1)] = Field(
         4,
-        description="tpe: a candidate is proposed from the results of all candidates at least `lag` before it, so that `lag` of an arm's "
-        "candidates run at once and the proposals do not depend on timing.",
+        description="tpe: a candidate is proposed from the results of the candidates at least `lag` before it. So `lag` candidates of "
+        "an arm can run at the same time, and proposals do not depend on timing.",
     )
 
 
 class SchedulerConfig(_Part):
-    """Which trials are stopped early; each task is judged by itself, in epochs of fine-tuning."""
+    """Which trials are stopped early. Each task is treated separately; time is counted in epochs of fine-tuning."""
 
-    name: Literal["fifo", "asha", "median"] = Field("fifo", description="`fifo` stops none.")
-    grace_period: Annotated[int, Field(ge=1)] = Field(1, description="Epochs that every trial gets.")
+    name: Literal["fifo", "asha", "median"] = Field("fifo", description="The scheduler; `fifo` never stops a trial early.")
+    grace_period: Annotated[int, Field(ge=1)] = Field(1, description="Epochs that every trial runs at least.")
     reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
-        3.0, description="asha: of so many trials that reach a rung, one goes on."
+        3.0, description="asha: one in this many trials that reach a rung goes on."
     )
-    min_trials: Annotated[int, Field(ge=1)] = Field(3, description="median: trials that must have been seen before any is stopped.")
+    min_trials: Annotated[int, Field(ge=1)] = Field(3, description="median: minimum number of trials seen before any is stopped.")
 
 
 class Resources(_Part):
-    """What one trial holds while it runs."""
+    """The resources that one trial holds while it runs."""
 
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1.0, description="CPUs.")
-    gpu: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Share of a GPU; one trial uses at most one.")
+    gpu: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Share of a GPU; one trial uses at most one GPU.")
 
 
 _Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
 
 class Budget(_Part):
-    """Bounds of a sweep; null = none."""
+    """Limits of a sweep; null = no limit."""
 
     trials: Annotated[int, Field(ge=1)] | None = Field(None, description="A plan with more trials is refused.")
-    hours: _Bound = Field(None, description="Wall time of one `sweeper run`, then it stops as on Ctrl-C.")
+    hours: _Bound = Field(None, description="Wall time of one `sweeper run`, after which it stops as on Ctrl-C.")
     trial_minutes: _Bound = Field(
-        None, description="Wall time of one trial, looked at when it reports; longer ones are stopped and FAIL with cause timeout."
+        None, description="Wall time of one trial, checked when it reports; a longer trial is stopped and FAILs with cause timeout."
     )
     free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        1.0, description="Free disk, in GiB, without which a run is not started, where results and stages lie in a folder."
+        1.0, description="Minimum free disk space, in GiB, for starting a run with results and stages in local folders."
     )
-    gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, likewise.")
+    gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, after which it stops as on Ctrl-C.")
 
 
 class Rule(_Part):
@@ -90,37 +90,37 @@ class Rule(_Part):
 class SpaceFile(_Part):
     """The keys of a search-space file."""
 
-    name: str | None = Field(None, description="Name of the sweep in the results; the file's name if left out.")
-    description: str = Field("", description="The question, in a line.")
-    base: dict[str, Any] = Field({}, description="Knobs that all trials share, nested or dotted; the rest comes from each task's recipe.")
+    name: str | None = Field(None, description="Name of the sweep in the results; by default the name of the file.")
+    description: str = Field("", description="The question that the sweep answers, in one line.")
+    base: dict[str, Any] = Field({}, description="Knobs that all trials share, nested or dotted; other knobs come from each task's recipe.")
     space: dict[str, Any] = Field({}, description="Knobs that vary: `{grid: [...]}`, `{choice: [...]}`, `{uniform: [low, high]}`, ...")
-    variants: dict[str, dict[str, Any]] = Field({}, description="Named sets of knobs, an axis of their own.")
+    variants: dict[str, dict[str, Any]] = Field({}, description="Named sets of knobs; together they form one axis.")
     design: Literal["factorial", "one-factor-at-a-time"] = Field(
-        "factorial", description="All combinations; or a baseline and each level of each grid by itself, for every task."
+        "factorial", description="All combinations of grid levels; or, for every task, a baseline and each level of each grid on its own."
     )
-    seeds: int | list[int] = Field(1, description="A count, or a list. Every arm has the same seeds.")
+    seeds: int | list[int] = Field(1, description="Number of seeds, or a list of seeds. Every arm has the same ones.")
     search: SearchConfig = SearchConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
-    metric: str = Field("valid_error", description="What search and scheduler minimise, and trials are ranked by.")
-    require: list[Rule] = Field([], description="Rules that a combination must keep.")
+    metric: str = Field("valid_error", description="Metric that search and scheduler minimise and by which trials are ranked.")
+    require: list[Rule] = Field([], description="Rules that a combination must satisfy; others are left out.")
     resources: Resources = Resources()
     budget: Budget = Budget()
     bits: Bits = Field(
         "native",
-        description="`portable`: trials compute the same bits on every x86-64-v3 processor, which takes longer; CPU only. The workers are "
-        "started for it, so it holds for the whole sweep. See docs/design.md.",
+        description="`portable`: trials compute the same bits on every x86-64-v3 processor, which takes longer; CPU only. Workers are "
+        "started accordingly, so it applies to the complete sweep. See docs/design.md.",
     )
     keep: Keep = Field(
         "best",
-        description="Fine-tuned weights that stay in the store: `none`; each trial's `best` or `last` ones; with `all` the best ones and "
-        "the state of every epoch. But with `all`, states that trials share are dropped when their last trial ends.",
+        description="Fine-tuned weights that are kept in the store: `none`; the `best` or `last` ones of each trial; with `all`, the best "
+        "ones and the state of every epoch. Unless `all`, states that trials share are dropped when the last of these trials ends.",
     )
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:
-        whole = [value] if not isinstance(value, list) else value
-        if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in whole):
+        seeds = [value] if not isinstance(value, list) else value
+        if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
             raise ValueError("must be a count or a list of whole numbers")
         if not isinstance(value, list) and value < 1:
             raise ValueError("must be at least 1")
@@ -137,18 +137,18 @@ class SpaceFile(_Part):
 
 
 SHORTHAND_KEYS = {"search": "algorithm", "scheduler": "name"}
-"""Sections that may be given as one value, and the key that value is for."""
+"""Sections that may be written as a single value, and the key that it sets."""
 
 
 def parse_keys(data: Mapping[str, Any], faults: Faults) -> SpaceFile:
-    """The file's own keys. Where one is wrong its fault is added and its default stands in, so that the others are checked too."""
+    """Parse the file's own keys. A key with a fault gets its default, so that the other keys are checked, too."""
     try:
         return SpaceFile.model_validate(data)
     except ValidationError as error:
         found = faults_of(error)
     for fault in found:
         if fault.path in ("base", "space") or fault.path.startswith("variants."):
-            continue  # said where the knobs in it are read
+            continue  # reported where the knobs in it are parsed
         section, _, key = fault.path.rpartition(".")
         if fault.rule == "must be a known key":
             faults.add(fault.path, fault.rule, remedy=nearest(key, _known_keys(section.partition(".")[0])))

@@ -1,4 +1,4 @@
-"""Knobs as a search space gives them: each value is checked by itself."""
+"""Parses the knobs in a search space, and checks each value on its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FINDERS = {"task": find_task, "proxy": find_proxy, "body.name": find_body}
 
 
 def parse_knobs(data: Any, faults: Faults) -> dict[str, Any]:
-    """Knobs of `base` or a variant, flat: dotted path -> value. Those that do not exist are left out."""
+    """Parse the knobs of `base` or a variant into dotted path -> value. Unknown knobs are left out."""
     if not isinstance(data, Mapping):
         faults.add("", "must be a mapping of knobs", data)
         return {}
@@ -38,8 +38,8 @@ def parse_knobs(data: Any, faults: Faults) -> dict[str, Any]:
 
 
 def check_knob(path: str, value: Any, faults: Faults) -> None:
-    """Add what is wrong with one knob's value by itself: type, range, name."""
-    if found := _type_faults(path, value):
+    """Add the faults of one knob's value on its own: type, range, name."""
+    if found := _check_type(path, value):
         faults.extend(found)
         return
     try:
@@ -53,8 +53,8 @@ def check_knob(path: str, value: Any, faults: Faults) -> None:
         faults.add(path, "must be a freezing schedule", value, nearest(value, FREEZING_NAMES))
 
 
-def _type_faults(path: str, value: Any) -> list[Fault]:
-    """Faults of a value that the models find: it is put alone into its section, and what they miss beside it is ignored."""
+def _check_type(path: str, value: Any) -> list[Fault]:
+    """Faults that the config models find in a value. It is validated alone in its section, and faults of the missing knobs are ignored."""
     section, _, name = path.rpartition(".")
     owner: Any = TrialConfig.model_fields[section].annotation if section else TrialConfig
     try:

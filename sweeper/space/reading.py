@@ -1,4 +1,4 @@
-"""A search-space file in, a validated `SearchSpace` out. Everything that is wrong is reported at once."""
+"""Reads and validates search-space files. All faults are reported at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sweeper.workbench import on_workbench
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 _COPIED = ("description", "design", "search", "scheduler", "metric", "resources", "budget", "bits", "keep")
-"""Keys that a `SearchSpace` has as they are in the file."""
+"""Keys of the file that a `SearchSpace` has unchanged."""
 
 
 @on_workbench
@@ -31,18 +31,18 @@ def load_space(name_or_path: str | Path, overrides: Mapping[str, Any] = {}, name
 
     Args:
         name_or_path: A path, or the name of a search space.
-        overrides: `--set`: knob -> value, put into `base`; `sweep:KEY` reaches the sweep's own keys, `sweep:seeds`.
-        name: `--name`: the sweep's name, instead of the file's.
+        overrides: The options `--set`: knob -> value, set in `base`; `sweep:KEY` -> value for the sweep's own keys, like `sweep:seeds`.
+        name: The option `--name`: name of the sweep, instead of the one in the file.
 
     Raises:
-        ConfigError: With every fault that was found.
+        ConfigError: With all faults found.
     """
     path = find_space(str(name_or_path))
     return parse_space(read_mapping(path), file=str(path), overrides=overrides, name=name)
 
 
 def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str, Any] = {}, name: str | None = None) -> SearchSpace:
-    """Validate the content of a search-space file; arguments as `load_space`."""
+    """Validate the content of a search-space file; other arguments as for `load_space`."""
     faults = Faults()
     data = _apply_overrides(data, overrides)
     parsed = parse_keys(data, faults)
@@ -59,7 +59,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     require = _read_requirements(parsed, axes, faults)
     _check_threads(parsed, base, faults)
     if parsed.bits == "portable" and parsed.resources.gpu > 0:
-        faults.add("bits", "must be native on GPUs: what pins a processor does not pin a GPU", parsed.bits)
+        faults.add("bits", "must be native on GPUs, where bits cannot be pinned", parsed.bits)
     space = SearchSpace(
         name=name,
         base=base if parsed.bits == "native" else {**base, "bits": parsed.bits},
@@ -79,10 +79,10 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
 
 
 def find_space(name_or_path: str) -> Path:
-    """The file that SPACE means: a path, a name in `./search_spaces`, or a name among the ones that come with the package.
+    """The file that SPACE refers to: a path, or the name of a search space in `./search_spaces` or in the package.
 
     Raises:
-        ConfigError: If it is neither.
+        ConfigError: If there is no such search space.
     """
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or path.is_file():
@@ -94,7 +94,7 @@ def find_space(name_or_path: str) -> Path:
 
 
 def available_spaces() -> dict[str, Path]:
-    """Name -> file of every search space in `./search_spaces` and in the package; the former come first."""
+    """Name -> file of every search space in `./search_spaces` and in the package; of equal names, the former."""
     shipped = Path(__file__).resolve().parents[2] / "search_spaces"
     found: dict[str, Path] = {}
     for folder in (Path("search_spaces"), shipped):
@@ -104,20 +104,20 @@ def available_spaces() -> dict[str, Path]:
 
 
 def check_name(name: str, path: str, faults: Faults) -> None:
-    """Add a fault if a sweep cannot have this name: it is a folder's name in the results."""
+    """Add a fault if a sweep cannot have this name, which is used for folders in the results."""
     if not _NAME.fullmatch(name):
-        rule = "must be usable as a file name: letters, digits, dots, dashes, underscores, at most 80, not starting with a sign"
+        rule = "must be usable as a file name: letters, digits, dots, dashes, underscores, at most 80, the first a letter or digit"
         faults.add(path, rule, name)
 
 
 def _apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of the file with `--set` on top."""
+    """The content of the file with the overrides of `--set`."""
     merged = dict(data)
     base = dict(merged["base"]) if isinstance(merged.get("base"), Mapping) else {}
     try:
         flat = flatten(base)
     except ConfigError:
-        return merged  # the fault is found again, and reported, when base is read
+        return merged  # reported when `base` is parsed
     for path, value in overrides.items():
         if path.startswith("sweep:"):
             section, _, key = path.removeprefix("sweep:").partition(".")
@@ -140,7 +140,7 @@ def _check_knobs(
     overrides: Mapping[str, Any],
     faults: Faults,
 ) -> None:
-    """Add faults between `base`, `variants`, `space` and `--set`: each knob is set in one of them."""
+    """Check `base`, `variants`, `space` and `--set` against each other: each knob is set in only one of them."""
     varied = {knob for axis in axes for knob in axis.knobs}
     for path, value in flatten({path: value for path, value in overrides.items() if not path.startswith("sweep:")}).items():
         if path in varied or any(path in knobs for knobs in variants.values()):
@@ -160,7 +160,7 @@ def _check_knobs(
 
 
 def _check_sweep(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any], wrong: set[str], faults: Faults) -> None:
-    """Add faults between the sweep's own keys. Nothing is concluded from a key in `wrong`: it has faults of its own."""
+    """Check the sweep's own keys against each other. Keys in `wrong` have faults of their own and are skipped."""
     tuned = [axis for axis in axes if axis.is_tuned]
     if "search" not in wrong and parsed.search.algorithm == "grid":
         remedy = "Write a grid, or set search.algorithm to random or tpe."
@@ -172,8 +172,8 @@ def _check_sweep(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any
     if parsed.metric not in METRICS:
         faults.add("metric", "must be a metric that tasks report", parsed.metric, nearest(parsed.metric, METRICS))
     elif parsed.metric == "test_error" and base.get("selection", "test" if base.get("reference_behaviour") else None) != "test":
-        remedy = "Choose on validation data, or set base.selection to test, which every row will say."
-        faults.add("metric", "must not look at the test set", parsed.metric, remedy)
+        remedy = "Select on validation data, or set base.selection to test, which every row records."
+        faults.add("metric", "must not use the test set", parsed.metric, remedy)
 
 
 def _read_requirements(parsed: SpaceFile, axes: Sequence[Axis], faults: Faults) -> tuple[Requirement, ...]:

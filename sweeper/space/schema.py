@@ -19,8 +19,8 @@ SECTIONS: dict[str, str] = {
 }
 """Section of the knobs -> name of its model."""
 
-_ALSO_TAKEN = {("Phase", "train"): "all", ("AlignConfig", "label_gradient"): True}
-"""(model, field) -> a value that its validator takes beside the field's own type."""
+_ALSO_ACCEPTED = {("Phase", "train"): "all", ("AlignConfig", "label_gradient"): True}
+"""(model, field) -> a value that its validator accepts in addition to the type of the field."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -30,13 +30,13 @@ def json_schema() -> dict[str, Any]:
     definitions = schema.setdefault("$defs", {}) | knobs.get("$defs", {})
     nested = {name: value for name, value in knobs["properties"].items() if name not in ("seed", "bits")}
     nested |= {name: {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{SECTIONS[name]}"}]} for name in SHORTHAND}
-    definitions["Knobs"] = _closed(nested | {path: _knob_schema(path, knobs) for path in KNOBS if "." in path or path == "seed"})
+    definitions["Knobs"] = _closed_object(nested | {path: _knob_schema(path, knobs) for path in KNOBS if "." in path or path == "seed"})
     definitions["Axis"] = _axis_schema()
     axes = {path: {"$ref": "#/$defs/Axis"} for path in (*KNOBS, *SHORTHAND) if path not in ("seed", "bits")}
-    definitions["Space"] = _closed({section: {"type": "object"} for section in SECTIONS} | axes)
+    definitions["Space"] = _closed_object({section: {"type": "object"} for section in SECTIONS} | axes)
     for model in SECTIONS.values():
         definitions[model].pop("required", None)
-    for (model, name), value in _ALSO_TAKEN.items():
+    for (model, name), value in _ALSO_ACCEPTED.items():
         field = definitions[model]["properties"][name]
         definitions[model]["properties"][name] = {"anyOf": [{"const": value}, field], "description": field["description"]}
     properties = schema["properties"]
@@ -51,7 +51,7 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": _DRAFT, "title": "Search space of sweeper"} | schema
 
 
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+def _closed_object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 

@@ -11,7 +11,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from sweeper.faults import Faults
-from sweeper.space.axes import Axis, in_order
+from sweeper.space.axes import Axis, sort_by_condition
 from sweeper.space.conditions import Requirement
 from sweeper.space.file import Bits, Budget, Keep, Resources, SchedulerConfig, SearchConfig
 
@@ -21,12 +21,12 @@ Knobs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Arm:
-    """One combination of grid levels, variant and task; tuned knobs and seeds are still open.
+    """One combination of grid levels, variant and task; tuned knobs and seeds are not set yet.
 
     Args:
         overrides: Knob -> value.
-        config: What they resolve to, with the tuned knobs where `base` and the recipe have them, and seed 0.
-        variant: Name of the variant it came from; empty without variants.
+        config: The resolved config, with tuned knobs at their values in `base` or the recipe, and seed 0.
+        variant: Name of its variant; empty without variants.
         tuned: The axes that are tuned in it.
     """
 
@@ -38,7 +38,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A validated search space. Fields as in `SpaceFile`; `base` is flat, `space` has become `axes`."""
+    """A validated search space. Its fields are those of `SpaceFile`, except that `base` is flat, and `axes` come from `space`."""
 
     name: str
     description: str
@@ -71,7 +71,7 @@ class SearchSpace:
         return list(dict.fromkeys(knobs))
 
     def arms(self) -> list[Arm]:
-        """All arms, in the order of the file; combinations that break a rule of `require` are left out.
+        """All arms, in the order of the file, without the combinations that break a rule of `require`.
 
         Raises:
             ConfigError: If a combination breaks a rule of the knobs.
@@ -88,7 +88,7 @@ class SearchSpace:
         return arms
 
     def _combinations(self, base: Knobs, faults: Faults) -> Iterator[Knobs]:
-        grids = in_order([axis for axis in self.axes if not axis.is_tuned])
+        grids = sort_by_condition([axis for axis in self.axes if not axis.is_tuned])
         if self.design == "one-factor-at-a-time":
             tasks = [axis for axis in grids if axis.path == "task" and not axis.when]
             for start in _product(base, tasks):
@@ -102,7 +102,7 @@ class SearchSpace:
             yield from partial
 
     def _levels(self, axis: Axis, combination: Knobs, faults: Faults) -> Iterator[Knobs]:
-        """A combination with each level of an axis on top, or by itself where the axis does not vary."""
+        """A combination with each level of an axis, or unchanged if the axis does not vary there."""
         if self._varies(axis, combination, faults):
             yield from (axis.put(combination, value) for value in axis.values)
         else:

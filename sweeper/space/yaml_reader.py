@@ -1,7 +1,7 @@
-"""YAML as people mean it: YAML 1.2 in spirit, read safely, with duplicate keys refused.
+"""Reads YAML with the scalars of YAML 1.2, safely, and refuses duplicate keys.
 
-PyYAML follows YAML 1.1, which reads `1e-5` as a text, `no` as false, `12:30` as 750 and keeps the last of two equal keys.
-Here only `true` and `false` are booleans, `1e-5` is a number, and the rest are texts.
+PyYAML follows YAML 1.1, which reads `1e-5` as a string, `no` as false and `12:30` as 750, and keeps the last of two equal keys.
+Here only `true` and `false` are booleans, `1e-5` is a number, and `no` and `12:30` are strings.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class _Loader(yaml.SafeLoader):
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         for key, _ in node.value:
-            key.tag = "tag:yaml.org,2002:str"  # keys are names, as they are spelled
+            key.tag = "tag:yaml.org,2002:str"  # keys are always strings, as written
 
 
-def _key_faults(node: yaml.Node | None, path: str = "", inside: tuple[yaml.Node, ...] = ()) -> Iterator[Fault]:
-    """Keys given twice, and nodes that hold themselves; found before merge keys are resolved, which repeats keys on purpose.
+def _check_keys(node: yaml.Node | None, path: str = "", inside: tuple[yaml.Node, ...] = ()) -> Iterator[Fault]:
+    """Faults of duplicate keys and of nodes that contain themselves. Checked before merge keys are resolved, which repeats keys on purpose.
 
     Raises:
         ConstructorError: If a key is a list or a mapping.
@@ -35,18 +35,18 @@ def _key_faults(node: yaml.Node | None, path: str = "", inside: tuple[yaml.Node,
         yield Fault(path, "must not contain itself", Fault.ABSENT)
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
-            yield from _key_faults(item, f"{path}.{number}".lstrip("."), (*inside, node))
+            yield from _check_keys(item, f"{path}.{number}".lstrip("."), (*inside, node))
     elif isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain text", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain string", key.start_mark)
             where, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
             if key.value in first and key.tag != _MERGE:
                 second = _At(f"a second one on line {line}")
                 yield Fault(where, "must be given once", second, f"The first is on line {first[key.value]}.")
             first.setdefault(key.value, line)
-            yield from _key_faults(value, where, (*inside, node))
+            yield from _check_keys(value, where, (*inside, node))
 
 
 _MERGE = "tag:yaml.org,2002:merge"
@@ -83,7 +83,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def _load(text: str) -> tuple[Any, list[Fault]]:
-    """The data of one YAML document, and what is wrong with its keys.
+    """The data of one YAML document, and the faults of its keys.
 
     Raises:
         ValueError: If it is not YAML; the message says where.
@@ -91,19 +91,19 @@ def _load(text: str) -> tuple[Any, list[Fault]]:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        faults = list(_key_faults(node))
+        faults = list(_check_keys(node))
         return (None if node is None or faults else loader.construct_document(node)), faults
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
         raise ValueError(f"{getattr(error, 'problem', None) or ' '.join(str(error).split())}{where}") from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
-        # PyYAML's constructors, given a tag that the text after it does not fit: `!!bool maybe`.
+        # Raised by PyYAML's constructors if a value does not fit its tag: `!!bool maybe`.
         raise ValueError(f"{type(error).__name__} {error}") from None
 
 
 def parse_value(text: str) -> Any:
-    """One value as YAML, for `--set knob=value`.
+    """Parse one value as YAML, for `--set knob=value`; a string that is not valid YAML is returned as it is.
 
     >>> parse_value("1e-5"), parse_value("no"), parse_value("[0, 10]")
     (1e-05, 'no', [0, 10])
@@ -116,7 +116,7 @@ def parse_value(text: str) -> Any:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping.
+    """Read a YAML file that contains one mapping.
 
     Raises:
         ConfigError: If the file is missing, not text, not YAML, not a mapping, or has duplicate keys.
@@ -126,7 +126,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
-            [Fault("", "must be an existing file", Fault.ABSENT, "See `sweeper spaces` for the ones there are.")], file
+            [Fault("", "must be an existing file", Fault.ABSENT, "`sweeper spaces` lists the available ones.")], file
         ) from None
     except IsADirectoryError:
         raise ConfigError([Fault("", "must be a file, not a folder", Fault.ABSENT)], file) from None

@@ -1,1 +1,1 @@
-"""All of Ray: trials of a sweep scheduled by Ray Tune."""
+"""Runs the trials of a sweep with Ray Tune. Everything that depends on Ray is in this package."""

@@ -1,4 +1,4 @@
-"""Ray itself: started here or joined, its slots counted, its nodes checked."""
+"""Starts or joins a Ray cluster, counts its slots and checks its nodes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from orca_core.numerics import PORTABLE
 from sweeper.space.file import Bits, Resources
 
 OBJECT_STORE_BYTES = 256 * 2**20
-"""Ray's shared memory on this machine; by default it would be 30 % of all, and rows are all that passes through it."""
+"""Size of Ray's shared memory on this machine. The default is 30 % of all memory, but only rows pass through it."""
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of tasks and bodies mean the folder the sweep was started in
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files a trial that nobody reads
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of tasks and bodies refer to the folder in which the sweep was started
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files per trial that nothing reads
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # snapshots of a state that is never restored
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also handles SIGTERM
     "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_WARN_THRESHOLD_S": "10",
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner cannot be switched off
@@ -32,13 +32,13 @@ RAY_ENVIRONMENT = {
 }
 
 PENDING_TRIALS = "TUNE_MAX_PENDING_TRIALS_PG"
-"""Trials that Tune asks for at once."""
+"""Variable that sets how many trials Tune requests in advance."""
 
 
 @contextmanager
 def ray_environment() -> Iterator[None]:
-    """Within: Ray's variables are set as a sweep wants them, unless the user has set them."""
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns of files that it was told not to write
+    """Within: Ray's environment variables have the values a sweep needs, unless the user has set them."""
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns about files that it was configured not to write
     before = {name: os.environ.get(name) for name in (*RAY_ENVIRONMENT, PENDING_TRIALS)}
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -53,16 +53,16 @@ def ray_environment() -> Iterator[None]:
 
 @contextmanager
 def open_cluster(address: str | None, resources: Resources, store_uri: str, bits: Bits = "native") -> Iterator[int]:
-    """Within: Ray runs, started here or joined. Yields the number of trials that fit at once.
+    """Within: Ray is running, started here or joined. Yields the number of trials that fit at once.
 
     Args:
-        address: Of a running cluster; None starts Ray on this machine, unless this process has joined one already.
-        resources: What one trial holds.
-        store_uri: Of the stage store.
-        bits: Of the sweep; the workers' processes are started accordingly.
+        address: Address of a running cluster; None starts Ray on this machine, unless this process has joined a cluster already.
+        resources: What one trial holds while it runs.
+        store_uri: Folder or URI of the stage store.
+        bits: The sweep's `bits`; worker processes are started accordingly.
 
     Raises:
-        ConfigError: If nothing answers at the address, a trial fits on no node, or a node cannot see the store.
+        ConfigError: If nothing answers at the address, no node has the resources for a trial, or a node cannot see the store.
     """
     environment = _worker_environment(bits)
     is_joined = ray.is_initialized()
@@ -88,22 +88,22 @@ def open_cluster(address: str | None, resources: Resources, store_uri: str, bits
 
 
 def has_nodes() -> bool:
-    """Whether Ray has a node that is alive."""
+    """Whether any node of the cluster is alive."""
     return any(node["Alive"] for node in ray.nodes())
 
 
 def count_slots(resources: Resources) -> int:
-    """Trials that fit at once on the nodes there are.
+    """Count the trials that fit at once on the live nodes.
 
     Raises:
-        ConfigError: If there are none.
+        ConfigError: If no node has the resources for one.
     """
     total = 0
     for node in ray.nodes():
         if node["Alive"]:
             has = node["Resources"]
             by_cpu = int(has.get("CPU", 0) / resources.cpu + 1e-9)
-            # A share is of one GPU: what is left of two does not make a third.
+            # A trial's share must be on one GPU: what is left over on two GPUs does not add up.
             by_gpu = int(has.get("GPU", 0)) * int(1 / resources.gpu + 1e-9) if resources.gpu else by_cpu
             total += min(by_cpu, by_gpu)
     if total == 0:
@@ -115,10 +115,10 @@ def count_slots(resources: Resources) -> int:
 
 
 def _check_session_is_pinned() -> None:
-    """That a Ray session which was there before starts its workers with the environment of portable bits."""
+    """Check that a Ray session joined before starts its workers with the environment for portable bits."""
     given = ray.get_runtime_context().runtime_env.get("env_vars", {})
     if any(given.get(name) != value for name, value in PORTABLE.items()):
-        rule = "must be native in a session of Ray that this process joined before, without the environment of portable bits"
+        rule = "must be native in a Ray session that was started without the environment for portable bits"
         remedy = "Call ray.shutdown() first, or ray.init with runtime_env={'env_vars': orca_core.numerics.PORTABLE}."
         raise ConfigError([Fault("bits", rule, "portable", remedy)])
 
@@ -126,20 +126,20 @@ def _check_session_is_pinned() -> None:
 def _worker_environment(bits: Bits) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith("HF_")}
     if bits == "portable":
-        environment |= PORTABLE  # Ray starts the workers' interpreters with it: libraries see it when they are loaded
+        environment |= PORTABLE  # Ray starts the worker processes with it, so libraries see it when they are loaded
     return environment
 
 
 def _check_address(address: str) -> None:
-    """That something listens where a cluster is said to be: Ray itself would try for minutes."""
+    """Check that something listens at the address. Without this, Ray would keep trying for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
-        return  # `auto`, and names that Ray resolves
+        return  # `auto`, or a name that Ray resolves
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        remedy = "Start it with `ray start --head`, or leave --address out to run on this machine."
-        raise ConfigError([Fault("--address", f"must be where a Ray cluster answers ({error})", address, remedy)]) from None
+        remedy = "Start one with `ray start --head`, or omit --address to run on this machine."
+        raise ConfigError([Fault("--address", f"must be the address of a running Ray cluster ({error})", address, remedy)]) from None
 
 
 def _path_exists(path: str) -> bool:
@@ -147,7 +147,7 @@ def _path_exists(path: str) -> bool:
 
 
 def _check_nodes(store_uri: str) -> None:
-    """Every node must see the stage store; a folder of this machine alone would be another one on each node."""
+    """Check that every node sees the stage store. A folder that is not shared would be a different one on each node."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2 or "://" in store_uri:
         return
@@ -162,5 +162,5 @@ def _check_nodes(store_uri: str) -> None:
     finally:
         token.unlink(missing_ok=True)
     if blind:
-        rule = f"must be a folder that all {len(nodes)} nodes see; {', '.join(sorted(set(blind)))} does not"
+        rule = f"must be a folder that all {len(nodes)} nodes see; not visible on {', '.join(sorted(set(blind)))}"
         raise ConfigError([Fault("--store", rule, store_uri, "Give a shared folder, or s3:// or gs://.")])

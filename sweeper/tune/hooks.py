@@ -1,6 +1,7 @@
-"""What Ray Tune calls: each hook passes a call on to the session, which knows nothing of Ray.
+"""The hooks that Ray Tune calls. Each forwards to the session, which knows nothing about Ray.
 
-Tune gives trials ids of its own; `Handed` maps them to the planned trials.
+Tune pulls trials from a searcher, asks a stopper after every report, and notifies callbacks of what happened. Its trials have ids of their
+own; `TrialsByTuneId` maps these to the planned trials. All hooks run in the thread of Tune's loop: so they need no locks, but must be fast.
 """
 
 from __future__ import annotations
@@ -18,94 +19,94 @@ from sweeper.running.progress import Progress
 from sweeper.running.session import Session
 from sweeper.tune.cluster import has_nodes
 
-LOOK_EVERY_S = 5.0
-"""Seconds between looks at whether Ray still has nodes."""
+NODE_CHECK_EVERY_S = 5.0
+"""Seconds between checks whether Ray still has nodes."""
 
-Handed = dict[str, PlannedTrial]
-"""Tune's id of a trial -> planned trial, of those that were handed out."""
+TrialsByTuneId = dict[str, PlannedTrial]
+"""Tune's id of a trial -> planned trial, of the trials that were handed out and have not ended."""
 
 
 class _NotPickled:
-    """Tune pickles its parts into a state that is never restored here; none of ours goes there."""
+    """Tune pickles its components to restore them later. A sweep is never restored in this way, so ours have an empty state."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class PlannedSearcher(_NotPickled, Searcher):
-    """Hands Tune the planned trials, leaders of shared stages first."""
+    """Hands the planned trials to Tune, in the order of the session: leaders of shared stages first."""
 
-    def __init__(self, session: Session, handed: Handed) -> None:
+    def __init__(self, session: Session, trials: TrialsByTuneId) -> None:
         super().__init__()
-        self._session, self._handed = session, handed
+        self._session, self._trials = session, trials
 
     def suggest(self, trial_id: str) -> Any:
         if self._session.is_exhausted:
             return Searcher.FINISHED
         trial = self._session.next()
         if trial is None:
-            return None
-        self._handed[trial_id] = trial
+            return None  # Tune asks again after the next event: a trial may be unblocked then
+        self._trials[trial_id] = trial
         return {"trial": self._session.job(trial).to_json()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the callback hears of it, with the rows."""
+        """Do nothing: `Reporter` gets this event together with the rows."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: never restored."""
+        """Do nothing: never restored."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: never saved."""
+        """Do nothing: never saved."""
 
 
 class StopWithSession(_NotPickled, tune.Stopper):
-    """Stops trials and the run when the session says so. Tune asks it in every turn of its loop."""
+    """Stops trials and the run when the session wants it. Tune calls `stop_all` in every turn of its loop: periodic checks are there."""
 
-    def __init__(self, session: Session, handed: Handed, progress: Progress) -> None:
-        self._session, self._handed, self._progress = session, handed, progress
-        self._looked = time.monotonic()
+    def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress) -> None:
+        self._session, self._trials, self._progress = session, trials, progress
+        self._last_check = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        trial = self._handed.get(trial_id)
+        trial = self._trials.get(trial_id)
         return self._session.is_ending or (trial is not None and self._session.wants_stop(trial.id))
 
     def stop_all(self) -> bool:
         self._progress.update()
         self._session.check_deadline()
-        if not self._session.is_ending and time.monotonic() - self._looked >= LOOK_EVERY_S:
-            self._looked = time.monotonic()
-            if not has_nodes():  # Tune would wait for ever; a cluster that scales up has its head
+        if not self._session.is_ending and time.monotonic() - self._last_check >= NODE_CHECK_EVERY_S:
+            self._last_check = time.monotonic()
+            if not has_nodes():  # Tune would wait for ever. A cluster that is still scaling up has at least its head.
                 self._session.lose_machines()
         return self._session.is_ending
 
 
 class Reporter(_NotPickled, tune.Callback):
-    """Passes on what happens to trials."""
+    """Forwards what happens to trials to the session."""
 
-    def __init__(self, session: Session, handed: Handed) -> None:
-        self._session, self._handed = session, handed
+    def __init__(self, session: Session, trials: TrialsByTuneId) -> None:
+        self._session, self._trials = session, trials
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._session.start(self._handed[trial.trial_id].id)
+        self._session.start(self._trials[trial.trial_id].id)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._session.lose(self._handed[trial.trial_id].id)  # Tune starts it again
+        self._session.lose(self._trials[trial.trial_id].id)  # Tune restarts it by itself
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if (planned := self._handed.get(trial.trial_id)) is None:
+        if (planned := self._trials.get(trial.trial_id)) is None:
             return
         rows = [row_from_json(row) for row in json.loads(result["rows"])]
         worker = json.loads(result.get("worker", "{}"))
         self._session.report(planned.id, rows, result.get("hostname"), result.get("pid"), worker)
         if "outcome" in result:
-            del self._handed[trial.trial_id]
+            del self._trials[trial.trial_id]
             self._session.end(planned.id, json.loads(result["outcome"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # One that reported its result has ended already: this one was stopped.
-        if (planned := self._handed.pop(trial.trial_id, None)) is not None:
+        # A trial that reported its outcome was removed in `on_trial_result`: one that is still here was stopped.
+        if (planned := self._trials.pop(trial.trial_id, None)) is not None:
             self._session.cut(planned.id, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if (planned := self._handed.pop(trial.trial_id, None)) is not None:
+        if (planned := self._trials.pop(trial.trial_id, None)) is not None:
             self._session.give_up(planned.id)

@@ -1,6 +1,6 @@
-"""Run a plan on Ray Tune: what is missing is added to the results.
+"""Runs the trials of a plan on Ray Tune.
 
-Ray's own restore is not used: its state lags behind, forgets the scheduler and unpickles. A sweep is continued by planning again
+Ray's own restore is not used: its state lags behind, loses the scheduler and is a pickle. A sweep is continued by planning it again
 against the results and the stage store.
 """
 
@@ -29,8 +29,8 @@ from sweeper.running.progress import Progress
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import MAX_LOSSES, Outcome, Session, SweepCutError
 from sweeper.tune.cluster import PENDING_TRIALS, open_cluster, ray_environment
-from sweeper.tune.hooks import Handed, PlannedSearcher, Reporter, StopWithSession
-from sweeper.tune.schedulers import PerTaskScheduler, past_trials
+from sweeper.tune.hooks import PlannedSearcher, Reporter, StopWithSession, TrialsByTuneId
+from sweeper.tune.schedulers import PerTaskScheduler, read_past_trials
 from sweeper.tune.trainable import TrialRunner
 
 LAST_ROWS_S = 30.0
@@ -52,21 +52,21 @@ def launch(
     """Run trials to their end.
 
     Args:
-        planner: Knows the whole plan.
-        todo: The trials of it that are to be run, in order of preference.
-        ended: Trial id -> row, of the sweep's trials that ended for good before.
+        planner: Holds the complete plan.
+        todo: The trials to run, in order of preference.
+        ended: Trial id -> row, of trials that ended for good in earlier runs of the sweep.
         recorder: Writes rows.
         workspace: Where results and stages are.
-        progress: Shows how far it is.
-        address: Of a running Ray cluster; None starts Ray on this machine.
-        max_concurrent: Largest number of trials at once; None = as many as the resources allow.
+        progress: Shows the progress.
+        address: Address of a running Ray cluster; None starts Ray on this machine.
+        max_concurrent: Maximum number of trials at once; None = as many as the resources allow.
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
 
     Returns:
         FINISHED or STOPPED.
 
     Raises:
-        ConfigError: If the machines do not have what one trial asks for, or cannot see the store.
+        ConfigError: If no machine has the resources for one trial, or one cannot see the store.
         SweepCutError: If the disk is full, or no machine is left.
     """
     space = planner.space
@@ -75,16 +75,16 @@ def launch(
         os.environ[PENDING_TRIALS] = str(slots)
         keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
         session = Session(planner, todo, recorder, workspace, slots=slots, ended=ended, share=share, keeper=keeper)
-        handed: Handed = {}
+        trials: TrialsByTuneId = {}
         longest = max(trial.config.finetune.epochs for trial in todo)
-        past = past_trials(workspace, planner.plan, ended.keys() | recorder.ended.keys()) if space.scheduler.name != "fifo" else {}
+        past = read_past_trials(workspace, planner.plan, ended.keys() | recorder.ended.keys()) if space.scheduler.name != "fifo" else {}
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, {"cpu": space.resources.cpu, "gpu": space.resources.gpu}),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
-                search_alg=PlannedSearcher(session, handed),
-                scheduler=PerTaskScheduler(space.scheduler, space.metric, handed, slots, longest, past),
+                search_alg=PlannedSearcher(session, trials),
+                scheduler=PerTaskScheduler(space.scheduler, space.metric, trials, slots, longest, past),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -92,8 +92,8 @@ def launch(
                 name="tune",
                 storage_path=str(scratch),
                 verbose=0,
-                stop=StopWithSession(session, handed, progress),
-                callbacks=[Reporter(session, handed)],
+                stop=StopWithSession(session, trials, progress),
+                callbacks=[Reporter(session, trials)],
                 failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
             ),
@@ -107,18 +107,20 @@ def launch(
             session.drop_unneeded()
             shutil.rmtree(scratch, ignore_errors=True)
     if session.outcome is Outcome.DISK_FULL:
-        text = "there is no room left on the disk; the sweep was ended. Make room; the same command continues."
+        text = "the disk is full; the sweep was ended. Free some space and run the same command to continue."
         raise SweepCutError(f"{space.name}: {text} ({session.reason})")
     if session.outcome is Outcome.LOST:
-        raise SweepCutError(f"{space.name}: Ray's processes are gone. Everything until now is kept; the same command continues.")
+        raise SweepCutError(
+            f"{space.name}: Ray's processes were lost; the sweep was ended. Finished work is kept; run the same command to continue."
+        )
     return session.outcome
 
 
 def _write_rows(recorder: Recorder) -> None:
-    """Write the last rows; where they cannot be written, try again for a while.
+    """Write the last rows; if that fails, retry for a while.
 
     Raises:
-        SweepCutError: If that does not help.
+        SweepCutError: If they still cannot be written.
     """
     give_up_at = time.monotonic() + LAST_ROWS_S
     while True:
@@ -126,14 +128,14 @@ def _write_rows(recorder: Recorder) -> None:
             return recorder.flush()
         except StoreError as error:
             if time.monotonic() > give_up_at:
-                text = "the last rows could not be written. What trials computed is stored; the same command reports it again."
+                text = "the last rows could not be written. Finished work is in the stage store; run the same command to report it."
                 raise SweepCutError(f"{recorder.sweep}: {text} ({error})") from error
             time.sleep(1.0)
 
 
 @contextmanager
 def _stop_on_signal(session: Session) -> Iterator[None]:
-    """End the sweep cleanly on Ctrl-C and on SIGTERM, which batch schedulers send; a second Ctrl-C ends it at once."""
+    """End the sweep cleanly on Ctrl-C and on SIGTERM, which batch schedulers send; a second Ctrl-C ends it immediately."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,7 @@
-"""Early stopping through Ray Tune's schedulers, one for each task, so that no task is ranked against another.
+"""Early stopping with Ray Tune's schedulers, one per task, since scores of different tasks cannot be compared.
 
-A run that continues a sweep gives them the epochs of the trials that ended before, from the tables, so that rungs and medians
-are those of the whole sweep and not of the run.
+A run that continues a sweep first replays the epochs of earlier trials, read from the result tables, so that rungs and medians are those of
+the complete sweep and not of one run.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class PastTrial:
     epochs: tuple[tuple[int, float], ...]
 
 
-def past_trials(workspace: Workspace, plan: Plan, ended: Collection[str]) -> dict[str, list[PastTrial]]:
-    """Task -> its trials that ended in earlier runs of a sweep, in the order they ended.
+def read_past_trials(workspace: Workspace, plan: Plan, ended: Collection[str]) -> dict[str, list[PastTrial]]:
+    """Read task -> its trials that ended in earlier runs of a sweep, in the order in which they ended.
 
     Args:
-        workspace: Has the results.
-        plan: The sweep's.
+        workspace: Where the results are.
+        plan: The sweep's plan.
         ended: Ids of the trials that are done.
     """
     past = defaultdict[str, list[PastTrial]](list)
@@ -55,15 +55,15 @@ def past_trials(workspace: Workspace, plan: Plan, ended: Collection[str]) -> dic
 
 
 class PerTaskScheduler(FIFOScheduler):
-    """Starts trials in their order and asks the scheduler of a trial's task whether it goes on.
+    """Starts trials in their order and asks the scheduler of a trial's task whether the trial goes on.
 
     Args:
-        config: Which scheduler, and its settings.
-        metric: What it compares.
-        trials: Tune's trial id -> planned trial, of those that run; filled by the searcher as trials are handed out.
-        slots: Trials that can run at once.
-        longest: Largest number of epochs of fine-tuning of any trial.
-        past: Task -> trials that ended in earlier runs, in the order they ended.
+        config: Name and settings of the scheduler.
+        metric: The metric that it compares.
+        trials: Tune's trial id -> planned trial, of the running trials; filled by the searcher as trials are handed out.
+        slots: Maximum number of trials at once.
+        longest: Maximum number of fine-tuning epochs of any trial.
+        past: Task -> trials that ended in earlier runs, in the order in which they ended.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class PerTaskScheduler(FIFOScheduler):
         self._config, self._judged_by, self._trials, self._slots, self._longest = config, metric, trials, slots, longest
         self._past = past
         self._by_task: dict[str, TrialScheduler] = {}
-        self._known: dict[str, PlannedTrial] = {}  # also those that have ended: Tune asks once more about them
+        self._known: dict[str, PlannedTrial] = {}  # also ended ones: Tune calls once more for them
         self._actors_kept = False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Keep an idle actor for every slot: Tune keeps one, and a slot that waits for a leader would lose its loaded process.
+        """Keep an idle actor for every slot: Tune keeps only one, so a slot that waits for a leader would lose its loaded process.
 
         `_actor_cache` is private to Ray; a test counts the processes.
         """
@@ -91,48 +91,48 @@ class PerTaskScheduler(FIFOScheduler):
             tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=self._slots)
             self._actors_kept = True
         self._known.setdefault(trial.trial_id, self._trials[trial.trial_id])
-        if (inner := self._inner(tune_controller, trial)) is not None:
+        if (inner := self._get_scheduler(tune_controller, trial)) is not None:
             inner.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        inner = self._inner(tune_controller, trial)
+        inner = self._get_scheduler(tune_controller, trial)
         if inner is None or "epoch" not in result or result.get("done"):
             return TrialScheduler.CONTINUE
         decision: str = inner.on_trial_result(tune_controller, trial, result)
-        # A trial does not give way to one that waits: ours cannot be paused. And the last epoch is no early stop: the trial ends
-        # by itself and is COMPLETE.
+        # Our trials cannot be paused in favour of waiting ones. And stopping after the last epoch is not early: the trial ends by itself,
+        # as COMPLETE.
         last = result["epoch"] >= self._known[trial.trial_id].config.finetune.epochs
         return TrialScheduler.CONTINUE if last or decision == TrialScheduler.PAUSE else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        inner = self._inner(tune_controller, trial)
+        inner = self._get_scheduler(tune_controller, trial)
         if inner is not None and "epoch" in result:
             inner.on_trial_complete(tune_controller, trial, result)
 
-    def _inner(self, tune_controller: Any, trial: Any) -> TrialScheduler | None:
+    def _get_scheduler(self, tune_controller: Any, trial: Any) -> TrialScheduler | None:
         if self._config.name == "fifo":
             return None
         task = self._known[trial.trial_id].config.task
         if task not in self._by_task:
-            inner = self._by_task[task] = self._make()
+            inner = self._by_task[task] = self._make_scheduler()
             for past in self._past.get(task, ()):
                 self._replay(tune_controller, inner, past)
         return self._by_task[task]
 
     def _replay(self, tune_controller: Any, inner: TrialScheduler, past: PastTrial) -> None:
-        """Tell a scheduler of a trial that ended before."""
-        trial: Any = past  # its id, and that it can be a key, is all that schedulers use of a trial
+        """Let a scheduler see a trial that ended in an earlier run."""
+        trial: Any = past  # schedulers use only the id of a trial, and the trial as a key
         results = [{"epoch": epoch, self._judged_by: value} for epoch, value in past.epochs]
         inner.on_trial_add(tune_controller, trial)
         for result in results:
-            if self._config.name == "median":  # which takes a result in without deciding on it this way; decided it has long ago
+            if self._config.name == "median":  # takes in a result without deciding anything
                 inner.on_trial_complete(tune_controller, trial, result)
             else:
                 inner.on_trial_result(tune_controller, trial, result)
         if past.pruned:
             inner.on_trial_complete(tune_controller, trial, results[-1])
 
-    def _make(self) -> TrialScheduler:
+    def _make_scheduler(self) -> TrialScheduler:
         if self._config.name == "asha":
             return AsyncHyperBandScheduler(
                 time_attr="epoch",

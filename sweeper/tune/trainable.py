@@ -1,4 +1,4 @@
-"""The Ray side of a trial: a Tune trainable that runs the ORCA core step by step."""
+"""The Tune trainable: runs the ORCA core step by step in a Ray worker."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sweeper.running.execution import execute
 from sweeper.running.job import TrialJob
 
 REPORT_EVERY_S = 1.0
-"""Seconds for which rows are gathered into one report, where no scheduler waits for each epoch."""
+"""Seconds for which rows are collected into one report, unless a scheduler needs each epoch."""
 
 
 class TrialRunner(tune.Trainable):
-    """Runs one trial after the other in one process, so that bodies and data stay loaded.
+    """Runs one trial after another in one process, so that bodies and data stay loaded.
 
-    Tune hands it `{"trial": JSON}`, one opaque text: Tune interprets dicts in configs, and a one-key dict named `eval` even
-    executes. A step runs until there is something the driver should know, and reports the rows since the last one.
+    Its config is `{"trial": JSON}`, one opaque string: Tune interprets dicts in configs, and even evaluates one with the single key
+    `eval`. A step runs until there is something the driver should know, and reports the rows since the last one.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -42,8 +42,8 @@ class TrialRunner(tune.Trainable):
         self._rows = execute(job)
 
     def step(self) -> dict[str, Any]:
-        """Rows as JSON; `worker` with the first ones, what computes them; `outcome` with the last ones; `epoch` and the metrics where a
-        scheduler judges each epoch."""
+        """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has `outcome`. If a scheduler judges
+        each epoch, the report of an epoch has `epoch` and its metrics."""
         report = self._next_rows()
         if not self._has_reported:
             from orca_core.numerics import numerical_kind  # after the trial's first rows: it loads torch
@@ -59,20 +59,20 @@ class TrialRunner(tune.Trainable):
             try:
                 row = next(self._rows)
             except StopIteration as stop:
-                return {"rows": _as_json(rows), "outcome": json.dumps(stop.value), "done": True}
+                return {"rows": _rows_to_json(rows), "outcome": json.dumps(stop.value), "done": True}
             rows.append(row)
             if isinstance(row, StageRow) and row.stage != "finetune":
                 break  # other trials may wait for this stage
             if self._reports_each_epoch and isinstance(row, EpochRow) and row.stage == "finetune":
                 metrics = {name: value for name, value in row.cells().items() if isinstance(value, float)}
-                return {"rows": _as_json(rows), "epoch": row.epoch} | metrics
+                return {"rows": _rows_to_json(rows), "epoch": row.epoch} | metrics
             if time.monotonic() - started >= REPORT_EVERY_S:
                 break
-        return {"rows": _as_json(rows)}
+        return {"rows": _rows_to_json(rows)}
 
     def cleanup(self) -> None:
         self._rows.close()
 
 
-def _as_json(rows: list[Row]) -> str:
+def _rows_to_json(rows: list[Row]) -> str:
     return json.dumps([row_to_json(row) for row in rows])

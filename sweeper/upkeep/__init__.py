@@ -1,1 +1,1 @@
-"""Looking after results and stores: clean, doctor."""
+"""Maintenance of results and stores: `clean`, `rm` and `doctor`."""

@@ -1,4 +1,4 @@
-"""Make room: drop stored stages by age, size or sweep, and the rows of a sweep. Results never depend on stages that are gone."""
+"""Free disk space: drop stored stages by age, size or sweep, and the rows of a sweep. Results never depend on dropped stages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.store import Entry
 from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
-from sweeper.running.driver import driver_began, driver_of
+from sweeper.running.driver import driver_of, driver_start_time
 
 GIB = 2**30
 
 CLOCKS_DIFFER_S = 60.0
-"""Seconds by which the clocks of the store and of a driver may differ."""
+"""Tolerated difference between the clocks of the store and of a driver, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Cleaning:
 
     Args:
         dropped: Entries of the store.
-        kept: Bytes that stay.
-        protected: Sweeps that run now; nothing they need was touched.
+        remaining: Bytes that remain in the store.
+        protected: Running sweeps, whose stages were left alone.
     """
 
     dropped: tuple[Entry, ...]
-    kept: int
+    remaining: int
     protected: tuple[str, ...]
 
     def text(self, dry_run: bool) -> str:
-        """A sentence for people."""
+        """The result as printed text."""
         freed = sum(entry.size for entry in self.dropped) / GIB
         verb = "would drop" if dry_run else "dropped"
-        lines = [f"{verb} {len(self.dropped)} stored stages, {freed:.2f} GiB; {self.kept / GIB:.2f} GiB stay"]
+        lines = [f"{verb} {len(self.dropped)} stored stages, {freed:.2f} GiB; {self.remaining / GIB:.2f} GiB remain"]
         if self.protected:
-            lines.append(f"untouched, since they run: what {', '.join(self.protected)} need")
+            lines.append(f"nothing was dropped that running sweeps need: {', '.join(self.protected)}")
         return "\n".join(lines) + "\n"
 
 
@@ -51,38 +51,38 @@ def clean(
     sweep: str | None = None,
     dry_run: bool = False,
 ) -> Cleaning:
-    """Drop stored stages and models, the oldest first; never what a running sweep needs.
+    """Drop stored stages and models, oldest first; never what a running sweep needs.
 
     Args:
-        workspace: Has the stage store, and the results, whose sweeps say what is needed by whom.
-        older_than_days: Drop what was written longer ago.
-        max_gib: Drop until the store is no larger than this.
-        sweep: Drop what only this sweep needs, and what its trials have in private stores.
-        dry_run: Drop nothing, only say what would be dropped.
+        workspace: The stage store, and the results, which tell what each sweep needs.
+        older_than_days: Drop artifacts older than this.
+        max_gib: Drop artifacts until the store is no larger than this.
+        sweep: Drop what only this sweep needs, and the private stores of its trials.
+        dry_run: Drop nothing, only report what would be dropped.
 
     Raises:
-        ConfigError: If none of the three bounds is given, or there is no such sweep.
+        ConfigError: If none of the three criteria is given, or there is no such sweep.
     """
     if older_than_days is None and max_gib is None and sweep is None:
-        raise ConfigError([Fault("", "must have --older-than, --most or --sweep", Fault.ABSENT, "Nothing was dropped.")])
+        raise ConfigError([Fault("", "requires --older-than, --most or --sweep", Fault.ABSENT, "Nothing was dropped.")])
     results = workspace.results
     if sweep is not None:
         results.check_sweep(sweep, "--sweep")
     needed = _folders_by_sweep(workspace)
     running = tuple(name for name in needed if driver_of(results, name) is not None)
     protected = frozenset[str]().union(*(needed[name] for name in running))
-    # Under tpe a running sweep also makes what no plan lists yet.
-    began = min((driver_began(results, name) for name in running), default=math.inf)
+    # Under tpe a running sweep also writes stages that no stored plan lists yet: so nothing written since the first start is dropped.
+    first_start = min((driver_start_time(results, name) for name in running), default=math.inf)
     others = frozenset[str]().union(*(folders for name, folders in needed.items() if name != sweep))
     entries = workspace.artifacts.entries()
     size = sum(entry.size for entry in entries)
     dropped = []
     for entry in entries:
         folder = entry.address.folder
-        old = older_than_days is not None and entry.written_at < time.time() - older_than_days * 86400
-        large = max_gib is not None and size > max_gib * GIB
-        own = sweep is not None and folder in needed[sweep] and folder not in others
-        if (old or large or own) and folder not in protected and entry.written_at < began - CLOCKS_DIFFER_S:
+        is_old = older_than_days is not None and entry.written_at < time.time() - older_than_days * 86400
+        exceeds = max_gib is not None and size > max_gib * GIB
+        is_own = sweep is not None and folder in needed[sweep] and folder not in others
+        if (is_old or exceeds or is_own) and folder not in protected and entry.written_at < first_start - CLOCKS_DIFFER_S:
             dropped.append(entry)
             size -= entry.size
             if not dry_run:
@@ -96,18 +96,20 @@ def remove_sweep(results: ResultStore, name: str) -> str:
     """Delete the rows and plans of a sweep.
 
     Raises:
-        ConfigError: If there is no such sweep, or it runs.
+        ConfigError: If there is no such sweep, or it is running.
     """
     results.check_sweep(name)
     if driver := driver_of(results, name):
-        raise ConfigError([Fault("", f"must not run: {driver} runs {name}", Fault.ABSENT, f"End it first: sweeper stop {name}")])
+        raise ConfigError(
+            [Fault("", f"sweep {name} must not be running, but {driver} runs it", Fault.ABSENT, f"End it first: sweeper stop {name}")]
+        )
     trials = len(results.live_trials(name, columns=["trial"]))
     results.remove(name)
-    return f"{name}: removed, with the rows of {trials} trials. Its stages stay in the store; `sweeper clean` drops them.\n"
+    return f"{name}: removed, with the rows of {trials} trials. Its stages remain in the store; `sweeper clean` drops them.\n"
 
 
 def _folders_by_sweep(workspace: Workspace) -> dict[str, frozenset[str]]:
-    """Sweep -> folders of the store that belong to it: by its plans, and by the rows of trials that tpe proposed after these."""
+    """Sweep -> its folders in the store, from its plans and from the rows of trials that tpe proposed after these."""
     results = workspace.results
     folders: dict[str, set[str]] = {name: set() for name in results.sweeps()}
     for name, known in folders.items():

@@ -1,4 +1,4 @@
-"""What `sweeper doctor` looks at: the installation, the results, the stage store. With `repair`, damaged files are set aside."""
+"""Implements `sweeper doctor`: checks the installation, the results and the stage store. With `repair`, damaged files are set aside."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orca_core.errors import OrcaError
-from sweeper.analysis.machines import COLUMNS, machines_note
+from sweeper.analysis.machines import COLUMNS, describe_differences
 from sweeper.results.workspace import Workspace
 from sweeper.running.driver import driver_of
 
 PACKAGES = ("ray", "torch", "torchvision", "transformers", "timm", "peft", "pot", "optuna", "pyarrow", "duckdb", "pydantic")
 
 Finding = tuple[bool, str, str]
-"""Whether it is well, what was looked at, what was seen."""
+"""(whether it is fine, what was checked, what was found)"""
 
 
 def examine(workspace: Workspace, *, repair: bool = False) -> tuple[str, bool]:
-    """Look at everything; the report, and whether all is well (after the repair, if there was one)."""
+    """Check everything. Returns the report, and whether all is fine (after the repair, if there was one)."""
     findings = [*_check_installation(), *_check_results(workspace, repair), *_check_store(workspace, repair)]
-    lines = [f"{'ok   ' if well else 'WRONG'}  {what:<14} {seen}" for well, what, seen in findings]
-    return "\n".join(lines) + "\n", all(well for well, _, _ in findings)
+    lines = [f"{'ok   ' if is_fine else 'WRONG'}  {what:<14} {found}" for is_fine, what, found in findings]
+    return "\n".join(lines) + "\n", all(is_fine for is_fine, _, _ in findings)
 
 
 def _check_installation() -> Iterator[Finding]:
@@ -52,7 +52,7 @@ def _check_room(what: str, uri: str) -> Iterator[Finding]:
         folder = folder.parent
     is_writable = os.access(folder, os.W_OK)
     free = f"{uri}: {shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
-    yield is_writable, what, free if is_writable else f"{free}, and {folder} cannot be written"
+    yield is_writable, what, free if is_writable else f"{free}, but {folder} is not writable"
 
 
 def _check_results(workspace: Workspace, repair: bool) -> Iterator[Finding]:
@@ -62,18 +62,18 @@ def _check_results(workspace: Workspace, repair: bool) -> Iterator[Finding]:
         if not results.exists():
             yield True, "results", f"{workspace.uri}: no sweep yet"
             return
-        damaged = list(results.damaged())
+        damaged = list(results.find_damaged())
     except OrcaError as error:
         yield False, "results", str(error)
         return
-    for path, complaint in damaged:
-        yield repair, "results", f"set aside as {results.set_aside(path)}" if repair else complaint
+    for path, message in damaged:
+        yield repair, "results", f"set aside as {results.set_aside(path)}" if repair else message
     if repair or not damaged:
         yield from _check_sweeps(workspace, repair)
 
 
 def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
-    """Each sweep: who runs it, and trials that say COMPLETE but miss rows of their epochs, as a lost file leaves them."""
+    """Check each sweep: its driver, and whether trials that are COMPLETE lack rows of epochs, as they do after a file is lost."""
     results = workspace.results
     lost = workspace.sql(
         "select sweep, trial from trials "
@@ -86,17 +86,17 @@ def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     for sweep in results.sweeps():
         driver = driver_of(results, sweep)
         trials = of_sweep.get(sweep, set())
-        if note := machines_note(results.live_trials(sweep, COLUMNS)):
+        if note := describe_differences(results.live_trials(sweep, COLUMNS)):
             yield True, "sweep", f"{sweep}: {note}"
         if not trials or driver:
-            yield True, "sweep", f"{sweep}: {driver + ' runs it' if driver else 'rows are whole'}"
+            yield True, "sweep", f"{sweep}: {driver + ' runs it' if driver else 'rows are complete'}"
             continue
         if repair:
-            again = {"status": "FAIL", "cause": "infrastructure", "error": "rows of it were lost in a damaged file"}
+            again = {"status": "FAIL", "cause": "infrastructure", "error": "some of its rows were lost with a damaged file"}
             rows = [row for row in results.live_trials(sweep) if row["trial"] in trials]
             results.append("trials", sweep, [row | again | {"sequence": row["sequence"] + 1} for row in rows])
-        cure = "; the next run of the sweep brings them back" if repair else ""
-        yield repair, "sweep", f"{sweep}: {len(trials)} trials miss rows{cure}"
+        remedy = "; the next run of the sweep restores them" if repair else ""
+        yield repair, "sweep", f"{sweep}: {len(trials)} trials lack rows{remedy}"
 
 
 def _check_store(workspace: Workspace, repair: bool) -> Iterator[Finding]:
@@ -114,9 +114,9 @@ def _check_store(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     yield True, "store", f"{uri}: {len(entries)} artifacts, {size:.2f} GiB"
     for address in damaged:
         if running:
-            yield True, "store", f"{address}: not whole; {', '.join(running)} may be writing it"
+            yield True, "store", f"{address}: incomplete; {', '.join(running)} may be writing it"
         elif repair:
             store.drop(address)
-            yield True, "store", f"{address}: was not whole, and is dropped"
+            yield True, "store", f"{address}: was incomplete and has been dropped"
         else:
-            yield False, "store", f"{address}: is not whole; it counts as absent, and is computed again when it is needed"
+            yield False, "store", f"{address}: is incomplete; it counts as absent and is computed again when needed"

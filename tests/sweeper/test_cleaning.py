@@ -66,7 +66,7 @@ def test_the_oldest_go_first_and_only_what_no_other_sweep_needs(workspace, bound
     done = clean(workspace, **bounds)
     assert left(workspace) == stays
     assert [entry.address for entry in done.dropped] == [entry.address for entry in planned.dropped]
-    assert done.kept == sum(entry.size for entry in workspace.artifacts.entries())
+    assert done.remaining == sum(entry.size for entry in workspace.artifacts.entries())
 
 
 def test_what_a_running_sweep_needs_stays(workspace):
@@ -151,7 +151,7 @@ def test_a_doctor_takes_private_stages_for_sound_and_leaves_them(workspace, priv
     put(Store(f"{old.uri}/unshared/trial"), Address.after("align", "a", 1))
     report, healthy = examine(workspace, repair=True)
     assert healthy
-    assert "not whole" not in report
+    assert "incomplete" not in report
     assert len(private.entries()) == len(Store(f"{old.uri}/unshared/trial").entries()) == 1
 
 
@@ -166,7 +166,7 @@ def test_a_sweep_is_removed_with_its_rows_unless_it_runs(workspace):
     results = workspace.results
     results.append("trials", "first", [{"trial": "t", "attempt": 1, "sequence": 0, "status": "COMPLETE"}])
     run_elsewhere(workspace, "first")
-    with pytest.raises(ConfigError, match="process 1 on elsewhere runs first"):
+    with pytest.raises(ConfigError, match="sweep first must not be running, but process 1 on elsewhere runs it"):
         remove_sweep(results, "first")
     run_elsewhere(workspace, "first", time=0.0)
     assert "the rows of 1 trials" in remove_sweep(results, "first")

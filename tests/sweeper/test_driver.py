@@ -11,7 +11,7 @@ import pytest
 
 from orca_core.errors import ConfigError
 from sweeper.results import ResultStore
-from sweeper.running.driver import STALE_AFTER_S, driver_of, heartbeat, only_driver, stop_sweep
+from sweeper.running.driver import STALE_AFTER_S, claim_sweep, driver_of, heartbeat, stop_sweep
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_a_driver_is_seen_while_it_lives(store, said, driver):
 
 
 def test_a_second_driver_is_refused_and_the_next_one_is_not(store):
-    with only_driver(store, "s"), pytest.raises(ConfigError, match="sweep s must not be run twice at once"), only_driver(store, "s"):
+    with claim_sweep(store, "s"), pytest.raises(ConfigError, match="sweep s must have one driver at a time"), claim_sweep(store, "s"):
         pass
-    with only_driver(store, "s"), only_driver(store, "another"):
+    with claim_sweep(store, "s"), claim_sweep(store, "another"):
         pass
 
 

@@ -87,7 +87,7 @@ def test_best_weights_give_the_scores_of_the_rows(best):
 
 def test_weights_that_are_gone_are_computed_again_to_the_same_bits(best, tmp_path):
     said = export_best(Workspace(best), "kept", None, space_file=None, model_folder=tmp_path / "kept")
-    assert "as the sweep kept it" in said
+    assert "as kept by the sweep" in said
     shutil.copytree(best, tmp_path / "results")
     shutil.rmtree(tmp_path / "results" / "artifacts" / "model")
     said = export_best(Workspace(tmp_path / "results"), "kept", None, space_file=None, model_folder=tmp_path / "again")
@@ -166,7 +166,7 @@ def test_damaged_artifacts_and_plans_are_found_and_dropped(best, tmp_path):
     next((folder / "artifacts" / "source").rglob("COMPLETE.json")).write_text("{")
     next(path for path in (folder / "sweeps" / "kept").glob("*.json") if path.name != "heartbeat.json").write_text('{"name": "ke')
     report, healthy = examine(Workspace(folder))
-    assert (healthy, report.count("WRONG"), report.count("is not whole")) == (False, 3, 2)
+    assert (healthy, report.count("WRONG"), report.count("is incomplete")) == (False, 3, 2)
     report, healthy = examine(Workspace(folder), repair=True)
-    assert (healthy, report.count("was not whole, and is dropped")) == (True, 2)
+    assert (healthy, report.count("was incomplete and has been dropped")) == (True, 2)
     assert examine(Workspace(folder))[1]

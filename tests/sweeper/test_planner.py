@@ -101,7 +101,7 @@ def test_a_score_is_told_once():
     trial = planner.plan.trials[0].id
     planner.tell(trial, 0.5)
     assert planner.tell(trial, 0.5) == []
-    with pytest.raises(ValueError, match="must be told once"):
+    with pytest.raises(ValueError, match="must not change, but got"):
         planner.tell(trial, 0.6)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from orca_core.errors import ConfigError
 from orca_core.numerics import PORTABLE, numerical_kind
-from sweeper.analysis.machines import machines_note
+from sweeper.analysis.machines import describe_differences
 from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore
 from sweeper.space.reading import parse_space
@@ -123,7 +123,7 @@ def test_portable_bits_on_gpus_are_refused():
 def test_a_session_of_ray_whose_workers_are_not_pinned_is_refused(ray_session, tmp_path):
     from sweeper.sweep import run_space
 
-    with pytest.raises(ConfigError, match=r"bits: must be native in a session of Ray that this process joined"):
+    with pytest.raises(ConfigError, match=r"bits: must be native in a Ray session that was started without"):
         run_space(parse_space(space(bits="portable")), tmp_path / "results", quiet=True)
     assert ResultStore(tmp_path / "results").live_trials("p") == []
 
@@ -136,16 +136,18 @@ def rows_by(*kinds: Any, **cells: Any) -> list[dict[str, Any]]:
 def test_machines_that_differ_are_named_by_what_differs():
     here = replace(numerical_kind(), device_name="AMD EPYC 9654", cpu_capability="AVX512")
     old = replace(here, device_name="AMD EPYC 7742", cpu_capability="AVX2")
-    note = machines_note(rows_by(here, here, old))
+    note = describe_differences(rows_by(here, here, old))
     assert "2 by device_name AMD EPYC 9654, cpu_capability AVX512; 1 by device_name AMD EPYC 7742, cpu_capability AVX2." in note
     assert "bits: portable" in note
-    assert machines_note(rows_by(here, here)) == ""
+    assert describe_differences(rows_by(here, here)) == ""
     version_01 = dict.fromkeys(here.cells()) | {"status": "COMPLETE", "bits": "native", "mixed_numerics": None, "cuda_version": None}
-    assert machines_note([*rows_by(here), version_01]) == ""
+    assert describe_differences([*rows_by(here), version_01]) == ""
 
 
 def test_portable_trials_of_one_vendor_are_alike_and_reuse_is_counted():
     one, other, xeon = (replace(numerical_kind(), device_name=name) for name in ("AMD EPYC 9654", "AMD EPYC 7742", "Intel(R) Xeon(R)"))
-    assert machines_note(rows_by(one, other, bits="portable")) == ""
-    assert "1 by device_name AMD; 1 by device_name Intel" in machines_note(rows_by(one, xeon, bits="portable"))
-    assert machines_note(rows_by(one, mixed_numerics=True)).startswith("1 trials reused stages from such a machine (mixed_numerics).")
+    assert describe_differences(rows_by(one, other, bits="portable")) == ""
+    assert "1 by device_name AMD; 1 by device_name Intel" in describe_differences(rows_by(one, xeon, bits="portable"))
+    assert describe_differences(rows_by(one, mixed_numerics=True)).startswith(
+        "1 trials reused stages from such a machine (mixed_numerics)."
+    )

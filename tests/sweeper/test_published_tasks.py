@@ -39,7 +39,7 @@ def test_one_task_is_shown_with_its_files_and_whether_they_are_there(root):
     (root / "ninaPro/label_test.npy").write_bytes(b"text")
     shown = sweeper("tasks", "nb360/ninapro", "--data", root).stdout
     lines = {line.split()[1]: line for line in shown.splitlines() if line.startswith("file ")}
-    assert "(there): npy: (n, t, c) float" in lines["ninaPro/ninapro_train.npy"]
+    assert "(present): npy: (n, t, c) float" in lines["ninaPro/ninapro_train.npy"]
     assert "(missing)" in lines["ninaPro/label_val.npy"]
     assert "(broken)" in lines["ninaPro/label_test.npy"]
     assert "must be a complete npy file" in shown
@@ -55,8 +55,8 @@ def test_check_goes_through_all_tasks_in_a_line_each(root):
     (root / "satellite_test.npy").write_bytes(b"text")
     shown = sweeper("tasks", "--check", "--data", root).stdout
     states = {line.split()[0]: line for line in shown.splitlines()[1:]}
-    assert states["digits"].endswith("comes with the packages")
-    assert states["nb360/ninapro"].endswith("there")
+    assert states["digits"].endswith("ships with the packages")
+    assert states["nb360/ninapro"].endswith("present")
     assert "missing 1 of 1: s2_cifar100.gz" in states["nb360/spherical"]
     assert "broken:" in states["nb360/satellite"]
     assert "2_j8x.npy" in states["nb360/cosmic"]

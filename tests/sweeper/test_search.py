@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.planning.planner import make_plan
-from sweeper.planning.search import candidates, draw, mean_score
+from sweeper.planning.search import draw, list_candidates, mean_score
 from sweeper.space.axes import Axis
 from sweeper.space.file import SearchConfig
 
@@ -23,7 +23,7 @@ ALL = (LR, EPOCHS, STEPS, DROPOUT, BODY)
 
 
 def propose(axes: Sequence[Axis], scores: Sequence[float | None], **search) -> list[dict]:
-    return candidates(axes, SearchConfig(algorithm="tpe", **search), scores)
+    return list_candidates(axes, SearchConfig(algorithm="tpe", **search), scores)
 
 
 def run_to_the_end(score, **search) -> tuple[list[dict], list[float | None]]:

@@ -78,7 +78,7 @@ def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None
         if session.share and stage.address not in simulation.reported
     }
     waiting = {trial.id: trial for trial in planner.plan.trials if trial.id not in done}
-    for trial in (waiting[known] for known in waiting.keys() - simulation.handed):
+    for trial in (waiting[known] for known in waiting.keys() - simulation.handed_out):
         waits = [stage for stage in trial.stages if stage.folder in promised and stage.address not in simulation.reported]
         assert waits, f"a slot is idle, and {trial.id} could run"
 
@@ -110,8 +110,8 @@ def check_tables(tables: SimulatedTables) -> None:
 
 def check_outcome(simulation: Simulation, outcome: Outcome, planned: set[str], done: set[str], tables: SimulatedTables) -> None:
     last = {row["trial"]: row for row in tables.live_trials()}
-    left = planned - done - set(simulation.handed)
-    stopped = {trial for trial in simulation.handed if last[trial].get("cause") == "stopped"}
+    left = planned - done - set(simulation.handed_out)
+    stopped = {trial for trial in simulation.handed_out if last[trial].get("cause") == "stopped"}
     match outcome:
         case Outcome.FINISHED:
             assert not left
@@ -119,7 +119,7 @@ def check_outcome(simulation: Simulation, outcome: Outcome, planned: set[str], d
         case Outcome.STOPPED:
             assert left or stopped
         case Outcome.DISK_FULL:
-            assert any(last[trial].get("cause") == "disk" for trial in simulation.handed)
+            assert any(last[trial].get("cause") == "disk" for trial in simulation.handed_out)
         case Outcome.LOST:
             assert simulation.session.is_ending
         case Outcome.RUNNING:
@@ -154,8 +154,8 @@ def simulate(seed: int) -> Counter[Outcome]:
         finish(simulation.recorder)
         outcomes[outcome] += 1
         planned = {trial.id for trial in found.planner.plan.trials}
-        assert len(set(simulation.handed)) == len(simulation.handed), "a trial was handed out twice in one run"
-        assert not [trial for trial in simulation.handed if trial in found.ended], "a trial that had ended was run again"
+        assert len(set(simulation.handed_out)) == len(simulation.handed_out), "a trial was handed out twice in one run"
+        assert not [trial for trial in simulation.handed_out if trial in found.ended], "a trial that had ended was run again"
         check_tables(tables)
         check_outcome(simulation, outcome, planned, set(found.ended), tables)
         check_complete(simulation, tables, found.planner)

@@ -55,7 +55,7 @@ FAULTS = {
     "level twice": ("space: {align.epochs: {grid: [0, 5, 0]}}", "space.align.epochs.grid.2: must be listed once, but got 0."),
     "knob twice": (
         "space: {align: {epochs: {grid: [0]}}, align.epochs: {grid: [1]}}",
-        "space.align.epochs: must not vary what another entry varies, but got ['align.epochs'].",
+        "space.align.epochs: must not vary a knob that another entry varies, but got ['align.epochs'].",
     ),
     "list without grid": (
         "space: {freezing: [full, layernorm]}",
@@ -113,12 +113,12 @@ FAULTS = {
     "seed as an axis": ("space: {seed: {grid: [1]}}", "space.seed: must not vary here, but got {'grid': [1]}. Use `seeds`."),
     "name that is no file name": ("name: a/b", "name: must be usable as a file name: letters, digits, dots, dashes, underscores, at most"),
     "unknown metric": ("metric: accuracy", "metric: must be a metric that tasks report, but got 'accuracy'. Known: test_error, train_lo"),
-    "metric on the test set": ("metric: test_error", "metric: must not look at the test set, but got 'test_error'. Choose on validation"),
+    "metric on the test set": ("metric: test_error", "metric: must not use the test set, but got 'test_error'. Select on validation"),
     "unknown scheduler": ("scheduler: ahsa", "scheduler.name: must be one of fifo, asha, median, but got 'ahsa'. Did you mean 'asha'?"),
     "unknown design": ("design: ofat", "design: must be one of factorial, one-factor-at-a-time, but got 'ofat'."),
     "budget too small": (
         "budget: {trials: 2}\nseeds: 3",
-        "budget.trials: must allow the 3 trials of the plan, but got 2. Raise it, or let less vary.",
+        "budget.trials: must allow the 3 trials of the plan, but got 2. Raise it, or vary fewer knobs.",
     ),
     "condition on what is no knob": (
         "space: {finetune.lr: {grid: [1], when: {task.dim: 1}}}",
@@ -134,11 +134,11 @@ FAULTS = {
     ),
     "condition on a tuned knob": (
         "search: random\nspace: {align.epochs: {choice: [0, 1]}, proxy: {grid: [noise], when: {align.epochs: 1}}}",
-        "space.proxy.when.align.epochs: must not ask for a knob that is tuned, but got 1.",
+        "space.proxy.when.align.epochs: must not depend on a tuned knob, but got 1.",
     ),
     "conditions in a circle": (
         "space: {proxy: {grid: [noise], when: {align.epochs: 1}}, align.epochs: {grid: [1], when: {proxy: noise}}}",
-        "space.proxy.when: must not form a circle with other conditions, but got 'proxy asks for align.epochs asks for proxy'.",
+        "space.proxy.when: must not form a cycle with other conditions, but got 'proxy depends on align.epochs depends on proxy'.",
     ),
     "rule without then": ("require: [{if: {freezing: full}}]", "require.0.then: must be given."),
     "rules that leave nothing": (

@@ -106,7 +106,7 @@ require:
         ("a: [1, 2", "must be valid YAML: expected ',' or ']', but got '<stream end>' (line 1, column 9)."),
         ("a: 1\n b: 2", "must be valid YAML: mapping values are not allowed here (line 2, column 3)."),
         ("a: *missing", "must be valid YAML: found undefined alias 'missing' (line 1, column 4)."),
-        ("[a, b]: 1", "must be valid YAML: a key must be a plain text (line 1, column 1)."),
+        ("[a, b]: 1", "must be valid YAML: a key must be a plain string (line 1, column 1)."),
         ("a: 1\n---\nb: 2", "must be valid YAML: but found another document (line 2, column 1)."),
         ("a: \x07", "must be valid YAML: unacceptable character #x0007"),
         ("a: !!bool maybe", "must be valid YAML: KeyError 'maybe'."),
@@ -126,7 +126,7 @@ def test_what_is_no_mapping_in_yaml_is_one_fault(text, said, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("missing.yaml", "must be an existing file. See `sweeper spaces` for the ones there are."),
+        ("missing.yaml", "must be an existing file. `sweeper spaces` lists the available ones."),
         ("folder.yaml", "must be a file, not a folder."),
         ("latin.yaml", "must be text in UTF-8."),
     ],

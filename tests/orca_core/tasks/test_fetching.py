@@ -83,5 +83,5 @@ def test_a_table_without_one_target_is_refused(root):
 
 @pytest.mark.parametrize("name", ["", "digits", "openml/187"])
 def test_other_tasks_have_nothing_to_fetch(name):
-    with pytest.raises(ConfigError, match="--fetch: must stand with openml/ID"):
+    with pytest.raises(ConfigError, match="--fetch: requires the name openml/ID"):
         fetch_table(name)
