@@ -307,7 +307,7 @@ def test_a_broken_body_is_refused_by_name_with_the_rule_it_breaks(install, code,
         (('astype("int64")', 'astype("float32")'), r"test\.y must be int64 with 1 axes for classification, but is float32"),
         (('astype("int64")', 'astype("int64") * 5'), r"train\.y must be class ids below 2, but has 0 to 5"),
         (("size=(300, 1, 32)", "size=(300, 1, 8, 4)"), r"inputs must have channels and 1 dimensions, but have the shape \(1, 8, 4\)"),
-        (("(200, 250), (250, 300)", "(200, 200), (250, 300)"), "valid must have as many y as x, one at least"),
+        (("(200, 250), (250, 300)", "(200, 200), (250, 300)"), "valid must have as many y as x, at least one"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:entry point sign")

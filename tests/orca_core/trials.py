@@ -129,7 +129,7 @@ def small(task: str = "openml/187", **knobs: Any) -> TrialConfig:
     return resolve_config({"proxy": "noise", **SMALL, "task": task} | {name.replace("__", "."): value for name, value in knobs.items()})
 
 
-UNCOMPARED = ("seconds", "saved_s", "reused_epochs", "stored_bytes", "memory_bytes")
+UNCOMPARED = ("seconds", "saved_s", "reused_epochs", "stored_bytes", "memory_bytes", "mixed_numerics")
 """Columns that say how a row was computed; all others must be equal where ids are."""
 
 

@@ -152,7 +152,7 @@ FAULTS = {
         "variants: {a: {align.epochs: 1}}\nspace: {align.epochs: {grid: [0]}}",
         "variants.a.align.epochs: must not also vary in `space`, but got 1.",
     ),
-    "own arrays that are missing": ("base: {task: 'npz:mine.npz'}", "base.task: mine.npz: must be an existing file. Mind the folder you"),
+    "own arrays that are missing": ("base: {task: 'npz:mine.npz'}", "base.task: mine.npz: must be an existing file. A relative path"),
 }
 
 
