@@ -200,7 +200,7 @@ def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep, caps
 
     space["space"]["finetune.lr"] = {"grid": [1e30]}
     assert run_space(parse_space(space), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
-    assert "1 failed (not-finite), like" in capsys.readouterr().out
+    assert "1 failed (not-finite), for example" in capsys.readouterr().out
     assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
 
 
