@@ -119,7 +119,7 @@ class Store:
             raise kind(f"{self.uri}: cannot write {address} ({error})") from error
         return sum(len(content) for content in contents.values())
 
-    def damaged(self) -> Iterator[Address]:
+    def find_damaged(self) -> Iterator[Address]:
         """Artifacts whose marker and files do not agree; every file is read. One without a marker may still be being written."""
         for entry in self.entries():
             marker = self._read_marker(entry.address)

@@ -104,7 +104,7 @@ def _check_store(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     try:
         store = workspace.artifacts
         running = [sweep for sweep in results.sweeps() if driver_of(results, sweep)]
-        damaged = list(store.damaged())
+        damaged = list(store.find_damaged())
         entries = store.entries()
     except OrcaError as error:
         yield False, "store", str(error)
