@@ -44,6 +44,16 @@ PRETRAINED = Condition("`body.weights` is pretrained", lambda config: config.bod
 RANDOM = Condition("`body.weights` is random", lambda config: config.body.weights == "random")
 PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda config: config.body_spec.pretrained_here)
 READS_TEXT = Condition("the body reads text", lambda config: config.body_spec.modality == "text")
+SHARED_ITS_KEYS = Condition(
+    "",
+    lambda config: (
+        config.embedder.init == config.body.weights == "pretrained"
+        and config.align.epochs > 0
+        and config.body_spec.rows_before_third not in (0, None)
+    ),
+)
+"""That version 0.1 stored another computation under the same id and keys: `embedder.init: reference` of an aligned BERT, say."""
+
 IS_DECODER = Condition("the body is a decoder", lambda config: config.body_spec.is_decoder)
 
 HAS_REFERENCE_FORM = Condition("the task has splits of the reference code", lambda config: bool(config.task_spec.reference))

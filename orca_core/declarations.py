@@ -328,7 +328,8 @@ def reading_sentence(path: str) -> str:
     stages: dict[str, list[str]] = {}
     for use in uses:
         stages.setdefault(use.when.text, []).append(use.exists.text)
-    return f"Read only if {', or '.join(_spell_use(condition, exists) for condition, exists in stages.items())}."
+    conditions = list(dict.fromkeys(_spell_use(condition, exists) for condition, exists in stages.items()))
+    return f"Read only if {', or '.join(conditions)}.".replace(f"`{path}` > 0 and ", "")  # that 0 changes nothing goes without saying
 
 
 def _spell_use(condition: str, stages: list[str]) -> str:

@@ -20,6 +20,7 @@ from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import Kind
+from orca_core.errors import DataError, nearest
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning, weights_of
 from orca_core.finetuning.selection import BestWeights, Selection
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
@@ -27,11 +28,12 @@ from orca_core.numerics import check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.rows import EpochRow, Row, StageRow, TrialResult, best_row
+from orca_core.scoring import LOSSES, SCORES
 from orca_core.seeding import derive
 from orca_core.settings import Settings
 from orca_core.stages import Stage, result_key, stages_of
 from orca_core.store import Artifact, Store
-from orca_core.tasks import Split, TaskData
+from orca_core.tasks import Split, TaskData, TaskSpec
 from orca_core.tasks.spec import check_train_samples
 from orca_core.tasks.splitting import stratified_order
 from orca_core.trajectory import Trajectory, advance, rows_of
@@ -331,6 +333,7 @@ def load_data(settings: Settings) -> TaskData:
         settings: Of alignment or of fine-tuning.
     """
     spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
+    _check_scoring(spec, reference)
     key = (spec.digest(), split_seed, reference)
     data = Workbench.current().recall("tasks", key, lambda: spec.load(split_seed, reference), maxsize=4)
     samples = settings["train_samples"]
@@ -342,6 +345,13 @@ def load_data(settings: Settings) -> TaskData:
     chosen = np.sort(stratified_order(labels, derive(split_seed, "train-subset"))[-samples:])
     train = Split(np.ascontiguousarray(data.train.x[chosen]), np.ascontiguousarray(data.train.y[chosen]))
     return replace(data, train=train)
+
+
+def _check_scoring(spec: TaskSpec, reference: bool) -> None:
+    """Check that a task's loss and score exist, before anything is computed: a task of another package may name any."""
+    for field, name, known in (("loss", spec.loss, LOSSES), ("score", spec.score_name(reference), SCORES)):
+        if name not in known:
+            raise DataError(f"{spec.name}: {field} must be the name of a {field}, but got {name!r}. {nearest(name, known)}")
 
 
 def _prepare_torch(threads: int, device: str) -> None:

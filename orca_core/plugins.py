@@ -7,11 +7,26 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
+from orca_core.errors import DataError
 
-def resolve(reference: str) -> Callable[..., Any]:
-    """The function that `"module:function"` names."""
+
+def resolve(reference: str, owner: str = "") -> Callable[..., Any]:
+    """The function that `"module:function"` names.
+
+    Args:
+        reference: As a spec has it.
+        owner: Name of the spec, for the error.
+
+    Raises:
+        DataError: If the module cannot be imported, or has no such function.
+    """
     module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
+    try:
+        function: Callable[..., Any] = getattr(import_module(module), name)
+    except Exception as error:  # the code of another package: anything may go wrong in it
+        where = f"{owner}: {reference}" if owner else reference
+        raise DataError(f"{where}: must name a function that can be imported, but {type(error).__name__}: {error}") from error
+    return function
 
 
 def check_reference(field: str, reference: object) -> None:

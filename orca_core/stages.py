@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orca_core.addresses import INTERIM, WHOLE, Address
+from orca_core.conditions import SHARED_ITS_KEYS
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind
@@ -33,6 +34,8 @@ class Stage:
         start: Epochs of the trial's trajectory before this stage; only later fine-tuning phases start above 0.
         end: Epoch at which the trial leaves the trajectory; 0 for a stage without epochs.
         phase: Number of the fine-tuning phase, from 0.
+        needs_maker: Whether only artifacts that say what made them are taken: version 0.1, whose artifacts do not, stored two
+            computations under this key.
     """
 
     kind: Kind
@@ -40,6 +43,7 @@ class Stage:
     start: int = 0
     end: int = 0
     phase: int = 0
+    needs_maker: bool = False
 
     @property
     def folder(self) -> str:
@@ -75,6 +79,7 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
     """
     found: dict[Kind, Stage] = {}
     phases: list[Stage] = []
+    shared_its_keys = SHARED_ITS_KEYS.holds(config)
     for kind, declared in STAGES.items():
         if not declared.exists.holds(config):
             continue
@@ -82,11 +87,13 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
             done = 0
             for number, phase in enumerate(config.phases):
                 end = done + (phase.epochs or 0)
-                phases.append(Stage(kind, stage_key(declared, config, found, device, number), done, end, number))
+                key = stage_key(declared, config, found, device, number)
+                phases.append(Stage(kind, key, done, end, number, shared_its_keys))
                 done = end
         else:
             end_of = value_of(config, declared.length) if declared.length else 0
-            found[kind] = Stage(kind, stage_key(declared, config, found, device), end=end_of)
+            needs_maker = shared_its_keys and kind == "align"
+            found[kind] = Stage(kind, stage_key(declared, config, found, device), end=end_of, needs_maker=needs_maker)
     return (*found.values(), *phases)
 
 

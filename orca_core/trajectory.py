@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from orca_core.addresses import Address
 from orca_core.errors import NotFiniteError
 from orca_core.memory import peak_bytes, start_peak
 from orca_core.numerics import NumericalKind, is_mixed, made_by
@@ -69,7 +70,7 @@ def advance(
         NotFiniteError: If a metric is NaN or infinite.
     """
     end = stage.end
-    done = store.get(stage.address)
+    done = _take(stage, store, stage.address)
     if done is not None and (done.tensors or not keep_tensors):
         rows = rows_of(done)
         yield from rows
@@ -148,6 +149,12 @@ def _check_finite(row: EpochRow) -> None:
             raise NotFiniteError(f"{column.name} is {value} after {row.stage} epoch {row.epoch}")
 
 
+def _take(stage: Stage, store: Store, address: Address) -> Artifact | None:
+    """An artifact of a stage from the store, if it may be used, see `Stage.needs_maker`."""
+    artifact = store.get(address)
+    return None if artifact is None or (stage.needs_maker and "made_by" not in artifact.data) else artifact
+
+
 def _furthest(stage: Stage, store: Store) -> Artifact | None:
     """The stored state that is furthest on the way to the stage's end: a kept one, or the interim one of an interrupted run."""
     end = stage.end
@@ -155,13 +162,13 @@ def _furthest(stage: Stage, store: Store) -> Artifact | None:
     def on_the_way(artifact: Artifact | None) -> bool:
         return artifact is not None and bool(artifact.tensors) and stage.start < _last_epoch(artifact) < end
 
-    interim = store.get(stage.interim)
+    interim = _take(stage, store, stage.interim)
     best = interim if on_the_way(interim) else None
     for address in reversed(store.states(stage.folder)):
         epoch = address.epoch or 0
         if best is not None and epoch <= _last_epoch(best):
             break
-        if stage.start < epoch < end and on_the_way(artifact := store.get(address)):
+        if stage.start < epoch < end and on_the_way(artifact := _take(stage, store, address)):
             return artifact
     return best
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -440,6 +441,8 @@ def schema() -> None:
 
 def main() -> None:
     """Entry point of the `sweeper` command."""
+    # Without the line of code that a warning points to: it would be one of the library's, of no use here.
+    warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
     app()
 
 

@@ -57,6 +57,8 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         values = {"body.name": "mini-swin", "proxy": "noise"} | _reference_behaviour(given) | given
     else:
         recipe = choose_recipe(spec, given)
+        wrong = unknown_knobs(flatten(spec.recipes[recipe]))
+        faults += [Fault(fault.path, f"{fault.rule}, in the recipe {recipe} of {spec.name}", fault.value, fault.remedy) for fault in wrong]
         values = flatten(spec.recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
         if isinstance(values["recipe"], str) and values["recipe"] != recipe:
             faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], spec.recipes)))

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from orca_core.catalogue import Catalogue
 from orca_core.distances.builtin import BUILTIN_DISTANCES
-from orca_core.distances.spec import Distance, DistanceSpec, Knob
+from orca_core.distances.spec import Distance, DistanceSpec, Knob, is_storable
 from orca_core.plugins import check_reference
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def _check(spec: DistanceSpec, known: Mapping[str, DistanceSpec]) -> None:
             raise TypeError(f"knobs must have a default and a description, but {knob} lacks one")
         if knob in others and repr(others[knob][1]) != repr(definition):
             raise TypeError(f"knobs must be defined as in other distances, but {knob} differs from that of {others[knob][0].name}")
+        if not is_storable(definition[0]):
+            raise TypeError(f"knobs must be texts, numbers, flags, choices of these, or lists of them, but {knob} is {definition[0]!r}")
         annotated: Any = Annotated[definition[0], definition[1]]
         try:
             TypeAdapter(annotated).validate_python(definition[1].default)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 
 Knob = tuple[Any, FieldInfo]
 """Type and pydantic field of a knob: default, bounds, description. The type may be `Annotated`."""
+
+
+def is_storable(kind: Any) -> bool:
+    """Whether values of a type fit into a column of the result tables; of a union, the first type counts."""
+    if kind in (str, int, float, bool):
+        return True
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return all(isinstance(choice, str | int | float | bool) for choice in arguments)
+    return get_origin(kind) in (Annotated, Union, UnionType, list, tuple) and bool(arguments) and is_storable(arguments[0])
 
 
 class Distance(Protocol):
@@ -60,5 +71,5 @@ class DistanceSpec:
             source_y: (n,) integer labels.
             options: Values of knobs by name, `entropic_reg`; only the distance's own are passed on.
         """
-        distance: Distance = resolve(self.prepare)(source_x, source_y, {name: options[name] for name in self.knobs})
+        distance: Distance = resolve(self.prepare, self.name)(source_x, source_y, {name: options[name] for name in self.knobs})
         return distance

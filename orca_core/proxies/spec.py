@@ -89,7 +89,7 @@ class ProxySpec(DataSpec):
             DataError: If a file is missing, damaged or not of the documented form.
         """
         self.check_files()
-        data: ProxyData = resolve(self.loader)(self)
+        data: ProxyData = resolve(self.loader, self.name)(self)
         if not isinstance(data, ProxyData) or len(data.inputs) != len(data.labels) or data.labels.dtype != "int64":
             raise DataError(f"{self.name}: {self.loader}: must return ProxyData with an int64 label for each input.")
         return data

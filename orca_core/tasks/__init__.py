@@ -58,6 +58,8 @@ _FORMS = (
 
 def _check(spec: TaskSpec, known: Mapping[str, TaskSpec]) -> None:
     check_reference("loader", spec.loader)
+    if spec.dims not in (1, 2):
+        raise TypeError(f"dims must be 1 for series or 2 for images and fields, not {spec.dims!r}")
     if not spec.recipes:
         raise TypeError('recipes must have at least one, "laptop"')
 

@@ -132,7 +132,7 @@ class TaskSpec(DataSpec):
             DataError: If a file is missing, damaged or not of the documented form.
         """
         self.check_files()
-        data: TaskData = resolve(self.loader)(self, split_seed, *([reference] if self.reference else []))
+        data: TaskData = resolve(self.loader, self.name)(self, split_seed, *([reference] if self.reference else []))
         refuse(f"{self.name}: {self.loader}: {broken}" for broken in broken_promises(self, data))
         return data
 

@@ -41,6 +41,12 @@ class PlannedTrial:
         """The stages of its fine-tuning, one per phase."""
         return tuple(stage for stage in self.stages if stage.kind == "finetune")
 
+    def accepts(self, row: Mapping[str, Any]) -> bool:
+        """Whether a finished row holds this trial's current result. Version 0.1, whose rows lack `numpy_version`, stored two computations
+        under one result key; such rows are not accepted."""
+        is_unclear = row.get("numpy_version") is None and any(stage.needs_maker for stage in self.stages)
+        return row["result_key"] == self.result_key and not is_unclear
+
     def knobs(self) -> dict[str, Any]:
         """The canonical config: dotted path -> value, None for a knob that nothing reads."""
         return canonical_knobs(self.config)

@@ -37,7 +37,7 @@ class Reconciliation:
 
     def is_done(self, trial: PlannedTrial) -> bool:
         """Whether a trial need not run. Also for trials that `tpe` proposes later: an earlier run may have finished them."""
-        return trial.id in self.ended and self.ended[trial.id]["result_key"] == trial.result_key
+        return trial.id in self.ended and trial.accepts(self.ended[trial.id])
 
     def mark_planned(self, recorder: Recorder) -> None:
         """Set `in_plan` in the rows of earlier trials that are planned again."""
@@ -78,7 +78,7 @@ def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = Fal
     scores = {trial: score_of(row, space.metric) for trial, row in ended.items()}
     planner = planner or Planner(space, scores, {trial: row["result_key"] for trial, row in ended.items()})
     plan = planner.plan
-    current = {trial.id for trial in plan.trials if trial.id in ended and ended[trial.id]["result_key"] == trial.result_key}
+    current = {trial.id for trial in plan.trials if trial.id in ended and trial.accepts(ended[trial.id])}
     return Reconciliation(
         planner=planner,
         known=known,

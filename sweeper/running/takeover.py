@@ -32,9 +32,10 @@ def take_over(workspace: Workspace, recorder: Recorder, todo: Iterable[PlannedTr
         Ids of the trials that need not run.
     """
     wanted = {trial.result_key: trial for trial in todo}
-    columns = ["sweep", "trial", "attempt", "sequence", "status", "result_key"]
+    columns = ["sweep", "trial", "attempt", "sequence", "status", "result_key", "numpy_version"]
     finished = [row for row in workspace.results.live_trials(columns=columns) if row["status"] == "COMPLETE"]
-    sources = {row["result_key"]: row for row in finished if row["result_key"] in wanted and row["sweep"] != recorder.sweep}
+    finished = [row for row in finished if row["sweep"] != recorder.sweep and row["result_key"] in wanted]
+    sources = {row["result_key"]: row for row in finished if wanted[row["result_key"]].accepts(row)}
     by_sweep = defaultdict(list)
     for row in sources.values():
         by_sweep[row["sweep"]].append(row["trial"])

@@ -8,6 +8,7 @@ from itertools import count
 
 import pytest
 import torch
+from body_families import write_checkpoint
 
 from orca_core.alignment.loop import Alignment
 from orca_core.bodies import find_body
@@ -275,3 +276,23 @@ def test_a_phase_whose_artifact_is_lost_does_not_change_the_phases_after_it(conf
     for stage in (first, last):
         store.drop(stage.address)
     assert reported(config, store) == expected
+
+
+def test_what_version_0_1_stored_under_a_key_of_two_computations_is_not_taken(quick, tmp_path, store):
+    """Its `embedder.init: reference` of an aligned BERT had the keys of `pretrained`, and its artifacts do not say what made them."""
+    (tmp_path / "roberta").mkdir()
+    names = [write_checkpoint("bert", tmp_path)[1], write_checkpoint("roberta", tmp_path / "roberta")[1]]
+    knobs = {"proxy": "noise", "align.epochs": 1, "align.objective": "mmd", "train_samples": 20, "align.proxy_samples": 20}
+    config, other = (quick("openml/187", {**knobs, "body": name}) for name in names)
+    rows = reported(config, store)
+    for stage in stages_of(config):
+        artifact = store.get(stage.address)
+        unsigned = {name: value for name, value in artifact.data.items() if name != "made_by"}
+        store.put(stage.address, artifact.tensors, unsigned)
+        assert stage.needs_maker == (stage.kind != "source")
+    again: list[Row] = []
+    run_trial(config, store, again.append)
+    assert [(row.stage, row.reused_epochs) for row in again if isinstance(row, StageRow)] == [("source", 0), ("align", 0), ("finetune", 0)]
+    epochs = [[row for row in without_times(of) if isinstance(row, EpochRow)] for of in (again, rows)]
+    assert epochs[0] == epochs[1]
+    assert not any(stage.needs_maker for stage in stages_of(other)), "its two arms are one"

@@ -169,3 +169,19 @@ def test_the_disk_that_a_plan_takes_is_counted_from_what_was_measured(load):
     assert shared == 3 * 2 * 5 * 4 * 4
     assert measured == 1
     assert costs.disk(plan, ()) == (0, 0, 1)
+
+
+def test_rows_of_version_0_1_are_not_taken_for_an_arm_that_shared_its_key(load, tmp_path):
+    """Its rows have no `numpy_version`: of an aligned BERT they may be those of `embedder.init: reference`."""
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "pad_token_id": 0}')
+    (folder / "model.safetensors").write_bytes(b"")
+    text = (
+        f"name: t\nbase: {{task: openml/187, recipe: laptop, body: 'hf:{folder}', proxy: noise}}\nspace: {{align.epochs: {{grid: [0, 1]}}}}"
+    )
+    naive, aligned = sorted(make_plan(load(text)).trials, key=lambda trial: trial.config.align.epochs)
+    old, new = {"numpy_version": None}, {"numpy_version": "2.4.6"}
+    accepted = [trial.accepts(row | {"result_key": trial.result_key}) for trial in (naive, aligned) for row in (old, new)]
+    assert accepted == [True, True, False, True]
+    assert not naive.accepts(new | {"result_key": aligned.result_key})
