@@ -255,9 +255,9 @@ class TrialConfig(_Part):
     threads: Count = Field(1, description="CPU threads of the trial. Part of its identity, as it changes the bits.")
     bits: Literal["native", "portable"] = Field(
         "native",
-        description="`native`: each library takes the fastest code for the processor it finds, so bits may differ between kinds of "
-        "processor. `portable`: on the CPU all are held to what every x86-64-v3 processor has; slower, see docs/design.md. Of a sweep as a "
-        "whole: it is a key of the file, not of `base`, `space` or `variants`.",
+        description="`native`: each library uses the fastest code for the processor it finds, so bits may differ between kinds of "
+        "processor. `portable`: on CPUs, all libraries use only instructions that every x86-64-v3 processor has; slower, see "
+        "docs/design.md. It applies to a whole sweep and is a key of its file, not of `base`, `space` or `variants`.",
     )
     seed: Seed = Field(0, description="Seed of everything the trial draws. All arms share the draws of a seed, which pairs them.")
 

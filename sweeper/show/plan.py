@@ -55,7 +55,7 @@ def _describe_disk(plan: Plan, todo: Sequence[PlannedTrial], costs: CostModel) -
         return "unknown: no similar stage was measured yet"
     known = "" if measured == 1 else f" (from the {measured:.0%} of stages that were measured; the rest comes on top)"
     temporary = f", and up to {_format_size(shared)} during the run for states that trials share" if shared else ""
-    return f"about {_format_size(stays)} remains with keep: {plan.space.keep}{temporary}{known}"
+    return f"about {_format_size(stays)} on disk with keep: {plan.space.keep}{temporary}{known}"
 
 
 @dataclass
@@ -144,7 +144,9 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
     lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
     distinct = len(plan.trials) + plan.proposed_later
     merged = plan.combinations - distinct
-    lines.append(f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} repeat others up to knobs that nothing reads)")
+    lines.append(
+        f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} differ from others only in knobs that are not read)"
+    )
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]

@@ -180,7 +180,7 @@ def test_best_ranks_arms_by_the_mean_over_seeds_of_their_best_candidate(ask):
 
 def test_the_best_arm_is_exported_with_its_candidate_and_all_of_its_seeds(ask, tmp_path):
     said = ask("best", "study", "--export", str(tmp_path / "best.yaml"))
-    assert "with its 2 seeds" in said
+    assert "runs the arm again with 2 seeds" in said
     exported = {trial.id for trial in make_plan(load_space(tmp_path / "best.yaml")).trials}
     query = "select trial from trials where freezing = 'full' and candidate = 1"
     assert exported == {row["trial"] for row in json.loads(ask("query", query, "--format", "json"))}

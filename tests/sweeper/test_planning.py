@@ -128,7 +128,7 @@ def test_a_plan_as_text_says_what_is_shared_done_and_dropped(load, tmp_path):
     ]
     results.append("trials", space.name, rows)
     text = describe_plan(space, Workspace(results.uri), "text")
-    assert "8 combinations, 6 distinct (2 repeat others up to knobs that nothing reads)" in text
+    assert "8 combinations, 6 distinct (2 differ from others only in knobs that are not read)" in text
     assert "Results  1 done, 1 stale, 5 to run" in text
     assert "1 trials of earlier runs are no longer planned" in text
     assert [line.split()[1] for line in text.splitlines() if line.startswith((done.id, stale.id))] == ["done", "stale"]
