@@ -33,6 +33,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob of `base`, or a key of the sweep, like `sweep:seeds=1`. Repeatable."),
 ]
+KnobOption = Annotated[list[str] | None, typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob. Repeatable.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of the one in the file.")]
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of published data sets, see `sweeper tasks NAME`.  [default: $SWEEPER_DATA, ./data]")
@@ -150,7 +151,7 @@ def plan(
 @app.command()
 @_report_errors
 def trial(
-    settings: SetOption = None,
+    settings: KnobOption = None,
     results: ResultsOption = "results",
     store: StoreOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Record the trial in the results as a sweep of this name.")] = None,
@@ -165,7 +166,13 @@ def trial(
     from sweeper.results.workspace import Workspace
     from sweeper.single import run_one
 
-    return run_one(_parse_settings(settings), Workspace(results, store), name=name, device=device, format=format)
+    knobs = _parse_settings(settings)
+    if keys := [key for key in knobs if key.startswith("sweep:")]:
+        remedy = "For portable bits of one trial: --set bits=portable."
+        raise ConfigError(
+            [Fault(f"--set {key}", "must be a knob: a single trial has no keys of a sweep", knobs[key], remedy) for key in keys]
+        )
+    return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
 
 
 @app.command()
@@ -387,7 +394,7 @@ def proxies(
     body: Annotated[str | None, typer.Option("--body", help="Show its features by this body: number, classes, width, tokens.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Rank the body's proxies by their distance to this task.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="With --task: seed of the trial.")] = 0,
-    settings: SetOption = None,
+    settings: KnobOption = None,
     results: ResultsOption = "results",
     store: StoreOption = None,
     format: FormatOption = "table",

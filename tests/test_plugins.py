@@ -210,6 +210,11 @@ SIGN = DistanceSpec("mine", "a distance of mine", "{}", {})
         (CODE, "{'lr': (float, Field(1.0, description='x'))}", "name of a knob that all distances share, but one is 'lr'"),
         (CODE, "{'Power': (float, Field(1.0, description='x'))}", "lower-case letters, digits and underscores, not 'Power'"),
         (CODE, "{'power': 1.0}", "pairs of a type and a pydantic Field, but power is 1.0"),
+        (
+            CODE,
+            "{'power': (dict, Field(default_factory=dict, description='x'))}",
+            "texts, numbers, flags, choices of these, or lists of them",
+        ),
         (CODE, "{'power': (float, Field(description='x'))}", "must have a default and a description, but power lacks one"),
         (CODE, "{'power': (float, Field(1.0))}", "must have a default and a description, but power lacks one"),
         (CODE, "{'power': (Literal['a'], Field('b', description='x'))}", "must have defaults that they allow, but that of power is 'b'"),
@@ -317,3 +322,24 @@ def test_a_loader_that_breaks_a_promise_is_told_which(install, change, message):
     install(TASK_POINTS, tasks=changed.replace("x.mean((1, 2))", "x.mean(tuple(range(1, x.ndim)))"))
     with pytest.raises((DataError, ConfigError), match=message):
         find_task("sign").load(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("mypackage.tasks:load", "mypackage.tasks:laod"), "sign: mypackage.tasks:laod: must name a function that can be imported"),
+        (
+            ('score="1-accuracy"', 'score="1-acuracy"'),
+            "sign: score must be the name of a score, but got .1-acuracy",
+        ),
+        (('loss="cross-entropy"', 'loss="entropy"'), "sign: loss must be the name of a loss, but got 'entropy'"),
+        (('"epochs": 3', '"epohcs": 3'), r"finetune\.epohcs: must be a known knob, in the recipe laptop of sign"),
+        (("dims=1", "dims=3"), "dims must be 1 for series or 2 for images and fields, not 3"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_a_task_names_wrongly_is_named_with_the_task_before_anything_is_computed(install, quick, store, change, message):
+    assert change[0] in TASK_CODE
+    install(TASK_POINTS, tasks=TASK_CODE.replace(*change))
+    with pytest.raises((DataError, ConfigError), match=message):
+        run_trial(quick("sign"), store, lambda row: pytest.fail("computed"))

@@ -290,3 +290,10 @@ def test_a_plan_is_printed_and_nothing_is_written(tmp_path, monkeypatch):
     result = sweeper("plan", "quickstart", "--set", "sweep:seeds=1", "--format", "json")
     assert len(json.loads(result.stdout)) == 24
     assert not list(tmp_path.iterdir())
+
+
+def test_a_single_trial_has_no_keys_of_a_sweep():
+    result = CliRunner().invoke(app, ["trial", "--set", "task=digits", "--set", "sweep:bits=portable"])
+    assert result.exit_code == 2
+    assert "--set sweep:bits: must be a knob: a single trial has no keys of a sweep, but got 'portable'." in result.output
+    assert "--set bits=portable" in result.output
