@@ -33,7 +33,7 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
         What was written, in one line per file or folder.
 
     Raises:
-        ConfigError: If there is no such sweep or task, or the latest plan does not contain the trial.
+        ConfigError: If the sweep or task is unknown, or the latest plan does not contain the trial.
     """
     ranking = rank_arms(workspace.results, name)
     arms, metric = ranking.arms, ranking.metric

@@ -47,7 +47,7 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
     Student's t at 95 % over seeds; none for one seed.
 
     Raises:
-        ConfigError: If there is no such sweep, or none of its trials has finished.
+        ConfigError: If the sweep is unknown, or none of its trials has finished.
     """
     results.check_sweep(sweep)
     rows = [row for row in results.live_trials(sweep) if row["in_plan"] and row["status"] == "COMPLETE"]

@@ -106,7 +106,7 @@ def stop_sweep(results: ResultStore, sweep: str) -> str:
         A sentence that reports what was done.
 
     Raises:
-        ConfigError: If there is no such sweep.
+        ConfigError: If the sweep is unknown.
     """
     results.check_sweep(sweep)
     driver = driver_of(results, sweep)

@@ -18,7 +18,7 @@ def best_arms(workspace: Workspace, name: str, top: int) -> pa.Table:
     """The best arms of each task, ranked by `rank_arms`, with the knobs that the sweep varies.
 
     Raises:
-        ConfigError: If there is no such sweep, or none of its trials has finished.
+        ConfigError: If the sweep is unknown, or none of its trials has finished.
     """
     import pyarrow as pa
 
@@ -30,7 +30,7 @@ def sweep_status(workspace: Workspace, name: str | None) -> pa.Table:
     """One line per sweep: planned trials by status, and which process runs the sweep.
 
     Raises:
-        ConfigError: If there is no such sweep, or none at all.
+        ConfigError: If the sweep is unknown, or there is none at all.
     """
     import pyarrow as pa
 

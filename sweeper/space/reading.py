@@ -82,7 +82,7 @@ def find_space(name_or_path: str) -> Path:
     """The file that SPACE refers to: a path, or the name of a search space in `./search_spaces` or in the package.
 
     Raises:
-        ConfigError: If there is no such search space.
+        ConfigError: If the search space is unknown.
     """
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or path.is_file():

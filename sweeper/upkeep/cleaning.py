@@ -61,7 +61,7 @@ def clean(
         dry_run: Drop nothing, only report what would be dropped.
 
     Raises:
-        ConfigError: If none of the three criteria is given, or there is no such sweep.
+        ConfigError: If none of the three criteria is given, or the sweep is unknown.
     """
     if older_than_days is None and max_gib is None and sweep is None:
         raise ConfigError([Fault("", "requires --older-than, --most or --sweep", Fault.ABSENT, "Nothing was dropped.")])
