@@ -96,7 +96,7 @@ def remove_sweep(results: ResultStore, name: str) -> str:
     """Delete the rows and plans of a sweep.
 
     Raises:
-        ConfigError: If there is no such sweep, or it is running.
+        ConfigError: If the sweep is unknown, or is running.
     """
     results.check_sweep(name)
     if driver := driver_of(results, name):
