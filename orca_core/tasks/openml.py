@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finit
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import ConfigError, Fault
-from orca_core.tasks.builtin import laptop_recipe
+from orca_core.tasks.builtin import BUILTIN_TASKS, laptop_recipe
 from orca_core.tasks.encoding import ColumnEncoding, TableEncoding, TargetEncoding, encode_as, number_faults, split_complete
 from orca_core.tasks.entries import TEXT
 from orca_core.tasks.recipes import published_recipe
@@ -48,7 +49,7 @@ SPLIT_ARRAYS = (
 )
 
 
-def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
+def load_openml(spec: TaskSpec, split_seed: int, reference: bool = False) -> TaskData:
     """x (n, F, 1) of numbers alone, else (n, m, F); see `orca_core.tasks.encoding`.
 
     Test and validation are a tenth each, stratified, by the seed; a split file keeps its own test part. Numbers are
@@ -239,3 +240,18 @@ def openml_task(number: str) -> TaskSpec:
 
 OPENML_TASKS: tuple[TaskSpec, ...] = tuple(map(_make_published, _PUBLISHED))
 """The reference's 42 tables without 187 and 1510, which come with scikit-learn."""
+
+_OWN_FILES: Mapping[str, TaskSpec] = {
+    spec.name: replace(
+        _make_spec(int(spec.name.removeprefix("openml/"))), summary=spec.summary, recipes=spec.recipes, licence=spec.licence, reference=""
+    )
+    for spec in BUILTIN_TASKS
+    if spec.name.startswith("openml/")
+}
+"""The tables that come with scikit-learn, as read from files below the data root."""
+
+
+def prefer_own_file(spec: TaskSpec) -> TaskSpec:
+    """The task itself; or, of a table that comes with scikit-learn, the task in its file below the data root, if there is one."""
+    own = _OWN_FILES.get(spec.name)
+    return own if own is not None and own.has_files() else spec

@@ -121,12 +121,11 @@ def csv_task(argument: str) -> TaskSpec:
         refuse([Fault("", "must be an existing file", Fault.ABSENT, "A relative path starts in the working folder.").text(str(file))])
     layout = _layout(file, options)
     refuse(fault.text(str(file)) for fault in layout.faults)
-    query = options.query()
     usual = _layout(file, Options())
     target, found = layout.target, layout.encoding.target
     what = f"{len(found.classes)} classes" if layout.is_class else f"numbers{f' ({found.unit})' if found.unit else ''}"
     return TaskSpec(
-        name=f"csv:{path}{'?' if query else ''}{query}",
+        name=f"csv:{spell_address(argument)}",
         summary=f"{what} of column {target.name!r} by {_count(len(layout.inputs), 'other column')}, {len(target.values)} rows",
         dims=1,
         kind="classification" if layout.is_class else "regression",
@@ -172,6 +171,16 @@ def parse_address(argument: str) -> tuple[str, Options]:
         key: tuple(sorted({unquote(name.strip()) for name in given[key].split(",")})) for key in ("drop", "categories") if key in given
     }
     return found[1], Options(unquote(given.get("target", "")), lists.get("drop", ()), kind, lists.get("categories", ()), int(levels))
+
+
+def spell_address(argument: str) -> str:
+    """The path and the options of a table in one spelling; as it is, if the options are wrong."""
+    try:
+        path, options = parse_address(argument)
+    except ConfigError:
+        return argument
+    query = options.query()
+    return f"{path}?{query}" if query else path
 
 
 def load_csv(spec: TaskSpec, split_seed: int) -> TaskData:
