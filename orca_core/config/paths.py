@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -87,11 +88,13 @@ def unknown_knobs(paths: Mapping[str, Any]) -> list[Fault]:
 
 
 def nearest_knob(path: str) -> str:
-    """A sentence that suggests known knobs: of the same last part, `finetune.lr` for `lr`, else the nearest.
+    """A sentence that suggests known knobs: the nearest, or those of the same last part, `finetune.lr` for `lr`.
 
     >>> nearest_knob("lr")
     "Did you mean 'finetune.lr' or 'align.lr'?"
     """
     last = path.rpartition(".")[2]
+    if "." in path and (close := difflib.get_close_matches(path, KNOBS, n=1)):
+        return f"Did you mean {close[0]!r}?"
     alike = sorted((knob for knob in KNOBS if knob.rpartition(".")[2] == last), key=lambda knob: not knob.startswith("finetune."))
-    return f"Did you mean {' or '.join(map(repr, alike[:3]))}?" if alike else nearest(path, KNOBS)
+    return f"Did you mean {' or '.join(map(repr, alike[:2]))}?" if alike else nearest(path, KNOBS)

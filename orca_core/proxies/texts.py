@@ -6,10 +6,14 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
 from orca_core.proxies.spec import ProxyData
+
+if TYPE_CHECKING:
+    from orca_core.tasks.entries import Column
 
 MAX_REPORTED = 10
 """Largest number of wrong lines to report."""

@@ -235,7 +235,7 @@ def number_faults(column: Column, remedy: str = "") -> list[Fault]:
 
 
 def _columns_of(rows: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The entries of rows by column; only those of the given names that are there."""
+    """The entries of rows by column; of no rows, those of the given names."""
     if isinstance(rows, Mapping):
         return dict(rows)
     if hasattr(rows, "to_pydict"):  # a table of pyarrow
@@ -245,11 +245,8 @@ def _columns_of(rows: Any, names: Sequence[str]) -> dict[str, Any]:
     listed = list(rows)
     if wrong := next((row for row in listed if not isinstance(row, Mapping)), None):
         refuse([Fault("", f"must be mappings from the column names {list(names)} to entries", wrong).text("rows")])
-    return (
-        {name: [row.get(name) for row in listed] for name in names if any(name in row for row in listed)}
-        if listed
-        else {name: [] for name in names}
-    )
+    found = dict.fromkeys(name for row in listed for name in row) if listed else names
+    return {name: [row.get(name) for row in listed] for name in found}
 
 
 def _encode_column(column: ColumnEncoding, entries: Any) -> tuple[np.ndarray, Iterable[Fault]]:
@@ -259,8 +256,6 @@ def _encode_column(column: ColumnEncoding, entries: Any) -> tuple[np.ndarray, It
     if isinstance(entries, Column):
         if entries.form == column.form and not column.is_text:
             return entries.values, _row_faults(column, entries)
-        if entries.form == "date" and entries.texts is None:
-            return entries.values, [Fault(column.name, f"must be of the form {column.form}", "dates")]
         entries = entries.values if entries.texts is None else entries.texts
     faults, number_of = [], {level: number for number, level in enumerate(column.levels)}
     values = np.full(len(entries), -1 if column.is_text else np.nan, dtype="int64" if column.is_text else "float64")

@@ -199,11 +199,13 @@ def _convert_arrow(name: str, array: pa.Array) -> Column:
         values = np.array([np.nan if value is None else float(value) for value in array.to_pylist()])
         return Column(name, values, pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        texts = object_array(None if value is None else str(value) for value in array.to_pylist())
         days = array.cast(pa.timestamp("us", kind.tz if pa.types.is_timestamp(kind) else None), safe=False).cast(pa.int64()).to_pylist()
-        return Column(name, np.array([np.nan if value is None else value / 86400e6 for value in days]), form="date")
+        return Column(name, np.array([np.nan if value is None else value / 86400e6 for value in days]), form="date", texts=texts)
     if pa.types.is_null(kind):
         return Column(name, np.full(len(array), np.nan))
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)):
         doubt = f"its type is {kind}, and only numbers, texts and dates are read"
-        return Column(name, object_array(array.to_pylist()), form=TEXT, doubt=doubt)
+        texts = object_array(None if value is None else str(value) for value in array.to_pylist())
+        return Column(name, texts, form=TEXT, texts=texts, doubt=doubt)
     return interpret(name, ["" if value is None else str(value).strip() for value in array.to_pylist()], text=True)

@@ -156,7 +156,7 @@ def fetch_table(name: str) -> Path:
 def check_tasks() -> tuple[str, bool]:
     """One line per task: whether its files are present and complete; and whether none are broken. Missing files are not broken."""
     specs = [*map(find_task, TASK_CATALOGUE.entries()), *found_ucr()]
-    state = {True: "present", False: "generated, or in an installed package"}
+    state = {True: "present", False: "ships with the packages"}
     rows = [(spec.name, describe_file_faults(spec) or state[bool(spec.expects)]) for spec in specs]
     broken = [name for name, found in rows if found.startswith("broken")]
     text = f"data root: {Workbench.current().data_root}\n" + text_table(("task", "files"), rows)

@@ -328,8 +328,6 @@ def _column_faults(column: Column, options: Options) -> list[Fault]:
     drop = f"leave it out: ?drop={own}"
     if not column.is_text:
         return number_faults(column, f"Correct it, or {drop}.")
-    if not all(isinstance(value, str) for value in column.values):
-        return [Fault(column.name, f"must be a column of numbers, dates or texts: {column.doubt}", Fault.ABSENT, f"Convert it, or {drop}.")]
     if column.doubt:
         remedy = f"Correct these entries, leave them empty if they are missing, or {drop}. Are they categories? ?categories={own}."
         return [Fault(column.name, f"must be a column of numbers or of categories: {column.doubt}", Fault.ABSENT, remedy)]
