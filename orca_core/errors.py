@@ -105,7 +105,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if len(names) > MAX_LISTED:
         near = difflib.get_close_matches(str(name), names, n=6, cutoff=0.0)
-        return f"Did you mean {close[0]!r}?" if close else f"The nearest of {len(names)} known ones: {', '.join(near)}."
+        return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(near)}, and {len(names) - len(near)} more."
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(names)}."
 

@@ -25,6 +25,10 @@ MAX_REPORTED = 10
 """Largest number of faulty entries to report."""
 
 
+MAX_DESCRIBED = 50
+"""Maximum number of columns of one kind that a row of results names."""
+
+
 @dataclass(frozen=True)
 class ColumnEncoding:
     """How one input column is encoded.
@@ -198,13 +202,20 @@ class TableEncoding:
         return cls(columns, target, tuple((name, reason) for name, reason in data["left_out"]))
 
     def describe(self) -> dict[str, Any]:
-        """What is used, encoded and left out, in short: the column `task_columns` of results."""
+        """What is used, encoded and left out, in short: the column `task_columns` of results. Of more than `MAX_DESCRIBED` columns, the
+        first, and under `more_numbers` and so on how many there are besides."""
         said: dict[str, Any] = {"target": self.target.name, "kind": "classes" if self.target.classes else "regression"}
         numbers = [column.name for column in self.columns if not column.is_text]
         forms = {column.name: column.form for column in self.columns if column.form not in (TEXT, "number")}
         categories = {column.name: len(column.levels) for column in self.columns if column.is_text}
-        said |= {"numbers": numbers, "forms": forms, "categories": categories, "left_out": dict(self.left_out)}
-        return {key: value for key, value in said.items() if value}
+        lists: dict[str, Any] = {"numbers": numbers, "forms": forms, "categories": categories, "left_out": dict(self.left_out)}
+        for key, value in lists.items():
+            if value:
+                first = list(value)[:MAX_DESCRIBED]
+                said[key] = first if isinstance(value, list) else {name: value[name] for name in first}
+            if (more := len(value) - MAX_DESCRIBED) > 0:
+                said[f"more_{key}"] = more
+        return said
 
 
 def encode_as(column: Column) -> ColumnEncoding:

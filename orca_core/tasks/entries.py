@@ -119,7 +119,9 @@ class Column:
         return Column(self.name, values, form=TEXT, texts=self.texts)
 
     def take(self, rows: np.ndarray) -> Column:
-        """Some rows of the column, by number or mask."""
+        """The rows of the column that a mask (n,) of booleans chooses."""
+        if rows.all():
+            return self
         texts = None if self.texts is None else self.texts[rows]
         return Column(self.name, self.values[rows], self.whole, self.form, texts, self.doubt)
 

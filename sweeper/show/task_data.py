@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 MAX_LOADED_BYTES = 1 << 28
 """Largest size of a task's files that are read to show what is in them."""
 
-MAX_CLASSES = 20
-"""Maximum number of classes that are listed."""
+MAX_LISTED = 20
+"""Maximum number of classes or columns that are listed."""
 
 
 def is_ready(spec: TaskSpec) -> bool:
@@ -89,8 +89,13 @@ def _format_shape(shape: tuple[int, ...]) -> str:
 def _format_classes(counts: np.ndarray, names: tuple[str, ...]) -> str:
     """`3: setosa 50, versicolor 50, virginica 50`; without names, the classes by their ids."""
     cells = [f"{name} {number}" for name, number in zip(names or map(str, range(len(counts))), counts.tolist(), strict=True)]
-    more = f", and {len(cells) - MAX_CLASSES} more" if len(cells) > MAX_CLASSES else ""
-    return f"{len(cells)}{'' if names else ' (ids, in sorted order of the labels)'}: {', '.join(cells[:MAX_CLASSES])}{more}"
+    return f"{len(cells)}{'' if names else ' (ids, in sorted order of the labels)'}: {_list(cells)}"
+
+
+def _list(items: Sequence[str], separator: str = ", ") -> str:
+    """The first `MAX_LISTED` items, and how many more there are."""
+    more = f"{separator}and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
+    return separator.join(items[:MAX_LISTED]) + more
 
 
 def _describe_columns(encoding: TableEncoding) -> dict[str, object]:
@@ -99,9 +104,8 @@ def _describe_columns(encoding: TableEncoding) -> dict[str, object]:
     texts = [column for column in encoding.columns if column.is_text]
     target = encoding.target
     shown: dict[str, object] = {"target": target.name + (f" ({target.unit})" if target.unit else "")}
-    shown["numbers"] = ", ".join(
-        column.name + (f" ({column.unit or column.form})" if column.form != "number" else "") for column in numbers
-    )
-    shown["categories"] = ", ".join(f"{column.name} ({len(column.levels)})" for column in texts)
-    shown["left out"] = "; ".join(f"{name} ({reason})" for name, reason in encoding.left_out)
+    names = [column.name + (f" ({column.unit or column.form})" if column.form != "number" else "") for column in numbers]
+    shown["numbers"] = _list(names)
+    shown["categories"] = _list([f"{column.name} ({len(column.levels)})" for column in texts])
+    shown["left out"] = _list([f"{name} ({reason})" for name, reason in encoding.left_out], "; ")
     return shown

@@ -150,7 +150,7 @@ def test_the_plan_says_which_column_is_predicted_and_warns(root, tmp_path):
         ("a.npz", "Did you mean 'npz:a.npz'? There is no file or folder a.npz yet."),
         ("pics", "Did you mean 'images:pics'?"),
         ("sub/", "It is a path that exists, but nothing here reads such a file or folder."),
-        ("nonsense", "The nearest of "),
+        ("nonsense", "Known: "),
     ],
 )
 def test_a_bare_path_suggests_the_name_of_a_task(root, name, suggestion):

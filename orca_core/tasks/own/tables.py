@@ -47,6 +47,10 @@ MAX_REAL_CLASSES = 20
 """The most different numbers like 0.0 and 1.0 that are taken as classes."""
 
 
+MAX_NOTES = 5
+"""Maximum number of notes of one kind."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What the name of the task says about its table.
@@ -226,7 +230,7 @@ def _layout(file: Path, options: Options) -> Layout:
     return _layout_of(file, stat.st_size, stat.st_mtime_ns, options)
 
 
-@memoize(maxsize=4)
+@memoize(maxsize=2)
 def _columns_of(file: Path, size: int, mtime_ns: int) -> list[Column]:
     columns = read_table(file)
     if len(columns) < 2:
@@ -234,7 +238,7 @@ def _columns_of(file: Path, size: int, mtime_ns: int) -> list[Column]:
     return columns
 
 
-@memoize(maxsize=16)
+@memoize(maxsize=8)
 def _layout_of(file: Path, size: int, mtime_ns: int, options: Options) -> Layout:
     columns = _columns_of(file, size, mtime_ns)
     names = [column.name for column in columns]
@@ -254,9 +258,11 @@ def _layout_of(file: Path, size: int, mtime_ns: int, options: Options) -> Layout
     dropped = tuple((column.name, "named by the option drop") for column in inputs if column.name in options.drop)
     used, incomplete = split_complete(column.take(known) for column in inputs if column.name not in options.drop)
     faults += [fault for column in used for fault in _column_faults(column, options)]
-    notes = [f"column {name!r} is left out: {reason}" for name, reason in incomplete]
-    notes += [note for column in used for note in _column_notes(column)]
-    notes += [_text_note(column) for column in (*used, target) if missing_like(column)]
+    notes = [f"column {name!r} is left out: {reason}" for name, reason in incomplete[:MAX_NOTES]]
+    if len(incomplete) > MAX_NOTES:
+        notes.append(f"{len(incomplete) - MAX_NOTES} more columns are left out, as entries are missing")
+    notes += _first_notes([note for column in used for note in _column_notes(column)])
+    notes += _first_notes([_text_note(column) for column in (*used, target) if missing_like(column)])
     if not used and not faults:
         faults.append(Fault("", "must have an input column without missing entries", [column.name for column in inputs]))
     encoded = tuple(encode_as(column) if not faults else ColumnEncoding(column.name, column.form) for column in used)
@@ -350,6 +356,11 @@ def _column_notes(column: Column) -> list[str]:
     if run or ((column.whole or column.is_text) and named) or column.is_text:
         return [f"column {column.name!r} has another value in each row and is used as an input; {remedy}"]
     return []
+
+
+def _first_notes(notes: list[str]) -> list[str]:
+    more = len(notes) - MAX_NOTES
+    return [*notes[:MAX_NOTES], f"{more} more columns are like this one"] if more > 0 else notes
 
 
 def _text_note(column: Column) -> str:

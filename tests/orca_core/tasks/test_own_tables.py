@@ -397,3 +397,18 @@ def test_a_table_is_read_once_for_all_trials(iris, monkeypatch):
     find_task(iris)
     monkeypatch.setattr(tables, "read_table", lambda path: pytest.fail("read again"))
     find_task(f"{iris}?target=species")
+
+
+def test_notes_and_descriptions_of_wide_tables_are_short(tmp_path):
+    names = [f"c{j}" for j in range(120)]
+    name = write(
+        tmp_path / "t.csv",
+        ",".join([*names, LABEL]),
+        lambda i: ",".join([*(f"{i * j / 7}" if i or j >= 60 else "" for j in range(120)), "xy"[i % 2]]),
+    )
+    notes = find_task(name).notes
+    assert len(notes) == 6
+    assert notes[-1] == "55 more columns are left out, as entries are missing"
+    described = load(name).encoding.describe()
+    assert (len(described["numbers"]), described["more_numbers"]) == (50, 10)
+    assert (len(described["left_out"]), described["more_left_out"]) == (50, 10)
