@@ -39,7 +39,7 @@ def read_table(path: Path) -> list[Column]:
         refuse([Fault("", f"must be one of {', '.join(SUFFIXES)}", path.suffix).text(str(path))])
     try:
         columns = readers[suffix](path)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError, csv.Error) as error:
         raise DataError(f"{path}: must be a complete {suffix} table, but cannot be read ({error}).") from None
     names = [column.name for column in columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -199,7 +199,7 @@ def _convert_arrow(name: str, array: pa.Array) -> Column:
         values = np.array([np.nan if value is None else float(value) for value in array.to_pylist()])
         return Column(name, values, pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        texts = object_array(None if value is None else str(value) for value in array.to_pylist())
+        texts = object_array(array.cast(pa.string()).to_pylist())
         days = array.cast(pa.timestamp("us", kind.tz if pa.types.is_timestamp(kind) else None), safe=False).cast(pa.int64()).to_pylist()
         return Column(name, np.array([np.nan if value is None else value / 86400e6 for value in days]), form="date", texts=texts)
     if pa.types.is_null(kind):

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 from urllib.parse import unquote
 
 from orca_core.datafiles.expected import refuse
@@ -75,6 +75,14 @@ class Options:
         named |= {"categories": ",".join(escape_name(name) for name in self.categories)}
         named |= {"max_levels": "" if self.max_levels == MAX_LEVELS else str(self.max_levels)}
         return "&".join(f"{key}={named[key]}" for key in ("target", "drop", "kind", "categories", "max_levels") if named[key])
+
+    def adding(self, **more: Any) -> str:
+        """These options with one changed, as they are written: `?target=a&drop=b,c` for `drop="c"`. Columns come on top of those there."""
+        changed = dict[str, Any](more)
+        for key in ("drop", "categories"):
+            if key in more:
+                changed[key] = tuple(sorted({*getattr(self, key), more[key]}))
+        return f"?{replace(self, **changed).query()}"
 
 
 def escape_name(name: str) -> str:
@@ -208,7 +216,7 @@ def load_csv(spec: TaskSpec, split_seed: int) -> TaskData:
     test, valid, train = np.split(order, [num_test, num_test + num_valid])
     if len(train) < len(classes):
         rule = "must have rows for test, validation and one of each class in train"
-        remedy = "" if layout.target.is_text else "If it is a number to be predicted: ?kind=regression."
+        remedy = "" if layout.target.is_text else f"If it is a number to be predicted: {options.adding(kind='regression')}."
         refuse([Fault(layout.target.name, rule, f"{len(order)} rows, {len(classes)} classes", remedy).text(str(file))])
     x = layout.encoding.design({column.name: column for column in layout.inputs}, str(file))
     encoding = layout.encoding.fit(x, train)
@@ -261,7 +269,7 @@ def _layout_of(file: Path, size: int, mtime_ns: int, options: Options) -> Layout
     notes = [f"column {name!r} is left out: {reason}" for name, reason in incomplete[:MAX_NOTES]]
     if len(incomplete) > MAX_NOTES:
         notes.append(f"{len(incomplete) - MAX_NOTES} more columns are left out, as entries are missing")
-    notes += _first_notes([note for column in used for note in _column_notes(column)])
+    notes += _first_notes([note for column in used for note in _column_notes(column, options)])
     notes += _first_notes([_text_note(column) for column in (*used, target) if missing_like(column)])
     if not used and not faults:
         faults.append(Fault("", "must have an input column without missing entries", [column.name for column in inputs]))
@@ -293,13 +301,14 @@ def _encode_target(target: Column, options: Options) -> tuple[Column, tuple[str,
         rule = f"must have numbers for a regression, all written in one form{f': {target.doubt}' if target.doubt else ''}"
         return target, (), [Fault(target.name, rule, Fault.ABSENT if target.doubt else min(target.values))]
     if target.is_text and target.doubt and not options.kind:
-        remedy = "Correct these entries, leave them empty, or take them as classes: ?kind=classes."
+        remedy = f"Correct these entries, leave them empty, or take them as classes: {options.adding(kind='classes')}."
         return target, (), [Fault(target.name, f"must be a target of one kind: {target.doubt}", Fault.ABSENT, remedy)]
-    kind: Literal["classes", "regression"] | str = options.kind or _usual_kind(target)
+    kind = options.kind or _usual_kind(target)
     if not kind:
         number = len(np.unique(target.values))
         rule = f"must have at most {MAX_LEVELS} whole numbers to be taken as classes unasked"
-        return target, (), [Fault(target.name, rule, number, "Say which: ?kind=regression, or ?kind=classes.")]
+        remedy = f"Say which: {options.adding(kind='regression')}, or {options.adding(kind='classes')}."
+        return target, (), [Fault(target.name, rule, number, remedy)]
     if kind == "regression":
         return target, (), number_faults(target)
     if not target.is_text and (target.form != "number" or _has_codes(target)):
@@ -330,22 +339,22 @@ def _has_codes(target: Column) -> bool:
 
 def _column_faults(column: Column, options: Options) -> list[Fault]:
     """Why an input column cannot be used as it is."""
-    own = escape_name(column.name)
-    drop = f"leave it out: ?drop={own}"
+    drop = f"leave it out: {options.adding(drop=column.name)}"
     if not column.is_text:
         return number_faults(column, f"Correct it, or {drop}.")
     if column.doubt:
-        remedy = f"Correct these entries, leave them empty if they are missing, or {drop}. Are they categories? ?categories={own}."
+        remedy = f"Correct these entries, leave them empty if they are missing, or {drop}."
+        remedy += f" Are they categories? {options.adding(categories=column.name)}."
         return [Fault(column.name, f"must be a column of numbers or of categories: {column.doubt}", Fault.ABSENT, remedy)]
     if (levels := len(set(column.values.tolist()))) > options.max_levels:
         rule = f"must have at most {options.max_levels} different texts to be taken as categories"
-        return [Fault(column.name, rule, levels, f"{drop[0].upper()}{drop[1:]}, or allow more: ?max_levels={levels}.")]
+        return [Fault(column.name, rule, levels, f"{drop[0].upper()}{drop[1:]}, or allow more: {options.adding(max_levels=levels)}.")]
     return []
 
 
-def _column_notes(column: Column) -> list[str]:
+def _column_notes(column: Column, options: Options) -> list[str]:
     """What the user should know of an input column that is used."""
-    remedy = f"if it only numbers or names the rows, leave it out: ?drop={escape_name(column.name)}"
+    remedy = f"if it only numbers or names the rows, leave it out: {options.adding(drop=column.name)}"
     if re.fullmatch(r"Unnamed: \d+", column.name):
         return [f"column {column.name!r} has no name in the file and is used as an input; {remedy}"]
     distinct = set(column.values.tolist())

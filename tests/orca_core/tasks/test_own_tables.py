@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import random
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -179,6 +180,7 @@ def test_columns_with_too_many_or_mixed_entries_are_refused_all_at_once(tmp_path
     assert any(
         "name: must have at most 50 different texts" in line and "?drop=name, or allow more: ?max_levels=60" in line for line in found
     )
+    assert "?target=label&drop=big,name, or allow" in "".join(faults(f"{name}?target=label&drop=big"))
     assert any("size: must be a column of numbers or of categories" in line and "'abc'" in line for line in found)
     assert any("big: must have finite numbers of at most 1e+150 in size, but got 1e+300" in line for line in found)
     assert load(f"{name}?drop=name,big&categories=size&max_levels=60").input_shape == (60, 1)
@@ -412,3 +414,43 @@ def test_notes_and_descriptions_of_wide_tables_are_short(tmp_path):
     described = load(name).encoding.describe()
     assert (len(described["numbers"]), described["more_numbers"]) == (50, 10)
     assert (len(described["left_out"]), described["more_left_out"]) == (50, 10)
+
+
+def test_a_damaged_table_is_refused_without_a_traceback(tmp_path):
+    """Random corruptions of each format: the task loads or is refused, and nothing else happens."""
+    rng = random.Random(0)
+    rows = [(i / 7, "rgb"[i % 3], f"2024-01-{i % 28 + 1:02}", "xy"[i % 2]) for i in range(40)]
+    names = ("a", "b", "c", LABEL)
+    comma = "\n".join(",".join(map(str, row)) for row in rows)
+    head = "@relation t\n@attribute a real\n@attribute b {r,g,b}\n@attribute c date\n@attribute label {x,y}\n@data\n"
+    (tmp_path / "t.csv").write_text(f"{','.join(names)}\n{comma}")
+    (tmp_path / "t.tsv").write_text(f"{','.join(names)}\n{comma}".replace(",", "\t"))
+    (tmp_path / "t.arff").write_text(head + comma.replace(",r,", ",'r',").replace(",g,", ',"g",'))
+    table = pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
+    days = pa.array([datetime.date.fromisoformat(day) for day in table["c"].to_pylist()])
+    pq.write_table(table.set_column(2, "c", days), tmp_path / "t.parquet")
+    outcomes = {"loaded": 0, "refused": 0}
+    for place in sorted(tmp_path.glob("t.*")):
+        whole = place.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(whole)
+            for _ in range(rng.choice((1, 1, 3, 20))):
+                at = rng.randrange(len(damaged))
+                damaged[at : at + rng.choice((0, 1, 1, 20))] = bytes(
+                    rng.choice(b"',\";\n\\?%-/\r\x00\xe9a1") for _ in range(rng.randrange(3))
+                )
+            broken = tmp_path / f"broken{place.suffix}"
+            broken.write_bytes(damaged)
+            try:
+                load(f"csv:{broken}")
+                outcomes["loaded"] += 1
+            except DataError:
+                outcomes["refused"] += 1
+    assert min(outcomes.values()) > 5
+
+
+def test_a_date_beyond_all_calendars_is_a_number_of_days(tmp_path):
+    place = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"day": pa.array([2**31 - 1] * 60, pa.int32()).cast(pa.date32()), LABEL: ["x", "y"] * 30}), place)
+    spec = find_task(f"csv:{place}")
+    assert spec.load(0).encoding.columns[0].form == "date"
