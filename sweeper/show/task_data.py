@@ -73,11 +73,9 @@ def describe_data(spec: TaskSpec) -> dict[str, object]:
     if spec.files() and (size := size_of(spec)) > MAX_LOADED_BYTES:
         return {"data": f"not read here, as the files have {size / 2**30:.1f} GiB"}
     data = spec.load()
-    parts = (data.train, data.valid, data.test)
-    shown: dict[str, object] = {"samples": f"{sum(map(len, parts))} in all"}
-    shown |= {"input": f"{_format_shape(data.input_shape)}, channels first", "output": _format_shape(data.output_shape)}
+    shown: dict[str, object] = {"input": f"{_format_shape(data.input_shape)}, channels first", "output": _format_shape(data.output_shape)}
     if data.num_classes is not None:
-        counts = np.bincount(np.concatenate([part.y for part in parts]), minlength=data.num_classes)
+        counts = np.bincount(np.concatenate([part.y for part in (data.train, data.valid, data.test)]), minlength=data.num_classes)
         shown["classes"] = _format_classes(counts, data.encoding.target.classes if data.encoding is not None else ())
     return shown | (_describe_columns(data.encoding) if data.encoding is not None else {})
 

@@ -151,14 +151,6 @@ def test_files_of_a_flat_archive_are_found(root, folder):
     assert list_ucr() == ["Waves"]
 
 
-def test_labels_of_a_ts_file_must_be_declared(root):
-    write_ts(root)
-    place = root / "ucr/Two/Two_TRAIN.ts"
-    place.write_text(place.read_text().replace("true left right", "true left up"))
-    with pytest.raises(DataError, match=r"Two_TRAIN\.ts: @classLabel: must list all labels, but got \['right'\]\. It lists left, up\."):
-        find_task("ucr/Two").load(0)
-
-
 def test_missing_files_and_names_that_are_none(root):
     assert resolve_config({"task": "ucr/Crop"}).task == "ucr/Crop"
     with pytest.raises(DataError, match=r"ucr/Crop/Crop_TRAIN\.tsv: must be an existing file.*It may also be ucr/Crop/Crop_TRAIN\.ts"):
