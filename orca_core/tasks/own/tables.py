@@ -86,8 +86,10 @@ class Options:
 
 
 def escape_name(name: str) -> str:
-    """The name of a column as it is written in the name of a task."""
-    return name.replace("%", "%25").replace("&", "%26").replace(",", "%2C")
+    """The name of a column as it is written in the name of a task. As YAML, too, it is a text: it has no colon or # beside a space."""
+    for text, written in (("%", "%25"), ("&", "%26"), (",", "%2C"), (": ", ":%20"), (" #", "%20#")):
+        name = name.replace(text, written)
+    return name
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from orca_core.tasks.encoding import TableEncoding
 from orca_core.tasks.entries import interpret
 from orca_core.tasks.own import tables
 from orca_core.tasks.tables import read_columns, read_table
+from sweeper.space.yaml_reader import parse_value
 
 LABEL = "label"
 
@@ -318,6 +319,14 @@ def test_names_with_the_same_options_are_one_trial(iris):
     )
     assert first.task == second.task == f"{iris}?target=species&drop=id,width"
     assert trial_id(first) == trial_id(second) != trial_id(third)
+
+
+def test_a_remedy_can_be_pasted_as_yaml(tmp_path):
+    name = write(tmp_path / "t.csv", ",a #1,label", lambda i: f"{i},{i},{'xy'[i % 2]}")
+    first, second = find_task(name).notes
+    for note in (first, second):
+        pasted = parse_value(name + note.partition("leave it out: ")[2])
+        assert len(find_task(pasted).notes) == 1
 
 
 def test_names_of_columns_may_have_any_characters(tmp_path):
