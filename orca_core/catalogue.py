@@ -75,6 +75,7 @@ class Catalogue(Generic[Spec]):
         builtin: Specs that are always there.
         forms: Names that carry an argument. A name that is of several forms is of the last of them: `text:PATH+shuffled`.
         check: Raises TypeError with the rule that another package's spec breaks; it is also given the specs that are known already.
+        suggest: A sentence about what a name that is not known may stand for; empty if it has no idea.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class Catalogue(Generic[Spec]):
         builtin: Iterable[Spec],
         forms: Iterable[NameForm[Spec]] = (),
         check: Callable[[Spec, Mapping[str, Spec]], None],
+        suggest: Callable[[str], str] = lambda name: "",
     ) -> None:
         self.kind, self.knob, self.group = kind, knob, group
         self.builtin: Mapping[str, Spec] = {spec.name: spec for spec in builtin}
         self.forms = tuple(forms)
-        self._spec_class, self._check = spec_class, check
+        self._spec_class, self._check, self._suggest = spec_class, check, suggest
         self._entry_points: _EntryPoints[Spec] | None = None
 
     def find(self, name: str) -> Spec:
@@ -112,7 +114,7 @@ class Catalogue(Generic[Spec]):
         if name in others.broken:
             raise ConfigError([Fault(self.knob, others.broken[name], Fault.ABSENT)])
         known = [*self.entries(), *(form.written for form in self.forms)]
-        raise ConfigError([Fault(self.knob, f"must be the name of a {self.kind}", name, nearest(name, known))])
+        raise ConfigError([Fault(self.knob, f"must be the name of a {self.kind}", name, self._suggest(name) or nearest(name, known))])
 
     def entries(self) -> dict[str, Spec]:
         """Every spec that has a name of its own: the built-in ones, then those of other packages."""

@@ -96,17 +96,22 @@ class NotFiniteError(OrcaError):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A sentence that suggests the nearest known name, and lists all of them unless there are many.
+    """A sentence that suggests the nearest known name, and lists all of them, or the nearest if there are many.
 
     >>> nearest("mini-swim", ["mini-swin", "mini-roberta"])
     "Did you mean 'mini-swin'? Known: mini-roberta, mini-swin."
     """
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    if close and len(names) > 16:
-        return f"Did you mean {close[0]!r}?"
+    if len(names) > MAX_LISTED:
+        near = difflib.get_close_matches(str(name), names, n=6, cutoff=0.0)
+        return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(near)}, and {len(names) - len(near)} more."
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(names)}."
+
+
+MAX_LISTED = 24
+"""Maximum number of known names that an error lists."""
 
 
 def _short(value: Any, limit: int = 120) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
@@ -145,7 +146,8 @@ def _trial_rows(
         epoch = (best if which == "best" else last).epoch
         if (weights := weights_at(epoch, selection, before, tuning)) is not None:
             (models or store).put(Address.model(result_key(config, trial.stages), which), weights, {"epoch": epoch})
-    return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts)
+    columns = json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None
+    return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts, columns)
 
 
 def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None) -> CrossModalModel:

@@ -373,18 +373,22 @@ def tasks(
     check: Annotated[bool, typer.Option("--check", help="Check for each task whether its files are present and complete.")] = False,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the table of openml/ID first; needs the package openml.")] = False,
     data: DataOption = None,
-) -> None:
-    """List the available tasks; with a name, show one in full: its files, where they must be, and whether they are.
+) -> int:
+    """List the tasks, those that can run here first; with a name, show one in full: its files, shapes, classes, columns.
+
+    Exit code 1 if a file is broken. A missing file is not broken.
 
     Example: `sweeper tasks --check --data ~/data`
     """
-    from sweeper.show.catalogue import check_tasks, describe, fetch_table
+    from sweeper.show.catalogue import check_tasks, describe_task, fetch_table, list_tasks
 
     if check and name is not None:
         raise ConfigError([Fault("--check", "must be used without a NAME", name, "`sweeper tasks NAME` checks that task's files.")])
     if fetch:
         typer.echo(f"written: {fetch_table(name or '')}", err=True)
-    typer.echo(check_tasks() if check else describe("tasks", name), nl=False)
+    text, is_whole = check_tasks() if check else (list_tasks(), True) if name is None else describe_task(name)
+    typer.echo(text, nl=False)
+    return 0 if is_whole else 1
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -82,5 +83,18 @@ def unknown_knobs(paths: Mapping[str, Any]) -> list[Fault]:
             inside = [knob for knob in KNOBS if knob.startswith(f"{path}.")]
             faults.append(Fault(path, f"must be a mapping of {', '.join(inside)}", value))
         else:
-            faults.append(Fault(path, "must be a known knob", Fault.ABSENT, nearest(path, KNOBS)))
+            faults.append(Fault(path, "must be a known knob", Fault.ABSENT, nearest_knob(path)))
     return faults
+
+
+def nearest_knob(path: str) -> str:
+    """A sentence that suggests known knobs: the nearest, or those of the same last part, `finetune.lr` for `lr`.
+
+    >>> nearest_knob("lr")
+    "Did you mean 'finetune.lr' or 'align.lr'?"
+    """
+    last = path.rpartition(".")[2]
+    if "." in path and (close := difflib.get_close_matches(path, KNOBS, n=1)):
+        return f"Did you mean {close[0]!r}?"
+    alike = sorted((knob for knob in KNOBS if knob.rpartition(".")[2] == last), key=lambda knob: not knob.startswith("finetune."))
+    return f"Did you mean {' or '.join(map(repr, alike[:2]))}?" if alike else nearest(path, KNOBS)

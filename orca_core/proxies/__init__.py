@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from orca_core.catalogue import Catalogue, NameForm
 from orca_core.errors import ConfigError, Fault
@@ -18,6 +19,7 @@ from orca_core.proxies.builtin import BUILTIN_PROXIES
 from orca_core.proxies.own import images_proxy, npz_proxy, task_proxy, text_proxy
 from orca_core.proxies.published import PUBLISHED_PROXIES
 from orca_core.proxies.spec import ProxyData, ProxySpec
+from orca_core.tasks.own.suggesting import suggest_form
 
 __all__ = ["DEFAULT_PROXY", "PROXIES", "PROXY_CATALOGUE", "ProxyData", "ProxySpec", "find_proxy"]
 
@@ -69,6 +71,7 @@ PROXY_CATALOGUE: Catalogue[ProxySpec] = Catalogue(
     builtin=PROXIES.values(),
     forms=_FORMS,
     check=_check,
+    suggest=partial(suggest_form, forms=("text", "images", "npz")),
 )
 
 

@@ -6,10 +6,14 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
 from orca_core.proxies.spec import ProxyData
+
+if TYPE_CHECKING:
+    from orca_core.tasks.entries import Column
 
 MAX_REPORTED = 10
 """Largest number of wrong lines to report."""
@@ -93,11 +97,11 @@ def read_csv(path: Path) -> ProxyData:
     """A table with a header: texts from the column `text` or `sentence`, else the first; labels from `label` or `target`, else the last."""
     from orca_core.tasks.tables import read_table, split_target
 
-    rest, label = split_target(read_table(path), ("label", "target"))
+    rest, label = split_target(read_table(path), LABEL_KEYS)
     if not rest:
         refuse([Fault("", "must have a column of texts and one of labels", [label.name]).text(str(path))])
-    named = [column for name in ("text", "sentence") for column in rest if column.name.lower() == name]
-    text = named[0] if named else rest[0]
+    named = [column for name in TEXT_KEYS for column in rest if column.name.lower() == name]
+    text, label = _as_written(named[0] if named else rest[0]), _as_written(label)
     for column in (text, label):
         if column.missing.any():
             refuse([Fault(column.name, "must have no missing entries", int(column.missing.sum())).text(str(path))])
@@ -105,8 +109,16 @@ def read_csv(path: Path) -> ProxyData:
     return number_labels([str(value) for value in text.values.tolist()], names)
 
 
+def _as_written(column: Column) -> Column:
+    """The texts of a column, unless all of its entries are plain numbers."""
+    return column if column.form == "number" and not column.missing.any() else column.as_text()
+
+
+TEXT_KEYS, LABEL_KEYS = ("text", "sentence"), ("label", "target")
+
+
 def read_jsonl(path: Path) -> ProxyData:
-    """JSON lines, each a mapping with `text` and `label`, neither of them null."""
+    """JSON lines, each a mapping with `text` (or `sentence`) and `label` (or `target`), neither of them null."""
     texts, names, wrong = [], [], []
     # Not splitlines(): a text may contain other line separators of Unicode.
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
@@ -114,7 +126,7 @@ def read_jsonl(path: Path) -> ProxyData:
             continue
         try:
             row = json.loads(line)
-            text, name = row["text"], row["label"]
+            text, name = (row[next((key for key in keys if key in row), keys[0])] for keys in (TEXT_KEYS, LABEL_KEYS))
             if text is None or name is None:
                 raise ValueError("null")
             texts.append(str(text))

@@ -8,21 +8,23 @@ checked without importing numpy or torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from orca_core.catalogue import Catalogue, NameForm
 from orca_core.plugins import check_reference
 from orca_core.tasks.builtin import BUILTIN_TASKS
 from orca_core.tasks.drug import DRUG_TASKS
 from orca_core.tasks.nb360 import NB360_TASKS
-from orca_core.tasks.openml import OPENML_TASKS, openml_task
+from orca_core.tasks.openml import OPENML_TASKS, openml_task, prefer_own_file
 from orca_core.tasks.own.arrays import npz_task
 from orca_core.tasks.own.images import domainnet_task, images_task
-from orca_core.tasks.own.tables import csv_task
+from orca_core.tasks.own.suggesting import suggest_form
+from orca_core.tasks.own.tables import csv_task, spell_address
 from orca_core.tasks.pdebench import PDEBENCH_TASKS
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.ucr import ucr_task
 
-__all__ = ["TASKS", "TASK_CATALOGUE", "Split", "TaskData", "TaskSpec", "find_task"]
+__all__ = ["TASKS", "TASK_CATALOGUE", "Split", "TaskData", "TaskSpec", "find_task", "spell_task"]
 
 TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (*BUILTIN_TASKS, *NB360_TASKS, *OPENML_TASKS, *PDEBENCH_TASKS, *DRUG_TASKS)}
 
@@ -49,7 +51,7 @@ _FORMS = (
         "csv:PATH",
         r"csv:(.*)",
         csv_task,
-        "your own table with a header; the target is the column label or target, else the last",
+        "your own table with a header; csv:PATH?target=COLUMN, else label, target or the last column",
         {"dims": "1", "kind": "either"},
     ),
     NameForm("images:PATH", r"images:(.*)", images_task, "your own pictures, a folder for each class", {"dims": "2", **_CLASSES}),
@@ -65,7 +67,14 @@ def _check(spec: TaskSpec, known: Mapping[str, TaskSpec]) -> None:
 
 
 TASK_CATALOGUE: Catalogue[TaskSpec] = Catalogue(
-    kind="task", knob="task", group="orca_core.tasks", spec_class=TaskSpec, builtin=TASKS.values(), forms=_FORMS, check=_check
+    kind="task",
+    knob="task",
+    group="orca_core.tasks",
+    spec_class=TaskSpec,
+    builtin=TASKS.values(),
+    forms=_FORMS,
+    check=_check,
+    suggest=partial(suggest_form, forms=("csv", "npz", "images")),
 )
 
 
@@ -76,4 +85,12 @@ def find_task(name: str) -> TaskSpec:
         ConfigError: If there is none; the fault offers the nearest known name.
         DataError: If the name is a file (`npz:PATH`) that is missing or not of the documented form.
     """
-    return TASK_CATALOGUE.find(name)
+    return prefer_own_file(TASK_CATALOGUE.find(name))
+
+
+def spell_task(name: str) -> str:
+    """The name of a task in the one spelling that stands for all with the same options: `csv:t.csv?kind=classes&target=a` is in order.
+
+    Names that are of no task, or have wrong options, stay as they are.
+    """
+    return f"csv:{spell_address(name.removeprefix('csv:'))}" if name.startswith("csv:") else name

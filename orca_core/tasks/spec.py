@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from orca_core.tasks.encoding import TableEncoding
+
 Kind = Literal["classification", "multilabel", "regression", "dense"]
 
 
@@ -64,6 +66,7 @@ class TaskData:
         augment: Applied to training batches of fine-tuning: (n, ...) rows and the epoch's generator -> rows.
         prepare: How stored rows become inputs of the model; None if they are.
         decode: (n, ...) outputs or targets -> the same in the unit of loss and score; None if they have it already.
+        encoding: How the rows of a table became inputs; None if the task is not made of a table.
     """
 
     train: Split
@@ -73,6 +76,7 @@ class TaskData:
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     prepare: Prepare | None = None
     decode: Callable[[Tensor], Tensor] | None = None
+    encoding: TableEncoding | None = None
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Inputs of the model for stored rows."""
@@ -104,6 +108,7 @@ class TaskSpec(DataSpec):
         reference: What `reference_data` changes, in a line; empty if the task has no such form.
         reference_score: Name of the score under `reference_data`, if it is another.
         variant: What the loader makes of the same files, where name and argument decide that: part of the data's identity.
+        notes: What the user should know before a run, in a sentence each: columns that are left out.
     """
 
     dims: Literal[1, 2]
@@ -114,6 +119,7 @@ class TaskSpec(DataSpec):
     reference: str = ""
     reference_score: str = ""
     variant: str = ""
+    notes: tuple[str, ...] = ()
 
     def score_name(self, reference: bool) -> str:
         """Name of the score, with or without `reference_data`."""

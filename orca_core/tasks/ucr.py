@@ -3,6 +3,8 @@
     ucr/NAME/NAME_TRAIN.tsv, NAME_TEST.tsv     a series per line: label and values, separated by tabs; NaN is missing, at the end padding
     ucr/NAME/NAME_TRAIN.ts, NAME_TEST.ts       the format of sktime: channels separated by colons, the label last; `?` is missing
 
+The files may also lie in `ucr/`, in `NAME/` or in the data root itself, as packages of the archive have them.
+
 Missing values are interpolated linearly between their neighbours. Each channel of each series is then brought to mean 0 and deviation
 1, as most of the archive is published, and series shorter than the longest of the data set are padded with their last value.
 """
@@ -20,9 +22,16 @@ from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import hold_out, take_rows
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+FOLDERS = ("ucr/*/", "ucr/", "*/", "")
+"""Where files are looked for below the data root; `*` is the name of the data set."""
+
+_NAME = r"[A-Za-z0-9_-]+"
 
 
 class Series(NamedTuple):
@@ -38,13 +47,11 @@ def ucr_task(name: str) -> TaskSpec:
     Raises:
         ConfigError: If it is not a possible name of a data set.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+    if not re.fullmatch(_NAME, name):
         raise ConfigError([Fault("task", "must be ucr/NAME with the name of a data set of the archive", f"ucr/{name}", "As in ucr/Crop.")])
     about = "a series a line: label and values by tabs; or a .ts file of sktime"
     files = tuple(
-        ExpectedFile(
-            f"ucr/{name}/{name}_{part}.tsv", "table", (), about, "", "timeseriesclassification.com", (f"ucr/{name}/{name}_{part}.ts",)
-        )
+        ExpectedFile(f"ucr/{name}/{name}_{part}.tsv", "table", (), about, "", "timeseriesclassification.com", _other_places(name, part))
         for part in ("TRAIN", "TEST")
     )
     return TaskSpec(
@@ -61,6 +68,19 @@ def ucr_task(name: str) -> TaskSpec:
         source="UCR Time Series Classification Archive (Dau et al. 2019)",
         expects=files,
     )
+
+
+def _other_places(name: str, part: str) -> tuple[str, ...]:
+    places = [f"{folder}{name}_{part}{suffix}" for folder in FOLDERS for suffix in (".tsv", ".ts")]
+    return tuple(place.replace("*", name) for place in places[1:])
+
+
+def list_ucr() -> list[str]:
+    """Names of the data sets whose training part is below the data root."""
+    root = Workbench.current().data_root
+    found = (path for folder in FOLDERS for suffix in (".tsv", ".ts") for path in root.glob(f"{folder}*_TRAIN{suffix}"))
+    named = {path.stem.removesuffix("_TRAIN"): path for path in found}
+    return sorted(name for name, path in named.items() if re.fullmatch(_NAME, name) and path.parent.name in (name, "ucr", root.name))
 
 
 def load_ucr(spec: TaskSpec, split_seed: int) -> TaskData:
@@ -88,7 +108,8 @@ def _decode(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
         refuse([Fault("", "must have at least two classes, and more series than classes", labels).text(str(parts["TRAIN"][0]))])
     for part, (path, held) in parts.items():
         if absent := sorted({series.label for series in held} - set(labels)):
-            refuse([Fault("", "must have only labels of the training part", absent).text(str(path))])
+            remedy = f"Those are {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}."
+            refuse([Fault("", "must have only labels of the training part", absent, remedy).text(str(path))])
         x = out.empty(f"{part}_x", (len(held), width, length))
         for row, series in enumerate(held):
             for at, channel in enumerate(series.channels):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import fill
 
 from orca_core.bodies import BODY_CATALOGUE, find_body
 from orca_core.catalogue import Catalogue, Spec
 from orca_core.errors import ConfigError, DataError, Fault, nearest
-from orca_core.proxies import PROXY_CATALOGUE, ProxySpec, find_proxy
+from orca_core.proxies import PROXY_CATALOGUE, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
 from orca_core.workbench import Workbench
 from sweeper.show.tables import text_table
+from sweeper.show.task_data import describe_data, describe_file_faults, found_ucr, is_ready, list_files
 from sweeper.space.reading import available_spaces
 from sweeper.space.yaml_reader import read_mapping
 
@@ -53,8 +56,40 @@ def _list_catalogue(catalogue: Catalogue[Spec], *columns: str) -> str:
 
 
 def _describe_tasks(name: str | None) -> str:
-    if name is None:
-        return _list_catalogue(TASK_CATALOGUE, "dims", "kind", "score")
+    return list_tasks() if name is None else describe_task(name)[0]
+
+
+def list_tasks() -> str:
+    """The tasks that can run here, then the user's own data, then those whose files are missing, grouped."""
+    columns = ("dims", "kind", "score")
+    specs = [find_task(name) for name in TASK_CATALOGUE.entries()]
+    here = [spec for spec in specs if is_ready(spec)]
+    series = found_ucr()
+    rows = [(spec.name, *(getattr(spec, column) for column in columns), spec.summary) for spec in [*here, *series[:MAX_SERIES]]]
+    if len(series) > MAX_SERIES:
+        rows.append(("ucr/...", 1, "classification", "1-accuracy", f"{len(series) - MAX_SERIES} more series of the archives"))
+    text = ["Ready to run\n", text_table(("task", *columns, "what it is"), rows), "\nYour own data, and data sets by name\n"]
+    forms = [(form.written, *(form.facts.get(column, "-") for column in columns), form.summary) for form in TASK_CATALOGUE.forms]
+    text.append(text_table(("task", *columns, "what it is"), forms))
+    missing: dict[str, list[str]] = {}
+    for spec in specs:
+        if spec not in here:
+            family, _, last = spec.name.partition("/")
+            missing.setdefault(family, []).append(last)
+    if missing:
+        text.append(f"\nFiles missing below the data root, {Workbench.current().data_root}: see `sweeper tasks NAME`\n")
+        for family, names in missing.items():
+            about = f"{family}/: {len(names)} task{'s' if len(names) > 1 else ''}, {' '.join(names)}"
+            text.append(fill(about, 100, subsequent_indent="  ") + "\n")
+    return "".join(text)
+
+
+MAX_SERIES = 10
+"""Maximum number of data sets of the UCR archive that the list of tasks names."""
+
+
+def describe_task(name: str) -> tuple[str, bool]:
+    """A task in full, and whether its files are whole or missing; False if one is broken."""
     spec = find_task(name)
     lines = _format_pairs(
         {
@@ -71,17 +106,27 @@ def _describe_tasks(name: str | None) -> str:
             "content": _content(spec),
         }
     )
+    is_whole = True
     for expected in spec.expects:
         faults = expected.faults()
         state = "present" if not faults else "broken" if expected.find().exists() else "missing"
+        is_whole &= state != "broken"
         about = ", ".join(part for part in (expected.size, expected.where) if part)
-        lines.append(f"{'file':<12} {expected.path} ({state}): {expected.text}{f' ({about})' if about else ''}")
+        path = os.path.relpath(expected.find(), Workbench.current().data_root)
+        lines.append(f"{'file':<12} {path} ({state}): {expected.text}{f' ({about})' if about else ''}")
         lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
-    for file in () if spec.expects else spec.files():
-        lines.append(f"{'file':<12} {file} ({'present' if file.is_file() else 'missing'})")
+    if not spec.expects and (files := spec.files()):
+        lines += _format_pairs({"file": list_files(files)})
+    if is_whole and spec.has_files():
+        try:
+            lines += _format_pairs(describe_data(spec))
+        except DataError as error:
+            is_whole = False
+            lines += [f"{'broken' if at == 0 else '':<12} {line}" for at, line in enumerate(str(error).splitlines())]
+    lines += [f"{'note':<12} {note}" for note in spec.notes]
     for recipe, knobs in spec.recipes.items():
         lines.append(f"{'recipe':<12} {recipe}: {json.dumps(knobs)}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", is_whole
 
 
 def _content(spec: TaskSpec) -> str:
@@ -108,22 +153,14 @@ def fetch_table(name: str) -> Path:
     return fetch_openml(int(number))
 
 
-def check_tasks() -> str:
-    """One line per task: whether its files are present and complete, judging by their headers."""
+def check_tasks() -> tuple[str, bool]:
+    """One line per task: whether its files are present and complete; and whether none are broken. Missing files are not broken."""
+    specs = [*map(find_task, TASK_CATALOGUE.entries()), *found_ucr()]
     state = {True: "present", False: "ships with the packages"}
-    rows = [(spec.name, describe_file_faults(spec) or state[bool(spec.expects)]) for spec in TASK_CATALOGUE.entries().values()]
-    return f"data root: {Workbench.current().data_root}\n" + text_table(("task", "files"), rows)
-
-
-def describe_file_faults(spec: TaskSpec | ProxySpec) -> str:
-    """Which files are missing or broken, judging by their headers, in one line; empty if none are."""
-    if missing := [file.path for file in spec.expects if not file.find().exists()]:
-        return f"missing {len(missing)} of {len(spec.expects)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-    try:
-        spec.check_files()
-    except DataError as error:
-        return f"broken: {str(error).splitlines()[0]}"
-    return ""
+    rows = [(spec.name, describe_file_faults(spec) or state[bool(spec.expects)]) for spec in specs]
+    broken = [name for name, found in rows if found.startswith("broken")]
+    text = f"data root: {Workbench.current().data_root}\n" + text_table(("task", "files"), rows)
+    return text + (f"{len(broken)} broken: {', '.join(broken)}\n" if broken else ""), not broken
 
 
 def _describe_proxies(name: str | None) -> str:

@@ -17,7 +17,7 @@ from orca_core.rows import EpochRow
 from orca_core.store import Store
 from sweeper.results.workspace import Workspace
 from sweeper.running.preflight import check_data, check_stores
-from sweeper.show.catalogue import describe_file_faults
+from sweeper.show.task_data import describe_file_faults
 
 if TYPE_CHECKING:
     import pyarrow as pa

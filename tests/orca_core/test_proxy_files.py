@@ -190,6 +190,20 @@ def test_texts_of_every_format_are_the_same(tmp_path):
     assert len(find_proxy(f"text:{tmp_path / 't.conll'}").load()) == 9
 
 
+def test_json_lines_may_have_the_other_names_of_their_columns(tmp_path):
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"sentence": text, "target": i % 2}) + "\n" for i, text in enumerate("abc")))
+    proxy = find_proxy(f"text:{tmp_path / 't.jsonl'}").load()
+    assert (proxy.inputs, proxy.label_names, proxy.labels.tolist()) == (["a", "b", "c"], ("0", "1"), [0, 1, 0])
+
+
+def test_texts_that_look_like_numbers_or_missing_entries_stay_as_they_are(tmp_path):
+    for texts in (["NA", "None"], ["5%", "6%"], ["2024-01-31", "2024-02-01"], ["1", "N/A"], [f"{'x' * 140_000}", "y"]):
+        (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},{text[:3]}\n" for text in texts))
+        proxy = find_proxy(f"text:{tmp_path / 't.csv'}").load()
+        assert list(proxy.inputs) == texts
+        assert proxy.label_names == tuple(sorted({text[:3] for text in texts}))
+
+
 def test_long_numbers_are_labels_of_their_own(tmp_path):
     (tmp_path / "t.csv").write_text("text,label\na,1234567\nb,1234568\nc,1234567.0\n")
     proxy = find_proxy(f"text:{tmp_path / 't.csv'}").load()

@@ -226,7 +226,7 @@ def test_show_has_the_label_distances_of_the_first_and_the_last_epoch_of_alignme
 )
 def test_the_catalogue_lists_entries_and_shows_one_in_full(command, entry, shown):
     listed, full = sweeper(command), sweeper(command, entry)
-    assert entry in {line.split()[0] for line in listed.stdout.splitlines()}
+    assert entry in {line.split()[0] for line in listed.stdout.splitlines() if line}
     assert shown in full.stdout
     assert (listed.exit_code, full.exit_code) == (0, 0)
 

@@ -15,7 +15,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, NotFiniteError
 from orca_core.scoring import SCORES
 from orca_core.tasks import TASKS, find_task
-from orca_core.tasks.tables import read_table, split_target
+from orca_core.tasks.tables import read_columns, read_table, split_target
 
 CSV = 'name,age,class\n"a, b",1.5,yes\nc,?,no\n"d",2,yes\n'
 
@@ -148,7 +148,7 @@ def test_a_table_may_lie_in_a_folder_of_its_own(root, place):
         ("a,class\n" + "1,x\n2,y\n" * 3, r"class: must have at least 10 rows, but got 6"),
         ("a,class\n" + "inf,x\n2,y\n" * 8, r"a: must have finite numbers"),
         ("a,class\n" + "?,x\n2,y\n" * 8, r"must have an input column without missing entries, but got \['a'\]"),
-        ("a;class\n" + "1;2\n2;3\n" * 8, r"must have a column beside the target\. Entries of a \.csv are separated by commas"),
+        ("class\n" + "1\n2\n" * 8, r"must have a column beside the target"),
         ("a,b\n" + "1,0.5\n2,1\n" * 8, r"b: must hold classes, texts or whole numbers, but got \[0\.5, 0\.5, 0\.5\]\. .*csv:"),
     ],
 )
@@ -215,3 +215,36 @@ def test_any_other_id_is_a_task_with_the_laptop_recipe_alone(root):
     assert len(config.task_spec.load(0).train) == 16
     with pytest.raises(ConfigError, match="must be openml/ID with the number"):
         find_task("openml/forty")
+
+
+@pytest.mark.parametrize(("number", "columns", "classes"), [(187, 13, 3), (1510, 30, 2)])
+def test_the_split_file_of_a_table_that_scikit_learn_ships_is_read(root, number, columns, classes):
+    shipped = find_task(f"openml/{number}")
+    shipped_digest, shipped_recipes = shipped.digest(), shipped.recipes
+    rng = np.random.default_rng(0)
+    saved = {f"y_{part}": np.arange(n) % classes for part, n in (("dev", 45), ("test", 12))}
+    saved |= {f"X_norm_{part}": rng.normal(size=(n, columns, 1)) for part, n in (("dev", 45), ("test", 12))}
+    place = root / f"{number}_dev_test_split.npy"
+    np.save(place, saved)
+    spec = find_task(f"openml/{number}")
+    loaded = spec.load(0)
+    assert loaded.test.y.tolist() == saved["y_test"].tolist()
+    assert len(loaded.train) + len(loaded.valid) == 45
+    assert spec.digest() != shipped_digest
+    assert (spec.recipes, spec.reference) == (shipped_recipes, "")  # no knob is read that was not read before
+    assert resolve_config({"task": f"openml/{number}"}).task_spec.digest() == spec.digest()
+    place.write_bytes(place.read_bytes()[:-100])
+    with pytest.raises(DataError, match=rf"{number}_dev_test_split\.npy: must be a complete"):
+        find_task(f"openml/{number}").load(0)
+    place.unlink()
+    assert find_task(f"openml/{number}").digest() == shipped_digest
+
+
+def test_rows_of_a_table_are_encoded_as_in_training(data):
+    loaded = find_task("openml/31").load(0)
+    rows = loaded.encoding.encode(read_columns(find_task("openml/31").expects[0].find()))
+    trained = {row.tobytes() for part in (loaded.train, loaded.valid, loaded.test) for row in part.x}
+    assert {row.tobytes() for row in rows} == trained
+    assert loaded.encoding.target.classes == ("bad", "good")
+    assert [name for name, _ in loaded.encoding.left_out] == ["gap"]
+    assert find_task("openml/1464").load(0).encoding is None  # the split file has no columns as they were

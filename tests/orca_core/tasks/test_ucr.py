@@ -10,7 +10,7 @@ import pytest
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.tasks import find_task
-from orca_core.tasks.ucr import complete_series, read_series
+from orca_core.tasks.ucr import complete_series, list_ucr, read_series
 
 TS = """# a comment
 @problemName Two
@@ -92,7 +92,7 @@ def test_two_epochs_train(root, two_epochs, write):
         ("Waves_TRAIN.tsv", "  1.0  2.0  3.0\n", "line 1: must be a label and values, separated by tabs"),
         ("Waves_TRAIN.tsv", "1\tNaN\tNaN\n" * 3, "series 1: must have a value in each channel"),
         ("Waves_TRAIN.tsv", "1\t1\t2\n" * 3, "must have at least two classes"),
-        ("Waves_TEST.tsv", "7\t1\t2\n", r"must have only labels of the training part, but got \['7'\]"),
+        ("Waves_TEST.tsv", "7\t1\t2\n", r"must have only labels of the training part, but got \['7'\]\. Those are -1, 1\."),
         ("Waves_TEST.tsv", "\n", "must have series"),
         ("Waves_TEST.tsv", "", "it is empty"),
     ],
@@ -137,6 +137,18 @@ def test_long_numbers_are_labels_of_their_own(root):
     (root / "ucr/Waves/Waves_TEST.tsv").write_text("1234568.0\t1\t2\t7\n")
     data = find_task("ucr/Waves").load(0)
     assert (data.num_classes, data.test.y.tolist()) == (3, [1])
+
+
+@pytest.mark.parametrize("folder", ["", "ucr", "Waves"])
+def test_files_of_a_flat_archive_are_found(root, folder):
+    write_tsv(root)
+    digest = find_task("ucr/Waves").digest()
+    (root / folder).mkdir(exist_ok=True)
+    for part in ("TRAIN", "TEST"):
+        (root / f"ucr/Waves/Waves_{part}.tsv").rename(root / folder / f"Waves_{part}.tsv")
+    spec = find_task("ucr/Waves")
+    assert (spec.digest(), spec.load(0).input_shape) == (digest, (1, 24))
+    assert list_ucr() == ["Waves"]
 
 
 def test_missing_files_and_names_that_are_none(root):
