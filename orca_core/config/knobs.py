@@ -210,8 +210,10 @@ class TrialConfig(_Part):
     """One trial, whole: every knob has its value."""
 
     task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
-    recipe: Literal["laptop", "published"] = Field(
-        "laptop", description="Which of the task's recipes provided the defaults. Not part of a trial's id; the knobs it sets are."
+    recipe: Literal["laptop", "published", "published-style"] = Field(
+        "laptop",
+        description="Which of the task's recipes provided the defaults. Omitted: `laptop` for a mini body, otherwise `published` or, for a "
+        "task without a published recipe, `published-style`. Not part of a trial's id; the knobs it sets are.",
     )
     reference_behaviour: bool = Field(
         False,

@@ -16,6 +16,7 @@ from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, parse_freezing
 from orca_core.proxies import DEFAULT_PROXY, ProxySpec, find_proxy
 from orca_core.tasks import TaskSpec, find_task
+from orca_core.tasks.published_style import PUBLISHED_STYLE, recipes_of
 
 REFERENCE_BEHAVIOUR: Mapping[str, Any] = {
     "reference_data": True,
@@ -42,8 +43,8 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A complete config from a user's settings, nested or dotted.
 
     The task's recipe provides the defaults, then `reference_behaviour`. With a mini body, or without a named one, the recipe is `laptop`
-    if the task has it; with any other body, `published`. The proxy defaults to the recipe's if the body can embed it, otherwise to the
-    default of the body's modality.
+    if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults to the recipe's if
+    the body can embed it, otherwise to the default of the body's modality.
 
     Raises:
         ConfigError: With all faults.
@@ -56,12 +57,12 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         # The other knobs can still be checked, with stand-ins for the recipe's values; the model reports a missing task.
         values = {"body.name": "mini-swin", "proxy": "noise"} | _reference_behaviour(given) | given
     else:
-        recipe = choose_recipe(spec, given)
-        wrong = unknown_knobs(flatten(spec.recipes[recipe]))
+        recipe, recipes = choose_recipe(spec, given), recipes_of(spec)
+        wrong = unknown_knobs(flatten(recipes[recipe]))
         faults += [Fault(fault.path, f"{fault.rule}, in the recipe {recipe} of {spec.name}", fault.value, fault.remedy) for fault in wrong]
-        values = flatten(spec.recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
+        values = flatten(recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
         if isinstance(values["recipe"], str) and values["recipe"] != recipe:
-            faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], spec.recipes)))
+            faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], recipes)))
     body = _checked("body.name", values, find_body, faults)
     proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
     if body is None:
@@ -89,13 +90,15 @@ def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
-    """Name of the recipe that provides the defaults: the requested one, otherwise the one that suits the body."""
+    """Name of the recipe that provides the defaults: the requested one, otherwise the one that suits the body, whatever its weights."""
+    recipes = recipes_of(spec)
     asked = given.get("recipe")
-    if isinstance(asked, str) and asked in spec.recipes:
+    if isinstance(asked, str) and asked in recipes:
         return asked
     body = given.get("body.name")
-    wanted = "laptop" if body is None or str(body).startswith("mini-") else "published"
-    return wanted if wanted in spec.recipes else next(iter(spec.recipes))
+    is_small = body is None or str(body).startswith("mini-")
+    suiting = ("laptop",) if is_small else ("published", PUBLISHED_STYLE)
+    return next((name for name in suiting if name in recipes), next(iter(recipes)))
 
 
 def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault]) -> Any:
