@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
 from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import faults_of
-from orca_core.config.knobs import TrialConfig
+from orca_core.config.knobs import TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, parse_freezing
@@ -76,7 +76,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         values["proxy"] = DEFAULT_PROXY[body.modality]
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body)
+    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -149,6 +149,29 @@ def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fau
         return []
     rule = f"must be at most the {body.num_layers} layers of {body.name}"
     return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
+
+
+def _validation_faults(config: TrialConfig | None, spec: TaskSpec | None) -> list[Fault]:
+    """Faults of the knobs that choose which rows validate."""
+    if config is None or (config.valid_share is None and config.validation == ValidationConfig()):
+        return []
+    faults, (share, folds, fold) = [], (config.valid_share, config.validation.folds, config.validation.fold)
+    if fold is not None and folds is None:
+        faults.append(Fault("validation.fold", "must be null without validation.folds", fold, "Set validation.folds, too."))
+    elif fold is not None and folds is not None and fold >= folds:
+        faults.append(Fault("validation.fold", f"must be below validation.folds = {folds}", fold, "Folds are numbered from 0."))
+    if share is not None and folds is not None:
+        remedy = "Each fold validates once, so its share is 1 / validation.folds. Remove one of the two."
+        faults.append(Fault("valid_share", "must be null with validation.folds", share, remedy))
+    if config.is_cross_validated and config.selection == "test":
+        remedy = "Folds choose the epoch on validation rows. Remove validation.folds, or set selection to valid."
+        faults.append(Fault("selection", "must be valid with validation.folds", config.selection, remedy))
+    path, value = ("valid_share", share) if share is not None else ("validation.folds", folds)
+    if value is not None and spec is not None and config.reference_data and spec.reference:
+        faults.append(Fault(path, "must be null with reference_data, which takes the reference's split", value))
+    elif value is not None and spec is not None and spec.fixed_validation:
+        faults.append(Fault(path, f"must be null for {spec.name}", value, f"{spec.fixed_validation}."))
+    return faults
 
 
 def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:

@@ -267,7 +267,7 @@ class Simulation:
 
     def _note_stored(self, trial: PlannedTrial, row: Row) -> None:
         for stage in trial.stages:
-            if (stage.kind, stage.phase) == (row.stage, row.phase):
+            if stage.reports(row):
                 if isinstance(row, StageRow):
                     self.reported.add(stage.address)
                 elif row.epoch < stage.end and row.epoch in self._planner.ends_of(stage.folder):
@@ -289,7 +289,7 @@ class Simulation:
         store = self._workspace.shared if self._share else self._workspace.private[trial.id]
         for stage in trial.stages:
             ends = job.keep_at.get(stage.folder, ())
-            keeps_tensors = stage is not trial.stages[-1] or any(epoch > stage.end for epoch in ends)
+            keeps_tensors = not trial.is_last_phase(stage) or any(epoch > stage.end for epoch in ends)
             states = store.states[stage.folder]
             has_tensors = states.get(stage.address)
             if has_tensors or (has_tensors is False and not keeps_tensors):
@@ -330,7 +330,7 @@ def simulate_scores(trial: PlannedTrial) -> dict[str, Any]:
 def simulate_epoch(trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
     """The row that a worker reports for an epoch."""
     error = simulate_scores(trial)["valid_error"] + math.exp(-epoch)
-    return EpochRow(stage=stage.kind, phase=stage.phase, epoch=epoch, valid_error=error, seconds=EPOCH_S[stage.kind])
+    return EpochRow(stage=stage.kind, phase=stage.phase, fold=stage.fold, epoch=epoch, valid_error=error, seconds=EPOCH_S[stage.kind])
 
 
 def simulate_stage(stage: Stage, *, is_reused: bool) -> StageRow:
@@ -340,6 +340,7 @@ def simulate_stage(stage: Stage, *, is_reused: bool) -> StageRow:
     return StageRow(
         stage=stage.kind,
         phase=stage.phase,
+        fold=stage.fold,
         key=stage.key,
         epochs=epochs,
         reused_epochs=epochs if is_reused else 0,

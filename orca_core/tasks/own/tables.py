@@ -16,6 +16,7 @@ from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import stratified_order
 from orca_core.tasks.tables import Column, encode_columns, number_classes, read_table, scale_columns, split_target
+from orca_core.tasks.validation import hold_out_first
 from orca_core.workbench import memoize
 
 TARGETS = ("label", "target")
@@ -71,7 +72,7 @@ def load_csv(spec: TaskSpec, split_seed: int) -> TaskData:
         strata, names = number_classes(file, target.name, values)
     order = stratified_order(strata, split_seed)
     num_test, num_valid = max(1, round(0.2 * len(order))), max(1, round(0.1 * len(order)))
-    test, valid, train = np.split(order, [num_test, num_test + num_valid])
+    test, (train, valid) = order[:num_test], hold_out_first(order[num_test:], strata, num_valid)
     if len(train) < len(names):
         rule = "must have rows for test, validation and one of each class in train"
         refuse([Fault(target.name, rule, f"{len(order)} rows, {len(names)} classes").text(str(file))])
