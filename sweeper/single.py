@@ -15,6 +15,7 @@ from sweeper.faults import Faults
 from sweeper.planning.planner import plan_trial
 from sweeper.results.workspace import Workspace
 from sweeper.running.job import TrialJob
+from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.preflight import check_adapters, check_data, check_stores
 from sweeper.running.recorder import Recorder
 from sweeper.space.reading import check_name
@@ -50,6 +51,8 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     if config.bits == "portable":
         check_pinned(device)
     check_data([config])
+    for warning in warn_of_small_parts([config]):
+        sys.stderr.write(f"warning: {warning}\n")
     check_adapters([config])
     check_stores(workspace)
     trial = plan_trial(config, device)

@@ -11,7 +11,10 @@ from orca_core.catalogue import Catalogue, Spec
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, ProxySpec, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
+from orca_core.tasks.published_style import recipes_of
+from orca_core.tasks.sizes import find_sizes
 from orca_core.workbench import Workbench
+from sweeper.running.parts import describe_majority
 from sweeper.show.tables import text_table
 from sweeper.space.reading import available_spaces
 from sweeper.space.yaml_reader import read_mapping
@@ -69,6 +72,7 @@ def _describe_tasks(name: str | None) -> str:
             "reference": spec.reference and f"with reference_data: {spec.reference}",
             "data root": Workbench.current().data_root if spec.expects else "",
             "content": _content(spec),
+            "samples": _samples(spec),
         }
     )
     for expected in spec.expects:
@@ -79,7 +83,7 @@ def _describe_tasks(name: str | None) -> str:
         lines += [f"{'':<12} {fault}" for fault in faults if state == "broken"]
     for file in () if spec.expects else spec.files():
         lines.append(f"{'file':<12} {file} ({'present' if file.is_file() else 'missing'})")
-    for recipe, knobs in spec.recipes.items():
+    for recipe, knobs in recipes_of(spec).items():
         lines.append(f"{'recipe':<12} {recipe}: {json.dumps(knobs)}")
     return "\n".join(lines) + "\n"
 
@@ -90,6 +94,17 @@ def _content(spec: TaskSpec) -> str:
         return spec.digest()[:16]
     except DataError:
         return ""
+
+
+def _samples(spec: TaskSpec) -> str:
+    """The sizes of the parts at `split_seed` 0; empty if the data is missing."""
+    try:
+        sizes = find_sizes(spec)
+    except DataError as error:
+        return f"unknown: {str(error).splitlines()[0]}"
+    if sizes is None:
+        return "unknown until the data has been used once" if spec.has_files() else ""
+    return f"{sizes.train} train, {sizes.valid} validation, {sizes.test} test{describe_majority(sizes, spec.score)}"
 
 
 def fetch_table(name: str) -> Path:

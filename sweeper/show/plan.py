@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
@@ -17,8 +18,10 @@ from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
+from sweeper.running.parts import parts_of
 from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
+from sweeper.show.knob_sources import knob_sources
 from sweeper.space.space import SearchSpace
 
 MAX_BRANCHES = 40
@@ -79,9 +82,12 @@ def build_stage_tree(plan: Plan) -> Branch:
     """The stages of a plan as a tree, with an empty root."""
     root = Branch()
     for trial in plan.trials:
-        node = root
+        ends: dict[int | None, Branch] = {}  # of the fold, or of the final training: the branch of its last stage so far
+        shared = root
         for stage in trial.stages:
-            node = node.children.setdefault(_label(trial, stage), Branch())
+            node = ends.get(stage.fold, shared).children.setdefault(_label(trial, stage), Branch())
+            ends[stage.fold] = node
+            shared = node if stage.kind in ("pretrain", "source") else shared
             node.folders.add(stage.folder)
             node.trials.add(trial.id)
             if stage.has_epochs:
@@ -89,8 +95,15 @@ def build_stage_tree(plan: Plan) -> Branch:
     return root
 
 
+def _labelled(label: str, lines: Sequence[str]) -> list[str]:
+    """Some lines, wrapped, the first of which has a label."""
+    wrapped = [part for line in lines for part in wrap(line, 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)]
+    return [f"{'' if number else label:<8} {part}" for number, part in enumerate(wrapped)]
+
+
 def _label(trial: PlannedTrial, stage: Stage) -> str:
     config = trial.config
+    folds = "" if stage.fold is None else ", folds"
     match stage.kind:
         case "pretrain":
             return f"pretrain {config.body.name}" + (f", {config.pretrain.fraction:g} of the data" if config.pretrain.fraction < 1 else "")
@@ -98,10 +111,10 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
             random = ", random" if config.body.weights == "random" else ""
             return f"source {config.proxy} by {config.body.name}{random}"
         case "align":
-            return f"align {config.task}, {config.align.objective}"
+            return f"align {config.task}, {config.align.objective}{folds}"
     start = f" {config.task}, {config.body.name}" if stage.phase == 0 else ""
     train = config.phases[stage.phase].train
-    return f"finetune{start}, {'all' if train == ALL else '+'.join(map(str, train))}"
+    return f"finetune{start}, {'all' if train == ALL else '+'.join(map(str, train))}{folds}"
 
 
 def _tree_lines(root: Branch) -> list[str]:
@@ -149,6 +162,10 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
     )
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
+    parts = parts_of(trial.config for trial in plan.trials)
+    lines += _labelled("Tasks", [of_task.line() for of_task in parts])
+    lines += _labelled("Warning", [warning for of_task in parts if (warning := of_task.warning())])
+    lines += _labelled("Knobs", knob_sources(plan, rows))
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     lines.append(f"Stages   {', '.join(stages)}")
     lines += _tree_lines(build_stage_tree(plan))

@@ -69,6 +69,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
         require=require,
         source=data,
         file=file,
+        options=tuple(path for path in base if path in _set_knobs(overrides)),
         **{key: getattr(parsed, key) for key in _COPIED},
     )
     if faults and not any(fault.path.startswith(("--set", "space", "variants", "require")) for fault in faults):
@@ -132,6 +133,11 @@ def _apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
     return merged
 
 
+def _set_knobs(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs that `--set` sets, without the keys of the sweep."""
+    return flatten({path: value for path, value in overrides.items() if not path.startswith("sweep:")})
+
+
 def _check_knobs(
     data: Mapping[str, Any],
     base: Mapping[str, Any],
@@ -142,7 +148,7 @@ def _check_knobs(
 ) -> None:
     """Check `base`, `variants`, `space` and `--set` against each other: each knob is set in only one of them."""
     varied = {knob for axis in axes for knob in axis.knobs}
-    for path, value in flatten({path: value for path, value in overrides.items() if not path.startswith("sweep:")}).items():
+    for path, value in _set_knobs(overrides).items():
         if path in varied or any(path in knobs for knobs in variants.values()):
             faults.add(f"--set {path}", "must not be a knob that the space varies", value, "Edit the file instead.")
     for section, knobs in [("base", base), *((f"variants.{name}", knobs) for name, knobs in variants.items())]:

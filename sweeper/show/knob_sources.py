@@ -1,0 +1,55 @@
+"""Where the values of the knobs of a plan come from: the search space, the command line, a recipe, or the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from orca_core.config.paths import flatten
+from orca_core.config.resolve import REFERENCE_BEHAVIOUR
+from orca_core.identity import DEFAULTS
+from orca_core.tasks import find_task
+from orca_core.tasks.published_style import PUBLISHED_STYLE, nearest_published, recipes_of
+from sweeper.planning.trials import Plan
+
+MAX_RECIPES = 6
+"""Maximum number of recipes that are printed."""
+
+
+def knob_sources(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The sources of a plan's knobs and what each sets, a line each; of recipes, the values that are not the default ones.
+
+    Args:
+        plan: The plan.
+        rows: Its trials as cells of result rows; null for a knob that a trial does not read.
+    """
+    space = plan.space
+    varied = [*dict.fromkeys(space.varied)]
+    given = [knob for knob in space.base if knob not in space.options and knob not in varied]
+    sources = [("search space", ", ".join([*given, *varied])), ("--set", ", ".join(space.options))]
+    sources += _recipes(plan, rows, {*space.base, *varied})
+    if any(trial.config.reference_behaviour for trial in plan.trials):
+        sources.append(("reference_behaviour", ", ".join(knob for knob in REFERENCE_BEHAVIOUR if knob not in {*space.base, *varied})))
+    sources.append(("defaults", "all other knobs"))
+    return [f"{source}: {knobs}" for source, knobs in sources if knobs]
+
+
+def _recipes(plan: Plan, rows: Sequence[Mapping[str, Any]], given: set[str]) -> Iterator[tuple[str, str]]:
+    """Each recipe that provides values, and these values."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for trial, row in zip(plan.trials, rows, strict=True):
+        groups.setdefault((trial.config.task, trial.config.recipe), []).append(row)
+    for task, recipe in list(groups)[:MAX_RECIPES]:
+        spec = find_task(task)
+        values = flatten(recipes_of(spec)[recipe]).items()
+        of_rows = groups[task, recipe]
+        shown = [(knob, value) for knob, value in values if knob not in given and _is_used(of_rows, knob, value)]
+        origin = f", as published for {nearest_published(spec)}" if recipe == PUBLISHED_STYLE else ""
+        yield f"recipe {recipe} of {task}{origin}", ", ".join(f"{knob} {value}" for knob, value in shown)
+    if len(groups) > MAX_RECIPES:
+        yield "other recipes", f"{len(groups) - MAX_RECIPES}; `sweeper tasks NAME` prints them"
+
+
+def _is_used(rows: Sequence[Mapping[str, Any]], knob: str, value: Any) -> bool:
+    """Whether some trial has a recipe's value: it reads the knob, takes no other value, such as a proxy that fits, and not the default."""
+    return value != DEFAULTS[knob] and any(row[knob.replace(".", "_")] == value for row in rows)
