@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,9 +46,14 @@ def _recipes(plan: Plan, rows: Sequence[Mapping[str, Any]], given: set[str]) -> 
         of_rows = groups[task, recipe]
         shown = [(knob, value) for knob, value in values if knob not in given and _is_used(of_rows, knob, value)]
         origin = f", as published for {nearest_published(spec)}" if recipe == PUBLISHED_STYLE else ""
-        yield f"recipe {recipe} of {task}{origin}", ", ".join(f"{knob} {value}" for knob, value in shown)
+        yield f"recipe {recipe} of {task}{origin}", ", ".join(f"{knob}={_spell(value)}" for knob, value in shown)
     if len(groups) > MAX_RECIPES:
         yield "other recipes", f"{len(groups) - MAX_RECIPES}; `sweeper tasks NAME` prints them"
+
+
+def _spell(value: Any) -> str:
+    """A value as YAML has it, without spaces, so that no line breaks within it."""
+    return json.dumps(value, separators=(",", ":")).strip('"')
 
 
 def _is_used(rows: Sequence[Mapping[str, Any]], knob: str, value: Any) -> bool:
