@@ -11,7 +11,7 @@ import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -287,7 +287,7 @@ class Simulation:
         """The work of a worker, stage by stage, as (seconds until its next report, the row reported). Reuses what the store has."""
         job = self.session.job(trial)
         store = self._workspace.shared if self._share else self._workspace.private[trial.id]
-        for stage in trial.stages:
+        for stage in filter(None, (cut_stage(trial, planned) for planned in trial.stages)):
             ends = job.keep_at.get(stage.folder, ())
             keeps_tensors = not trial.is_last_phase(stage) or any(epoch > stage.end for epoch in ends)
             states = store.states[stage.folder]
@@ -319,6 +319,14 @@ class Simulation:
 
     def _seconds(self, stage: Stage) -> float:
         return EPOCH_S[stage.kind] * self._random.uniform(0.5, 1.5)
+
+
+def cut_stage(trial: PlannedTrial, stage: Stage) -> Stage | None:
+    """The part of a planned stage that is run: after folds, the final training ends at the best epoch. None if that is nothing."""
+    if not trial.config.is_cross_validated or stage.kind != "finetune" or stage.fold is not None:
+        return stage
+    best: int = simulate_scores(trial)["best_epoch"]
+    return replace(stage, end=min(stage.end, best)) if stage.start < best else None
 
 
 def simulate_scores(trial: PlannedTrial) -> dict[str, Any]:
