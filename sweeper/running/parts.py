@@ -48,9 +48,9 @@ class TaskParts:
         return f"{self.config.task}: {numbers}{describe_majority(self.sizes, self._score)}"
 
     def warning(self) -> str:
-        """What the validation part is too small for; empty if it is not, or if its size is unknown."""
+        """What the validation part is too small for; empty if it is not, if it chooses nothing, or if its size is unknown."""
         number, config = self.valid_samples, self.config
-        if number is None or number >= SMALL_BELOW:
+        if number is None or number >= SMALL_BELOW or config.selection == "test":
             return ""
         shows = f", so {1 / number:.2g} is the least difference in error that they can show" if self._score == "1-accuracy" else ""
         if config.is_cross_validated or config.task_spec.fixed_validation or (config.reference_data and config.task_spec.reference):

@@ -46,7 +46,7 @@ def test_a_small_validation_part_is_warned_of_with_what_it_can_show(task):
     assert "Set validation.folds" in warning
     (folds,) = warn_of_small_parts([resolve_config({"task": task, "validation.folds": 5})])
     assert "only 24 validation samples, so 0.042" in folds
-    assert warn_of_small_parts([resolve_config({"task": "digits"})]) == []
+    assert warn_of_small_parts([resolve_config({"task": "digits"}), resolve_config({"task": task, "selection": "test"})]) == []
 
 
 def test_a_task_shows_its_parts_and_all_of_its_recipes(task):

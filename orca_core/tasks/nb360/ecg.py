@@ -73,7 +73,7 @@ def _cut_windows(arrays: dict[str, np.ndarray], records: np.ndarray, strides: tu
     """All windows of some records: starts from 0 up to, but without, length - 1000, as in the reference."""
     import numpy as np
 
-    starts, classes = [], []
+    starts, classes = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]  # there may be no records
     for record in records:
         begin, end, label = arrays["ends"][record], arrays["ends"][record + 1], arrays["classes"][record]
         starts.append(np.arange(begin, end - WINDOW, strides[label]))
