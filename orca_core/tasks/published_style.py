@@ -1,9 +1,10 @@
 """The recipe of a full-size body on a task that the reference has no configuration for.
 
 The recipe `laptop` suits the mini bodies: at its learning rate a pretrained transformer forgets what it has learned. So a task without a
-published recipe has a second one, `published-style`: the published recipe of the nearest kind of task, with two changes. Gradients are
-not accumulated over batches, as small data sets would be left with a step or two an epoch; and the proxy is the default one of the body's
-modality, which needs no download. Which recipe provides the defaults depends on the body's name alone, never on `body.weights`, so
+published recipe has a second one, `published-style`: the published recipe of the nearest kind of task, with three changes. Gradients are
+not accumulated over batches, as small data sets would be left with a step or two an epoch. A series becomes at most 16 tokens, as in the
+published recipes of short inputs: with a token for each point, which Satellite's million series allow, nothing is learned from a hundred
+(docs/bodies.md). And the proxy is the default one of the body's modality, which needs no download. Which recipe provides the defaults depends on the body's name alone, never on `body.weights`, so
 that pretrained and random weights are compared under the same settings.
 """
 
@@ -15,6 +16,9 @@ from typing import Any
 from orca_core.tasks.spec import TaskSpec
 
 PUBLISHED_STYLE = "published-style"
+
+SERIES_TOKENS = 16
+"""Of `openml/11`, `openml/188` and others."""
 
 TABLE_PREFIXES = ("csv:", "openml/")
 """Starts of the names of tables, which have no order along which a series could be read."""
@@ -51,4 +55,5 @@ def _published_style(spec: TaskSpec) -> Mapping[str, Any]:
 
     published = find_task(nearest_published(spec)).recipes["published"]
     sections = {name: knobs for name, knobs in published.items() if name != "proxy"}
-    return {**sections, "finetune": {**published["finetune"], "accum": 1}}
+    style = {**sections, "finetune": {**published["finetune"], "accum": 1}}
+    return {**style, "embedder": {"target_seq_len": SERIES_TOKENS}} if (spec.dims, spec.kind) == (1, "classification") else style
