@@ -270,9 +270,9 @@ def rows_in(part: Split) -> set[bytes]:
 
 
 def test_a_trial_by_folds_that_is_cut_anywhere_goes_on_to_the_same_rows(task, rows_of_cut_runs):
-    whole, again = rows_of_cut_runs(small(task, validation__folds=2, finetune__epochs=1), range(1, 6))
+    whole, again = rows_of_cut_runs(small(task, validation__folds=2, finetune__epochs=1), (2, 3, 5))
     assert {(row.stage, row.fold) for row in whole[0]} == {(stage, fold) for stage in ("align", "finetune") for fold in (0, 1, None)}
-    assert len(again) == 10
+    assert len(again) == 6  # cut between two folds, within one, and in the final training
     assert all(one == whole for one in again)
 
 

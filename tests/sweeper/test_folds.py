@@ -72,6 +72,11 @@ def test_a_doctor_finds_the_rows_complete(workspace):
     assert "first: rows are complete" in text
 
 
+def test_a_trial_warns_of_a_small_validation_part_before_its_rows(workspace, knobs, capsys):
+    assert run_one(knobs, workspace, name=None, device="cpu", format="json") == 0
+    assert capsys.readouterr().err.startswith(f"warning: {knobs['task']} has only 24 validation samples, so 0.042 is the least")
+
+
 def test_show_lists_the_folds(workspace):
     (row,) = workspace.sql("select trial from trials").rows()
     text = describe_trial(workspace, row["trial"])

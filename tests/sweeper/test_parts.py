@@ -10,8 +10,10 @@ import pytest
 
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
+from sweeper import sweep
 from sweeper.results.workspace import Workspace
 from sweeper.running.parts import parts_of, warn_of_small_parts
+from sweeper.running.session import Outcome
 from sweeper.show.catalogue import describe
 from sweeper.show.plan import describe_plan
 from sweeper.space.reading import parse_space
@@ -47,6 +49,17 @@ def test_a_small_validation_part_is_warned_of_with_what_it_can_show(task):
     (folds,) = warn_of_small_parts([resolve_config({"task": task, "validation.folds": 5})])
     assert "only 24 validation samples, so 0.042" in folds
     assert warn_of_small_parts([resolve_config({"task": "digits"}), resolve_config({"task": task, "selection": "test"})]) == []
+
+
+def test_a_run_warns_before_anything_starts(task, tmp_path, monkeypatch, capsys):
+    def launch(*_: object) -> Outcome:
+        assert "has only 3 validation samples" in capsys.readouterr().err
+        return Outcome.STOPPED
+
+    monkeypatch.setattr(sweep, "_launch", launch)
+    monkeypatch.setattr(sweep, "_check_machine", lambda *_: None)
+    space = parse_space({"name": "s", "base": {"task": task, "body.weights": "random", "align.epochs": 0}})
+    assert sweep.run_space(space, tmp_path / "results") == 130
 
 
 def test_a_task_shows_its_parts_and_all_of_its_recipes(task):
