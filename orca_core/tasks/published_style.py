@@ -3,8 +3,8 @@
 The recipe `laptop` suits the mini bodies: at its learning rate a pretrained transformer forgets what it has learned. So a task without a
 published recipe has a second one, `published-style`: the published recipe of the nearest kind of task, with three changes. Gradients are
 not accumulated over batches, as small data sets would be left with a step or two an epoch. A series becomes at most 16 tokens, as in the
-published recipes of short inputs: from a hundred series, with a token for each point, MiniLM learned nothing (docs/bodies.md). And the proxy
-is the default one of the body's modality, which needs no download.
+published recipes of short inputs: with a token for each point, MiniLM learned nothing from a hundred series (docs/bodies.md). And the
+proxy is the default one of the body's modality, which needs no download.
 
 Which recipe provides the defaults depends on the body's name alone, never on `body.weights`, so that pretrained and random weights are
 compared under the same settings.
