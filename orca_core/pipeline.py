@@ -150,6 +150,7 @@ def _train_folds(
         tuned = yield from _in_fold(fold, training.tune(pretrained, source))
         folds.append(tuned.rows)
         valid_samples += tuned.valid_samples
+        del tuned  # its model, before the next one is built
     return mean_rows(folds), valid_samples
 
 
