@@ -18,10 +18,9 @@ from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
-from sweeper.running.parts import parts_of
 from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
-from sweeper.show.knob_sources import knob_sources
+from sweeper.show.plan_notes import plan_notes
 from sweeper.space.space import SearchSpace
 
 MAX_BRANCHES = 40
@@ -95,12 +94,6 @@ def build_stage_tree(plan: Plan) -> Branch:
     return root
 
 
-def _labelled(label: str, lines: Sequence[str]) -> list[str]:
-    """Some lines, wrapped, the first of which has a label."""
-    wrapped = [part for line in lines for part in wrap(line, 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)]
-    return [f"{'' if number else label:<8} {part}" for number, part in enumerate(wrapped)]
-
-
 def _label(trial: PlannedTrial, stage: Stage) -> str:
     config = trial.config
     folds = "" if stage.fold is None else ", folds"
@@ -162,10 +155,8 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
     )
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
-    parts = parts_of(trial.config for trial in plan.trials)
-    lines += _labelled("Tasks", [of_task.line() for of_task in parts])
-    lines += _labelled("Warning", [warning for of_task in parts if (warning := of_task.warning())])
-    lines += _labelled("Knobs", knob_sources(plan, rows))
+    for note in plan_notes(plan, rows):
+        lines += wrap(note, 110, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False)
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     lines.append(f"Stages   {', '.join(stages)}")
     lines += _tree_lines(build_stage_tree(plan))

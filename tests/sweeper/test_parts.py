@@ -92,7 +92,7 @@ def test_a_plan_names_the_recipe_of_a_full_size_body(task, tmp_path):
     (tmp_path / "body" / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2}))
     (tmp_path / "body" / "model.safetensors").touch()
     text = plan_text(tmp_path, {"base": {"task": task, "body": f"hf:{tmp_path / 'body'}"}})
-    assert f"recipe published-style of {task}, as published for nb360/satellite:" in " ".join(text.split())
+    assert f"recipe published-style of {task}, after nb360/satellite:" in " ".join(text.split())
 
 
 def test_folds_are_counted_and_stand_in_the_tree(task, tmp_path):

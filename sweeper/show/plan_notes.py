@@ -1,4 +1,4 @@
-"""Where the values of the knobs of a plan come from: the search space, the command line, a recipe, or the defaults."""
+"""What a plan says of its tasks and knobs: sizes of the parts, small validation parts, and where the values of knobs come from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,24 @@ from orca_core.identity import DEFAULTS
 from orca_core.tasks import find_task
 from orca_core.tasks.published_style import PUBLISHED_STYLE, nearest_published, recipes_of
 from sweeper.planning.trials import Plan
+from sweeper.running.parts import parts_of
 
 MAX_RECIPES = 6
 """Maximum number of recipes that are printed."""
+
+
+def plan_notes(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The parts of each task, warnings, and the sources of knobs; one statement a line, the first of each kind with its label.
+
+    Args:
+        plan: The plan.
+        rows: Its trials as cells of result rows.
+    """
+    parts = parts_of(trial.config for trial in plan.trials)
+    warnings = [warning for of_task in parts if (warning := of_task.warning())]
+    for label, lines in (("Tasks", [of_task.line() for of_task in parts]), ("Warning", warnings), ("Knobs", knob_sources(plan, rows))):
+        for number, line in enumerate(lines):
+            yield f"{'' if number else label:<8} {line}"
 
 
 def knob_sources(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -45,7 +60,7 @@ def _recipes(plan: Plan, rows: Sequence[Mapping[str, Any]], given: set[str]) -> 
         values = flatten(recipes_of(spec)[recipe]).items()
         of_rows = groups[task, recipe]
         shown = [(knob, value) for knob, value in values if knob not in given and _is_used(of_rows, knob, value)]
-        origin = f", as published for {nearest_published(spec)}" if recipe == PUBLISHED_STYLE else ""
+        origin = f", after {nearest_published(spec)}" if recipe == PUBLISHED_STYLE else ""
         yield f"recipe {recipe} of {task}{origin}", ", ".join(f"{knob}={_spell(value)}" for knob, value in shown)
     if len(groups) > MAX_RECIPES:
         yield "other recipes", f"{len(groups) - MAX_RECIPES}; `sweeper tasks NAME` prints them"
