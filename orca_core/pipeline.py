@@ -7,8 +7,8 @@ import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
-from dataclasses import replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,15 +29,17 @@ from orca_core.model.cross_modal import CrossModalModel, build_embedder
 from orca_core.numerics import check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
-from orca_core.rows import EpochRow, Row, StageRow, TrialResult, best_row
+from orca_core.rows import EpochRow, Row, StageRow, TrialResult, best_row, mean_rows
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.seeding import derive
 from orca_core.settings import Settings
-from orca_core.stages import Stage, result_key, stages_of
+from orca_core.stages import Stage, result_key, stages_of, stages_of_training
 from orca_core.store import Artifact, Store
 from orca_core.tasks import Split, TaskData, TaskSpec
+from orca_core.tasks.sizes import keep_sizes, part_sizes
 from orca_core.tasks.spec import check_train_samples
 from orca_core.tasks.splitting import stratified_order
+from orca_core.tasks.validation import Validation
 from orca_core.trajectory import Trajectory, advance, rows_of
 from orca_core.workbench import Workbench
 
@@ -111,43 +113,75 @@ def _trial_rows(
 ) -> Generator[Row, None, TrialResult]:
     trial = _Trial(config, store, device, keep_at)
     data = trial.load_data()  # first: what is wrong with it should be reported before anything is computed
+    facts = _facts(config, data)
     pretrained = yield from trial.pretrain()
     source = yield from trial.embed_source(pretrained)
-    aligned = yield from trial.align(pretrained, source)
-    model = trial.build_model(data, pretrained, aligned)
-
-    tuning: Finetuning | None = None
-    before: Artifact | None = None
     selection = Selection.of(config)
-    rows: list[EpochRow] = []
-    trained_counts = []
-    for stage in trial.phases:
-        settings = Settings.of(config, "finetune", stage.phase)
-
-        def build(stage: Stage = stage, settings: Settings = settings, before: Artifact | None = before) -> Finetuning:
-            nonlocal tuning
-            if tuning is None:
-                distance = trial.batch_distance(settings, data, source)
-                held = selection if keep in ("best", "all") else None
-                tuning = Finetuning(settings, model, data, trial.device, selection=held, distance=distance)
-            if before is not None:
-                tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
-            tuning.start_phase(settings)
-            return tuning
-
-        is_last = stage is trial.phases[-1]
-        before = yield from trial.advance_phase(stage, build, keep_all=keep == "all", is_last=is_last)
-        model.train_only(settings.phases[-1].train, before.tensors.get(FISHER_SCORES))
-        trained_counts.append(model.num_trained())
-        rows += [row for row in rows_of(before) if row.epoch > stage.start]
-    best, last = best_row(rows, selection.split, selection.ties), rows[-1]
-    if keep != "none" and before is not None:
+    if config.is_cross_validated:
+        means, valid_samples = yield from _train_folds(config, store, device, keep_at, pretrained, source)
+        facts["valid_samples"] = valid_samples
+        chosen = best_row(means, "valid", selection.ties)
+        tuned = yield from trial.tune(pretrained, source, end=chosen.epoch, keep_all=keep == "all")
+        best = replace(tuned.rows[-1], valid_error=chosen.valid_error, valid_loss=chosen.valid_loss)
+        last = means[-1]
+    else:
+        held = selection if keep in ("best", "all") else None
+        tuned = yield from trial.tune(pretrained, source, held=held, keep_all=keep == "all")
+        best, last = best_row(tuned.rows, selection.split, selection.ties), tuned.rows[-1]
+    if keep != "none":
         which: Literal["best", "last"] = "last" if keep == "last" else "best"
-        epoch = (best if which == "best" else last).epoch
-        if (weights := weights_at(epoch, selection, before, tuning)) is not None:
-            (models or store).put(Address.model(result_key(config, trial.stages), which), weights, {"epoch": epoch})
-    columns = json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None
-    return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts, columns)
+        epoch = tuned.rows[-1].epoch if which == "last" else best.epoch
+        if (weights := weights_at(epoch, selection, tuned.end, tuned.tuning)) is not None:
+            key = result_key(config, stages_of(config, device))
+            (models or store).put(Address.model(key, which), weights, {"epoch": epoch})
+    return TrialResult.of(best, last, sum(parameter.numel() for parameter in tuned.model.parameters()), tuned.trained_counts, facts)
+
+
+def _train_folds(
+    config: TrialConfig,
+    store: Store,
+    device: str,
+    keep_at: Mapping[str, Collection[int]],
+    pretrained: Artifact | None,
+    source: Artifact | None,
+) -> Generator[Row, None, tuple[list[EpochRow], int]]:
+    """Align and fine-tune without each fold in turn; returns the mean validation row of every epoch, and the number of samples in it."""
+    folds, valid_samples = [], 0
+    for fold, part in enumerate(config.fold_configs):
+        training = _Trial(part, store, device, keep_at)
+        tuned = yield from _in_fold(fold, training.tune(pretrained, source))
+        folds.append(tuned.rows)
+        valid_samples += tuned.valid_samples
+        del tuned  # its model, before the next one is built
+    return mean_rows(folds), valid_samples
+
+
+def _in_fold(fold: int, rows: Generator[Row, None, T]) -> Generator[Row, None, T]:
+    """The same rows, each with the number of the fold. The stored ones have none, as a trial on the one fold has the same stages."""
+    with closing(rows):
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            yield replace(row, fold=fold)
+
+
+def _facts(config: TrialConfig, data: TaskData) -> dict[str, Any]:
+    """What the row of a trial says about its data, by column. `data` is that of the final training."""
+    reference = config.reference_data and bool(config.task_spec.reference)
+    if config.train_samples is None:
+        sizes = keep_sizes(config.task_spec, data, config.split_seed, reference, config.held_out)
+    else:
+        sizes = part_sizes(config.task_spec, data, reference)  # of a part of the training rows
+    return {
+        "valid_samples": sizes.valid,
+        "test_samples": sizes.test,
+        "valid_majority_error": sizes.valid_majority_error,
+        "majority_error": sizes.majority_error,
+        "task_columns": json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None,
+    }
 
 
 def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None) -> CrossModalModel:
@@ -192,8 +226,29 @@ def _distances_of_proxy(config: TrialConfig, store: Store, device: str) -> Gener
     return distances_at_start(embedder, data, labels, *features, seed=settings["seed"], device=trial.device)
 
 
+@dataclass(frozen=True)
+class _Tuned:
+    """What fine-tuning leaves.
+
+    Args:
+        model: In the state of its last epoch, if that was computed here.
+        rows: Of all epochs.
+        end: The last artifact; may hold rows alone.
+        tuning: What trained, or a part of it; None if all came from the store.
+        trained_counts: Parameters that train, by phase.
+        valid_samples: Number of samples that validated.
+    """
+
+    model: CrossModalModel
+    rows: list[EpochRow]
+    end: Artifact
+    tuning: Finetuning | None
+    trained_counts: list[int]
+    valid_samples: int
+
+
 class _Trial:
-    """The stages of one trial before fine-tuning, each from the store or computed and stored there.
+    """The stages of one training: of a trial, or of a fold of it; each from the store or computed and stored there.
 
     Every stage is built from `Settings`, its own view of the config, and from the results of the stages before it.
     """
@@ -204,7 +259,7 @@ class _Trial:
         _prepare_torch(config.threads, device)
         self.kind = numerical_kind(device)
         self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
-        self.stages = stages_of(config, device)
+        self.stages = stages_of_training(config, device)
         self.phases = [stage for stage in self.stages if stage.kind == "finetune"]
 
     def stage(self, kind: Kind) -> Stage | None:
@@ -272,6 +327,53 @@ class _Trial:
             model.embedder.load_state_dict(embedder_weights(aligned.tensors))
         return model
 
+    def tune(
+        self,
+        pretrained: Artifact | None,
+        source: Artifact | None,
+        *,
+        end: int | None = None,
+        held: Selection | None = None,
+        keep_all: bool = False,
+    ) -> Generator[Row, None, _Tuned]:
+        """Align, then fine-tune phase by phase.
+
+        Args:
+            pretrained, source: Results of the stages before.
+            end: Epoch after which to stop, on the same schedule; None = at the end of the schedule.
+            held: By which the weights of the best epoch are held; None if they are not.
+            keep_all: Whether the states of all epochs are kept.
+        """
+        data = self.load_data()
+        aligned = yield from self.align(pretrained, source)
+        model = self.build_model(data, pretrained, aligned)
+        phases = self.phases
+        if end is not None:
+            phases = [replace(stage, end=min(stage.end, end)) for stage in phases if stage.start < end]
+        tuning: Finetuning | None = None
+        before: Artifact | None = None
+        rows: list[EpochRow] = []
+        trained_counts = []
+        for stage in phases:
+            settings = Settings.of(self.config, "finetune", stage.phase)
+
+            def build(stage: Stage = stage, settings: Settings = settings, before: Artifact | None = before) -> Finetuning:
+                nonlocal tuning
+                if tuning is None:
+                    distance = self.batch_distance(settings, data, source)
+                    tuning = Finetuning(settings, model, data, self.device, selection=held, distance=distance)
+                if before is not None:
+                    tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
+                tuning.start_phase(settings)
+                return tuning
+
+            before = yield from self.advance_phase(stage, build, keep_all=keep_all, is_last=stage is phases[-1])
+            model.train_only(settings.phases[-1].train, before.tensors.get(FISHER_SCORES))
+            trained_counts.append(model.num_trained())
+            rows += [row for row in rows_of(before) if row.epoch > stage.start]
+        assert before is not None, "a schedule has at least one phase, and a phase at least one epoch"
+        return _Tuned(model, rows, before, tuning, trained_counts, len(data.valid))
+
     def load_body(self, settings: Settings, pretrained: Artifact | None, dropout: float = 0.0) -> LoadedBody:
         """The body of a stage, with its weights."""
         spec = settings.body
@@ -336,9 +438,10 @@ def load_data(settings: Settings) -> TaskData:
         settings: Of alignment or of fine-tuning.
     """
     spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
+    validation = Validation(settings["valid_share"], settings["validation.folds"], settings["validation.fold"])
     _check_scoring(spec, reference)
-    key = (spec.digest(), split_seed, reference)
-    data = Workbench.current().recall("tasks", key, lambda: spec.load(split_seed, reference), maxsize=4)
+    key = (spec.digest(), split_seed, reference, validation)
+    data = Workbench.current().recall("tasks", key, lambda: spec.load(split_seed, reference, validation), maxsize=4)
     samples = settings["train_samples"]
     if samples is None:
         return data

@@ -5,9 +5,12 @@ The columns of the result tables are the fields of these classes, with their mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Self
+
+_FOLD = "With `validation_folds`: the fold, from 0; null in the final training, which has no validation rows, and without folds."
 
 
 class Cells:
@@ -34,10 +37,11 @@ class EpochRow(Cells):
 
     stage: Annotated[str, "pretrain, align or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
+    fold: Annotated[int | None, _FOLD] = None
     epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
     train_loss: Annotated[float | None, "Mean training loss over the epoch."] = None
-    valid_loss: Annotated[float | None, "Validation loss after the epoch."] = None
-    valid_error: Annotated[float | None, "Validation error after the epoch; lower is better."] = None
+    valid_loss: Annotated[float | None, "Validation loss after the epoch; null in a final training after folds."] = None
+    valid_error: Annotated[float | None, "Validation error after the epoch; lower is better. Null like the loss."] = None
     test_error: Annotated[float | None, "Test error after the epoch; lower is better. Fine-tuning only."] = None
     distance: Annotated[
         float | None,
@@ -67,6 +71,7 @@ class StageRow(Cells):
 
     stage: Annotated[str, "pretrain, source (the proxy's features), align or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
+    fold: Annotated[int | None, _FOLD] = None
     key: Annotated[str, "Key of the stage: hash of all that its result depends on."]
     epochs: Annotated[int, "Epochs of the stage."]
     reused_epochs: Annotated[int, "Epochs of them that were found in the store."]
@@ -95,12 +100,24 @@ class TrialResult(Cells):
     TABLE: ClassVar[str] = "trials"
 
     best_epoch: Annotated[int, "Fine-tuning epoch with the lowest error on the `selection` split, from 1; ties by `selection_ties`."]
-    valid_error: Annotated[float, "Validation error of the best epoch; lower is better, unit by `score`."]
-    valid_loss: Annotated[float, "Validation loss of the best epoch."]
+    valid_error: Annotated[
+        float, "Validation error of the best epoch; lower is better, unit by `score`. With `validation_folds`: the mean over the folds."
+    ]
+    valid_loss: Annotated[float, "Validation loss of the best epoch; with `validation_folds` the mean over the folds."]
     train_loss: Annotated[float, "Mean training loss over the best epoch."]
     test_error: Annotated[float, "Test error of the best epoch; lower is better, unit by `score`."]
-    last_valid_error: Annotated[float, "Validation error of the last epoch."]
-    last_test_error: Annotated[float, "Test error of the last epoch."]
+    last_valid_error: Annotated[float, "Validation error of the last epoch; with `validation_folds` the mean over the folds."]
+    last_test_error: Annotated[
+        float | None, "Test error of the last epoch; null with `validation_folds`, as the final training ends at the best epoch."
+    ] = None
+    valid_samples: Annotated[int | None, "Number of validation samples, of all folds together. Null in rows of version 0.1."] = None
+    test_samples: Annotated[int | None, "Number of test samples."] = None
+    valid_majority_error: Annotated[
+        float | None,
+        "Validation error of a model that has learned nothing: it always answers the most frequent training class, or the mean of the "
+        "training targets. Null for dense tasks, with `validation_folds`, and where the score is not defined for it.",
+    ] = None
+    majority_error: Annotated[float | None, "The same on the test samples. A `test_error` that is not below it shows no learning."] = None
     params_total: Annotated[int, "Parameters of the model."]
     params_trained: Annotated[list[int], "Parameters that train, by phase of fine-tuning."]
     task_columns: Annotated[
@@ -111,8 +128,8 @@ class TrialResult(Cells):
     ] = None
 
     @classmethod
-    def of(cls, best: EpochRow, last: EpochRow, params_total: int, params_trained: list[int], task_columns: str | None = None) -> Self:
-        """The result of a trial from its best and its last epoch of fine-tuning."""
+    def of(cls, best: EpochRow, last: EpochRow, params_total: int, params_trained: list[int], facts: Mapping[str, Any] = {}) -> Self:
+        """The result of a trial from its best and its last epoch of fine-tuning, and what is known of its data by column."""
         scores, ends = best.cells(), last.cells()
         return cls(
             best_epoch=best.epoch,
@@ -121,11 +138,29 @@ class TrialResult(Cells):
             train_loss=scores["train_loss"],
             test_error=scores["test_error"],
             last_valid_error=ends["valid_error"],
-            last_test_error=ends["test_error"],
+            last_test_error=ends.get("test_error"),
             params_total=params_total,
             params_trained=params_trained,
-            task_columns=task_columns,
+            **facts,
         )
+
+
+def mean_rows(folds: Sequence[Sequence[EpochRow]]) -> list[EpochRow]:
+    """For each epoch of fine-tuning, a row with the means over the folds of validation error and loss; all folds have the same epochs."""
+
+    def mean(values: Iterable[float | None]) -> float:
+        return math.fsum(value for value in values if value is not None) / len(folds)
+
+    return [
+        EpochRow(
+            stage="finetune",
+            phase=rows[0].phase,
+            epoch=rows[0].epoch,
+            valid_error=mean(row.valid_error for row in rows),
+            valid_loss=mean(row.valid_loss for row in rows),
+        )
+        for rows in zip(*folds, strict=True)
+    ]
 
 
 def best_row(rows: Sequence[EpochRow], selection: str, ties: str = "earliest") -> EpochRow:

@@ -8,12 +8,15 @@ content, never by path.
 
 All stages but `source` are trajectories: their key leaves out how far they go, as epoch 60 passes through epoch 20. The
 schedules that drive them depend on epochs alone, never on the length of the run, which makes this true.
+
+A trial whose epoch is chosen by folds has the stages `align` and `finetune` of the trial on each fold, then its own, of the final training.
+At which epoch the final training ends is known only after the folds; the plan has it end with the schedule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orca_core.addresses import INTERIM, WHOLE, Address
@@ -22,6 +25,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind
 from orca_core.identity import DEFAULTS, hash_of, trial_id
+from orca_core.rows import Row
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Stage:
         start: Epochs of the trial's trajectory before this stage; only later fine-tuning phases start above 0.
         end: Epoch at which the trial leaves the trajectory; 0 for a stage without epochs.
         phase: Number of the fine-tuning phase, from 0.
+        fold: Number of the fold that it belongs to, from 0; None if it belongs to none. Not part of the key.
         needs_maker: Whether only artifacts that say what made them are taken: version 0.1, whose artifacts do not, stored two
             computations under this key.
     """
@@ -44,6 +49,7 @@ class Stage:
     end: int = 0
     phase: int = 0
     needs_maker: bool = False
+    fold: int | None = None
 
     @property
     def folder(self) -> str:
@@ -69,14 +75,31 @@ class Stage:
         """The address of the state after `epoch` epochs."""
         return Address.after(self.kind, self.key, epoch)
 
+    def reports(self, row: Row) -> bool:
+        """Whether a row of a trial that has this stage is about this stage."""
+        return (self.kind, self.phase, self.fold) == (row.stage, row.phase, row.fold)
+
 
 def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
-    """The stages of a trial, in the order they run.
+    """The stages of a trial, in the order they run: those of its folds, if it has any, before those of the final training.
 
     Args:
         config: The trial.
         device: Device type, `cpu` or `cuda`: it changes the bits.
     """
+    own = stages_of_training(config, device)
+    shared = tuple(stage for stage in own if stage.kind in ("pretrain", "source"))
+    of_folds = (
+        replace(stage, fold=fold)
+        for fold, part in enumerate(config.fold_configs)
+        for stage in stages_of_training(part, device)
+        if stage.kind not in ("pretrain", "source")
+    )
+    return (*shared, *of_folds, *own[len(shared) :])
+
+
+def stages_of_training(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
+    """The stages of one training: of a trial without its folds. Arguments as for `stages_of`."""
     found: dict[Kind, Stage] = {}
     phases: list[Stage] = []
     shared_its_keys = SHARED_ITS_KEYS.holds(config)

@@ -212,7 +212,7 @@ def best(
     Example: `sweeper best quickstart --top 3`, `sweeper best quickstart --task digits --export best.yaml`
     """
     from sweeper.results.workspace import Workspace
-    from sweeper.show.results import best_arms
+    from sweeper.show.results import best_arms, best_notes
     from sweeper.show.tables import write_table
 
     workspace = Workspace(results, store)
@@ -222,6 +222,8 @@ def best(
         typer.echo(export_best(workspace, name, task, space_file=export, model_folder=export_model), nl=False)
         return
     write_table(best_arms(workspace, name, top), format)
+    if format == "table":
+        typer.echo(best_notes(workspace, name, top), nl=False)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from sweeper.planning.planner import plan_trial
 from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_tables
 from sweeper.running.job import TrialJob
+from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.preflight import check_adapters, check_data, check_stores
 from sweeper.running.recorder import Recorder
 from sweeper.space.reading import check_name
@@ -52,6 +53,8 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         check_pinned(device)
     check_data([config])
     tell_tables([config])
+    for warning in warn_of_small_parts([config]):
+        sys.stderr.write(f"warning: {warning}\n")
     check_adapters([config])
     check_stores(workspace)
     trial = plan_trial(config, device)

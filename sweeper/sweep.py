@@ -13,6 +13,7 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_tables
 from sweeper.running.driver import claim_sweep
+from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
 from sweeper.running.preflight import check_adapters, check_data, check_room, check_stores
 from sweeper.running.reconcile import Reconciliation, reconcile
@@ -58,6 +59,9 @@ def run_space(
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
     if not quiet:
         tell_tables(trial.config for trial in first.todo)
+    if first.todo and not quiet:
+        for warning in warn_of_small_parts(trial.config for trial in first.todo):
+            sys.stderr.write(f"warning: {warning}\n")
     with claim_sweep(results, space.name):
         # Again, now that no other process can add to the results.
         found = reconcile(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)

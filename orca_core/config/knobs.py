@@ -24,6 +24,7 @@ from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distanc
 from orca_core.errors import ConfigError
 from orca_core.freezing.schedule import Phase, parse_freezing
 from orca_core.tasks import TaskSpec, find_task, spell_task
+from orca_core.tasks.validation import Validation
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -68,6 +69,23 @@ class PretrainConfig(_Part):
     fraction: Share = Field(1.0, description="Share of the pretraining data to use, in (0, 1].")
     epochs: Count = Field(8, description="Passes over that data.")
     seed: Seed = Field(0, description="Seed of pretraining, separate from the trial's, so that all seeds of an arm adapt the same body.")
+
+
+class ValidationConfig(_Part):
+    """How the best epoch is chosen."""
+
+    folds: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="Choose the epoch by cross-validation, for tasks with few samples: the rows outside the test part are dealt into this "
+        "many folds by `split_seed`, stratified by class. For each fold, alignment and fine-tuning run without its rows; the best epoch "
+        "is the one with the lowest mean validation error over the folds. Then all these rows are trained on, with the same schedule, up "
+        "to that epoch, and the test error is of that model. null = one validation part. A trial takes about `folds` + 1 times as long.",
+    )
+    fold: Annotated[int, Field(ge=0, lt=100)] | None = Field(
+        None,
+        description="With `validation.folds`: an ordinary trial on the split of this one fold, from 0; null = all folds and the final "
+        "training.",
+    )
 
 
 class EmbedderConfig(_Part):
@@ -210,8 +228,10 @@ class TrialConfig(_Part):
     """One trial, whole: every knob has its value."""
 
     task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
-    recipe: Literal["laptop", "published"] = Field(
-        "laptop", description="Which of the task's recipes provided the defaults. Not part of a trial's id; the knobs it sets are."
+    recipe: Literal["laptop", "published", "published-style"] = Field(
+        "laptop",
+        description="Which of the task's recipes provided the defaults. Omitted: `laptop` for a mini body, otherwise `published` or, for a "
+        "task without a published recipe, `published-style`. Not part of a trial's id; the knobs it sets are.",
     )
     reference_behaviour: bool = Field(
         False,
@@ -221,6 +241,12 @@ class TrialConfig(_Part):
     )
     train_samples: Count | None = Field(None, description="Number of training samples to use, drawn by `split_seed`; null = all.")
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
+    valid_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Share of the rows outside the test part that validate; null = the task's own, about a tenth. Refused where the "
+        "validation part is published or given.",
+    )
+    validation: ValidationConfig = ValidationConfig()
     reference_data: bool = Field(
         False,
         description="Use the splits and scores of the reference code, including its quirks such as validation = test; see docs/tasks.md.",
@@ -293,6 +319,22 @@ class TrialConfig(_Part):
     def body_spec(self) -> BodySpec:
         """The body, without its weights."""
         return find_body(self.body.name)
+
+    @property
+    def is_cross_validated(self) -> bool:
+        """Whether folds choose the epoch."""
+        return self.validation.folds is not None and self.validation.fold is None
+
+    @property
+    def held_out(self) -> Validation:
+        """Which rows validate."""
+        return Validation(self.valid_share, self.validation.folds, self.validation.fold)
+
+    @property
+    def fold_configs(self) -> tuple[TrialConfig, ...]:
+        """The trials on the single folds; none if the epoch is not chosen by folds."""
+        folds = range(self.validation.folds or 0) if self.is_cross_validated else ()
+        return tuple(self.model_copy(update={"validation": self.validation.model_copy(update={"fold": fold})}) for fold in folds)
 
     @property
     def align_lr(self) -> float:

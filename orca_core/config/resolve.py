@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
 from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import faults_of
-from orca_core.config.knobs import TrialConfig
+from orca_core.config.knobs import TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, parse_freezing
 from orca_core.proxies import DEFAULT_PROXY, ProxySpec, find_proxy
 from orca_core.tasks import TaskSpec, find_task
+from orca_core.tasks.published_style import PUBLISHED_STYLE, recipes_of
 
 REFERENCE_BEHAVIOUR: Mapping[str, Any] = {
     "reference_data": True,
@@ -42,8 +43,8 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A complete config from a user's settings, nested or dotted.
 
     The task's recipe provides the defaults, then `reference_behaviour`. With a mini body, or without a named one, the recipe is `laptop`
-    if the task has it; with any other body, `published`. The proxy defaults to the recipe's if the body can embed it, otherwise to the
-    default of the body's modality.
+    if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults to the recipe's if
+    the body can embed it, otherwise to the default of the body's modality.
 
     Raises:
         ConfigError: With all faults.
@@ -56,12 +57,12 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         # The other knobs can still be checked, with stand-ins for the recipe's values; the model reports a missing task.
         values = {"body.name": "mini-swin", "proxy": "noise"} | _reference_behaviour(given) | given
     else:
-        recipe = choose_recipe(spec, given)
-        wrong = unknown_knobs(flatten(spec.recipes[recipe]))
+        recipe, recipes = choose_recipe(spec, given), recipes_of(spec)
+        wrong = unknown_knobs(flatten(recipes[recipe]))
         faults += [Fault(fault.path, f"{fault.rule}, in the recipe {recipe} of {spec.name}", fault.value, fault.remedy) for fault in wrong]
-        values = flatten(spec.recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
+        values = flatten(recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
         if isinstance(values["recipe"], str) and values["recipe"] != recipe:
-            faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], spec.recipes)))
+            faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], recipes)))
     body = _checked("body.name", values, find_body, faults)
     proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
     if body is None:
@@ -75,7 +76,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         values["proxy"] = DEFAULT_PROXY[body.modality]
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body)
+    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -89,13 +90,15 @@ def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
-    """Name of the recipe that provides the defaults: the requested one, otherwise the one that suits the body."""
+    """Name of the recipe that provides the defaults: the requested one, otherwise the one that suits the body, whatever its weights."""
+    recipes = recipes_of(spec)
     asked = given.get("recipe")
-    if isinstance(asked, str) and asked in spec.recipes:
+    if isinstance(asked, str) and asked in recipes:
         return asked
     body = given.get("body.name")
-    wanted = "laptop" if body is None or str(body).startswith("mini-") else "published"
-    return wanted if wanted in spec.recipes else next(iter(spec.recipes))
+    is_small = body is None or str(body).startswith("mini-")
+    suiting = ("laptop",) if is_small else ("published", PUBLISHED_STYLE)
+    return next((name for name in suiting if name in recipes), next(iter(recipes)))
 
 
 def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault]) -> Any:
@@ -146,6 +149,29 @@ def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fau
         return []
     rule = f"must be at most the {body.num_layers} layers of {body.name}"
     return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
+
+
+def _validation_faults(config: TrialConfig | None, spec: TaskSpec | None) -> list[Fault]:
+    """Faults of the knobs that choose which rows validate."""
+    if config is None or (config.valid_share is None and config.validation == ValidationConfig()):
+        return []
+    faults, (share, folds, fold) = [], (config.valid_share, config.validation.folds, config.validation.fold)
+    if fold is not None and folds is None:
+        faults.append(Fault("validation.fold", "must be null without validation.folds", fold, "Set validation.folds, too."))
+    elif fold is not None and folds is not None and fold >= folds:
+        faults.append(Fault("validation.fold", f"must be below validation.folds = {folds}", fold, "Folds are numbered from 0."))
+    if share is not None and folds is not None:
+        remedy = "Each fold validates once, so its share is 1 / validation.folds. Remove one of the two."
+        faults.append(Fault("valid_share", "must be null with validation.folds", share, remedy))
+    if config.is_cross_validated and config.selection == "test":
+        remedy = "Folds choose the epoch on validation rows. Remove validation.folds, or set selection to valid."
+        faults.append(Fault("selection", "must be valid with validation.folds", config.selection, remedy))
+    path, value = ("valid_share", share) if share is not None else ("validation.folds", folds)
+    if value is not None and spec is not None and config.reference_data and spec.reference:
+        faults.append(Fault(path, "must be null with reference_data, which takes the reference's split", value))
+    elif value is not None and spec is not None and spec.fixed_validation:
+        faults.append(Fault(path, f"must be null for {spec.name}", value, f"{spec.fixed_validation}."))
+    return faults
 
 
 def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:

@@ -265,7 +265,7 @@ class Finetuning:
         size = self.settings["finetune.eval_batch_size"]
         with torch.no_grad(), self._autocast():
             train, valid, test = (
-                torch.cat([self.model.features(self.data.inputs(part.to(self.device))).float() for part in x.split(size)])
+                torch.cat([self.model.features(self.data.inputs(part.to(self.device))).float() for part in x.split(size)]) if len(x) else x
                 for x in (self.train[0], self.valid[0], self.test[0])
             )
         return train, valid, test
@@ -297,8 +297,10 @@ class Finetuning:
     def _decoded(self, values: Tensor) -> Tensor:
         return values if self.data.decode is None else self.data.decode(values)
 
-    def _evaluate(self, x: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float]:
-        """Loss and score of a whole set."""
+    def _evaluate(self, x: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float] | tuple[None, None]:
+        """Loss and score of a whole set; None for a set without samples."""
+        if not len(y):
+            return None, None
         self.model.eval()
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])

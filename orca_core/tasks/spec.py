@@ -15,6 +15,7 @@ from orca_core.datafiles.expected import refuse
 from orca_core.datafiles.spec import DataSpec
 from orca_core.errors import ConfigError, Fault
 from orca_core.plugins import resolve
+from orca_core.tasks.validation import OWN_SHARE, Validation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ class TaskData:
     """A data set in three parts that share no row.
 
     Args:
-        train, valid, test: The parts; valid is never empty, as the best epoch is chosen on it.
+        train, valid, test: The parts; valid is empty only where folds choose the epoch (`Validation.is_empty`).
         num_classes: Number of classes, or None if the task is not a classification.
         augment: Applied to training batches of fine-tuning: (n, ...) rows and the epoch's generator -> rows.
         prepare: How stored rows become inputs of the model; None if they are.
@@ -109,6 +110,7 @@ class TaskSpec(DataSpec):
         reference_score: Name of the score under `reference_data`, if it is another.
         variant: What the loader makes of the same files, where name and argument decide that: part of the data's identity.
         notes: What the user should know before a run, in a sentence each: columns that are left out.
+        fixed_validation: Why the validation part cannot be chosen, as a sentence without its full stop; empty if `split_seed` draws it.
     """
 
     dims: Literal[1, 2]
@@ -120,6 +122,7 @@ class TaskSpec(DataSpec):
     reference_score: str = ""
     variant: str = ""
     notes: tuple[str, ...] = ()
+    fixed_validation: str = ""
 
     def score_name(self, reference: bool) -> str:
         """Name of the score, with or without `reference_data`."""
@@ -131,16 +134,41 @@ class TaskSpec(DataSpec):
             label += f" {self.name}"
         return label + (f" {self.variant}" if self.variant else "")
 
-    def load(self, split_seed: int = 0, reference: bool = False) -> TaskData:
+    def load(self, split_seed: int = 0, reference: bool = False, validation: Validation = OWN_SHARE) -> TaskData:
         """The data, split by `split_seed`; with `reference` as the reference code has them, where the task knows that form.
+
+        Args:
+            split_seed: Draws what the split leaves to chance.
+            reference: Whether the reference code's splits and scores are wanted.
+            validation: Which rows validate. If it `is_empty`, all rows outside the test part train, and `valid` has no rows.
 
         Raises:
             DataError: If a file is missing, damaged or not of the documented form.
+            ConfigError: If the task cannot hold out what is asked for.
         """
         self.check_files()
-        data: TaskData = resolve(self.loader, self.name)(self, split_seed, *([reference] if self.reference else []))
-        refuse(f"{self.name}: {self.loader}: {broken}" for broken in broken_promises(self, data))
+        load, options = resolve(self.loader, self.name), [reference] if self.reference else []
+        if validation.is_default:
+            data: TaskData = load(self, split_seed, *options)
+        else:
+            with validation.use() as request:
+                data = load(self, split_seed, *options)
+            if not request.is_met:
+                raise ConfigError([validation.fault(f"must be null for {self.name}", f"{self.fixed_validation or _OWN_PART}.")])
+        refuse(f"{self.name}: {self.loader}: {broken}" for broken in broken_promises(self, data, validation))
+        _check_classes(self, data, validation)
         return data
+
+
+_OWN_PART = "Its loader brings a validation part of its own"
+
+
+def _check_classes(spec: TaskSpec, data: TaskData, validation: Validation) -> None:
+    """Check that enough rows are left to train on: a row of each class, where rows are held out otherwise than the task does."""
+    import numpy as np
+
+    if not validation.is_default and data.num_classes is not None and len(np.unique(data.train.y)) < data.num_classes:
+        raise ConfigError([validation.fault(f"must leave a row of each of the {data.num_classes} classes of {spec.name} in train")])
 
 
 _MOVED_LOADERS = {
@@ -152,7 +180,7 @@ _MOVED_LOADERS = {
 """Loaders whose module was renamed -> their first name, which stays in digests so that stored results remain valid."""
 
 
-def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
+def broken_promises(spec: TaskSpec, data: TaskData, validation: Validation = OWN_SHARE) -> list[str]:
     """Which promises of `TaskData` and `Split` a loader's data break, as far as shapes, dtypes and class ids tell; a line each."""
     if not isinstance(data, TaskData):
         return [f"must return TaskData, but returned {type(data).__name__}."]
@@ -163,7 +191,7 @@ def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
         lines.append(f"inputs must have channels and {spec.dims} dimensions, but have the shape {data.input_shape}.")
     axes = {"classification": 1, "dense": spec.dims + 2}.get(spec.kind, 2)
     kind = "int64" if spec.kind == "classification" else "float32"
-    for name in ("train", "valid", "test"):
+    for name in ("train", "test") if validation.is_empty else ("train", "valid", "test"):
         part = getattr(data, name)
         if len(part.x) != len(part.y) or not len(part.x):
             lines.append(f"{name} must have as many y as x, at least one, but has {len(part.y)} and {len(part.x)}.")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orca_core.tasks.spec import Split, TaskData
+from orca_core.tasks.validation import hold_out_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,26 +46,28 @@ def deal(x: np.ndarray, y: np.ndarray, seed: int, *, num_valid: int, num_test: i
         x: (n, ...) inputs.
         y: (n,) class ids, or (n, ...) dense targets.
         seed: >= 0; the only source of chance.
-        num_valid, num_test: Rows of those parts; train has the others.
+        num_valid, num_test: Rows of those parts; train has the others. `valid_share` and `validation.folds` override `num_valid`.
     """
     import numpy as np
 
     strata = y if y.ndim == 1 else np.zeros(len(y), dtype=np.int64)
-    test, valid, train = np.split(stratified_order(strata, seed), [num_test, num_test + num_valid])
+    order = stratified_order(strata, seed)
+    test, (train, valid) = order[:num_test], hold_out_first(order[num_test:], strata, num_valid)
     return Split(x[train], y[train]), Split(x[valid], y[valid]), Split(x[test], y[test])
 
 
 def hold_out(y: np.ndarray, share: float, split_seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of train and of a validation part split off by the seed, each in ascending order; stratified if y is (n,).
 
-    At least one row is held out, and at least one is left.
+    At least one row is held out, and at least one is left. `valid_share` and `validation.folds` override the share.
     """
     import numpy as np
 
     strata = y if y.ndim == 1 else np.zeros(len(y), dtype=np.int64)
     order = stratified_order(strata, split_seed)
     number = min(max(1, round(share * len(y))), len(y) - 1)
-    return np.sort(order[number:]), np.sort(order[:number])
+    train, valid = hold_out_first(order, strata, number)
+    return np.sort(train), np.sort(valid)
 
 
 def take_rows(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Split:

@@ -8,9 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from orca_core.config.paths import flatten, unknown_knobs
+from orca_core.errors import ConfigError
 from orca_core.scoring.losses import LOSSES
 from orca_core.scoring.scores import SCORES
 from orca_core.tasks import TASK_CATALOGUE, Split, TaskData, TaskSpec
+from orca_core.tasks.validation import Validation
 
 _loaded: dict[tuple[str, int], tuple[TaskSpec, TaskData]] = {}
 
@@ -62,7 +64,7 @@ class TaskContract:
             assert not missing, f"train.y must hold every class, but lacks {sorted(missing)}"
 
     def test_parts_share_no_row(self) -> None:
-        rows = {name: {row.tobytes() for row in part.x} for name, part in _parts(self.data()).items()}
+        rows = {name: _rows(part) for name, part in _parts(self.data()).items()}
         for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
             shared = len(rows[one] & rows[other])
             assert not shared, f"{one} and {other} must share no row, but share {shared}"
@@ -80,8 +82,26 @@ class TaskContract:
         same = data.valid.x.tobytes() == other.valid.x.tobytes()
         assert same != self.splits_by_seed, f"with splits_by_seed {self.splits_by_seed}, valid.x must {'not ' if same else ''}be the same"
 
+    def test_folds_hold_rows_out_or_are_refused(self) -> None:
+        folds = Validation(folds=2, fold=0), Validation(folds=2, fold=1), Validation(folds=2)
+        try:
+            first, second, final = (self.spec.load(0, validation=validation) for validation in folds)
+        except ConfigError:
+            return  # its validation part is fixed, or there is only one row of a class
+        assert not self.spec.fixed_validation, "a task with fixed_validation must not change its validation part"
+        assert len(final.valid) == 0, "valid must be empty if no fold validates"
+        for data in (first, second):
+            shared = len(_rows(data.train) & _rows(data.valid))
+            assert not shared, f"train and valid of a fold must share no row, but share {shared}"
+        shared = len(_rows(first.valid) & _rows(second.valid))
+        assert not shared, f"the validation parts of two folds must share no row, but share {shared}"
+
     def test_it_can_be_sent_to_a_worker(self) -> None:
         assert pickle.loads(pickle.dumps(self.spec)).digest() == self.spec.digest(), "the digest must survive pickling"
+
+
+def _rows(part: Split) -> set[bytes]:
+    return {row.tobytes() for row in part.x}
 
 
 def _parts(data: TaskData) -> dict[str, Split]:

@@ -90,9 +90,9 @@ class CostModel:
                 ends = plan.keep_at.get(stage.folder, [stage.end])
                 if stage.kind == "finetune":
                     known += trained > 0
-                    if plan.space.keep == "all":
+                    if plan.space.keep == "all" and stage.fold is None:
                         stays += state * (max(ends) - stage.start)
-                    elif len(ends) > 1 or stage is not trial.finetuning[-1]:
+                    elif len(ends) > 1 or not trial.is_last_phase(stage):
                         shared += state * len(ends)
                 else:
                     size = self._measured.bytes.get((stage.kind, config.task, config.body.name))

@@ -67,11 +67,11 @@ class TrialQueue:
             return trial
         return None
 
-    def publish(self, trial_id: str, kind: str, phase: int = 0, epoch: int | None = None) -> None:
+    def publish(self, trial_id: str, kind: str, phase: int = 0, epoch: int | None = None, fold: int | None = None) -> None:
         """Record that a running trial has stored one of its stages or, with `epoch`, an interim state from which other trials go on."""
         trial = self._running.get(trial_id)
         for stage in trial.stages if trial else ():
-            if (stage.kind, stage.phase) != (kind, phase):
+            if (stage.kind, stage.phase, stage.fold) != (kind, phase, fold):
                 continue
             self._published.add(stage.address if epoch is None else stage.address_at(epoch))
             # After an interim state the leader goes on computing: it keeps its claim on the rest of the trajectory.

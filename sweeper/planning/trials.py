@@ -38,8 +38,12 @@ class PlannedTrial:
 
     @property
     def finetuning(self) -> tuple[Stage, ...]:
-        """The stages of its fine-tuning, one per phase."""
+        """The stages of its fine-tuning: one per phase, of each fold, if it has any, and of the trial itself."""
         return tuple(stage for stage in self.stages if stage.kind == "finetune")
+
+    def is_last_phase(self, stage: Stage) -> bool:
+        """Whether a stage is the last phase of fine-tuning, of a fold or of the trial itself: nothing in the trial goes on from it."""
+        return stage.kind == "finetune" and stage.phase == len(self.config.phases) - 1
 
     def accepts(self, row: Mapping[str, Any]) -> bool:
         """Whether a finished row holds this trial's current result. Version 0.1, whose rows lack `numpy_version`, stored two computations

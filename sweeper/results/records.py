@@ -147,8 +147,8 @@ Knobs that have no effect in a trial (the proxy, when `align_epochs` is 0) are n
 
 _ROWS = {
     "trials": "One row per trial: config, scores, times, provenance, status.",
-    "metrics": "One row per trial, stage and epoch. A reused stage has the same rows as the trial that computed it.",
-    "stages": "One row per trial and stage (fine-tuning: and phase), computed or reused.",
+    "metrics": "One row per trial, stage, fold and epoch. A reused stage has the same rows as the trial that computed it.",
+    "stages": "One row per trial, stage and fold (fine-tuning: and phase), computed or reused.",
 }
 
 

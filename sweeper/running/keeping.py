@@ -57,7 +57,7 @@ class StateKeeper:
             self._needed_by[stage.folder] -= 1
             # The last phase of a COMPLETE trial stores rows but no tensors, unless trials share its trajectory or its state holds the
             # layers that `surgical` chose. So for most trials of a sweep there is nothing to drop, and the store is not accessed.
-            has_state = stage is not trial.finetuning[-1] or bool(self._planner.ends_of(stage.folder)) or status != "COMPLETE"
+            has_state = not trial.is_last_phase(stage) or bool(self._planner.ends_of(stage.folder)) or status != "COMPLETE"
             has_state |= trial.config.phases[stage.phase].is_surgical
             if self._needed_by[stage.folder] <= 0 and (has_state or self._planner.space.keep == "none"):
                 self._ended.append((batch, stage.folder))

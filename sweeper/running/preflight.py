@@ -35,15 +35,18 @@ def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = Tr
             proxy.check_files()
             if ":" in name and decode and proxy.loader:
                 proxy.load()  # the user's own data: only reading it shows whether it is valid
-    wanted = {(config.task, config.split_seed, config.reference_data, config.train_samples): config.task_spec for config in configs}
-    for (task, split_seed, reference, train_samples), spec in wanted.items():
-        if ":" not in task and train_samples is None and not spec.expects:
+    wanted = {
+        (config.task, config.split_seed, config.reference_data, config.train_samples, config.held_out): config.task_spec
+        for config in configs
+    }
+    for (task, split_seed, reference, train_samples, validation), spec in wanted.items():
+        if ":" not in task and train_samples is None and validation.is_default and not spec.expects:
             continue  # data that ships with packages is known to be valid
         with faults.collecting("task"):
             if spec.expects and not decode:
                 spec.check_files()
                 continue
-            data = spec.load(split_seed, reference)
+            data = spec.load(split_seed, reference, validation)
             if train_samples is not None:
                 check_train_samples(data, train_samples, task)
     faults.raise_if_any(file)

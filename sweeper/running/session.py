@@ -171,9 +171,9 @@ class Session:
         self.recorder.add_rows(trial_id, rows)
         for row in rows:
             if isinstance(row, StageRow):
-                self._queue.publish(trial_id, row.stage, row.phase)
+                self._queue.publish(trial_id, row.stage, row.phase, fold=row.fold)
             elif any(self._leaves_state(stage, row) for stage in trial.stages):
-                self._queue.publish(trial_id, row.stage, row.phase, row.epoch)
+                self._queue.publish(trial_id, row.stage, row.phase, row.epoch, row.fold)
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record how a trial ended: write its row, release its claims, and let tpe propose further trials."""
@@ -269,7 +269,7 @@ class Session:
 
         Not for the last epoch, whose row is reported before its state is stored: the row of the stage announces that one.
         """
-        is_interim = (stage.kind, stage.phase) == (row.stage, row.phase) and row.epoch < stage.end
+        is_interim = stage.reports(row) and row.epoch < stage.end
         return is_interim and row.epoch in self._planner.ends_of(stage.folder)
 
     def _is_overdue(self, trial_id: str) -> bool:

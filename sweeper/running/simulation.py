@@ -11,7 +11,7 @@ import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -267,7 +267,7 @@ class Simulation:
 
     def _note_stored(self, trial: PlannedTrial, row: Row) -> None:
         for stage in trial.stages:
-            if (stage.kind, stage.phase) == (row.stage, row.phase):
+            if stage.reports(row):
                 if isinstance(row, StageRow):
                     self.reported.add(stage.address)
                 elif row.epoch < stage.end and row.epoch in self._planner.ends_of(stage.folder):
@@ -287,9 +287,9 @@ class Simulation:
         """The work of a worker, stage by stage, as (seconds until its next report, the row reported). Reuses what the store has."""
         job = self.session.job(trial)
         store = self._workspace.shared if self._share else self._workspace.private[trial.id]
-        for stage in trial.stages:
+        for stage in filter(None, (cut_stage(trial, planned) for planned in trial.stages)):
             ends = job.keep_at.get(stage.folder, ())
-            keeps_tensors = stage is not trial.stages[-1] or any(epoch > stage.end for epoch in ends)
+            keeps_tensors = not trial.is_last_phase(stage) or any(epoch > stage.end for epoch in ends)
             states = store.states[stage.folder]
             has_tensors = states.get(stage.address)
             if has_tensors or (has_tensors is False and not keeps_tensors):
@@ -321,6 +321,14 @@ class Simulation:
         return EPOCH_S[stage.kind] * self._random.uniform(0.5, 1.5)
 
 
+def cut_stage(trial: PlannedTrial, stage: Stage) -> Stage | None:
+    """The part of a planned stage that is run: after folds, the final training ends at the best epoch. None if that is nothing."""
+    if not trial.config.is_cross_validated or stage.kind != "finetune" or stage.fold is not None:
+        return stage
+    best: int = simulate_scores(trial)["best_epoch"]
+    return replace(stage, end=min(stage.end, best)) if stage.start < best else None
+
+
 def simulate_scores(trial: PlannedTrial) -> dict[str, Any]:
     """Scores that depend only on the trial's id."""
     error = int(trial.id[:8], 16) / 16**8
@@ -330,7 +338,7 @@ def simulate_scores(trial: PlannedTrial) -> dict[str, Any]:
 def simulate_epoch(trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
     """The row that a worker reports for an epoch."""
     error = simulate_scores(trial)["valid_error"] + math.exp(-epoch)
-    return EpochRow(stage=stage.kind, phase=stage.phase, epoch=epoch, valid_error=error, seconds=EPOCH_S[stage.kind])
+    return EpochRow(stage=stage.kind, phase=stage.phase, fold=stage.fold, epoch=epoch, valid_error=error, seconds=EPOCH_S[stage.kind])
 
 
 def simulate_stage(stage: Stage, *, is_reused: bool) -> StageRow:
@@ -340,6 +348,7 @@ def simulate_stage(stage: Stage, *, is_reused: bool) -> StageRow:
     return StageRow(
         stage=stage.kind,
         phase=stage.phase,
+        fold=stage.fold,
         key=stage.key,
         epochs=epochs,
         reused_epochs=epochs if is_reused else 0,

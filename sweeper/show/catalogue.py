@@ -13,7 +13,10 @@ from orca_core.catalogue import Catalogue, Spec
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
+from orca_core.tasks.published_style import recipes_of
+from orca_core.tasks.sizes import find_sizes
 from orca_core.workbench import Workbench
+from sweeper.running.parts import describe_majority
 from sweeper.show.tables import text_table
 from sweeper.show.task_data import describe_data, describe_file_faults, found_ucr, is_ready, list_files
 from sweeper.space.reading import available_spaces
@@ -104,6 +107,7 @@ def describe_task(name: str) -> tuple[str, bool]:
             "reference": spec.reference and f"with reference_data: {spec.reference}",
             "data root": Workbench.current().data_root if spec.expects else "",
             "content": _content(spec),
+            "samples": _samples(spec),
         }
     )
     is_whole = True
@@ -124,7 +128,7 @@ def describe_task(name: str) -> tuple[str, bool]:
             is_whole = False
             lines += [f"{'broken' if at == 0 else '':<12} {line}" for at, line in enumerate(str(error).splitlines())]
     lines += [f"{'note':<12} {note}" for note in spec.notes]
-    for recipe, knobs in spec.recipes.items():
+    for recipe, knobs in recipes_of(spec).items():
         lines.append(f"{'recipe':<12} {recipe}: {json.dumps(knobs)}")
     return "\n".join(lines) + "\n", is_whole
 
@@ -135,6 +139,17 @@ def _content(spec: TaskSpec) -> str:
         return spec.digest()[:16]
     except DataError:
         return ""
+
+
+def _samples(spec: TaskSpec) -> str:
+    """The sizes of the parts at `split_seed` 0; empty if the data is missing."""
+    try:
+        sizes = find_sizes(spec)
+    except DataError as error:
+        return f"unknown: {str(error).splitlines()[0]}"
+    if sizes is None:
+        return "unknown until the data has been used once" if spec.has_files() else ""
+    return f"{sizes.train} train, {sizes.valid} validation, {sizes.test} test{describe_majority(sizes, spec.score)}"
 
 
 def fetch_table(name: str) -> Path:

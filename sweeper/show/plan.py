@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
@@ -20,6 +21,7 @@ from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_tables
 from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
+from sweeper.show.plan_notes import plan_notes
 from sweeper.space.space import SearchSpace
 
 MAX_BRANCHES = 40
@@ -81,9 +83,12 @@ def build_stage_tree(plan: Plan) -> Branch:
     """The stages of a plan as a tree, with an empty root."""
     root = Branch()
     for trial in plan.trials:
-        node = root
+        ends: dict[int | None, Branch] = {}  # of the fold, or of the final training: the branch of its last stage so far
+        shared = root
         for stage in trial.stages:
-            node = node.children.setdefault(_label(trial, stage), Branch())
+            node = ends.get(stage.fold, shared).children.setdefault(_label(trial, stage), Branch())
+            ends[stage.fold] = node
+            shared = node if stage.kind in ("pretrain", "source") else shared
             node.folders.add(stage.folder)
             node.trials.add(trial.id)
             if stage.has_epochs:
@@ -93,6 +98,7 @@ def build_stage_tree(plan: Plan) -> Branch:
 
 def _label(trial: PlannedTrial, stage: Stage) -> str:
     config = trial.config
+    folds = "" if stage.fold is None else ", folds"
     match stage.kind:
         case "pretrain":
             return f"pretrain {config.body.name}" + (f", {config.pretrain.fraction:g} of the data" if config.pretrain.fraction < 1 else "")
@@ -100,10 +106,10 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
             random = ", random" if config.body.weights == "random" else ""
             return f"source {config.proxy} by {config.body.name}{random}"
         case "align":
-            return f"align {config.task}, {config.align.objective}"
+            return f"align {config.task}, {config.align.objective}{folds}"
     start = f" {config.task}, {config.body.name}" if stage.phase == 0 else ""
     train = config.phases[stage.phase].train
-    return f"finetune{start}, {'all' if train == ALL else '+'.join(map(str, train))}"
+    return f"finetune{start}, {'all' if train == ALL else '+'.join(map(str, train))}{folds}"
 
 
 def _tree_lines(root: Branch) -> list[str]:
@@ -151,6 +157,8 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
     )
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
+    for note in plan_notes(plan, rows):
+        lines += wrap(note, 110, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False)
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     lines.append(f"Stages   {', '.join(stages)}")
     lines += _tree_lines(build_stage_tree(plan))

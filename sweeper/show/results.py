@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.arms import rank_arms
+from sweeper.analysis.resolution import describe_resolution
 from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
 from sweeper.running.driver import driver_of
@@ -24,6 +25,16 @@ def best_arms(workspace: Workspace, name: str, top: int) -> pa.Table:
 
     arms = rank_arms(workspace.results, name).arms
     return pa.Table.from_pylist([{"rank": rank} | dict(arm.line) for of_task in arms.values() for rank, arm in enumerate(of_task[:top], 1)])
+
+
+def best_notes(workspace: Workspace, name: str, top: int) -> str:
+    """What the table of `best_arms` cannot show: arms that validation does not tell apart, and arms that have learned nothing."""
+    ranking = rank_arms(workspace.results, name)
+    return "".join(
+        f"{task}: {note}\n"
+        for task, arms in ranking.arms.items()
+        for note in describe_resolution(ranking.metric, [arm.rows for arm in arms[:top]])
+    )
 
 
 def sweep_status(workspace: Workspace, name: str | None) -> pa.Table:

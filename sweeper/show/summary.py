@@ -22,7 +22,7 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
         outcome: How the run ended.
         planned: Current rows of the planned trials.
     """
-    from sweeper.show.results import best_arms
+    from sweeper.show.results import best_arms, best_notes
     from sweeper.show.tables import render
 
     space, lines = found.plan.space, []
@@ -41,6 +41,7 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
     if outcome is Outcome.FINISHED and any(row["status"] == "COMPLETE" for row in planned):
         lines.append(f"Best arms by {space.metric}, mean over seeds:")
         lines.append(render(best_arms(workspace, space.name, top=3), "table").rstrip("\n"))
+        lines += best_notes(workspace, space.name, top=3).splitlines()
     uri = workspace.uri
     lines.append(f'Tables: {uri}/trials, metrics, stages. Query them: sweeper query "select * from trials" --results {uri}')
     return "\n".join(lines) + "\n"

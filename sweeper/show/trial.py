@@ -34,14 +34,16 @@ def describe_trial(workspace: Workspace, trial: str) -> str:
             text.append(f"\n{title}")
             text += [f"  {key:<28} {_format_value(value)}" for key, value in row.items() if key in keys and value is not None]
         where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
-        stages = workspace.sql(f"select stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
+        in_folds = row.get("validation_folds") is not None and row.get("validation_fold") is None
+        fold = "fold, " if in_folds else ""
+        stages = workspace.sql(f"select {fold}stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
         text += ["\nstages", render(stages, "table").rstrip()]
-        order = "order by list_position(['pretrain', 'align', 'finetune'], stage), epoch"
-        excluded = "sweep, trial, attempt, label_distances, proxy_distance, proxy_distance_unlabelled"
+        order = "order by fold nulls last, list_position(['pretrain', 'align', 'finetune'], stage), epoch"
+        excluded = "sweep, trial, attempt, label_distances, proxy_distance, proxy_distance_unlabelled" + ("" if in_folds else ", fold")
         metrics = workspace.sql(f"select * exclude ({excluded}) from metrics {where} {order}").arrow()
         text += ["\nepochs", render(metrics, "table").rstrip()]
         distances = workspace.sql(
-            f"select epoch, label_distances from metrics {where} and label_distances is not null order by epoch"
+            f"select epoch, label_distances from metrics {where} and fold is null and label_distances is not null order by epoch"
         ).rows()
         text += _format_label_distances(distances[:1] + distances[1:][-1:])
         if row["traceback"]:

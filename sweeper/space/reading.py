@@ -10,7 +10,7 @@ from typing import Any
 from orca_core.config.paths import flatten
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.faults import Faults
-from sweeper.space.axes import Axis
+from sweeper.space.axes import RECIPE, Axis
 from sweeper.space.axis_reader import read_axes
 from sweeper.space.conditions import Requirement, read_condition, refuse_tuned
 from sweeper.space.file import BITS_OF_THE_SWEEP, METRICS, SHORTHAND_KEYS, SpaceFile, parse_keys
@@ -58,6 +58,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     _check_sweep(parsed, axes, base, wrong, faults)
     require = _read_requirements(parsed, axes, faults)
     _check_threads(parsed, base, faults)
+    _check_folds(parsed, base, variants, axes, faults)
     if parsed.bits == "portable" and parsed.resources.gpu > 0:
         faults.add("bits", "must be native on GPUs, where bits cannot be pinned", parsed.bits)
     space = SearchSpace(
@@ -69,6 +70,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
         require=require,
         source=data,
         file=file,
+        options=tuple(path for path in base if path in _set_knobs(overrides)),
         **{key: getattr(parsed, key) for key in _COPIED},
     )
     if faults and not any(fault.path.startswith(("--set", "space", "variants", "require")) for fault in faults):
@@ -132,6 +134,11 @@ def _apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
     return merged
 
 
+def _set_knobs(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs that `--set` sets, without the keys of the sweep."""
+    return flatten({path: value for path, value in overrides.items() if not path.startswith("sweep:")})
+
+
 def _check_knobs(
     data: Mapping[str, Any],
     base: Mapping[str, Any],
@@ -142,7 +149,7 @@ def _check_knobs(
 ) -> None:
     """Check `base`, `variants`, `space` and `--set` against each other: each knob is set in only one of them."""
     varied = {knob for axis in axes for knob in axis.knobs}
-    for path, value in flatten({path: value for path, value in overrides.items() if not path.startswith("sweep:")}).items():
+    for path, value in _set_knobs(overrides).items():
         if path in varied or any(path in knobs for knobs in variants.values()):
             faults.add(f"--set {path}", "must not be a knob that the space varies", value, "Edit the file instead.")
     for section, knobs in [("base", base), *((f"variants.{name}", knobs) for name, knobs in variants.items())]:
@@ -193,6 +200,19 @@ def _check_threads(parsed: SpaceFile, base: Mapping[str, Any], faults: Faults) -
     threads = base.get("threads", 1)
     if isinstance(threads, int) and threads > max(1.0, parsed.resources.cpu):
         faults.add("resources.cpu", f"must be at least base.threads = {threads}", parsed.resources.cpu)
+
+
+def _check_folds(
+    parsed: SpaceFile, base: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis], faults: Faults
+) -> None:
+    """Refuse early stopping of trials whose epoch is chosen by folds: their error is known only when all folds have ended."""
+    settings = [base, *variants.values(), *({axis.path: value} for axis in axes for value in axis.values)]
+    by_folds = any(knobs.get("validation.folds") not in (None, RECIPE) for knobs in settings)
+    of_one_fold = any(knobs.get("validation.fold") not in (None, RECIPE) for knobs in settings)
+    if parsed.scheduler.name == "fifo" or of_one_fold or not by_folds:
+        return
+    remedy = "Remove the scheduler, or validation.folds: a trial with folds has a validation error only when all of them have ended."
+    faults.add("scheduler.name", "must be fifo with validation.folds", parsed.scheduler.name, remedy)
 
 
 def _combination_faults(space: SearchSpace) -> Sequence[Fault]:

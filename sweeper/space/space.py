@@ -38,7 +38,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A validated search space. Its fields are those of `SpaceFile`, except that `base` is flat, and `axes` come from `space`."""
+    """A validated search space. Its fields are those of `SpaceFile`, except that `base` is flat, `axes` come from `space`, and
+    `options` are the knobs of `base` that the command line set."""
 
     name: str
     description: str
@@ -57,6 +58,7 @@ class SearchSpace:
     keep: Keep
     source: Mapping[str, Any]
     file: str = ""
+    options: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:

@@ -75,10 +75,12 @@ def _check_results(workspace: Workspace, repair: bool) -> Iterator[Finding]:
 def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     """Check each sweep: its driver, and whether trials that are COMPLETE lack rows of epochs, as they do after a file is lost."""
     results = workspace.results
+    by_folds = "validation_folds is not null and validation_fold is null"
+    expected = f"case when {by_folds} then validation_folds * finetune_epochs + best_epoch else finetune_epochs end"
     lost = workspace.sql(
         "select sweep, trial from trials "
         "left join (select sweep, trial, count(*) as epochs from metrics where stage = 'finetune' group by all) using (sweep, trial) "
-        "where status = 'COMPLETE' and coalesce(epochs, 0) != finetune_epochs"
+        f"where status = 'COMPLETE' and coalesce(epochs, 0) != {expected}"
     )
     of_sweep: dict[str, set[str]] = {}
     for row in lost.rows():

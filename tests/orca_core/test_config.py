@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from orca_core.config.paths import KNOBS, flatten, nest
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, Fault
+from orca_core.tasks import find_task
+from orca_core.tasks.published_style import NEAREST
+from orca_core.tasks.spec import Kind
 
 
 def faults_in(knobs: dict) -> dict[str, Fault]:
@@ -57,6 +62,55 @@ def test_the_recipe_is_the_one_asked_for_or_the_one_that_suits_the_body(knobs, r
     config = resolve_config({"task": "openml/1510", **knobs})
     assert config.recipe == recipe
     assert config.finetune.epochs == config.task_spec.recipes[recipe]["finetune"]["epochs"]
+
+
+def write_own_tasks(folder: Path) -> None:
+    for name, y in (("series", np.arange(20) % 2), ("dense", np.zeros((20, 1, 6), "float32"))):
+        np.savez(folder / f"{name}.npz", x=np.zeros((20, 1, 6), "float32"), y=y)
+    (folder / "table.csv").write_text("a,label\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    (folder / "numbers.csv").write_text("a,label\n" + "".join(f"{row},{row / 2}\n" for row in range(20)))
+    for label in ("one", "two"):
+        (folder / "pictures" / label).mkdir(parents=True)
+        (folder / "pictures" / label / "0.png").touch()
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize(
+    ("task", "nearest"),
+    [
+        ("npz:series.npz", "nb360/satellite"),
+        ("ucr/ECG200", "nb360/satellite"),
+        ("mnist1d", "nb360/satellite"),
+        ("npz:dense.npz", "pdebench/advection"),
+        ("csv:table.csv", "openml/1510"),
+        ("openml/3", "openml/1510"),
+        ("csv:numbers.csv", "drug/ctrp"),
+        ("images:pictures", "domainnet/real"),
+        ("digits", "domainnet/real"),
+        ("darcy-mini", "pdebench/darcy"),
+    ],
+)
+def test_a_full_size_body_takes_the_recipe_of_the_nearest_published_task_whatever_its_weights(
+    task, nearest, weights, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_own_tasks(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").touch()
+    body = {"name": f"hf:{tmp_path}", "weights": weights}
+    config, published = resolve_config({"task": task, "body": body}), find_task(nearest).recipes["published"]
+    assert (config.recipe, config.proxy) == ("published-style", "pydoc")
+    assert config.align.epochs == published["align"]["epochs"]
+    assert config.embedder.target_seq_len == (16 if nearest == "nb360/satellite" else published["embedder"]["target_seq_len"])
+    tuned = {name: getattr(config.finetune, name) for name in ("epochs", "lr", "optimizer", "batch_size", "warmup_epochs", "decay_epochs")}
+    assert tuned == {name: published["finetune"][name] for name in tuned}
+    assert config.finetune.accum == 1
+    assert resolve_config({"task": task}).recipe == resolve_config({"task": task, "body": "mini-roberta"}).recipe == "laptop"
+
+
+def test_every_kind_of_task_has_a_nearest_published_one():
+    assert set(NEAREST) >= {(dims, kind) for dims in (1, 2) for kind in get_args(Kind)}
+    assert all("published" in find_task(name).recipes for name in NEAREST.values())
 
 
 @pytest.mark.parametrize(
@@ -114,7 +168,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(knobs, path, text):
     [
         ("task", 5, "must be a text"),
         ("body", 5, "must be a text"),
-        ("recipe", [], "must be one of laptop, published"),
+        ("recipe", [], "must be one of laptop, published, published-style"),
         ("align", 5, "must be a mapping of align.epochs, "),
         ("embedder", None, "must be a mapping of embedder.init, "),
         ("align.epochs", True, "must be a whole number"),

@@ -14,6 +14,7 @@ from orca_core.bodies.loading import random_body
 from orca_core.distances import DistanceSpec
 from orca_core.proxies import ProxyData, ProxySpec
 from orca_core.tasks import Split, TaskData, TaskSpec
+from orca_core.tasks.splitting import deal
 from orca_core.testing import BodyContract, DistanceContract, ProxyContract, TaskContract
 
 KNOBS = {"kind": (str, Field("sound", description="Which promise it breaks."))}
@@ -30,6 +31,11 @@ def load_task(spec: TaskSpec, split_seed: int) -> TaskData:
     overlap = 1 if spec.name == "shared" else 0
     parts = [Split(x[i:j], y[i:j]) for i, j in ((0, 60 + overlap), (60, 75), (75, 90))]
     return TaskData(*parts, num_classes=3)
+
+
+def load_held_out(spec: TaskSpec, split_seed: int) -> TaskData:
+    rows = np.arange(30, dtype="float32")[:, None, None]
+    return TaskData(*deal(rows, np.arange(30) % 3, split_seed, num_valid=5, num_test=5), num_classes=3)
 
 
 def load_proxy(spec: ProxySpec) -> ProxyData:
@@ -107,6 +113,12 @@ BROKEN = [
         replace(TASK, name="fixed"),
         "another_split_seed_validates_on_other_rows_of_the_same_number",
         "valid.x must not be the same",
+    ),
+    (
+        TaskContract,
+        replace(TASK, loader="test_contracts:load_held_out", fixed_validation="It is published"),
+        "folds_hold_rows_out_or_are_refused",
+        "must not change its validation part",
     ),
     (TaskContract, replace(TASK, files=lambda: ()), "it_can_be_sent_to_a_worker", "pickle"),
     (ProxyContract, replace(PROXY, modality="sound"), "an_entry_point_can_register_it", "modality must be text, images or any"),

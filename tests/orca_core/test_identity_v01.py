@@ -10,6 +10,7 @@ import pytest
 
 from orca_core.bodies import BodySpec
 from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import flatten
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.proxies import ProxySpec
 from orca_core.stages import result_key, stages_of
@@ -47,7 +48,7 @@ def known_by(case: dict) -> dict:
     stages = stages_of(config, case["device"])
     return {
         "id": trial_id(config),
-        "null": sorted(knob for knob, value in canonical_knobs(config).items() if value is None),
+        "null": sorted(knob for knob, value in canonical_knobs(config).items() if value is None and knob in flatten(case["config"])),
         "stages": [str(stage.address) for stage in stages],
         "result_key": result_key(config, stages),
     }

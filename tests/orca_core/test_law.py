@@ -115,6 +115,7 @@ def test_settings_raise_on_what_is_not_declared():
 OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "threads": ({}, 2),
     "bits": ({}, "portable"),
+    "validation.fold": ({"validation.folds": 2}, 1),
     "body.name": ({}, "mini-swin"),
     "task": ({}, "openml/1510"),
     "proxy": ({}, "pydoc"),

@@ -32,6 +32,7 @@ SPACES = [
         "search": {"algorithm": "tpe", "trials": 3, "lag": 1},
         "seeds": 2,
     },
+    {"space": {"align.epochs": {"grid": [0, 2]}, "finetune.epochs": {"grid": [2, 3]}, "validation.folds": {"grid": [None, 2]}}},
 ]
 
 
@@ -91,9 +92,9 @@ def finish(recorder: Recorder) -> None:
 
 
 def keys_of(tables: SimulatedTables) -> dict[str, Counter]:
-    columns = {"trials": ("sequence",), "metrics": ("stage", "epoch"), "stages": ("stage", "phase")}
+    columns = {"trials": ("sequence",), "metrics": ("stage", "fold", "epoch"), "stages": ("stage", "phase", "fold")}
     return {
-        table: Counter((row["trial"], row["attempt"], *(row[name] for name in columns[table])) for row in rows)
+        table: Counter((row["trial"], row["attempt"], *(row.get(name) for name in columns[table])) for row in rows)
         for table, rows in tables.rows.items()
     }
 
@@ -131,7 +132,8 @@ def check_complete(simulation: Simulation, tables: SimulatedTables, planner: Pla
     epochs = Counter((row["trial"], row["attempt"]) for row in tables.rows["metrics"] if row["stage"] == "finetune")
     for row in tables.live_trials():
         if row["status"] == "COMPLETE":
-            assert epochs[row["trial"], row["attempt"]] == row["finetune_epochs"]
+            of_folds = row["finetune_epochs"] * row["validation_folds"] + row["best_epoch"] if row["validation_folds"] else None
+            assert epochs[row["trial"], row["attempt"]] == (of_folds or row["finetune_epochs"])
 
 
 def simulate(seed: int) -> Counter[Outcome]:

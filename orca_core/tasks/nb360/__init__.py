@@ -16,6 +16,7 @@ PSICOV_LAPTOP = {
     "finetune": {**_LAPTOP_2D["finetune"], "eval_batch_size": 4},
 }
 
+FIXED = "The benchmark says which samples validate"
 VALID_IS_TEST = "train and validation are one, validation = test"
 
 NB360_TASKS: tuple[TaskSpec, ...] = (
@@ -102,6 +103,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="CC BY-ND",
         source=BENCHMARK,
         expects=arrays.NINAPRO_FILES,
+        fixed_validation=FIXED,
         reference=VALID_IS_TEST,
     ),
     TaskSpec(
@@ -129,6 +131,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="MIT",
         source=BENCHMARK,
         expects=darcy.FILES,
+        fixed_validation=FIXED,
         reference=VALID_IS_TEST,
     ),
     TaskSpec(
@@ -218,6 +221,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=fsd50k.FILES,
+        fixed_validation=FIXED,
         reference=f"{VALID_IS_TEST}; background sounds and masks are drawn once",
     ),
     TaskSpec(
@@ -304,6 +308,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=arrays.DEEPSEA_FILES,
+        fixed_validation=FIXED,
         reference=VALID_IS_TEST,
     ),
 )

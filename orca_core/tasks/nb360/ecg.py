@@ -11,6 +11,7 @@ from orca_core.datafiles.unpickling import read_pickle
 from orca_core.errors import Fault
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import stratified_order
+from orca_core.tasks.validation import hold_out_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,8 @@ def load_ecg(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         valid = test
     else:
         number = max(1, round(0.1 * len(classes)))
-        test, valid, train = np.split(stratified_order(classes, split_seed), [number, 2 * number])
+        order = stratified_order(classes, split_seed)
+        test, (train, valid) = order[:number], hold_out_first(order[number:], classes, number)
     even = CLASS_STRIDES if reference else (STRIDE,) * len(CLASSES)
     parts = TaskData(
         train=_cut_windows(arrays, np.sort(train), CLASS_STRIDES),
@@ -61,7 +63,7 @@ def load_ecg(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         num_classes=len(CLASSES),
     )
     for name, part in (("train", parts.train), ("validation", parts.valid), ("test", parts.test)):
-        if not len(part):
+        if not len(part) and not (name == "validation" and not len(valid)):
             rule = f"must have a record longer than {WINDOW} points in {name}"
             refuse([Fault("data", rule, Fault.ABSENT, "Add records.").text(str(FILES[0].find()))])
     return parts
@@ -71,7 +73,7 @@ def _cut_windows(arrays: dict[str, np.ndarray], records: np.ndarray, strides: tu
     """All windows of some records: starts from 0 up to, but without, length - 1000, as in the reference."""
     import numpy as np
 
-    starts, classes = [], []
+    starts, classes = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]  # there may be no records
     for record in records:
         begin, end, label = arrays["ends"][record], arrays["ends"][record + 1], arrays["classes"][record]
         starts.append(np.arange(begin, end - WINDOW, strides[label]))

@@ -80,6 +80,7 @@ def npz_task(path: str) -> TaskSpec:
         recipes={"laptop": laptop_recipe(dims, epochs=8, batch_size=32)},
         files=partial(tuple, (file,)),
         source=str(file),
+        fixed_validation="The file has x_valid and y_valid" if "x_valid" in headers else "",
     )
 
 

@@ -75,6 +75,7 @@ def images_task(argument: str) -> TaskSpec:
         files=partial(tuple, paths),
         source=str(folder),
         variant=f"{size} {layout}",  # the class of a picture is in its path, not in its content
+        fixed_validation="Its pictures for validation are in a folder of their own" if "valid" in parts else "",
     )
 
 

@@ -32,6 +32,7 @@ from orca_core.tasks.entries import Column, missing_like
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import stratified_order
 from orca_core.tasks.tables import number_classes, read_table
+from orca_core.tasks.validation import hold_out_first
 from orca_core.workbench import memoize
 
 TARGETS = ("label", "target")
@@ -215,7 +216,7 @@ def load_csv(spec: TaskSpec, split_seed: int) -> TaskData:
         strata, _ = number_classes(file, layout.target.name, values)
     order = stratified_order(strata, split_seed)
     num_test, num_valid = max(1, round(0.2 * len(order))), max(1, round(0.1 * len(order)))
-    test, valid, train = np.split(order, [num_test, num_test + num_valid])
+    test, (train, valid) = order[:num_test], hold_out_first(order[num_test:], strata, num_valid)
     if len(train) < len(classes):
         rule = "must have rows for test, validation and one of each class in train"
         remedy = "" if layout.target.is_text else f"If it is a number to be predicted: {options.adding(kind='regression')}."
