@@ -143,7 +143,7 @@ def test_a_wrong_type_or_range_is_one_fault_at_its_path(path, value, rule):
     assert fault.value == value or value != value
 
 
-GROUPS = "embedder, body, predictor, layernorm, bias, attention, non-attn, layers:N, top-layers:N, surgical:N"
+GROUPS = "embedder, body, predictor, layernorm, bias, attention, non-attn, qkv, non-qkv, layers:N, top-layers:N, surgical:N"
 
 
 @pytest.mark.parametrize(
