@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from orca_core import conditions as when
 from orca_core.conditions import ALWAYS, Condition
-from orca_core.config.knobs import TrialConfig
+from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, value_of
 from orca_core.distances import find_distance, knob_owners
 from orca_core.freezing.schedule import Phase, phases_as_data
@@ -37,11 +38,20 @@ def effective_label_gradient(config: TrialConfig) -> str:
     return "none" if mode == "reference" and config.align.objective == "otdd-exact" else mode
 
 
+def effective_score_chunk(config: TrialConfig) -> int | None:
+    """Samples of a chunk of the score; None where they are those of a forward pass."""
+    chunk = config.finetune.score_chunk
+    return None if chunk == config.finetune.eval_batch_size else chunk
+
+
 CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
+    "finetune.score_chunk": effective_score_chunk,
     "embedder.init": effective_init,
     "align.label_gradient": effective_label_gradient,
+    **{f"align.{name}": partial(TrialConfig.align_optimizer, name=name) for name in OPTIMIZER_SETTINGS},
 }
-"""Knobs of which two values can mean the same computation -> the value that stands for both."""
+"""Knobs of which two values can mean the same computation -> the value that stands for both. With `align.optimizer_from: finetune` the
+settings of alignment's optimiser are those of fine-tuning, whatever is written for them."""
 
 
 def canonical_value(config: TrialConfig, knob: str) -> Any:
@@ -190,6 +200,7 @@ _STEPS = tuple(
         "optimizer": ALWAYS,
         "weight_decay": ALWAYS,
         "momentum": when.ALIGNS_BY_SGD,
+        "betas": when.ALIGNS_BY_ADAM,
         "lr_steps": ALWAYS,
         "lr_schedule": ALWAYS,
         "lr": when.OWN_RATE,
@@ -202,6 +213,7 @@ def _align_lr(config: TrialConfig, phase: int) -> float:
 
 
 _RATE_OF_FINETUNING = Read("align.lr", "finetune.lr", _align_lr, _align_lr, when.RATE_OF_FINETUNING, key_name="align.lr")
+
 
 _PHASES = Read("freezing", "freezing", phases_until, lambda config, phase: phases_as_data(phases_until(config, phase)), key_name="phases")
 
@@ -249,6 +261,7 @@ _TUNING = {
     "batch_size": ALWAYS,
     "eval_batch_size": ALWAYS,
     "scoring": ALWAYS,
+    "score_chunk": when.SCORES_CHUNKS,
     "accum": ALWAYS,
     "accumulation": when.ACCUMULATES,
     "clip": ALWAYS,

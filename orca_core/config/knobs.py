@@ -34,6 +34,9 @@ Epochs = Annotated[int, Field(ge=0, le=10**6)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Optimizer = Literal["sgd", "adam", "adamw"]
 
+OPTIMIZER_SETTINGS = ("optimizer", "weight_decay", "momentum", "betas")
+"""The knobs of an optimiser that alignment and fine-tuning both have, beside the rate."""
+
 
 _FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """YAML has lists, a frozen model has tuples."""
@@ -110,9 +113,15 @@ class CommonAlignConfig(_Part):
         "own",
         description="`own`: `align.lr`. `finetune`, as in the reference: 10 x `finetune.lr`, or `finetune.lr` itself if it is above 0.001.",
     )
+    optimizer_from: Literal["own", "finetune"] = Field(
+        "own",
+        description="Where `optimizer`, `weight_decay`, `momentum` and `betas` of alignment come from: `own`, or `finetune`, as in the "
+        "reference, which replaces the values of `align`.",
+    )
     optimizer: Optimizer = Field("adamw", description="Optimiser of alignment.")
     weight_decay: NonNegative = Field(0.0, description="Weight decay of alignment.")
     momentum: Below1 = Field(0.9, description="Momentum of alignment.")
+    betas: Annotated[tuple[Below1, Below1], _FROM_LIST] = Field((0.9, 0.98), description="Decay rates of the moments in alignment.")
     lr_steps: Annotated[tuple[Count, ...], _FROM_LIST] = Field(
         (20, 40, 60), description="Epochs after which the learning rate of alignment is multiplied by 0.2."
     )
@@ -152,12 +161,17 @@ class FinetuneConfig(_Part):
     batch_size: Count = Field(32, description="Samples per forward pass in training.")
     eval_batch_size: Count = Field(
         256,
-        description="Samples per forward pass in evaluation. Scores are over the whole set regardless, unless `scoring` is `chunks`.",
+        description="Samples per forward pass in evaluation. It changes no score, unless `scoring` is `chunks` and `score_chunk` is null.",
     )
     scoring: Literal["whole", "chunks"] = Field(
         "whole",
         description="Loss and score in evaluation: over the whole set or, as in the reference, averaged over chunks of "
-        "`eval_batch_size` samples rounded up to whole batches; a short last chunk counts in full.",
+        "`score_chunk` samples rounded up to whole batches; a short last chunk counts in full.",
+    )
+    score_chunk: Count | None = Field(
+        None,
+        description="Samples of a chunk whose loss and score are averaged with those of the others; null = `eval_batch_size`. The "
+        "reference calls this `eval_batch_size`; the published recipes have its values.",
     )
     accum: Count = Field(1, description="Batches per optimiser step.")
     accumulation: Literal["mean", "sum"] = Field(
@@ -295,6 +309,10 @@ class TrialConfig(_Part):
         if self.align.lr_from == "own":
             return self.align.lr
         return 10 * self.finetune.lr if self.finetune.lr <= 1e-3 else self.finetune.lr  # the reference: `task_configs.py:312`
+
+    def align_optimizer(self, name: str) -> Any:
+        """A setting of the optimiser that alignment uses: one of `OPTIMIZER_SETTINGS`."""
+        return getattr(self.align if self.align.optimizer_from == "own" else self.finetune, name)
 
     @property
     def best_by(self) -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
 from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import faults_of
-from orca_core.config.knobs import TrialConfig
+from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, parse_freezing
@@ -27,12 +27,19 @@ REFERENCE_BEHAVIOUR: Mapping[str, Any] = {
     "align.l2_batches": "all",
     "align.class_sampling": "batches",
     "align.lr_from": "finetune",
+    "align.optimizer_from": "finetune",
     "align.lr_schedule": "reference",
     "finetune.scoring": "chunks",
     "finetune.accumulation": "sum",
     "finetune.schedule": "reference",
 }
-"""What `reference_behaviour: true` is short for. Where `align.lr` is given, `align.lr_from` is left alone."""
+"""What `reference_behaviour: true` is short for."""
+
+_OWN_OF_ALIGNMENT = {
+    "align.lr_from": ("align.lr",),
+    "align.optimizer_from": tuple(f"align.{name}" for name in OPTIMIZER_SETTINGS),
+}
+"""Switches that `reference_behaviour` leaves alone where one of these knobs is given, as it would then not be read."""
 
 _PUBLISHED_WIDTH = 768
 """Of the features that the reference stored: RoBERTa-base's."""
@@ -85,7 +92,7 @@ def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults that `reference_behaviour` sets; none if it is off."""
     if given.get("reference_behaviour") is not True:
         return {}
-    return {path: value for path, value in REFERENCE_BEHAVIOUR.items() if path != "align.lr_from" or "align.lr" not in given}
+    return {path: value for path, value in REFERENCE_BEHAVIOUR.items() if not any(own in given for own in _OWN_OF_ALIGNMENT.get(path, ()))}
 
 
 def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:

@@ -120,7 +120,6 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "proxy": ({}, "pydoc"),
     "reference_data": ({"task": "nb360/ecg"}, True),
     "align.lr_steps": ({}, [1]),
-    "finetune.betas": ({}, [0.9, 0.999]),
     "body.flip": ({"body": GPT2}, True),
     "body.double": ({"body": GPT2}, True),
     "align.momentum": ({"align.optimizer": "sgd"}, 0.5),
@@ -128,6 +127,9 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "align.lr_from": ({"align.lr": 1e-2, "finetune.lr": 1e-3}, "finetune"),  # to the same rate
     "finetune.batch_size": ({"align.class_sampling": "batches"}, 5),
     "finetune.lr": ({"align.lr_from": "finetune"}, 5e-4),
+    "align.betas": ({}, [0.9, 0.999]),
+    "finetune.betas": ({}, [0.9, 0.999]),
+    "finetune.score_chunk": ({"finetune.scoring": "chunks"}, 16),
     "finetune.momentum": ({"finetune.optimizer": "sgd"}, 0.5),
     "finetune.accumulation": ({"finetune.accum": 2}, "sum"),
     "finetune.schedule": ({"finetune.warmup_epochs": 1.0}, "reference"),
