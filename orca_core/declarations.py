@@ -259,6 +259,7 @@ _TUNING = {
     "momentum": when.TUNES_BY_SGD,
     "betas": when.TUNES_BY_ADAM,
     "batch_size": ALWAYS,
+    "data_order": ALWAYS,
     "eval_batch_size": ALWAYS,
     "scoring": ALWAYS,
     "score_chunk": when.SCORES_CHUNKS,

@@ -159,6 +159,11 @@ class FinetuneConfig(_Part):
     momentum: Below1 = Field(0.9, description="Momentum.")
     betas: Annotated[tuple[Below1, Below1], _FROM_LIST] = Field((0.9, 0.98), description="Decay rates of the moments.")
     batch_size: Count = Field(32, description="Samples per forward pass in training.")
+    data_order: Literal["shuffled", "given"] = Field(
+        "shuffled",
+        description="Order of the training rows in an epoch: drawn by the seed, or the task's own, for comparison with other "
+        "implementations.",
+    )
     eval_batch_size: Count = Field(
         256,
         description="Samples per forward pass in evaluation. It changes no score, unless `scoring` is `chunks` and `score_chunk` is null.",

@@ -81,6 +81,7 @@ VALUES: dict[str, list[Any]] = {
     "finetune.momentum": [0.9, 0.5],
     "finetune.betas": [[0.9, 0.98], [0.9, 0.999]],
     "finetune.batch_size": [8, 5],
+    "finetune.data_order": ["shuffled", "given"],
     "finetune.eval_batch_size": [256, 16],
     "finetune.scoring": ["whole", "chunks"],
     "finetune.score_chunk": [None, 16],
