@@ -222,9 +222,7 @@ def test_training_rows_are_taken_in_the_given_order_on_demand(tune):
         tuning = tune({"finetune.data_order": order})
         batches = seen[order] = []
         losses = tuning._losses
-        tuning._losses = lambda batch, *more, batches=batches, losses=losses, **named: (
-            batches.append(batch) or losses(batch, *more, **named)
-        )
+        tuning._losses = lambda batch, *more, told=batches, losses=losses, **named: told.append(batch) or losses(batch, *more, **named)
         tuning.run_epoch(1)
         tuning.run_epoch(2)
     rows = {order: torch.cat(batches).tolist() for order, batches in seen.items()}
