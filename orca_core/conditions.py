@@ -41,6 +41,7 @@ def objective_is(*names: str) -> Condition:
 ALWAYS = Condition("", lambda config: True)
 
 PRETRAINED = Condition("`body.weights` is pretrained", lambda config: config.body.weights == "pretrained")
+NO_EMBEDDER_FILE = Condition("`embedder.weights` is null", lambda config: config.embedder.weights is None)
 RANDOM = Condition("`body.weights` is random", lambda config: config.body.weights == "random")
 PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda config: config.body_spec.pretrained_here)
 READS_TEXT = Condition("the body reads text", lambda config: config.body_spec.modality == "text")

@@ -18,6 +18,7 @@ from orca_core import conditions as when
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, value_of
+from orca_core.datafiles.embedder_weights import weights_digest
 from orca_core.distances import find_distance, knob_owners
 from orca_core.freezing.schedule import Phase, phases_as_data
 from orca_core.proxies import find_proxy
@@ -26,10 +27,13 @@ Kind = Literal["pretrain", "source", "align", "finetune"]
 
 
 def effective_init(config: TrialConfig) -> str:
-    """How the embedder starts. Where the body's position table starts no later than the reference assumes and the trial aligns, the
-    reference's habit is to copy what `pretrained` copies."""
-    same = config.align.epochs > 0 and config.body_spec.rows_before_third == 0
-    return "pretrained" if config.embedder.init == "reference" and same else config.embedder.init
+    """How the embedder starts. Where the trial aligns, the reference copies what `pretrained` copies, with positions from the third row;
+    where that is the first row in use, this is `pretrained` itself."""
+    init: str = config.embedder.init
+    if init == "pretrained-third-row" and config.align.epochs > 0:
+        init = "reference"
+    at_third_row = init == "pretrained-third-row" or (init == "reference" and config.align.epochs > 0)
+    return "pretrained" if at_third_row and config.body_spec.rows_before_third == 0 else init
 
 
 def effective_label_gradient(config: TrialConfig) -> str:
@@ -160,6 +164,15 @@ _BODY = (
     knob("seed", when.RANDOM, key_name="seed", always_in_key=True),
 )
 
+
+def _weights_file(config: TrialConfig, phase: int) -> str | None:
+    return config.embedder.weights
+
+
+def _weights_content(config: TrialConfig, phase: int) -> str | None:
+    return None if config.embedder.weights is None else weights_digest(config.embedder.weights)
+
+
 _EMBEDDER = (
     *_BODY[:2],
     knob("seed", always_in_key=True),
@@ -167,7 +180,8 @@ _EMBEDDER = (
     knob("split_seed", always_in_key=True),
     knob("train_samples"),
     knob("reference_data", when.HAS_REFERENCE_FORM),
-    knob("embedder.init", when.PRETRAINED, otherwise="random"),
+    knob("embedder.init", when.PRETRAINED & when.NO_EMBEDDER_FILE, otherwise="random"),
+    Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
     knob("embedder.target_seq_len", when.READS_TEXT),
     knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
 )

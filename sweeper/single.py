@@ -15,7 +15,7 @@ from sweeper.faults import Faults
 from sweeper.planning.planner import plan_trial
 from sweeper.results.workspace import Workspace
 from sweeper.running.job import TrialJob
-from sweeper.running.preflight import check_adapters, check_data, check_stores
+from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_stores
 from sweeper.running.recorder import Recorder
 from sweeper.space.reading import check_name
 
@@ -51,6 +51,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         check_pinned(device)
     check_data([config])
     check_adapters([config])
+    check_embedders([config])
     check_stores(workspace)
     trial = plan_trial(config, device)
     recorder = None

@@ -76,11 +76,17 @@ class PretrainConfig(_Part):
 class EmbedderConfig(_Part):
     """The new input layer."""
 
-    init: Literal["pretrained", "random", "reference"] = Field(
+    init: Literal["pretrained", "random", "reference", "pretrained-third-row"] = Field(
         "pretrained",
         description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
         "or draw everything at random. `reference` does what the reference code does: with `align.epochs` > 0 it copies what `pretrained` "
-        "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body.",
+        "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body. `pretrained-third-row` copies "
+        "what `pretrained` copies, with positions counted like that.",
+    )
+    weights: str | None = Field(
+        None,
+        description="A safetensors file with all weights that the embedder starts with, for comparison with other implementations; see "
+        "docs/bodies.md. Its content is part of stage keys, its path is not.",
     )
     target_seq_len: Count = Field(
         512,
@@ -238,7 +244,10 @@ class TrialConfig(_Part):
         "your own values; see docs/reference.md. Not part of a trial's id; the knobs it sets are. In results: true if all of these are as "
         "in the reference, false if all are at their defaults, otherwise null.",
     )
-    train_samples: Count | None = Field(None, description="Number of training samples to use, drawn by `split_seed`; null = all.")
+    train_samples: Count | None = Field(
+        None,
+        description="Number of training samples to use, drawn by `split_seed`; null = all. Inputs stay scaled by the whole training part.",
+    )
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
     reference_data: bool = Field(
         False,

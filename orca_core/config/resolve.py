@@ -12,6 +12,7 @@ from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
+from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, parse_freezing
 from orca_core.proxies import DEFAULT_PROXY, ProxySpec, complete_name, find_proxy
@@ -71,6 +72,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         values = of_recipe | {"recipe": recipe} | _reference_behaviour(given) | given
         if isinstance(values["recipe"], str) and values["recipe"] != recipe:
             faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], spec.recipes)))
+    _checked("embedder.weights", values, check_weights_file, faults)
     body = _checked("body.name", values, find_body, faults)
     if body is not None and spec is not None:
         otherwise = _default_proxy(of_recipe.get("proxy"), body)
