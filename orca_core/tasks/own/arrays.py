@@ -114,7 +114,8 @@ def load_npz(spec: TaskSpec, split_seed: int) -> TaskData:
         rule = f"must have rows for {num_valid} of validation, {num_test} of test and one of each class in train"
         _refuse(file, [Fault(f"y{suffix}", rule, len(x), "Add rows.")])
     if _is_split(arrays):
-        return TaskData(*(Split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "valid", "test")), num_classes)
+        train, valid, test = (Split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "valid", "test"))
+        return TaskData(train, valid, test, num_classes)
     train, valid, test = deal(x, y, split_seed, num_valid=num_valid, num_test=num_test)
     if "x_test" in arrays:
         test = Split(arrays["x_test"], arrays["y_test"])
