@@ -35,7 +35,7 @@ class EpochRow(Cells):
     stage: Annotated[str, "pretrain, align or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
-    train_loss: Annotated[float | None, "Mean training loss over the epoch."] = None
+    train_loss: Annotated[float | None, "Mean training loss over the samples of the epoch."] = None
     valid_loss: Annotated[float | None, "Validation loss after the epoch."] = None
     valid_error: Annotated[float | None, "Validation error after the epoch; lower is better."] = None
     test_error: Annotated[float | None, "Test error after the epoch; lower is better. Fine-tuning only."] = None
@@ -97,7 +97,7 @@ class TrialResult(Cells):
     best_epoch: Annotated[int, "Fine-tuning epoch with the lowest error on the `selection` split, from 1; ties by `selection_ties`."]
     valid_error: Annotated[float, "Validation error of the best epoch; lower is better, unit by `score`."]
     valid_loss: Annotated[float, "Validation loss of the best epoch."]
-    train_loss: Annotated[float, "Mean training loss over the best epoch."]
+    train_loss: Annotated[float, "Mean training loss over the samples of the best epoch."]
     test_error: Annotated[float, "Test error of the best epoch; lower is better, unit by `score`."]
     last_valid_error: Annotated[float, "Validation error of the last epoch."]
     last_test_error: Annotated[float, "Test error of the last epoch."]
