@@ -41,6 +41,7 @@ def objective_is(*names: str) -> Condition:
 ALWAYS = Condition("", lambda config: True)
 
 PRETRAINED = Condition("`body.weights` is pretrained", lambda config: config.body.weights == "pretrained")
+NO_EMBEDDER_FILE = Condition("`embedder.weights` is null", lambda config: config.embedder.weights is None)
 RANDOM = Condition("`body.weights` is random", lambda config: config.body.weights == "random")
 PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda config: config.body_spec.pretrained_here)
 READS_TEXT = Condition("the body reads text", lambda config: config.body_spec.modality == "text")
@@ -64,10 +65,12 @@ ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some p
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
 RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")
 SAMPLES_BATCHES = Condition("`align.class_sampling` is batches", lambda config: config.align.class_sampling == "batches")
-ALIGNS_BY_SGD = Condition("`align.optimizer` is sgd", lambda config: config.align.optimizer == "sgd")
+ALIGNS_BY_SGD = Condition("`align.optimizer` is sgd", lambda config: config.align_optimizer("optimizer") == "sgd")
+ALIGNS_BY_ADAM = Condition("`align.optimizer` is adam or adamw", lambda config: config.align_optimizer("optimizer") != "sgd")
 
 TUNES_BY_SGD = Condition("`finetune.optimizer` is sgd", lambda config: config.finetune.optimizer == "sgd")
 TUNES_BY_ADAM = Condition("`finetune.optimizer` is adam or adamw", lambda config: config.finetune.optimizer != "sgd")
+SCORES_CHUNKS = Condition("`finetune.scoring` is chunks", lambda config: config.finetune.scoring == "chunks")
 ACCUMULATES = Condition("`finetune.accum` > 1", lambda config: config.finetune.accum > 1)
 RATE_CHANGES = Condition(
     "`finetune.warmup_epochs` > 0 or `finetune.decay_epochs` is given",

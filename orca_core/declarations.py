@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from orca_core import conditions as when
 from orca_core.conditions import ALWAYS, Condition
-from orca_core.config.knobs import TrialConfig
+from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, value_of
+from orca_core.datafiles.embedder_weights import weights_digest
 from orca_core.distances import find_distance, knob_owners
 from orca_core.freezing.schedule import Phase, phases_as_data
 from orca_core.proxies import find_proxy
@@ -25,10 +27,13 @@ Kind = Literal["pretrain", "source", "align", "finetune"]
 
 
 def effective_init(config: TrialConfig) -> str:
-    """How the embedder starts. Where the body's position table starts no later than the reference assumes and the trial aligns, the
-    reference's habit is to copy what `pretrained` copies."""
-    same = config.align.epochs > 0 and config.body_spec.rows_before_third == 0
-    return "pretrained" if config.embedder.init == "reference" and same else config.embedder.init
+    """How the embedder starts. Where the trial aligns, the reference copies what `pretrained` copies, with positions from the third row;
+    where that is the first row in use, this is `pretrained` itself."""
+    init: str = config.embedder.init
+    if init == "pretrained-third-row" and config.align.epochs > 0:
+        init = "reference"
+    at_third_row = init == "pretrained-third-row" or (init == "reference" and config.align.epochs > 0)
+    return "pretrained" if at_third_row and config.body_spec.rows_before_third == 0 else init
 
 
 def effective_label_gradient(config: TrialConfig) -> str:
@@ -37,11 +42,20 @@ def effective_label_gradient(config: TrialConfig) -> str:
     return "none" if mode == "reference" and config.align.objective == "otdd-exact" else mode
 
 
+def effective_score_chunk(config: TrialConfig) -> int | None:
+    """Samples of a chunk of the score; None where they are those of a forward pass."""
+    chunk = config.finetune.score_chunk
+    return None if chunk == config.finetune.eval_batch_size else chunk
+
+
 CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
+    "finetune.score_chunk": effective_score_chunk,
     "embedder.init": effective_init,
     "align.label_gradient": effective_label_gradient,
+    **{f"align.{name}": partial(TrialConfig.align_optimizer, name=name) for name in OPTIMIZER_SETTINGS},
 }
-"""Knobs of which two values can mean the same computation -> the value that stands for both."""
+"""Knobs of which two values can mean the same computation -> the value that stands for both. With `align.optimizer_from: finetune` the
+settings of alignment's optimiser are those of fine-tuning, whatever is written for them."""
 
 
 def canonical_value(config: TrialConfig, knob: str) -> Any:
@@ -150,6 +164,15 @@ _BODY = (
     knob("seed", when.RANDOM, key_name="seed", always_in_key=True),
 )
 
+
+def _weights_file(config: TrialConfig, phase: int) -> str | None:
+    return config.embedder.weights
+
+
+def _weights_content(config: TrialConfig, phase: int) -> str | None:
+    return None if config.embedder.weights is None else weights_digest(config.embedder.weights)
+
+
 _EMBEDDER = (
     *_BODY[:2],
     knob("seed", always_in_key=True),
@@ -160,7 +183,8 @@ _EMBEDDER = (
     knob("validation.fold"),
     knob("train_samples"),
     knob("reference_data", when.HAS_REFERENCE_FORM),
-    knob("embedder.init", when.PRETRAINED, otherwise="random"),
+    knob("embedder.init", when.PRETRAINED & when.NO_EMBEDDER_FILE, otherwise="random"),
+    Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
     knob("embedder.target_seq_len", when.READS_TEXT),
     knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
 )
@@ -193,6 +217,7 @@ _STEPS = tuple(
         "optimizer": ALWAYS,
         "weight_decay": ALWAYS,
         "momentum": when.ALIGNS_BY_SGD,
+        "betas": when.ALIGNS_BY_ADAM,
         "lr_steps": ALWAYS,
         "lr_schedule": ALWAYS,
         "lr": when.OWN_RATE,
@@ -205,6 +230,7 @@ def _align_lr(config: TrialConfig, phase: int) -> float:
 
 
 _RATE_OF_FINETUNING = Read("align.lr", "finetune.lr", _align_lr, _align_lr, when.RATE_OF_FINETUNING, key_name="align.lr")
+
 
 _PHASES = Read("freezing", "freezing", phases_until, lambda config, phase: phases_as_data(phases_until(config, phase)), key_name="phases")
 
@@ -250,8 +276,10 @@ _TUNING = {
     "momentum": when.TUNES_BY_SGD,
     "betas": when.TUNES_BY_ADAM,
     "batch_size": ALWAYS,
+    "data_order": ALWAYS,
     "eval_batch_size": ALWAYS,
     "scoring": ALWAYS,
+    "score_chunk": when.SCORES_CHUNKS,
     "accum": ALWAYS,
     "accumulation": when.ACCUMULATES,
     "clip": ALWAYS,

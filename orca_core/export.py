@@ -120,6 +120,9 @@ def load_model(folder: str | Path) -> TunedModel:
         raise DataError(f"{path}: must hold model.json and model.safetensors as `TunedModel.save` writes them ({error})") from None
     config = TrialConfig.model_validate_json(json.dumps(contents["config"]))
     body = random_body(config.body_spec, seed=config.seed, dropout=config.finetune.dropout)
-    model = CrossModalModel(Settings.of(config, "finetune"), body, tuple(contents["input_shape"]), tuple(contents["output_shape"]))
+    shapes = config
+    if config.embedder.weights is not None:  # the file that the embedder started from need not be there: all weights are in the folder
+        shapes = config.model_copy(update={"embedder": config.embedder.model_copy(update={"weights": None, "init": "random"})})
+    model = CrossModalModel(Settings.of(shapes, "finetune"), body, tuple(contents["input_shape"]), tuple(contents["output_shape"]))
     model.load_state_dict(tensors)
     return TunedModel(model.eval(), config, contents["epoch"])

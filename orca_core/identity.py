@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from orca_core.config.knobs import TrialConfig
+from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import REFERENCE_BEHAVIOUR
 from orca_core.declarations import CANONICAL, canonical_value, is_read
@@ -46,10 +46,22 @@ def _reference_behaviour(values: Mapping[str, Any], config: TrialConfig) -> bool
     as_reference = config.model_copy(update={"embedder": config.embedder.model_copy(update={"init": "reference"})})
     as_reference = as_reference.model_copy(update={"align": config.align.model_copy(update={"label_gradient": "reference"})})
     reference = {path: CANONICAL[path](as_reference) if path in CANONICAL else value for path, value in REFERENCE_BEHAVIOUR.items()}
+    values = {**values, "align.optimizer_from": _optimizer_from(config)}
     read = [path for path in reference if values[path] is not None]
     if all(values[path] == reference[path] for path in read):
         return True
     return False if all(values[path] == DEFAULTS[path] for path in read) else None
+
+
+def _optimizer_from(config: TrialConfig) -> str | None:
+    """Where alignment's optimiser comes from; None if there is no alignment, or the two optimisers are one."""
+
+    def settings(source: str) -> dict[str, Any]:
+        taken = config.model_copy(update={"align": config.align.model_copy(update={"optimizer_from": source})})
+        paths = [f"align.{name}" for name in OPTIMIZER_SETTINGS]
+        return {path: canonical_value(taken, path) for path in paths if is_read(path, taken)}
+
+    return None if settings("own") == settings("finetune") else config.align.optimizer_from
 
 
 @lru_cache(maxsize=8)  # id, stages and result key of a trial all ask for it

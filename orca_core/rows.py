@@ -39,7 +39,7 @@ class EpochRow(Cells):
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     fold: Annotated[int | None, _FOLD] = None
     epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
-    train_loss: Annotated[float | None, "Mean training loss over the epoch."] = None
+    train_loss: Annotated[float | None, "Mean training loss over the samples of the epoch."] = None
     valid_loss: Annotated[float | None, "Validation loss after the epoch; null in a final training after folds."] = None
     valid_error: Annotated[float | None, "Validation error after the epoch; lower is better. Null like the loss."] = None
     test_error: Annotated[float | None, "Test error after the epoch; lower is better. Fine-tuning only."] = None
@@ -104,7 +104,7 @@ class TrialResult(Cells):
         float, "Validation error of the best epoch; lower is better, unit by `score`. With `validation_folds`: the mean over the folds."
     ]
     valid_loss: Annotated[float, "Validation loss of the best epoch; with `validation_folds` the mean over the folds."]
-    train_loss: Annotated[float, "Mean training loss over the best epoch."]
+    train_loss: Annotated[float, "Mean training loss over the samples of the best epoch."]
     test_error: Annotated[float, "Test error of the best epoch; lower is better, unit by `score`."]
     last_valid_error: Annotated[float, "Validation error of the last epoch; with `validation_folds` the mean over the folds."]
     last_test_error: Annotated[

@@ -17,7 +17,7 @@ from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_tables
 from sweeper.running.job import TrialJob
 from sweeper.running.parts import warn_of_small_parts
-from sweeper.running.preflight import check_adapters, check_data, check_stores
+from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_stores
 from sweeper.running.recorder import Recorder
 from sweeper.space.reading import check_name
 
@@ -56,6 +56,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     for warning in warn_of_small_parts([config]):
         sys.stderr.write(f"warning: {warning}\n")
     check_adapters([config])
+    check_embedders([config])
     check_stores(workspace)
     trial = plan_trial(config, device)
     recorder = None

@@ -15,7 +15,7 @@ from sweeper.running.data_notes import tell_tables
 from sweeper.running.driver import claim_sweep
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
-from sweeper.running.preflight import check_adapters, check_data, check_room, check_stores
+from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_room, check_stores
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome
@@ -97,6 +97,7 @@ def _check_machine(space: SearchSpace, workspace: Workspace, found: Reconciliati
             [Fault("resources.cpu", rule, space.resources.cpu, "Lower it, or give --address of a larger cluster.")], space.file
         )
     check_adapters((trial.config for trial in found.todo), space.file)
+    check_embedders((trial.config for trial in found.todo), space.file)
     check_stores(workspace, share)
     check_room([workspace.uri, workspace.artifacts_uri], space.budget.free_gib, space.file)
 

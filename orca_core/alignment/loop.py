@@ -75,7 +75,7 @@ class Alignment:
             lr=self.lr,
             weight_decay=settings["align.weight_decay"],
             momentum=settings["align.momentum"],
-            betas=(0.9, 0.98),
+            betas=settings["align.betas"],
         )
 
     def run_epoch(self, epoch: int) -> EpochRow:

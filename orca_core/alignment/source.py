@@ -5,6 +5,7 @@ One row per sample, the mean over its tokens, as in the reference (`embedder.py:
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,13 +43,29 @@ def source_features(proxy: ProxySpec, loaded: LoadedBody, *, samples: int, seed:
     """
     samples = min(samples, proxy.max_samples or samples)
     features, labels = _features(proxy, loaded, samples, seed, device)
+    if proxy.matched:
+        features = gaussian_like(features, generator(seed, "noise-proxy"))
     if proxy.shuffled:
         labels = labels[torch.randperm(len(labels), generator=generator(seed, "proxy-labels"))]
     return features, labels
 
 
+def gaussian_like(features: Tensor, draws: torch.Generator) -> Tensor:
+    """(n, d) Gaussian features with the mean of given (n, d) ones, and with their covariance up to the chance of n draws.
+
+    Each is the mean plus the centred features weighted by n standard normal numbers over sqrt(n - 1): its covariance is theirs, whatever
+    their rank.
+    """
+    mean = features.mean(0)
+    centred = features - mean
+    drawn = torch.cat([torch.randn(len(part), len(features), generator=draws) @ centred for part in features.split(_BATCH)])
+    drawn /= math.sqrt(max(1, len(features) - 1))
+    return drawn - drawn.mean(0) + mean
+
+
 def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     width = loaded.body.geometry.width
+    _check_is_complete(proxy)
     if not proxy.loader:
         draws = generator(seed, "noise-proxy")
         count = min(NOISE_SAMPLES, samples)
@@ -78,6 +95,11 @@ def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, dev
             images = torch.as_tensor(data.inputs)
             parts = [embedding(_as_reals(images[part]).to(device)) for part in chosen.split(_BATCH)]
     return torch.cat(parts).cpu(), labels
+
+
+def _check_is_complete(proxy: ProxySpec) -> None:
+    if proxy.matched and not proxy.loader:
+        raise DataError(f"{proxy.name}: must name the proxy whose features it has the moments of, as in noise-matched:photos.")
 
 
 def _of_spans(
@@ -131,6 +153,7 @@ def describe_features(proxy: ProxySpec, body: BodySpec) -> Description:
     Raises:
         DataError: If the proxy's files or the body's tokenizer cannot be used.
     """
+    _check_is_complete(proxy)
     loaded = random_body(body, seed=0)
     width = loaded.body.geometry.width
     if not proxy.loader:

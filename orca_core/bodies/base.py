@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from orca_core.errors import ConfigError, Fault
+
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Statistics of ImageNet's channels, by which proxy images are normalised for every image body."""
 
@@ -57,6 +59,19 @@ class Body(nn.Module, ABC):
     @abstractmethod
     def attention(self) -> list[nn.Module]:
         """The attention modules of all blocks: projections to queries, keys and values, output projection, position biases."""
+
+    @property
+    def qkv(self) -> list[nn.Module]:
+        """The layers that project to queries, keys and values, of all blocks.
+
+        Raises:
+            ConfigError: If the body does not say which they are; only the freezing groups `qkv` and `non-qkv` need them.
+        """
+        raise ConfigError([Fault("freezing", "must not name qkv or non-qkv for a body that has no `qkv`", type(self).__name__)])
+
+    def attention_parts(self, *names: str) -> list[nn.Module]:
+        """Parts of every block's attention, by the path at which its library keeps them; a path that is not there raises AttributeError."""
+        return [module.get_submodule(name) for module in self.attention for name in names]
 
 
 class TextEmbedding(nn.Module, ABC):

@@ -35,6 +35,9 @@ Epochs = Annotated[int, Field(ge=0, le=10**6)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Optimizer = Literal["sgd", "adam", "adamw"]
 
+OPTIMIZER_SETTINGS = ("optimizer", "weight_decay", "momentum", "betas")
+"""The knobs of an optimiser that alignment and fine-tuning both have, beside the rate."""
+
 
 _FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """YAML has lists, a frozen model has tuples."""
@@ -91,11 +94,17 @@ class ValidationConfig(_Part):
 class EmbedderConfig(_Part):
     """The new input layer."""
 
-    init: Literal["pretrained", "random", "reference"] = Field(
+    init: Literal["pretrained", "random", "reference", "pretrained-third-row"] = Field(
         "pretrained",
         description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
         "or draw everything at random. `reference` does what the reference code does: with `align.epochs` > 0 it copies what `pretrained` "
-        "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body.",
+        "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body. `pretrained-third-row` copies "
+        "what `pretrained` copies, with positions counted like that.",
+    )
+    weights: str | None = Field(
+        None,
+        description="A safetensors file with all weights that the embedder starts with, for comparison with other implementations; see "
+        "docs/bodies.md. Its content is part of stage keys, its path is not.",
     )
     target_seq_len: Count = Field(
         512,
@@ -128,9 +137,15 @@ class CommonAlignConfig(_Part):
         "own",
         description="`own`: `align.lr`. `finetune`, as in the reference: 10 x `finetune.lr`, or `finetune.lr` itself if it is above 0.001.",
     )
+    optimizer_from: Literal["own", "finetune"] = Field(
+        "own",
+        description="Where `optimizer`, `weight_decay`, `momentum` and `betas` of alignment come from: `own`, or `finetune`, as in the "
+        "reference, which replaces the values of `align`.",
+    )
     optimizer: Optimizer = Field("adamw", description="Optimiser of alignment.")
     weight_decay: NonNegative = Field(0.0, description="Weight decay of alignment.")
     momentum: Below1 = Field(0.9, description="Momentum of alignment.")
+    betas: Annotated[tuple[Below1, Below1], _FROM_LIST] = Field((0.9, 0.98), description="Decay rates of the moments in alignment.")
     lr_steps: Annotated[tuple[Count, ...], _FROM_LIST] = Field(
         (20, 40, 60), description="Epochs after which the learning rate of alignment is multiplied by 0.2."
     )
@@ -168,14 +183,24 @@ class FinetuneConfig(_Part):
     momentum: Below1 = Field(0.9, description="Momentum.")
     betas: Annotated[tuple[Below1, Below1], _FROM_LIST] = Field((0.9, 0.98), description="Decay rates of the moments.")
     batch_size: Count = Field(32, description="Samples per forward pass in training.")
+    data_order: Literal["shuffled", "given"] = Field(
+        "shuffled",
+        description="Order of the training rows in an epoch: drawn by the seed, or the task's own, for comparison with other "
+        "implementations.",
+    )
     eval_batch_size: Count = Field(
         256,
-        description="Samples per forward pass in evaluation. Scores are over the whole set regardless, unless `scoring` is `chunks`.",
+        description="Samples per forward pass in evaluation. It changes no score, unless `scoring` is `chunks` and `score_chunk` is null.",
     )
     scoring: Literal["whole", "chunks"] = Field(
         "whole",
         description="Loss and score in evaluation: over the whole set or, as in the reference, averaged over chunks of "
-        "`eval_batch_size` samples rounded up to whole batches; a short last chunk counts in full.",
+        "`score_chunk` samples rounded up to whole batches; a short last chunk counts in full.",
+    )
+    score_chunk: Count | None = Field(
+        None,
+        description="Samples of a chunk whose loss and score are averaged with those of the others; null = `eval_batch_size`. The "
+        "reference calls this `eval_batch_size`; the published recipes have its values.",
     )
     accum: Count = Field(1, description="Batches per optimiser step.")
     accumulation: Literal["mean", "sum"] = Field(
@@ -239,7 +264,10 @@ class TrialConfig(_Part):
         "your own values; see docs/reference.md. Not part of a trial's id; the knobs it sets are. In results: true if all of these are as "
         "in the reference, false if all are at their defaults, otherwise null.",
     )
-    train_samples: Count | None = Field(None, description="Number of training samples to use, drawn by `split_seed`; null = all.")
+    train_samples: Count | None = Field(
+        None,
+        description="Number of training samples to use, drawn by `split_seed`; null = all. Inputs stay scaled by the whole training part.",
+    )
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
     valid_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
@@ -342,6 +370,10 @@ class TrialConfig(_Part):
         if self.align.lr_from == "own":
             return self.align.lr
         return 10 * self.finetune.lr if self.finetune.lr <= 1e-3 else self.finetune.lr  # the reference: `task_configs.py:312`
+
+    def align_optimizer(self, name: str) -> Any:
+        """A setting of the optimiser that alignment uses: one of `OPTIMIZER_SETTINGS`."""
+        return getattr(self.align if self.align.optimizer_from == "own" else self.finetune, name)
 
     @property
     def best_by(self) -> str:

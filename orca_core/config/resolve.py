@@ -10,11 +10,12 @@ from pydantic import ValidationError
 from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
 from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import faults_of
-from orca_core.config.knobs import TrialConfig, ValidationConfig
+from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
+from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, parse_freezing
-from orca_core.proxies import DEFAULT_PROXY, ProxySpec, find_proxy
+from orca_core.proxies import DEFAULT_PROXY, ProxySpec, complete_name, find_proxy
 from orca_core.tasks import TaskSpec, find_task
 from orca_core.tasks.published_style import PUBLISHED_STYLE, recipes_of
 
@@ -28,12 +29,19 @@ REFERENCE_BEHAVIOUR: Mapping[str, Any] = {
     "align.l2_batches": "all",
     "align.class_sampling": "batches",
     "align.lr_from": "finetune",
+    "align.optimizer_from": "finetune",
     "align.lr_schedule": "reference",
     "finetune.scoring": "chunks",
     "finetune.accumulation": "sum",
     "finetune.schedule": "reference",
 }
-"""What `reference_behaviour: true` is short for. Where `align.lr` is given, `align.lr_from` is left alone."""
+"""What `reference_behaviour: true` is short for."""
+
+_OWN_OF_ALIGNMENT = {
+    "align.lr_from": ("align.lr",),
+    "align.optimizer_from": tuple(f"align.{name}" for name in OPTIMIZER_SETTINGS),
+}
+"""Switches that `reference_behaviour` leaves alone where one of these knobs is given, as it would then not be read."""
 
 _PUBLISHED_WIDTH = 768
 """Of the features that the reference stored: RoBERTa-base's."""
@@ -53,17 +61,25 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     faults = unknown_knobs(given)
     given = {path: value for path, value in given.items() if path in KNOBS}
     spec = _checked("task", given, find_task, faults)
+    of_recipe: dict[str, Any] = {}
     if spec is None:
         # The other knobs can still be checked, with stand-ins for the recipe's values; the model reports a missing task.
         values = {"body.name": "mini-swin", "proxy": "noise"} | _reference_behaviour(given) | given
     else:
         recipe, recipes = choose_recipe(spec, given), recipes_of(spec)
-        wrong = unknown_knobs(flatten(recipes[recipe]))
+        of_recipe = flatten(recipes[recipe])
+        wrong = unknown_knobs(of_recipe)
         faults += [Fault(fault.path, f"{fault.rule}, in the recipe {recipe} of {spec.name}", fault.value, fault.remedy) for fault in wrong]
-        values = flatten(recipes[recipe]) | {"recipe": recipe} | _reference_behaviour(given) | given
+        values = of_recipe | {"recipe": recipe} | _reference_behaviour(given) | given
         if isinstance(values["recipe"], str) and values["recipe"] != recipe:
             faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], recipes)))
+    _checked("embedder.weights", values, check_weights_file, faults)
     body = _checked("body.name", values, find_body, faults)
+    if body is not None and spec is not None:
+        otherwise = _default_proxy(of_recipe.get("proxy"), body)
+        if isinstance(given.get("proxy"), str):
+            given["proxy"] = complete_name(given["proxy"], otherwise)
+        values["proxy"] = given.get("proxy", otherwise)
     proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
     if body is None:
         values.setdefault("proxy", "noise")  # a stand-in too: which proxy is the default depends on the body
@@ -72,8 +88,6 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
     elif proxy is not None and proxy.width is not None:
         faults += _width_faults(proxy, body)
-    elif "proxy" not in given and not ("proxy" in values and _serves(find_proxy(values["proxy"]), body)):
-        values["proxy"] = DEFAULT_PROXY[body.modality]
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
@@ -86,7 +100,7 @@ def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults that `reference_behaviour` sets; none if it is off."""
     if given.get("reference_behaviour") is not True:
         return {}
-    return {path: value for path, value in REFERENCE_BEHAVIOUR.items() if path != "align.lr_from" or "align.lr" not in given}
+    return {path: value for path, value in REFERENCE_BEHAVIOUR.items() if not any(own in given for own in _OWN_OF_ALIGNMENT.get(path, ()))}
 
 
 def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
@@ -112,6 +126,12 @@ def _checked(path: str, values: Mapping[str, Any], find: Any, faults: list[Fault
     except DataError as error:
         faults.append(Fault(path, str(error), Fault.ABSENT))
     return None
+
+
+def _default_proxy(of_recipe: str | None, body: BodySpec) -> str:
+    """The proxy of a trial that names none: the recipe's if the body can use it, else the default of the body's modality."""
+    usable = of_recipe is not None and _serves(find_proxy(of_recipe), body)
+    return of_recipe if usable and of_recipe is not None else DEFAULT_PROXY[body.modality]
 
 
 def _serves(proxy: ProxySpec, body: BodySpec) -> bool:

@@ -44,7 +44,7 @@ DISTANCES: dict[str, DistanceSpec] = {spec.name: spec for spec in BUILTIN_DISTAN
 ALIGN_KNOBS = frozenset(
     {
         *("epochs", "weight", "objective", "class_samples", "class_sampling", "proxy_samples", "lr", "lr_from", "optimizer"),
-        *("weight_decay", "momentum", "lr_steps", "lr_schedule"),
+        *("optimizer_from", "weight_decay", "momentum", "betas", "lr_steps", "lr_schedule"),
     }
 )
 """Knobs of `align` that belong to no distance; none may take their names."""

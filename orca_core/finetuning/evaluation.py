@@ -27,7 +27,7 @@ def evaluate(
     """Loss and score of a set.
 
     Args:
-        settings: `finetune.scoring`, `finetune.batch_size`, `finetune.eval_batch_size`.
+        settings: `finetune.scoring`; for chunks `finetune.score_chunk`, `finetune.eval_batch_size` and `finetune.batch_size`.
         outputs: (n, ...) of the model.
         y: (n, ...) targets.
         group: (n,) samples whose outputs are averaged and scored as one; None if each stands for itself.
@@ -40,7 +40,8 @@ def evaluate(
     chunk = max(1, len(y))
     if settings["finetune.scoring"] == "chunks" and group is None:  # the reference too takes a set of groups as a whole
         batch_size = settings["finetune.batch_size"]
-        chunk = math.ceil(settings["finetune.eval_batch_size"] / batch_size) * batch_size
+        samples = settings["finetune.score_chunk"] or settings["finetune.eval_batch_size"]
+        chunk = math.ceil(samples / batch_size) * batch_size
     pairs = list(zip(outputs.split(chunk), y.split(chunk), strict=True))
     losses = [loss(*pair).item() for pair in pairs]
     return sum(losses) / len(pairs), sum(score(part.cpu(), true.cpu()) for part, true in pairs) / len(pairs)

@@ -85,7 +85,10 @@ class Finetuning:
         self.settings, self.device, self.seed = settings, device, settings["seed"]
         self.model = model.to(device)
         self.data = data
-        self.train, self.valid, self.test = (_resident(device, split) for split in (data.train, data.valid, data.test))
+        self.train, self.valid = (_resident(device, split) for split in (data.train, data.valid))
+        # As in the reference's data: then one evaluation is both.
+        self.valid_is_test = data.valid.equals(data.test)
+        self.test = self.valid if self.valid_is_test else _resident(device, data.test)
         if settings["finetune.checkpointing"]:
             checkpoint_blocks(model.body.blocks)
         self.distance = distance
@@ -122,7 +125,7 @@ class Finetuning:
             self._freeze()  # a surgical phase waits until the weights are those it starts from
 
     def run_epoch(self, epoch: int) -> EpochRow:
-        """One pass over the training set, then evaluation on validation and test set."""
+        """One pass over the training set, then evaluation on validation and test set, once if these are the same."""
         if self.inputs is None:
             if self.phase.is_surgical:
                 self._freeze()
@@ -131,7 +134,9 @@ class Finetuning:
             train_loss, lr, distance = self._train(epoch, self.inputs[0])
         self.epoch = epoch
         valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1], self.data.valid.group)
-        _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
+        test_error = valid_error
+        if not self.valid_is_test:
+            _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
         row = EpochRow(
             stage="finetune",
             epoch=epoch,
@@ -151,7 +156,9 @@ class Finetuning:
     def _train(self, epoch: int, x: Tensor) -> tuple[float, float, float | None]:
         """Train for an epoch; returns the mean loss, the last learning rate, and the mean distance to the proxy if it is minimised."""
         batch_size, accum = self.settings["finetune.batch_size"], self.settings["finetune.accum"]
-        order = torch.randperm(len(self.train[1]), generator=generator(self.seed, "data-order", epoch))
+        order = torch.arange(len(self.train[1]))
+        if self.settings["finetune.data_order"] == "shuffled":
+            order = torch.randperm(len(order), generator=generator(self.seed, "data-order", epoch))
         groups = [group.split(batch_size) for group in order.split(batch_size * accum)]
         sizes = [len(group) for group in groups]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -264,11 +271,11 @@ class Finetuning:
         self.model.eval()
         size = self.settings["finetune.eval_batch_size"]
         with torch.no_grad(), self._autocast():
-            train, valid, test = (
+            train, valid, *rest = (
                 torch.cat([self.model.features(self.data.inputs(part.to(self.device))).float() for part in x.split(size)]) if len(x) else x
-                for x in (self.train[0], self.valid[0], self.test[0])
+                for x in (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
             )
-        return train, valid, test
+        return train, valid, rest[0] if rest else valid
 
     def _outputs(self, x: Tensor) -> Tensor:
         return self._outputs_and_tokens(x)[0]

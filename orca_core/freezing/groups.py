@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from orca_core.bodies.base import Body
@@ -35,8 +37,11 @@ def body_group(body: Body, name: str, scores: Tensor | None = None) -> list[nn.P
         case "attention":
             return _attention(body)
         case "non-attn":
-            attention = {id(parameter) for parameter in _attention(body)}
-            return [parameter for parameter in body.parameters() if id(parameter) not in attention]
+            return _all_but(body, _attention(body))
+        case "qkv":
+            return _parameters(body.qkv)
+        case "non-qkv":
+            return _all_but(body, _parameters(body.qkv))
         case "layers":
             return list(blocks[int(number)].parameters())
         case "top-layers":
@@ -45,6 +50,15 @@ def body_group(body: Body, name: str, scores: Tensor | None = None) -> list[nn.P
             assert scores is not None
             return [parameter for layer in highest(scores, int(number)) for parameter in blocks[layer].parameters()]
     raise AssertionError(name)
+
+
+def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def _all_but(body: Body, frozen: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    left_out = {id(parameter) for parameter in frozen}
+    return [parameter for parameter in body.parameters() if id(parameter) not in left_out]
 
 
 def _attention(body: Body) -> list[nn.Parameter]:

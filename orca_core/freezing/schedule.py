@@ -11,11 +11,12 @@ A schedule is a list of phases that partition the epochs. Named schedules are ab
     layernorm               of the body, its LayerNorms (FPT, Lu et al. 2021, as ORCA's code has it) and GPT-2's position table
     bias                    of the body, its biases, those of LayerNorms too (BitFit, Ben Zaken et al. 2022)
     attention, non-attn     of the body, its attention (projections and position biases, no LayerNorms), or all but that
+    qkv, non-qkv            of the body, its projections to queries, keys and values, or all but these (the reference's `non-attn`)
     top-layers:N            of the body, its top N layers
     surgical:N              of the body, the N layers of highest Fisher information (`orca_core.freezing.fisher`)
     gradual:N               of the body nothing for N epochs, then one more layer from the top every N epochs, then everything
 
-Embedder and predictor train in all of the last six rows, and in `gradual` from the start. Layers are the body's transformer blocks,
+Embedder and predictor train in all of the last seven rows, and in `gradual` from the start. Layers are the body's transformer blocks,
 counted from the bottom (Swin: over all stages); modules outside them, such as the last LayerNorm, are not layers.
 
 García-de-Herreros et al. 2024 (figure 4) freeze "before full fine-tuning"; whether for a first phase or throughout is not
@@ -32,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from orca_core.errors import ConfigError, Fault, nearest
 
-GROUPS = ("embedder", "body", "predictor", "layernorm", "bias", "attention", "non-attn")
+GROUPS = ("embedder", "body", "predictor", "layernorm", "bias", "attention", "non-attn", "qkv", "non-qkv")
 """Groups of parameters that a phase can train. Those after `predictor` are parts of the body, which `body` includes."""
 
 LAYER_GROUPS = ("layers", "top-layers", "surgical")
@@ -61,8 +62,8 @@ class Phase(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     train: tuple[Annotated[str, Field(pattern=f"^{_PATTERN}$")], ...] = Field(
-        description="What trains: a list of embedder, body, predictor, layernorm, bias, attention, non-attn, layers:NUMBER "
-        "(0 is the lowest), top-layers:COUNT, surgical:COUNT; or `all`."
+        description="What trains: a list of embedder, body, predictor, layernorm, bias, attention, non-attn, qkv, non-qkv, "
+        "layers:NUMBER (0 is the lowest), top-layers:COUNT, surgical:COUNT; or `all`."
     )
     epochs: Annotated[int, Field(ge=1)] | None = Field(None, description="Epochs of the phase; the last phase may leave it out.")
     lr_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1.0, description="Factor on the learning rate in this phase.")

@@ -15,14 +15,14 @@ from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody, random_body
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.groups import body_group
-from orca_core.model.embedder import Embedder, make_embedder
+from orca_core.model.embedder import Embedder, load_weights, make_embedder
 from orca_core.model.predictor import make_predictor
 from orca_core.seeding import seeded
 from orca_core.settings import Settings
 
 
 def build_embedder(settings: Settings, loaded: LoadedBody, input_shape: tuple[int, ...]) -> Embedder:
-    """The embedder of a trial as it starts, before any alignment; drawn by the seed.
+    """The embedder of a trial as it starts, before any alignment; drawn by the seed, or read from a file.
 
     Args:
         settings: Of alignment or of fine-tuning.
@@ -33,19 +33,22 @@ def build_embedder(settings: Settings, loaded: LoadedBody, input_shape: tuple[in
     if settings["body.double"]:
         geometry = replace(geometry, max_tokens=geometry.max_tokens // 2)
     positions_from: int | None = None
-    if init == "reference":
-        # Which copies positions with either initialisation (`utils.py:678-717`), and counts them as RoBERTa does for every text body.
+    if init in ("reference", "pretrained-third-row"):
+        # The reference copies positions with either initialisation (`utils.py:678-717`), and counts them as RoBERTa does for any text body.
         positions_from = rows_before_third(loaded.embedding)
         geometry = replace(geometry, max_tokens=geometry.max_tokens - positions_from)
     with seeded(settings["seed"], "embedder-init"):
-        return make_embedder(
+        embedder = make_embedder(
             input_shape,
             geometry,
             loaded.embedding,
             target_seq_len=settings["embedder.target_seq_len"],
-            pretrained=init == "pretrained" or (init == "reference" and settings.aligned),
+            pretrained=init.startswith("pretrained") or (init == "reference" and settings.aligned),
             positions_from=positions_from,
         )
+    if settings["embedder.weights"] is not None:
+        load_weights(embedder, settings["embedder.weights"])
+    return embedder
 
 
 class CrossModalModel(nn.Module):

@@ -11,11 +11,16 @@ Shapes: n samples, l tokens, d width of the body's tokens.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from orca_core.bodies.base import BodyEmbedding, Geometry, ImageEmbedding, TextEmbedding
+from orca_core.datafiles.embedder_weights import check_weights_file
+from orca_core.datafiles.expected import refuse
+from orca_core.errors import Fault
 
 
 def series_stride(length: int, max_tokens: int) -> int:
@@ -156,6 +161,36 @@ def make_embedder(
     if positions_from is not None:
         _copy_positions(embedder, embedding, positions_from)
     return embedder
+
+
+def check_shapes(embedder: Embedder, path: str) -> None:
+    """Check that a file holds the tensors of an embedder, all of them and in their shapes.
+
+    Raises:
+        DataError: With a line for each tensor that is missing, of another shape or not the embedder's.
+    """
+    found = check_weights_file(path)
+    needed = {name: tuple(tensor.shape) for name, tensor in embedder.state_dict().items()}
+    faults = [Fault(name, f"must be in the file, of shape {needed[name]}", Fault.ABSENT) for name in needed if name not in found]
+    faults += [
+        Fault(name, "must not be in the file: the embedder has no such tensor", Fault.ABSENT) for name in found if name not in needed
+    ]
+    both = [name for name in needed if name in found and found[name] != needed[name]]
+    faults += [Fault(name, f"must have the shape {needed[name]}", found[name]) for name in both]
+    refuse(fault.text(path) for fault in faults)
+
+
+def load_weights(embedder: Embedder, path: str) -> None:
+    """Give an embedder the weights in a file, as float32.
+
+    Raises:
+        DataError: As `check_shapes`; or if a number is not finite.
+    """
+    check_shapes(embedder, path)
+    tensors = {name: tensor.to(torch.float32) for name, tensor in load_file(Path(path).expanduser()).items()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    refuse(Fault(name, "must hold finite numbers", Fault.ABSENT).text(path) for name in broken)
+    embedder.load_state_dict(tensors)
 
 
 def _fresh_positions(count: int, width: int) -> nn.Parameter:

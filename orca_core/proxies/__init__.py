@@ -3,7 +3,8 @@
 `PROXIES` holds every built-in proxy; `PROXY_CATALOGUE` also those whose name carries an argument, `text:PATH`, and those of other packages,
 through the entry-point group `orca_core.proxies`. An entry is a `ProxySpec`. A loader is `load(spec) -> ProxyData`, the whole proxy in a
 fixed order; which samples a trial uses is drawn by the trial's seed (`align.proxy_samples`). `noise` has no loader: it is drawn in the
-width of the body's embedding, so it fits every body.
+width of the body's embedding, so it fits every body. `noise-matched` stands for `noise-matched:NAME`, where NAME is the proxy that a trial
+would have otherwise; a resolved config has the full name.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from orca_core.proxies.published import PUBLISHED_PROXIES
 from orca_core.proxies.spec import ProxyData, ProxySpec
 from orca_core.tasks.own.suggesting import suggest_form
 
-__all__ = ["DEFAULT_PROXY", "PROXIES", "PROXY_CATALOGUE", "ProxyData", "ProxySpec", "find_proxy"]
+__all__ = ["DEFAULT_PROXY", "PROXIES", "PROXY_CATALOGUE", "ProxyData", "ProxySpec", "complete_name", "find_proxy", "stands_for"]
 
 PROXIES: dict[str, ProxySpec] = {spec.name: spec for spec in (*BUILTIN_PROXIES, *PUBLISHED_PROXIES)}
+
+MATCHED = "noise-matched"
 
 DEFAULT_PROXY = {"text": "pydoc", "images": "photos"}
 """The proxy of a body of that modality if the task's recipe names none that fits."""
@@ -31,6 +34,36 @@ DEFAULT_PROXY = {"text": "pydoc", "images": "photos"}
 
 def _shuffle(name: str) -> ProxySpec:
     return replace(find_proxy(name), name=f"{name}+shuffled", shuffled=True)
+
+
+def _match(name: str) -> ProxySpec:
+    proxy = find_proxy(name)
+    if not proxy.loader:
+        raise ConfigError([Fault("proxy", "must name a proxy of data after noise-matched:", name, "As in noise-matched:photos.")])
+    summary = f"Gaussian features with the mean and covariance of those of {name}, and its labels: the control"
+    return replace(proxy, name=f"{MATCHED}:{name}", summary=summary, matched=True)
+
+
+def complete_name(name: str, otherwise: str) -> str:
+    """A proxy's name in full: `noise-matched` with the proxy that the trial would have otherwise; others as they are.
+
+    >>> complete_name("noise-matched+k:50", "photos"), complete_name("noise", "photos")
+    ('noise-matched:photos+k:50', 'noise')
+    """
+    base, plus, suffixes = name.partition("+")
+    return f"{MATCHED}:{otherwise}{plus}{suffixes}" if base == MATCHED else name
+
+
+def stands_for(written: object, name: object) -> bool:
+    """Whether a proxy's name as written is that of a resolved config, which has the full one.
+
+    >>> stands_for("noise-matched", "noise-matched:photos"), stands_for("noise-matched", "noise-matched:photos+k:50")
+    (True, False)
+    """
+    if not isinstance(written, str) or not isinstance(name, str) or written.partition("+")[0] != MATCHED:
+        return written == name
+    base, _, suffixes = name.partition("+")
+    return base.startswith(f"{MATCHED}:") and suffixes == written.partition("+")[2]
 
 
 def _cut(name: str, number: str) -> ProxySpec:
@@ -51,6 +84,7 @@ _FORMS = (
     NameForm("images:PATH", r"images:(.*)", images_proxy, "your own pictures, a folder for each class", {"modality": "images"}),
     NameForm("npz:PATH", r"npz:(.*)", npz_proxy, "your own features, for bodies of their width: keys x and y", {"modality": "any"}),
     NameForm("task:NAME", r"task:(.*)", task_proxy, "training images of a 2D classification task", {"modality": "images"}),
+    NameForm("noise-matched:NAME", r"noise-matched:(.*)", _match, "Gaussian features with the moments of those of NAME: a control"),
     NameForm("NAME+shuffled", r"(.*)\+shuffled", _shuffle, "any of these, with its labels permuted by the seed: a control"),
     NameForm("NAME+k:N", r"(.*)\+k:([^+]*)", _cut, "N samples of any of these"),
 )

@@ -59,11 +59,20 @@ BUILTIN_PROXIES: tuple[ProxySpec, ...] = (
     ),
     ProxySpec(
         name="noise",
-        summary="Gaussian features with labels at random: the control",
+        summary="standard Gaussian features, labels at random; a body's features have another mean and scale, see noise-matched",
         modality="any",
         loader="",
         licence="Apache-2.0",
         source="drawn here",
+    ),
+    ProxySpec(
+        name="noise-matched",
+        summary="the control: Gaussian features with mean, covariance and labels of the proxy that the trial would have otherwise",
+        modality="any",
+        loader="",
+        licence="Apache-2.0",
+        source="drawn here",
+        matched=True,
     ),
 )
 

@@ -46,6 +46,8 @@ class ProxySpec(DataSpec):
         width: Returns the width of features that are read as such; None for a proxy that a body embeds.
         shuffled: Labels are permuted by the trial's seed (`NAME+shuffled`): the control for what labels do.
         max_samples: Largest number of samples to use (`NAME+k:N`).
+        matched: Its features are replaced by Gaussian ones of their mean and covariance (`noise-matched:NAME`): the control for what
+            features hold beyond these two.
     """
 
     modality: Literal["text", "images", "any"]
@@ -53,6 +55,7 @@ class ProxySpec(DataSpec):
     width: Callable[[], int] | None = None
     shuffled: bool = False
     max_samples: int | None = None
+    matched: bool = False
 
     def fits(self, modality: str) -> bool:
         """Whether a body of that modality can embed it."""
@@ -80,6 +83,7 @@ class ProxySpec(DataSpec):
 
     def _label(self, has_content: bool) -> str:
         label = f"proxy {self.name if self.identity is None else self.identity()} {self.loader} {self.version}"
+        label += " matched" if self.matched else ""
         return label + (" shuffled" if self.shuffled else "") + ("" if self.max_samples is None else f" most {self.max_samples}")
 
     def load(self) -> ProxyData:

@@ -2,7 +2,7 @@
 
 Source: Greydanus & Kobak, "Scaling down deep learning with MNIST-1D", ICML 2024, arXiv 2011.14439; templates and constants are
 those of github.com/greydanus/mnist1d (Apache-2.0). Differs: all 5000 series are drawn at once from a PCG64 generator, so they are
-another sample of the same distribution, not the rows of the authors' file.
+another sample of the same distribution, not the rows of the authors' file; and series are standardised by the training rows alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import deal
+from orca_core.tasks.splitting import deal, standardise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ def load_mnist1d(spec: TaskSpec, split_seed: int) -> TaskData:
 
     x, y = draw(NUM_TRAIN + NUM_VALID + NUM_TEST, np.random.Generator(np.random.PCG64(SEED)))
     train, valid, _ = deal(x[:-NUM_TEST], y[:-NUM_TEST], split_seed, num_valid=NUM_VALID)
-    return TaskData(train, valid, Split(x[-NUM_TEST:], y[-NUM_TEST:]), num_classes=len(TEMPLATES))
+    return standardise(TaskData(train, valid, Split(x[-NUM_TEST:], y[-NUM_TEST:]), num_classes=len(TEMPLATES)))
 
 
 def templates() -> np.ndarray:
@@ -61,7 +61,7 @@ def draw(samples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.n
         generator: Where every random number comes from.
 
     Returns:
-        (samples, 1, 40) float32 of mean 0 and variance 1 over all, and (samples,) int64 digits.
+        (samples, 1, 40) float64, and (samples,) int64 digits.
     """
     import numpy as np
     from scipy.ndimage import gaussian_filter1d
@@ -85,8 +85,7 @@ def draw(samples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.n
     series -= 0.75 * generator.uniform(-0.5, 0.5, size=(samples, 1)) * np.linspace(-0.5, 0.5, FULL_LENGTH)
 
     series = _interpolate(series, np.broadcast_to(np.linspace(0, FULL_LENGTH - 1, LENGTH), (samples, LENGTH)))
-    series = (series - series.mean()) / series.std()
-    return np.ascontiguousarray(series[:, None], dtype=np.float32), digits.astype(np.int64)
+    return series[:, None], digits.astype(np.int64)
 
 
 def _interpolate(series: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 SCALED_AGAIN = (12, 54, 1068, 1494)
 """Tables of numbers that the reference scales a second time, by its training rows."""
 
+SCORED_IN_LARGE_CHUNKS = (15, 54, 61, 1050)
+"""Tables whose test rows the reference scores in chunks of 10000, not of 1000."""
+
 COLUMNS_1464 = (0, 1, 3)
 """Columns of 1464 that the reference keeps."""
 
@@ -221,6 +224,7 @@ def _make_published(row: tuple[int, int, int, int, float, int, float | None, str
         class_samples=class_samples,
         tokens=tokens,
         dropout=dropout,
+        score_chunk=10_000 if number in SCORED_IN_LARGE_CHUNKS else 1000,
     )
     return _make_spec(number, {"published": recipe})
 

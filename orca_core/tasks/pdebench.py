@@ -292,7 +292,7 @@ PDEBENCH_TASKS: tuple[TaskSpec, ...] = (
         "2D_DarcyFlow_beta0.1_Train.hdf5",
         133218,
         "1.3 GB",
-        published_recipe(2, epochs=100, tokens=64, optimizer="adamw", lr=1e-4, weight_decay=1e-5, **_COMMON),
+        published_recipe(2, epochs=100, tokens=64, score_chunk=100, optimizer="adamw", lr=1e-4, weight_decay=1e-5, **_COMMON),
     ),
     _make_spec(
         "rd2d",

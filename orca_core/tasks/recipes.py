@@ -28,11 +28,13 @@ def published_recipe(
     class_samples: int = 128,
     tokens: int = 512,
     eval_batch_size: int = 256,
+    score_chunk: int = 1000,
     dropout: float = 0.0,
 ) -> dict[str, Any]:
     """One of its YAML files. Stage 2 has stage 3's optimiser at ten times its learning rate, which is at most 1e-3 in all of them.
 
-    `eval_batch_size` in those files means something else: the number of samples per score, which here is the whole set.
+    `eval_batch_size` of those files is `score_chunk` here: their evaluation passes batches of `batch_size` forward, and takes the score of
+    chunks. `eval_batch_size` is our own, as a larger forward pass is faster.
     """
     common = {"optimizer": optimizer, "weight_decay": weight_decay, "momentum": momentum}
     return {
@@ -47,6 +49,7 @@ def published_recipe(
             "betas": [0.9, 0.98],
             "batch_size": batch_size,
             "eval_batch_size": eval_batch_size,
+            "score_chunk": score_chunk,
             "accum": accum,
             "clip": clip,
             "warmup_epochs": warmup,

@@ -56,6 +56,28 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def equals(self, other: Split) -> bool:
+        """Whether the other part has the same rows, in the same order, and the same groups of them."""
+        pairs = [(self.x, other.x), (self.y, other.y)]
+        if self.group is not None and other.group is not None:
+            pairs.append((self.group, other.group))
+        elif self.group is not None or other.group is not None:
+            return False
+        return all(_are_equal(*pair) for pair in pairs)
+
+
+_LOOK = 16
+"""Rows that are compared first: parts that differ mostly differ in these."""
+
+
+def _are_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    import numpy as np
+
+    if one is other:
+        return True
+    some = one[:_LOOK], other[:_LOOK]
+    return one.shape == other.shape and all(np.array_equal(*pair, equal_nan=True) for pair in (some, (one, other)))
+
 
 @dataclass(frozen=True)
 class TaskData:

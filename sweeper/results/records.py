@@ -79,7 +79,11 @@ TRIALS: tuple[Column, ...] = (
     Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if this sweep ran it."),
     *config_columns(),
     *_SCORES,
-    Column("score", _TEXT, "Name of the task's score, in which the errors are measured."),
+    Column(
+        "score",
+        _TEXT,
+        "Name of the score that was computed, in which the errors are measured: the task's, or the reference's with `reference_data`.",
+    ),
     Column(
         "proxy_distance",
         _REAL,

@@ -65,6 +65,27 @@ def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:
     faults.raise_if_any(file)
 
 
+def check_embedders(configs: Iterable[TrialConfig], file: str = "") -> None:
+    """Compare every file of `embedder.weights` with the embedder that it is for. This loads torch, so `run` does it but `plan` does not.
+
+    Raises:
+        ConfigError: With a fault for every tensor that is missing, of another shape or not the embedder's.
+    """
+    faults = Faults()
+    given = [config for config in configs if config.embedder.weights is not None]
+    for config in {
+        (config.embedder, config.task, config.reference_data, config.body.name, config.body.double): config for config in given
+    }.values():
+        from orca_core.bodies.loading import random_body
+        from orca_core.model.cross_modal import build_embedder
+        from orca_core.settings import Settings
+
+        with faults.collecting("embedder.weights"):
+            data = config.task_spec.load(config.split_seed, config.reference_data)
+            build_embedder(Settings.of(config, "finetune"), random_body(config.body_spec, seed=0), data.input_shape)
+    faults.raise_if_any(file)
+
+
 def check_stores(workspace: Workspace, share: bool = True) -> None:
     """Check that the stage store can be written, and without sharing the private stores, too.
 

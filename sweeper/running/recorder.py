@@ -134,7 +134,7 @@ class Recorder:
             "candidate": trial.candidate,
             "variant": trial.variant or None,
             "result_key": trial.result_key,
-            "score": trial.config.task_spec.score,
+            "score": trial.config.task_spec.score_name(trial.config.reference_data),
             "started_at": datetime.now(UTC),
             "host": socket.gethostname(),
             "pid": os.getpid(),

@@ -87,9 +87,14 @@ def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, T
             unusable[name] = fault
             continue
         try:
-            usable[name] = resolve_config({**knobs, "proxy": name})
+            config = resolve_config({**knobs, "proxy": name})
         except ConfigError as error:  # features of another width
             unusable[name] = str(error).splitlines()[0]
+            continue
+        if fault := describe_file_faults(find_proxy(config.proxy)):  # noise-matched, of the recipe's proxy
+            unusable[name] = fault
+        else:
+            usable[name] = config
     check_data(usable.values())
     return usable, unusable
 

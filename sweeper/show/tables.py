@@ -14,12 +14,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orca_core.config.paths import KNOBS
 from orca_core.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = ("table", "csv", "json", "markdown")
+
+DIGITS = 4
+"""Significant digits of a number in a table for people."""
+
+_KNOBS = frozenset(path.replace(".", "_") for path in KNOBS)
+"""Names of the columns that hold settings."""
 
 
 def check_format(format: str) -> None:
@@ -65,7 +72,7 @@ def render(table: pa.Table, format: str) -> str:
         writer.writerows([["" if value is None else _plain(value) for value in row] for row in rows])
         return text.getvalue()
     if format == "markdown":
-        head, *body = [[_format_cell(value).replace("|", "\\|") for value in row] for row in (columns, *rows)]
+        head, *body = [[cell.replace("|", "\\|") for cell in line] for line in (columns, *_format_rows(columns, rows))]
         return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(columns), *body))
     return text_table(columns, rows)
 
@@ -89,7 +96,7 @@ def _convert_decimal(value: Any) -> Any:
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Format rows in columns aligned with spaces: numbers to the right, text to the left."""
     body = [list(row) for row in rows]
-    cells = [[_format_cell(value) for value in row] for row in body]
+    cells = _format_rows(columns, body)
     numeric = [all(isinstance(row[i], int | float | None) for row in body) for i in range(len(columns))]
     widths = [max(len(column), *(len(row[i]) for row in cells), 0) if cells else len(column) for i, column in enumerate(columns)]
 
@@ -100,11 +107,23 @@ def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return line(columns) + "".join(line(row) for row in cells)
 
 
-def _format_cell(value: Any) -> str:
+def _format_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[str]]:
+    """Every cell as text. Of the settings of trials, those that differ are shown with as many digits as tell them apart."""
+    digits = [_digits([row[i] for row in rows]) if column in _KNOBS else DIGITS for i, column in enumerate(columns)]
+    return [[_format_cell(value, number) for value, number in zip(row, digits, strict=True)] for row in rows]
+
+
+def _digits(values: Sequence[Any]) -> int:
+    """The number of significant digits, 4 or more, with which different numbers have different texts."""
+    numbers = {value for value in values if isinstance(value, float) and not math.isnan(value)}
+    return next(digits for digits in range(DIGITS, 18) if len({f"{value:.{digits}g}" for value in numbers}) == len(numbers))
+
+
+def _format_cell(value: Any, digits: int = DIGITS) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.{digits}g}"
     return " ".join(str(_plain(value)).split())
 
 

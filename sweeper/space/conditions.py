@@ -9,6 +9,7 @@ from typing import Any
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, SHORTHAND
 from orca_core.errors import nearest
+from orca_core.proxies import stands_for
 from sweeper.faults import Faults
 from sweeper.space.knobs import check_knob
 
@@ -89,7 +90,7 @@ def _check_expected(path: str, value: Any, faults: Faults) -> None:
 def _matches(expected: Any, value: Any) -> bool:
     if isinstance(expected, Mapping):
         return not _matches(expected["not"], value)
-    return value in expected if isinstance(expected, list) else value == expected
+    return any(value == other or stands_for(other, value) for other in (expected if isinstance(expected, list) else [expected]))
 
 
 def _value_of(path: str, config: TrialConfig) -> Any:

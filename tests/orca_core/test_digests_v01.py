@@ -17,7 +17,6 @@ DIGESTS = {
     "advection-mini": "e4285d4db3ea81bf72eecd430d9d54bb7345dd0f99144fb7cb0447d5c1c87ca6",
     "burgers-mini": "97dc63cc958c80d6d407dc79836cb27f4984a08b2cbf1c334a5570d0ce0bf272",
     "darcy-mini": "cd676c2c64428fc3761524e2fd5a19f54f4de2926402e4cccff6cd447c644fb1",
-    "mnist1d": "5041501e3222e35ba4cde80464335526d6597a3ff68acd1cea23b8a16cb43bca",
     "proxy fractals": "028af8f86da4f55102069361d4e00b6025d5594fa4fd6a8060fd0dd5e6de78a1",
     "proxy noise": "2ac04ff05c5e1a884b449a585d474db765bf3ca012718ba1743394f9b4849c09",
 }
@@ -35,6 +34,10 @@ def test_data_is_known_by_the_digest_it_had(name):
         pytest.skip(f"the data files may be others than those of scikit-learn {SKLEARN}")
     spec = find_proxy(name.removeprefix("proxy ")) if name.startswith("proxy ") else find_task(name)
     assert spec.digest() == {**DIGESTS, **DIGESTS_WITH_SKLEARN}[name]
+
+
+def test_mnist1d_is_another_task_since_training_rows_alone_scale_it():
+    assert find_task("mnist1d").digest() != "5041501e3222e35ba4cde80464335526d6597a3ff68acd1cea23b8a16cb43bca"
 
 
 def test_files_that_a_user_names_are_known_by_content_loader_and_variant(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -14,7 +17,7 @@ from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.rows import EpochRow, TrialResult, best_row
 from orca_core.settings import Settings
-from orca_core.tasks import find_task
+from orca_core.tasks import Split, TaskData, find_task
 from orca_core.training.optimizers import make_optimizer, step_decay, warmup_decay
 
 CPU = torch.device("cpu")
@@ -179,6 +182,52 @@ def test_evaluation_is_over_the_whole_set_whatever_its_batches(tune):
     first, second = small.run_epoch(1), large.run_epoch(1)
     assert first.valid_error == second.valid_error
     assert first.valid_loss == pytest.approx(second.valid_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("freezing", ["full", "frozen-both"])
+def test_where_validation_is_the_test_set_an_epoch_evaluates_once_to_the_same_row(quick, freezing, monkeypatch):
+    config = quick("openml/187", {"body.weights": "random", "finetune.epochs": 1, "freezing": freezing})
+    data = find_task("openml/187").load()
+    same = replace(data, valid=Split(data.test.x.copy(), data.test.y.copy()))  # as loaders return it: the rows, in arrays of their own
+    evaluated = []
+    evaluate = Finetuning._evaluate
+    monkeypatch.setattr(Finetuning, "_evaluate", lambda self, x, *more: evaluated.append(len(x)) or evaluate(self, x, *more))
+
+    def epoch(data: TaskData) -> EpochRow:
+        loaded = random_body(find_body("mini-roberta"), seed=0)
+        settings = Settings.of(config, "finetune")
+        tuning = Finetuning(settings, CrossModalModel(settings, loaded, data.input_shape, data.output_shape), data, CPU)
+        tuning.start_phase(settings)
+        return tuning.run_epoch(1)
+
+    apart, together = epoch(data), epoch(same)
+    assert evaluated == [len(data.valid), len(data.test), len(data.test)]
+    assert together.test_error == apart.test_error == together.valid_error
+    assert (together.train_loss, together.lr) == (apart.train_loss, apart.lr)
+
+
+def test_parts_are_equal_if_rows_order_and_groups_are():
+    rng = np.random.default_rng(0)
+    part = Split(rng.normal(size=(40, 1, 3)).astype("float32"), np.full((40, 1, 3), np.nan, "float32"), np.arange(40) // 2)
+    assert part.equals(replace(part, x=part.x.copy(), y=part.y.copy(), group=part.group.copy()))
+    late = part.x.copy()
+    late[-1] += 1
+    others = [replace(part, x=late), replace(part, x=part.x[::-1]), replace(part, group=None), Split(part.x[:-1], part.y[:-1])]
+    assert not any(part.equals(other) or other.equals(part) for other in others)
+
+
+def test_training_rows_are_taken_in_the_given_order_on_demand(tune):
+    seen = {}
+    for order in ("given", "shuffled"):
+        tuning = tune({"finetune.data_order": order})
+        batches = seen[order] = []
+        losses = tuning._losses
+        tuning._losses = lambda batch, *more, told=batches, losses=losses, **named: told.append(batch) or losses(batch, *more, **named)
+        tuning.run_epoch(1)
+        tuning.run_epoch(2)
+    rows = {order: torch.cat(batches).tolist() for order, batches in seen.items()}
+    assert rows["given"] == [*range(8), *range(8)]
+    assert rows["shuffled"][:8] != rows["shuffled"][8:]
 
 
 def test_a_model_learns_the_wines(quick, store):

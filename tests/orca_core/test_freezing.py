@@ -40,6 +40,7 @@ def phases(*items: tuple) -> tuple[Phase, ...]:
         ("frozen-body:8", [(EMBEDDER_AND_PREDICTOR, 8)]),
         ("bias", [(("embedder", "predictor", "bias"), 8)]),
         ("non-attn", [(("embedder", "predictor", "non-attn"), 8)]),
+        ("non-qkv", [(("embedder", "predictor", "non-qkv"), 8)]),
         ("top-layers:2", [(("embedder", "predictor", "top-layers:2"), 8)]),
         ("surgical:2", [(("embedder", "predictor", "surgical:2"), 8)]),
         ("gradual:3", [(EMBEDDER_AND_PREDICTOR, 3), ((*EMBEDDER_AND_PREDICTOR, "top-layers:1"), 3), (ALL, 2)]),
@@ -166,6 +167,7 @@ MODES = [
     "bias",
     "attention",
     "non-attn",
+    "non-qkv",
     "top-layers:1",
     "surgical:1",
 ]

@@ -46,9 +46,10 @@ def as_written(tmp_path, monkeypatch):
 def known_by(case: dict) -> dict:
     config = TrialConfig.model_validate_json(json.dumps(case["config"]))
     stages = stages_of(config, case["device"])
+    known_then = flatten(case["config"])
     return {
         "id": trial_id(config),
-        "null": sorted(knob for knob, value in canonical_knobs(config).items() if value is None and knob in flatten(case["config"])),
+        "null": sorted(knob for knob, value in canonical_knobs(config).items() if value is None and knob in known_then),
         "stages": [str(stage.address) for stage in stages],
         "result_key": result_key(config, stages),
     }

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from trials import TINY_BODIES, TINY_TASKS, VALUES, copy_pretraining, differences, run, small, tiny_bodies
+from trials import TINY_BODIES, TINY_TASKS, VALUES, WINES_START, copy_pretraining, differences, run, small, tiny_bodies
 
 from orca_core import declarations
 from orca_core.config.knobs import TrialConfig
@@ -120,8 +120,8 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "task": ({}, "openml/1510"),
     "proxy": ({}, "pydoc"),
     "reference_data": ({"task": "nb360/ecg"}, True),
+    "embedder.weights": ({}, WINES_START),
     "align.lr_steps": ({}, [1]),
-    "finetune.betas": ({}, [0.9, 0.999]),
     "body.flip": ({"body": GPT2}, True),
     "body.double": ({"body": GPT2}, True),
     "align.momentum": ({"align.optimizer": "sgd"}, 0.5),
@@ -129,6 +129,9 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "align.lr_from": ({"align.lr": 1e-2, "finetune.lr": 1e-3}, "finetune"),  # to the same rate
     "finetune.batch_size": ({"align.class_sampling": "batches"}, 5),
     "finetune.lr": ({"align.lr_from": "finetune"}, 5e-4),
+    "align.betas": ({}, [0.9, 0.999]),
+    "finetune.betas": ({}, [0.9, 0.999]),
+    "finetune.score_chunk": ({"finetune.scoring": "chunks"}, 16),
     "finetune.momentum": ({"finetune.optimizer": "sgd"}, 0.5),
     "finetune.accumulation": ({"finetune.accum": 2}, "sum"),
     "finetune.schedule": ({"finetune.warmup_epochs": 1.0}, "reference"),
@@ -297,4 +300,4 @@ def test_equal_keys_give_equal_rows_and_artifacts_in_thousands_of_pairs(warm_sto
 
 
 def test_every_knob_is_drawn_or_left_out_for_a_reason():
-    assert KNOBS.keys() - VALUES.keys() == {"task", "body.name", "threads", "bits", "finetune.compile"}
+    assert KNOBS.keys() - VALUES.keys() == {"task", "body.name", "embedder.weights", "threads", "bits", "finetune.compile"}

@@ -53,6 +53,24 @@ def test_noise_fits_every_body_and_has_nothing_to_load():
     assert noise.loader == ""
 
 
+def test_noise_with_the_moments_of_a_proxy_fits_what_that_proxy_fits():
+    matched = find_proxy("noise-matched:pydoc")
+    assert (matched.fits("text"), matched.fits("images")) == (True, False)
+    names = ("pydoc", "noise-matched:pydoc", "noise-matched:pydoc+shuffled", "noise-matched:pydoc+k:50", "noise", "noise-matched:photos")
+    assert len({find_proxy(name).digest() for name in names}) == len(names)
+    for name in ("noise-matched:noise", "noise-matched:noise-matched"):
+        with pytest.raises(ConfigError, match="must name a proxy of data after noise-matched:"):
+            find_proxy(name)
+
+
+def test_noise_with_moments_of_ones_own_proxy_is_known_by_the_content_of_its_file(tmp_path):
+    def digest(name: str, text: str) -> str:
+        (tmp_path / name).write_text("text,label\n" + "".join(f"{text} {row},{'ab'[row % 2]}\n" for row in range(9)))
+        return find_proxy(f"noise-matched:text:{tmp_path / name}").digest()
+
+    assert digest("one.csv", "a cat") == digest("two.csv", "a cat") != digest("one.csv", "a dog")
+
+
 def test_an_unknown_proxy_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match="Did you mean 'photos'"):
         find_proxy("photo")

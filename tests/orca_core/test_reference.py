@@ -9,14 +9,16 @@ import torch
 from body_families import write_checkpoint
 from torch import Tensor, nn
 
+from orca_core.alignment.loop import Alignment
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
+from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import REFERENCE_BEHAVIOUR, resolve_config
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.selection import Selection
 from orca_core.identity import canonical_knobs, trial_id
-from orca_core.model.cross_modal import CrossModalModel
+from orca_core.model.cross_modal import CrossModalModel, build_embedder
 from orca_core.pipeline import run_trial
 from orca_core.rows import EpochRow, Row, best_row
 from orca_core.settings import Settings
@@ -56,6 +58,62 @@ def test_a_value_of_your_own_wins_over_the_shorthand(path):
 def test_a_rate_of_your_own_is_read_under_the_shorthand():
     config = resolve_config({**ALIGNED, "reference_behaviour": True, "align.lr": 0.3})
     assert (config.align.lr_from, config.align_lr) == ("own", 0.3)
+
+
+@pytest.mark.parametrize(("knob", "value"), [("align.optimizer", "sgd"), ("align.weight_decay", 0.3), ("align.momentum", 0.3)])
+def test_an_optimiser_of_your_own_is_read_under_the_shorthand(knob, value):
+    config = resolve_config({**ALIGNED, "reference_behaviour": True, "align.optimizer": "sgd", knob: value})
+    assert config.align.optimizer_from == "own"
+    assert canonical_knobs(config)[knob] == value
+
+
+def optimizer_of_alignment(config: TrialConfig) -> torch.optim.Optimizer:
+    body = random_body(find_body("mini-roberta"), seed=0)
+    data = find_task("openml/187").load()
+    settings = Settings.of(config, "align")
+    embedder = build_embedder(settings, body, data.input_shape)
+    source = torch.randn(20, body.body.geometry.width), torch.arange(20) % 2
+    return Alignment(settings, embedder, *source, data, CPU).optimizer
+
+
+@pytest.mark.parametrize(
+    ("knobs", "kind", "values"),
+    [
+        ({"optimizer": "sgd", "momentum": 0.7, "weight_decay": 0.3}, torch.optim.SGD, {"momentum": 0.7, "weight_decay": 0.3}),
+        ({"optimizer": "adam", "betas": [0.8, 0.88], "weight_decay": 0.2}, torch.optim.Adam, {"betas": (0.8, 0.88), "weight_decay": 0.2}),
+        ({"betas": [0.8, 0.88]}, torch.optim.AdamW, {"betas": (0.8, 0.88)}),
+    ],
+)
+def test_the_reference_aligns_by_the_optimiser_of_fine_tuning(knobs, kind, values):
+    knobs = {**ALIGNED, **{f"finetune.{name}": value for name, value in knobs.items()}}
+    (own,) = optimizer_of_alignment(resolve_config(knobs)).param_groups
+    assert (type(optimizer_of_alignment(resolve_config(knobs))), own["betas"]) == (torch.optim.AdamW, (0.9, 0.98))
+    optimizer = optimizer_of_alignment(resolve_config({**knobs, "reference_behaviour": True}))
+    assert type(optimizer) is kind
+    assert {name: optimizer.param_groups[0][name] for name in values} == values
+
+
+def test_one_optimiser_is_one_trial_wherever_its_settings_are_taken_from():
+    """So trials of the published recipes, where both stages have the same, are known by what they were known by before."""
+    plain, taken = (resolve_config({**ALIGNED, **knobs}) for knobs in ({}, {"align.optimizer_from": "finetune"}))
+    assert plain.align.weight_decay == plain.finetune.weight_decay
+    assert trial_id(plain) == trial_id(taken)
+    assert stages_of(plain) == stages_of(taken)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({"reference_behaviour": True, "finetune.optimizer": "sgd"}, True),
+        ({"reference_behaviour": True, "finetune.optimizer": "sgd", "align.optimizer_from": "own"}, None),
+        ({"reference_behaviour": True, "align.optimizer_from": "own"}, True),  # of one optimiser
+        ({"align.optimizer_from": "finetune"}, False),  # likewise
+        ({"align.optimizer_from": "finetune", "finetune.optimizer": "sgd"}, None),
+        ({"align.optimizer_from": "finetune", "finetune.optimizer": "sgd", "align.epochs": 0}, False),
+    ],
+)
+def test_results_say_whether_the_optimiser_of_alignment_is_the_references(knobs, expected):
+    assert canonical_knobs(resolve_config({**ALIGNED, **knobs}))["reference_behaviour"] is expected
 
 
 def test_the_shorthand_is_no_part_of_a_trial_but_what_it_sets_is():
@@ -118,15 +176,27 @@ def test_a_switch_counts_only_where_it_is_read(knob, value, unread_with, read_wi
         assert (len(ids) == 1) == same
 
 
-@pytest.mark.parametrize(("switch", "read"), [({"align.lr_from": "finetune"}, "lr"), ({"align.class_sampling": "batches"}, "batch_size")])
-@pytest.mark.parametrize("knob", ["lr", "batch_size"])
+@pytest.mark.parametrize(
+    ("switch", "read"),
+    [
+        ({"align.lr_from": "finetune"}, "lr"),
+        ({"align.class_sampling": "batches"}, "batch_size"),
+        ({"align.optimizer_from": "finetune"}, "weight_decay"),
+        ({"align.optimizer_from": "finetune"}, "betas"),
+        ({"align.optimizer_from": "finetune", "finetune.optimizer": "sgd"}, "momentum"),
+        ({}, "none of them"),
+    ],
+)
+@pytest.mark.parametrize("knob", ["lr", "batch_size", "weight_decay", "betas", "momentum"])
 def test_alignment_depends_on_a_knob_of_fine_tuning_where_a_switch_says_so(switch, read, knob):
-    values = {"lr": (0.0001, 0.0002), "batch_size": (4, 8)}[knob]
+    values = {"lr": (0.0001, 0.0002), "batch_size": (4, 8), "betas": ([0.9, 0.99], [0.9, 0.98])}.get(knob, (0.1, 0.2))
     keys = [
         {stage.kind: stage.key for stage in stages_of(resolve_config({**ALIGNED, **switch, f"finetune.{knob}": value}))}["align"]
         for value in values
     ]
-    assert (keys[0] != keys[1]) == (knob == read)
+    also = {"weight_decay"} if "align.optimizer_from" in switch else set()
+    also |= {"betas"} if "align.optimizer_from" in switch and "finetune.optimizer" not in switch else set()
+    assert (keys[0] != keys[1]) == (knob in {read, *also})
 
 
 def test_a_rate_cut_back_to_the_same_start_is_the_same_alignment():
@@ -284,6 +354,27 @@ def test_scores_of_chunks_are_averaged_unweighted(tune):
         tuning.loss = lambda outputs, y: outputs.mean()
         tuning.score = lambda outputs, y: outputs.mean().item()
         assert tuning._evaluate(values, torch.zeros(5), None) == pytest.approx((expected, expected))
+
+
+def test_a_chunk_of_the_score_is_not_a_forward_pass(tune):
+    values = torch.tensor([1.0, 1.0, 1.0, 1.0, 6.0])
+    chunks = {"finetune.scoring": "chunks", "finetune.batch_size": 1}
+    for knobs, expected in [({"score_chunk": 4, "eval_batch_size": 1}, 3.5), ({"score_chunk": 1, "eval_batch_size": 5}, 2.0)]:
+        tuning = tune({**chunks, **{f"finetune.{name}": value for name, value in knobs.items()}})
+        passes = []
+        tuning._outputs = lambda part, passes=passes: passes.append(len(part)) or part
+        tuning.loss = lambda outputs, y: outputs.mean()
+        tuning.score = lambda outputs, y: outputs.mean().item()
+        assert tuning._evaluate(values, torch.zeros(5), None) == pytest.approx((expected, expected))
+        assert max(passes) == knobs["eval_batch_size"]
+
+
+def test_a_chunk_of_the_score_is_part_of_a_trial_only_where_scores_are_of_chunks():
+    def identity(**knobs: object) -> str:
+        return trial_id(resolve_config({"task": "openml/187", **{f"finetune.{name}": value for name, value in knobs.items()}}))
+
+    assert identity(score_chunk=7) == identity()
+    assert identity(scoring="chunks", score_chunk=256) == identity(scoring="chunks") != identity(scoring="chunks", score_chunk=7)
 
 
 def test_of_equal_epochs_the_reference_takes_the_last():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from body_families import write_checkpoint
+from safetensors.torch import save_file
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
@@ -38,6 +39,9 @@ SMALL = {
 TINY_BODIES = {"bert": "tiny/bert", "gpt2": "tiny/gpt2", "roberta-pad-0": "tiny/roberta"}
 """Family -> folder of a checkpoint, relative to the working folder that `tiny_bodies` sets."""
 
+WINES_START = "tiny/embedder.safetensors"
+"""Weights of the embedder of `openml/187` for mini-roberta, in the working folder that `tiny_bodies` sets."""
+
 TINY_TASKS = {"npz:tiny/series.npz": (1, 12), "npz:tiny/images.npz": (1, 8, 8)}
 """Task of 60 rows in 3 classes -> shape of a row, in the working folder that `tiny_bodies` sets."""
 
@@ -54,7 +58,7 @@ VALUES: dict[str, list[Any]] = {
     "pretrain.fraction": [0.05, 0.06],
     "pretrain.epochs": [1, 2],
     "pretrain.seed": [0, 1],
-    "embedder.init": ["pretrained", "random", "reference"],
+    "embedder.init": ["pretrained", "random", "reference", "pretrained-third-row"],
     "embedder.target_seq_len": [512, 4],
     "align.epochs": [0, 1, 2],
     "align.weight": [0.0, 0.5],
@@ -68,9 +72,11 @@ VALUES: dict[str, list[Any]] = {
     "align.proxy_samples": [20, 15],
     "align.lr": [1e-3, 1e-2],
     "align.lr_from": ["own", "finetune"],
+    "align.optimizer_from": ["own", "finetune"],
     "align.optimizer": ["adamw", "sgd", "adam"],
     "align.weight_decay": [0.0, 0.1],
     "align.momentum": [0.9, 0.5],
+    "align.betas": [[0.9, 0.98], [0.9, 0.999]],
     "align.lr_steps": [[20, 40, 60], [1]],
     "align.lr_schedule": ["steps", "reference"],
     "freezing": ["full", "frozen-body", "frozen-body:1", "frozen-embedder", "frozen-both:1", "lp-ft:1", "bias", "surgical:1"],
@@ -82,8 +88,10 @@ VALUES: dict[str, list[Any]] = {
     "finetune.momentum": [0.9, 0.5],
     "finetune.betas": [[0.9, 0.98], [0.9, 0.999]],
     "finetune.batch_size": [8, 5],
+    "finetune.data_order": ["shuffled", "given"],
     "finetune.eval_batch_size": [256, 16],
     "finetune.scoring": ["whole", "chunks"],
+    "finetune.score_chunk": [None, 16],
     "finetune.accum": [1, 2],
     "finetune.accumulation": ["mean", "sum"],
     "finetune.clip": [None, 0.1],
@@ -104,7 +112,8 @@ VALUES: dict[str, list[Any]] = {
     "recipe": ["laptop"],
     "reference_behaviour": [False, True],
 }
-"""Values of each knob to draw from. Left out: `finetune.compile`, which takes a minute; `threads` and `bits`, which the process shares."""
+"""Values of each knob to draw from. Left out: `finetune.compile`, which takes a minute; `threads` and `bits`, which the process shares;
+`embedder.weights`, as the file must fit the other knobs."""
 
 
 @contextmanager
@@ -118,6 +127,14 @@ def tiny_bodies(folder: Path) -> Iterator[None]:
                 Path(path).mkdir(parents=True)
                 write_checkpoint(family, Path(path))
         rng = np.random.default_rng(0)
+        shapes = {
+            "projection.weight": (64, 13, 1),
+            "projection.bias": (64,),
+            "norm.weight": (64,),
+            "norm.bias": (64,),
+            "positions": (1, 64),
+        }
+        save_file({name: torch.ones(shape) for name, shape in shapes.items()}, WINES_START)
         for task, shape in TINY_TASKS.items():
             y = np.arange(60) % 3
             x = rng.normal(size=(60, *shape)) + y.reshape(-1, *[1] * len(shape))

@@ -220,7 +220,7 @@ def test_show_has_the_label_distances_of_the_first_and_the_last_epoch_of_alignme
     [
         ("spaces", "quickstart", "align.epochs: {grid: [0, 10]}"),
         ("tasks", "openml/1510", "1-auroc (an error, lower is better)"),
-        ("proxies", "noise", "the control"),
+        ("proxies", "noise-matched", "the control"),
         ("bodies", "mini-roberta", "text"),
     ],
 )
@@ -248,7 +248,7 @@ def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, use_data, 
     found = {row["proxy"]: row for row in json.loads(asked.stdout)}
     missing = {"cifar10", "cifar100", "tiny-imagenet"}
     usable = list(found)[: -len(missing)]
-    assert set(usable) == {"photos", "photos+shuffled", "fractals", "noise", "noise+k:20"}
+    assert set(usable) == {"photos", "photos+shuffled", "fractals", "noise", "noise-matched", "noise+k:20"}
     assert usable == sorted(usable, key=lambda proxy: found[proxy]["proxy_distance"])
     assert {name: found[name]["unusable"].partition(" ")[0] for name in list(found)[len(usable) :]} == dict.fromkeys(missing, "missing")
     assert found["photos"]["proxy_distance_unlabelled"] == found["photos+shuffled"]["proxy_distance_unlabelled"]
@@ -272,7 +272,7 @@ def test_a_proxy_that_cannot_be_read_is_listed_and_the_others_are_ranked(tmp_pat
     asked = sweeper("proxies", "--task", "digits", "--body", "mini-swin", *small, "--format", "csv")
     assert asked.exit_code == 0, asked.stderr
     rows = {row["proxy"]: row for row in csv.DictReader(io.StringIO(asked.stdout))}
-    assert {name for name, row in rows.items() if row["proxy_distance"]} == {"photos", "fractals", "noise"}
+    assert {name for name, row in rows.items() if row["proxy_distance"]} == {"photos", "fractals", "noise", "noise-matched"}
     assert f"{tmp_path}/cifar-100-python/train: " in rows["cifar100"]["unusable"]
 
 
@@ -288,7 +288,7 @@ def test_every_fault_of_a_ranking_is_said_at_once_and_nothing_is_started(tmp_pat
 def test_a_plan_is_printed_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = sweeper("plan", "quickstart", "--set", "sweep:seeds=1", "--format", "json")
-    assert len(json.loads(result.stdout)) == 24
+    assert len(json.loads(result.stdout)) == 28
     assert not list(tmp_path.iterdir())
 
 

@@ -21,21 +21,26 @@ from sweeper.show.plan import describe_plan
 from sweeper.space.reading import load_space
 
 
-def test_the_quickstart_is_64_combinations_and_48_trials():
+def test_the_quickstart_is_64_combinations_and_56_trials():
     plan = make_plan(load_space("quickstart"))
-    assert (plan.combinations, len(plan.trials), plan.proposed_later) == (64, 48, 0)
-    assert len({trial.id for trial in plan.trials}) == 48
+    assert (plan.combinations, len(plan.trials), plan.proposed_later) == (64, 56, 0)
+    assert len({trial.id for trial in plan.trials}) == 56
+    proxies = {(trial.config.body.name, trial.config.proxy) for trial in plan.trials if trial.config.align.epochs}
+    matched = {("mini-swin", "noise-matched:photos"), ("mini-roberta", "noise-matched:pydoc")}
+    assert proxies == {("mini-swin", "photos"), ("mini-roberta", "pydoc"), *matched}
 
 
 def test_the_quickstart_shares_its_stages():
-    """By hand: (needed, distinct) of 48 trials, 16 of them without alignment."""
+    """By hand: (needed, distinct) of 56 trials. Of each task, body and seed there are three in full, two of them aligned, to one proxy
+    each, and two of each other freezing, one of them aligned to the first of these proxies."""
     counts = make_plan(load_space("quickstart")).stage_counts
-    bodies, seeds, proxies, tasks, freezings = 2, 2, 2, 2, 2
+    bodies, seeds, proxies, tasks = 2, 2, 2, 2
+    groups = tasks * 2 * seeds
     assert counts == {
-        "pretrain": (48 // 2, bodies),  # half of the trials are random; each task has a mini body of its own
-        "source": (32, bodies * 2 * proxies * seeds),  # pretrained and random ones
-        "align": (32, tasks * 2 * proxies * seeds),
-        "finetune": (48, 16 + tasks * 2 * proxies * seeds * freezings),
+        "pretrain": (56 // 2, bodies),  # half of the trials are random; each task has a mini body of its own
+        "source": (groups * 4, groups * proxies),
+        "align": (groups * 4, groups * proxies),
+        "finetune": (groups * 7, groups * 7),
     }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from orca_core.config.resolve import resolve_config
 from orca_core.rows import EpochRow, StageRow
 from sweeper.planning.planner import make_plan
 from sweeper.planning.trials import PlannedTrial
@@ -50,6 +52,15 @@ def test_a_trial_is_running_then_complete_in_one_row(store, planned):
     assert ask(store, f"select {columns} from trials") == [("COMPLETE", 1, "elsewhere", 77, 0.25, 3.0, 0.0, 1.5, "1-accuracy", True)]
     assert ask(store, "select trial, attempt, epoch from metrics order by epoch") == [(planned.id, 1, 1), (planned.id, 1, 2)]
     assert recorder.running == 0
+
+
+@pytest.mark.parametrize(("reference", "score"), [(False, "1-position-auroc"), (True, "1-position-auroc-of-signs")])
+def test_the_score_column_names_the_score_that_is_computed(store, planned, reference, score):
+    config = resolve_config({"task": "nb360/cosmic", "recipe": "laptop", "reference_data": reference})
+    recorder = Recorder(store, "s", "valid_error")
+    recorder.start(replace(planned, config=config), device="cpu")
+    recorder.flush()
+    assert ask(store, "select score from trials") == [(score,)]
 
 
 def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned):

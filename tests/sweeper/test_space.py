@@ -290,6 +290,28 @@ def test_an_axis_varies_only_where_its_condition_holds(load, condition, tasks):
     assert {task for (task,), count in levels.items() if count == 2} == tasks
 
 
+@pytest.mark.parametrize(
+    ("condition", "longer"),
+    [
+        ("noise-matched", {"noise-matched:photos"}),
+        ("[noise-matched]", {"noise-matched:photos"}),
+        ("{not: noise-matched}", {"photos", "noise-matched:photos+k:50"}),
+        ("noise-matched+k:50", {"noise-matched:photos+k:50"}),
+        ("noise-matched:photos", {"noise-matched:photos"}),
+        ("noise", set()),
+    ],
+)
+def test_a_condition_may_name_matched_noise_as_the_axis_does(load, condition, longer):
+    space = load(f"""
+    base: {{task: digits, align.epochs: 1}}
+    space:
+      proxy: {{grid: [recipe, noise-matched, noise-matched+k:50]}}
+      finetune.epochs: {{grid: [30, 31], when: {{proxy: {condition}}}}}
+    """)
+    trials = make_plan(space).trials
+    assert {trial.config.proxy for trial in trials if trial.config.finetune.epochs == 31} == longer
+
+
 def test_require_leaves_out_combinations_that_match_if_and_not_then(load):
     space = load("""
     base: {task: digits}

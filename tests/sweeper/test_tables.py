@@ -54,6 +54,18 @@ def test_text_aligns_numbers_right_and_texts_left():
     assert shown.splitlines() == ["task       n", "digits     5", "x       1000", "y          -"]
 
 
+@pytest.mark.parametrize("format", ["table", "markdown"])
+def test_settings_that_differ_are_shown_with_the_digits_that_tell_them_apart(format):
+    table = pa.table({"align_lr": [0.001, 0.0010001, None], "finetune_lr": [1 / 3, 0.5, 0.5], "valid_error": [0.123456, 0.123457, 0.2]})
+    cells = [line.replace("|", " ").split() for line in render(table, format).splitlines()]
+    assert [line for line in cells if line[0] != "---"] == [
+        ["align_lr", "finetune_lr", "valid_error"],
+        ["0.001", "0.3333", "0.1235"],
+        ["0.0010001", "0.5", "0.1235"],
+        ["-", "0.5", "0.2"],
+    ]
+
+
 def test_markdown_escapes_bars_in_head_and_body():
     lines = render(pa.table({"a || b": ["x|y"]}), "markdown").splitlines()
     assert lines == ["| a \\|\\| b |", "| --- |", "| x\\|y |"]

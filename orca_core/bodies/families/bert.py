@@ -26,6 +26,11 @@ class BertBody(Body):
     def attention(self) -> list[nn.Module]:
         return [block.attention for block in self.encoder.layer]
 
+    @property
+    def qkv(self) -> list[nn.Module]:
+        is_distilbert = hasattr(self.encoder.layer[0].attention, "q_lin")
+        return self.attention_parts(*(("q_lin", "k_lin", "v_lin") if is_distilbert else ("self.query", "self.key", "self.value")))
+
     def forward(self, tokens: Tensor) -> Tensor:
         return self.encoder(tokens)[0]
 

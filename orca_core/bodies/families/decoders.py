@@ -47,6 +47,10 @@ class DecoderBody(Body):
     def attention(self) -> list[nn.Module]:
         return [block.get_submodule("attn" if self.is_gpt2 else "attention") for block in self.blocks]
 
+    @property
+    def qkv(self) -> list[nn.Module]:
+        return self.attention_parts("c_attn" if self.is_gpt2 else "query_key_value")
+
     def forward(self, tokens: Tensor) -> Tensor:
         if not self.flipped:
             return self._read(tokens)

@@ -44,6 +44,10 @@ class VitBody(Body):
         biases = [self.shared_bias, *(getattr(layer, "relative_position_bias", None) for layer in self.layers)]  # BEiT's
         return [*(layer.attention for layer in self.layers), *(bias for bias in biases if bias is not None)]
 
+    @property
+    def qkv(self) -> list[nn.Module]:
+        return [layer.attention.get_submodule(name) for layer in self.layers for name in ("q_proj", "k_proj", "v_proj")]
+
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = torch.cat([self.prefix.expand(len(tokens), -1, -1), tokens], dim=1)
         more: dict[str, Any] = {}
@@ -80,6 +84,10 @@ class SwinBody(Body):
     @property
     def attention(self) -> list[nn.Module]:
         return [block.attention for stage in self.encoder.layers for block in stage.blocks]
+
+    @property
+    def qkv(self) -> list[nn.Module]:
+        return self.attention_parts("q_proj", "k_proj", "v_proj")
 
     def forward(self, tokens: Tensor) -> Tensor:
         side = self.geometry.side

@@ -38,6 +38,10 @@ class TimmVitBody(Body):
     def attention(self) -> list[nn.Module]:
         return [block.attn for block in self.layers]
 
+    @property
+    def qkv(self) -> list[nn.Module]:
+        return self.attention_parts("qkv")
+
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = self.norm_pre(torch.cat([self.prefix.expand(len(tokens), -1, -1), tokens], dim=1))
         return self.norm(self.layers(tokens))[:, len(self.prefix) :]
@@ -61,6 +65,10 @@ class TimmSwinBody(Body):
     @property
     def attention(self) -> list[nn.Module]:
         return [block.attn for stage in self.layers for block in stage.blocks]
+
+    @property
+    def qkv(self) -> list[nn.Module]:
+        return self.attention_parts("qkv")
 
     def forward(self, tokens: Tensor) -> Tensor:
         side = self.geometry.side

@@ -149,6 +149,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
                 epochs=10,
                 batch_size=1,
                 eval_batch_size=1,
+                score_chunk=1,
                 accum=32,
                 optimizer="adam",
                 lr=5e-6,

@@ -5,6 +5,8 @@ The file is what `numpy.savez` writes, with one of two sets of keys:
     x, y                                                         20 % test and 10 % validation are split off by `split_seed`
     x_train, y_train, x_test, y_test [, x_valid, y_valid]        without valid, 10 % of train are split off by `split_seed`
 
+Where nothing is split off, training rows stay in the order of the file.
+
     x    (n, channels, length) or (n, channels, height, width), any real numbers; (n, length) counts as one channel
     y    integers (n,): a classification; the labels, whatever they are, become ids 0, 1, ... in sorted order
          floats of x's shape except for the number of channels: a dense task, one value per position
@@ -79,6 +81,7 @@ def npz_task(path: str) -> TaskSpec:
         loader="orca_core.tasks.own.arrays:load_npz",
         recipes={"laptop": laptop_recipe(dims, epochs=8, batch_size=32)},
         files=partial(tuple, (file,)),
+        version=2 if _is_split(headers) else 1,  # training rows of such a file keep their order since version 2
         source=str(file),
         fixed_validation="The file has x_valid and y_valid" if "x_valid" in headers else "",
     )
@@ -111,9 +114,10 @@ def load_npz(spec: TaskSpec, split_seed: int) -> TaskData:
     if len(x) - num_valid - num_test < (num_classes or 1):
         rule = f"must have rows for {num_valid} of validation, {num_test} of test and one of each class in train"
         _refuse(file, [Fault(f"y{suffix}", rule, len(x), "Add rows.")])
+    if _is_split(arrays):
+        train, valid, test = (Split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "valid", "test"))
+        return TaskData(train, valid, test, num_classes)
     train, valid, test = deal(x, y, split_seed, num_valid=num_valid, num_test=num_test)
-    if "x_valid" in arrays:
-        valid = Split(arrays["x_valid"], arrays["y_valid"])
     if "x_test" in arrays:
         test = Split(arrays["x_test"], arrays["y_test"])
     return TaskData(train, valid, test, num_classes)
@@ -135,6 +139,11 @@ def check_headers(headers: Mapping[str, Header]) -> list[Fault]:
 def _train_suffix(keys: Container[str]) -> str:
     """What follows x and y in the names of the arrays that training rows come from."""
     return "" if "x" in keys or "y" in keys else "_train"
+
+
+def _is_split(keys: Container[str]) -> bool:
+    """Whether a file has all three parts."""
+    return "x_valid" in keys and "x_test" in keys
 
 
 def _key_faults(found: list[str]) -> list[Fault]:
