@@ -1,7 +1,8 @@
 """Fine-tuned models as files, and back, for use elsewhere.
 
     <folder>/model.safetensors    every parameter
-    <folder>/model.json           the trial's config, shapes, which epoch
+    <folder>/model.json           the trial, how raw data becomes inputs and outputs become answers, its errors; see `TunedModel.save`
+    <folder>/README.md            what it expects and answers, and how to use it
 
 A trial is a pure function of its config, so weights that were not kept, or were deleted, are computed again, to the same bits.
 """
@@ -9,54 +10,24 @@ A trial is a pure function of its config, so weights that were not kept, or were
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from orca_core.addresses import Address
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import DataError
+from orca_core.prediction import TASK_FIELDS, VERSION, TunedModel
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
+from orca_core.tasks.preparation import from_json
+from orca_core.tasks.spec import TaskSpec
 from orca_core.workbench import Workbench
 
-if TYPE_CHECKING:
-    from orca_core.model.cross_modal import CrossModalModel
+__all__ = ["TunedModel", "load_model", "tuned_model"]
 
 Which = Literal["best", "last"]
-
-
-@dataclass(frozen=True)
-class TunedModel:
-    """A fine-tuned model.
-
-    Args:
-        model: In eval mode, on the CPU.
-        config: Its trial.
-        epoch: Fine-tuning epoch after which its weights were taken.
-        computed: Whether the weights had to be computed again.
-    """
-
-    model: CrossModalModel
-    config: TrialConfig
-    epoch: int
-    computed: bool = False
-
-    def save(self, folder: str | Path) -> None:
-        """Write it to a folder.
-
-        Raises:
-            OSError: If that cannot be written.
-        """
-        from safetensors.torch import save_file
-
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, path / "model.safetensors")
-        contents = {"config": self.config.model_dump(mode="json"), "epoch": self.epoch}
-        contents |= {"input_shape": self.model.input_shape, "output_shape": self.model.output_shape}
-        (path / "model.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 
 def tuned_model(
@@ -90,17 +61,30 @@ def _tuned_model(config: TrialConfig, store: Store, which: Which, device: str) -
             run_trial(config, fresh, lambda row: None, device=device, keep=which)
             artifact = fresh.get(address)
     assert artifact is not None
-    model = model_before_tuning(config, store, device=device)
+    described = artifact.data if "preparation" in artifact.data else _describe(config)
+    shapes = tuple(described["input_shape"]), tuple(described["output_shape"])
+    model = model_before_tuning(config, store, device=device, shapes=shapes)
     model.load_state_dict(dict(artifact.tensors), strict=False)
-    return TunedModel(model.to("cpu").eval(), config, artifact.data["epoch"], computed)
+    preparation, errors = from_json(described["preparation"]), artifact.data.get("errors", {})
+    return TunedModel(model.to("cpu").eval(), config, artifact.data["epoch"], computed, preparation, errors)
+
+
+def _describe(config: TrialConfig) -> dict[str, Any]:
+    """What version 0.1 did not keep beside weights, out of the task's data."""
+    from orca_core.pipeline import describe_data, load_data
+    from orca_core.settings import Settings
+
+    return describe_data(load_data(Settings.of(config, "finetune")))
 
 
 def load_model(folder: str | Path) -> TunedModel:
-    """A model that `TunedModel.save` wrote. The body must still be available: it defines the architecture; weights come from the folder.
+    """A model that `TunedModel.save` or `sweeper best NAME --export-model` wrote. The task's data need not be there.
+
+    The body must still be available: it defines the architecture; weights come from the folder.
 
     Example:
-        >>> tuned = load_model("my-model")                               # doctest: +SKIP
-        >>> logits = tuned.model(torch.from_numpy(x))                    # doctest: +SKIP
+        >>> model = load_model("my-model")                               # doctest: +SKIP
+        >>> model.predict("new.csv")                                     # doctest: +SKIP
 
     Raises:
         DataError: If the folder does not hold one.
@@ -112,14 +96,40 @@ def load_model(folder: str | Path) -> TunedModel:
     from orca_core.model.cross_modal import CrossModalModel
     from orca_core.settings import Settings
 
-    path = Path(folder)
-    try:
-        contents = json.loads((path / "model.json").read_text(encoding="utf-8"))
-        tensors = load_file(path / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{path}: must hold model.json and model.safetensors as `TunedModel.save` writes them ({error})") from None
+    path = Path(folder).expanduser()
+    contents = _read_description(path)
     config = TrialConfig.model_validate_json(json.dumps(contents["config"]))
+    if "task" in contents:
+        _remember_task(config, contents["task"])
+    preparation = from_json(contents["preparation"]) if "preparation" in contents else None
     body = random_body(config.body_spec, seed=config.seed, dropout=config.finetune.dropout)
     model = CrossModalModel(Settings.of(config, "finetune"), body, tuple(contents["input_shape"]), tuple(contents["output_shape"]))
-    model.load_state_dict(tensors)
-    return TunedModel(model.eval(), config, contents["epoch"])
+    try:
+        model.load_state_dict(load_file(path / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise DataError(f"{path}: model.safetensors must hold the weights that model.json describes ({error})") from None
+    return TunedModel(model.eval(), config, contents["epoch"], preparation=preparation, errors=contents.get("errors", {}))
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """The content of `model.json`.
+
+    Raises:
+        DataError: If it cannot be read, or is of a later version.
+    """
+    rule = "must hold model.json and model.safetensors as `TunedModel.save` writes them"
+    try:
+        contents = json.loads((path / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {rule} ({error})") from None
+    needed = {"config", "epoch", "input_shape", "output_shape"}
+    if not isinstance(contents, dict) or (missing := sorted(needed - contents.keys())):
+        raise DataError(f"{path}: {rule}, but model.json lacks {', '.join(missing) if isinstance(contents, dict) else 'everything'}")
+    if contents.get("version", 1) not in (1, VERSION):
+        raise DataError(f"{path}: model.json must be of version {VERSION} or 1, but is of {contents['version']}. Update this package.")
+    return contents
+
+
+def _remember_task(config: TrialConfig, known: Mapping[str, Any]) -> None:
+    """Let a config know its task without the task's files, which may be elsewhere."""
+    vars(config)["task_spec"] = TaskSpec(loader="", recipes={}, **{name: known[name] for name in TASK_FIELDS})

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from orca_core.workbench import Workbench
 
 Keep = Literal["none", "best", "last", "all"]
 """Which fine-tuned weights of a trial are kept: of no epoch, of the best one, of the last one, or of the best and the states of all."""
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Shapes of an input and of an output of a model."""
 
 T = TypeVar("T")
 
@@ -112,7 +115,7 @@ def _trial_rows(
     pretrained = yield from trial.pretrain()
     source = yield from trial.embed_source(pretrained)
     aligned = yield from trial.align(pretrained, source)
-    model = trial.build_model(data, pretrained, aligned)
+    model = trial.build_model(shapes_of(data), pretrained, aligned)
 
     tuning: Finetuning | None = None
     before: Artifact | None = None
@@ -143,20 +146,49 @@ def _trial_rows(
         which: Literal["best", "last"] = "last" if keep == "last" else "best"
         epoch = (best if which == "best" else last).epoch
         if (weights := weights_at(epoch, selection, before, tuning)) is not None:
-            (models or store).put(Address.model(result_key(config, trial.stages), which), weights, {"epoch": epoch})
+            found = {"epoch": epoch, "errors": errors_of(best if which == "best" else last), **describe_data(data)}
+            (models or store).put(Address.model(result_key(config, trial.stages), which), weights, found)
     return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts)
 
 
-def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None) -> CrossModalModel:
-    """The model as fine-tuning starts with it: pretrained, aligned. Stages that the store does not have are computed."""
+def shapes_of(data: TaskData) -> Shapes:
+    """Shapes of an input and of an output of the model."""
+    return data.input_shape, data.output_shape
+
+
+def errors_of(row: EpochRow) -> dict[str, float]:
+    """The errors and losses of an epoch of fine-tuning."""
+    names = ("valid_error", "test_error", "valid_loss", "train_loss")
+    return {name: value for name, value in row.cells().items() if name in names}
+
+
+def describe_data(data: TaskData) -> dict[str, Any]:
+    """What a fine-tuned model needs of its task's data, as JSON data: shapes of inputs and outputs, and how raw data is prepared."""
+    shapes = dict(zip(("input_shape", "output_shape"), map(list, shapes_of(data)), strict=True))
+    assert data.preparation is not None, "TaskSpec.load sees to it"
+    return shapes | {"preparation": data.preparation.to_json()}
+
+
+def model_before_tuning(
+    config: TrialConfig, store: Store, *, shapes: Shapes | None = None, device: str = "cpu", workbench: Workbench | None = None
+) -> CrossModalModel:
+    """The model as fine-tuning starts with it: pretrained, aligned. Stages that the store does not have are computed.
+
+    Args:
+        config: The trial.
+        store: Where stages are found and kept.
+        shapes: Of an input and of an output; None = those of the task's data, which is then loaded.
+        device: Device type, `cpu` or `cuda`.
+        workbench: Where data lies and what stays loaded; None = the current one.
+    """
 
     def build() -> Generator[Row, None, CrossModalModel]:
         trial = _Trial(config, store, device)
-        data = trial.load_data()
+        of_data = shapes or shapes_of(trial.load_data())
         pretrained = yield from trial.pretrain()
         source = yield from trial.embed_source(pretrained)
         aligned = yield from trial.align(pretrained, source)
-        return trial.build_model(data, pretrained, aligned)
+        return trial.build_model(of_data, pretrained, aligned)
 
     return drain((workbench or Workbench.current()).drive(build()))
 
@@ -260,11 +292,11 @@ class _Trial:
         artifact = yield from self._advance(stage, build)
         return artifact
 
-    def build_model(self, data: TaskData, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
+    def build_model(self, shapes: Shapes, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
         """The model as fine-tuning starts with it."""
         settings = Settings.of(self.config, "finetune")
         body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
-        model = CrossModalModel(settings, body, data.input_shape, data.output_shape)
+        model = CrossModalModel(settings, body, *shapes)
         if aligned is not None:
             model.embedder.load_state_dict(embedder_weights(aligned.tensors))
         return model

@@ -23,7 +23,7 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import PointwiseScale, hold_out, stratified_order
+from orca_core.tasks.splitting import hold_out, scale_of_points, stratified_order
 from orca_core.tasks.tables import SUFFIXES, encode_columns, number_classes, read_table, scale_columns, split_target
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     inputs = scale_columns(x, facts["numeric"], np.arange(len(y)) if reference else train)
     if reference and x.shape[2] == 1:
         if number in SCALED_AGAIN:
-            inputs = PointwiseScale(inputs[train]).encode(inputs)
+            inputs = scale_of_points(inputs[train]).encode(inputs)
         if number == 1464:
             inputs = np.ascontiguousarray(inputs[:, [column for column in COLUMNS_1464 if column < inputs.shape[1]]])
     parts = [Split(inputs[rows], y[rows]) for rows in (train, valid, test)]

@@ -8,20 +8,20 @@ A loader is `load(spec, split_seed) -> TaskData`. It reads the whole data set, r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from orca_core.datafiles.expected import refuse
 from orca_core.datafiles.spec import DataSpec
 from orca_core.errors import ConfigError, Fault
 from orca_core.plugins import resolve
+from orca_core.tasks.preparation import Answers, Kind, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs, array_range
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
-
-Kind = Literal["classification", "multilabel", "regression", "dense"]
 
 
 class Prepare(Protocol):
@@ -64,6 +64,8 @@ class TaskData:
         augment: Applied to training batches of fine-tuning: (n, ...) rows and the epoch's generator -> rows.
         prepare: How stored rows become inputs of the model; None if they are.
         decode: (n, ...) outputs or targets -> the same in the unit of loss and score; None if they have it already.
+        preparation: How raw samples become rows, and outputs answers. If a loader leaves it out, `TaskSpec.load` fills in that a model
+            takes inputs as the loader makes them.
     """
 
     train: Split
@@ -73,6 +75,7 @@ class TaskData:
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     prepare: Prepare | None = None
     decode: Callable[[Tensor], Tensor] | None = None
+    preparation: Preparation | None = None
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Inputs of the model for stored rows."""
@@ -134,7 +137,7 @@ class TaskSpec(DataSpec):
         self.check_files()
         data: TaskData = resolve(self.loader, self.name)(self, split_seed, *([reference] if self.reference else []))
         refuse(f"{self.name}: {self.loader}: {broken}" for broken in broken_promises(self, data))
-        return data
+        return data if data.preparation is not None else replace(data, preparation=_as_loaded(self, data))
 
 
 _MOVED_LOADERS = {
@@ -168,6 +171,17 @@ def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
         elif axes == 1 and data.num_classes is not None and not 0 <= part.y.min() <= part.y.max() < data.num_classes:
             lines.append(f"{name}.y must be class ids below {data.num_classes}, but has {part.y.min()} to {part.y.max()}.")
     return lines
+
+
+def _as_loaded(spec: TaskSpec, data: TaskData) -> Preparation:
+    """That a model takes inputs as the loader makes them, where that does not say how it makes them."""
+    names: tuple[int, ...] = ()
+    if spec.kind in ("classification", "multilabel"):
+        names = tuple(range(data.output_shape[0]))
+    about = f"inputs as the loader of {spec.name} makes them"
+    low, high = array_range(data.train.x) if data.prepare is None else (None, None)
+    answers = Answers(spec.kind, names, are_logits=spec.kind == "dense" and spec.loss.startswith("bce"))
+    return Preparation(ArrayInputs(data.input_shape, (), low, high, about=about), answers)
 
 
 def check_train_samples(data: TaskData, train_samples: int, task: str) -> None:
