@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
@@ -148,7 +149,8 @@ def _trial_rows(
         if (weights := weights_at(epoch, selection, before, tuning)) is not None:
             found = {"epoch": epoch, "errors": errors_of(best if which == "best" else last), **describe_data(data)}
             (models or store).put(Address.model(result_key(config, trial.stages), which), weights, found)
-    return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts)
+    columns = json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None
+    return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts, columns)
 
 
 def shapes_of(data: TaskData) -> Shapes:

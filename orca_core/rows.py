@@ -103,9 +103,15 @@ class TrialResult(Cells):
     last_test_error: Annotated[float, "Test error of the last epoch."]
     params_total: Annotated[int, "Parameters of the model."]
     params_trained: Annotated[list[int], "Parameters that train, by phase of fine-tuning."]
+    task_columns: Annotated[
+        str | None,
+        "Of a task made of a table: what became of its columns, as JSON. `target` and `kind`; `numbers`, the columns of numbers; `forms`, "
+        "those of them written as percentages, dates, ...; `categories`, with the number of categories; `left_out`, with the reason. Null "
+        "for other tasks.",
+    ] = None
 
     @classmethod
-    def of(cls, best: EpochRow, last: EpochRow, params_total: int, params_trained: list[int]) -> Self:
+    def of(cls, best: EpochRow, last: EpochRow, params_total: int, params_trained: list[int], task_columns: str | None = None) -> Self:
         """The result of a trial from its best and its last epoch of fine-tuning."""
         scores, ends = best.cells(), last.cells()
         return cls(
@@ -118,6 +124,7 @@ class TrialResult(Cells):
             last_test_error=ends["test_error"],
             params_total=params_total,
             params_trained=params_trained,
+            task_columns=task_columns,
         )
 
 

@@ -14,6 +14,7 @@ from orca_core.rows import Row, StageRow, row_to_json
 from sweeper.faults import Faults
 from sweeper.planning.planner import plan_trial
 from sweeper.results.workspace import Workspace
+from sweeper.running.data_notes import tell_tables
 from sweeper.running.job import TrialJob
 from sweeper.running.preflight import check_adapters, check_data, check_stores
 from sweeper.running.recorder import Recorder
@@ -50,6 +51,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     if config.bits == "portable":
         check_pinned(device)
     check_data([config])
+    tell_tables([config])
     check_adapters([config])
     check_stores(workspace)
     trial = plan_trial(config, device)

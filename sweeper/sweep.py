@@ -11,6 +11,7 @@ from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
+from sweeper.running.data_notes import tell_tables
 from sweeper.running.driver import claim_sweep
 from sweeper.running.plan_note import plan_note
 from sweeper.running.preflight import check_adapters, check_data, check_room, check_stores
@@ -55,6 +56,8 @@ def run_space(
     results = workspace.results
     first = reconcile(space, results, retry_failed)
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
+    if not quiet:
+        tell_tables(trial.config for trial in first.todo)
     with claim_sweep(results, space.name):
         # Again, now that no other process can add to the results.
         found = reconcile(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)

@@ -23,7 +23,7 @@ from orca_core.config.faults import broken_rule
 from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
 from orca_core.errors import ConfigError
 from orca_core.freezing.schedule import Phase, parse_freezing
-from orca_core.tasks import TaskSpec, find_task
+from orca_core.tasks import TaskSpec, find_task, spell_task
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -260,6 +260,11 @@ class TrialConfig(_Part):
         "docs/design.md. It applies to a whole sweep and is a key of its file, not of `base`, `space` or `variants`.",
     )
     seed: Seed = Field(0, description="Seed of everything the trial draws. All arms share the draws of a seed, which pairs them.")
+
+    @field_validator("task")
+    @classmethod
+    def _one_address(cls, value: str) -> str:
+        return spell_task(value)
 
     @field_validator("adapter", mode="before")
     @classmethod

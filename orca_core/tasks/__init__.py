@@ -14,15 +14,15 @@ from orca_core.plugins import check_reference
 from orca_core.tasks.builtin import BUILTIN_TASKS
 from orca_core.tasks.drug import DRUG_TASKS
 from orca_core.tasks.nb360 import NB360_TASKS
-from orca_core.tasks.openml import OPENML_TASKS, openml_task
+from orca_core.tasks.openml import OPENML_TASKS, openml_task, prefer_own_file
 from orca_core.tasks.own.arrays import npz_task
 from orca_core.tasks.own.images import domainnet_task, images_task
-from orca_core.tasks.own.tables import csv_task
+from orca_core.tasks.own.tables import csv_task, spell_address
 from orca_core.tasks.pdebench import PDEBENCH_TASKS
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.ucr import ucr_task
 
-__all__ = ["TASKS", "TASK_CATALOGUE", "Split", "TaskData", "TaskSpec", "find_task"]
+__all__ = ["TASKS", "TASK_CATALOGUE", "Split", "TaskData", "TaskSpec", "find_task", "spell_task"]
 
 TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (*BUILTIN_TASKS, *NB360_TASKS, *OPENML_TASKS, *PDEBENCH_TASKS, *DRUG_TASKS)}
 
@@ -76,4 +76,12 @@ def find_task(name: str) -> TaskSpec:
         ConfigError: If there is none; the fault offers the nearest known name.
         DataError: If the name is a file (`npz:PATH`) that is missing or not of the documented form.
     """
-    return TASK_CATALOGUE.find(name)
+    return prefer_own_file(TASK_CATALOGUE.find(name))
+
+
+def spell_task(name: str) -> str:
+    """The name of a task in the one spelling that stands for all with the same options: `csv:t.csv?kind=classes&target=a` is in order.
+
+    Names that are of no task, or have wrong options, stay as they are.
+    """
+    return f"csv:{spell_address(name.removeprefix('csv:'))}" if name.startswith("csv:") else name

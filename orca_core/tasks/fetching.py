@@ -13,7 +13,8 @@ import numpy as np
 
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
-from orca_core.tasks.tables import Column, read_table
+from orca_core.tasks.entries import Column
+from orca_core.tasks.tables import read_table
 from orca_core.workbench import Workbench
 
 TARGET = "class"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,16 @@ from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finit
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import ConfigError, Fault
-from orca_core.tasks.builtin import laptop_recipe
+from orca_core.tasks.builtin import BUILTIN_TASKS, laptop_recipe
+from orca_core.tasks.encoding import ColumnEncoding, TableEncoding, TargetEncoding, encode_as, number_faults, split_complete
+from orca_core.tasks.entries import TEXT
 from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import hold_out, scale_of_points, stratified_order
-from orca_core.tasks.tables import SUFFIXES, encode_columns, number_classes, read_table, scale_columns, split_target
+from orca_core.tasks.tables import SUFFIXES, number_classes, read_table, split_target
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
 
 SCALED_AGAIN = (12, 54, 1068, 1494)
 """Tables of numbers that the reference scales a second time, by its training rows."""
@@ -46,8 +49,8 @@ SPLIT_ARRAYS = (
 )
 
 
-def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
-    """x (n, F, 1) of numbers alone, else (n, m, F); see `orca_core.tasks.tables`.
+def load_openml(spec: TaskSpec, split_seed: int, reference: bool = False) -> TaskData:
+    """x (n, F, 1) of numbers alone, else (n, m, F); see `orca_core.tasks.encoding`.
 
     Test and validation are a tenth each, stratified, by the seed; a split file keeps its own test part. Numbers are
     standardised by the training rows (reference: by all rows).
@@ -66,46 +69,65 @@ def load_openml(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     train, valid = rest, test
     if not reference:
         train, valid = (rest[rows] for rows in hold_out(y[rest], 1 / 9, split_seed))
-    inputs = scale_columns(x, facts["numeric"], np.arange(len(y)) if reference else train)
+    encoding = TableEncoding.from_json(facts["encoding"]).fit(x, np.arange(len(y)) if reference else train)
+    inputs = encoding.arrange(x)
+    is_plain = not facts["is_split_file"]  # whether rows of the table, as they are, can be encoded in the same way
     if reference and x.shape[2] == 1:
         if number in SCALED_AGAIN:
-            inputs = scale_of_points(inputs[train]).encode(inputs)
+            inputs, is_plain = scale_of_points(inputs[train]).encode(inputs), False
         if number == 1464:
             inputs = np.ascontiguousarray(inputs[:, [column for column in COLUMNS_1464 if column < inputs.shape[1]]])
+            is_plain = False
     parts = [Split(inputs[rows], y[rows]) for rows in (train, valid, test)]
-    return TaskData(parts[0], parts[1], parts[2], facts["classes"])
+    return TaskData(parts[0], parts[1], parts[2], facts["classes"], encoding=encoding if is_plain else None)
 
 
 def _decode(out: Decoding, path: Path) -> None:
-    import numpy as np
-
-    if path.suffix == ".npy":
-        arrays = select_arrays(path, read_object_npy(path)[()], SPLIT_ARRAYS)
-        for key in ("X_norm_dev", "X_norm_test", "y_dev", "y_test"):
-            refuse_not_finite(path, key, arrays[key])
-        x = np.concatenate([arrays["X_norm_dev"], arrays["X_norm_test"]])
-        dev, names = number_classes(path, "y_dev", arrays["y_dev"])
-        test = np.searchsorted(np.unique(arrays["y_dev"]), arrays["y_test"])
-        if absent := np.setdiff1d(arrays["y_test"], arrays["y_dev"]).tolist():
-            refuse([Fault("y_test", "must have only classes of y_dev", absent).text(str(path))])
-        y = np.concatenate([dev, test])
-        # A numeric column holds its number in the first of its m entries, and in some row it is neither 0 nor 1.
-        numeric = [column for column in range(x.shape[1]) if not np.isin(x[:, column, 0], (0, 1)).all()]
-        out.facts["dev"] = len(dev)
-    else:
-        inputs, target = split_target(read_table(path), ("class",))
-        known = ~target.missing
-        if not target.is_text and (fractions := target.values[known][target.values[known] % 1 != 0]).size:
-            remedy = f"Name the column of classes `class`, or take a regression as csv:{path}."
-            refuse([Fault(target.name, "must hold classes, texts or whole numbers", fractions[:3].tolist(), remedy).text(str(path))])
-        x, numeric = encode_columns(path, inputs, known)
-        y, names = number_classes(path, target.name, target.values[known])
-        out.facts["dev"] = None
-        if len(y) < MIN_ROWS:
-            refuse([Fault(target.name, f"must have at least {MIN_ROWS} rows", len(y)).text(str(path))])
+    x, y, encoding = _decode_split(out, path) if path.suffix == ".npy" else _decode_table(path)
+    out.facts.setdefault("dev", None)
     out.save("x", x, "float64")
     out.save("y", y, "int64")
-    out.facts |= {"numeric": numeric, "classes": len(names)}
+    out.facts |= {"encoding": encoding.to_json(), "classes": len(encoding.target.classes), "is_split_file": path.suffix == ".npy"}
+
+
+def _decode_split(out: Decoding, path: Path) -> tuple[np.ndarray, np.ndarray, TableEncoding]:
+    """x (n, F, m) and y (n,) of the reference's split file, its test rows last; columns are known by their numbers."""
+    import numpy as np
+
+    arrays = select_arrays(path, read_object_npy(path)[()], SPLIT_ARRAYS)
+    for key in ("X_norm_dev", "X_norm_test", "y_dev", "y_test"):
+        refuse_not_finite(path, key, arrays[key])
+    x = np.concatenate([arrays["X_norm_dev"], arrays["X_norm_test"]])
+    dev, names = number_classes(path, "y_dev", arrays["y_dev"])
+    test = np.searchsorted(np.unique(arrays["y_dev"]), arrays["y_test"])
+    if absent := np.setdiff1d(arrays["y_test"], arrays["y_dev"]).tolist():
+        refuse([Fault("y_test", "must have only classes of y_dev", absent).text(str(path))])
+    out.facts["dev"] = len(dev)
+    # A numeric column holds its number in the first of its m entries, and in some row it is neither 0 nor 1.
+    forms = ["number" if not np.isin(x[:, column, 0], (0, 1)).all() else TEXT for column in range(x.shape[1])]
+    columns = tuple(ColumnEncoding(str(number), form) for number, form in enumerate(forms))
+    return x, np.concatenate([dev, test]), TableEncoding(columns, TargetEncoding("y", TEXT, names))
+
+
+def _decode_table(path: Path) -> tuple[np.ndarray, np.ndarray, TableEncoding]:
+    """x (n, F, m) and y (n,) of the rows of a table that have a target."""
+    inputs, target = split_target(read_table(path), ("class",))
+    known = ~target.missing
+    target = (target if target.form == "number" else target.as_text()).take(known)
+    if not target.is_text and (fractions := target.values[target.values % 1 != 0]).size:
+        remedy = f"Name the column of classes `class`, or take a regression as csv:{path}."
+        refuse([Fault(target.name, "must hold classes, texts or whole numbers", fractions[:3].tolist(), remedy).text(str(path))])
+    if not inputs:
+        refuse([Fault("", "must have a column beside the target", Fault.ABSENT).text(str(path))])
+    used, left_out = split_complete([column.take(known) for column in inputs])
+    if not used:
+        refuse([Fault("", "must have an input column without missing entries", [column.name for column in inputs]).text(str(path))])
+    refuse(fault.text(str(path)) for column in used for fault in number_faults(column))
+    y, names = number_classes(path, target.name, target.values)
+    if len(y) < MIN_ROWS:
+        refuse([Fault(target.name, f"must have at least {MIN_ROWS} rows", len(y)).text(str(path))])
+    encoding = TableEncoding(tuple(map(encode_as, used)), TargetEncoding(target.name, target.form, names), left_out)
+    return encoding.design({column.name: column for column in used}, str(path)), y, encoding
 
 
 # Of the reference's yamls: id, tokens, samples of a class, epochs, dropout, batch size, clip, optimiser, learning rate, weight decay,
@@ -171,7 +193,7 @@ def _make_spec(number: int, recipes: Mapping[str, Mapping[str, Any]] = {}) -> Ta
         loss="balanced-cross-entropy",
         score="1-auroc",
         loader="orca_core.tasks.openml:load_openml",
-        version=2,
+        version=3,
         recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3), **recipes},
         licence="as its page says",
         source=f"openml.org, data set {number}",
@@ -218,3 +240,18 @@ def openml_task(number: str) -> TaskSpec:
 
 OPENML_TASKS: tuple[TaskSpec, ...] = tuple(map(_make_published, _PUBLISHED))
 """The reference's 42 tables without 187 and 1510, which come with scikit-learn."""
+
+_OWN_FILES: Mapping[str, TaskSpec] = {
+    spec.name: replace(
+        _make_spec(int(spec.name.removeprefix("openml/"))), summary=spec.summary, recipes=spec.recipes, licence=spec.licence, reference=""
+    )
+    for spec in BUILTIN_TASKS
+    if spec.name.startswith("openml/")
+}
+"""The tables that come with scikit-learn, as read from files below the data root."""
+
+
+def prefer_own_file(spec: TaskSpec) -> TaskSpec:
+    """The task itself; or, of a table that comes with scikit-learn, the task in its file below the data root, if there is one."""
+    own = _OWN_FILES.get(spec.name)
+    return own if own is not None and own.has_files() else spec

@@ -118,7 +118,7 @@ class StateInputs(ArrayInputs):
         task: Whose files are read.
     """
 
-    FORM = "states"
+    TYPE = "states"
 
     task: str = ""
 

@@ -2,7 +2,7 @@
 
 A loader makes a `Preparation` while it prepares the training data, out of the very objects that prepare them. It is kept with
 fine-tuned weights, so that an exported model takes raw data: `orca_core.load_model(folder).predict(...)`. It is plain JSON, and holds no
-code: a form is known by its name, and only the forms in `_FORMS` are read.
+code: a type is known by its name, and only those in `_TYPES` are read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from orca_core.tasks.spec import Prepare
 
-_FORMS = {
+_TYPES = {
     "preparation": "orca_core.tasks.preparation:Preparation",
     "answers": "orca_core.tasks.preparation:Answers",
     "scale": "orca_core.tasks.preparation:Scale",
@@ -31,20 +31,21 @@ _FORMS = {
     "coordinates": "orca_core.tasks.raw_arrays:Coordinates",
     "series": "orca_core.tasks.ucr:SeriesInputs",
     "pictures": "orca_core.tasks.own.raw_pictures:PictureInputs",
+    "table": "orca_core.tasks.raw_tables:read_table_inputs",
     "states": "orca_core.tasks.pdebench:StateInputs",
 }
-"""Name of a form in JSON -> its class."""
+"""Name of a type in JSON -> its class, or what makes one."""
 
 
 class Described:
     """A frozen dataclass that JSON can hold: numbers, texts, tuples, arrays of numbers, and other such objects."""
 
-    FORM: ClassVar[str]
+    TYPE: ClassVar[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields, and the name of its form; `from_json` reads it."""
+        """Its fields, and the name of its type; `from_json` reads it."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
-        return {"form": self.FORM} | {name: _to_json(value) for name, value in values}
+        return {"type": self.TYPE} | {name: _to_json(value) for name, value in values}
 
 
 def _to_json(value: Any) -> Any:
@@ -53,7 +54,7 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_to_json(item) for item in value]
     if hasattr(value, "dtype") and getattr(value, "shape", ()) != ():
-        return {"form": "array", "dtype": str(value.dtype), "values": value.tolist()}
+        return {"type": "array", "dtype": str(value.dtype), "values": value.tolist()}
     return value.item() if hasattr(value, "item") else value
 
 
@@ -61,21 +62,22 @@ def from_json(data: Any) -> Any:
     """What `Described.to_json` returned, as objects again: bit for bit, as JSON keeps every digit of a float.
 
     Raises:
-        DataError: If it is not of a known form.
+        DataError: If it is not of a known type.
     """
     if isinstance(data, list):
         return tuple(from_json(item) for item in data)
     if not isinstance(data, dict):
         return data
-    form, values = data.get("form"), {name: value for name, value in data.items() if name != "form"}
+    kind, values = data.get("type"), {name: value for name, value in data.items() if name != "type"}
     try:
-        if form == "array":
+        if kind == "array":
             import numpy as np
 
             return np.array(values["values"], dtype={"float32": np.float32, "float64": np.float64}[values["dtype"]])
-        return resolve(_FORMS[str(form)])(**{name: from_json(value) for name, value in values.items()})
-    except (KeyError, TypeError, ValueError) as error:
-        known = f"must be a preparation as this version writes it, but the form {form!r} cannot be read ({error})"
+        read = {name: from_json(value) for name, value in values.items()}
+        return resolve(_TYPES[str(kind)])(**read) if "type" in data else read
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        known = f"must be a preparation as this version writes it, but the type {kind!r} cannot be read ({error})"
         raise DataError(f"{known}. Export the model again, or update this package.") from None
 
 
@@ -132,7 +134,7 @@ class Scale(Described):
         mean, deviation: Arrays that broadcast against the values, (n, ...).
     """
 
-    FORM = "scale"
+    TYPE = "scale"
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -167,7 +169,7 @@ class Answers(Described):
         unit: What the values are, as a phrase; may be empty.
     """
 
-    FORM = "answers"
+    TYPE = "answers"
 
     kind: Kind
     names: tuple[str | int | float, ...] = ()
@@ -199,7 +201,8 @@ class Answers(Described):
             return np.array(self.names)[outputs.argmax(1).numpy()]
         if self.has_probabilities:
             return (outputs > 0).numpy().astype(np.int64)
-        return (outputs if self.scale is None else self.scale(outputs)).numpy()
+        values = outputs.double() if self.kind == "regression" else outputs
+        return (values if self.scale is None else self.scale(values)).numpy()
 
     def probabilities(self, outputs: Tensor) -> np.ndarray:
         """(n, classes) outputs -> probabilities, float64; (n, ...) for labels and positions.
@@ -229,10 +232,10 @@ class Answers(Described):
             if self.kind == "regression" and values.ndim == 1:
                 values = values[:, None]
             return values.astype(np.float32) if self.scale is None else self.scale.encode(values)
-        ids = {name: number for number, name in enumerate(self.names)} | {str(name): number for number, name in enumerate(self.names)}
-        plain = np.asarray(answers).tolist()
-        found = [ids.get(answer, ids.get(str(answer), -1)) for answer in plain]
-        if unknown := sorted({str(answer) for answer, number in zip(plain, found, strict=True) if number < 0}):
+        ids = {_spelled(name): number for number, name in enumerate(self.names)}
+        plain = [_spelled(answer) for answer in np.asarray(answers).tolist()]
+        found = [ids.get(answer, -1) for answer in plain]
+        if unknown := sorted({answer for answer, number in zip(plain, found, strict=True) if number < 0}):
             raise DataError(Fault("answers", f"must be classes of the model: {_listed(self.names)}", unknown).text())
         return np.array(found, dtype=np.int64)
 
@@ -246,10 +249,15 @@ class Preparation(Described):
         answers: What outputs say.
     """
 
-    FORM = "preparation"
+    TYPE = "preparation"
 
     inputs: RawInputs
     answers: Answers
+
+
+def _spelled(name: object) -> str:
+    """A class by one spelling, whether it is a text or a number: 1, 1.0 and "1" are one class."""
+    return f"{name:.15g}" if isinstance(name, int | float) else str(name)
 
 
 def _listed(names: Sequence[object], most: int = 8) -> str:

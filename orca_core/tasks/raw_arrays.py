@@ -23,7 +23,7 @@ FAR = 10
 class Divide(Described):
     """Values divided by a number, in float32."""
 
-    FORM = "divide"
+    TYPE = "divide"
 
     by: float
 
@@ -43,7 +43,7 @@ class Reorder(Described):
         shape: Of a row afterwards.
     """
 
-    FORM = "reorder"
+    TYPE = "reorder"
 
     axes: tuple[int, ...]
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Coordinates(Described):
         fields: (k, height, width).
     """
 
-    FORM = "coordinates"
+    TYPE = "coordinates"
 
     fields: np.ndarray
 
@@ -90,7 +90,7 @@ class ArrayInputs(RawInputs):
         about: What the values are, as a phrase; may be empty.
     """
 
-    FORM = "arrays"
+    TYPE = "arrays"
 
     shape: tuple[int, ...]
     steps: tuple[Step, ...] = ()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from orca_core.tasks.encoding import TableEncoding
+
 
 class Prepare(Protocol):
     """How stored rows become inputs of the model, where the inputs themselves would take too much space."""
@@ -64,8 +66,9 @@ class TaskData:
         augment: Applied to training batches of fine-tuning: (n, ...) rows and the epoch's generator -> rows.
         prepare: How stored rows become inputs of the model; None if they are.
         decode: (n, ...) outputs or targets -> the same in the unit of loss and score; None if they have it already.
-        preparation: How raw samples become rows, and outputs answers. If a loader leaves it out, `TaskSpec.load` fills in that a model
-            takes inputs as the loader makes them.
+        encoding: How the rows of a table became inputs; None if the task is not made of a table.
+        preparation: How raw samples become rows, and outputs answers. If a loader leaves it out, `TaskSpec.load` takes the encoding of a
+            table, and else fills in that a model takes inputs as the loader makes them.
     """
 
     train: Split
@@ -75,6 +78,7 @@ class TaskData:
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     prepare: Prepare | None = None
     decode: Callable[[Tensor], Tensor] | None = None
+    encoding: TableEncoding | None = None
     preparation: Preparation | None = None
 
     def inputs(self, rows: Tensor) -> Tensor:
@@ -107,6 +111,7 @@ class TaskSpec(DataSpec):
         reference: What `reference_data` changes, in a line; empty if the task has no such form.
         reference_score: Name of the score under `reference_data`, if it is another.
         variant: What the loader makes of the same files, where name and argument decide that: part of the data's identity.
+        notes: What the user should know before a run, in a sentence each: columns that are left out.
     """
 
     dims: Literal[1, 2]
@@ -117,6 +122,7 @@ class TaskSpec(DataSpec):
     reference: str = ""
     reference_score: str = ""
     variant: str = ""
+    notes: tuple[str, ...] = ()
 
     def score_name(self, reference: bool) -> str:
         """Name of the score, with or without `reference_data`."""
@@ -137,7 +143,7 @@ class TaskSpec(DataSpec):
         self.check_files()
         data: TaskData = resolve(self.loader, self.name)(self, split_seed, *([reference] if self.reference else []))
         refuse(f"{self.name}: {self.loader}: {broken}" for broken in broken_promises(self, data))
-        return data if data.preparation is not None else replace(data, preparation=_as_loaded(self, data))
+        return data if data.preparation is not None else replace(data, preparation=_prepared(self, data))
 
 
 _MOVED_LOADERS = {
@@ -173,8 +179,12 @@ def broken_promises(spec: TaskSpec, data: TaskData) -> list[str]:
     return lines
 
 
-def _as_loaded(spec: TaskSpec, data: TaskData) -> Preparation:
-    """That a model takes inputs as the loader makes them, where that does not say how it makes them."""
+def _prepared(spec: TaskSpec, data: TaskData) -> Preparation:
+    """How raw samples are prepared, where the loader does not say: by the encoding of a table; else a model takes what the loader made."""
+    if data.encoding is not None:
+        from orca_core.tasks.raw_tables import prepared_by
+
+        return prepared_by(data.encoding)
     names: tuple[int, ...] = ()
     if spec.kind in ("classification", "multilabel"):
         names = tuple(range(data.output_shape[0]))

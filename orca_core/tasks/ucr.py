@@ -108,7 +108,7 @@ class SeriesInputs(RawInputs):
         entries: Number of values in each line of the training file, with those that stand for padding; None if lines differ.
     """
 
-    FORM = "series"
+    TYPE = "series"
 
     channels: int
     length: int

@@ -17,6 +17,7 @@ from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
+from sweeper.running.data_notes import tell_tables
 from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.space.space import SearchSpace
@@ -29,6 +30,7 @@ def describe_plan(space: SearchSpace, workspace: Workspace, format: str) -> str:
     """A plan as text, JSON or CSV."""
     found = reconcile(space, workspace.results)
     check_data((trial.config for trial in found.plan.trials), space.file, decode=False)
+    tell_tables(trial.config for trial in found.plan.trials)
     rows = [_plan_row(trial, found) for trial in found.plan.trials]
     match format:
         case "json":

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from orca_core import load_model, run_trial, tuned_model
 from orca_core.config.resolve import resolve_config
 from orca_core.prediction import TunedModel
 from orca_core.rows import TrialResult
+from orca_core.tasks import find_task
 
 TWO_EPOCHS = {
     "body.weights": "random",
@@ -81,7 +83,29 @@ def write_pictures(root: Path) -> tuple[str, Path]:
     return f"images:{root / 'pics'}?size=16", root / "pics" / "test"
 
 
+def write_table(root: Path, kind: str = "classes") -> tuple[str, Path]:
+    lines = ["size,colour,weight,label"]
+    for i in range(90):
+        size, weight = RNG.normal(170, 10), RNG.normal(0.02, 0.001)
+        label = {"classes": "tall" if size > 170 else "short", "whole": 7 if size > 170 else 3, "regression": f"{4 * size + 5:.3f}"}[kind]
+        lines.append(f"{size:.2f},{('red', 'green', 'blue')[i % 3]},{weight:.6f},{label}")
+    (root / "mine.csv").write_text("\n".join(lines) + "\n")
+    rows = rows_of_test_part(f"csv:{root / 'mine.csv'}")
+    (root / "raw.csv").write_text("\n".join([lines[0], *(lines[1 + row] for row in rows)]) + "\n")
+    return f"csv:{root / 'mine.csv'}", root / "raw.csv"
+
+
+def rows_of_test_part(task: str) -> list[int]:
+    """Numbers of the rows of a table that are the test part, found by their inputs."""
+    data = find_task(task).load(0)
+    every = data.preparation.inputs.encode(data.preparation.inputs.read(Path(task.removeprefix("csv:"))).inputs)
+    return [int(np.flatnonzero((every == row).all((1, 2)))[0]) for row in data.test.x]
+
+
 WRITERS = {
+    "table": write_table,
+    "table-whole": lambda root: write_table(root, "whole"),
+    "table-regression": lambda root: write_table(root, "regression"),
     "npz": write_npz,
     "npz-dense": lambda root: write_npz(root, dense=True),
     "ucr": write_ucr,
@@ -92,6 +116,9 @@ WRITERS = {
 @pytest.mark.parametrize(
     ("data", "knobs"),
     [
+        ("table", {}),
+        ("table-whole", {"body.name": "mini-swin", "proxy": "photos"}),
+        ("table-regression", {"freezing": "frozen-body"}),
         ("npz", {}),
         ("npz", {"freezing": "frozen-body", "align.epochs": 1, "align.proxy_samples": 60}),
         ("npz", {"adapter": "lora", "freezing": "full"}),
@@ -109,4 +136,7 @@ def test_on_the_raw_test_file_an_exported_model_has_the_error_of_the_row(data, k
     task, file = WRITERS[data](tmp_path)
     result, model = exported(task, knobs)
     assert model.error(file) == result.test_error
+    test = find_task(task).load(0).test
+    expected = model.model(torch.from_numpy(test.x) if data != "images" else find_task(task).load(0).inputs(torch.from_numpy(test.x)))
+    assert torch.equal(model.outputs(model.read(file).inputs), expected)
     assert model.errors == {name: getattr(result, name) for name in ("valid_error", "test_error", "valid_loss", "train_loss")}

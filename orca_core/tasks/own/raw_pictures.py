@@ -27,7 +27,7 @@ class PictureInputs(RawInputs):
         mean, deviation: By colour, of values in [0, 1], by which inputs are normalised.
     """
 
-    FORM = "pictures"
+    TYPE = "pictures"
 
     size: int
     mean: tuple[float, ...]
