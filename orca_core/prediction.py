@@ -62,6 +62,11 @@ class TunedModel:
         return "\n  ".join(lines)
 
     @property
+    def expected(self) -> str:
+        """What `predict` takes, as a phrase."""
+        return self._preparation.inputs.expected
+
+    @property
     def score(self) -> str:
         """Name of the score by which it was judged; an error, lower is better."""
         return self.config.task_spec.score_name(self.config.reference_data)
@@ -80,7 +85,7 @@ class TunedModel:
 
         Args:
             data: What `repr(model)` names: arrays or rows, or the path of a file or folder.
-            batch_size: Number of samples at once; None = `finetune.eval_batch_size` of the trial.
+            batch_size: Number of samples at once; None = `finetune.eval_batch_size` of the trial. It may change the last bits.
             device: Device type, `cpu` or `cuda`.
             threads: CPU threads; None = as many as the trial had, with which outputs are the same, bit for bit.
 
@@ -90,8 +95,7 @@ class TunedModel:
         Raises:
             DataError: If the data is not what the model expects: shape, columns, categories, range.
         """
-        outputs = self.outputs(self._samples(data).inputs, batch_size=batch_size, device=device, threads=threads)
-        return self._preparation.answers.decode(outputs)
+        return self.decode(self.outputs(self._samples(data).inputs, batch_size=batch_size, device=device, threads=threads))
 
     def predict_proba(self, data: Any, *, batch_size: int | None = None, device: str = "cpu", threads: int | None = None) -> np.ndarray:
         """Probabilities for raw data; arguments as of `predict`.
@@ -102,10 +106,23 @@ class TunedModel:
         Raises:
             DataError: If the model answers with values, or the data is not what it expects.
         """
-        if not self._preparation.answers.has_probabilities:
-            self._preparation.answers.probabilities(None)  # type: ignore[arg-type]  # raises
-        outputs = self.outputs(self._samples(data).inputs, batch_size=batch_size, device=device, threads=threads)
+        self._preparation.answers.check_probabilities()
+        return self.probabilities(self.outputs(self._samples(data).inputs, batch_size=batch_size, device=device, threads=threads))
+
+    def decode(self, outputs: Tensor) -> np.ndarray:
+        """Answers out of `outputs`, as `predict` returns them."""
+        return self._preparation.answers.decode(outputs)
+
+    def probabilities(self, outputs: Tensor) -> np.ndarray:
+        """Probabilities out of `outputs`, as `predict_proba` returns them."""
         return self._preparation.answers.probabilities(outputs)
+
+    def answer_names(self, number: int) -> tuple[str, ...]:
+        """Names of the values that are answered for a sample, for the head of a table: of a class, `prediction`."""
+        names = self._preparation.answers.names
+        if self._preparation.answers.kind == "classification" or number == 1:
+            return ("prediction",)
+        return tuple(map(str, names)) if len(names) == number else tuple(f"prediction_{at}" for at in range(1, number + 1))
 
     def error(self, data: Any, answers: Any = None, *, batch_size: int | None = None, device: str = "cpu") -> float:
         """The task's score of the answers for raw data, as in the trial's rows: an error, lower is better.

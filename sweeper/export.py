@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -43,13 +45,16 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
         raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, arms))])
     arm = arms[task or next(iter(arms))][0]
     space = _latest_space(workspace, name)
-    plan = reconcile(space, workspace.results).plan
+    found = reconcile(space, workspace.results)
     best = min(arm.rows, key=lambda row: (row[metric], row["seed"]))
-    planned = plan.by_id.get(best["trial"])
+    planned = found.plan.by_id.get(best["trial"])
     if planned is None:
         raise ConfigError(
             [Fault("", f"the latest plan of {name} must contain trial {best['trial']}", Fault.ABSENT, "Run the sweep again.")]
         )
+    if model_folder is not None and planned.id in found.stale:
+        rule = f"the data, body and code of trial {planned.id} must be those that its results come from"
+        raise ConfigError([Fault("", rule, Fault.ABSENT, f"One of them has changed since. Run {name} again.")])
     written = []
     if space_file is not None:
         text = yaml.safe_dump(_build_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
@@ -60,10 +65,20 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
 
         which: Literal["best", "last"] = "last" if space.keep == "last" else "best"
         tuned = tuned_model(planned.config, workspace.artifacts, which, device=space.device)
+        if not tuned.errors:  # of weights that version 0.1 kept
+            tuned = replace(tuned, errors=_errors_of(best, which))
         tuned.save(model_folder)
         how = "computed again" if tuned.computed else "as kept by the sweep"
-        written.append(f"{model_folder}: the model of trial {planned.id} after epoch {tuned.epoch}, {how}; orca_core.load_model reads it")
+        written.append(f"{model_folder}: the model of trial {planned.id} after epoch {tuned.epoch}, {how}")
+        written.append(f"  expects {tuned.expected}")
+        written.append(f"  sweeper predict {model_folder} FILE; or orca_core.load_model({str(model_folder)!r}).predict(...)")
     return "\n".join(written) + "\n"
+
+
+def _errors_of(row: Mapping[str, Any], which: Literal["best", "last"]) -> dict[str, float]:
+    """The errors of a trial's best or last epoch."""
+    prefix = "last_" if which == "last" else ""
+    return {name: row[prefix + name] for name in ("valid_error", "test_error")}
 
 
 def _latest_space(workspace: Workspace, name: str) -> SearchSpace:

@@ -212,10 +212,18 @@ class Answers(Described):
         """
         import torch
 
-        if not self.has_probabilities:
-            raise DataError("this model answers with values, which have no probabilities")
+        self.check_probabilities()
         logits = outputs.double()
         return (torch.softmax(logits, 1) if self.kind == "classification" else torch.sigmoid(logits)).numpy()
+
+    def check_probabilities(self) -> None:
+        """Check that outputs are probabilities of something.
+
+        Raises:
+            DataError: If they are values.
+        """
+        if not self.has_probabilities:
+            raise DataError(f"the model answers with {self.text}, which have no probabilities")
 
     def encode(self, answers: Any) -> np.ndarray:
         """(n, ...) answers -> targets as the task has them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +46,10 @@ class TableInputs(RawInputs):
     def encode(self, samples: Any) -> np.ndarray:
         if isinstance(samples, Mapping) and samples and all(_is_entry(value) for value in samples.values()):
             samples = [samples]  # one row
-        if isinstance(samples, str) or not (hasattr(samples, "__iter__") or hasattr(samples, "columns")):
-            raise DataError(Fault("rows", "must be rows of a table", type(samples).__name__, f"Expected {self.expected}.").text())
+        is_table = isinstance(samples, Mapping) or hasattr(samples, "columns")
+        if not is_table and not (isinstance(samples, Sequence) and all(isinstance(row, Mapping) for row in samples)):
+            rule = "must be rows with the names of their columns"
+            raise DataError(Fault("rows", rule, type(samples).__name__, f"Expected {self.expected}.").text())
         encoded = self.encoding.encode(samples, "rows")
         if not len(encoded):
             raise DataError(Fault("rows", "must have at least one row", 0).text())
