@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 FAR = 10
 """How many times the range of the training rows a value may lie beyond that range."""
+
+MUCH_NARROWER = 100
+"""By how many times the range of some samples may be narrower than that of the training rows before a warning asks for their unit."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,9 @@ class ArrayInputs(RawInputs):
         low, high = float(rows.min()), float(rows.max())
         if low < self.low - room or high > self.high + room:
             raise DataError(self._fault(f"must be in the unit of the training samples ({self.low:g} to {self.high:g})", (low, high)))
+        if high - low < (self.high - self.low) / MUCH_NARROWER:
+            said = f"the samples are {low:g} to {high:g}, and the training samples {self.low:g} to {self.high:g}"
+            warnings.warn(f"{said}. Are they in the same unit?", stacklevel=2)
 
     def _fault(self, rule: str, value: object) -> str:
         return Fault("samples", rule, value, f"Expected {self.expected}.").text()

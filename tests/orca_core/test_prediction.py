@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from orca_core.store import Store
 from orca_core.tasks import Split, TaskData, TaskSpec, find_task
 from orca_core.tasks.own.images import read_picture
 from orca_core.tasks.preparation import Scale, from_json
+from orca_core.tasks.raw_arrays import ArrayInputs
 from orca_core.tasks.spec import _prepared
 from orca_core.workbench import Workbench
 
@@ -346,6 +348,15 @@ def test_a_task_whose_loader_says_nothing_takes_what_the_loader_makes(train):
 def test_what_the_model_does_not_expect_is_refused_with_what_it_does(data, samples, message, train):
     with pytest.raises(DataError, match=message):
         train(data)[2].predict(samples)
+
+
+def test_samples_of_a_much_narrower_range_are_warned_of():
+    pixels = ArrayInputs((1, 2), (), 0, 255)
+    with pytest.warns(UserWarning, match=r"the samples are 0 to 1, and the training samples .*\. Are they in the same unit\?"):
+        pixels.encode([[0, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels.encode([[0, 4]])
 
 
 def test_wrong_options_and_answers_are_refused(train):
