@@ -148,6 +148,7 @@ def _trial_rows(
         epoch = (best if which == "best" else last).epoch
         if (weights := weights_at(epoch, selection, before, tuning)) is not None:
             found = {"epoch": epoch, "errors": errors_of(best if which == "best" else last), **describe_data(data)}
+            found["complete"] = all(name in weights for name, value in model.state_dict().items() if value.is_floating_point())
             (models or store).put(Address.model(result_key(config, trial.stages), which), weights, found)
     columns = json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None
     return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts, columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_core.config.knobs import TrialConfig
+from orca_core.description import Description
 from orca_core.errors import DataError, Fault
-from orca_core.identity import trial_id
 from orca_core.tasks.preparation import Preparation, Samples
 
 if TYPE_CHECKING:
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from orca_core.model.cross_modal import CrossModalModel
-
-VERSION = 2
-"""Of `model.json`. Version 1 had no number, and nothing about raw data."""
-
-TASK_FIELDS = ("name", "summary", "dims", "kind", "loss", "score", "reference", "reference_score")
-"""What `model.json` says of the task; as fields of `TaskSpec`."""
 
 
 @dataclass(frozen=True)
@@ -214,10 +207,7 @@ class TunedModel:
         return self._samples(Path(path))
 
     def save(self, folder: str | Path) -> None:
-        """Write it to a folder, for `load_model`.
-
-        `model.json` has `version`, `task` (name, kind, loss, score, ...), `trial`, `epoch`, `errors`, `expects` and `answers` (as phrases),
-        `preparation` (see `orca_core.tasks.preparation`), `input_shape`, `output_shape` and `config`. `README.md` is for people.
+        """Write it to a folder, for `load_model`: weights, and what `Description.write` says.
 
         Raises:
             OSError: If that cannot be written.
@@ -227,28 +217,8 @@ class TunedModel:
         path = Path(folder).expanduser()
         path.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, path / "model.safetensors")
-        (path / "model.json").write_text(json.dumps(self._described(), indent=1) + "\n", encoding="utf-8")
-        (path / "README.md").write_text(self._readme(), encoding="utf-8")
-
-    def _described(self) -> dict[str, Any]:
-        """The content of `model.json`."""
-        spec, preparation = self.config.task_spec, self.preparation
-        contents: dict[str, Any] = {"version": VERSION, "task": {name: getattr(spec, name) for name in TASK_FIELDS}}
-        contents |= {"trial": trial_id(self.config), "epoch": self.epoch, "errors": dict(self.errors)}
-        if preparation is not None:
-            contents |= {"expects": preparation.inputs.expected, "answers": preparation.answers.text, "preparation": preparation.to_json()}
-        contents |= {"input_shape": self.model.input_shape, "output_shape": self.model.output_shape}
-        return contents | {"config": self.config.model_dump(mode="json")}
-
-    def _readme(self) -> str:
-        spec = self.config.task_spec
-        lines = [f"# A model of {spec.name}", "", f"- Task: {spec.summary}", f"- Body: {self.config.body.name}"]
-        if self.preparation is not None:
-            lines += [f"- Expects: {self.preparation.inputs.expected}", f"- Answers with: {self.preparation.answers.text}"]
-        errors = ", ".join(f"{name} {value:.6g}" for name, value in self.errors.items())
-        lines += [f"- Score: {self.score}, an error; after epoch {self.epoch}: {errors or 'not known'}"]
-        lines += ["", "In Python: `model = orca_core.load_model(FOLDER)`, then `model.predict(DATA_OR_PATH)`."]
-        return "\n".join([*lines, "From the shell: `sweeper predict FOLDER PATH`.", ""])
+        shapes = self.model.input_shape, self.model.output_shape
+        Description(self.config, self.epoch, *shapes, self.preparation, self.errors).write(path)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,16 +60,15 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
         space_file.write_text(text, encoding="utf-8")
         written.append(f"{space_file}: runs the arm again with {len(arm.rows)} seeds: sweeper run {space_file}")
     if model_folder is not None:
-        from orca_core.export import tuned_model
+        from orca_core.export import export_model
 
         which: Literal["best", "last"] = "last" if space.keep == "last" else "best"
-        tuned = tuned_model(planned.config, workspace.artifacts, which, device=space.device)
-        if not tuned.errors:  # of weights that version 0.1 kept
-            tuned = replace(tuned, errors=_errors_of(best, which))
-        tuned.save(model_folder)
-        how = "computed again" if tuned.computed else "as kept by the sweep"
-        written.append(f"{model_folder}: the model of trial {planned.id} after epoch {tuned.epoch}, {how}")
-        written.append(f"  expects {tuned.expected}")
+        errors = _errors_of(best, which)
+        known, computed = export_model(planned.config, workspace.artifacts, model_folder, which, errors=errors, device=space.device)
+        how = "computed again" if computed else "as kept by the sweep"
+        written.append(f"{model_folder}: the model of trial {planned.id} after epoch {known.epoch}, {how}")
+        if known.preparation is not None:
+            written.append(f"  expects {known.preparation.inputs.expected}")
         written.append(f"  sweeper predict {model_folder} FILE; or orca_core.load_model({str(model_folder)!r}).predict(...)")
     return "\n".join(written) + "\n"
 
