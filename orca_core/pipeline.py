@@ -148,10 +148,34 @@ def _trial_rows(
         epoch = (best if which == "best" else last).epoch
         if (weights := weights_at(epoch, selection, before, tuning)) is not None:
             found = {"epoch": epoch, "errors": errors_of(best if which == "best" else last), **describe_data(data)}
-            found["complete"] = all(name in weights for name, value in model.state_dict().items() if value.is_floating_point())
+            weights = with_frozen(weights, model, tuning.trained if tuning else set())
+            found["complete"] = _floats(model).keys() <= weights.keys()
             (models or store).put(Address.model(result_key(config, trial.stages), which), weights, found)
     columns = json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None
     return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts, columns)
+
+
+SMALL = 4 << 20
+"""Bytes up to which all weights of a network are kept, those that never trained too: then it is exported without being built again."""
+
+
+def with_frozen(weights: Mapping[str, Tensor], model: CrossModalModel, trained: set[str]) -> Mapping[str, Tensor]:
+    """The trained weights of an epoch, and of a small network those that never trained.
+
+    Args:
+        weights: Of the epoch, by name.
+        model: As it is now.
+        trained: Names of the parameters that have trained by now; what trained only after the epoch is not what it was then.
+    """
+    every = _floats(model)
+    if sum(value.nbytes for value in every.values()) > SMALL or not trained <= weights.keys():
+        return weights
+    return every | dict(weights)
+
+
+def _floats(model: CrossModalModel) -> dict[str, Tensor]:
+    """What of a model's state can have been trained or read: all but constants such as indices."""
+    return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
 
 
 def shapes_of(data: TaskData) -> Shapes:

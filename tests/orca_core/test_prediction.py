@@ -20,6 +20,8 @@ from orca_core import load_model, run_trial, tuned_model
 from orca_core.addresses import Address
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import DataError
+from orca_core.export import export_model
+from orca_core.pipeline import with_frozen
 from orca_core.prediction import TunedModel
 from orca_core.rows import TrialResult
 from orca_core.scoring import SCORES
@@ -61,10 +63,12 @@ def train(tmp_path_factory, session_workbench) -> Callable[..., Trained]:
                 config = resolve_config({**TWO_EPOCHS, "task": task, **knobs})
                 store = Store(root / "store")
                 result = run_trial(config, store, lambda row: None, keep="best")
-                tuned = tuned_model(config, store)
-            assert not tuned.computed
-            tuned.save(root / "model")
-            known[key] = file, result, load_model(root / "model")
+                _, computed = export_model(config, store, root / "model")
+                built = tuned_model(config, store).model.state_dict()
+            assert not computed
+            model = load_model(root / "model")
+            assert all(torch.equal(value, built[name]) for name, value in model.model.state_dict().items())
+            known[key] = file, result, model
         return known[key]
 
     return train
@@ -421,3 +425,15 @@ def test_exporting_kept_weights_reads_no_training_data(tmp_path, monkeypatch):
     Workbench.current().clear()
     monkeypatch.setattr(TaskSpec, "load", lambda *_: pytest.fail("the data was loaded"))
     assert not tuned_model(config, store).computed
+
+
+def test_all_weights_are_kept_where_they_are_few_and_known():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    trained = {"0.weight": torch.ones(2, 2)}
+    every = with_frozen(trained, model, {"0.weight"})
+    assert every.keys() == model.state_dict().keys()
+    assert torch.equal(every["0.weight"], torch.ones(2, 2))
+    assert torch.equal(every["1.bias"], model[1].bias)
+    assert with_frozen(trained, model, {"0.weight", "1.bias"}) is trained  # 1.bias trained after the epoch: what it was then is gone
+    large = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(1100, 1000))
+    assert with_frozen(trained, large, {"0.weight"}) is trained
