@@ -49,10 +49,11 @@ class _Kept:
         """The model they belong to. What version 0.1 did not keep is read from the task's data."""
         found = self.data
         if "preparation" not in found:
-            from orca_core.pipeline import describe_data, load_data
+            from orca_core.keeping import describe_data
+            from orca_core.pipeline import load_data
             from orca_core.settings import Settings
 
-            found = found | describe_data(load_data(Settings.of(config, "finetune")))
+            found = dict(found) | describe_data(load_data(Settings.of(config, "finetune")))
         shapes = tuple(found["input_shape"]), tuple(found["output_shape"])
         return Description(config, found["epoch"], *shapes, from_json(found["preparation"]), found.get("errors", {}))
 

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from orca_core.addresses import Address
 from orca_core.alignment.joint import BatchDistance
@@ -22,8 +21,9 @@ from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_min
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import Kind
 from orca_core.errors import DataError, nearest
-from orca_core.finetuning.loop import FISHER_SCORES, Finetuning, weights_of
-from orca_core.finetuning.selection import BestWeights, Selection
+from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
+from orca_core.finetuning.selection import Selection
+from orca_core.keeping import Shapes, describe_data, errors_of, is_complete, shapes_of, weights_at, with_frozen
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
 from orca_core.numerics import check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
@@ -42,9 +42,6 @@ from orca_core.workbench import Workbench
 
 Keep = Literal["none", "best", "last", "all"]
 """Which fine-tuned weights of a trial are kept: of no epoch, of the best one, of the last one, or of the best and the states of all."""
-
-Shapes = tuple[tuple[int, ...], tuple[int, ...]]
-"""Shapes of an input and of an output of a model."""
 
 T = TypeVar("T")
 
@@ -149,51 +146,10 @@ def _trial_rows(
         if (weights := weights_at(epoch, selection, before, tuning)) is not None:
             found = {"epoch": epoch, "errors": errors_of(best if which == "best" else last), **describe_data(data)}
             weights = with_frozen(weights, model, tuning.trained if tuning else set())
-            found["complete"] = _floats(model).keys() <= weights.keys()
+            found["complete"] = is_complete(weights, model)
             (models or store).put(Address.model(result_key(config, trial.stages), which), weights, found)
     columns = json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None
     return TrialResult.of(best, last, sum(parameter.numel() for parameter in model.parameters()), trained_counts, columns)
-
-
-SMALL = 4 << 20
-"""Bytes up to which all weights of a network are kept, those that never trained too: then it is exported without being built again."""
-
-
-def with_frozen(weights: Mapping[str, Tensor], model: CrossModalModel, trained: set[str]) -> Mapping[str, Tensor]:
-    """The trained weights of an epoch, and of a small network those that never trained.
-
-    Args:
-        weights: Of the epoch, by name.
-        model: As it is now.
-        trained: Names of the parameters that have trained by now; what trained only after the epoch is not what it was then.
-    """
-    every = _floats(model)
-    if sum(value.nbytes for value in every.values()) > SMALL or not trained <= weights.keys():
-        return weights
-    return every | dict(weights)
-
-
-def _floats(model: CrossModalModel) -> dict[str, Tensor]:
-    """What of a model's state can have been trained or read: all but constants such as indices."""
-    return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-
-
-def shapes_of(data: TaskData) -> Shapes:
-    """Shapes of an input and of an output of the model."""
-    return data.input_shape, data.output_shape
-
-
-def errors_of(row: EpochRow) -> dict[str, float]:
-    """The errors and losses of an epoch of fine-tuning."""
-    names = ("valid_error", "test_error", "valid_loss", "train_loss")
-    return {name: value for name, value in row.cells().items() if name in names}
-
-
-def describe_data(data: TaskData) -> dict[str, Any]:
-    """What a fine-tuned model needs of its task's data, as JSON data: shapes of inputs and outputs, and how raw data is prepared."""
-    shapes = dict(zip(("input_shape", "output_shape"), map(list, shapes_of(data)), strict=True))
-    assert data.preparation is not None, "TaskSpec.load sees to it"
-    return shapes | {"preparation": data.preparation.to_json()}
 
 
 def model_before_tuning(
@@ -365,24 +321,6 @@ class _Trial:
 
     def _ends(self, stage: Stage) -> Collection[int]:
         return self.keep_at.get(stage.folder, ())
-
-
-def weights_at(epoch: int, selection: Selection, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:
-    """The trained parameters after an epoch, by name, if they are still there.
-
-    Args:
-        epoch: The best one, or the last.
-        selection: What the best one is best by.
-        end: State at the end of the trajectory; may hold rows alone.
-        tuning: What trained on the trajectory, or a part of it.
-    """
-    held = [BestWeights.from_state(selection, end.tensors), tuning.best if tuning else None]
-    best = next((weights for weights in held if weights is not None and weights.epoch == epoch), None)
-    if best is not None:
-        return best.tensors
-    if end.tensors and rows_of(end)[-1].epoch == epoch:
-        return weights_of(end.tensors)
-    return tuning.weights() if tuning is not None and tuning.epoch == epoch else None
 
 
 def load_data(settings: Settings) -> TaskData:

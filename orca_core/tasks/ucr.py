@@ -71,7 +71,7 @@ def load_ucr(spec: TaskSpec, split_seed: int) -> TaskData:
     arrays, facts = decode_once(spec, partial(_decode, files=spec.expects), edition=2)
     x, y, test = arrays["TRAIN_x"], arrays["TRAIN_y"], Split(arrays["TEST_x"], arrays["TEST_y"])
     train, valid = hold_out(y, 0.1, split_seed)
-    preparation = Preparation(SeriesInputs(*x.shape[1:], facts["entries"]), Answers("classification", tuple(facts["labels"])))
+    preparation = Preparation(SeriesInputs(x.shape[1], x.shape[2], facts["entries"]), Answers("classification", tuple(facts["labels"])))
     return TaskData(take_rows(x, y, train), take_rows(x, y, valid), test, len(facts["labels"]), preparation=preparation)
 
 
@@ -84,16 +84,16 @@ def _decode(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
     for path, number, series in every:
         refuse(fault.text(str(path)) for fault in series_faults(number, series.channels, width))
     length = max(len(_trim(channel)) for _, _, series in every for channel in series.channels)
-    labels = sorted({series.label for series in parts["TRAIN"][1]})
+    labels = sorted({str(series.label) for series in parts["TRAIN"][1]})
     if len(labels) < 2 or len(parts["TRAIN"][1]) <= len(labels):
         refuse([Fault("", "must have at least two classes, and more series than classes", labels).text(str(parts["TRAIN"][0]))])
     for part, (path, held) in parts.items():
-        if absent := sorted({series.label for series in held} - set(labels)):
+        if absent := sorted({str(series.label) for series in held} - set(labels)):
             refuse([Fault("", "must have only labels of the training part", absent).text(str(path))])
         x = out.empty(f"{part}_x", (len(held), width, length))
         for row, series in enumerate(held):
             x[row] = complete_channels(series.channels, length)
-        out.save(f"{part}_y", np.array([labels.index(series.label) for series in held]), "int64")
+        out.save(f"{part}_y", np.array([labels.index(str(series.label)) for series in held]), "int64")
     entries = {len(channel) for series in parts["TRAIN"][1] for channel in series.channels}
     out.facts |= {"labels": labels, "entries": entries.pop() if len(entries) == 1 else None}
 

@@ -21,7 +21,7 @@ from orca_core.addresses import Address
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import DataError
 from orca_core.export import export_model
-from orca_core.pipeline import with_frozen
+from orca_core.keeping import with_frozen
 from orca_core.prediction import TunedModel
 from orca_core.rows import TrialResult
 from orca_core.scoring import SCORES

@@ -62,7 +62,8 @@ def load_ninapro(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 1, channels, times); the published parts, whatever the seed."""
     arrays, facts = decode_once(spec, _decode_ninapro)
     x = arrays["train_x"]
-    inputs = replace(_windows(x.shape[3], x.shape[2]), **_range(x))
+    low, high = array_range(x)
+    inputs = replace(_windows(x.shape[3], x.shape[2]), low=low, high=high)
     preparation = Preparation(inputs, Answers("classification", tuple(range(facts["classes"]))))
     return _split_as_published(arrays, facts["classes"], preparation, reference)
 
@@ -71,10 +72,6 @@ def _windows(times: int, channels: int) -> ArrayInputs:
     """NinaPro's windows as published, (times, channels) -> (1, channels, times)."""
     steps = (Reorder((0, 2, 1), (1, channels, times)),)
     return ArrayInputs((times, channels), steps, about="windows of muscle signals, times before channels, as published")
-
-
-def _range(x: np.ndarray) -> dict[str, float]:
-    return dict(zip(("low", "high"), array_range(x), strict=True))
 
 
 def _split_as_published(arrays: dict[str, np.ndarray], num_classes: int | None, preparation: Preparation, reference: bool) -> TaskData:
@@ -126,7 +123,7 @@ def load_satellite(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData
     """x (n, 1, times), as published, not normalised; a ninth of train is validation, stratified."""
     arrays, facts = decode_once(spec, _decode_satellite)
     x, y, test = arrays["train_x"], arrays["train_y"], Split(arrays["test_x"], arrays["test_y"])
-    inputs = ArrayInputs(tuple(x.shape[1:]), **_range(x), about="series as published")
+    inputs = ArrayInputs(tuple(x.shape[1:]), (), *array_range(x), about="series as published")
     preparation = Preparation(inputs, Answers("classification", tuple(range(1, facts["classes"] + 1))))
     if reference:
         return TaskData(Split(x, y), test, test, facts["classes"], preparation=preparation)

@@ -132,7 +132,7 @@ def load_fsd50k(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     augment = MaskAndMix(arrays["noise"])
     test = all_of_each("eval")
     numbers = _read_label_numbers(FILES[3].find())
-    answers = Answers("multilabel", tuple(sorted(numbers, key=numbers.__getitem__)))
+    answers = Answers("multilabel", tuple(name for name, _ in sorted(numbers.items(), key=lambda item: item[1])))
     preparation = Preparation(ArrayInputs((1, BANDS, FRAMES), about=_ABOUT), answers)
     if not reference:
         return TaskData(one_of_each("tr"), all_of_each("val"), test, None, augment=augment, preparation=preparation)
