@@ -1,7 +1,8 @@
 """Fine-tuned models as files, and back, for use elsewhere.
 
     <folder>/model.safetensors    every parameter
-    <folder>/model.json           the trial's config, shapes, which epoch
+    <folder>/model.json           the trial, how raw data becomes inputs and outputs become answers, its errors
+    <folder>/README.md            what it expects and answers, for people
 
 A trial is a pure function of its config, so weights that were not kept, or were deleted, are computed again, to the same bits.
 """
@@ -9,54 +10,52 @@ A trial is a pure function of its config, so weights that were not kept, or were
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from orca_core.addresses import Address
 from orca_core.config.knobs import TrialConfig
+from orca_core.description import Description, read_description
 from orca_core.errors import DataError
+from orca_core.prediction import TunedModel
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
+from orca_core.tasks.preparation import from_json
 from orca_core.workbench import Workbench
 
-if TYPE_CHECKING:
-    from orca_core.model.cross_modal import CrossModalModel
+__all__ = ["TunedModel", "export_model", "load_model", "tuned_model"]
 
 Which = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
-class TunedModel:
-    """A fine-tuned model.
+class _Kept:
+    """Fine-tuned weights in a store.
 
     Args:
-        model: In eval mode, on the CPU.
-        config: Its trial.
-        epoch: Fine-tuning epoch after which its weights were taken.
-        computed: Whether the weights had to be computed again.
+        files: Of the artifact, by name.
+        data: What `data.json` says: epoch, errors, shapes, preparation, and whether the weights are all that the network has.
+        computed: Whether they had to be computed again.
     """
 
-    model: CrossModalModel
-    config: TrialConfig
-    epoch: int
-    computed: bool = False
+    files: Mapping[str, bytes]
+    data: Mapping[str, Any]
+    computed: bool
 
-    def save(self, folder: str | Path) -> None:
-        """Write it to a folder.
+    def describe(self, config: TrialConfig) -> Description:
+        """The model they belong to. What version 0.1 did not keep is read from the task's data."""
+        found = self.data
+        if "preparation" not in found:
+            from orca_core.keeping import describe_data
+            from orca_core.pipeline import load_data
+            from orca_core.settings import Settings
 
-        Raises:
-            OSError: If that cannot be written.
-        """
-        from safetensors.torch import save_file
-
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, path / "model.safetensors")
-        contents = {"config": self.config.model_dump(mode="json"), "epoch": self.epoch}
-        contents |= {"input_shape": self.model.input_shape, "output_shape": self.model.output_shape}
-        (path / "model.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+            found = dict(found) | describe_data(load_data(Settings.of(config, "finetune")))
+        shapes = tuple(found["input_shape"]), tuple(found["output_shape"])
+        return Description(config, found["epoch"], *shapes, from_json(found["preparation"]), found.get("errors", {}))
 
 
 def tuned_model(
@@ -75,32 +74,85 @@ def tuned_model(
         OrcaError: If data, body or store cannot be used.
     """
     with (workbench or Workbench.current()).use():
-        return _tuned_model(config, store, which, device)
+        kept = _find_weights(config, store, which, device)
+        return _build(kept, kept.describe(config), store, device)
 
 
-def _tuned_model(config: TrialConfig, store: Store, which: Which, device: str) -> TunedModel:
-    from orca_core.pipeline import model_before_tuning, run_trial
+def export_model(
+    config: TrialConfig,
+    store: Store,
+    folder: str | Path,
+    which: Which = "best",
+    *,
+    errors: Mapping[str, float] = {},
+    device: str = "cpu",
+    workbench: Workbench | None = None,
+) -> tuple[Description, bool]:
+    """Write the fine-tuned model of a trial to a folder, for `load_model`. Kept weights that are complete are copied, without torch.
 
+    Args:
+        config, store, which, device, workbench: As for `tuned_model`.
+        folder: Where to; made if it is not there.
+        errors: Of the trial's rows, for weights that version 0.1 kept without them.
+
+    Returns:
+        What was written, and whether the weights had to be computed again.
+
+    Raises:
+        OrcaError: If data, body or store cannot be used.
+        OSError: If the folder cannot be written.
+    """
+    path = Path(folder).expanduser()
+    with (workbench or Workbench.current()).use():
+        kept = _find_weights(config, store, which, device)
+        description = kept.describe(config)
+        if not description.errors:
+            description = replace(description, errors=errors)
+        if kept.data.get("complete"):
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "model.safetensors").write_bytes(kept.files["tensors.safetensors"])
+            description.write(path)
+        else:
+            _build(kept, description, store, device).save(path)
+    return description, kept.computed
+
+
+def _find_weights(config: TrialConfig, store: Store, which: Which, device: str) -> _Kept:
+    """The kept weights of a trial; if there are none, they are computed again."""
     address = Address.model(result_key(config, stages_of(config, device)), which)
-    artifact = store.get(address)
-    computed = artifact is None
-    if artifact is None:
-        with TemporaryDirectory() as folder:  # fine-tuning is done again in full: a store of its own has no rows to pass on instead
-            fresh = Store(folder)
-            run_trial(config, fresh, lambda row: None, device=device, keep=which)
-            artifact = fresh.get(address)
-    assert artifact is not None
-    model = model_before_tuning(config, store, device=device)
-    model.load_state_dict(dict(artifact.tensors), strict=False)
-    return TunedModel(model.to("cpu").eval(), config, artifact.data["epoch"], computed)
+    if (files := store.files(address)) is not None:
+        return _Kept(files, json.loads(files["data.json"]), computed=False)
+    from orca_core.pipeline import run_trial
+
+    with TemporaryDirectory() as folder:  # fine-tuning is done again in full: a store of its own has no rows to pass on instead
+        fresh = Store(folder)
+        run_trial(config, fresh, lambda row: None, device=device, keep=which)
+        files = fresh.files(address)
+    assert files is not None
+    return _Kept(files, json.loads(files["data.json"]), computed=True)
+
+
+def _build(kept: _Kept, description: Description, store: Store, device: str) -> TunedModel:
+    """The network with the weights of its pretraining, its alignment and the kept ones."""
+    from safetensors.torch import load
+
+    from orca_core.pipeline import model_before_tuning
+
+    shapes = description.input_shape, description.output_shape
+    model = model_before_tuning(description.config, store, device=device, shapes=shapes)
+    model.load_state_dict(load(kept.files["tensors.safetensors"]), strict=False)
+    known = description
+    return TunedModel(model.to("cpu").eval(), known.config, known.epoch, kept.computed, known.preparation, known.errors)
 
 
 def load_model(folder: str | Path) -> TunedModel:
-    """A model that `TunedModel.save` wrote. The body must still be available: it defines the architecture; weights come from the folder.
+    """A model that `TunedModel.save` or `sweeper best NAME --export-model` wrote. The task's data need not be there.
+
+    The body must still be available: it defines the architecture; weights come from the folder.
 
     Example:
-        >>> tuned = load_model("my-model")                               # doctest: +SKIP
-        >>> logits = tuned.model(torch.from_numpy(x))                    # doctest: +SKIP
+        >>> model = load_model("my-model")                               # doctest: +SKIP
+        >>> model.predict("new.csv")                                     # doctest: +SKIP
 
     Raises:
         DataError: If the folder does not hold one.
@@ -112,17 +164,21 @@ def load_model(folder: str | Path) -> TunedModel:
     from orca_core.model.cross_modal import CrossModalModel
     from orca_core.settings import Settings
 
-    path = Path(folder)
+    path = Path(folder).expanduser()
+    known = read_description(path)
+    body = random_body(known.config.body_spec, seed=known.config.seed, dropout=known.config.finetune.dropout)
+    shapes = known.config
+    if shapes.embedder.weights is not None:  # the file that the embedder started from need not be there: all weights are in the folder
+        shapes = shapes.model_copy(update={"embedder": shapes.embedder.model_copy(update={"weights": None, "init": "random"})})
+    model = CrossModalModel(Settings.of(shapes, "finetune"), body, known.input_shape, known.output_shape)
     try:
-        contents = json.loads((path / "model.json").read_text(encoding="utf-8"))
         tensors = load_file(path / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{path}: must hold model.json and model.safetensors as `TunedModel.save` writes them ({error})") from None
-    config = TrialConfig.model_validate_json(json.dumps(contents["config"]))
-    body = random_body(config.body_spec, seed=config.seed, dropout=config.finetune.dropout)
-    shapes = config
-    if config.embedder.weights is not None:  # the file that the embedder started from need not be there: all weights are in the folder
-        shapes = config.model_copy(update={"embedder": config.embedder.model_copy(update={"weights": None, "init": "random"})})
-    model = CrossModalModel(Settings.of(shapes, "finetune"), body, tuple(contents["input_shape"]), tuple(contents["output_shape"]))
-    model.load_state_dict(tensors)
-    return TunedModel(model.eval(), config, contents["epoch"])
+        missing = [name for name, value in model.state_dict().items() if name not in tensors and value.is_floating_point()]
+        if missing:
+            raise RuntimeError(f"{len(missing)} are missing, among them {missing[0]}")
+        unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
+        if unexpected:
+            raise RuntimeError(f"{len(unexpected)} are not of this network, among them {unexpected[0]}")
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise DataError(f"{path}: model.safetensors must hold the weights that model.json describes ({error})") from None
+    return TunedModel(model.eval(), known.config, known.epoch, preparation=known.preparation, errors=known.errors)

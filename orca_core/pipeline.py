@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from orca_core.addresses import Address
 from orca_core.alignment.joint import BatchDistance
@@ -23,8 +22,9 @@ from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_min
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import Kind
 from orca_core.errors import DataError, nearest
-from orca_core.finetuning.loop import FISHER_SCORES, Finetuning, weights_of
-from orca_core.finetuning.selection import BestWeights, Selection
+from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
+from orca_core.finetuning.selection import Selection
+from orca_core.keeping import Shapes, describe_data, errors_of, is_complete, shapes_of, weights_at, with_frozen
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
 from orca_core.numerics import check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
@@ -132,8 +132,10 @@ def _trial_rows(
         which: Literal["best", "last"] = "last" if keep == "last" else "best"
         epoch = tuned.rows[-1].epoch if which == "last" else best.epoch
         if (weights := weights_at(epoch, selection, tuned.end, tuned.tuning)) is not None:
-            key = result_key(config, stages_of(config, device))
-            (models or store).put(Address.model(key, which), weights, {"epoch": epoch})
+            found = {"epoch": epoch, "errors": errors_of(best if which == "best" else last), **describe_data(data)}
+            weights = with_frozen(weights, tuned.model, tuned.tuning.trained if tuned.tuning else set())
+            found["complete"] = is_complete(weights, tuned.model)
+            (models or store).put(Address.model(result_key(config, stages_of(config, device)), which), weights, found)
     return TrialResult.of(best, last, sum(parameter.numel() for parameter in tuned.model.parameters()), tuned.trained_counts, facts)
 
 
@@ -184,16 +186,26 @@ def _facts(config: TrialConfig, data: TaskData) -> dict[str, Any]:
     }
 
 
-def model_before_tuning(config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None) -> CrossModalModel:
-    """The model as fine-tuning starts with it: pretrained, aligned. Stages that the store does not have are computed."""
+def model_before_tuning(
+    config: TrialConfig, store: Store, *, shapes: Shapes | None = None, device: str = "cpu", workbench: Workbench | None = None
+) -> CrossModalModel:
+    """The model as fine-tuning starts with it: pretrained, aligned. Stages that the store does not have are computed.
+
+    Args:
+        config: The trial.
+        store: Where stages are found and kept.
+        shapes: Of an input and of an output; None = those of the task's data, which is then loaded.
+        device: Device type, `cpu` or `cuda`.
+        workbench: Where data lies and what stays loaded; None = the current one.
+    """
 
     def build() -> Generator[Row, None, CrossModalModel]:
         trial = _Trial(config, store, device)
-        data = trial.load_data()
+        of_data = shapes or shapes_of(trial.load_data())
         pretrained = yield from trial.pretrain()
         source = yield from trial.embed_source(pretrained)
         aligned = yield from trial.align(pretrained, source)
-        return trial.build_model(data, pretrained, aligned)
+        return trial.build_model(of_data, pretrained, aligned)
 
     return drain((workbench or Workbench.current()).drive(build()))
 
@@ -318,11 +330,11 @@ class _Trial:
         artifact = yield from self._advance(stage, build)
         return artifact
 
-    def build_model(self, data: TaskData, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
+    def build_model(self, shapes: Shapes, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
         """The model as fine-tuning starts with it."""
         settings = Settings.of(self.config, "finetune")
         body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
-        model = CrossModalModel(settings, body, data.input_shape, data.output_shape)
+        model = CrossModalModel(settings, body, *shapes)
         if aligned is not None:
             model.embedder.load_state_dict(embedder_weights(aligned.tensors))
         return model
@@ -346,7 +358,7 @@ class _Trial:
         """
         data = self.load_data()
         aligned = yield from self.align(pretrained, source)
-        model = self.build_model(data, pretrained, aligned)
+        model = self.build_model(shapes_of(data), pretrained, aligned)
         phases = self.phases
         if end is not None:
             phases = [replace(stage, end=min(stage.end, end)) for stage in phases if stage.start < end]
@@ -411,24 +423,6 @@ class _Trial:
 
     def _ends(self, stage: Stage) -> Collection[int]:
         return self.keep_at.get(stage.folder, ())
-
-
-def weights_at(epoch: int, selection: Selection, end: Artifact, tuning: Finetuning | None) -> Mapping[str, Tensor] | None:
-    """The trained parameters after an epoch, by name, if they are still there.
-
-    Args:
-        epoch: The best one, or the last.
-        selection: What the best one is best by.
-        end: State at the end of the trajectory; may hold rows alone.
-        tuning: What trained on the trajectory, or a part of it.
-    """
-    held = [BestWeights.from_state(selection, end.tensors), tuning.best if tuning else None]
-    best = next((weights for weights in held if weights is not None and weights.epoch == epoch), None)
-    if best is not None:
-        return best.tensors
-    if end.tensors and rows_of(end)[-1].epoch == epoch:
-        return weights_of(end.tensors)
-    return tuning.weights() if tuning is not None and tuning.epoch == epoch else None
 
 
 def load_data(settings: Settings) -> TaskData:

@@ -47,7 +47,7 @@ class Settings(Mapping[str, Any]):
                 self._values.setdefault(read.name, read.otherwise)
         self.inputs = frozenset(inputs)
         """Kinds of stages whose results this one uses."""
-        self._task, self._body = config.task_spec, config.body_spec
+        self._config = config
 
     @classmethod
     def of(cls, config: TrialConfig, kind: Kind, phase: int = 0) -> Settings:
@@ -72,13 +72,13 @@ class Settings(Mapping[str, Any]):
     def task(self) -> TaskSpec:
         """The task, without its data."""
         self._require("task")
-        return self._task
+        return self._config.task_spec
 
     @property
     def body(self) -> BodySpec:
         """The body, without its weights."""
         self._require("body.name")
-        return self._body
+        return self._config.body_spec
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -78,16 +78,22 @@ class Store:
 
     def get(self, address: Address) -> Artifact | None:
         """The artifact, or None if it is absent or does not agree with its marker."""
+        if (contents := self.files(address)) is None:
+            return None
         from safetensors.torch import load
 
+        tensors = load(contents["tensors.safetensors"]) if "tensors.safetensors" in contents else {}
+        return Artifact(tensors, json.loads(contents["data.json"]))
+
+    def files(self, address: Address) -> Mapping[str, bytes] | None:
+        """The files of the artifact, `data.json` and perhaps `tensors.safetensors`, by name; None as for `get`."""
         for _ in range(_READ_AGAIN):
             marker = self._read_marker(address)
             if marker is None:
                 return None
             contents = self._contents(address, marker)
             if contents is not None:
-                tensors = load(contents["tensors.safetensors"]) if "tensors.safetensors" in contents else {}
-                return Artifact(tensors, json.loads(contents["data.json"]))
+                return contents
             if self._read_marker(address) == marker:
                 return None  # damaged; had it been replaced meanwhile, the marker would name another attempt
         return None

@@ -228,6 +228,28 @@ def best(
 
 @app.command()
 @_report_errors
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model that `best --export-model DIR` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File or folder of raw samples, as the task had them.")],
+    format: FormatOption = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file; with .npy, an array.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probability of each class, too.")] = False,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples at once.  [default: as in the trial]")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Answer for the samples of a file with an exported model: names of classes, or values in their own unit.
+
+    If the file holds the true answers, too, the error is printed to stderr.
+
+    Example: `sweeper predict my-model new.csv --format csv -o answers.csv`
+    """
+    from sweeper.show.predictions import predict_file
+
+    predict_file(folder, file, format=format, output=output, probabilities=probabilities, batch_size=batch_size, device=device)
+
+
+@app.command()
+@_report_errors
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; default: all sweeps.")] = None,
     results: ResultsOption = "results",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -43,27 +44,39 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
         raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, arms))])
     arm = arms[task or next(iter(arms))][0]
     space = _latest_space(workspace, name)
-    plan = reconcile(space, workspace.results).plan
+    found = reconcile(space, workspace.results)
     best = min(arm.rows, key=lambda row: (row[metric], row["seed"]))
-    planned = plan.by_id.get(best["trial"])
+    planned = found.plan.by_id.get(best["trial"])
     if planned is None:
         raise ConfigError(
             [Fault("", f"the latest plan of {name} must contain trial {best['trial']}", Fault.ABSENT, "Run the sweep again.")]
         )
+    if model_folder is not None and planned.id in found.stale:
+        rule = f"the data, body and code of trial {planned.id} must be those that its results come from"
+        raise ConfigError([Fault("", rule, Fault.ABSENT, f"One of them has changed since. Run {name} again.")])
     written = []
     if space_file is not None:
         text = yaml.safe_dump(_build_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
         space_file.write_text(text, encoding="utf-8")
         written.append(f"{space_file}: runs the arm again with {len(arm.rows)} seeds: sweeper run {space_file}")
     if model_folder is not None:
-        from orca_core.export import tuned_model
+        from orca_core.export import export_model
 
         which: Literal["best", "last"] = "last" if space.keep == "last" else "best"
-        tuned = tuned_model(planned.config, workspace.artifacts, which, device=space.device)
-        tuned.save(model_folder)
-        how = "computed again" if tuned.computed else "as kept by the sweep"
-        written.append(f"{model_folder}: the model of trial {planned.id} after epoch {tuned.epoch}, {how}; orca_core.load_model reads it")
+        errors = _errors_of(best, which)
+        known, computed = export_model(planned.config, workspace.artifacts, model_folder, which, errors=errors, device=space.device)
+        how = "computed again" if computed else "as kept by the sweep"
+        written.append(f"{model_folder}: the model of trial {planned.id} after epoch {known.epoch}, {how}")
+        if known.preparation is not None:
+            written.append(f"  expects {known.preparation.inputs.expected}")
+        written.append(f"  sweeper predict {model_folder} FILE; or orca_core.load_model({str(model_folder)!r}).predict(...)")
     return "\n".join(written) + "\n"
+
+
+def _errors_of(row: Mapping[str, Any], which: Literal["best", "last"]) -> dict[str, float]:
+    """The errors of a trial's best or last epoch."""
+    prefix = "last_" if which == "last" else ""
+    return {name: row[prefix + name] for name in ("valid_error", "test_error")}
 
 
 def _latest_space(workspace: Workspace, name: str) -> SearchSpace:

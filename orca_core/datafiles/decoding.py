@@ -56,8 +56,13 @@ class Decoding:
             target[rows] = array[rows]
 
 
-def decode_once(spec: Digested, decode: Callable[[Decoding], None]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def decode_once(spec: Digested, decode: Callable[[Decoding], None], edition: int = 1) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The decoded arrays of a task or proxy, and its facts. `decode` is called if they are not in the cache yet.
+
+    Args:
+        spec: The task or proxy.
+        decode: Writes arrays and facts.
+        edition: Of what `decode` writes beside the arrays: raised when it keeps more facts, so that a cache without them is not read.
 
     Arrays are mapped copy-on-write: changes never reach the disk.
 
@@ -67,6 +72,7 @@ def decode_once(spec: Digested, decode: Callable[[Decoding], None]) -> tuple[dic
     import numpy as np
 
     suffix = "-portable" if is_pinned() else ""  # decoding computes: means, spectrograms
+    suffix += f"-{edition}" if edition > 1 else ""
     path = Workbench.current().cache_root / "decoded" / f"{spec.digest()[:32]}{suffix}"
     if not (path / "facts.json").is_file():
         _decode(path, decode)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from orca_core.datafiles.packaged import find_package_file
 from orca_core.errors import DataError
+from orca_core.tasks.preparation import Answers, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs, Divide, array_range
 from orca_core.tasks.spec import TaskData, TaskSpec
 from orca_core.tasks.splitting import deal, standardise
 
@@ -168,10 +170,11 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
 def load_digits(spec: TaskSpec, split_seed: int) -> TaskData:
     """x (n, 1, 8, 8) in [0, 1]; test 20 %, validation 10 %, stratified."""
     table = _read(spec)
-    x = (table[:, :-1] / 16).astype("float32").reshape(-1, 1, 8, 8)
-    y = table[:, -1].astype("int64")
+    inputs = ArrayInputs((1, 8, 8), (Divide(16),), 0, 16, about="pixels")
+    x, y = inputs.encode(table[:, :-1].reshape(-1, 1, 8, 8)), table[:, -1].astype("int64")
     parts = deal(x, y, split_seed, num_valid=round(0.1 * len(y)), num_test=round(0.2 * len(y)))
-    return TaskData(*parts, num_classes=10)
+    preparation = Preparation(inputs, Answers("classification", tuple(range(10))))
+    return TaskData(*parts, num_classes=10, preparation=preparation)
 
 
 def load_table(spec: TaskSpec, split_seed: int) -> TaskData:
@@ -184,7 +187,11 @@ def load_table(spec: TaskSpec, split_seed: int) -> TaskData:
     y = table[:, -1].astype("int64")
     num_held_out = round(0.1 * len(y))
     parts = deal(table[:, :-1, None], y, split_seed, num_valid=num_held_out, num_test=num_held_out)
-    return standardise(TaskData(*parts, num_classes=int(y.max()) + 1))
+    classes = int(y.max()) + 1
+    about = "the columns of the table in their order"
+    inputs = ArrayInputs((table.shape[1] - 1, 1), (), *array_range(parts[0].x), dtype="float64", about=about)
+    preparation = Preparation(inputs, Answers("classification", tuple(range(classes))))
+    return standardise(TaskData(*parts, num_classes=classes, preparation=preparation))
 
 
 def _read(spec: TaskSpec, header_lines: int = 0) -> np.ndarray:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orca_core.tasks.preparation import Answers, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs, array_range
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal, standardise
 
@@ -41,7 +43,10 @@ def load_mnist1d(spec: TaskSpec, split_seed: int) -> TaskData:
 
     x, y = draw(NUM_TRAIN + NUM_VALID + NUM_TEST, np.random.Generator(np.random.PCG64(SEED)))
     train, valid, _ = deal(x[:-NUM_TEST], y[:-NUM_TEST], split_seed, num_valid=NUM_VALID)
-    return standardise(TaskData(train, valid, Split(x[-NUM_TEST:], y[-NUM_TEST:]), num_classes=len(TEMPLATES)))
+    inputs = ArrayInputs((1, LENGTH), (), *array_range(train.x), about="series as they are drawn")
+    preparation = Preparation(inputs, Answers("classification", tuple(range(len(TEMPLATES)))))
+    test = Split(x[-NUM_TEST:], y[-NUM_TEST:])
+    return standardise(TaskData(train, valid, test, num_classes=len(TEMPLATES), preparation=preparation))
 
 
 def templates() -> np.ndarray:

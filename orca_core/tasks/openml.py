@@ -26,7 +26,7 @@ from orca_core.tasks.encoding import ColumnEncoding, TableEncoding, TargetEncodi
 from orca_core.tasks.entries import TEXT
 from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import PointwiseScale, hold_out, stratified_order
+from orca_core.tasks.splitting import hold_out, scale_of_points, stratified_order
 from orca_core.tasks.tables import SUFFIXES, number_classes, read_table, split_target
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def load_openml(spec: TaskSpec, split_seed: int, reference: bool = False) -> Tas
     is_plain = not facts["is_split_file"]  # whether rows of the table, as they are, can be encoded in the same way
     if reference and x.shape[2] == 1:
         if number in SCALED_AGAIN:
-            inputs, is_plain = PointwiseScale(inputs[train]).encode(inputs), False
+            inputs, is_plain = scale_of_points(inputs[train]).encode(inputs), False
         if number == 1464:
             inputs = np.ascontiguousarray(inputs[:, [column for column in COLUMNS_1464 if column < inputs.shape[1]]])
             is_plain = False

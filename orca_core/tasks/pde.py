@@ -10,8 +10,11 @@ appendix A.3; Kassam & Trefethen 2005, SIAM J. Sci. Comput. 26(4), for the integ
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from orca_core.tasks.preparation import Answers, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs, Coordinates, array_range
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal, standardise
 
@@ -36,7 +39,8 @@ def load_advection(spec: TaskSpec, split_seed: int) -> TaskData:
     import numpy as np
 
     start = random_waves(np.random.Generator(np.random.PCG64(1)), samples=800, modes=8, points=GRID)
-    return _split(start[:, None], advect(start, ADVECTION_SPEED * ADVECTION_TIME)[:, None], split_seed, num_held_out=100)
+    end = advect(start, ADVECTION_SPEED * ADVECTION_TIME)
+    return _split(ArrayInputs((1, GRID)), start[:, None], end[:, None], split_seed, num_held_out=100)
 
 
 def load_burgers(spec: TaskSpec, split_seed: int) -> TaskData:
@@ -45,7 +49,7 @@ def load_burgers(spec: TaskSpec, split_seed: int) -> TaskData:
 
     start = random_waves(np.random.Generator(np.random.PCG64(2)), samples=800, modes=4, points=GRID)
     end = solve_burgers(start, BURGERS_VISCOSITY, BURGERS_TIME, BURGERS_STEPS)
-    return _split(start[:, None], end[:, None], split_seed, num_held_out=100)
+    return _split(ArrayInputs((1, GRID)), start[:, None], end[:, None], split_seed, num_held_out=100)
 
 
 def load_darcy(spec: TaskSpec, split_seed: int) -> TaskData:
@@ -59,16 +63,19 @@ def load_darcy(spec: TaskSpec, split_seed: int) -> TaskData:
     coefficients = random_coefficients(np.random.Generator(np.random.PCG64(3)), samples=500, side=DARCY_SIDE)
     pressures = np.stack([solve_darcy(coefficient) for coefficient in coefficients])
     centres = (np.arange(DARCY_SIDE) + 0.5) / DARCY_SIDE
-    grid = np.broadcast_to(np.stack(np.meshgrid(centres, centres, indexing="ij")), (len(coefficients), 2, DARCY_SIDE, DARCY_SIDE))
-    x = np.concatenate([coefficients[:, None], grid], axis=1)
-    return standardise(_split(x, DARCY_SCALE * pressures[:, None], split_seed, num_held_out=50))
+    grid = np.stack(np.meshgrid(centres, centres, indexing="ij"))
+    inputs = ArrayInputs((1, DARCY_SIDE, DARCY_SIDE), (Coordinates(grid),), about="coefficients")
+    unit = f"{DARCY_SCALE:g} times the pressure"
+    return standardise(_split(inputs, coefficients[:, None], DARCY_SCALE * pressures[:, None], split_seed, num_held_out=50, unit=unit))
 
 
-def _split(x: np.ndarray, y: np.ndarray, split_seed: int, num_held_out: int) -> TaskData:
+def _split(inputs: ArrayInputs, raw: np.ndarray, y: np.ndarray, split_seed: int, num_held_out: int, unit: str = "") -> TaskData:
     """float32; the last `num_held_out` rows are the test, as many others the validation."""
-    x, y = x.astype("float32"), y.astype("float32")
+    x, y = inputs.encode(raw), y.astype("float32")
     train, valid, _ = deal(x[:-num_held_out], y[:-num_held_out], split_seed, num_valid=num_held_out)
-    return TaskData(train, valid, Split(x[-num_held_out:], y[-num_held_out:]), num_classes=None)
+    low, high = array_range(raw[:-num_held_out])
+    preparation = Preparation(replace(inputs, low=low, high=high), Answers("dense", unit=unit))
+    return TaskData(train, valid, Split(x[-num_held_out:], y[-num_held_out:]), num_classes=None, preparation=preparation)
 
 
 def random_waves(generator: np.random.Generator, samples: int, modes: int, points: int) -> np.ndarray:

@@ -6,7 +6,7 @@ Files are up to 52 GB large, but only two times of each sample are used: files a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +15,11 @@ from orca_core.datafiles.decoding import BLOCK_BYTES, Decoding, decode_once, ref
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
+from orca_core.tasks.preparation import Answers, Preparation, Samples
+from orca_core.tasks.raw_arrays import ArrayInputs, array_range, read_array_file
 from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import PointwiseScale, hold_out
+from orca_core.tasks.splitting import hold_out, scale_of_points
 
 if TYPE_CHECKING:
     import h5py
@@ -94,12 +96,51 @@ def load_pdebench(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     else:
         rows, held = hold_out(y, 1 / 9, split_seed)
         train, valid = Split(x[rows], y[rows]), Split(x[held], y[held])
+    inputs = StateInputs(tuple(train.x.shape[1:]), (), *array_range(train.x), about=_ABOUT, task=spec.name)
+    answers = Answers("dense", unit=f"in the units of the file's {', '.join(equation.fields)}")
     if equation.scale:
         fitted = slice(0, SCALED_BY if reference and equation.scale == "each" else None)
-        scale_x = PointwiseScale(train.x[fitted])
-        scale_y = scale_x if equation.scale == "input" else PointwiseScale(train.y[fitted])
-        train, valid, test = (Split(scale_x.encode(part.x), scale_y.encode(part.y)) for part in (train, valid, test))
-    return TaskData(train, valid, test, None)
+        scale_x = scale_of_points(train.x[fitted])
+        scale_y = scale_x if equation.scale == "input" else scale_of_points(train.y[fitted])
+        inputs, answers = replace(inputs, steps=(scale_x,)), replace(answers, scale=scale_y, scored_scaled=True)
+        train, valid, test = (Split(inputs.encode(part.x), answers.encode(part.y)) for part in (train, valid, test))
+    return TaskData(train, valid, test, None, preparation=Preparation(inputs, answers))
+
+
+_ABOUT = "states at the start, at the points that the task uses"
+
+
+@dataclass(frozen=True)
+class StateInputs(ArrayInputs):
+    """States at the start: as arrays, or out of a file of PDEBench.
+
+    Args:
+        task: Whose files are read.
+    """
+
+    TYPE = "states"
+
+    task: str = ""
+
+    @property
+    def expected(self) -> str:
+        return f"{super().expected}; or a file of PDEBench for {self.task} (.hdf5, .h5)"
+
+    def read(self, path: Path) -> Samples:
+        if path.suffix not in (".hdf5", ".h5"):
+            return read_array_file(path, self.expected)
+        import h5py
+        import numpy as np
+
+        equation = EQUATIONS[self.task]
+        try:
+            with h5py.File(path) as file:
+                number, _, frame = _read_sizes(path, file, equation, least=1)
+                blocks = [block for _, block in _read_frames(file, equation, 0, 0, range(number), frame)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            rule = f"must be a file of PDEBench for {self.task}, but cannot be read ({error})"
+            raise DataError(Fault("", rule, Fault.ABSENT, f"Expected {self.expected}.").text(str(path))) from None
+        return Samples(np.concatenate(blocks))
 
 
 def _decode(spec: TaskSpec, equation: Equation, out: Decoding) -> None:
@@ -131,7 +172,7 @@ def _decode(spec: TaskSpec, equation: Equation, out: Decoding) -> None:
         raise DataError(f"{path}: must be a complete {expected.form} file, but cannot be read ({error}). Get it again.") from None
 
 
-def _read_sizes(path: Path, file: h5py.File, equation: Equation) -> tuple[int, int, tuple[int, ...]]:
+def _read_sizes(path: Path, file: h5py.File, equation: Equation, least: int = MIN_SAMPLES) -> tuple[int, int, tuple[int, ...]]:
     """Samples, times of each, and the shape of a state as it is stored."""
     if equation.grouped:
         names = _list_samples(file)
@@ -140,8 +181,8 @@ def _read_sizes(path: Path, file: h5py.File, equation: Equation) -> tuple[int, i
         number, (times, *frame) = len(names), file[names[0]]["data"].shape
     else:
         number, times, *frame = file[equation.fields[0]].shape
-    if number < MIN_SAMPLES:
-        refuse([Fault("", f"must have at least {MIN_SAMPLES} samples", number, "Is it truncated?").text(str(path))])
+    if number < least:
+        refuse([Fault("", f"must have at least {least} samples", number, "Is it truncated?").text(str(path))])
     return number, times, tuple(frame)
 
 

@@ -8,13 +8,15 @@ A loader is `load(spec, split_seed) -> TaskData`. It reads the whole data set, r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from orca_core.datafiles.expected import refuse
 from orca_core.datafiles.spec import DataSpec
 from orca_core.errors import ConfigError, Fault
 from orca_core.plugins import resolve
+from orca_core.tasks.preparation import Answers, Kind, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs, array_range
 from orca_core.tasks.validation import OWN_SHARE, Validation
 
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from orca_core.tasks.encoding import TableEncoding
-
-Kind = Literal["classification", "multilabel", "regression", "dense"]
 
 
 class Prepare(Protocol):
@@ -90,6 +90,8 @@ class TaskData:
         prepare: How stored rows become inputs of the model; None if they are.
         decode: (n, ...) outputs or targets -> the same in the unit of loss and score; None if they have it already.
         encoding: How the rows of a table became inputs; None if the task is not made of a table.
+        preparation: How raw samples become rows, and outputs answers. If a loader leaves it out, `TaskSpec.load` takes the encoding of a
+            table, and else fills in that a model takes inputs as the loader makes them.
     """
 
     train: Split
@@ -100,6 +102,7 @@ class TaskData:
     prepare: Prepare | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     encoding: TableEncoding | None = None
+    preparation: Preparation | None = None
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Inputs of the model for stored rows."""
@@ -179,7 +182,7 @@ class TaskSpec(DataSpec):
                 raise ConfigError([validation.fault(f"must be null for {self.name}", f"{self.fixed_validation or _OWN_PART}.")])
         refuse(f"{self.name}: {self.loader}: {broken}" for broken in broken_promises(self, data, validation))
         _check_classes(self, data, validation)
-        return data
+        return data if data.preparation is not None else replace(data, preparation=_prepared(self, data))
 
 
 _OWN_PART = "Its loader brings a validation part of its own"
@@ -224,6 +227,21 @@ def broken_promises(spec: TaskSpec, data: TaskData, validation: Validation = OWN
         elif axes == 1 and data.num_classes is not None and not 0 <= part.y.min() <= part.y.max() < data.num_classes:
             lines.append(f"{name}.y must be class ids below {data.num_classes}, but has {part.y.min()} to {part.y.max()}.")
     return lines
+
+
+def _prepared(spec: TaskSpec, data: TaskData) -> Preparation:
+    """How raw samples are prepared, where the loader does not say: by the encoding of a table; else a model takes what the loader made."""
+    if data.encoding is not None:
+        from orca_core.tasks.raw_tables import prepared_by
+
+        return prepared_by(data.encoding)
+    names: tuple[int, ...] = ()
+    if spec.kind in ("classification", "multilabel"):
+        names = tuple(range(data.output_shape[0]))
+    about = f"inputs as the loader of {spec.name} makes them"
+    low, high = array_range(data.train.x) if data.prepare is None else (None, None)
+    answers = Answers(spec.kind, names, are_logits=spec.kind == "dense" and spec.loss.startswith("bce"))
+    return Preparation(ArrayInputs(data.input_shape, (), low, high, about=about), answers)
 
 
 def check_train_samples(data: TaskData, train_samples: int, task: str) -> None:

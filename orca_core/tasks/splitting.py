@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from orca_core.tasks.preparation import Scale
+from orca_core.tasks.raw_arrays import ArrayInputs
 from orca_core.tasks.spec import Split, TaskData
 from orca_core.tasks.validation import hold_out_first
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
 EPSILON = 1e-5
 """Added to deviations before dividing by them, as in the reference."""
@@ -78,37 +79,35 @@ def take_rows(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Split:
 def standardise(data: TaskData) -> TaskData:
     """The same data with each input channel at mean 0 and variance 1 over the training rows and all positions.
 
-    A channel that is constant in train is only centred.
+    A channel that is constant in train is only centred. If the data says how raw samples are prepared, this becomes a step of it.
     """
-    axes = (0, *range(2, data.train.x.ndim))
-    mean = data.train.x.mean(axis=axes, keepdims=True, dtype="float64")
-    deviation = data.train.x.std(axis=axes, keepdims=True, dtype="float64")
+    scale = scale_of_channels(data.train.x)
+    train, valid, test = (replace(part, x=scale.encode(part.x)) for part in (data.train, data.valid, data.test))
+    preparation = data.preparation
+    if preparation is not None and isinstance(preparation.inputs, ArrayInputs):
+        inputs = replace(preparation.inputs, steps=(*preparation.inputs.steps, scale))
+        preparation = replace(preparation, inputs=inputs)
+    return replace(data, train=train, valid=valid, test=test, preparation=preparation)
+
+
+def scale_of_channels(values: np.ndarray) -> Scale:
+    """The scale at which each channel has mean 0 and variance 1 over all samples and positions, in float64; a constant one is centred.
+
+    Args:
+        values: (n, channels, ...) training values.
+    """
+    axes = (0, *range(2, values.ndim))
+    mean = values.mean(axis=axes, keepdims=True, dtype="float64")
+    deviation = values.std(axis=axes, keepdims=True, dtype="float64")
     deviation[deviation == 0] = 1.0
-
-    def scaled(part: Split) -> Split:
-        return replace(part, x=((part.x - mean) / deviation).astype("float32", order="C"))
-
-    return replace(data, train=scaled(data.train), valid=scaled(data.valid), test=scaled(data.test))
+    return Scale(mean, deviation)
 
 
-class PointwiseScale:
-    """Values at mean 0 and deviation 1, point by point, and back.
+def scale_of_points(values: np.ndarray) -> Scale:
+    """The scale at which each point has mean 0 and deviation 1, in float32.
 
     Args:
         values: (n, ...) training values, n >= 2.
     """
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.mean = values.mean(0, dtype="float64").astype("float32")
-        self.deviation = (values.std(0, ddof=1, dtype="float64") + EPSILON).astype("float32")
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """(n, ...) values -> (n, ...) scaled."""
-        scaled: np.ndarray = (values - self.mean) / self.deviation
-        return scaled
-
-    def __call__(self, scaled: Tensor) -> Tensor:
-        """(n, ...) scaled -> (n, ...) values."""
-        import torch
-
-        return scaled * torch.from_numpy(self.deviation).to(scaled) + torch.from_numpy(self.mean).to(scaled)
+    mean = values.mean(0, dtype="float64").astype("float32")
+    return Scale(mean, (values.std(0, ddof=1, dtype="float64") + EPSILON).astype("float32"))

@@ -12,14 +12,17 @@ Missing values are interpolated linearly between their neighbours. Each channel 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
+from orca_core.tasks.preparation import Answers, Preparation, RawInputs, Samples
+from orca_core.tasks.raw_arrays import read_array_file
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import hold_out, take_rows
 from orca_core.workbench import Workbench
@@ -35,10 +38,10 @@ _NAME = r"[A-Za-z0-9_-]+"
 
 
 class Series(NamedTuple):
-    """One series: its channels, of one length or not, NaN where missing; and its label."""
+    """One series: its channels, of one length or not, NaN where missing; and its label, None if the file has none."""
 
     channels: list[np.ndarray]
-    label: str
+    label: str | None
 
 
 def ucr_task(name: str) -> TaskSpec:
@@ -85,10 +88,11 @@ def list_ucr() -> list[str]:
 
 def load_ucr(spec: TaskSpec, split_seed: int) -> TaskData:
     """x (n, channels, length); the published test part; a tenth of train is validation, stratified, by the seed."""
-    arrays, facts = decode_once(spec, partial(_decode, files=spec.expects))
-    x, y = arrays["TRAIN_x"], arrays["TRAIN_y"]
+    arrays, facts = decode_once(spec, partial(_decode, files=spec.expects), edition=2)
+    x, y, test = arrays["TRAIN_x"], arrays["TRAIN_y"], Split(arrays["TEST_x"], arrays["TEST_y"])
     train, valid = hold_out(y, 0.1, split_seed)
-    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), Split(arrays["TEST_x"], arrays["TEST_y"]), facts["classes"])
+    preparation = Preparation(SeriesInputs(x.shape[1], x.shape[2], facts["entries"]), Answers("classification", tuple(facts["labels"])))
+    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), test, len(facts["labels"]), preparation=preparation)
 
 
 def _decode(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
@@ -98,24 +102,134 @@ def _decode(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
     every = [(path, number, series) for path, held in parts.values() for number, series in enumerate(held, start=1)]
     width = len(every[0][2].channels)
     for path, number, series in every:
-        if len(series.channels) != width:
-            refuse([Fault(f"series {number}", f"must have {width} channels like the first series", len(series.channels)).text(str(path))])
-        if any(np.isnan(channel).all() for channel in series.channels):
-            refuse([Fault(f"series {number}", "must have a value in each channel", "only missing values").text(str(path))])
+        refuse(fault.text(str(path)) for fault in series_faults(number, series.channels, width))
     length = max(len(_trim(channel)) for _, _, series in every for channel in series.channels)
-    labels = sorted({series.label for series in parts["TRAIN"][1]})
+    labels = sorted({str(series.label) for series in parts["TRAIN"][1]})
     if len(labels) < 2 or len(parts["TRAIN"][1]) <= len(labels):
         refuse([Fault("", "must have at least two classes, and more series than classes", labels).text(str(parts["TRAIN"][0]))])
     for part, (path, held) in parts.items():
-        if absent := sorted({series.label for series in held} - set(labels)):
+        if absent := sorted({str(series.label) for series in held} - set(labels)):
             remedy = f"Those are {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}."
             refuse([Fault("", "must have only labels of the training part", absent, remedy).text(str(path))])
         x = out.empty(f"{part}_x", (len(held), width, length))
         for row, series in enumerate(held):
-            for at, channel in enumerate(series.channels):
-                x[row, at] = complete_series(channel, length)
-        out.save(f"{part}_y", np.array([labels.index(series.label) for series in held]), "int64")
-    out.facts["classes"] = len(labels)
+            x[row] = complete_channels(series.channels, length)
+        out.save(f"{part}_y", np.array([labels.index(str(series.label)) for series in held]), "int64")
+    entries = {len(channel) for series in parts["TRAIN"][1] for channel in series.channels}
+    out.facts |= {"labels": labels, "entries": entries.pop() if len(entries) == 1 else None}
+
+
+@dataclass(frozen=True)
+class SeriesInputs(RawInputs):
+    """Series as in the archive's files.
+
+    Args:
+        channels: Of a series.
+        length: Of the longest series of the data set.
+        entries: Number of values in each line of the training file, with those that stand for padding; None if lines differ.
+    """
+
+    TYPE = "series"
+
+    channels: int
+    length: int
+    entries: int | None = None
+
+    @property
+    def expected(self) -> str:
+        shape = f"(n, {self.length})" if self.channels == 1 else f"(n, {self.channels}, {self.length})"
+        return (
+            f"arrays of shape {shape}, or a list of series of at most {self.length} values, in any unit, NaN where a value is missing; "
+            "or a .tsv or .ts file as the archive has them, with or without labels"
+        )
+
+    def encode(self, samples: Any) -> np.ndarray:
+        import numpy as np
+
+        held = [self._channels(number, sample) for number, sample in enumerate(_listed(samples), start=1)]
+        if not held:
+            raise DataError(Fault("samples", "must have series", 0, f"Expected {self.expected}.").text())
+        x = np.empty((len(held), self.channels, self.length), dtype=np.float32)
+        for row, channels in enumerate(held):
+            x[row] = complete_channels(channels, self.length)
+        return x
+
+    def _channels(self, number: int, sample: Any) -> list[np.ndarray]:
+        """The channels of a sample, checked."""
+        import numpy as np
+
+        try:
+            rows = sample.channels if isinstance(sample, Series) else sample if _has_channels(sample) else [sample]
+            channels = [np.asarray(channel, dtype=np.float64) for channel in rows]
+        except (TypeError, ValueError) as error:
+            rule = f"must be numbers ({error})"
+            raise DataError(Fault(f"sample {number}", rule, Fault.ABSENT, f"Expected {self.expected}.").text()) from None
+        faults = series_faults(number, channels, self.channels)
+        longest = max((len(_trim(channel)) for channel in channels if channel.ndim == 1), default=0)
+        if not faults and longest > self.length:
+            faults = [Fault(f"series {number}", f"must have at most {self.length} values, as in training", longest)]
+        refuse(f"{fault.text()} Expected {self.expected}." for fault in faults)
+        return channels
+
+    def read(self, path: Path) -> Samples:
+        if path.suffix not in (".tsv", ".ts", ".txt"):
+            return read_array_file(path, self.expected)
+        if not path.is_file():
+            raise DataError(Fault("", "must be an existing file", Fault.ABSENT, f"Expected {self.expected}.").text(str(path)))
+        held = read_series(path, labelled=False, entries=self.entries)
+        labelled = all(series.label is not None for series in held)
+        return Samples(held, [series.label for series in held] if labelled else None)
+
+
+def _listed(samples: Any) -> list[Any]:
+    """Samples one by one.
+
+    Raises:
+        DataError: If there is no axis of samples.
+    """
+    import numpy as np
+
+    if isinstance(samples, Series):
+        return [samples]
+    if not isinstance(samples, list | tuple):
+        samples = np.asarray(samples)
+        if samples.ndim not in (2, 3):
+            rule = "must have the axes (n, length) or (n, channels, length)"
+            raise DataError(Fault("samples", rule, samples.shape, "Give one series as x[None].").text())
+    return list(samples)
+
+
+def _has_channels(sample: Any) -> bool:
+    """Whether a sample is a sequence of channels, rather than of values."""
+    import numpy as np
+
+    return len(sample) > 0 and np.ndim(sample[0]) > 0
+
+
+def series_faults(number: int, channels: list[np.ndarray], width: int) -> list[Fault]:
+    """What is wrong with a series by itself.
+
+    Args:
+        number: Of the series, for the fault.
+        channels: Of the series.
+        width: How many channels it must have.
+    """
+    import numpy as np
+
+    if len(channels) != width:
+        return [Fault(f"series {number}", f"must have {width} channels like the first series", len(channels))]
+    if any(channel.ndim != 1 or np.isinf(channel).any() for channel in channels):
+        return [Fault(f"series {number}", "must have finite numbers in each channel", Fault.ABSENT)]
+    if any(np.isnan(channel).all() for channel in channels):
+        return [Fault(f"series {number}", "must have a value in each channel", "only missing values")]
+    return []
+
+
+def complete_channels(channels: list[np.ndarray], length: int) -> np.ndarray:
+    """The channels of a series as rows of one length, see `complete_series`: (channels, length)."""
+    import numpy as np
+
+    return np.stack([complete_series(channel, length) for channel in channels])
 
 
 def complete_series(channel: np.ndarray, length: int) -> np.ndarray:
@@ -142,14 +256,23 @@ def _trim(channel: np.ndarray) -> np.ndarray:
     return channel[: known[-1] + 1] if len(known) else channel
 
 
-def read_series(path: Path) -> list[Series]:
+def read_series(path: Path, *, labelled: bool = True, entries: int | None = None) -> list[Series]:
     """The series of a .tsv or .ts file.
+
+    Args:
+        path: The file.
+        labelled: Whether each series must have a label. If not, those of a .ts file with `@classLabel false` have none.
+        entries: If given, a line of a .tsv file with just as many entries has no label.
 
     Raises:
         DataError: With the number of the first malformed line.
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    held = _read_ts(path, lines) if path.suffix == ".ts" else [_parse_tsv_line(path, number, line) for number, line in _number_lines(lines)]
+    held = (
+        _read_ts(path, lines, labelled)
+        if path.suffix == ".ts"
+        else [_parse_tsv_line(path, number, line, entries) for number, line in _number_lines(lines)]
+    )
     if not held:
         raise DataError(f"{path}: must have series, but has none.")
     return held
@@ -159,14 +282,16 @@ def _number_lines(lines: list[str], start: int = 1) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(lines, start=start) if line.strip()]
 
 
-def _parse_tsv_line(path: Path, number: int, line: str) -> Series:
+def _parse_tsv_line(path: Path, number: int, line: str, without_label: int | None = None) -> Series:
     label, *entries = line.rstrip("\n").split("\t")
+    if 1 + len(entries) == without_label:
+        return Series([_parse_values(path, number, [label, *entries])], None)
     if not entries:
         raise DataError(f"{path}: line {number}: must be a label and values, separated by tabs.")
     return Series([_parse_values(path, number, entries)], _parse_label(label))
 
 
-def _read_ts(path: Path, lines: list[str]) -> list[Series]:
+def _read_ts(path: Path, lines: list[str], labelled: bool) -> list[Series]:
     start = next((at for at, line in enumerate(lines) if line.strip().lower() == "@data"), None)
     if start is None:
         raise DataError(f"{path}: must have an @data line. Is it a .ts file of sktime?")
@@ -175,14 +300,17 @@ def _read_ts(path: Path, lines: list[str]) -> list[Series]:
         refuse([Fault("@timestamps", "must be false", "true", "Series with time stamps are not read.").text(str(path))])
     if head.get("@targetlabel", ["false"])[0].lower() == "true":
         refuse([Fault("@targetLabel", "must be false", "true", "Only classification is read.").text(str(path))])
-    if head.get("@classlabel", ["true"])[0].lower() != "true":
+    has_labels = head.get("@classlabel", ["true"])[0].lower() == "true"
+    if labelled and not has_labels:
         refuse([Fault("@classLabel", "must be true", "false", "Only classification is read.").text(str(path))])
     held = []
     for number, line in _number_lines(lines[start + 1 :], start + 2):
-        *channels, label = line.split(":")
+        *channels, label = line.split(":") if has_labels else [*line.split(":"), ""]
         if not channels:
             raise DataError(f"{path}: line {number}: must be channels and a label, separated by colons.")
-        held.append(Series([_parse_values(path, number, channel.split(",")) for channel in channels], _parse_label(label)))
+        held.append(
+            Series([_parse_values(path, number, channel.split(",")) for channel in channels], _parse_label(label) if has_labels else None)
+        )
     return held
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from orca_core.errors import ConfigError
 from orca_core.scoring.losses import LOSSES
 from orca_core.scoring.scores import SCORES
 from orca_core.tasks import TASK_CATALOGUE, Split, TaskData, TaskSpec
+from orca_core.tasks.preparation import from_json
 from orca_core.tasks.validation import Validation
 
 _loaded: dict[tuple[str, int], tuple[TaskSpec, TaskData]] = {}
@@ -95,6 +97,16 @@ class TaskContract:
             assert not shared, f"train and valid of a fold must share no row, but share {shared}"
         shared = len(_rows(first.valid) & _rows(second.valid))
         assert not shared, f"the validation parts of two folds must share no row, but share {shared}"
+
+    def test_a_model_of_it_says_what_it_takes_and_what_it_answers(self) -> None:
+        preparation = self.data().preparation
+        assert preparation is not None, "TaskSpec.load must say how raw samples are prepared"
+        again = from_json(json.loads(json.dumps(preparation.to_json())))
+        assert again.to_json() == preparation.to_json(), "the preparation must survive JSON"
+        assert preparation.inputs.expected, "the preparation must say what it expects"
+        if self.spec.kind in ("classification", "multilabel"):
+            found, expected = len(preparation.answers.names), self.data().output_shape[0]
+            assert found == expected, f"the preparation must name {expected} classes or labels, but names {found}"
 
     def test_it_can_be_sent_to_a_worker(self) -> None:
         assert pickle.loads(pickle.dumps(self.spec)).digest() == self.spec.digest(), "the digest must survive pickling"

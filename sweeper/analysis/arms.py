@@ -85,10 +85,10 @@ def _mean(values: Sequence[float]) -> float:
 
 def _half_interval(values: Sequence[float]) -> float | None:
     """Half the width of Student's 95 % interval of the mean; None for one value."""
-    from scipy.stats import t as student
+    from scipy.special import stdtrit  # of scipy.stats, too, which takes a second to import
 
     if len(values) < 2:
         return None
     mean = _mean(values)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return float(student.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    return float(stdtrit(len(values) - 1, 0.975)) * spread / math.sqrt(len(values))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from orca_core.datafiles.decoding import BLOCK_BYTES, Decoding, decode_once, ref
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, read_headers, refuse
 from orca_core.datafiles.unpickling import read_npy_header, read_object_npy
 from orca_core.errors import DataError, Fault
+from orca_core.tasks.preparation import Answers, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs, Reorder, array_range
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import hold_out, take_rows
 
@@ -58,22 +61,30 @@ DEEPSEA_FILES = (
 def load_ninapro(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 1, channels, times); the published parts, whatever the seed."""
     arrays, facts = decode_once(spec, _decode_ninapro)
-    return _split_as_published(arrays, facts["classes"], reference)
+    x = arrays["train_x"]
+    low, high = array_range(x)
+    inputs = replace(_windows(x.shape[3], x.shape[2]), low=low, high=high)
+    preparation = Preparation(inputs, Answers("classification", tuple(range(facts["classes"]))))
+    return _split_as_published(arrays, facts["classes"], preparation, reference)
 
 
-def _split_as_published(arrays: dict[str, np.ndarray], num_classes: int | None, reference: bool) -> TaskData:
+def _windows(times: int, channels: int) -> ArrayInputs:
+    """NinaPro's windows as published, (times, channels) -> (1, channels, times)."""
+    steps = (Reorder((0, 2, 1), (1, channels, times)),)
+    return ArrayInputs((times, channels), steps, about="windows of muscle signals, times before channels, as published")
+
+
+def _split_as_published(arrays: dict[str, np.ndarray], num_classes: int | None, preparation: Preparation, reference: bool) -> TaskData:
     """The published parts; for the reference, training and validation part together, and the test part for validation."""
     import numpy as np
 
     train, valid, test = (Split(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in PARTS)
     if reference:
         train, valid = Split(np.concatenate([train.x, valid.x]), np.concatenate([train.y, valid.y])), test
-    return TaskData(train, valid, test, num_classes)
+    return TaskData(train, valid, test, num_classes, preparation=preparation)
 
 
 def _decode_ninapro(out: Decoding) -> None:
-    import numpy as np
-
     classes, row = None, None
     for number, part in enumerate(PARTS):
         file, label_file = NINAPRO_FILES[number], NINAPRO_FILES[number + len(PARTS)]
@@ -84,7 +95,7 @@ def _decode_ninapro(out: Decoding) -> None:
         if len(ids) != len(data):
             refuse([Fault("", f"must have the {len(data)} rows of {file.find().name}", len(ids)).text(str(label_file.find()))])
         refuse_not_finite(file.find(), "", data)
-        out.save(f"{part}_x", np.ascontiguousarray(data.transpose(0, 2, 1))[:, None])
+        out.save(f"{part}_x", _windows(*data.shape[1:]).encode(data))
         ids = to_class_ids(label_file.find(), "", ids, classes)
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_y", ids, "int64")
@@ -112,10 +123,12 @@ def load_satellite(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData
     """x (n, 1, times), as published, not normalised; a ninth of train is validation, stratified."""
     arrays, facts = decode_once(spec, _decode_satellite)
     x, y, test = arrays["train_x"], arrays["train_y"], Split(arrays["test_x"], arrays["test_y"])
+    inputs = ArrayInputs(tuple(x.shape[1:]), (), *array_range(x), about="series as published")
+    preparation = Preparation(inputs, Answers("classification", tuple(range(1, facts["classes"] + 1))))
     if reference:
-        return TaskData(Split(x, y), test, test, facts["classes"])
+        return TaskData(Split(x, y), test, test, facts["classes"], preparation=preparation)
     train, valid = hold_out(y, 1 / 9, split_seed)
-    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), test, facts["classes"])
+    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), test, facts["classes"], preparation=preparation)
 
 
 def _decode_satellite(out: Decoding) -> None:
@@ -137,7 +150,17 @@ def _decode_satellite(out: Decoding) -> None:
 def load_deepsea(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, bases, length) one-hot, y (n, labels) 0 or 1; the published parts, whatever the seed."""
     arrays, _ = decode_once(spec, _decode_deepsea)
-    return _split_as_published(arrays, None, reference)
+    preparation = Preparation(_bases(arrays["train_x"].shape[2], arrays["train_x"].shape[1]), _labels(arrays["train_y"].shape[1]))
+    return _split_as_published(arrays, None, preparation, reference)
+
+
+def _bases(length: int, bases: int) -> ArrayInputs:
+    """DeepSEA's pieces as published, (length, bases) one-hot -> (bases, length)."""
+    return ArrayInputs((length, bases), (Reorder((0, 2, 1), (bases, length)),), 0, 1, about="one-hot bases along the piece, as published")
+
+
+def _labels(number: int) -> Answers:
+    return Answers("multilabel", tuple(range(number)))
 
 
 def _decode_deepsea(out: Decoding) -> None:
@@ -159,7 +182,7 @@ def _decode_deepsea(out: Decoding) -> None:
                 refuse_not_finite(file.find(), key, block)
                 if key.startswith("y") and not np.isin(block, (0, 1)).all():
                     refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(file.find()))])
-                target[start : start + len(block)] = block.transpose(0, 2, 1) if block.ndim == 3 else block
+                target[start : start + len(block)] = _bases(length, bases).encode(block) if block.ndim == 3 else block
                 start += len(block)
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, is_hdf5
 from orca_core.errors import DataError
+from orca_core.tasks.preparation import Answers, Preparation, Scale
+from orca_core.tasks.raw_arrays import ArrayInputs, Coordinates, Reorder, array_range
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import PointwiseScale
+from orca_core.tasks.splitting import scale_of_points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,18 +46,24 @@ def load_darcy(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     number = len(x) if reference else len(x) - max(1, round(0.1 * len(x)))
     parts = {"train": (x[:number], y[:number]), "test": (arrays["test_coeff"], arrays["test_sol"])}
     parts["valid"] = parts["test"] if reference else (x[number:], y[number:])
-    scale_x, scale_y = PointwiseScale(parts["train"][0]), PointwiseScale(parts["train"][1])
-    train, valid, test = (_split(*parts[part], scale_x, scale_y) for part in ("train", "valid", "test"))
-    return TaskData(train, valid, test, None, decode=scale_y)
+    scale_x, scale_y = scale_of_points(parts["train"][0]), scale_of_points(parts["train"][1])
+    inputs = _inputs(parts["train"][0], scale_x)
+    train, valid, test = (
+        Split(inputs.encode(parts[part][0]), scale_y.encode(parts[part][1])[:, None]) for part in ("train", "valid", "test")
+    )
+    answers = Answers("dense", scale=Scale(scale_y.mean[None], scale_y.deviation[None]), unit="pressures at the points of the input")
+    return TaskData(train, valid, test, None, decode=scale_y, preparation=Preparation(inputs, answers))
 
 
-def _split(x: np.ndarray, y: np.ndarray, scale_x: PointwiseScale, scale_y: PointwiseScale) -> Split:
+def _inputs(x: np.ndarray, scale: Scale) -> ArrayInputs:
+    """From permeabilities (n, side, side) to scaled ones and two coordinates."""
     import numpy as np
 
     line = np.linspace(0, 1, x.shape[1], dtype=np.float32)
-    columns, rows = np.meshgrid(line, line)
-    channels = (scale_x.encode(x), np.broadcast_to(columns, x.shape), np.broadcast_to(rows, x.shape))
-    return Split(np.ascontiguousarray(np.stack(channels, axis=1)), np.ascontiguousarray(scale_y.encode(y)[:, None]))
+    steps = (scale, Reorder((0, 1, 2), (1, *x.shape[1:])), Coordinates(np.stack(np.meshgrid(line, line))))
+    low, high = array_range(x)
+    about = f"permeabilities at every {STRIDE}th point of the published grid"
+    return ArrayInputs(tuple(x.shape[1:]), steps, low, high, about=about)
 
 
 def _decode(out: Decoding) -> None:

@@ -9,6 +9,8 @@ from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finit
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.datafiles.unpickling import read_pickle
 from orca_core.errors import Fault
+from orca_core.tasks.preparation import Answers, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import stratified_order
 from orca_core.tasks.validation import hold_out_first
@@ -23,6 +25,8 @@ WINDOW = 1000
 STRIDE = 500
 CLASS_STRIDES = (500, 83, 250, 25)
 """Points between the starts of windows, by class: rare classes have more windows."""
+
+_ABOUT = f"windows of {WINDOW} points of records that were brought to mean 0 and variance 1"
 
 FILES = (
     ExpectedFile(
@@ -61,6 +65,7 @@ def load_ecg(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         valid=_cut_windows(arrays, np.sort(valid), even),
         test=_cut_windows(arrays, np.sort(test), even),
         num_classes=len(CLASSES),
+        preparation=Preparation(ArrayInputs((1, WINDOW), about=_ABOUT), Answers("classification", CLASSES)),
     )
     for name, part in (("train", parts.train), ("validation", parts.valid), ("test", parts.test)):
         if not len(part) and not (name == "validation" and not len(valid)):

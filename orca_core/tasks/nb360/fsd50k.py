@@ -15,6 +15,8 @@ from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.datafiles.file_lists import find_named_files
 from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive, generator
+from orca_core.tasks.preparation import Answers, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.workbench import Workbench
 
@@ -31,6 +33,8 @@ FRAMES = 1 + RATE // HOP + 1
 """Of one second, and an empty frame after them."""
 
 PARTS = ("tr", "val", "eval")
+
+_ABOUT = f"mel spectrograms of one second at {RATE} Hz in dB, each at mean 0, then an empty frame"
 
 _COLUMNS = "columns files, labels, ext: a wav (data/...), its labels, its clip"
 FILES = (
@@ -127,12 +131,15 @@ def load_fsd50k(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
 
     augment = MaskAndMix(arrays["noise"])
     test = all_of_each("eval")
+    numbers = _read_label_numbers(FILES[3].find())
+    answers = Answers("multilabel", tuple(name for name, _ in sorted(numbers.items(), key=lambda item: item[1])))
+    preparation = Preparation(ArrayInputs((1, BANDS, FRAMES), about=_ABOUT), answers)
     if not reference:
-        return TaskData(one_of_each("tr"), all_of_each("val"), test, None, augment=augment)
+        return TaskData(one_of_each("tr"), all_of_each("val"), test, None, augment=augment, preparation=preparation)
     parts = one_of_each("tr"), one_of_each("val")
     x = torch.from_numpy(np.concatenate([part.x for part in parts]))
     once = augment(x, generator(split_seed, "data-draws")).numpy()
-    return TaskData(Split(once, np.concatenate([part.y for part in parts])), test, test, None)
+    return TaskData(Split(once, np.concatenate([part.y for part in parts])), test, test, None, preparation=preparation)
 
 
 def _decode(out: Decoding) -> None:

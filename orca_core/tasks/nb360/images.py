@@ -12,6 +12,8 @@ from orca_core.datafiles.decoding import Decoding, decode_once, iterate_blocks, 
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
 from orca_core.datafiles.unpickling import read_pickle
 from orca_core.errors import Fault
+from orca_core.tasks.preparation import Answers, Preparation, Scale
+from orca_core.tasks.raw_arrays import ArrayInputs, Divide
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import hold_out, take_rows
 
@@ -49,12 +51,12 @@ SPHERICAL_FILES = (
 def load_cifar100(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 3, side, side), normalised by colour; a fifth of train is validation, stratified. Training images are cropped and flipped."""
     fill = tuple(-mean / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True))  # black
-    return _load(spec, split_seed, reference, _decode_cifar100, augment=partial(crop_and_flip, pad=4, fill=fill))
+    return _load(spec, split_seed, reference, _decode_cifar100, _pixels, augment=partial(crop_and_flip, pad=4, fill=fill))
 
 
 def load_spherical(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 3, h, w) in [0, 1]; a fifth of train is validation, stratified."""
-    return _load(spec, split_seed, reference, _decode_spherical)
+    return _load(spec, split_seed, reference, _decode_spherical, _unrolled)
 
 
 def _load(
@@ -62,20 +64,32 @@ def _load(
     split_seed: int,
     reference: bool,
     decode: Callable[[Decoding], None],
+    inputs_of: Callable[[tuple[int, ...]], ArrayInputs],
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> TaskData:
     arrays, facts = decode_once(spec, decode)
     x, y, test = arrays["train_x"], arrays["train_y"], Split(arrays["test_x"], arrays["test_y"])
+    preparation = Preparation(inputs_of(tuple(x.shape[1:])), Answers("classification", tuple(range(facts["classes"]))))
     if reference:
-        return TaskData(Split(x, y), test, test, facts["classes"], augment)
+        return TaskData(Split(x, y), test, test, facts["classes"], augment, preparation=preparation)
     train, valid = hold_out(y, 0.2, split_seed)
-    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), test, facts["classes"], augment)
+    return TaskData(take_rows(x, y, train), take_rows(x, y, valid), test, facts["classes"], augment, preparation=preparation)
+
+
+def _pixels(shape: tuple[int, ...]) -> ArrayInputs:
+    """CIFAR's pixels as they are published -> normalised by colour."""
+    import numpy as np
+
+    mean, deviation = (np.array(values, dtype=np.float32).reshape(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    return ArrayInputs(shape, (Divide(255), Scale(mean, deviation)), 0, 255, about="pixels, 0 to 255")
+
+
+def _unrolled(shape: tuple[int, ...]) -> ArrayInputs:
+    """Pixels of the unrolled sphere as they are published -> in [0, 1]."""
+    return ArrayInputs(shape, (Divide(255),), 0, 255, about="pixels, 0 to 255")
 
 
 def _decode_cifar100(out: Decoding) -> None:
-    import numpy as np
-
-    mean, deviation = (np.array(values, dtype=np.float32).reshape(3, 1, 1) for values in (MEAN, DEVIATION))
     classes = None
     for part, file in zip(("train", "test"), CIFAR_FILES, strict=True):
         arrays = select_arrays(file.find(), read_pickle(file.find()), file.arrays)
@@ -86,16 +100,14 @@ def _decode_cifar100(out: Decoding) -> None:
             rule = "must have rows of three square images, one of each colour"
             refuse([Fault("data", rule, arrays["data"].shape).text(str(file.find()))])
         pixels = arrays["data"].reshape(-1, 3, side, side)
-        x = out.empty(f"{part}_x", pixels.shape)
+        x, inputs = out.empty(f"{part}_x", pixels.shape), _pixels(pixels.shape[1:])
         for rows in iterate_blocks(pixels):
-            x[rows] = (pixels[rows] / np.float32(255) - mean) / deviation
+            x[rows] = inputs.encode(pixels[rows])
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
 
 
 def _decode_spherical(out: Decoding) -> None:
-    import numpy as np
-
     (file,) = SPHERICAL_FILES
     arrays = select_arrays(file.find(), read_pickle(file.find()), file.arrays)
     classes = None
@@ -104,9 +116,9 @@ def _decode_spherical(out: Decoding) -> None:
         refuse_not_finite(file.find(), f"{part}.images", images)
         ids = to_class_ids(file.find(), f"{part}.labels", arrays[f"{part}.labels"], classes)
         classes = classes or range(int(ids.max()) + 1)
-        x = out.empty(f"{part}_x", images.shape)
+        x, inputs = out.empty(f"{part}_x", images.shape), _unrolled(images.shape[1:])
         for rows in iterate_blocks(images):
-            x[rows] = images[rows].astype(np.float32) / np.float32(255)
+            x[rows] = inputs.encode(images[rows])
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
 

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
+from orca_core.tasks.preparation import Answers, Preparation
+from orca_core.tasks.raw_arrays import ArrayInputs, array_range, as_rows
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal
 from orca_core.workbench import memoize
@@ -102,10 +104,10 @@ def load_npz(spec: TaskSpec, split_seed: int) -> TaskData:
     _refuse(file, _value_faults(arrays))
 
     suffix = _train_suffix(arrays)
-    num_classes = None
+    num_classes, names = None, tuple[int, ...]()
     if arrays[f"y{suffix}"].ndim == 1:
         labels = np.unique(arrays[f"y{suffix}"])
-        num_classes = len(labels)
+        num_classes, names = len(labels), tuple(labels.tolist())
         arrays |= {key: np.searchsorted(labels, array) for key, array in arrays.items() if key.startswith("y")}
 
     x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
@@ -120,7 +122,9 @@ def load_npz(spec: TaskSpec, split_seed: int) -> TaskData:
     train, valid, test = deal(x, y, split_seed, num_valid=num_valid, num_test=num_test)
     if "x_test" in arrays:
         test = Split(arrays["x_test"], arrays["y_test"])
-    return TaskData(train, valid, test, num_classes)
+    inputs = ArrayInputs(tuple(train.x.shape[1:]), (), *array_range(train.x))
+    answers = Answers("dense" if num_classes is None else "classification", names)
+    return TaskData(train, valid, test, num_classes, preparation=Preparation(inputs, answers))
 
 
 def check_headers(headers: Mapping[str, Header]) -> list[Fault]:
@@ -258,12 +262,7 @@ def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _convert(array: np.ndarray) -> np.ndarray:
     """Labels (n,) as int64; anything else as contiguous float32 with a channel axis."""
-    import numpy as np
-
-    if array.ndim == 1:
-        return array.astype(np.int64)
-    with np.errstate(over="ignore"):  # values that are too large become infinite, and are reported as such
-        return np.ascontiguousarray(array.reshape(_with_channels(array.shape)), dtype=np.float32)
+    return array.astype("int64") if array.ndim == 1 else as_rows(array, _with_channels(array.shape)[1:])
 
 
 def _refuse(file: Path, faults: Iterable[Fault]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from orca_core.datafiles.expected import ExpectedFile, refuse
 from orca_core.datafiles.file_lists import find_named_files
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
+from orca_core.tasks.preparation import Answers, Preparation
 from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal, hold_out, take_rows
@@ -42,11 +45,13 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Normalised:
     """Bytes (n, 3, side, side) -> inputs, by the statistics of ImageNet's colours. Pictures stay bytes until they are used."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION) -> None:
         self.shape: tuple[int, ...] = (3, side, side)
+        self.mean, self.deviation = tuple(mean), tuple(deviation)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        mean, deviation = (rows.new_tensor(values, dtype=rows.float().dtype).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+        constants = (self.mean, self.deviation)
+        mean, deviation = (rows.new_tensor(values, dtype=rows.float().dtype).view(1, 3, 1, 1) for values in constants)
         return (rows.float() / 255 - mean) / deviation
 
 
@@ -111,7 +116,15 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
         if len(y) - num_test - num_valid < len(names):
             refuse([Fault("", "must have pictures for test, validation and one of each class in train", len(y)).text(str(folder))])
         train, valid, test = deal(np.asarray(x), y, split_seed, num_valid=num_valid, num_test=num_test)
-    return TaskData(train, valid, test, len(names), prepare=Normalised(size))
+    return _with_preparation(TaskData(train, valid, test, len(names)), size, names)
+
+
+def _with_preparation(data: TaskData, size: int, names: Sequence[str | int]) -> TaskData:
+    """The data of pictures, which become inputs as `PictureInputs` says."""
+    from orca_core.tasks.own.raw_pictures import PictureInputs
+
+    inputs = PictureInputs(size, MEAN, DEVIATION)
+    return replace(data, prepare=inputs.prepare, preparation=Preparation(inputs, Answers("classification", tuple(names))))
 
 
 def write_pictures(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size: int) -> None:
@@ -257,7 +270,7 @@ def load_domainnet(spec: TaskSpec, split_seed: int) -> TaskData:
     x, y = arrays["train_x"], arrays["train_y"]
     kept, held = hold_out(y, 0.1, split_seed)
     test = Split(arrays["test_x"], arrays["test_y"])
-    return TaskData(take_rows(x, y, kept), take_rows(x, y, held), test, len(numbers), prepare=Normalised(size))
+    return _with_preparation(TaskData(take_rows(x, y, kept), take_rows(x, y, held), test, len(numbers)), size, numbers)
 
 
 def _find_domainnet_files(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from orca_core.scoring import LOSSES, SCORES
 from orca_core.tasks import TASKS, TaskData, find_task
 from orca_core.tasks.nb360 import NB360_TASKS, fsd50k
 from orca_core.tasks.nb360.images import DEVIATION, MEAN, crop_and_flip
+from orca_core.tasks.preparation import from_json
 
 NAMES = [spec.name for spec in NB360_TASKS]
 SIZES = {  # of train, validation, test; and of train with reference_data, where validation is the test part
@@ -382,3 +385,37 @@ def test_a_cut_row_of_a_table_of_sounds_is_told_and_a_byte_order_mark_is_none_of
 def test_every_published_task_has_a_writer_here():
     published = {name for name, spec in TASKS.items() if spec.expects}
     assert set(WRITERS) == {name for name in published if not name.startswith("openml/") or name in ("openml/31", "openml/1464")}
+
+
+# --------------------------------------------------------------------------------------------------------- raw samples of a model in use
+
+
+def raw_test_part(name: str, root: Path) -> np.ndarray:
+    """The samples of a task's test part as its files have them."""
+    if name == "nb360/cifar100":
+        return pickle.loads((root / "cifar-100-python" / "test").read_bytes())["data"].reshape(-1, 3, 8, 8)
+    if name == "nb360/spherical":
+        return pickle.loads(gzip.decompress((root / "s2_cifar100.gz").read_bytes()))["test"]["images"]
+    if name == "nb360/ninapro":
+        return np.load(root / "ninaPro" / "ninapro_test.npy")
+    if name == "nb360/darcy":
+        return loadmat(root / "piececonst_r421_N1024_smooth2.mat")["coeff"][:, ::5, ::5]
+    return np.load(root / "deepsea_filtered.npz")["x_test"]
+
+
+@pytest.mark.parametrize("name", ["nb360/cifar100", "nb360/spherical", "nb360/ninapro", "nb360/darcy", "nb360/deepsea"])
+def test_raw_samples_become_the_rows_that_training_had(name, data):
+    loaded = find_task(name).load(0)
+    preparation = from_json(json.loads(json.dumps(loaded.preparation.to_json())))
+    assert np.array_equal(preparation.inputs.encode(raw_test_part(name, data)), loaded.test.x)
+    if loaded.decode is not None:
+        outputs = torch.from_numpy(loaded.test.y)
+        assert np.array_equal(preparation.answers.decode(outputs), loaded.decode(outputs).numpy())
+
+
+def test_labels_and_classes_have_their_published_names(data):
+    names = {name: find_task(name).load(0).preparation.answers.names for name in ("nb360/ecg", "nb360/satellite", "nb360/fsd50k")}
+    assert names["nb360/ecg"] == ("N", "A", "O", "~")
+    assert names["nb360/satellite"] == (1, 2, 3, 4, 5)
+    numbers = json.loads((data / "chunks" / "lbl_map.json").read_text())
+    assert [numbers[name] for name in names["nb360/fsd50k"]] == list(range(len(numbers)))

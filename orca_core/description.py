@@ -1,0 +1,103 @@
+"""What the folder of an exported model says about it: for programs in `model.json`, for people in `README.md`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_core.config.knobs import TrialConfig
+from orca_core.errors import DataError
+from orca_core.identity import trial_id
+from orca_core.tasks.preparation import Preparation, from_json
+from orca_core.tasks.spec import TaskSpec
+
+VERSION = 2
+"""Of `model.json`. Version 1 had no number, and nothing about raw data."""
+
+TASK_FIELDS = ("name", "summary", "dims", "kind", "loss", "score", "reference", "reference_score")
+"""What `model.json` says of the task; as fields of `TaskSpec`."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A fine-tuned model without its weights.
+
+    Args:
+        config: Its trial.
+        epoch: Fine-tuning epoch after which its weights were taken.
+        input_shape, output_shape: Of the network.
+        preparation: How raw samples become inputs, and outputs answers; None of a folder that version 0.1 wrote.
+        errors: Validation and test error and losses of that epoch, as in the trial's rows; empty if they are not known.
+    """
+
+    config: TrialConfig
+    epoch: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    preparation: Preparation | None
+    errors: Mapping[str, float]
+
+    @property
+    def score(self) -> str:
+        """Name of the score by which it was judged; an error, lower is better."""
+        return self.config.task_spec.score_name(self.config.reference_data)
+
+    def write(self, folder: Path) -> None:
+        """Write `model.json` and `README.md`.
+
+        `model.json` has `version`, `task` (name, kind, loss, score, ...), `trial`, `epoch`, `errors`, `expects` and `answers` (as phrases),
+        `preparation` (see `orca_core.tasks.preparation`), `input_shape`, `output_shape` and `config`.
+        """
+        (folder / "model.json").write_text(json.dumps(self._contents(), indent=1) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(self._readme(), encoding="utf-8")
+
+    def _contents(self) -> dict[str, Any]:
+        spec, preparation = self.config.task_spec, self.preparation
+        contents: dict[str, Any] = {"version": VERSION, "task": {name: getattr(spec, name) for name in TASK_FIELDS}}
+        contents |= {"trial": trial_id(self.config), "epoch": self.epoch, "errors": dict(self.errors)}
+        if preparation is not None:
+            contents |= {"expects": preparation.inputs.expected, "answers": preparation.answers.text, "preparation": preparation.to_json()}
+        contents |= {"input_shape": self.input_shape, "output_shape": self.output_shape}
+        return contents | {"config": self.config.model_dump(mode="json")}
+
+    def _readme(self) -> str:
+        spec = self.config.task_spec
+        lines = [f"# A model of {spec.name}", "", f"- Task: {spec.summary}", f"- Body: {self.config.body.name}"]
+        if self.preparation is not None:
+            lines += [f"- Expects: {self.preparation.inputs.expected}", f"- Answers with: {self.preparation.answers.text}"]
+        errors = ", ".join(f"{name} {value:.6g}" for name, value in self.errors.items())
+        lines += [f"- Score: {self.score}, an error; after epoch {self.epoch}: {errors or 'not known'}"]
+        lines += ["", "In Python: `model = orca_core.load_model(FOLDER)`, then `model.predict(DATA_OR_PATH)`."]
+        return "\n".join([*lines, "From the shell: `sweeper predict FOLDER PATH`.", ""])
+
+
+def read_description(folder: Path) -> Description:
+    """What `model.json` says. The task's files need not be there.
+
+    Raises:
+        DataError: If it cannot be read, or is of a later version.
+    """
+    rule = "must hold model.json and model.safetensors as `TunedModel.save` writes them"
+    try:
+        contents = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{folder}: {rule} ({error})") from None
+    if not isinstance(contents, dict):
+        raise DataError(f"{folder}: {rule}, but model.json is not a mapping")
+    if contents.get("version", 1) not in (1, VERSION):
+        raise DataError(f"{folder}: model.json must be of version {VERSION} or 1, but is of {contents['version']}. Update this package.")
+    if missing := sorted({"config", "epoch", "input_shape", "output_shape"} - contents.keys()):
+        raise DataError(f"{folder}: {rule}, but model.json lacks {', '.join(missing)}")
+    try:
+        config = TrialConfig.model_validate_json(json.dumps(contents["config"]))
+        if "task" in contents:
+            task = {name: contents["task"][name] for name in TASK_FIELDS}
+            vars(config)["task_spec"] = TaskSpec(loader="", recipes={}, **task)  # without the task's files, which may be elsewhere
+        shapes = tuple(map(int, contents["input_shape"])), tuple(map(int, contents["output_shape"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder}: {rule}, but model.json is damaged ({error})") from None
+    preparation = from_json(contents["preparation"]) if "preparation" in contents else None
+    return Description(config, contents["epoch"], *shapes, preparation, contents.get("errors", {}))
