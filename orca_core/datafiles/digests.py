@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from orca_core.datafiles.reading import require_regular
 from orca_core.errors import DataError
 from orca_core.workbench import Workbench, memoize
 
@@ -38,6 +39,7 @@ def _digest_once(label: str, files: tuple[Path, ...]) -> str:
 
 def _stat(path: Path) -> tuple[int, int]:
     try:
+        require_regular(path)
         stat = path.stat()
     except OSError as error:
         raise DataError(f"{path}: must be readable, but is not ({error.strerror})") from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ExpectedFile, refuse
-from orca_core.datafiles.file_lists import find_named_files
-from orca_core.errors import DataError, Fault
+from orca_core.datafiles.file_lists import find_below, find_named_files
+from orca_core.datafiles.reading import read_text, reading
+from orca_core.datafiles.room import require_memory
+from orca_core.errors import Fault
 from orca_core.seeding import derive, generator
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.workbench import Workbench
@@ -59,8 +61,9 @@ def _list_wavs(table: Path) -> list[Path]:
 
 def _read_rows(table: Path) -> list[tuple[Path, list[str], str]]:
     """Wav, labels and clip of each row of a table. The first four characters of a path are replaced by the data root."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    content = read_text(table)
+    with reading(table, "complete .csv table"):
+        reader = csv.DictReader(io.StringIO(content))
         if missing := {"files", "labels", "ext"} - set(reader.fieldnames or ()):
             refuse([Fault(", ".join(sorted(missing)), "must be a column", reader.fieldnames).text(str(table))])
         rows = list(reader)
@@ -69,7 +72,11 @@ def _read_rows(table: Path) -> list[tuple[Path, list[str], str]]:
     found = [(row["files"], row["labels"].split(","), row["ext"]) for row in rows]
     if not found:
         refuse([Fault("", "must have rows", Fault.ABSENT).text(str(table))])
-    return [(Workbench.current().data_root / name[4:].lstrip("/"), names, clip) for name, names, clip in found]
+    root = Workbench.current().data_root
+    return [
+        (find_below(root, name[4:].lstrip("/"), table, f"row {number}"), names, clip)
+        for number, (name, names, clip) in enumerate(found, start=1)
+    ]
 
 
 class MaskAndMix:
@@ -188,12 +195,12 @@ def _read_sound(path: Path) -> np.ndarray:
     import numpy as np
     from scipy.io import wavfile
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
-            rate, samples = wavfile.read(path)
-    except (OSError, ValueError, EOFError, struct.error, wavfile.WavFileWarning) as error:
-        raise DataError(f"{path}: must be a complete .wav file, but cannot be read ({error}). Get it again.") from None
+    with reading(path, "complete .wav file"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)
+        warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
+        require_memory(path, "", path.stat().st_size)
+        # From memory, as from a file scipy would allocate as much as the header claims.
+        rate, samples = wavfile.read(io.BytesIO(path.read_bytes()))
     if rate != RATE or samples.ndim != 1 or not len(samples):
         refuse([Fault("", f"must be mono at {RATE} Hz", (rate, samples.shape)).text(str(path))])
     scaled = samples / (np.iinfo(samples.dtype).max + 1.0) if samples.dtype.kind == "i" else samples.astype(np.float64)
@@ -203,10 +210,8 @@ def _read_sound(path: Path) -> np.ndarray:
 
 
 def _read_label_numbers(path: Path) -> dict[str, int]:
-    try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: must be JSON, but cannot be read ({error}). Get it again.") from None
+    with reading(path, "JSON file"):
+        numbers = json.loads(read_text(path))
     expected = set(range(len(numbers))) if isinstance(numbers, dict) else set()
     if not expected or {number for number in numbers.values() if type(number) is int} != expected:
         refuse([Fault("", "must map labels to the numbers 0, 1 and so on", numbers).text(str(path))])

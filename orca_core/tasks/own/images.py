@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ExpectedFile, refuse
-from orca_core.datafiles.file_lists import find_named_files
+from orca_core.datafiles.file_lists import find_below, find_named_files
+from orca_core.datafiles.pictures import SUFFIXES, is_deep, open_picture, read_square
+from orca_core.datafiles.reading import read_text, require_utf8
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.recipes import published_recipe
@@ -24,13 +27,15 @@ from orca_core.tasks.splitting import deal, hold_out, take_rows
 from orca_core.workbench import Workbench, memoize
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
+
+T = TypeVar("T")
 
 SIZE = 64
 """Default side of a picture, in pixels."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+PICTURES_VERSION = 2
+"""Of what reads picture files: 2 keeps the range of more than 8 bits, composites transparent pictures and turns them upright."""
 
 MAX_REPORTED = 10
 """Largest number of broken pictures to report."""
@@ -71,6 +76,7 @@ def images_task(argument: str) -> TaskSpec:
         loss="cross-entropy",
         score="1-accuracy",
         loader="orca_core.tasks.own.images:load_images",
+        version=PICTURES_VERSION,
         recipes={"laptop": laptop_recipe(2, epochs=6, batch_size=16)},
         files=partial(tuple, paths),
         source=str(folder),
@@ -116,39 +122,61 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
 def write_pictures(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size: int) -> None:
     """Decode the pictures of some parts, each with the id of its class.
 
+    Grey pictures of more than 8 bits become bytes by one scale: the least value of all pictures of the first part becomes 0, the
+    largest 255. A data set has such pictures alone, or none.
+
+    Args:
+        out: Where they are written.
+        parts: Part -> pictures and class ids; the training part comes first.
+        size: Side in pixels.
+
     Raises:
-        DataError: With the pictures that cannot be read, at most `MAX_REPORTED` of them.
+        DataError: With the pictures that cannot be read, at most `MAX_REPORTED` of them; or if all training pictures are equal.
     """
     import numpy as np
 
-    wrong: list[str] = []
+    out.require_room(sum(len(rows) for rows in parts.values()) * 3 * size * size)
+    scale, wrong = _find_scale(parts), []
     for part, rows in parts.items():
         x = out.empty(f"{part or 'all'}_x", (len(rows), 3, size, size), "uint8")
         for number, (path, _) in enumerate(rows):
             try:
-                x[number] = read_picture(path, size)
+                x[number] = read_square(path, size, scale)
             except DataError as error:
                 wrong.append(str(error))
                 refuse(wrong if len(wrong) == MAX_REPORTED else ())
         out.save(f"{part or 'all'}_y", np.array([label for _, label in rows]), "int64")
+        if not wrong and part in ("", "all", "train") and len(rows) > 1 and all(np.array_equal(row, x[0]) for row in x):
+            rule = f"must be pictures that differ, but all {len(rows)} are the same once they are {size} x {size}"
+            refuse([Fault(part, rule, Fault.ABSENT).text(str(rows[0][0].parents[1]))])
     refuse(wrong)
 
 
-def read_picture(path: Path, size: int) -> np.ndarray:
-    """(3, size, size) bytes: the shorter side is resized to `size`, and the middle is cut out.
+def _find_scale(parts: dict[str, list[tuple[Path, int]]]) -> tuple[float, float]:
+    """The range of the first part's pictures if they are grey with more than 8 bits; pictures that cannot be read are left out.
 
     Raises:
-        DataError: If the file is not a picture.
+        DataError: If only some of the pictures have more than 8 bits.
     """
     import numpy as np
-    from PIL import Image, ImageOps
 
+    paths = [path for rows in parts.values() for path, _ in rows]
+    deep = {path: found for path in paths if (found := _try(is_deep, path)) is not None}
+    if not any(deep.values()):
+        return 0.0, 255.0
+    if shallow := [path for path, found in deep.items() if not found]:
+        rule = f"must have more than 8 bits like {next(path for path, found in deep.items() if found)}"
+        refuse([Fault("", rule, Fault.ABSENT, "Pictures of both kinds have no common scale: convert one.").text(str(shallow[0]))])
+    pictures = (_try(open_picture, path) for path, _ in next(iter(parts.values())))
+    extrema = [picture.getextrema() for picture in pictures if picture is not None]
+    return float(np.min(extrema)), float(np.max(extrema))
+
+
+def _try(read: Callable[[Path], T], path: Path) -> T | None:
     try:
-        with Image.open(path) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-            return np.moveaxis(np.asarray(fitted, dtype=np.uint8), -1, 0)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: must be a picture, but cannot be read ({error}).") from None
+        return read(path)
+    except DataError:  # reported when the picture is decoded
+        return None
 
 
 def parse_size(prefix: str, argument: str, knob: str = "task") -> tuple[str, int]:
@@ -195,6 +223,7 @@ def _list_classes(root: Path) -> list[tuple[str, Path]]:
 def _list_folder(folder: str, mtime_ns: int) -> tuple[tuple[str, Path], ...]:
     """The pictures of a class; listed again when the folder has changed."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+    require_utf8(folder, *names)
     return tuple((os.path.basename(folder), Path(folder, name)) for name in names)
 
 
@@ -230,6 +259,7 @@ def domainnet_task(argument: str) -> TaskSpec:
         loss="cross-entropy",
         score="1-accuracy",
         loader="orca_core.tasks.own.images:load_domainnet",
+        version=PICTURES_VERSION,
         recipes={
             "laptop": laptop_recipe(2, epochs=5, batch_size=64),
             "published": published_recipe(
@@ -275,13 +305,14 @@ def read_list(file: Path) -> list[tuple[Path, int]]:
         DataError: If a line is not a path below the folder and a number.
     """
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    root = Workbench.current().data_root / "domainnet"
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdigit() or name.startswith("/") or ".." in Path(name).parts:
+        if not name or not (label.isascii() and label.isdigit()):
             refuse([Fault(f"line {number}", "must be a path below domainnet/ and a class number", line).text(str(file))])
-        rows.append((Workbench.current().data_root / "domainnet" / name, int(label)))
+        rows.append((find_below(root, name, file, f"line {number}"), int(label)))
     if len({label for _, label in rows}) < 2 and "_train" in file.name:
         refuse([Fault("", "must name pictures of at least two classes", len(rows)).text(str(file))])
     return rows
