@@ -162,10 +162,10 @@ def refuse_not_finite(path: Path, key: str, array: np.ndarray, sample: str = "ro
         if not place and wrong.any():
             row, *rest = np.argwhere(wrong)[0].tolist() if array.ndim else [0]
             start = rows.start if isinstance(rows, slice) else 0
-            place = f"{sample} {first + start + row}{f', at {rest}' if rest else ''}"
+            place = f"in {sample} {first + start + row}, at {rest}" if rest else f"at {sample} {first + start + row}"
         bad += int(wrong.sum())
     if bad:
-        rule = f"must have no NaN and no infinite value, but has {bad}: the first in {place}"
+        rule = f"must have no NaN and no infinite value, but has {bad}: the first {place}"
         refuse([Fault(key, rule, Fault.ABSENT, "Get the file again.").text(str(path))])
 
 

@@ -95,8 +95,10 @@ class ExpectedFile:
             kind = "folder" if self.form == "folder" else "file"
             remedy = f"{expected} The data root is {Workbench.current().data_root}.{also}"
             return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(path))]
+        if self.form == "folder":
+            return []
         try:
-            with reading(path, f"complete {self.form} file", f"{expected} Get it again."):
+            with reading(path, f"a complete {self.form} file", f"{expected} Get it again."):
                 headers = read_headers(path, self.form, [array.key for array in self.arrays])
         except DataError as error:
             return str(error).splitlines()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_hdf5(path: Path, form: str = "complete hdf5 file") -> Iterator[h5py.File]:
+def open_hdf5(path: Path, form: str = "a complete hdf5 file") -> Iterator[h5py.File]:
     """An open file; whatever HDF5 raises while it is read becomes an error that names it.
 
     Raises:

@@ -36,7 +36,7 @@ def scan_mat(path: Path) -> dict[str, Header]:
     import numpy as np
 
     if is_hdf5(path):
-        with open_hdf5(path, "complete mat file") as file:
+        with open_hdf5(path, "a complete mat file") as file:
             return {key: Header(header.shape[::-1], header.dtype) for key, header in list_arrays(file).items()}
     from scipy.io import whosmat
 
@@ -56,9 +56,9 @@ def read_mat(path: Path, key: str, max_samples: int, stride: int) -> np.ndarray:
     """
     import numpy as np
 
-    with reading(path, f"complete mat file with the array {key}"):
+    with reading(path, f"a complete mat file with the array {key}"):
         if is_hdf5(path):
-            with open_hdf5(path, "complete mat file") as file:
+            with open_hdf5(path, "a complete mat file") as file:
                 array = find_array(file, key)
                 width, height, number = array.shape
                 samples = min(number, max_samples)

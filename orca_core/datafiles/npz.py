@@ -86,7 +86,7 @@ def _require_length(key: str, member: zipfile.ZipInfo, header: Header, stream: I
         raise ValueError(f"{key} must have {expected} bytes as its header says, but has {member.file_size}")
 
 
-def read_npz(path: Path, form: str = "complete .npz file", remedy: str = "Get it again.") -> dict[str, np.ndarray]:
+def read_npz(path: Path, form: str = "a complete .npz file", remedy: str = "Get it again.") -> dict[str, np.ndarray]:
     """All arrays of an archive, which must fit into memory together.
 
     Raises:
@@ -136,7 +136,7 @@ def read_npz_rows(path: Path, key: str) -> Iterator[np.ndarray]:
     """
     import numpy as np
 
-    with reading(path, "complete .npz file"), zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
+    with reading(path, "a complete .npz file"), zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
         header, fortran = read_npy_header(stream)
         _require_length(key, archive.getinfo(f"{key}.npy"), header, stream)
         if fortran:

@@ -38,7 +38,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """A picture whose header was read."""
     from PIL import Image
 
-    with reading(path, f"picture ({', '.join(FORMATS)})", ""), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+    with reading(path, f"a picture ({', '.join(FORMATS)})", ""), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         require_memory(path, "", 4 * image.width * image.height * max(1, len(image.getbands())))
         yield image
 
@@ -112,7 +112,7 @@ def read_square(path: Path, size: int, scale: tuple[float, float] = (0.0, 255.0)
     from PIL import Image, ImageOps
 
     image = open_picture(path)
-    with reading(path, "picture"):
+    with reading(path, "a picture"):
         fitted = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
     if image.mode == "RGB":
         return np.moveaxis(fitted, -1, 0)

@@ -37,7 +37,7 @@ def reading(path: Path, form: str, remedy: str = "Get it again.") -> Iterator[No
 
     Args:
         path: The file.
-        form: What it must be: `complete .wav file`.
+        form: What it must be: `a complete .wav file`.
         remedy: What to do if it is not.
 
     Raises:
@@ -50,7 +50,7 @@ def reading(path: Path, form: str, remedy: str = "Get it again.") -> Iterator[No
     except OrcaError:
         raise
     except Exception as error:  # a damaged file may make a library fail in any way
-        raise DataError(f"{path}: must be a {form}, but cannot be read ({reason(error)}). {remedy}") from error
+        raise DataError(f"{path}: must be {form}, but cannot be read ({reason(error)}). {remedy}") from error
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def require_utf8(*names: str) -> None:
             raise DataError(f"{shown}: must have a name in UTF-8. Rename it.") from None
 
 
-def read_text(path: Path, form: str = "text file in UTF-8") -> str:
+def read_text(path: Path, form: str = "a text file in UTF-8") -> str:
     """The content of a text file, without the mark that some programs put at its start.
 
     Raises:

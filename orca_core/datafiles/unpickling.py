@@ -40,7 +40,7 @@ def read_pickle(path: Path, encoding: str = "latin1") -> Any:
         DataError: If the file is missing, truncated or not a pickle, does not fit into memory, or names anything but numpy arrays and
             plain containers.
     """
-    with reading(path, "complete pickle"), path.open("rb") as file:
+    with reading(path, "a complete pickle"), path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         return unpickle(gzip.GzipFile(fileobj=file) if zipped else file, path, encoding)
@@ -55,7 +55,7 @@ def read_object_npy(path: Path, encoding: str = "latin1") -> np.ndarray:
     import numpy as np
     from numpy.lib import format as npy
 
-    with reading(path, "complete .npy file"), path.open("rb") as stream:
+    with reading(path, "a complete .npy file"), path.open("rb") as stream:
         header, _ = read_npy_header(stream)
         if header.dtype.hasobject:
             array = unpickle(stream, path, encoding)
@@ -75,7 +75,7 @@ def unpickle(stream: IO[bytes] | gzip.GzipFile, path: Path, encoding: str = "lat
     Raises:
         DataError: If it names anything that is not allowed, is truncated, or is not a pickle.
     """
-    with reading(path, "complete pickle of arrays"):
+    with reading(path, "a complete pickle of arrays"):
         return _Unpickler(_Counted(stream, path), path, encoding).load()
 
 

@@ -66,7 +66,7 @@ def load_text(spec: ProxySpec) -> ProxyData:
     path = Path(spec.source)
     if path.is_dir():
         return read_folder(path)
-    with reading(path, "file of texts", ""):
+    with reading(path, "a file of texts", ""):
         match path.suffix:
             case ".csv":
                 return read_csv(path)

@@ -148,7 +148,7 @@ def load_reference_text(spec: ProxySpec) -> ProxyData:
 def _read_reference_width() -> int:
     file = REFERENCE_TEXT_FILES[0]
     refuse(file.faults())
-    with reading(file.find(), "complete .npy file"):
+    with reading(file.find(), "a complete .npy file"):
         headers: dict[str, Header] = read_headers(file.find(), "npy") or {}
     refuse(fault.text(str(file.find())) for fault in form_faults(file.arrays, headers))
     return headers[""].shape[2]

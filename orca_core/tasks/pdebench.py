@@ -113,7 +113,7 @@ def load_pdebench(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
 def _decode(spec: TaskSpec, equation: Equation, out: Decoding) -> None:
     (expected,) = spec.expects
     path = expected.find()
-    with open_hdf5(path, f"complete {expected.form} file") as file:
+    with open_hdf5(path, f"a complete {expected.form} file") as file:
         number, times, frame = _read_sizes(path, file, equation)
         used = range(0, times, equation.every_time)
         target, of_test = (used[min(most, len(used)) - 1] for most in (equation.times, REFERENCE_TEST_TIMES))

@@ -134,7 +134,7 @@ def read_series(path: Path) -> list[Series]:
     Raises:
         DataError: With the number of the first malformed line.
     """
-    with reading(path, "table of series"):
+    with reading(path, "a table of series"):
         require_memory(path, "", path.stat().st_size)
         # Bytes that are not UTF-8 are kept apart: they may be in a comment, but not in a label, where two of them would be one character.
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()

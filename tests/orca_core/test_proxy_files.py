@@ -394,7 +394,7 @@ def test_texts_that_do_not_serve_are_told(tmp_path, name, text, message):
     ("arrays", "message"),
     [
         ({"x": np.ones((4, 8), "f")}, "y: must be in the file"),
-        ({"x": np.ones(4, "f"), "y": np.arange(4)}, r"x: must be \(n, tokens, d\) float, but got \(4,\)"),
+        ({"x": np.ones(4, "f"), "y": np.arange(4)}, r"x: must be \(n, tokens, d\) float with n = 4, but got \(4,\)"),
         ({"x": np.ones((4, 8), "f"), "y": np.arange(5)}, r"y: must be \(n,\) labels, whole numbers with n = 4"),
     ],
 )

@@ -149,7 +149,7 @@ def _decode_deepsea(out: Decoding) -> None:
 
     (file,) = DEEPSEA_FILES
     path = file.find()
-    with reading(path, "complete .npz file"):
+    with reading(path, "a complete .npz file"):
         headers = scan_npz(path)
     out.require_room(sum(4 * _count_values(headers[form.key]) for form in file.arrays))
     for part in PARTS:

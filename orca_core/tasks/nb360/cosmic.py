@@ -73,13 +73,16 @@ def load_cosmic(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
 
     def whole(part: str) -> Split:
         sky = arrays[f"{part}_sky"] * draws.uniform(*SKY, len(arrays[f"{part}_sky"])).astype(np.float32)
-        return Split(arrays[f"{part}_image"] + sky[:, None, None, None], arrays[f"{part}_y"])
+        image = arrays[f"{part}_image"]
+        return Split(image + sky[:, None, None, None], arrays[f"{part}_y"], content=image)
 
     every, test = whole("train"), whole("test")
     if reference:
         return TaskData(every, test, test, None)
     train, valid = hold_out(every.y, 0.1, split_seed)
-    return TaskData(Split(every.x[train], every.y[train]), Split(every.x[valid], every.y[valid]), test, None)
+    image = arrays["train_image"]
+    parts = (Split(every.x[rows], every.y[rows], content=image[rows]) for rows in (train, valid))
+    return TaskData(*parts, test, None)
 
 
 def _decode(out: Decoding) -> None:

@@ -62,7 +62,7 @@ def _list_wavs(table: Path) -> list[Path]:
 def _read_rows(table: Path) -> list[tuple[Path, list[str], str]]:
     """Wav, labels and clip of each row of a table. The first four characters of a path are replaced by the data root."""
     content = read_text(table)
-    with reading(table, "complete .csv table"):
+    with reading(table, "a complete .csv table"):
         reader = csv.DictReader(io.StringIO(content))
         if missing := {"files", "labels", "ext"} - set(reader.fieldnames or ()):
             refuse([Fault(", ".join(sorted(missing)), "must be a column", reader.fieldnames).text(str(table))])
@@ -195,7 +195,7 @@ def _read_sound(path: Path) -> np.ndarray:
     import numpy as np
     from scipy.io import wavfile
 
-    with reading(path, "complete .wav file"), warnings.catch_warnings():
+    with reading(path, "a complete .wav file"), warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)
         warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
         require_memory(path, "", path.stat().st_size)
@@ -210,7 +210,7 @@ def _read_sound(path: Path) -> np.ndarray:
 
 
 def _read_label_numbers(path: Path) -> dict[str, int]:
-    with reading(path, "JSON file"):
+    with reading(path, "a JSON file"):
         numbers = json.loads(read_text(path))
     expected = set(range(len(numbers))) if isinstance(numbers, dict) else set()
     if not expected or {number for number in numbers.values() if type(number) is int} != expected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,6 +158,9 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     starts = draws.integers(0, room[:, None] + 1, (len(room), 2))
     if not reference:
         starts[:, 1] = starts[:, 0]
+    # By content, as a protein may have another name in the other list.
+    residues = (arrays["features"][start:end] for start, end in itertools.pairwise(ends))
+    identities = np.array([[int.from_bytes(hashlib.blake2b(rows.tobytes(), digest_size=7).digest())] for rows in residues])
     inputs = PairInputs(arrays["features"], arrays["maps"], ends, starts, WINDOW)
     test = np.arange(number_train, len(lengths))
     train, valid = hold_out(np.zeros((number_train, 1)), VALID_SHARE, split_seed)
@@ -171,7 +176,7 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
             target[seen] = np.minimum(distances[kept], cap)
             if reference and rows is test:
                 target[PADDING + lengths[test[0]] :, :] = target[:, PADDING + lengths[test[0]] :] = np.nan
-        return Split(rows[:, None].astype(np.float32), y)
+        return Split(rows[:, None].astype(np.float32), y, content=identities[rows])
 
     return TaskData(part(train, CAP), part(valid), part(test), None, prepare=inputs)
 

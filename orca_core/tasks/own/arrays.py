@@ -208,7 +208,7 @@ def _read_headers(file: Path) -> dict[str, Header]:
     example = "Write one with numpy.savez(path, x=x, y=y)."
     if not file.exists():
         _refuse(file, [Fault("", "must be an existing file", Fault.ABSENT, f"A relative path starts in the working folder. {example}")])
-    with reading(file, ".npz file, a zip of .npy arrays", example):
+    with reading(file, "an .npz file, a zip of .npy arrays", example):
         return _scan_headers(file, file.stat().st_size, file.stat().st_mtime_ns)
 
 

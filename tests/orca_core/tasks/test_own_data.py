@@ -167,10 +167,10 @@ def test_domainnet_reads_lists(root, two_epochs):
     assert (loaded.test.x[3] == read_square(root / "domainnet/sketch/y/9.png", 16)).all()
     assert two_epochs("domainnet/sketch?size=16").has_moved
     (root / "domainnet/sketch_test.txt").write_text("sketch/y/9.png 7\nsketch/y/none.png 7\n")
-    with pytest.raises(DataError, match=r"1 are missing: .*y/none\.png"):
+    with pytest.raises(DataError, match=r"1 is missing: .*y/none\.png"):
         find_task("domainnet/sketch").load(0)
     (root / "domainnet/sketch_test.txt").write_text("../secret.png 1\n")
-    with pytest.raises(DataError, match=r"line 1: must be a path below domainnet/"):
+    with pytest.raises(DataError, match=r"line 1: must be a path below .*domainnet that does not leave it"):
         find_task("domainnet/sketch").load(0)
 
 

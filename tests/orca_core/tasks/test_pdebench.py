@@ -187,8 +187,16 @@ BROKEN = {
     ),
     "NaN": ("darcy", lambda file: replace(file, "nu", file["nu"][:] * np.nan), r"nu: must have no NaN"),
     "no groups": ("ds", lambda file: [file.pop(name) for name in list(file)], r"cannot be read \(it has no group of arrays\)"),
-    "group": ("sw", lambda file: replace(file, "0007/data", np.zeros((101, 4, 8, 1), "f")), r"0007/data is of shape \(101, 4, 8, 1\)"),
-    "short group": ("sw", lambda file: replace(file, "0007/data", np.zeros((50, 8, 8, 1), "f")), r"0007/data is of shape \(50, 8, 8, 1\)"),
+    "group": (
+        "sw",
+        lambda file: replace(file, "0007/data", np.zeros((101, 4, 8, 1), "f")),
+        r"0007/data: must have 101 states of the shape .*, but got \(101, 4, 8, 1\)",
+    ),
+    "short group": (
+        "sw",
+        lambda file: replace(file, "0007/data", np.zeros((50, 8, 8, 1), "f")),
+        r"0007/data: must have 101 states of the shape .*, but got \(50, 8, 8, 1\)",
+    ),
     "no array in a group": ("sw", lambda file: file.move("0007/data", "0007/u"), r"data: must be in the group of every sample.*0007"),
     "channels": ("rd2d", lambda file: replace(file, "0000/data", np.zeros((101, 8, 8, 1), "f")), r"data: must be \(t, h, w, 2\)"),
 }

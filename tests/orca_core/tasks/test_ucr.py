@@ -111,7 +111,7 @@ def test_a_broken_file_is_told(root, file, text, message):
         (("@timeStamps false", "@timeStamps true"), "@timestamps: must be false"),
         (("@classLabel true", "@classLabel false"), "@classLabel: must be true"),
         (("@classLabel true", "@targetLabel true"), "@targetLabel: must be false"),
-        ((":left\n", "\n"), "series 1: must have 2 channels like the first series, but got 1"),
+        ((":left\n", "\n"), r"line 7: must have a label that @classLabel names \(left right\), but got"),
     ],
 )
 def test_a_broken_ts_file_is_told(root, change, message):
