@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orca_core.datafiles.expected import refuse
 from orca_core.datafiles.npz import BLOCK_BYTES
-from orca_core.datafiles.reading import blaming_latest_file
+from orca_core.datafiles.reading import blaming_latest_file, latest_file
 from orca_core.datafiles.room import require_disk
 from orca_core.errors import DataError, DiskFullError, Fault
 from orca_core.numerics import is_pinned
@@ -56,7 +56,7 @@ class Decoding:
         Raises:
             DataError: If the disk has no room for them, with both numbers.
         """
-        require_disk(self.source, self.folder, num_bytes)
+        require_disk(latest_file() or self.source, self.folder, num_bytes)
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
         """A new array on disk, to be filled.

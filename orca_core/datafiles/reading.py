@@ -53,6 +53,11 @@ def reading(path: Path, form: str, remedy: str = "Get it again.") -> Iterator[No
         raise DataError(f"{path}: must be {form}, but cannot be read ({reason(error)}). {remedy}") from error
 
 
+def latest_file() -> Path | None:
+    """The file that was read last, if one was since `blaming_latest_file` began."""
+    return _latest.get()
+
+
 @contextmanager
 def blaming_latest_file(name: str) -> Iterator[None]:
     """Within: an error of code that works on what was read is an error of the file that was read last.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +119,6 @@ def load_fsd50k(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     Background sounds and masks are drawn again in each epoch. Differs from the reference, which draws them once.
     """
     import numpy as np
-    import torch
 
     arrays, _ = decode_once(spec, _decode)
     draws = np.random.Generator(np.random.PCG64(derive(split_seed, "data-draws")))
@@ -136,6 +136,8 @@ def load_fsd50k(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     test = all_of_each("eval")
     if not reference:
         return TaskData(one_of_each("tr"), all_of_each("val"), test, None, augment=augment)
+    import torch
+
     parts = one_of_each("tr"), one_of_each("val")
     x = torch.from_numpy(np.concatenate([part.x for part in parts]))
     once = augment(x, generator(split_seed, "data-draws")).numpy()
@@ -199,14 +201,30 @@ def _read_sound(path: Path) -> np.ndarray:
         warnings.simplefilter("ignore", wavfile.WavFileWarning)
         warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
         require_memory(path, "", path.stat().st_size)
-        # From memory, as from a file scipy would allocate as much as the header claims.
-        rate, samples = wavfile.read(io.BytesIO(path.read_bytes()))
+        content = path.read_bytes()
+        _require_whole_chunks(content)
+        # From memory: from a file scipy allocates as much as the header claims.
+        rate, samples = wavfile.read(io.BytesIO(content))
     if rate != RATE or samples.ndim != 1 or not len(samples):
         refuse([Fault("", f"must be mono at {RATE} Hz", (rate, samples.shape)).text(str(path))])
     scaled = samples / (np.iinfo(samples.dtype).max + 1.0) if samples.dtype.kind == "i" else samples.astype(np.float64)
     if not np.isfinite(scaled).all():
         refuse([Fault("", "must have no NaN and no infinite value", Fault.ABSENT, "Get it again.").text(str(path))])
     return np.tile(scaled, -(-RATE // len(scaled)))[:RATE] if len(scaled) < RATE else scaled
+
+
+def _require_whole_chunks(content: bytes) -> None:
+    """Check that the chunks of a wav are as long as they claim; scipy returns what there is.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    order, at = ">" if content[:4] == b"RIFX" else "<", 12
+    while at + 8 <= len(content) and content[:4] != b"RF64":  # whose sizes are in another place
+        (size,) = struct.unpack(f"{order}I", content[at + 4 : at + 8])
+        if at + 8 + size > len(content):
+            raise ValueError(f"it is truncated: a chunk claims {size} bytes, but {len(content) - at - 8} are left")
+        at += 8 + size + size % 2
 
 
 def _read_label_numbers(path: Path) -> dict[str, int]:
