@@ -282,7 +282,7 @@ class Tally:
     bad: list[str] = field(default_factory=list)
 
 
-def run(cases: int, seed: int, folder: Path, only: str = "") -> dict[str, Tally]:
+def run(cases: int, seed: int, folder: Path, only: str = "", isolated: bool = True) -> dict[str, Tally]:
     """Damage a file and load it, `cases` times, one subject after the other.
 
     Args:
@@ -290,6 +290,7 @@ def run(cases: int, seed: int, folder: Path, only: str = "") -> dict[str, Tally]
         seed: Decides every damage.
         folder: An empty folder to work in.
         only: Part of a subject's name; empty = all.
+        isolated: Load each in a process of its own, with limits; otherwise in this one.
     """
     draws = random.Random(seed)
     subjects = [Subject(name, write) for name, write in SUBJECTS if only in name]
@@ -308,7 +309,7 @@ def run(cases: int, seed: int, folder: Path, only: str = "") -> dict[str, Tally]
         if content:
             damage(content, draws, other)
         path.write_bytes(content)
-        outcome, grown, text = run_case(subject, folder / "cache")
+        outcome, grown, text = run_case(subject, folder) if isolated else _run_here(subject, folder)
         path.write_bytes(whole)
         tally = tallies.setdefault(f"{subject.name} ({subject.write.__name__})".replace("{root}/", ""), Tally())
         tally.outcomes[outcome] += 1
@@ -318,12 +319,12 @@ def run(cases: int, seed: int, folder: Path, only: str = "") -> dict[str, Tally]
     return tallies
 
 
-def run_case(subject: Subject, cache: Path) -> tuple[str, int, str]:
+def run_case(subject: Subject, folder: Path) -> tuple[str, int, str]:
     """Outcome, growth of resident memory in bytes, and the traceback or error."""
     reader, writer = os.pipe()
     if not (child := os.fork()):
         os.close(reader)
-        _load_and_exit(subject, cache, writer)
+        _load_and_exit(subject, folder, writer)
     os.close(writer)
     deadline, status = time.monotonic() + SECONDS, 0
     while True:
@@ -344,7 +345,22 @@ def run_case(subject: Subject, cache: Path) -> tuple[str, int, str]:
     return OUTCOMES[os.WEXITSTATUS(status)], max(0, usage.ru_maxrss * 1024 - int(before or 0)), text
 
 
-def _load_and_exit(subject: Subject, cache: Path, writer: int) -> NoReturn:
+def _run_here(subject: Subject, folder: Path) -> tuple[str, int, str]:
+    try:
+        _load(subject, folder)
+    except OrcaError as error:
+        return "refused", 0, str(error)
+    except Exception:
+        return "traceback", 0, traceback.format_exc()
+    return "read", 0, ""
+
+
+def _load(subject: Subject, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="fuzz", dir=folder) as own, Workbench(subject.root, own).use():
+        subject.load()
+
+
+def _load_and_exit(subject: Subject, folder: Path, writer: int) -> NoReturn:
     code = 2
     try:
         used = [int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in Path("/proc/self/statm").read_text().split()[:2]]
@@ -352,10 +368,8 @@ def _load_and_exit(subject: Subject, cache: Path, writer: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_AS, (used[0] + MEMORY_BYTES,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         warnings.simplefilter("ignore")
-        with tempfile.TemporaryDirectory(prefix="fuzz", dir=cache.parent) as own:
-            with Workbench(subject.root, own).use():
-                subject.load()
-            code = 0
+        _load(subject, folder)
+        code = 0
     except OrcaError as error:
         code = 1
         os.write(writer, str(error).encode(errors="replace")[:4000])

@@ -56,6 +56,7 @@ class DataSpec(ABC):
         """
         with blaming_latest_file(self.name):
             refuse(line for file in self.expects for line in file.faults())
+        with blaming_latest_file(self.name):
             self.files()  # where published files list others, this looks for those
 
     def digest(self) -> str:

@@ -168,7 +168,7 @@ def _check_coordinates(path: Path, file: h5py.File, frame: Sequence[int]) -> Non
     for name, size in zip(("x-coordinate", "y-coordinate"), frame, strict=False):
         header = list_arrays(file).get(name)
         if header is not None and len(header.shape) == 1 and header.shape[0] not in (size, size + 1):
-            rule = f"must have the {size} points of an axis of {frame}"
+            rule = f"must have as many points as the states, {size}"
             refuse([Fault(name, rule, header.shape[0], "Are the axes in another order?").text(str(path))])
 
 
