@@ -5,8 +5,8 @@
 Small files of every format are written. In each case one of them is damaged (bits flipped, cut, zeroed, spliced with itself or with another
 file, its header overwritten) and the task or proxy is looked up, checked and loaded in a child process with limits of memory and time.
 The child is forked from this process, which has imported the readers. Printed is, for each task and proxy, how many cases were read, were
-refused with an error that names a file, ended in a traceback, crashed, or did not end; and the most memory that a case took. Exit code 1
-if any case was neither read nor refused.
+refused with an error that names a file, ended in a traceback, crashed, did not end, or were refused with an error that names no file; and
+the most memory that a case took. Exit code 1 if any case was neither read nor refused with the name of a file.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MEMORY_BYTES = 1 << 30
 SECONDS = 20
 """Longest time of a case."""
 
-OUTCOMES = ("read", "refused", "traceback", "crash", "hang")
+OUTCOMES = ("read", "refused", "traceback", "crash", "hang", "unnamed")
 
 
 @dataclass
@@ -311,6 +311,8 @@ def run(cases: int, seed: int, folder: Path, only: str = "", isolated: bool = Tr
         path.write_bytes(content)
         outcome, grown, text = run_case(subject, folder) if isolated else _run_here(subject, folder)
         path.write_bytes(whole)
+        if outcome == "refused" and str(subject.root) not in text:
+            outcome = "unnamed"
         tally = tallies.setdefault(f"{subject.name} ({subject.write.__name__})".replace("{root}/", ""), Tally())
         tally.outcomes[outcome] += 1
         tally.most_bytes = max(tally.most_bytes, grown)

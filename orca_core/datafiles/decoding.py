@@ -1,7 +1,7 @@
 """Published files decoded once per node, into plain .npy arrays that are memory-mapped on reading.
 
-A decoded data set is a folder `<cache root>/decoded/<digest>/`, where the digest is the task's: content of its files, loader,
-version; processes of portable bits have their own, `<digest>-portable/`. It is written to a folder beside it and renamed when complete,
+A decoded data set is a folder `<cache root>/decoded/<digest>-<CHECKS>/`, where the digest is the task's: content of its files, loader,
+version; processes of portable bits have their own, `<digest>-<CHECKS>-portable/`. It is written to a folder beside it and renamed when complete,
 so readers see all of it or nothing. A lock lets one process of a node decode while the others wait; the operating system releases it
 when a process is killed.
 """
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+CHECKS = 2
+"""Raised when files are refused that were decoded before: what was decoded under weaker checks is not used again. Part of no key."""
+
+
 class Digested(Protocol):
     """A task or a proxy."""
 
@@ -40,6 +44,9 @@ class Digested(Protocol):
 
     def digest(self) -> str:
         """Identifies its data."""
+
+    def has_known_digest(self) -> bool:
+        """Whether that needs no large file to be read."""
 
 
 class Decoding:
@@ -95,13 +102,13 @@ def decode_once(spec: Digested, decode: Callable[[Decoding], None]) -> tuple[dic
 
 
 def is_decoded(spec: Digested) -> bool:
-    """Whether the decoded arrays of a task or proxy are in the cache."""
-    return (_place(spec) / "facts.json").is_file()
+    """Whether the decoded arrays of a task or proxy are known to be in the cache, without reading large files to find out."""
+    return spec.has_known_digest() and (_place(spec) / "facts.json").is_file()
 
 
 def _place(spec: Digested) -> Path:
     suffix = "-portable" if is_pinned() else ""  # decoding computes: means, spectrograms
-    return Workbench.current().cache_root / "decoded" / f"{spec.digest()[:32]}{suffix}"
+    return Workbench.current().cache_root / "decoded" / f"{spec.digest()[:32]}-{CHECKS}{suffix}"
 
 
 def _decode(path: Path, decode: Callable[[Decoding], None], name: str) -> None:

@@ -36,11 +36,16 @@ _ORIENTATION = 0x0112
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """A picture whose header was read."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with reading(path, f"a picture ({', '.join(FORMATS)})", ""), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-        require_memory(path, "", 4 * image.width * image.height * max(1, len(image.getbands())))
-        yield image
+    with reading(path, f"a picture ({', '.join(FORMATS)})", ""), path.open("rb") as file:
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("its content has none of these formats") from None
+        with image:
+            require_memory(path, "", 4 * image.width * image.height * max(1, len(image.getbands())))
+            yield image
 
 
 def is_deep(path: Path) -> bool:

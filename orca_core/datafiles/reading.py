@@ -50,7 +50,7 @@ def reading(path: Path, form: str, remedy: str = "Get it again.") -> Iterator[No
     except OrcaError:
         raise
     except Exception as error:  # a damaged file may make a library fail in any way
-        raise DataError(f"{path}: must be {form}, but cannot be read ({reason(error)}). {remedy}") from error
+        raise DataError(f"{path}: must be {form}, but cannot be read ({reason(error)}). {remedy}".rstrip()) from error
 
 
 def latest_file() -> Path | None:

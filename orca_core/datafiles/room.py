@@ -37,7 +37,7 @@ def require_memory(path: Path | str, key: str, num_bytes: int) -> None:
     allowed = Workbench.current().max_data_gib
     if num_bytes <= (limit := MEMORY_SHARE * free_memory() if allowed is None else allowed * GIB):
         return
-    bound = "half of the memory that is free" if allowed is None else "the bound that was set"
+    bound = "half of the memory that is free" if allowed is None else "the limit that was set"
     _refuse(path, key, num_bytes, limit, bound)
 
 
@@ -55,13 +55,13 @@ def require_disk(path: Path | str, folder: Path, num_bytes: int) -> None:
     allowed = Workbench.current().max_data_gib
     if num_bytes <= (limit := shutil.disk_usage(folder).free if allowed is None else allowed * GIB):
         return
-    bound = f"what is free on the disk of {folder.parent}" if allowed is None else "the bound that was set"
+    bound = f"what is free on the disk of {folder.parent}" if allowed is None else "the limit that was set"
     _refuse(path, "", num_bytes, limit, bound)
 
 
 def _refuse(path: Path | str, key: str, num_bytes: int, limit: float, bound: str) -> None:
     where = f"{path}: {key}: " if key else f"{path}: "
-    remedy = "Is the file damaged? If it is right, raise max_data_gib of the workbench, see docs/tasks.md."
+    remedy = 'Is the file damaged? If it is right, raise the limit, see "Sizes" in docs/tasks.md.'
     raise DataError(f"{where}must take at most {show_bytes(limit)}, {bound}, but declares {show_bytes(num_bytes)}. {remedy}")
 
 

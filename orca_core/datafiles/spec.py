@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from orca_core.datafiles.digests import digest_content
+from orca_core.datafiles.digests import digest_content, is_known
 from orca_core.datafiles.expected import ExpectedFile, find_paths, refuse
 from orca_core.datafiles.reading import blaming_latest_file
 
@@ -65,13 +65,24 @@ class DataSpec(ABC):
         Raises:
             DataError: If files are missing; all of them are named.
         """
+        return digest_content(*self._identify())
+
+    def has_known_digest(self) -> bool:
+        """Whether `digest` has no large file, nor many files, to read.
+
+        Raises:
+            DataError: As `digest`.
+        """
+        return is_known(*self._identify())
+
+    def _identify(self) -> tuple[str, tuple[Path, ...]]:
         if not self.has_files():
             self.check_files()
         with blaming_latest_file(self.name):
             files = self.files()
             layout = self.layout() if self.layout is not None else ""
         label = self._label(has_content=bool(files))
-        return digest_content(f"{label} {layout}" if layout else label, files)
+        return f"{label} {layout}" if layout else label, files
 
     @abstractmethod
     def _label(self, has_content: bool) -> str:

@@ -108,7 +108,7 @@ class _Counted:
         return content
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+class _Unpickler(pickle._Unpickler):
     def __init__(self, stream: _Counted, path: Path, encoding: str) -> None:
         super().__init__(stream, encoding=encoding)
         self.path, self.allowed = path, _allowed()

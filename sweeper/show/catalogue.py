@@ -123,14 +123,14 @@ def check_tasks() -> str:
 
 
 def describe_task_overlap(spec: TaskSpec, decode: bool = True) -> str:
-    """What the parts of a task share, in a sentence; why its files cannot be read, if they cannot; empty if neither.
+    """What the parts of a task share, in a sentence; why its values cannot be read, if they cannot; empty if neither, or files are missing.
 
     Args:
         spec: The task.
         decode: Whether to read files that are not in the cache of decoded data yet; those of large data sets take minutes.
     """
     try:
-        if not spec.has_files() or (spec.expects and not decode and not is_decoded(spec)):
+        if not spec.has_files() or describe_file_faults(spec) or (spec.expects and not decode and not is_decoded(spec)):
             return ""
         return describe_overlap(spec.load())
     except DataError as error:

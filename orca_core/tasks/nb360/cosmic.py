@@ -81,8 +81,8 @@ def load_cosmic(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         return TaskData(every, test, test, None)
     train, valid = hold_out(every.y, 0.1, split_seed)
     image = arrays["train_image"]
-    parts = (Split(every.x[rows], every.y[rows], content=image[rows]) for rows in (train, valid))
-    return TaskData(*parts, test, None)
+    first, second = (Split(every.x[rows], every.y[rows], content=image[rows]) for rows in (train, valid))
+    return TaskData(first, second, test, None)
 
 
 def _decode(out: Decoding) -> None:

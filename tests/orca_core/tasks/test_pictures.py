@@ -143,5 +143,5 @@ def test_names_of_classes_must_be_utf_8(tmp_path):
 def test_a_picture_larger_than_memory_is_refused_by_its_header(tmp_path, use_data):
     Image.new("L", (4000, 4000)).save(tmp_path / "a.png")
     use_data(tmp_path).max_data_gib = 0.05
-    with pytest.raises(DataError, match=r"a\.png: must take at most 51\.2 MiB, the bound that was set, but declares 61\.0 MiB"):
+    with pytest.raises(DataError, match=r"a\.png: must take at most 51\.2 MiB, the limit that was set, but declares 61\.0 MiB"):
         read_square(tmp_path / "a.png", 8)

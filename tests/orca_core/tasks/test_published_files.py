@@ -21,7 +21,7 @@ from scipy.io import savemat, wavfile
 
 from orca_core.config.resolve import resolve_config
 from orca_core.datafiles import digests
-from orca_core.datafiles.decoding import decode_once
+from orca_core.datafiles.decoding import CHECKS, decode_once
 from orca_core.datafiles.digests import digest_content
 from orca_core.datafiles.expected import read_headers
 from orca_core.errors import DataError
@@ -559,7 +559,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(root, tmp_path, use_d
     use_data(root, cache=tmp_path / "cache")
     WRITERS["nb360/ninapro"](root)
     spec = find_task("nb360/ninapro")
-    left = tmp_path / "cache" / "decoded" / f"{spec.digest()[:32]}.partial"
+    left = tmp_path / "cache" / "decoded" / f"{spec.digest()[:32]}-{CHECKS}.partial"
     left.mkdir(parents=True)
     spec.load()
     assert not left.exists()
@@ -584,6 +584,19 @@ def test_the_digest_of_a_large_file_is_kept_for_other_processes(tmp_path, use_da
     assert digest_content("x", (path,)) != first  # it was taken from there
     os.utime(path, ns=(1, 1))
     assert digest_content("x", (path,)) == first  # another time: taken anew
+
+
+def test_whether_a_digest_is_known_is_found_out_without_reading(tmp_path, use_data, monkeypatch):
+    use_data(tmp_path, cache=tmp_path / "cache")
+    large, many = tmp_path / "large", tuple(tmp_path / str(number) for number in range(digests.MANY_FILES + 1))
+    for file in (large, *many):
+        file.write_bytes(b"a" * (1 << 20 if file is large else 1))
+    assert [digests.is_known("x", files) for files in ((large,), many, many[:5])] == [False, False, True]
+    digest_content("x", (large,))
+    digest_content("x", many)
+    assert [digests.is_known("x", files) for files in ((large,), many)] == [True, True]
+    os.utime(large, ns=(1, 1))
+    assert not digests.is_known("x", (large,))
 
 
 def test_many_files_are_looked_at_once_in_a_process(tmp_path):

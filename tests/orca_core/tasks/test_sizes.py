@@ -64,7 +64,7 @@ def small_files(root: Path) -> dict[str, tuple[Callable[[], object], str, str]]:
         "npz bomb": (
             lambda: npz(root, x=npy_header((4, MIB), "<f4") + zeros, y=labels),
             f"npz:{root}/a.npz",
-            r"must take at most 4\.0 MiB, the bound that was set, but declares 16\.0 MiB",
+            r"must take at most 4\.0 MiB, the limit that was set, but declares 16\.0 MiB",
         ),
         "npz bomb of features": (
             lambda: npz(root, x=npy_header((4, MIB), "<f4") + zeros, y=labels),
