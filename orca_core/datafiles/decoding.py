@@ -1,9 +1,9 @@
 """Published files decoded once per node, into plain .npy arrays that are memory-mapped on reading.
 
 A decoded data set is a folder `<cache root>/decoded/<digest>-<CHECKS>/`, where the digest is the task's: content of its files, loader,
-version; processes of portable bits have their own, `<digest>-<CHECKS>-portable/`. It is written to a folder beside it and renamed when complete,
-so readers see all of it or nothing. A lock lets one process of a node decode while the others wait; the operating system releases it
-when a process is killed.
+version; processes of portable bits have their own, `<digest>-<CHECKS>-portable/`. It is written to a folder beside it and renamed when
+complete, so readers see all of it or nothing. A lock lets one process of a node decode while the others wait; the operating system
+releases it when a process is killed.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ MEMORY_SHARE = 0.5
 
 GIB = 1 << 30
 
+BLOCK_BYTES = 512
+"""Unit of `st_blocks`."""
+
 
 def require_memory(path: Path | str, key: str, num_bytes: int) -> None:
     """Check that an array may be read into memory.
@@ -42,18 +45,19 @@ def require_memory(path: Path | str, key: str, num_bytes: int) -> None:
 
 
 def require_disk(path: Path | str, folder: Path, num_bytes: int) -> None:
-    """Check that decoded data may be written to a disk.
+    """Check that decoded data may be written into a folder.
 
     Args:
         path: What it is decoded from.
-        folder: An existing folder on that disk.
-        num_bytes: Size of the decoded data.
+        folder: An existing folder, which may have a part of the data already.
+        num_bytes: Size of the decoded data, that part included.
 
     Raises:
         DataError: If it is larger than the free space, or than the workbench's `max_data_gib`; with both numbers.
     """
     allowed = Workbench.current().max_data_gib
-    if num_bytes <= (limit := shutil.disk_usage(folder).free if allowed is None else allowed * GIB):
+    written = sum(file.stat().st_blocks * BLOCK_BYTES for file in folder.iterdir())
+    if num_bytes <= (limit := shutil.disk_usage(folder).free + written if allowed is None else allowed * GIB):
         return
     bound = f"what is free on the disk of {folder.parent}" if allowed is None else "the limit that was set"
     _refuse(path, "", num_bytes, limit, bound)

@@ -44,18 +44,19 @@ def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = Tr
             if decode and proxy.loader and (":" in name or proxy.expects):
                 proxy.load()  # only reading data shows whether it is valid; what ships with packages is known to be
     wanted = {(config.task, config.split_seed, config.reference_data, config.train_samples): config.task_spec for config in configs}
-    told: set[str] = set()
+    compared: set[tuple[str, bool]] = set()
     for (task, split_seed, reference, train_samples), spec in wanted.items():
         if ":" not in task and train_samples is None and not spec.expects:
             continue  # data that ships with packages is known to be valid
         with faults.collecting("task"), _fitting_memory(task):
+            is_first = (task, reference) not in compared
             if spec.expects and not decode:
                 spec.check_files()
-                if not is_decoded(spec):
+                if not is_first or not is_decoded(spec):
                     continue
             data = spec.load(split_seed, reference)
-            if task not in told and (text := describe_overlap(data)):
-                told.add(task)
+            compared.add((task, reference))
+            if is_first and (text := describe_overlap(data)):
                 warnings.warn(f"{task}: {text}", RuntimeWarning, stacklevel=2)
             if train_samples is not None:
                 check_train_samples(data, train_samples, task)

@@ -155,6 +155,17 @@ def test_without_a_bound_sizes_are_held_against_what_is_free(tmp_path, use_data,
     room.require_disk("a", tmp_path, 1)
 
 
+def test_what_is_written_already_counts_once(tmp_path, monkeypatch):
+    class Usage:
+        free = 3 * MIB
+
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: Usage)
+    (tmp_path / "first.npy").write_bytes(b"a" * 2 * MIB)
+    room.require_disk("a", tmp_path, 5 * MIB)
+    with pytest.raises(DataError, match="declares"):
+        room.require_disk("a", tmp_path, 5 * MIB + 4096)
+
+
 def test_free_memory_is_bounded_by_the_limit_of_the_process():
     free = room.free_memory()
     assert 0 < free < 1 << 50
