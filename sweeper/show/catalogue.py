@@ -10,9 +10,11 @@ from textwrap import fill
 
 from orca_core.bodies import BODY_CATALOGUE, find_body
 from orca_core.catalogue import Catalogue, Spec
+from orca_core.datafiles.decoding import is_decoded
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
+from orca_core.tasks.overlap import describe_overlap
 from orca_core.tasks.published_style import recipes_of
 from orca_core.tasks.sizes import find_sizes
 from orca_core.workbench import Workbench
@@ -108,6 +110,7 @@ def describe_task(name: str) -> tuple[str, bool]:
             "data root": Workbench.current().data_root if spec.expects else "",
             "content": _content(spec),
             "samples": _samples(spec),
+            "overlap": describe_task_overlap(spec),
         }
     )
     is_whole = True
@@ -171,11 +174,33 @@ def fetch_table(name: str) -> Path:
 def check_tasks() -> tuple[str, bool]:
     """One line per task: whether its files are present and complete; and whether none are broken. Missing files are not broken."""
     specs = [*map(find_task, TASK_CATALOGUE.entries()), *found_ucr()]
-    state = {True: "present", False: "ships with the packages"}
-    rows = [(spec.name, describe_file_faults(spec) or state[bool(spec.expects)]) for spec in specs]
+    rows = [(spec.name, _describe_check(spec)) for spec in specs]
     broken = [name for name, found in rows if found.startswith("broken")]
     text = f"data root: {Workbench.current().data_root}\n" + text_table(("task", "files"), rows)
     return text + (f"{len(broken)} broken: {', '.join(broken)}\n" if broken else ""), not broken
+
+
+def _describe_check(spec: TaskSpec) -> str:
+    """What is wrong with the files of a task, or which samples its parts share, as far as that is known already."""
+    if faults := describe_file_faults(spec):
+        return faults
+    overlap = describe_task_overlap(spec, decode=False) if spec.expects else ""
+    return ("present" if spec.expects else "ships with the packages") + (f"; {overlap}" if overlap else "")
+
+
+def describe_task_overlap(spec: TaskSpec, decode: bool = True) -> str:
+    """What the parts of a task share, in a sentence; why its values cannot be read, if they cannot; empty if neither, or files are missing.
+
+    Args:
+        spec: The task.
+        decode: Whether to read files that are not in the cache of decoded data yet; those of large data sets take minutes.
+    """
+    try:
+        if not spec.has_files() or describe_file_faults(spec) or (spec.expects and not decode and not is_decoded(spec)):
+            return ""
+        return describe_overlap(spec.load())
+    except DataError as error:
+        return f"unknown, as the data cannot be read: {str(error).splitlines()[0]}"
 
 
 def _describe_proxies(name: str | None) -> str:

@@ -88,10 +88,12 @@ def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, T
             continue
         try:
             config = resolve_config({**knobs, "proxy": name})
-        except ConfigError as error:  # features of another width
-            unusable[name] = str(error).splitlines()[0]
-            continue
-        if fault := describe_file_faults(find_proxy(config.proxy)):  # noise-matched, of the recipe's proxy
+            fault = describe_file_faults(find_proxy(config.proxy))  # of noise-matched: those of the recipe's proxy
+            if not fault and name not in names and spec.expects:
+                spec.load()  # a damaged one that nobody asked for must not stop the others
+        except (ConfigError, DataError) as error:  # features of another width; damaged values
+            fault = str(error).splitlines()[0]
+        if fault:
             unusable[name] = fault
         else:
             usable[name] = config

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from orca_core.datafiles.expected import refuse
+from orca_core.datafiles.pictures import BYTES, SUFFIXES, is_deep, read_square
 from orca_core.errors import DataError, Fault
-from orca_core.tasks.own.images import MAX_REPORTED, SUFFIXES, Normalised, read_picture
+from orca_core.tasks.own.images import MAX_REPORTED, Normalised
 from orca_core.tasks.preparation import RawInputs, Samples
 from orca_core.tasks.raw_arrays import read_array_file
 
@@ -25,6 +26,7 @@ class PictureInputs(RawInputs):
     Args:
         size: Side in pixels that they are brought to: the shorter side is resized to it, and the middle is cut out.
         mean, deviation: By colour, of values in [0, 1], by which inputs are normalised.
+        scale: Of grey pictures with more than 8 bits, the values that become the bytes 0 and 255; None for pictures of 8 bits.
     """
 
     TYPE = "pictures"
@@ -32,6 +34,7 @@ class PictureInputs(RawInputs):
     size: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    scale: tuple[float, float] | None = None
 
     @property
     def expected(self) -> str:
@@ -63,14 +66,20 @@ class PictureInputs(RawInputs):
 
     def _read(self, sample: Any) -> np.ndarray:
         if isinstance(sample, str | Path):
-            return read_picture(Path(sample).expanduser(), self.size)
+            return self._read_file(Path(sample).expanduser())
         with TemporaryDirectory() as folder:  # a picture in memory takes the way of a file, so that both become the same
             path = Path(folder, "picture.tiff")
             try:
                 sample.save(path)
             except (OSError, ValueError, KeyError) as error:
                 raise DataError(f"a picture of the mode {sample.mode} cannot be read ({error}). Give its file.") from None
-            return read_picture(path, self.size)
+            return self._read_file(path)
+
+    def _read_file(self, path: Path) -> np.ndarray:
+        if (deep := is_deep(path)) != (self.scale is not None):
+            rule = f"must be a picture of {'8 bits' if deep else 'more than 8 bits, in grey,'} like those of training"
+            raise DataError(Fault("", rule, Fault.ABSENT).text(str(path)))
+        return read_square(path, self.size, self.scale or BYTES)
 
     def _check(self, samples: Any) -> np.ndarray:
         """Bytes of the right shape.
