@@ -19,6 +19,7 @@ from PIL import Image
 from orca_core import load_model, run_trial, tuned_model
 from orca_core.addresses import Address
 from orca_core.config.resolve import resolve_config
+from orca_core.datafiles.pictures import read_square
 from orca_core.errors import DataError
 from orca_core.export import export_model
 from orca_core.keeping import with_frozen
@@ -28,7 +29,6 @@ from orca_core.scoring import SCORES
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 from orca_core.tasks import Split, TaskData, TaskSpec, find_task
-from orca_core.tasks.own.images import read_picture
 from orca_core.tasks.preparation import Scale, from_json
 from orca_core.tasks.raw_arrays import ArrayInputs
 from orca_core.tasks.spec import _prepared
@@ -281,7 +281,7 @@ def test_pictures_may_be_files_folders_images_or_bytes(train, tmp_path):
     assert (model.predict_proba(folder) == expected).all()
     assert (model.predict_proba([Image.open(file) for file in files]) == expected).all()
     assert model.predict_proba(str(files[3]))[0] == pytest.approx(expected[3])
-    assert (model.predict_proba(np.stack([read_picture(file, 16) for file in files])) == expected).all()
+    assert (model.predict_proba(np.stack([read_square(file, 16) for file in files])) == expected).all()
     for file in files:
         Image.open(file).save(tmp_path / f"{file.parent.name}-{file.name}")
     assert (model.predict_proba(tmp_path) == expected).all()
