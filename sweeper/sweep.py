@@ -68,6 +68,9 @@ def run_space(
             found.mark_dropped(recorder)
         taken, todo = _take_over(found, workspace, recorder) if share else (set[str](), list(found.todo))
         recorder.flush()
+        if taken and found.stopping is not None:
+            rows = {row["trial"]: row for row in results.live_trials(space.name) if row["trial"] in taken}
+            found.stopping.recall(rows, results.curves(space.name, space.metric))
         outcome = _launch(found, todo, workspace, recorder, address, max_concurrent, share, quiet) if todo else Outcome.FINISHED
         if is_open:
             found.mark_dropped(recorder)
@@ -100,7 +103,9 @@ def _take_over(found: Reconciliation, workspace: Workspace, recorder: Recorder) 
     while todo and (more := take_over(workspace, recorder, todo)):
         taken |= more
         for trial in more:  # tpe may propose further trials from these scores, which other sweeps may have, too
-            planner.tell(trial, recorder.ended[trial].score)
+            proposed = planner.tell(trial, recorder.ended[trial].score)
+            if found.stopping is not None:
+                found.stopping.add(proposed)
         todo = [trial for trial in planner.plan.trials if trial.id not in taken and not found.is_done(trial)]
     replanned = [found.ended[trial.id] for trial in planner.plan.trials if found.is_done(trial) and trial.id not in found.done]
     recorder.set_in_plan(replanned, True)
@@ -128,6 +133,7 @@ def _launch(
             planner,
             ordered,
             found.ended,
+            found.stopping,
             recorder,
             workspace,
             progress,
