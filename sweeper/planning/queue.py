@@ -94,8 +94,9 @@ class TrialQueue:
                 self._release(stage.folder)
 
     def resume(self, trial_id: str) -> None:
-        """Let a paused trial wait again, at its place in the order: before all that have not started."""
-        heapq.heappush(self._waiting, self._positions.pop(trial_id))
+        """Let a paused trial wait again, at its place in the order: before all that have not started. Repeated calls change nothing."""
+        if (position := self._positions.pop(trial_id, None)) is not None:
+            heapq.heappush(self._waiting, position)
 
     def _release(self, folder: str) -> None:
         """Let the trials blocked by a folder wait again; `next` blocks those that still need something."""

@@ -173,6 +173,7 @@ class Session:
         trial = self._queue.next()
         if trial is not None:
             self._running[trial.id] = trial
+            self._paused.pop(trial.id, None)
         return trial
 
     def job(self, trial: PlannedTrial) -> TrialJob:
@@ -247,18 +248,18 @@ class Session:
         """Record that a trial was stopped because of `wants_stop`. If it only has to pause it may be handed out again."""
         if (trial := self._running.get(trial_id)) is None:
             return
-        if self.is_ending:
-            self._is_cut_short = True
-            self.end(trial_id, _STOPPED)
-        elif self._is_overdue(trial_id):
-            error = f"the trial ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
-            self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
-        else:
+        if self._must_pause(trial_id):
             self._paused[trial_id] = self._running.pop(trial_id)
             self._queue.pause(trial_id)
             self.recorder.pause(trial_id)
             self._go_on_or_end(trial)
             self._decide()
+        elif self._is_overdue(trial_id) and not self.is_ending:
+            error = f"the trial ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
+            self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
+        else:
+            self._is_cut_short = True
+            self.end(trial_id, _STOPPED)
 
     def lose(self, trial_id: str) -> None:
         """Record that the process or machine of a trial was lost. It stays handed out and reports its rows again, as a new attempt."""
@@ -303,7 +304,6 @@ class Session:
         """Let a waiting trial go on, or end it, if its candidate is decided."""
         if trial.id in self._paused:
             if not self._must_pause(trial.id):
-                del self._paused[trial.id]
                 self._queue.resume(trial.id)
             elif self._is_stopped_early(trial):
                 self.end(trial.id, self._pruned(self._reached[trial.id].last))
