@@ -36,7 +36,7 @@ class TrialJob:
     keep_at: Mapping[str, Sequence[int]] = field(default_factory=dict)
     keep: Keep = "none"
     models: str = ""
-    rungs: Sequence[int] = ()
+    rungs: Sequence[int] = field(default_factory=list)
     folder: str = ""
     data_root: str = ""
     cache_root: str = ""

@@ -190,7 +190,7 @@ class Session:
             keep_at={folder: epochs for folder, epochs in ends.items() if epochs},
             keep=self.space.keep,
             models=self._workspace.artifacts_uri,
-            rungs=rungs,
+            rungs=list(rungs),
             folder=os.getcwd(),
             data_root=str(self._workbench.data_root),
             cache_root=shorten_home(self._workbench.cache_root),

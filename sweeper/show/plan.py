@@ -15,6 +15,7 @@ from orca_core.stages import Stage
 from sweeper.analysis.machines import describe_differences
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
+from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.preflight import check_data
@@ -49,12 +50,23 @@ def _format_size(size: float) -> str:
     return f"{size / 2**power:.1f} {unit}"
 
 
+def _describe_stopping(plan: Plan) -> str:
+    """What early stopping compares, and when."""
+    scheduler = plan.space.scheduler
+    rungs = list_rungs(scheduler, max(trial.finetuning[-1].end for trial in plan.trials))
+    among = "each arm by itself" if scheduler.among == "arm" else "all arms of a task together"
+    if not rungs:
+        return f"{scheduler.name} compares nothing: no trial is longer than scheduler.grace_period = {scheduler.grace_period}"
+    epochs = f"epoch{'s' if len(rungs) > 1 else ''} {', '.join(map(str, rungs))}"
+    return f"{scheduler.name} after {epochs} of fine-tuning, {among}, in cohorts of {plan.space.cohort} candidates"
+
+
 def _describe_disk(plan: Plan, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
     stays, shared, measured = costs.disk(plan, todo)
     if measured == 0:
         return "unknown: no similar stage was measured yet"
     known = "" if measured == 1 else f" (from the {measured:.0%} of stages that were measured; the rest comes on top)"
-    temporary = f", and up to {_format_size(shared)} during the run for states that trials share" if shared else ""
+    temporary = f", and up to {_format_size(shared)} during the run for states that trials share or pause with" if shared else ""
     return f"about {_format_size(stays)} on disk with keep: {plan.space.keep}{temporary}{known}"
 
 
@@ -149,6 +161,8 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
     )
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
+    if plan.space.scheduler.name != "fifo":
+        lines.append(f"Stopping {_describe_stopping(plan)}")
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     lines.append(f"Stages   {', '.join(stages)}")
     lines += _tree_lines(build_stage_tree(plan))

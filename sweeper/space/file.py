@@ -59,8 +59,8 @@ class SchedulerConfig(_Part):
     )
     grace_period: Annotated[int, Field(ge=1)] = Field(
         1,
-        description="Epochs after which candidates are compared first. Each further comparison is `reduction_factor` (median: 2) times as far "
-        "as the one before; there is none after the last epoch.",
+        description="Epochs after which candidates are compared first. Each further comparison is `reduction_factor` (median: 2) times as "
+        "far as the one before; there is none after the last epoch.",
     )
     reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
         3.0, description="asha: one in this many candidates goes on after each comparison."

@@ -199,7 +199,13 @@ def simulate(seed: int) -> Counter[Outcome]:
         check_tables(tables)
         check_outcome(simulation, outcome, planned, set(found.ended), tables)
         check_complete(simulation, tables, found.planner)
-        if outcomes == {Outcome.FINISHED: 1} and chances == Chances() and share and number not in PROPOSED and not space.budget.trial_minutes:
+        if (
+            outcomes == {Outcome.FINISHED: 1}
+            and chances == Chances()
+            and share
+            and number not in PROPOSED
+            and not space.budget.trial_minutes
+        ):
             assert set(workspace.shared.computed.values()) == {1}, "a stage was computed again"
         if outcomes.total() > 12:
             pytest.fail("the sweep does not come to its end")

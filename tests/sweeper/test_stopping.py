@@ -358,4 +358,3 @@ def test_a_failed_seed_that_is_repeated_with_success_reopens_its_candidate():
     broken = False
     assert sweep.run() is Outcome.FINISHED
     assert sweep.ends() == finished(space, by_number).ends()
-
