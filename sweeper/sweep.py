@@ -68,9 +68,7 @@ def run_space(
             found.mark_dropped(recorder)
         taken, todo = _take_over(found, workspace, recorder) if share else (set[str](), list(found.todo))
         recorder.flush()
-        if taken and found.stopping is not None:
-            rows = {row["trial"]: row for row in results.live_trials(space.name) if row["trial"] in taken}
-            found.stopping.recall(rows, results.curves(space.name, space.metric))
+        found.recall(results, taken)
         outcome = _launch(found, todo, workspace, recorder, address, max_concurrent, share, quiet) if todo else Outcome.FINISHED
         if is_open:
             found.mark_dropped(recorder)

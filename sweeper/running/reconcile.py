@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,14 @@ class Reconciliation:
 
     def is_done(self, trial: PlannedTrial) -> bool:
         """Whether a trial need not run. Also for trials that `tpe` proposes later: an earlier run may have finished them."""
-        return trial.id in self.ended and trial.accepts(self.ended[trial.id])
+        return _is_done(trial, self.ended.get(trial.id), self.stopping)
+
+    def recall(self, results: ResultStore, taken: Collection[str]) -> None:
+        """Let early stopping know the trials that were taken over from other sweeps. Their rows must have been written."""
+        if taken and self.stopping is not None:
+            space = self.plan.space
+            rows = {row["trial"]: row for row in results.live_trials(space.name) if row["trial"] in taken}
+            self.stopping.recall(rows, results.curves(space.name, space.metric))
 
     def mark_planned(self, recorder: Recorder) -> None:
         """Set `in_plan` in the rows of earlier trials that are planned again."""
@@ -82,19 +89,27 @@ def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = Fal
     planner = planner or Planner(space, scores, {trial: row["result_key"] for trial, row in ended.items()})
     stopping = _decide_again(planner, ended, results.curves(space.name, space.metric) if ended else {}) if stops_early else None
     plan = planner.plan
-    accepted = {trial.id for trial in plan.trials if trial.id in ended and trial.accepts(ended[trial.id])}
-    # A trial that was stopped goes on if the decision is another one by now: seeds were added, say, or a failed one has been repeated.
-    current = {trial for trial in accepted if ended[trial]["status"] != "PRUNED" or stopping is None or stopping.has_gone_far_enough(trial)}
+    current = {trial.id for trial in plan.trials if _is_done(trial, ended.get(trial.id), stopping)}
     return Reconciliation(
         planner=planner,
         known=known,
         ended=ended,
         done=frozenset(current),
         todo=tuple(trial for trial in plan.trials if trial.id not in current),
-        stale=frozenset(trial.id for trial in plan.trials if trial.id in ended) - accepted,
+        stale=frozenset(trial.id for trial in plan.trials if trial.id in ended and not trial.accepts(ended[trial.id])),
         dropped=tuple(row for trial, row in known.items() if trial not in plan.by_id),
         stopping=stopping,
     )
+
+
+def _is_done(trial: PlannedTrial, row: Mapping[str, Any] | None, stopping: EarlyStopping | None) -> bool:
+    """Whether a trial need not run, given its row if it has ended.
+
+    A trial that was stopped early goes on if the decision is another one by now: seeds were added, say, or a failed one was repeated.
+    """
+    if row is None or not trial.accepts(row):
+        return False
+    return row["status"] != "PRUNED" or stopping is None or stopping.has_gone_far_enough(trial.id)
 
 
 def _decide_again(

@@ -21,7 +21,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -36,6 +35,7 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.reached import Reached
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.space.space import SearchSpace
 from sweeper.workbench import shorten_home
@@ -45,20 +45,6 @@ MAX_LOSSES = 3
 
 _SCORES = ("train_loss", "valid_loss", "valid_error", "test_error")
 """Scores of the last epoch, which become those of a trial that was stopped early."""
-
-
-@dataclass
-class _Reached:
-    """How far a trial has come.
-
-    Args:
-        last: Its last row of fine-tuning.
-        epoch: Epoch of fine-tuning from which it can go on: its state is stored where it may have to pause.
-    """
-
-    last: EpochRow
-    epoch: int
-
 
 _STOPPED = {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"}
 
@@ -126,7 +112,7 @@ class Session:
         self._running: dict[str, PlannedTrial] = {}
         self._paused: dict[str, PlannedTrial] = {}
         self._undecided: dict[str, PlannedTrial] = {}  # PRUNED by an earlier run; their candidates are open again
-        self._reached: dict[str, _Reached] = {}
+        self._reached = Reached()
         self._is_deciding = False
         for trial in planner.plan.trials:
             if self._was_pruned(trial) and not self._may_go_on(trial) and not self._is_stopped_early(trial):
@@ -198,7 +184,7 @@ class Session:
 
     def start(self, trial_id: str) -> None:
         """Record that a trial starts, goes on after a pause, or restarts after it was lost."""
-        self._reached.pop(trial_id, None)
+        self._reached.forget(trial_id)
         if not self.recorder.resume(trial_id):
             self.recorder.start(self._running[trial_id], device=self.space.device)
 
@@ -225,7 +211,7 @@ class Session:
         trial = self._running.pop(trial_id, None) or self._paused.pop(trial_id, None)
         if trial is None:
             return
-        self._reached.pop(trial_id, None)
+        self._reached.forget(trial_id)
         self._queue.end(trial_id)
         if result.get("cause") == "disk":  # all other trials would fail in the same way
             self._ending, self.reason = Outcome.DISK_FULL, result["error"]
@@ -279,16 +265,10 @@ class Session:
 
     def _observe(self, trial: PlannedTrial, row: Row) -> None:
         """Take in how far a trial's fine-tuning has come."""
-        if self._stopping is None or row.stage != "finetune":
-            return
-        if isinstance(row, EpochRow):
-            self._stopping.observe(trial.id, row.epoch, getattr(row, self.space.metric))
-            # The state at the end of a phase is stored after the row of its last epoch; the row of the stage follows then.
-            is_stored = not any(row.epoch == stage.end for stage in trial.finetuning)
-            before = self._reached.get(trial.id)
-            self._reached[trial.id] = _Reached(row, row.epoch if is_stored else before.epoch if before else 0)
-        elif (reached := self._reached.get(trial.id)) is not None:
-            reached.epoch = reached.last.epoch
+        if self._stopping is not None:
+            self._reached.observe(trial, row)
+            if isinstance(row, EpochRow) and row.stage == "finetune":
+                self._stopping.observe(trial.id, row.epoch, getattr(row, self.space.metric))
 
     def _decide(self) -> None:
         """Decide all that can be decided, and act on it: paused trials go on or end."""
@@ -306,7 +286,7 @@ class Session:
             if not self._must_pause(trial.id):
                 self._queue.resume(trial.id)
             elif self._is_stopped_early(trial):
-                self.end(trial.id, self._pruned(self._reached[trial.id].last))
+                self.end(trial.id, self._pruned(self._reached.last_row(trial.id)))
         elif trial.id in self._undecided:
             if self._may_go_on(trial):
                 del self._undecided[trial.id]
@@ -324,8 +304,7 @@ class Session:
 
     def _must_pause(self, trial_id: str) -> bool:
         """Whether a trial stands where its candidate is not decided yet, or is stopped."""
-        reached = self._reached.get(trial_id)
-        return self._stopping is not None and reached is not None and reached.epoch >= self._stopping.limit(trial_id)
+        return self._stopping is not None and self._reached.stored_epoch(trial_id) >= self._stopping.limit(trial_id)
 
     def _pruned(self, last: EpochRow) -> dict[str, Any]:
         """The result of a trial whose candidate is stopped: the scores of its last epoch."""

@@ -269,6 +269,8 @@ def test_early_stopping_stops_the_same_candidates_as_a_whole_with_one_slot_with_
     assert other.run(EARLY | {"name": "s"}, max_concurrent=1, share=False) == 0
     assert ends(other) == ends(sweep)
     assert not list((other.folder / "artifacts-unshared" / "s").glob("*"))
+    assert sweep.run(EARLY | {"name": "again"}) == 0
+    assert ends(sweep, "again") == ends(sweep), "also where complete trials are taken over"
     assert sweep.run(EARLY | {"name": "s"}) == 0
     assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
 

@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 
+from orca_core.rows import EpochRow
+from sweeper.planning.planner import make_plan
 from sweeper.planning.trials import PlannedTrial
+from sweeper.results import Workspace
 from sweeper.running.reconcile import reconcile
+from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome
 from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation, simulate_error
+from sweeper.running.takeover import take_over
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
 
@@ -358,3 +363,28 @@ def test_a_failed_seed_that_is_repeated_with_success_reopens_its_candidate():
     broken = False
     assert sweep.run() is Outcome.FINISHED
     assert sweep.ends() == finished(space, by_number).ends()
+
+
+def test_a_candidate_with_a_seed_from_another_sweep_is_compared_but_not_stopped(tmp_path):
+    """The seed is complete, and so the other one completes, too, although its candidate is the worst of its cohort."""
+    workspace = Workspace(tmp_path / "results")
+    other = Recorder(workspace.results, "other", "valid_error")
+    planned = make_plan(space_of(scheduler="fifo", seeds=1)).trials
+    for trial in [trial for trial in planned if trial.candidate == 3]:
+        other.start(trial, device="cpu")
+        other.add_rows(trial.id, [EpochRow(stage="finetune", epoch=epoch, valid_error=0.9) for epoch in range(1, 11)])
+        other.end(trial.id, {"status": "COMPLETE", "valid_error": 0.9})
+    other.flush()
+    found, recorder = reconcile(space_of(), workspace.results), Recorder(workspace.results, "s", "valid_error")
+    taken = take_over(workspace, recorder, found.todo)
+    recorder.flush()
+    found.recall(workspace.results, taken)
+    assert len(taken) == 2
+    stopping = found.stopping
+    first = [trial for trial in found.todo if trial.candidate < 4 and trial.id not in taken]
+    assert stopping.settle() == []
+    for trial in first:
+        stopping.observe(trial.id, 1, trial.candidate / 10)
+    assert len(stopping.settle()) == 2 * 4
+    assert {trial.candidate: stopping.limit(trial.id) for trial in first} == {0: 3, 1: 1, 2: 1, 3: 3}
+    assert {trial.candidate for trial in first if stopping.is_stopped(trial.id)} == {1, 2}
