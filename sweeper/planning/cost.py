@@ -94,8 +94,9 @@ class CostModel:
                     known += trained > 0
                     if plan.space.keep == "all":
                         stays += state * (max(ends) - stage.start)
-                    elif len(ends) > 1 or rungs or stage is not trial.finetuning[-1]:
-                        shared += state * (len(ends) + len(rungs))
+                    else:
+                        leaves = len(ends) if len(ends) > 1 or stage is not trial.finetuning[-1] else 0
+                        shared += state * (leaves + sum(stage.start < rung < stage.end for rung in rungs))
                 else:
                     size = self._measured.bytes.get((stage.kind, config.task, config.body.name))
                     known += size is not None

@@ -58,7 +58,8 @@ def _describe_stopping(plan: Plan) -> str:
     if not rungs:
         return f"{scheduler.name} compares nothing: no trial is longer than scheduler.grace_period = {scheduler.grace_period}"
     epochs = f"epoch{'s' if len(rungs) > 1 else ''} {', '.join(map(str, rungs))}"
-    return f"{scheduler.name} after {epochs} of fine-tuning, {among}, in cohorts of {plan.space.cohort} candidates"
+    cohorts = f", in cohorts of {plan.space.cohort} candidates" if any(axis.is_tuned for axis in plan.space.axes) else ""
+    return f"{scheduler.name} after {epochs} of fine-tuning, {among}{cohorts}"
 
 
 def _describe_disk(plan: Plan, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
@@ -173,7 +174,8 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
         alone, once, measured = costs.totals(found.todo)
         saved = f"{1 - once / alone:.0%} less than the {_format_duration(alone)} without sharing"
         known = f"{measured:.0%} of it estimated from measured stages" if measured else "a guess: no similar stage was measured yet"
-        lines.append(f"Work     about {_format_duration(once)} of one slot, {saved} ({known})")
+        about = "about" if plan.space.scheduler.name == "fifo" else "at most about"
+        lines.append(f"Work     {about} {_format_duration(once)} of one slot, {saved} ({known})")
         lines.append(f"Disk     {_describe_disk(plan, found.todo, costs)}")
     if found.dropped:
         lines.append(f"         {len(found.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false")
