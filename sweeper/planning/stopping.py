@@ -85,7 +85,9 @@ class EarlyStopping:
             if len(rungs := list_rungs(self._config, candidate.epochs)) > len(group.rungs):
                 group.rungs = rungs
             self._load(trial)
-        self._changed |= dict.fromkeys(self._groups.values())  # an arm may have proposed a trial that another arm had already
+            self._changed[group] = None
+        if self._planner.space.search.algorithm == "tpe":  # an arm may have proposed a trial that was known already: its cohort is complete
+            self._changed |= dict.fromkeys(self._groups.values())
 
     def recall(self, past: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Mapping[int, float | None]]) -> None:
         """Take in trials that have ended in earlier runs or in other sweeps; arguments as for the class."""

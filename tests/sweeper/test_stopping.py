@@ -110,6 +110,15 @@ SPACES = {
     "asha, tpe, cohorts of 1": {"search": TPE, "scheduler": {"name": "asha", "cohort": 1}},
     "asha, tpe, all arms": {"search": TPE, "scheduler": {"name": "asha", "among": "task", "grace_period": 2}},
     "asha, one cohort": {"scheduler": {"name": "asha", "cohort": 8, "reduction_factor": 2}},
+    "asha, tpe, trials of several candidates and arms": {
+        "search": TPE,
+        "space": {
+            "proxy": {"grid": ["photos", "noise"]},
+            "align.epochs": {"choice": [0, 1]},
+            "finetune.lr": {"choice": [1e-4, 1e-3, 1e-2]},
+        },
+        "scheduler": {"name": "asha", "reduction_factor": 2},
+    },
     "median, tpe": {"search": TPE, "scheduler": {"name": "median", "min_trials": 1}},
     "median, all arms": {"scheduler": {"name": "median", "among": "task"}},
 }
