@@ -117,6 +117,7 @@ def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned
     again.flush()
     assert ask(store, "select status, attempt, cause from trials") == [("COMPLETE", 2, None)]
     assert ask(store, "select epoch, valid_error from metrics") == [(1, 0.1)]
+    assert store.curves("s", "valid_error") == {planned.id: {1: 0.1}}
 
 
 @pytest.mark.parametrize("outcome", [COMPLETE, {"status": "PRUNED", "cause": "asha after epoch 1"}, {"status": "FAIL", "cause": "data"}])
