@@ -9,6 +9,7 @@ A candidate is one setting of an arm's tuned knobs, with all its seeds. It goes 
 - A candidate with a failed seed is not waited for. It is compared at the rungs that all its seeds reached, and stopped at the next one.
 - A candidate with a COMPLETE seed is not stopped any more. That seed was taken over from another sweep, or had ended before the file asked
   for early stopping; its values count in the comparison.
+- A trial that several candidates contain, of one arm or of several, belongs to the one that its row names.
 
 So decisions do not depend on the order in which trials run or report, and the scores of a cohort are known before `tpe` proposes the first
 candidate that needs them: for this a cohort must not be larger than `search.lag`.
