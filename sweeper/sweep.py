@@ -75,6 +75,7 @@ def run_space(
             found.mark_dropped(recorder)
         taken, todo = _take_over(found, workspace, recorder) if share else (set[str](), list(found.todo))
         recorder.flush()
+        found.recall(results, taken)
         outcome = _launch(found, todo, workspace, recorder, address, max_concurrent, share, quiet) if todo else Outcome.FINISHED
         if is_open:
             found.mark_dropped(recorder)
@@ -108,7 +109,9 @@ def _take_over(found: Reconciliation, workspace: Workspace, recorder: Recorder) 
     while todo and (more := take_over(workspace, recorder, todo)):
         taken |= more
         for trial in more:  # tpe may propose further trials from these scores, which other sweeps may have, too
-            planner.tell(trial, recorder.ended[trial].score)
+            proposed = planner.tell(trial, recorder.ended[trial].score)
+            if found.stopping is not None:
+                found.stopping.add(proposed)
         todo = [trial for trial in planner.plan.trials if trial.id not in taken and not found.is_done(trial)]
     replanned = [found.ended[trial.id] for trial in planner.plan.trials if found.is_done(trial) and trial.id not in found.done]
     recorder.set_in_plan(replanned, True)
@@ -136,6 +139,7 @@ def _launch(
             planner,
             ordered,
             found.ended,
+            found.stopping,
             recorder,
             workspace,
             progress,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orca_core.stages import Stage
+from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
 
 GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "finetune": 1.0}
@@ -83,6 +84,7 @@ class CostModel:
             trained = 4 * self._measured.trained.get((config.task, config.body.name, str(trial.knobs()["freezing"])), 0)
             stays += trained * of_weights
             state = trained * (2 if config.finetune.optimizer == "sgd" else 3) + trained * (plan.space.keep in ("best", "all"))
+            rungs = list_rungs(plan.space.scheduler, trial.finetuning[-1].end)
             for stage in trial.stages:
                 if stage.folder in folders:
                     continue
@@ -92,8 +94,9 @@ class CostModel:
                     known += trained > 0
                     if plan.space.keep == "all" and stage.fold is None:
                         stays += state * (max(ends) - stage.start)
-                    elif len(ends) > 1 or not trial.is_last_phase(stage):
-                        shared += state * len(ends)
+                    else:
+                        leaves = len(ends) if len(ends) > 1 or not trial.is_last_phase(stage) else 0
+                        shared += state * (leaves + sum(stage.start < rung < stage.end for rung in rungs))
                 else:
                     size = self._measured.bytes.get((stage.kind, config.task, config.body.name))
                     known += size is not None

@@ -57,6 +57,7 @@ class Planner:
         self._arms: list[_PlannedArm] = []
         self._arms_of: defaultdict[str, list[_PlannedArm]] = defaultdict(list)
         self._ends: defaultdict[str, set[int]] = defaultdict(set)
+        self._by_key: defaultdict[str, list[_PlannedArm]] = defaultdict(list)
         self._plan: Plan | None = None
         self._reported: set[str] = set()
         missing: dict[str, Fault] = {}
@@ -67,6 +68,7 @@ class Planner:
             except DataError as error:  # missing files of a task or proxy: collected, to be reported together
                 missing |= {line: Fault(error.knob, line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
             self._arms.append(planned)
+            self._by_key[planned.key].append(planned)
         self._proposed_later = sum(arm.proposed_later for arm in self._arms)
         if missing:
             raise ConfigError(missing.values(), space.file)
@@ -107,6 +109,15 @@ class Planner:
     def proposed_later(self) -> int:
         """Number of trials that `tpe` will propose once it has seen more scores."""
         return self._proposed_later
+
+    def count_candidates(self, arm: str) -> tuple[int, int]:
+        """Number of candidates of an arm that are proposed so far, and that there will be in the end."""
+        arms = self._by_key[arm]
+        return max(one.num_proposed for one in arms), max(one.num_candidates for one in arms)
+
+    def arms_of(self, task: str) -> list[str]:
+        """The arms that may have trials on a task, in the order of the file."""
+        return [key for key, arms in self._by_key.items() if any(arm.may_have(task) for arm in arms)]
 
     def ends_of(self, trajectory: str) -> list[int]:
         """Epochs at which trials leave a trajectory, ascending; empty if all leave it at the same epoch."""
@@ -163,7 +174,21 @@ class _PlannedArm:
         self._values: list[Values] = []
         self._candidates: list[list[PlannedTrial]] = []
         self._means: list[float | None] = []
-        self._key = ""
+        self.key = ""
+
+    @property
+    def num_proposed(self) -> int:
+        """Number of candidates proposed so far."""
+        return len(self._candidates)
+
+    @property
+    def num_candidates(self) -> int:
+        """Number of candidates in the end."""
+        return self._space.search.trials if self._arm.tuned else 1
+
+    def may_have(self, task: str) -> bool:
+        """Whether the arm may have trials on a task."""
+        return self._arm.config.task == task or any("task" in axis.knobs for axis in self._arm.tuned)
 
     @property
     def trials(self) -> list[PlannedTrial]:
@@ -173,12 +198,11 @@ class _PlannedArm:
     @property
     def proposed_later(self) -> int:
         """Number of trials still to be proposed."""
-        number = self._space.search.trials if self._arm.tuned else 1
-        return len(self._space.seeds) * (number - len(self._candidates))
+        return len(self._space.seeds) * (self.num_candidates - len(self._candidates))
 
     def grow(self, score_of: ScoreOf) -> list[PlannedTrial]:
         """Propose every candidate that the scores allow; returns the new trials."""
-        self._key = self._key or _arm_key(self._arm)
+        self.key = self.key or _arm_key(self._arm)
         before = len(self._candidates)
         while True:
             # A candidate may repeat an earlier one whose score is known: then the next one can be proposed right away.
@@ -208,7 +232,7 @@ class _PlannedArm:
             config = _resolve(self._space, overrides)
         # No other knob depends on the seed: resolve once, then fill in each seed.
         seeded = [config.model_copy(update={"seed": seed}) for seed in self._space.seeds]
-        return [plan_trial(one, self._space.device, self._key, number, self._arm.variant) for one in seeded]
+        return [plan_trial(one, self._space.device, self.key, number, self._arm.variant) for one in seeded]
 
 
 def plan_trial(config: TrialConfig, device: str, arm: str = "", candidate: int = 0, variant: str = "") -> PlannedTrial:

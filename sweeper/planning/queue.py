@@ -33,6 +33,7 @@ class TrialQueue:
         self._published: set[Address] = set()
         self._claims: dict[str, str] = {}  # folder of a stage -> trial that leads it
         self._running: dict[str, PlannedTrial] = {}
+        self._positions: dict[str, int] = {}  # of the running and the paused trials
         self.add(trials)
 
     def add(self, trials: Iterable[PlannedTrial]) -> None:
@@ -59,7 +60,7 @@ class TrialQueue:
             if (folder := self._find_claim(trial)) is not None:
                 self._blocked[folder].append(position)  # under the claim, so that no blocked trial is looked at again before its release
                 continue
-            self._running[trial.id] = trial
+            self._running[trial.id], self._positions[trial.id] = trial, position
             for stage in trial.stages:
                 # Claimed even if no other trial needs it yet: tpe adds trials later. A trajectory keeps its first leader.
                 if self._share and stage.address not in self._published:
@@ -80,12 +81,22 @@ class TrialQueue:
             self._release(stage.folder)
 
     def end(self, trial_id: str) -> None:
-        """Record that a running trial has ended, however it ended; the stages it claimed but did not publish are free again."""
+        """Record that a running or paused trial has ended, however it ended."""
+        self.pause(trial_id)
+        self._positions.pop(trial_id, None)
+
+    def pause(self, trial_id: str) -> None:
+        """Record that a running trial has stopped for now; the stages it claimed but did not publish are free again."""
         trial = self._running.pop(trial_id, None)
         for stage in trial.stages if trial else ():
             if self._claims.get(stage.folder) == trial_id:
                 del self._claims[stage.folder]
                 self._release(stage.folder)
+
+    def resume(self, trial_id: str) -> None:
+        """Let a paused trial wait again, at its place in the order: before all that have not started. Repeated calls change nothing."""
+        if (position := self._positions.pop(trial_id, None)) is not None:
+            heapq.heappush(self._waiting, position)
 
     def _release(self, folder: str) -> None:
         """Let the trials blocked by a folder wait again; `next` blocks those that still need something."""

@@ -123,6 +123,24 @@ class ResultStore:
 
         return self.read(TABLES, largest, sweep)
 
+    def curves(self, sweep: str, metric: str) -> dict[str, dict[int, float | None]]:
+        """Trial -> epoch of fine-tuning -> a metric after it, in the last attempt of each trial.
+
+        Raises:
+            StoreError: If a file is damaged.
+        """
+        import pyarrow.dataset as ds
+
+        def select(data: dict[str, ds.FileSystemDataset]) -> pa.Table:
+            current = drop_superseded(data["metrics"], find_later_attempts(data["trials"]))
+            return current.to_table(columns=["trial", "epoch", metric], filter=ds.field("stage") == "finetune")
+
+        found: dict[str, dict[int, float | None]] = {}
+        rows = self.read(["trials", "metrics"], select, sweep)
+        for trial, epoch, value in zip(rows["trial"].to_pylist(), rows["epoch"].to_pylist(), rows[metric].to_pylist(), strict=True):
+            found.setdefault(trial, {})[epoch] = value
+        return found
+
     def read(
         self,
         tables: Collection[str],

@@ -24,7 +24,7 @@ class TrialJob:
         keep_at: Folder of a stage -> epochs whose states other trials need.
         keep: Which fine-tuned weights are kept.
         models: URI of the store for these weights; empty = `store`.
-        reports_each_epoch: Whether a scheduler judges each epoch of fine-tuning.
+        rungs: Epochs of fine-tuning at which the trial may have to pause: it reports there, and goes on only when it is told to.
         folder: Working folder, against which relative paths of tasks and bodies are resolved; empty = unchanged.
         data_root: Folder in which the worker finds data; empty = the one its process uses.
         cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
@@ -37,7 +37,7 @@ class TrialJob:
     keep_at: Mapping[str, Sequence[int]] = field(default_factory=dict)
     keep: Keep = "none"
     models: str = ""
-    reports_each_epoch: bool = False
+    rungs: Sequence[int] = field(default_factory=list)
     folder: str = ""
     data_root: str = ""
     cache_root: str = ""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from orca_core.errors import StoreError
 from sweeper.planning.planner import Planner
+from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import PlannedTrial
 
 
@@ -59,6 +60,7 @@ class StateKeeper:
             # layers that `surgical` chose. So for most trials of a sweep there is nothing to drop, and the store is not accessed.
             has_state = not trial.is_last_phase(stage) or bool(self._planner.ends_of(stage.folder)) or status != "COMPLETE"
             has_state |= trial.config.phases[stage.phase].is_surgical
+            has_state |= bool(list_rungs(self._planner.space.scheduler, stage.end))  # where a trial may have to pause, it stores its state
             if self._needed_by[stage.folder] <= 0 and (has_state or self._planner.space.keep == "none"):
                 self._ended.append((batch, stage.folder))
 

@@ -64,6 +64,8 @@ class Progress:
         failed = sum(trial.status == "FAIL" for trial in ended)
         done = self.done_before + len(ended)
         parts = [f"{done}/{self.total} trials", f"{self.recorder.running} running"]
+        if self.recorder.paused:
+            parts.append(f"{self.recorder.paused} paused")
         if failed:
             parts.append(f"[red]{failed} failed[/red]")
         if pruned := sum(trial.status == "PRUNED" for trial in ended):

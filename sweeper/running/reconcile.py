@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sweeper.planning.planner import Planner
+from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.store import ResultStore
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
@@ -25,6 +26,7 @@ class Reconciliation:
         todo: Planned trials that must run.
         stale: Ids of planned trials whose results come from other code, data or pretraining than the current ones.
         dropped: Rows of trials that are no longer planned.
+        stopping: What early stopping decides from the results; None without it.
     """
 
     planner: Planner
@@ -34,10 +36,18 @@ class Reconciliation:
     todo: tuple[PlannedTrial, ...]
     stale: frozenset[str]
     dropped: tuple[Mapping[str, Any], ...]
+    stopping: EarlyStopping | None = None
 
     def is_done(self, trial: PlannedTrial) -> bool:
         """Whether a trial need not run. Also for trials that `tpe` proposes later: an earlier run may have finished them."""
-        return trial.id in self.ended and trial.accepts(self.ended[trial.id])
+        return _is_done(trial, self.ended.get(trial.id), self.stopping)
+
+    def recall(self, results: ResultStore, taken: Collection[str]) -> None:
+        """Let early stopping know the trials that were taken over from other sweeps. Their rows must have been written."""
+        if taken and self.stopping is not None:
+            space = self.plan.space
+            rows = {row["trial"]: row for row in results.live_trials(space.name) if row["trial"] in taken}
+            self.stopping.recall(rows, results.curves(space.name, space.metric))
 
     def mark_planned(self, recorder: Recorder) -> None:
         """Set `in_plan` in the rows of earlier trials that are planned again."""
@@ -75,16 +85,51 @@ def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = Fal
         return row["status"] == "COMPLETE" or (row["status"] == "PRUNED" and stops_early)
 
     ended = {trial: row for trial, row in known.items() if has_ended(row)}
-    scores = {trial: score_of(row, space.metric) for trial, row in ended.items()}
+    scores = {trial: score_of(row, space.metric) for trial, row in ended.items() if row["status"] != "PRUNED"}
     planner = planner or Planner(space, scores, {trial: row["result_key"] for trial, row in ended.items()})
+    stopping = _decide_again(planner, ended, results.curves(space.name, space.metric) if ended else {}) if stops_early else None
     plan = planner.plan
-    current = {trial.id for trial in plan.trials if trial.id in ended and trial.accepts(ended[trial.id])}
+    current = {trial.id for trial in plan.trials if _is_done(trial, ended.get(trial.id), stopping)}
     return Reconciliation(
         planner=planner,
         known=known,
         ended=ended,
         done=frozenset(current),
         todo=tuple(trial for trial in plan.trials if trial.id not in current),
-        stale=frozenset(trial.id for trial in plan.trials if trial.id in ended) - current,
+        stale=frozenset(trial.id for trial in plan.trials if trial.id in ended and not trial.accepts(ended[trial.id])),
         dropped=tuple(row for trial, row in known.items() if trial not in plan.by_id),
+        stopping=stopping,
     )
+
+
+def _is_done(trial: PlannedTrial, row: Mapping[str, Any] | None, stopping: EarlyStopping | None) -> bool:
+    """Whether a trial need not run, given its row if it has ended.
+
+    A trial that was stopped early goes on if the decision is another one by now: seeds were added, say, or a failed one was repeated.
+    """
+    if row is None or not trial.accepts(row):
+        return False
+    return row["status"] != "PRUNED" or stopping is None or stopping.has_gone_far_enough(trial.id)
+
+
+def _decide_again(
+    planner: Planner, ended: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Mapping[int, float | None]]
+) -> EarlyStopping:
+    """Decide from the results which candidates are stopped, and let `tpe` propose from the scores of those that are.
+
+    A trial that is PRUNED in the results has no score as long as its candidate is undecided: it may go on.
+    """
+    stopping = EarlyStopping(planner, ended, curves)
+    open_trials = {trial: row for trial, row in ended.items() if row["status"] == "PRUNED"}
+    while True:
+        stopping.settle()
+        by_id = planner.plan.by_id
+        confirmed = [
+            trial
+            for trial, row in open_trials.items()
+            if trial in by_id and by_id[trial].accepts(row) and stopping.is_stopped(trial) and stopping.has_gone_far_enough(trial)
+        ]
+        if not confirmed:
+            return stopping
+        for trial in confirmed:
+            stopping.add(planner.tell(trial, score_of(open_trials.pop(trial), planner.space.metric)))

@@ -8,7 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
@@ -48,13 +48,34 @@ class RowStore(Protocol):
 
 @dataclass
 class _Live:
-    """A running trial and its row so far."""
+    """A trial that runs or is paused, and its row so far.
+
+    Args:
+        row: Its row so far.
+        started: When it started or went on, by the recorder's clock; None while it is paused.
+        seconds: How long it had run before.
+        reported: Which stages and epochs it has reported. A trial that goes on after a pause reports them once more.
+        stage_started: When its current stage started or went on.
+        stage_before: Seconds that its current stage had taken before its last pause.
+    """
 
     row: dict[str, Any]
-    started: float
+    started: float | None
+    seconds: float = 0.0
+    reported: set[tuple[str, str, int | None, int, int]] = field(default_factory=set)
+    stage_started: float = 0.0
+    stage_before: float = 0.0
     stage_seconds: Counter[str] = field(default_factory=Counter)
     saved_s: float = 0.0
     mixed: set[bool | None] = field(default_factory=set)
+
+    def complete_stage(self, row: StageRow) -> StageRow:
+        """The row of a stage with what it took before pauses: epochs computed then are not reused ones, though the store had them."""
+        if self.stage_before == 0.0:
+            return row
+        before, self.stage_before = self.stage_before, 0.0
+        saved_s = max(0.0, row.saved_s - before)
+        return replace(row, seconds=row.seconds + before, saved_s=saved_s, reused_epochs=row.reused_epochs if saved_s else 0)
 
     @property
     def mixed_numerics(self) -> bool | None:
@@ -117,7 +138,12 @@ class Recorder:
     @property
     def running(self) -> int:
         """Number of running trials."""
-        return len(self._live)
+        return len(self._live) - self.paused
+
+    @property
+    def paused(self) -> int:
+        """Number of paused trials."""
+        return sum(live.started is None for live in self._live.values())
 
     def start(self, trial: PlannedTrial, *, device: str) -> None:
         """Record that a trial starts, or restarts after its process or machine was lost."""
@@ -142,14 +168,30 @@ class Recorder:
             "config_hash": trial.id,
         }
         row |= trial.cells() | provenance()
-        self._live[trial.id] = _Live(row, self._clock())
+        self._live[trial.id] = _Live(row, self._clock(), stage_started=self._clock())
         self._buffers["trials"].append(dict(row))
         self._flush_if_due()
 
     def seconds(self, trial_id: str) -> float:
-        """Seconds that a trial has been running; 0 if it is not."""
+        """Seconds that a trial has been running, without pauses; 0 if it is unknown."""
         live = self._live.get(trial_id)
-        return self._clock() - live.started if live else 0.0
+        if live is None:
+            return 0.0
+        return live.seconds + (self._clock() - live.started if live.started is not None else 0.0)
+
+    def pause(self, trial_id: str) -> None:
+        """Record that a running trial stops for now. Its attempt goes on with `resume`."""
+        live = self._live[trial_id]
+        live.stage_before += self._clock() - live.stage_started
+        live.seconds, live.started = self.seconds(trial_id), None
+
+    def resume(self, trial_id: str) -> bool:
+        """Record that a paused trial goes on. False, and nothing is recorded, if it is not paused."""
+        live = self._live.get(trial_id)
+        if live is None or live.started is not None:
+            return False
+        live.started = live.stage_started = self._clock()
+        return True
 
     def locate(self, trial_id: str, host: str | None, pid: int | None, worker: Mapping[str, Any] = {}) -> None:
         """Record which worker runs a trial, once that is known.
@@ -166,6 +208,14 @@ class Recorder:
         """Record rows that a running trial reported."""
         live = self._live[trial_id]
         for row in rows:
+            if isinstance(row, StageRow):
+                live.stage_started = self._clock()
+            key = (row.TABLE, row.stage, row.fold, row.phase, row.epoch if isinstance(row, EpochRow) else 0)
+            if key in live.reported:
+                continue
+            live.reported.add(key)
+            if isinstance(row, StageRow):
+                row = live.complete_stage(row)
             cells = row.cells()
             # Copied right away, so that trials that fail or are stopped early have them, too.
             live.row |= {name: cells[name] for name in _TRIAL_COLUMNS if isinstance(row, EpochRow) and name in cells}
@@ -178,11 +228,12 @@ class Recorder:
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> Ended | None:
         """Record how a trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. None, and no row, if it never started."""
-        live = self._live.pop(trial_id, None)
+        seconds, live = self.seconds(trial_id), self._live.pop(trial_id, None)
         if live is None:
             return None
         row = live.row | dict(result) | {"sequence": 1, "ended_at": datetime.now(UTC)}
-        row |= {"seconds": self._clock() - live.started, "saved_s": live.saved_s, "mixed_numerics": live.mixed_numerics}
+        live.stage_seconds["finetune"] += live.stage_before  # type: ignore[assignment]  # a trial pauses only there
+        row |= {"seconds": seconds, "saved_s": live.saved_s, "mixed_numerics": live.mixed_numerics}
         row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
         ended = Ended(row["status"], row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
         self.ended[trial_id] = ended

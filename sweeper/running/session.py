@@ -3,12 +3,16 @@
 A trial that was handed out by `next` is started, reports rows, and ends in one of four ways:
 
     end       it reported its result, COMPLETE or FAIL
-    cut       it was stopped from outside: with the sweep, at its time limit, or by the scheduler
+    cut       it was stopped from outside: with the sweep, at its time limit, or because its candidate is stopped early
     give_up   the worker's process or machine was lost too often
     close     it was still running when the run ended
 
-`lose` does not end a trial: it is started again, as its next attempt. The code that runs trials calls these methods: Ray Tune's hooks in a
-real run, `simulation.py` in tests. Nothing here knows about Ray, so thousands of histories can be tested in seconds.
+`lose` does not end a trial: it is started again, as its next attempt. Nor does `cut` where a trial only has to pause: it has reached a rung
+at which its candidate is not decided yet. Its state is stored, and `next` hands it out once more when the candidate goes on; if the
+candidate is stopped instead, the trial ends without being started again.
+
+The code that runs trials calls these methods: Ray Tune's hooks in a real run, `simulation.py` in tests. Nothing here knows about Ray, so
+thousands of histories can be tested in seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -26,11 +30,13 @@ from orca_core.stages import Stage
 from orca_core.workbench import Workbench
 from sweeper.planning.planner import Planner
 from sweeper.planning.queue import TrialQueue
+from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
-from sweeper.running.recorder import NOT_RETRIED, Recorder
+from sweeper.running.reached import Reached
+from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.space.space import SearchSpace
 from sweeper.workbench import shorten_home
 
@@ -69,6 +75,7 @@ class Session:
         workspace: Where stages and models are kept.
         slots: Maximum number of trials at once.
         ended: Trial id -> row, of trials that ended for good in earlier runs.
+        stopping: Decides which candidates are stopped early; None = one that knows of no earlier runs, if the sweep has a scheduler.
         share: Whether trials share stages; if not, each has a private store, dropped when it ends.
         keeper: Drops states that no trial needs any more; None = all states are kept.
         clock: Monotonic clock, in seconds.
@@ -86,6 +93,7 @@ class Session:
         *,
         slots: int,
         ended: Mapping[str, Mapping[str, Any]] = {},
+        stopping: EarlyStopping | None = None,
         share: bool = True,
         keeper: StateKeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -95,8 +103,21 @@ class Session:
         self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
         self._workbench = Workbench.current()
         self._ended = ended
+        self._stopping = stopping
+        if stopping is None and planner.space.scheduler.name != "fifo":
+            self._stopping = EarlyStopping(planner)
+        if self._stopping is not None:  # cohort after cohort, so that few trials wait for others
+            todo = sorted(todo, key=self._stopping.cohort_of)
         self._queue = TrialQueue(todo, share=share)
         self._running: dict[str, PlannedTrial] = {}
+        self._paused: dict[str, PlannedTrial] = {}
+        self._undecided: dict[str, PlannedTrial] = {}  # PRUNED by an earlier run; their candidates are open again
+        self._reached = Reached()
+        self._is_deciding = False
+        for trial in planner.plan.trials:
+            if self._was_pruned(trial) and not self._may_go_on(trial) and not self._is_stopped_early(trial):
+                self._undecided[trial.id] = trial
+        self._decide()
         self._deadline = clock() + seconds_allowed(planner.space, slots)
         self._ending: Outcome | None = None
         self._is_cut_short = False
@@ -115,8 +136,9 @@ class Session:
     @property
     def is_exhausted(self) -> bool:
         """Whether no more trials will be handed out."""
-        # While a trial runs, its score may still make tpe propose others.
-        return self.is_ending or (self._queue.is_empty and not (self._planner.proposed_later and self._running))
+        # While a trial runs, its score may still make tpe propose others, and its epochs may let paused trials go on.
+        may_get_more = bool(self._running) and (self._planner.proposed_later > 0 or self._stopping is not None)
+        return self.is_ending or (self._queue.is_empty and not may_get_more)
 
     @property
     def outcome(self) -> Outcome:
@@ -137,19 +159,24 @@ class Session:
         trial = self._queue.next()
         if trial is not None:
             self._running[trial.id] = trial
+            self._paused.pop(trial.id, None)
         return trial
 
     def job(self, trial: PlannedTrial) -> TrialJob:
         """The message that starts a trial on a worker."""
+        rungs = self._stopping.rungs_of(trial) if self._stopping is not None else ()
+        ends = {stage.folder: self._planner.ends_of(stage.folder) if self.share else [] for stage in trial.stages}
+        for stage in trial.finetuning:
+            ends[stage.folder] = sorted({*ends[stage.folder], *(rung for rung in rungs if stage.start < rung < stage.end)})
         store = self._workspace.artifacts_uri if self.share else self._workspace.private_uri(self.space.name, trial.id)
         return TrialJob(
             config=trial.config,
             store=store,
             device=self.space.device,
-            keep_at={stage.folder: self._planner.ends_of(stage.folder) for stage in trial.stages} if self.share else {},
+            keep_at={folder: epochs for folder, epochs in ends.items() if epochs},
             keep=self.space.keep,
             models=self._workspace.artifacts_uri,
-            reports_each_epoch=self.space.scheduler.name != "fifo",
+            rungs=list(rungs),
             folder=os.getcwd(),
             data_root=str(self._workbench.data_root),
             cache_root=shorten_home(self._workbench.cache_root),
@@ -157,8 +184,10 @@ class Session:
         )
 
     def start(self, trial_id: str) -> None:
-        """Record that a trial starts, or restarts after it was lost."""
-        self.recorder.start(self._running[trial_id], device=self.space.device)
+        """Record that a trial starts, goes on after a pause, or restarts after it was lost."""
+        self._reached.forget(trial_id)
+        if not self.recorder.resume(trial_id):
+            self.recorder.start(self._running[trial_id], device=self.space.device)
 
     def report(
         self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None, worker: Mapping[str, Any] = {}
@@ -175,12 +204,15 @@ class Session:
                 self._queue.publish(trial_id, row.stage, row.phase, fold=row.fold)
             elif any(self._leaves_state(stage, row) for stage in trial.stages):
                 self._queue.publish(trial_id, row.stage, row.phase, row.epoch, row.fold)
+            self._observe(trial, row)
+        self._decide()
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record how a trial ended: write its row, release its claims, and let tpe propose further trials."""
-        trial = self._running.pop(trial_id, None)
+        trial = self._running.pop(trial_id, None) or self._paused.pop(trial_id, None)
         if trial is None:
             return
+        self._reached.forget(trial_id)
         self._queue.end(trial_id)
         if result.get("cause") == "disk":  # all other trials would fail in the same way
             self._ending, self.reason = Outcome.DISK_FULL, result["error"]
@@ -192,24 +224,29 @@ class Session:
         self.drop_unneeded()
         if not self.share and result["status"] != "FAIL":  # a failed trial may be retried, and then resumes from its stages
             self._workspace.drop_private(self.space.name, trial_id)
-        if ended is not None and result.get("cause") != "stopped":  # a stopped trial has no score yet: it runs again
-            self._add(self._planner.tell(trial_id, ended.score))
+        if result.get("cause") != "stopped":  # a stopped trial has no score yet: it runs again
+            if self._stopping is not None and result["status"] != "PRUNED":
+                self._stopping.end(trial_id, result["status"])
+            if ended is not None:
+                self._add(self._planner.tell(trial_id, ended.score))
+            self._decide()
 
-    def cut(self, trial_id: str, last: Mapping[str, Any]) -> None:
-        """Record that a trial was stopped because of `wants_stop` or by a scheduler; `last` is its report of its last epoch."""
-        if trial_id not in self._running:
+    def cut(self, trial_id: str) -> None:
+        """Record that a trial was stopped because of `wants_stop`. If it only has to pause it may be handed out again."""
+        if (trial := self._running.get(trial_id)) is None:
             return
-        if self.is_ending:
-            self._is_cut_short = True
-            self.end(trial_id, _STOPPED)
-        elif self._is_overdue(trial_id):
+        if self._must_pause(trial_id):
+            self._paused[trial_id] = self._running.pop(trial_id)
+            self._queue.pause(trial_id)
+            self.recorder.pause(trial_id)
+            self._go_on_or_end(trial)
+            self._decide()
+        elif self._is_overdue(trial_id) and not self.is_ending:
             error = f"the trial ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
             self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
         else:
-            epoch = last.get("epoch")
-            scores = {name: last[name] for name in _SCORES if name in last}
-            cause = f"{self.space.scheduler.name} after epoch {epoch}"
-            self.end(trial_id, {"status": "PRUNED", "cause": cause, "best_epoch": epoch} | scores)
+            self._is_cut_short = True
+            self.end(trial_id, _STOPPED)
 
     def lose(self, trial_id: str) -> None:
         """Record that the process or machine of a trial was lost. It stays handed out and reports its rows again, as a new attempt."""
@@ -223,7 +260,57 @@ class Session:
 
     def wants_stop(self, trial_id: str) -> bool:
         """Whether a trial that has just reported should be stopped."""
-        return self.is_ending or self._is_overdue(trial_id)
+        return self.is_ending or self._is_overdue(trial_id) or self._must_pause(trial_id)
+
+    # ------------------------------------------------------------------------------------------------------- early stopping
+
+    def _observe(self, trial: PlannedTrial, row: Row) -> None:
+        """Take in how far a trial's fine-tuning has come."""
+        if self._stopping is not None:
+            self._reached.observe(trial, row)
+            if isinstance(row, EpochRow) and row.stage == "finetune":
+                self._stopping.observe(trial.id, row.epoch, getattr(row, self.space.metric))
+
+    def _decide(self) -> None:
+        """Decide all that can be decided, and act on it: paused trials go on or end."""
+        if self._stopping is None or self._is_deciding:
+            return
+        self._is_deciding = True
+        while decided := self._stopping.settle():
+            for trial in [trial for candidate in decided for trial in candidate.trials]:
+                self._go_on_or_end(trial)
+        self._is_deciding = False
+
+    def _go_on_or_end(self, trial: PlannedTrial) -> None:
+        """Let a waiting trial go on, or end it, if its candidate is decided."""
+        if trial.id in self._paused:
+            if not self._must_pause(trial.id):
+                self._queue.resume(trial.id)
+            elif self._is_stopped_early(trial):
+                self.end(trial.id, self._pruned(self._reached.last_row(trial.id)))
+        elif trial.id in self._undecided:
+            if self._may_go_on(trial):
+                del self._undecided[trial.id]
+                self._enqueue([trial])
+            elif self._is_stopped_early(trial):
+                del self._undecided[trial.id]
+                self._add(self._planner.tell(trial.id, score_of(self._ended[trial.id], self.space.metric)))
+
+    def _is_stopped_early(self, trial: PlannedTrial) -> bool:
+        return self._stopping is not None and self._stopping.is_stopped(trial.id)
+
+    def _may_go_on(self, trial: PlannedTrial) -> bool:
+        """Whether a trial that an earlier run stopped early may go on."""
+        return self._stopping is None or not self._stopping.has_gone_far_enough(trial.id)
+
+    def _must_pause(self, trial_id: str) -> bool:
+        """Whether a trial stands where its candidate is not decided yet, or is stopped."""
+        return self._stopping is not None and self._reached.stored_epoch(trial_id) >= self._stopping.limit(trial_id)
+
+    def _pruned(self, last: EpochRow) -> dict[str, Any]:
+        """The result of a trial whose candidate is stopped: the scores of its last epoch."""
+        scores = {name: value for name, value in last.cells().items() if name in _SCORES}
+        return {"status": "PRUNED", "cause": f"{self.space.scheduler.name} after epoch {last.epoch}", "best_epoch": last.epoch} | scores
 
     # ------------------------------------------------------------------------------------------------------------- the run
 
@@ -246,24 +333,40 @@ class Session:
             self._keeper.drop(self.recorder.batches)
 
     def close(self) -> None:
-        """End the run. Trials that are still running are recorded as stopped."""
-        self._ending = self._ending or (Outcome.STOPPED if self._running else None)
+        """End the run. Trials that are still running or paused are recorded as stopped."""
+        self._ending = self._ending or (Outcome.STOPPED if self._running or self._paused else None)
         for trial_id in list(self._running):
-            self.cut(trial_id, {})
+            self.cut(trial_id)
+        for trial_id in list(self._paused):
+            self._is_cut_short = True
+            self.end(trial_id, _STOPPED)
         self._is_closed = True
 
     def _add(self, proposed: Iterable[PlannedTrial]) -> None:
         """Queue trials that tpe proposes. One that an earlier run finished is marked as planned again instead of being run."""
-        todo = []
+        proposed, todo = list(proposed), []
+        if self._stopping is not None:
+            self._stopping.add(proposed)
         for trial in proposed:
             row = self._ended.get(trial.id)
-            if row is None or row["result_key"] != trial.result_key:
+            if row is None or not trial.accepts(row) or (self._was_pruned(trial) and self._may_go_on(trial)):
                 todo.append(trial)
-            elif not row["in_plan"]:
+                continue
+            if self._was_pruned(trial):
+                self._undecided[trial.id] = trial
+            if not row["in_plan"]:
                 self.recorder.set_in_plan([row], True)
-        self._queue.add(todo)
+        self._enqueue(todo)
+
+    def _enqueue(self, trials: Sequence[PlannedTrial]) -> None:
+        self._queue.add(trials)
         if self._keeper is not None:
-            self._keeper.add(todo)
+            self._keeper.add(trials)
+
+    def _was_pruned(self, trial: PlannedTrial) -> bool:
+        """Whether an earlier run stopped a trial early."""
+        row = self._ended.get(trial.id)
+        return self._stopping is not None and row is not None and row["status"] == "PRUNED" and trial.accepts(row)
 
     def _leaves_state(self, stage: Stage, row: EpochRow) -> bool:
         """Whether a row means that a stage has stored an interim state from which other trials go on.

@@ -1,7 +1,7 @@
 """A run of a sweep in simulated time.
 
 Planner, queue, session, recorder and keeper are the real ones; only the workers, the stage store and the tables are simulated. Workers
-report what real ones would, from a store in memory, and are lost, fail or are stopped early at random. So the driver can be tested over
+report what real ones would, from a store in memory, and are lost or fail at random. So the driver can be tested over
 thousands of histories, and its own cost can be measured for sweeps far too large to run.
 """
 
@@ -20,6 +20,7 @@ from orca_core.errors import StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.stages import Stage
 from sweeper.planning.planner import Planner
+from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.keeping import StateKeeper
@@ -44,7 +45,6 @@ class Chances:
         lost: The worker's process or machine is lost.
         fails: The trial ends with an error of its own, or runs out of memory.
         fills_disk: The trial finds the disk full.
-        pruned: After an epoch of fine-tuning, the scheduler stops the trial.
         stop: The user stops the run.
         no_machines: The last machine is lost.
         held_back: A batch of rows cannot be written at the first try.
@@ -53,7 +53,6 @@ class Chances:
     lost: float = 0.0
     fails: float = 0.0
     fills_disk: float = 0.0
-    pruned: float = 0.0
     stop: float = 0.0
     no_machines: float = 0.0
     held_back: float = 0.0
@@ -85,6 +84,15 @@ class SimulatedTables:
 
     def compact(self, sweep: str) -> None:
         """Do nothing: there are no files."""
+
+    def curves(self, sweep: str, metric: str) -> dict[str, dict[int, float | None]]:
+        """Trial -> epoch of fine-tuning -> a metric after it, in the last attempt of each trial."""
+        last = self.attempts(sweep)
+        found: defaultdict[str, dict[int, float | None]] = defaultdict(dict)
+        for row in self.rows["metrics"]:
+            if row["stage"] == "finetune" and row["attempt"] == last[row["trial"]]:
+                found[row["trial"]][row["epoch"]] = row.get(metric)
+        return dict(found)
 
     def live_trials(self, sweep: str | None = None) -> list[Mapping[str, Any]]:
         """The current row of each trial."""
@@ -142,9 +150,11 @@ class Simulation:
         workspace: Where stages are kept.
         slots: Maximum number of trials at once.
         ended: Trial id -> row, of trials that ended for good in earlier runs.
+        stopping: As for `Session`.
         share: Whether trials share stages.
         chances: What can go wrong.
         random: Source of all randomness: failures, and how long an epoch takes.
+        error_of: The error of a trial after an epoch of fine-tuning; None = the trial fails there.
         watch: Called with the simulation after each time trials were handed out.
 
     Attributes:
@@ -165,9 +175,11 @@ class Simulation:
         *,
         slots: int,
         ended: Mapping[str, Mapping[str, Any]] = {},
+        stopping: EarlyStopping | None = None,
         share: bool = True,
         chances: Chances = Chances(),
         random: Random | None = None,
+        error_of: Callable[[PlannedTrial, int], float | None] | None = None,
         watch: Callable[[Simulation], None] = lambda simulation: None,
     ) -> None:
         self.now = 0.0
@@ -177,6 +189,7 @@ class Simulation:
         self.reported: set[Address] = set()
         self._planner, self._workspace, self._share, self._watch = planner, workspace, share, watch
         self._chances, self._random = chances, random or Random(0)
+        self._error_of = error_of or simulate_error
         self._losses: Counter[str] = Counter()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
@@ -184,7 +197,16 @@ class Simulation:
         self.recorder = Recorder(tables, planner.space.name, planner.space.metric, clock=self._clock)
         keeper = StateKeeper(workspace.shared, planner, todo) if share else None
         self.session = Session(
-            planner, todo, self.recorder, workspace, slots=slots, ended=ended, share=share, keeper=keeper, clock=self._clock
+            planner,
+            todo,
+            self.recorder,
+            workspace,
+            slots=slots,
+            ended=ended,
+            stopping=stopping,
+            share=share,
+            keeper=keeper,
+            clock=self._clock,
         )
 
     def run(self) -> Outcome:
@@ -230,7 +252,7 @@ class Simulation:
         try:
             seconds, row = next(work)
         except StopIteration:
-            self._end(trial, {"status": "COMPLETE"} | simulate_scores(trial))
+            self._end(trial, {"status": "COMPLETE"} | self._scores(trial))
             return
         self._schedule(seconds, lambda: self._report(trial, work, row))
 
@@ -247,13 +269,15 @@ class Simulation:
             session.stop()
         if self._happens(chances.no_machines):
             session.lose_machines()
+        if isinstance(row, EpochRow) and row.stage == "finetune" and row.valid_error is None:
+            self._end(trial, {"status": "FAIL", "cause": "user-error", "error": "simulated", "traceback": ""})
+            return
         if row is not None:
             session.report(trial.id, [row], "simulated", 1)
             self._note_stored(trial, row)
-            in_finetuning = isinstance(row, EpochRow) and row.stage == "finetune" and row.epoch < trial.config.finetune.epochs
-            if session.wants_stop(trial.id) or (in_finetuning and self._happens(chances.pruned)):
+            if session.wants_stop(trial.id):
                 self._remove(trial)
-                session.cut(trial.id, row.cells())
+                session.cut(trial.id)
                 return
         self._advance(trial, work)
 
@@ -294,7 +318,7 @@ class Simulation:
             has_tensors = states.get(stage.address)
             if has_tensors or (has_tensors is False and not keeps_tensors):
                 for epoch in range(stage.start + 1, stage.end + 1):
-                    yield 0.0, simulate_epoch(trial, stage, epoch)
+                    yield 0.0, self._epoch(trial, stage, epoch)
                 yield 0.0, simulate_stage(stage, is_reused=True)
                 continue
             self.computing[trial.id] = stage.folder
@@ -305,40 +329,50 @@ class Simulation:
                 stored = [address.epoch or 0 for address, with_tensors in states.items() if with_tensors]
                 found = max((epoch for epoch in stored if stage.start < epoch < stage.end), default=stage.start)
                 for epoch in range(stage.start + 1, found + 1):
-                    yield 0.0, simulate_epoch(trial, stage, epoch)
+                    yield 0.0, self._epoch(trial, stage, epoch)
                 for epoch in range(found + 1, stage.end + 1):
                     yield self._seconds(stage), None
                     store.computed[stage.folder, epoch] += 1
                     if epoch in ends and epoch < stage.end:
                         store.states[stage.folder][stage.address_at(epoch)] = True
-                    yield 0.0, simulate_epoch(trial, stage, epoch)
+                    yield 0.0, self._epoch(trial, stage, epoch)
                 yield STORED_AFTER_S, None
             store.states[stage.folder][stage.address] = keeps_tensors
             del self.computing[trial.id]
             yield 0.0, simulate_stage(stage, is_reused=False)
 
+    def _epoch(self, trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
+        """The row that a worker reports for an epoch; without an error if the trial fails there."""
+        error = self._error_of(trial, epoch) if stage.kind == "finetune" else 0.0
+        return EpochRow(stage=stage.kind, phase=stage.phase, fold=stage.fold, epoch=epoch, valid_error=error, seconds=EPOCH_S[stage.kind])
+
+    def _scores(self, trial: PlannedTrial) -> dict[str, Any]:
+        """The scores of a trial that came to its end: those of its best epoch."""
+        epoch = best_epoch_of(trial)
+        return dict.fromkeys(("valid_error", "valid_loss", "train_loss", "test_error"), self._error_of(trial, epoch)) | {
+            "best_epoch": epoch
+        }
+
     def _seconds(self, stage: Stage) -> float:
         return EPOCH_S[stage.kind] * self._random.uniform(0.5, 1.5)
+
+
+def simulate_error(trial: PlannedTrial, epoch: int) -> float:
+    """An error that depends only on the trial's id, and decreases from epoch to epoch."""
+    return int(trial.id[:8], 16) / 16**8 + math.exp(-epoch)
+
+
+def best_epoch_of(trial: PlannedTrial) -> int:
+    """The best epoch of a simulated trial: the last one or, where folds choose it, the first."""
+    return 1 if trial.config.is_cross_validated else trial.finetuning[-1].end
 
 
 def cut_stage(trial: PlannedTrial, stage: Stage) -> Stage | None:
     """The part of a planned stage that is run: after folds, the final training ends at the best epoch. None if that is nothing."""
     if not trial.config.is_cross_validated or stage.kind != "finetune" or stage.fold is not None:
         return stage
-    best: int = simulate_scores(trial)["best_epoch"]
+    best = best_epoch_of(trial)
     return replace(stage, end=min(stage.end, best)) if stage.start < best else None
-
-
-def simulate_scores(trial: PlannedTrial) -> dict[str, Any]:
-    """Scores that depend only on the trial's id."""
-    error = int(trial.id[:8], 16) / 16**8
-    return {"best_epoch": 1, "valid_error": error, "valid_loss": error, "train_loss": error, "test_error": error}
-
-
-def simulate_epoch(trial: PlannedTrial, stage: Stage, epoch: int) -> EpochRow:
-    """The row that a worker reports for an epoch."""
-    error = simulate_scores(trial)["valid_error"] + math.exp(-epoch)
-    return EpochRow(stage=stage.kind, phase=stage.phase, fold=stage.fold, epoch=epoch, valid_error=error, seconds=EPOCH_S[stage.kind])
 
 
 def simulate_stage(stage: Stage, *, is_reused: bool) -> StageRow:

@@ -16,6 +16,7 @@ from orca_core.stages import Stage
 from sweeper.analysis.machines import describe_differences
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
+from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_tables
@@ -53,12 +54,24 @@ def _format_size(size: float) -> str:
     return f"{size / 2**power:.1f} {unit}"
 
 
+def _describe_stopping(plan: Plan) -> str:
+    """What early stopping compares, and when."""
+    scheduler = plan.space.scheduler
+    rungs = list_rungs(scheduler, max(trial.finetuning[-1].end for trial in plan.trials))
+    among = "each arm by itself" if scheduler.among == "arm" else "all arms of a task together"
+    if not rungs:
+        return f"{scheduler.name} compares nothing: no trial is longer than scheduler.grace_period = {scheduler.grace_period}"
+    epochs = f"epoch{'s' if len(rungs) > 1 else ''} {', '.join(map(str, rungs))}"
+    cohorts = f", in cohorts of {plan.space.cohort} candidates" if any(axis.is_tuned for axis in plan.space.axes) else ""
+    return f"{scheduler.name} after {epochs} of fine-tuning, {among}{cohorts}"
+
+
 def _describe_disk(plan: Plan, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
     stays, shared, measured = costs.disk(plan, todo)
     if measured == 0:
         return "unknown: no similar stage was measured yet"
     known = "" if measured == 1 else f" (from the {measured:.0%} of stages that were measured; the rest comes on top)"
-    temporary = f", and up to {_format_size(shared)} during the run for states that trials share" if shared else ""
+    temporary = f", and up to {_format_size(shared)} during the run for states that trials share or pause with" if shared else ""
     return f"about {_format_size(stays)} on disk with keep: {plan.space.keep}{temporary}{known}"
 
 
@@ -157,6 +170,8 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
     )
     if plan.proposed_later:
         lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
+    if plan.space.scheduler.name != "fifo":
+        lines.append(f"Stopping {_describe_stopping(plan)}")
     for note in plan_notes(plan, rows):
         lines += wrap(note, 110, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False)
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
@@ -169,7 +184,8 @@ def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostM
         alone, once, measured = costs.totals(found.todo)
         saved = f"{1 - once / alone:.0%} less than the {_format_duration(alone)} without sharing"
         known = f"{measured:.0%} of it estimated from measured stages" if measured else "a guess: no similar stage was measured yet"
-        lines.append(f"Work     about {_format_duration(once)} of one slot, {saved} ({known})")
+        about = "about" if plan.space.scheduler.name == "fifo" else "at most about"
+        lines.append(f"Work     {about} {_format_duration(once)} of one slot, {saved} ({known})")
         lines.append(f"Disk     {_describe_disk(plan, found.todo, costs)}")
     if found.dropped:
         lines.append(f"         {len(found.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false")

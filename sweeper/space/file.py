@@ -46,14 +46,28 @@ class SearchConfig(_Part):
 
 
 class SchedulerConfig(_Part):
-    """Which trials are stopped early. Each task is treated separately; time is counted in epochs of fine-tuning."""
+    """Which candidates are stopped early, each with all its seeds. Time is counted in epochs of fine-tuning."""
 
     name: Literal["fifo", "asha", "median"] = Field("fifo", description="The scheduler; `fifo` never stops a trial early.")
-    grace_period: Annotated[int, Field(ge=1)] = Field(1, description="Epochs that every trial runs at least.")
-    reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
-        3.0, description="asha: one in this many trials that reach a rung goes on."
+    among: Literal["arm", "task"] = Field(
+        "arm", description="What is compared: the candidates of each arm among themselves, or those of all arms of a task."
     )
-    min_trials: Annotated[int, Field(ge=1)] = Field(3, description="median: minimum number of trials seen before any is stopped.")
+    cohort: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Number of candidates of an arm that are decided together, in the order of their numbers; null = `search.lag`. At most "
+        "`search.lag` under tpe.",
+    )
+    grace_period: Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="Epochs after which candidates are compared first. Each further comparison is `reduction_factor` (median: 2) times as "
+        "far as the one before; there is none after the last epoch.",
+    )
+    reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
+        3.0, description="asha: one in this many candidates goes on after each comparison."
+    )
+    min_trials: Annotated[int, Field(ge=1)] = Field(
+        3, description="median: minimum number of other candidates with which a candidate is compared before it is stopped."
+    )
 
 
 class Resources(_Part):

@@ -176,11 +176,30 @@ def _check_sweep(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any
     elif "search" not in wrong and not tuned and "space" not in wrong:
         remedy = "Give a knob a choice, uniform, loguniform or int."
         faults.add("search.algorithm", "must be grid when nothing is tuned", parsed.search.algorithm, remedy)
+    if not {"search", "scheduler", "space"} & wrong:
+        _check_scheduler(parsed, tuned, faults)
     if parsed.metric not in METRICS:
         faults.add("metric", "must be a metric that tasks report", parsed.metric, nearest(parsed.metric, METRICS))
     elif parsed.metric == "test_error" and base.get("selection", "test" if base.get("reference_behaviour") else None) != "test":
         remedy = "Select on validation data, or set base.selection to test, which every row records."
         faults.add("metric", "must not use the test set", parsed.metric, remedy)
+
+
+def _check_scheduler(parsed: SpaceFile, tuned: Sequence[Axis], faults: Faults) -> None:
+    """Check that a scheduler has something to compare, and that its cohorts can be proposed at once."""
+    scheduler, search = parsed.scheduler, parsed.search
+    if scheduler.name == "fifo":
+        return
+    if not tuned and scheduler.among == "arm":
+        rule = f"must be task for {scheduler.name} when nothing is tuned: each arm has one candidate then, and nothing to compare it with"
+        remedy = (
+            "Tune a knob (choice, uniform, loguniform or int) with search.algorithm random or tpe; or set scheduler.among to task, and "
+            "arms of a task stop each other."
+        )
+        faults.add("scheduler.among", rule, scheduler.among, remedy)
+    if search.algorithm == "tpe" and scheduler.cohort is not None and scheduler.cohort > search.lag:
+        rule = f"must be at most search.lag = {search.lag} under tpe, which proposes no more candidates before it has seen results"
+        faults.add("scheduler.cohort", rule, scheduler.cohort, "Lower it, or raise search.lag.")
 
 
 def _read_requirements(parsed: SpaceFile, axes: Sequence[Axis], faults: Faults) -> tuple[Requirement, ...]:

@@ -66,6 +66,11 @@ class SearchSpace:
         return "cuda" if self.resources.gpu > 0 else "cpu"
 
     @property
+    def cohort(self) -> int:
+        """Number of candidates of an arm that early stopping decides together."""
+        return self.scheduler.cohort or self.search.lag
+
+    @property
     def varied(self) -> list[str]:
         """The knobs that the file varies, in its order: those of the axes, then those that variants set."""
         knobs = [knob for axis in self.axes for knob in axis.knobs]

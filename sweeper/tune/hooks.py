@@ -60,15 +60,23 @@ class PlannedSearcher(_NotPickled, Searcher):
 
 
 class StopWithSession(_NotPickled, tune.Stopper):
-    """Stops trials and the run when the session wants it. Tune calls `stop_all` in every turn of its loop: periodic checks are there."""
+    """Passes reports on to the session, and stops trials and the run when the session wants it.
+
+    Tune asks the stopper about a report before it calls any callback, so the rows are passed on here: the session decides by them. Tune
+    calls `stop_all` in every turn of its loop: periodic checks are there.
+    """
 
     def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress) -> None:
         self._session, self._trials, self._progress = session, trials, progress
         self._last_check = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        trial = self._trials.get(trial_id)
-        return self._session.is_ending or (trial is not None and self._session.wants_stop(trial.id))
+        if (trial := self._trials.get(trial_id)) is None:
+            return self._session.is_ending
+        rows = [row_from_json(row) for row in json.loads(result["rows"])]
+        worker = json.loads(result.get("worker", "{}"))
+        self._session.report(trial.id, rows, result.get("hostname"), result.get("pid"), worker)
+        return self._session.wants_stop(trial.id)
 
     def stop_all(self) -> bool:
         self._progress.update()
@@ -81,7 +89,7 @@ class StopWithSession(_NotPickled, tune.Stopper):
 
 
 class Reporter(_NotPickled, tune.Callback):
-    """Forwards what happens to trials to the session."""
+    """Tells the session how trials start and end."""
 
     def __init__(self, session: Session, trials: TrialsByTuneId) -> None:
         self._session, self._trials = session, trials
@@ -93,19 +101,13 @@ class Reporter(_NotPickled, tune.Callback):
         self._session.lose(self._trials[trial.trial_id].id)  # Tune restarts it by itself
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if (planned := self._trials.get(trial.trial_id)) is None:
-            return
-        rows = [row_from_json(row) for row in json.loads(result["rows"])]
-        worker = json.loads(result.get("worker", "{}"))
-        self._session.report(planned.id, rows, result.get("hostname"), result.get("pid"), worker)
-        if "outcome" in result:
-            del self._trials[trial.trial_id]
+        if "outcome" in result and (planned := self._trials.pop(trial.trial_id, None)) is not None:
             self._session.end(planned.id, json.loads(result["outcome"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # A trial that reported its outcome was removed in `on_trial_result`: one that is still here was stopped.
+        # A trial that reported its outcome was removed in `on_trial_result`: one that is still here was stopped or pauses.
         if (planned := self._trials.pop(trial.trial_id, None)) is not None:
-            self._session.cut(planned.id, trial.last_result or {})
+            self._session.cut(planned.id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if (planned := self._trials.pop(trial.trial_id, None)) is not None:

@@ -21,6 +21,7 @@ from ray import tune
 
 from orca_core.errors import StoreError
 from sweeper.planning.planner import Planner
+from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.driver import heartbeat
@@ -30,7 +31,7 @@ from sweeper.running.recorder import Recorder
 from sweeper.running.session import MAX_LOSSES, Outcome, Session, SweepCutError
 from sweeper.tune.cluster import PENDING_TRIALS, open_cluster, ray_environment
 from sweeper.tune.hooks import PlannedSearcher, Reporter, StopWithSession, TrialsByTuneId
-from sweeper.tune.schedulers import PerTaskScheduler, read_past_trials
+from sweeper.tune.schedulers import SlotScheduler
 from sweeper.tune.trainable import TrialRunner
 
 LAST_ROWS_S = 30.0
@@ -41,6 +42,7 @@ def launch(
     planner: Planner,
     todo: list[PlannedTrial],
     ended: Mapping[str, Mapping[str, Any]],
+    stopping: EarlyStopping | None,
     recorder: Recorder,
     workspace: Workspace,
     progress: Progress,
@@ -55,6 +57,7 @@ def launch(
         planner: Holds the complete plan.
         todo: The trials to run, in order of preference.
         ended: Trial id -> row, of trials that ended for good in earlier runs of the sweep.
+        stopping: Decides which candidates are stopped early; None if none is.
         recorder: Writes rows.
         workspace: Where results and stages are.
         progress: Shows the progress.
@@ -74,17 +77,15 @@ def launch(
         slots = min(fitting, max_concurrent or fitting)
         os.environ[PENDING_TRIALS] = str(slots)
         keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
-        session = Session(planner, todo, recorder, workspace, slots=slots, ended=ended, share=share, keeper=keeper)
+        session = Session(planner, todo, recorder, workspace, slots=slots, ended=ended, stopping=stopping, share=share, keeper=keeper)
         trials: TrialsByTuneId = {}
-        longest = max(trial.config.finetune.epochs for trial in todo)
-        past = read_past_trials(workspace, planner.plan, ended.keys() | recorder.ended.keys()) if space.scheduler.name != "fifo" else {}
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, {"cpu": space.resources.cpu, "gpu": space.resources.gpu}),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 search_alg=PlannedSearcher(session, trials),
-                scheduler=PerTaskScheduler(space.scheduler, space.metric, trials, slots, longest, past),
+                scheduler=SlotScheduler(slots),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),

@@ -15,7 +15,7 @@ from sweeper.running.execution import execute
 from sweeper.running.job import TrialJob
 
 REPORT_EVERY_S = 1.0
-"""Seconds for which rows are collected into one report, unless a scheduler needs each epoch."""
+"""Seconds for which rows are collected into one report."""
 
 
 class TrialRunner(tune.Trainable):
@@ -38,12 +38,12 @@ class TrialRunner(tune.Trainable):
         if job.folder and Path(job.folder).is_dir():
             os.chdir(job.folder)
         self._device, self._has_reported = job.device, False
-        self._reports_each_epoch = job.reports_each_epoch
+        self._rungs = frozenset(job.rungs)
         self._rows = execute(job)
 
     def step(self) -> dict[str, Any]:
-        """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has `outcome`. If a scheduler judges
-        each epoch, the report of an epoch has `epoch` and its metrics."""
+        """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has
+        `outcome`."""
         report = self._next_rows()
         if not self._has_reported:
             from orca_core.numerics import numerical_kind  # after the trial's first rows: it loads torch
@@ -61,11 +61,10 @@ class TrialRunner(tune.Trainable):
             except StopIteration as stop:
                 return {"rows": _rows_to_json(rows), "outcome": json.dumps(stop.value), "done": True}
             rows.append(row)
-            if isinstance(row, StageRow) and row.stage != "finetune":
-                break  # other trials may wait for this stage
-            if self._reports_each_epoch and isinstance(row, EpochRow) and row.stage == "finetune":
-                metrics = {name: value for name, value in row.cells().items() if isinstance(value, float)}
-                return {"rows": _rows_to_json(rows), "epoch": row.epoch} | metrics
+            if isinstance(row, StageRow) and (row.stage != "finetune" or self._rungs):
+                break  # other trials may wait for this stage; after a phase of fine-tuning the trial itself may have to pause
+            if isinstance(row, EpochRow) and row.stage == "finetune" and row.epoch in self._rungs:
+                break  # it may have to pause
             if time.monotonic() - started >= REPORT_EVERY_S:
                 break
         return {"rows": _rows_to_json(rows)}

@@ -139,6 +139,30 @@ def test_a_plan_as_text_says_what_is_shared_done_and_dropped(load, tmp_path):
     assert [line.split()[1] for line in text.splitlines() if line.startswith((done.id, stale.id))] == ["done", "stale"]
 
 
+TUNED = "{base: {task: digits, finetune.epochs: 8}, space: {finetune.lr: {uniform: [0.1, 1]}}, search: {algorithm: tpe}, %s}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (TUNED % "scheduler: asha", "asha after epochs 1, 3 of fine-tuning, each arm by itself, in cohorts of 4 candidates"),
+        (
+            TUNED % "scheduler: {name: median, grace_period: 5, cohort: 2}",
+            "median after epoch 5 of fine-tuning, each arm by itself, in cohorts of 2 candidates",
+        ),
+        (TUNED % "scheduler: {name: asha, grace_period: 8}", "asha compares nothing: no trial is longer than scheduler.grace_period = 8"),
+        (
+            "{base: {task: digits, finetune.epochs: 2}, scheduler: {name: asha, among: task}}",
+            "asha after epoch 1 of fine-tuning, all arms of a task together",
+        ),
+    ],
+)
+def test_a_plan_says_what_is_compared_when(load, tmp_path, text, said):
+    lines = describe_plan(load(text), Workspace(tmp_path), "text").splitlines()
+    assert f"Stopping {said}" in lines
+    assert next(line for line in lines if line.startswith("Work ")).startswith("Work     at most about ")
+
+
 TREE = """
     name: t
     base: {task: digits, body.weights: pretrained}
@@ -174,6 +198,9 @@ def test_the_disk_that_a_plan_takes_is_counted_from_what_was_measured(load):
     assert shared == 3 * 2 * 5 * 4 * 4
     assert measured == 1
     assert costs.disk(plan, ()) == (0, 0, 1)
+    early = make_plan(load(TREE + "    scheduler: {name: asha, among: task, reduction_factor: 2}"))
+    # every trial may pause after epoch 2, the full ones after epoch 1, too; after a first phase its state is stored anyway
+    assert costs.disk(early, early.trials) == (stays, shared + (12 + 6) * 5 * 4 * 4, 1)
 
 
 def test_rows_of_version_0_1_are_not_taken_for_an_arm_that_shared_its_key(load, tmp_path):

@@ -63,6 +63,58 @@ def test_the_score_column_names_the_score_that_is_computed(store, planned, refer
     assert ask(store, "select score from trials") == [(score,)]
 
 
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_pause_is_no_end_and_what_was_computed_before_it_is_not_reused(store, planned):
+    recorder = Recorder(store, "s", "valid_error", clock := Clock())
+    recorder.start(planned, device="cpu")
+    assert not recorder.resume(planned.id), "it is not paused"
+    clock.now = 3.0
+    recorder.add_rows(planned.id, [STAGE])
+    clock.now = 10.0
+    recorder.add_rows(planned.id, [epoch(1)])
+    recorder.pause(planned.id)
+    assert (recorder.running, recorder.paused) == (0, 1)
+    clock.now = 50.0
+    assert recorder.seconds(planned.id) == 10.0
+    assert recorder.resume(planned.id)
+    clock.now = 51.0
+    again = StageRow(stage="align", key="k", epochs=2, reused_epochs=2, seconds=0.0, saved_s=4.5)
+    recorder.add_rows(planned.id, [again, epoch(1)])
+    tuned = StageRow(stage="finetune", key="f", epochs=2, reused_epochs=1, seconds=2.0, saved_s=6.5)
+    clock.now = 53.0
+    recorder.add_rows(planned.id, [epoch(2), tuned])
+    recorder.end(planned.id, COMPLETE)
+    recorder.flush()
+    assert ask(store, "select attempt, sequence, seconds, seconds_align, seconds_finetune, saved_s from trials") == [
+        (1, 1, 13.0, 3.0, 9.0, 1.5)
+    ]
+    assert ask(store, "select stage, reused_epochs, seconds, saved_s from stages order by stage") == [
+        ("align", 1, 3.0, 1.5),
+        ("finetune", 0, 9.0, 0.0),
+    ]
+    assert ask(store, "select epoch from metrics order by epoch") == [(1,), (2,)]
+
+
+def test_a_trial_that_is_stopped_while_it_is_paused_has_the_time_that_it_ran(store, planned):
+    recorder = Recorder(store, "s", "valid_error", clock := Clock())
+    recorder.start(planned, device="cpu")
+    clock.now = 4.0
+    recorder.add_rows(planned.id, [epoch(1)])
+    recorder.pause(planned.id)
+    clock.now = 60.0
+    recorder.end(planned.id, {"status": "PRUNED", "cause": "asha after epoch 1", "valid_error": 0.5})
+    recorder.flush()
+    assert ask(store, "select status, seconds, seconds_finetune from trials") == [("PRUNED", 4.0, 4.0)]
+
+
 def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned):
     first = Recorder(store, "s", "valid_error")
     first.start(planned, device="cpu")
@@ -76,6 +128,7 @@ def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned
     again.flush()
     assert ask(store, "select status, attempt, cause from trials") == [("COMPLETE", 2, None)]
     assert ask(store, "select epoch, valid_error from metrics") == [(1, 0.1)]
+    assert store.curves("s", "valid_error") == {planned.id: {1: 0.1}}
 
 
 @pytest.mark.parametrize("outcome", [COMPLETE, {"status": "PRUNED", "cause": "asha after epoch 1"}, {"status": "FAIL", "cause": "data"}])

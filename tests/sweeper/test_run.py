@@ -233,39 +233,46 @@ def test_a_trial_whose_process_dies_is_started_again(sweep):
 # ------------------------------------------------------------------------------------------------------------ search, early stopping
 
 
-def test_asha_stops_trials_task_by_task(sweep):
-    space = {
-        "name": "s",
-        "base": BASE | {"body.weights": "random", "finetune": {"epochs": 3, "warmup_epochs": 0, "decay_epochs": None}},
-        "space": {"task": {"grid": ["openml/187", "digits"]}, "finetune.lr": {"grid": [1e-3, 1e-4, 1e-8, 1e-9]}},
-        "scheduler": {"name": "asha", "reduction_factor": 2},
-        "metric": "valid_loss",
-    }
-    assert sweep.run(space) == 0
-    assert set(sweep.statuses()) == {"COMPLETE", "PRUNED"}
-    assert len(sweep.ask("select distinct task from trials where status = 'COMPLETE'")) == 2
-    pruned = sweep.ask("select * from trials where status = 'PRUNED'")
-    for row in pruned:
+EARLY = {
+    "base": BASE | {"body.weights": "random", "finetune": {"epochs": 4, "warmup_epochs": 0, "decay_epochs": None}},
+    "space": {"freezing": {"grid": ["full", "frozen-body"]}, "finetune.lr": {"loguniform": [1e-9, 1e-2]}},
+    "search": {"algorithm": "random", "trials": 3},
+    "scheduler": {"name": "asha", "cohort": 2},
+    "metric": "valid_loss",
+    "seeds": 2,
+}
+
+
+def ends(sweep: Sweep, of: str = "s") -> dict[str, tuple]:
+    """Trial -> how it ended, with its scores."""
+    rows = sweep.ask(f"select trial, status, cause, best_epoch, valid_loss, test_error from trials where sweep = '{of}'")
+    return {row.pop("trial"): tuple(row.values()) for row in rows}
+
+
+def test_early_stopping_stops_the_same_candidates_as_a_whole_with_one_slot_with_two_and_without_sharing(sweep, tmp_path):
+    assert sweep.run(EARLY | {"name": "s"}) == 0
+    rows = sweep.ask("select arm, candidate, count(*) seeds, min(status) status from trials group by arm, candidate, status")
+    assert {(row["seeds"], row["status"]) for row in rows} == {(2, "COMPLETE"), (2, "PRUNED")}
+    by_arm = sweep.ask("select freezing, count(*) n from trials where status = 'COMPLETE' group by all order by all")
+    assert [row["freezing"] for row in by_arm] == ["frozen-body", "full"], "no arm is stopped by the other one"
+    for row in sweep.ask("select * from trials where status = 'PRUNED'"):
         epochs = sweep.ask(f"select epoch, valid_loss from metrics where trial = '{row['trial']}' and stage = 'finetune' order by epoch")
         assert [epoch["epoch"] for epoch in epochs] == list(range(1, row["best_epoch"] + 1))
         assert (row["cause"], row["valid_loss"]) == (f"asha after epoch {len(epochs)}", epochs[-1]["valid_loss"])
+    complete = sweep.ask("select trial, count(*) n from metrics where stage = 'finetune' group by all having n > 3")
+    assert {row["n"] for row in complete} == {4}
+    assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}], "a pause is no other attempt"
+    assert sweep.ask("select sum(saved_s) s from stages where stage = 'finetune'") == [{"s": 0.0}], "no epoch is computed twice"
     assert len(sweep.pids()) <= 2
-    assert sweep.run(space) == 0
+    assert not list(sweep.folder.glob("artifacts/finetune/**/*.safetensors")), "where trials paused, no state stays behind"
+    other = Sweep(tmp_path / "other")
+    assert other.run(EARLY | {"name": "s"}, max_concurrent=1, share=False) == 0
+    assert ends(other) == ends(sweep)
+    assert not list((other.folder / "artifacts-unshared" / "s").glob("*"))
+    assert sweep.run(EARLY | {"name": "again"}) == 0
+    assert ends(sweep, "again") == ends(sweep), "also where complete trials are taken over"
+    assert sweep.run(EARLY | {"name": "s"}) == 0
     assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
-
-
-def test_median_stopping_and_random_search_run(sweep):
-    space = {
-        "name": "s",
-        "base": BASE | {"body.weights": "random", "finetune": {"epochs": 3}},
-        "space": {"finetune.lr": {"loguniform": [1e-9, 1e-2]}},
-        "search": {"algorithm": "random", "trials": 6},
-        "scheduler": {"name": "median", "min_trials": 1},
-        "metric": "train_loss",
-    }
-    assert sweep.run(space, max_concurrent=1) == 0
-    assert sorted(row["candidate"] for row in sweep.ask("select candidate from trials")) == list(range(6))
-    assert {"COMPLETE", "PRUNED"} == set(sweep.statuses())
 
 
 def test_tpe_makes_the_same_proposals_whatever_the_timing_and_takes_them_over(tmp_path, ray_session):

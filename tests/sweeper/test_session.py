@@ -114,11 +114,99 @@ def test_a_lost_trial_is_another_attempt_and_one_lost_too_often_fails(run):
     assert run.session.next() is not None, "what it led is free again"
 
 
-def test_a_trial_that_its_scheduler_stops_has_the_scores_of_its_last_epoch(tmp_path):
-    run = Run(tmp_path, scheduler="asha")
+# ------------------------------------------------------------------------------------------------------------- early stopping
+
+TUNED = {
+    "base": {"task": "digits", "body.weights": "random", "align.epochs": 0, "finetune.epochs": 4},
+    "space": {"finetune.lr": {"uniform": [0.1, 0.2]}},
+    "search": {"algorithm": "random", "trials": 2},
+    "seeds": 2,
+    "scheduler": "asha",
+}
+"""Two candidates with two seeds each, compared after epochs 1 and 3."""
+
+
+def reach(run: Run, trial, epoch: int, error: float) -> bool:
+    """Report fine-tuning up to an epoch, as a worker does; whether the trial was stopped there."""
+    rows = [EpochRow(stage="finetune", epoch=number, valid_error=error, valid_loss=2 * error) for number in range(1, epoch + 1)]
+    run.session.report(trial.id, rows)
+    if stops := run.session.wants_stop(trial.id):
+        run.session.cut(trial.id)
+    return stops
+
+
+def candidates_of(run: Run) -> list[list]:
+    """The trials by candidate, handed out and started."""
+    trials = [run.begin() for _ in range(4)]
+    return [[trial for trial in trials if trial.candidate == number] for number in range(2)]
+
+
+def test_seeds_wait_for_their_candidate_and_their_slots_are_free_meanwhile(tmp_path):
+    run = Run(tmp_path, slots=4, **TUNED)
+    (good, other), (bad, worse) = candidates_of(run)
+    assert run.session.job(good).rungs == [1, 3]
+    assert run.session.job(good).keep_at == {good.finetuning[0].folder: [1, 3]}, "where it may pause, its state is stored"
+    assert reach(run, bad, 1, 0.9)
+    assert (run.recorder.running, run.recorder.paused) == (3, 1)
+    assert run.session.next() is None, "the paused one is not offered: its candidate is not decided"
+    assert not run.session.is_exhausted
+    assert reach(run, worse, 1, 0.9), "its candidate has arrived, but is compared with the whole cohort"
+    assert reach(run, other, 1, 0.2)
+    run.recorder.flush()
+    assert {row["status"] for row in run.workspace.results.live_trials("s")} == {"RUNNING"}, "a pause is no end"
+    assert not reach(run, good, 1, 0.1), "the last one to arrive goes on at once"
+    ends = "candidate, status, cause, best_epoch, valid_error, valid_loss"
+    pruned = ("PRUNED", "asha after epoch 1", 1, 0.9, 1.8)
+    assert sorted(run.rows(ends), key=str)[2:] == [(1, *pruned), (1, *pruned)], "stopped as a whole"
+    assert run.session.next() is other
+    assert run.session.next() is None
+    run.session.start(other.id)
+    assert not reach(run, other, 1, 0.2), "it reports the epochs before once more"
+    assert reach(run, other, 3, 0.2)
+    assert not reach(run, good, 3, 0.1)
+    assert run.session.next() is other
+    run.session.start(other.id)
+    for trial in (good, other):
+        run.session.end(trial.id, COMPLETE)
+    run.session.close()
+    assert run.session.outcome is Outcome.FINISHED
+
+
+def test_a_pause_costs_no_attempt_no_row_and_no_time(tmp_path):
+    run = Run(tmp_path, slots=4, **TUNED)
+    (good, other), bad = candidates_of(run)
+    run.now = 10.0
+    reach(run, other, 1, 0.2)
+    run.now = 100.0
+    for trial in bad:
+        reach(run, trial, 1, 0.9)
+    reach(run, good, 1, 0.1)
+    assert run.session.next() is other
+    run.session.start(other.id)
+    run.now = 105.0
+    reach(run, other, 3, 0.2)
+    run.session.lose(good.id)
+    run.session.stop()
+    run.session.close()
+    run.recorder.flush()
+    rows = run.workspace.sql("select trial, attempt, status, cause, seconds from trials").rows()
+    (row,) = [row for row in rows if row["trial"] == other.id]
+    assert row == {"trial": other.id, "attempt": 1, "status": "FAIL", "cause": "stopped", "seconds": 15.0}
+    epochs = run.workspace.sql(f"select epoch from metrics where trial = '{other.id}' order by epoch").rows()
+    assert [row["epoch"] for row in epochs] == [1, 2, 3]
+    assert run.session.outcome is Outcome.STOPPED
+
+
+def test_a_seed_at_the_end_of_a_phase_pauses_when_the_state_of_the_phase_is_stored(tmp_path):
+    run = Run(tmp_path, slots=4, **TUNED | {"base": TUNED["base"] | {"freezing": "frozen-body:1"}})
     trial = run.begin()
-    run.session.cut(trial.id, {"epoch": 1, "valid_error": 0.5, "valid_loss": 2.0, "rows": "[]"})
-    assert run.rows("status, cause, best_epoch, valid_error, valid_loss") == [("PRUNED", "asha after epoch 1", 1, 0.5, 2.0)]
+    row = EpochRow(stage="finetune", epoch=1, valid_error=0.5)
+    run.session.report(trial.id, [row])
+    assert not run.session.wants_stop(trial.id), "its state is stored after this row"
+    whole = {"key": "k", "epochs": 1, "reused_epochs": 0, "seconds": 1.0, "saved_s": 0.0}
+    run.session.report(trial.id, [StageRow(stage="finetune", phase=0, **whole)])
+    assert run.session.wants_stop(trial.id)
+    assert run.session.job(trial).keep_at == {trial.finetuning[1].folder: [3]}
 
 
 def test_a_trial_that_runs_too_long_is_stopped(tmp_path):
@@ -127,7 +215,7 @@ def test_a_trial_that_runs_too_long_is_stopped(tmp_path):
     assert not run.session.wants_stop(trial.id)
     run.now = 61.0
     assert run.session.wants_stop(trial.id)
-    run.session.cut(trial.id, {})
+    run.session.cut(trial.id)
     assert run.rows() == [("FAIL", "timeout")]
 
 
@@ -147,7 +235,7 @@ def test_what_is_said_of_a_trial_that_has_ended_changes_nothing(run):
     trial = run.begin()
     run.session.end(trial.id, COMPLETE)
     run.session.report(trial.id, [EpochRow(stage="finetune", epoch=1)])
-    run.session.cut(trial.id, {})
+    run.session.cut(trial.id)
     run.session.lose(trial.id)
     run.session.end(trial.id, {"status": "FAIL", "cause": "user-error", "error": "", "traceback": ""})
     assert run.rows("status, attempt, sequence") == [("COMPLETE", 1, 1)]

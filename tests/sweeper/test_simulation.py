@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from functools import cache, partial
 from random import Random
@@ -25,7 +25,10 @@ SPACES = [
     {"space": {"align.epochs": {"grid": [0, 1, 3]}, "proxy": {"grid": ["photos", "noise"]}}, "seeds": 2},
     {"space": {"align.epochs": {"grid": [1, 4, 2]}, "freezing": {"grid": ["full", "frozen-body:1"]}}, "keep": "none"},
     {"space": {"finetune.epochs": {"grid": [2, 5, 3]}, "body.weights": {"grid": ["pretrained", "random"]}}, "keep": "all", "seeds": 2},
-    {"space": {"freezing": {"grid": ["frozen-body:1", "frozen-body:2"]}, "finetune.epochs": {"grid": [3, 4]}}, "scheduler": "asha"},
+    {
+        "space": {"freezing": {"grid": ["frozen-body:1", "frozen-body:2"]}, "finetune.epochs": {"grid": [3, 4]}},
+        "scheduler": {"name": "asha", "among": "task"},
+    },
     {"space": {"align.epochs": {"grid": [0, 2]}, "finetune.epochs": {"grid": [2, 3]}}, "budget": {"hours": 0.01, "trial_minutes": 0.4}},
     {
         "space": {"align.epochs": {"grid": [0, 2]}, "finetune.lr": {"loguniform": [1e-5, 1e-2]}},
@@ -33,7 +36,23 @@ SPACES = [
         "seeds": 2,
     },
     {"space": {"align.epochs": {"grid": [0, 2]}, "finetune.epochs": {"grid": [2, 3]}, "validation.folds": {"grid": [None, 2]}}},
+    {
+        "base": BASE | {"freezing": "frozen-body:1", "finetune": {"epochs": 4, "warmup_epochs": 0, "decay_epochs": None}},
+        "space": {"align.epochs": {"grid": [0, 2]}, "finetune.lr": {"loguniform": [1e-5, 1e-2]}},
+        "search": {"algorithm": "random", "trials": 4},
+        "scheduler": {"name": "median", "cohort": 2, "min_trials": 1},
+        "seeds": 2,
+    },
+    {
+        "base": BASE | {"finetune": {"epochs": 4, "warmup_epochs": 0, "decay_epochs": None}},
+        "space": {"finetune.epochs": {"choice": [3, 4]}, "finetune.lr": {"loguniform": [1e-5, 1e-2]}},
+        "search": {"algorithm": "tpe", "trials": 5, "lag": 2},
+        "scheduler": {"name": "asha", "reduction_factor": 2},
+        "seeds": 2,
+    },
 ]
+
+PROPOSED = [number for number, space in enumerate(SPACES) if "search" in space and space["search"]["algorithm"] == "tpe"]
 
 
 @cache
@@ -51,7 +70,7 @@ def planner_for(number: int, tables: SimulatedTables) -> Planner | None:
     return None if space_of(number).search.algorithm == "tpe" else planner_of(number)
 
 
-def draw_chances(random: Random, space: SearchSpace) -> Chances:
+def draw_chances(random: Random) -> Chances:
     """Some of what may go wrong; in one history of four nothing does."""
     if random.random() < 0.25:
         return Chances()
@@ -59,8 +78,7 @@ def draw_chances(random: Random, space: SearchSpace) -> Chances:
     def some(chance: float) -> float:
         return random.choice((0.0, 0.0, chance))
 
-    pruned = some(0.1) if space.scheduler.name != "fifo" else 0.0
-    return Chances(some(0.1), some(0.05), some(0.01), pruned, some(0.02), some(0.01), some(0.3))
+    return Chances(some(0.1), some(0.05), some(0.01), some(0.02), some(0.01), some(0.3))
 
 
 def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None:
@@ -136,6 +154,16 @@ def check_complete(simulation: Simulation, tables: SimulatedTables, planner: Pla
             assert epochs[row["trial"], row["attempt"]] == (of_folds or row["finetune_epochs"])
 
 
+def check_whole(tables: SimulatedTables) -> None:
+    """The seeds of a candidate are stopped at the same epoch, or none is. Where one failed, the others may be complete or stopped."""
+    by_candidate = defaultdict(set)
+    for row in tables.live_trials():
+        if row["in_plan"]:
+            by_candidate[row["arm"], row["candidate"]].add((row["status"], row["best_epoch"] if row["status"] == "PRUNED" else None))
+    for ends in by_candidate.values():
+        assert len(ends - {("FAIL", None)}) <= 1, f"seeds of one candidate ended in different ways: {ends}"
+
+
 def simulate(seed: int) -> Counter[Outcome]:
     """One history: runs of the same sweep until one comes to its end. How they ended."""
     random, number = Random(seed), seed % len(SPACES)
@@ -143,12 +171,22 @@ def simulate(seed: int) -> Counter[Outcome]:
     share, slots = random.random() < 0.75, random.randint(1, 5)
     outcomes: Counter[Outcome] = Counter()
     while Outcome.FINISHED not in outcomes:
-        chances = draw_chances(random, space) if outcomes.total() < 3 else Chances()
+        chances = draw_chances(random) if outcomes.total() < 3 else Chances()
         found = reconcile(space, tables, planner=planner_for(number, tables))
         todo = random.sample(found.todo, len(found.todo))
         watch = partial(look, planner=found.planner, done=frozenset(found.ended))
         simulation = Simulation(
-            found.planner, todo, tables, workspace, slots=slots, ended=found.ended, share=share, chances=chances, random=random, watch=watch
+            found.planner,
+            todo,
+            tables,
+            workspace,
+            slots=slots,
+            ended=found.ended,
+            stopping=found.stopping,
+            share=share,
+            chances=chances,
+            random=random,
+            watch=watch,
         )
         found.mark_planned(simulation.recorder)
         outcome = simulation.run()
@@ -156,17 +194,27 @@ def simulate(seed: int) -> Counter[Outcome]:
         finish(simulation.recorder)
         outcomes[outcome] += 1
         planned = {trial.id for trial in found.planner.plan.trials}
-        assert len(set(simulation.handed_out)) == len(simulation.handed_out), "a trial was handed out twice in one run"
-        assert not [trial for trial in simulation.handed_out if trial in found.ended], "a trial that had ended was run again"
+        if found.stopping is None:
+            assert len(set(simulation.handed_out)) == len(simulation.handed_out), "a trial was handed out twice in one run"
+        ended = {trial for trial, row in found.ended.items() if row["status"] != "PRUNED"}
+        assert not ended & set(simulation.handed_out), "a trial that had ended was run again"
         check_tables(tables)
         check_outcome(simulation, outcome, planned, set(found.ended), tables)
         check_complete(simulation, tables, found.planner)
-        if outcomes == {Outcome.FINISHED: 1} and chances == Chances() and share and number != 5 and not space.budget.trial_minutes:
+        if (
+            outcomes == {Outcome.FINISHED: 1}
+            and chances == Chances()
+            and share
+            and number not in PROPOSED
+            and not space.budget.trial_minutes
+        ):
             assert set(workspace.shared.computed.values()) == {1}, "a stage was computed again"
         if outcomes.total() > 12:
             pytest.fail("the sweep does not come to its end")
     last = {row["trial"]: row["status"] for row in tables.live_trials() if row["in_plan"]}
     assert last.keys() == planned
+    if space.scheduler.name != "fifo":
+        check_whole(tables)
     assert found.planner.proposed_later == 0
     if not share:
         kept = {trial for trial, stages in workspace.private.items() if stages.states}

@@ -115,6 +115,19 @@ FAULTS = {
     "unknown metric": ("metric: accuracy", "metric: must be a metric that tasks report, but got 'accuracy'. Known: test_error, train_lo"),
     "metric on the test set": ("metric: test_error", "metric: must not use the test set, but got 'test_error'. Select on validation"),
     "unknown scheduler": ("scheduler: ahsa", "scheduler.name: must be one of fifo, asha, median, but got 'ahsa'. Did you mean 'asha'?"),
+    "early stopping with nothing tuned": (
+        "scheduler: asha",
+        "scheduler.among: must be task for asha when nothing is tuned: each arm has one candidate then, and nothing to compare it with, "
+        "but got 'arm'. Tune a knob (choice, uniform, loguniform or int) with search.algorithm random or tpe; or set scheduler.among to "
+        "task, and arms of a task stop each other.",
+    ),
+    "cohort that tpe cannot propose at once": (
+        "search: {algorithm: tpe, lag: 3}\nscheduler: {name: median, cohort: 4}\nspace: {finetune.lr: {uniform: [1e-5, 1]}}",
+        "scheduler.cohort: must be at most search.lag = 3 under tpe, which proposes no more candidates before it has seen results, "
+        "but got 4. Lower it, or raise search.lag.",
+    ),
+    "no cohort": ("scheduler: {cohort: 0}", "scheduler.cohort: must be at least 1, but got 0."),
+    "unknown group": ("scheduler: {among: all}", "scheduler.among: must be one of arm, task, but got 'all'."),
     "unknown design": ("design: ofat", "design: must be one of factorial, one-factor-at-a-time, but got 'ofat'."),
     "budget too small": (
         "budget: {trials: 2}\nseeds: 3",
@@ -373,6 +386,16 @@ def test_seeds_may_be_a_list(load):
 def test_scheduler_and_search_may_be_given_as_a_name(load):
     space = load("{base: {task: digits}, scheduler: asha, search: random, space: {finetune.lr: {uniform: [0.1, 1]}}}")
     assert (space.scheduler.name, space.search.algorithm) == ("asha", "random")
+
+
+def test_without_tuned_knobs_arms_may_stop_each_other_if_the_file_says_so(load):
+    space = load("{base: {task: digits}, scheduler: {name: asha, among: task}, space: {finetune.lr: {grid: [0.1, 1]}}}")
+    assert space.scheduler.among == "task"
+
+
+@pytest.mark.parametrize(("keys", "cohort"), [("", 4), ("scheduler: {cohort: 9}", 9), ("search: {lag: 2}", 2)])
+def test_candidates_are_decided_in_cohorts_as_large_as_the_lag_unless_the_file_says_so(load, keys, cohort):
+    assert load(DIGITS + keys).cohort == cohort
 
 
 # ----------------------------------------------------------------------------------------------------------------- from the command line

@@ -51,6 +51,31 @@ def test_when_a_leader_dies_the_next_in_line_leads():
     assert handed(queue) == ["a3"]
 
 
+def test_a_paused_trial_leads_no_more_and_goes_on_before_those_that_have_not_started():
+    queue = TrialQueue([trial("a1", "a"), trial("b1", "b"), trial("a2", "a"), trial("c")])
+    assert [queue.next().id, queue.next().id] == ["a1", "b1"]
+    queue.publish("b1", "align", 0)
+    queue.pause("a1")
+    queue.pause("b1")
+    assert queue.num_running == 0
+    assert queue.next().id == "a2", "its leader is paused, so it leads"
+    queue.resume("b1")
+    queue.resume("b1")
+    queue.resume("a1")
+    assert handed(queue) == ["b1", "c"], "a1 waits for the one that leads now"
+    queue.end("a2")
+    assert handed(queue) == ["a1"]
+
+
+def test_a_paused_trial_that_ends_is_not_handed_out_any_more():
+    queue = TrialQueue([trial("a1"), trial("a2")])
+    assert queue.next().id == "a1"
+    queue.pause("a1")
+    queue.end("a1")
+    queue.resume("a1")
+    assert handed(queue) == ["a2"]
+
+
 def test_one_that_leaves_a_trajectory_on_its_way_starts_when_that_state_is_stored():
     queue = TrialQueue([trial("far", "a", epochs=9), trial("near", "a", epochs=2), trial("middle", "a", epochs=5)])
     assert handed(queue) == ["far"]
