@@ -25,6 +25,7 @@ from pyarrow import fs
 from orca_core.errors import ConfigError, Fault, StoreError, nearest
 from orca_core.filesystem import open_filesystem, write_whole
 from sweeper.results.records import TABLES, schema
+from sweeper.results.views import current_rows, drop_superseded, find_later_attempts
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # imported where it is used: it loads pandas, 0.3 s
@@ -102,7 +103,7 @@ class ResultStore:
         wanted = schema("trials").names if columns is None else list(columns)
         needed = list(dict.fromkeys(["sweep", "trial", "attempt", "sequence", *wanted]))
         rows = self.read(["trials"], lambda data: data["trials"].to_table(columns=needed), sweep)
-        found: list[dict[str, Any]] = _current_rows(rows).select(wanted).to_pylist()
+        found: list[dict[str, Any]] = current_rows(rows).select(wanted).to_pylist()
         return found
 
     def attempts(self, sweep: str) -> dict[str, int]:
@@ -183,7 +184,7 @@ class ResultStore:
         everything = self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
         rows = drop_superseded(everything, find_later_attempts(data["trials"])).to_table()
         if table == "trials":
-            rows = _current_rows(rows)
+            rows = current_rows(rows)
         # List the files that earlier merges replaced, too: a compaction that was suspended may still publish a file made from them.
         replaced = {_name(path) for path in paths}.union(*(self._read_replaced(path) for path in paths if path.endswith(_MERGED)))
         self._write_rows(rows.replace_schema_metadata({_REPLACES: json.dumps(sorted(replaced))}), table, sweep, _MERGED)
@@ -408,39 +409,6 @@ class ResultStore:
             remedy = "Remove it, or set it aside with `sweeper doctor --repair`; the next run of the sweep writes it again."
             raise StoreError(f"{path}: is damaged ({error}). {remedy}") from None
         return data
-
-
-def find_later_attempts(trials: ds.Dataset) -> list[dict[str, Any]]:
-    """The attempts that supersede earlier ones: for each `sweep` and each `attempt` above 1, the `trials` whose last attempt it is."""
-    import pyarrow.dataset as ds
-
-    later = trials.to_table(columns=["sweep", "trial", "attempt"], filter=ds.field("attempt") > 1)
-    last = later.group_by(["sweep", "trial"]).aggregate([("attempt", "max")])
-    groups = last.group_by(["sweep", "attempt_max"]).aggregate([("trial", "list")])
-    found: list[dict[str, Any]] = groups.rename_columns({"attempt_max": "attempt", "trial_list": "trials"}).to_pylist()
-    return found
-
-
-def drop_superseded(rows: ds.Dataset, later: Sequence[Mapping[str, Any]]) -> ds.Dataset:
-    """Rows of `metrics` or `stages` without those that the attempts of `find_later_attempts` supersede.
-
-    The filter is per sweep and is applied while files are read, so a sweep without superseded rows is read at full speed. A join over all
-    rows takes twice as long, a window function twenty times.
-    """
-    import pyarrow.dataset as ds
-
-    for group in later:
-        of_these = (ds.field("sweep") == group["sweep"]) & ds.field("trial").isin(group["trials"])
-        rows = rows.filter(~(of_these & (ds.field("attempt") < group["attempt"])))
-    return rows
-
-
-def _current_rows(trials: pa.Table) -> pa.Table:
-    """For each trial in each sweep, the row with the largest (attempt, sequence), in the order of the table."""
-    keys = trials.select(["sweep", "trial", "attempt", "sequence"]).append_column("row", pa.array(range(len(trials)), pa.int64()))
-    ascending = keys.sort_by([("attempt", "ascending"), ("sequence", "ascending"), ("row", "ascending")])
-    last = ascending.group_by(["sweep", "trial"], use_threads=False).aggregate([("row", "last")])
-    return trials.take(last.sort_by("row_last")["row_last"])
 
 
 def _reading_schema(table: str) -> pa.Schema:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from orca_core.errors import StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
+from sweeper.results.views import shown_status
 from sweeper.running.provenance import provenance
 
 FLUSH_EVERY_S = 5.0
@@ -67,7 +68,7 @@ class Ended:
     """A trial that ended in this run.
 
     Args:
-        status: COMPLETE, PRUNED or FAIL.
+        status: COMPLETE, PRUNED, FAIL or INTERRUPTED.
         task: Its task.
         score: What it is ranked by; infinite if it failed.
         saved_s: Compute time saved by reuse.
@@ -184,7 +185,7 @@ class Recorder:
         row = live.row | dict(result) | {"sequence": 1, "ended_at": datetime.now(UTC)}
         row |= {"seconds": self._clock() - live.started, "saved_s": live.saved_s, "mixed_numerics": live.mixed_numerics}
         row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
-        ended = Ended(row["status"], row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
+        ended = Ended(shown_status(row), row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
         self.ended[trial_id] = ended
         self._buffers["trials"].append(row)
         self._flush_if_due()

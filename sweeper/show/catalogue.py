@@ -12,7 +12,7 @@ from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, ProxySpec, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
 from orca_core.workbench import Workbench
-from sweeper.show.tables import text_table
+from sweeper.show.tables import terminal_width, text_table
 from sweeper.space.reading import available_spaces
 from sweeper.space.yaml_reader import read_mapping
 
@@ -30,8 +30,8 @@ def describe(kind: str, name: str | None) -> str:
 def _describe_spaces(name: str | None) -> str:
     known = available_spaces()
     if name is None:
-        rows = [(space, _question(path), str(path)) for space, path in known.items()]
-        return text_table(("space", "question", "file"), rows)
+        rows = [(space, _question(path)) for space, path in known.items()]
+        return text_table(("space", "question"), rows, terminal_width())
     if name not in known:
         raise ConfigError([Fault("", "must be the name of a search space", name, nearest(name, known))])
     return known[name].read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def _question(path: Path) -> str:
     try:
         return str(read_mapping(path).get("description", ""))
     except ConfigError as error:
-        return str(error)
+        return str(error).replace(str(path), path.name)
 
 
 def _list_catalogue(catalogue: Catalogue[Spec], *columns: str) -> str:

@@ -47,7 +47,7 @@ def read_past_trials(workspace: Workspace, plan: Plan, ended: Collection[str]) -
     query = f"select trial, epoch, {plan.space.metric} as value from metrics where {of_sweep} and stage = 'finetune' order by trial, epoch"
     for row in workspace.sql(query).rows() if ended else ():
         epochs[row["trial"]].append((row["epoch"], row["value"]))
-    for row in workspace.sql(f"select trial, status from trials where {of_sweep} order by ended_at, trial").rows() if ended else ():
+    for row in workspace.sql(f"select trial, status from trial_status where {of_sweep} order by ended_at, trial").rows() if ended else ():
         trial = row["trial"]
         if trial in ended and trial in plan.by_id and epochs[trial]:
             past[plan.by_id[trial].config.task].append(PastTrial(trial, row["status"] == "PRUNED", tuple(epochs[trial])))

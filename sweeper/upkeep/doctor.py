@@ -76,7 +76,7 @@ def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     """Check each sweep: its driver, and whether trials that are COMPLETE lack rows of epochs, as they do after a file is lost."""
     results = workspace.results
     lost = workspace.sql(
-        "select sweep, trial from trials "
+        "select sweep, trial from trial_status "
         "left join (select sweep, trial, count(*) as epochs from metrics where stage = 'finetune' group by all) using (sweep, trial) "
         "where status = 'COMPLETE' and coalesce(epochs, 0) != finetune_epochs"
     )

@@ -103,6 +103,8 @@ BAD_INPUT = {
     "sweep that is unknown": (["best", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but"),
     "status of none": (["status", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but got 'stdy'."),
     "trial that is unknown": (["show", "xyz", "--results", "{results}"], "TRIAL: must be the start of one trial's id, but got 'xyz'."),
+    "format of a trial": (["show", "a", "--format", "xml", "--results", "{results}"], "--format: must be text or json, but got 'xml'."),
+    "task of another sweep": (["best", "study", "--task", "digitz", "--results", "{results}"], "--task: must be a task of study with ranked"),
     "trial that is no id": (["show", "a' or 1=1", "--results", "{results}"], "TRIAL: must be the start of a trial's id: "),
     "no results": (["query", "select 1", "--results", "nowhere"], "nowhere: must hold results. Run a sweep first, or give --results."),
     "SQL that is wrong": (["query", "select frezing from trials", "--results", "{results}"], "Binder Error: "),
@@ -119,7 +121,7 @@ BAD_INPUT = {
         ["proxies", "--task", "digits", "--set", "seed=1"],
         "--set: must not set what an argument sets, but got 'seed'",
     ),
-    "format of a ranking": (["proxies", "--task", "digits", "--format", "xml"], "--format: must be one of table, csv, json, markdown"),
+    "format of a ranking": (["proxies", "--task", "digits", "--format", "xml"], "--format: must be one of table, csv, json, markdown, latex"),
     "seed of a list": (["proxies", "--seed", "1"], "--seed: must be used with --task."),
     "names of a list": (["proxies", "photos", "noise"], "NAME: must be one, without --task, but got 'photos noise'."),
     "results in an unknown place": (["status", "--results", "ftpx://a/b"], "ftpx://a/b: cannot be opened as a store"),
@@ -144,7 +146,7 @@ def test_every_fault_of_a_trial_is_said_at_once():
 
 # ------------------------------------------------------------------------------------------------------------------------- query
 
-SQL = "select freezing, candidate, seed, valid_error, status, align_lr_steps from trials order by 1, 2, 3"
+SQL = "select freezing, candidate, seed, valid_error, status, align_lr_steps from trial_status order by 1, 2, 3"
 
 
 def test_query_as_csv_and_json_parses_back_to_the_same_rows(ask):
@@ -157,7 +159,7 @@ def test_query_as_csv_and_json_parses_back_to_the_same_rows(ask):
     assert plain[-1]["valid_error"] == ""
 
 
-@pytest.mark.parametrize("format", ["table", "csv", "json", "markdown"])
+@pytest.mark.parametrize("format", ["table", "csv", "json", "markdown", "latex"])
 def test_query_writes_to_a_file_what_it_would_print(ask, tmp_path, format):
     file = tmp_path / "answer"
     assert ask("query", SQL, "--format", format, "-o", str(file)) == ""
@@ -171,10 +173,18 @@ def test_best_ranks_arms_by_the_mean_over_seeds_of_their_best_candidate(ask):
     first, second = json.loads(ask("best", "study", "--format", "json"))
     assert (first["rank"], first["freezing"], first["seeds"]) == (1, "full", 2)
     assert first["valid_error"] == pytest.approx(0.03)
-    assert first["95% +-"] == pytest.approx(12.706 * 0.01, rel=1e-4)  # t of 1 degree, times the standard error
+    assert first["valid_error_ci95"] == pytest.approx(12.706 * 0.01, rel=1e-4)  # t of 1 degree, times the standard error
+    assert first["test_error_ci95"] == pytest.approx(first["valid_error_ci95"])
     assert first["test_error"] == pytest.approx(0.13)
     # Its candidate 1 has the better mean, but over one seed of two.
     assert (second["rank"], second["freezing"], second["valid_error"]) == (2, "layernorm", 0.5)
+    assert {key: second[key] for key in ("candidates", "completed", "pruned", "failed")} == {
+        "candidates": 2,
+        "completed": 1,
+        "pruned": 0,
+        "failed": 1,
+    }
+    assert all(name.isidentifier() for name in first), "columns that a program can use"
     assert len(json.loads(ask("best", "study", "--top", "1", "--format", "json"))) == 1
 
 
@@ -193,7 +203,7 @@ def test_status_counts_trials(ask):
 
 
 def test_show_has_config_scores_epochs_and_traceback(ask):
-    rows = json.loads(ask("query", "select trial, status from trials order by status desc", "--format", "json"))
+    rows = json.loads(ask("query", "select trial, status from trial_status order by status desc", "--format", "json"))
     failed, complete = rows[0]["trial"], rows[-1]["trial"]
     text = ask("show", failed)
     assert text.startswith(f"trial {failed} of sweep study: FAIL")

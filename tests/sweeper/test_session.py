@@ -34,7 +34,7 @@ class Run:
 
     def rows(self, columns: str = "status, cause") -> list[tuple]:
         self.recorder.flush()
-        return [tuple(row.values()) for row in self.workspace.sql(f"select {columns} from trials order by align_epochs").rows()]
+        return [tuple(row.values()) for row in self.workspace.sql(f"select {columns} from trial_status order by align_epochs").rows()]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_stopped_run_cuts_what_runs_and_starts_nothing(run):
     assert run.session.next() is None
     run.session.close()
     assert run.session.outcome is Outcome.STOPPED
-    assert run.rows() == [("FAIL", "stopped")]
+    assert run.rows() == [("INTERRUPTED", "stopped")]
 
 
 def test_a_request_to_stop_that_found_nothing_to_do_changes_nothing(run):
