@@ -69,7 +69,8 @@ def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm]) -> st
     if len(arms) < ranked:
         text += f"{len(arms)} of {ranked} arms are shown; --top N shows more.\n"
     if unranked := ranking.unranked(task):
-        text += f"{unranked} arms are not ranked: they have no candidate of which all seeds are complete.\n"
+        arms_are, they_have = ("arm is", "it has") if unranked == 1 else ("arms are", "they have")
+        text += f"{unranked} {arms_are} not ranked: {they_have} no candidate of which all seeds are complete.\n"
     return text
 
 

@@ -64,24 +64,23 @@ def advise_query(sweep: str, varied: Sequence[str], planned: Sequence[Mapping[st
         uri: Folder or URI of the results.
     """
     complete = [row for row in planned if row["status"] == "COMPLETE"]
-    text = f"Tables: {uri}/trials, metrics, stages."
+    text = f"Tables: trials, metrics and stages in {uri}."
     if not complete:
         return f"{text} See: sweeper status {shlex.quote(sweep)}\n"
     task = complete[0]["task"]
     of_task = [row for row in complete if row["task"] == task]
     knobs = [knob for knob in (path.replace(".", "_") for path in varied) if len({str(row[knob]) for row in of_task}) > 1]
     size = sum(2 + max(len(knob), *(len(str(row[knob])) for row in of_task)) for knob in knobs) + len("  error  trials") + 4
-    if max(size, len(f"sweeper query select {', '.join(knobs)},")) > ADVISED_WIDTH:
+    if max(size, len(f"  select {', '.join(knobs)},")) > ADVISED_WIDTH:
         knobs = ["variant"] if all(row["variant"] for row in of_task) else ["arm", "candidate"]
-    sql = [
-        f"select {', '.join(knobs or ['seed'])},",
-        "  avg(test_error) as error, count(*) as trials",
-        f"  from trials where sweep = {_quote(sweep)}",
-        f"  and task = {_quote(task)}",
-        "  group by all order by error",
-    ]
+    sql = f"""
+  select {", ".join(knobs or ["seed"])},
+    avg(test_error) as error, count(*) as trials
+  from trials where sweep = {_quote(sweep)}
+    and task = {_quote(task)}
+  group by all order by error"""
     here = "" if uri == "results" else f" --results {shlex.quote(uri)}"
-    return f"{text} For example:\nsweeper query{here} {_quote_shell(chr(10).join(sql))}\n"
+    return f"{text} For example:\nsweeper query{here} {_quote_shell(sql)}\n"
 
 
 def _quote(text: str) -> str:

@@ -104,7 +104,10 @@ BAD_INPUT = {
     "status of none": (["status", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but got 'stdy'."),
     "trial that is unknown": (["show", "xyz", "--results", "{results}"], "TRIAL: must be the start of one trial's id, but got 'xyz'."),
     "format of a trial": (["show", "a", "--format", "xml", "--results", "{results}"], "--format: must be text or json, but got 'xml'."),
-    "task of another sweep": (["best", "study", "--task", "digitz", "--results", "{results}"], "--task: must be a task of study with ranked"),
+    "task of another sweep": (
+        ["best", "study", "--task", "digitz", "--results", "{results}"],
+        "--task: must be a task of study with ranked",
+    ),
     "trial that is no id": (["show", "a' or 1=1", "--results", "{results}"], "TRIAL: must be the start of a trial's id: "),
     "no results": (["query", "select 1", "--results", "nowhere"], "nowhere: must hold results. Run a sweep first, or give --results."),
     "SQL that is wrong": (["query", "select frezing from trials", "--results", "{results}"], "Binder Error: "),
@@ -121,7 +124,10 @@ BAD_INPUT = {
         ["proxies", "--task", "digits", "--set", "seed=1"],
         "--set: must not set what an argument sets, but got 'seed'",
     ),
-    "format of a ranking": (["proxies", "--task", "digits", "--format", "xml"], "--format: must be one of table, csv, json, markdown, latex"),
+    "format of a ranking": (
+        ["proxies", "--task", "digits", "--format", "xml"],
+        "--format: must be one of table, csv, json, markdown, latex",
+    ),
     "seed of a list": (["proxies", "--seed", "1"], "--seed: must be used with --task."),
     "names of a list": (["proxies", "photos", "noise"], "NAME: must be one, without --task, but got 'photos noise'."),
     "results in an unknown place": (["status", "--results", "ftpx://a/b"], "ftpx://a/b: cannot be opened as a store"),

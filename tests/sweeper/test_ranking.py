@@ -101,7 +101,7 @@ def test_candidates_that_have_not_started_are_counted(workspace):
     assert [rows[5][key] for key in ("candidates", "completed")] == [3, 0]
     assert "finetune_lr" not in rows[0], "a tuned knob is no setting of the arm"
     text = describe_best(workspace, "tuned", 5)
-    assert "1 arms are not ranked" in text
+    assert "1 arm is not ranked" in text
     assert "1 of 3 candidates completed, 0 pruned, 20 s" in " ".join(text.split())
 
 
@@ -115,7 +115,10 @@ def test_a_failed_seed_takes_its_candidate_out(workspace):
     ("ends", "message"),
     [
         ({(0, 0, 0): None, (0, 0, 1): STOPPED}, "tuned has no finished trials yet. See `sweeper status tuned`."),
-        ({(0, 0, 0): 0.1, (0, 0, 1): PRUNED}, "tuned has no candidate yet of which all seeds are complete; only such candidates are ranked."),
+        (
+            {(0, 0, 0): 0.1, (0, 0, 1): PRUNED},
+            "tuned has no candidate yet of which all seeds are complete; only such candidates are ranked.",
+        ),
     ],
 )
 def test_what_cannot_be_ranked_yet_is_said_as_a_fact(workspace, ends, message):
