@@ -23,4 +23,9 @@ def load_measured_costs(workspace: Workspace) -> Measured:
     trained = workspace.sql(
         "select task, body_name, freezing, max(list_max(params_trained)) as value from trial_status where status = 'COMPLETE' group by all"
     )
-    return Measured(*({tuple(row.values())[:-1]: row["value"] for row in answer.rows()} for answer in (seconds, sizes, trained)))
+    return Measured(
+        *(
+            {tuple(row.values())[:-1]: row["value"] for row in answer.rows() if row["value"] is not None}
+            for answer in (seconds, sizes, trained)
+        )
+    )
