@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import sys
 import textwrap
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -152,7 +153,9 @@ def _format_text(found: Reconciliation, taken: Container[str], rows: list[dict[s
     columns += [*(knob.replace(".", "_") for knob in plan.space.varied), "seed"]
     trials = text_table(columns, ([row[key] for key in columns] for row in rows))
     tree = "\n".join(["Stages that trials share, and the epochs at which trials leave them", *_tree_lines(build_stage_tree(plan))])
-    summary = [textwrap.fill(line, terminal_width(), subsequent_indent=INDENT) for line in _summary_lines(found, taken, costs)]
+    summary = list(_summary_lines(found, taken, costs))
+    if sys.stdout.isatty():  # elsewhere each statement stays on one line, for programs that look for it
+        summary = [textwrap.fill(line, terminal_width(), subsequent_indent=INDENT) for line in summary]
     return f"{trials}\n{tree}\n\n" + "\n".join(summary) + "\n"
 
 

@@ -8,6 +8,7 @@ from orca_core.rows import EpochRow, StageRow
 from sweeper.planning.planner import Planner
 from sweeper.results import Workspace
 from sweeper.running.job import TrialJob
+from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome, Session
 from sweeper.space.reading import parse_space
@@ -78,6 +79,10 @@ def test_a_stopped_run_cuts_what_runs_and_starts_nothing(run):
     run.session.close()
     assert run.session.outcome is Outcome.STOPPED
     assert run.rows() == [("INTERRUPTED", "stopped")]
+    (stored,) = run.workspace.results.live_trials("s")
+    assert (stored["status"], stored["cause"]) == ("FAIL", "stopped"), "the files stay as they were"
+    again = reconcile(run.planner.space, run.workspace.results)
+    assert [planned.id for planned in again.todo if planned.id == trial.id] == [trial.id], "the next run takes it up"
 
 
 def test_a_request_to_stop_that_found_nothing_to_do_changes_nothing(run):
@@ -107,6 +112,7 @@ def test_a_lost_trial_is_another_attempt_and_one_lost_too_often_fails(run):
     trial = run.begin()
     run.session.lose(trial.id)
     assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", 1)]
+    assert "was lost" in run.rows("error")[0][0]
     run.session.start(trial.id)
     assert run.rows("status, cause, attempt") == [("RUNNING", None, 2)]
     run.session.give_up(trial.id)
