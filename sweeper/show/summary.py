@@ -35,8 +35,8 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
         lines.append(f"{space.name}: nothing to run, all {len(found.done)} trials are in the results.")
     shown = Counter(shown_status(row) for row in planned)
     if outcome is Outcome.STOPPED:
-        cut = f" {shown[INTERRUPTED]} trials were interrupted." if shown[INTERRUPTED] else ""
-        lines.append(f"{space.name}: stopped.{cut} Run the same command to continue.")
+        cut = f", {shown[INTERRUPTED]} of {len(found.plan.trials)} trials interrupted" if shown[INTERRUPTED] else ""
+        lines.append(f"{space.name}: stopped{cut}. Run the same command to continue.")
     failed = [row for row in planned if shown_status(row) == "FAIL"]
     for cause, count in Counter(row["cause"] for row in failed).items():
         first = next(row for row in failed if row["cause"] == cause)

@@ -14,8 +14,11 @@ from sweeper.analysis.candidates import read_arms
 from sweeper.planning.planner import make_plan
 from sweeper.results import Workspace
 from sweeper.running.plan_note import plan_note
+from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
+from sweeper.running.session import Outcome
 from sweeper.show.results import arms_status, best_arms, describe_best, describe_status, sweep_status
+from sweeper.show.summary import summarise_run
 from sweeper.space.reading import parse_space
 
 PRUNED = {"status": "PRUNED", "cause": "asha after epoch 2", "best_epoch": 2}
@@ -164,6 +167,15 @@ def test_a_clean_stop_is_no_failure(workspace, driver, monkeypatch):
     expected = {"complete": 1, "pruned": 0, "fail": 1, "running": 1 if driver else 0, "interrupted": 1 if driver else 2}
     assert {key: line[key] for key in expected} == expected
     assert ("tuned is run by process 1 on this machine." in describe_status(workspace, None)) is driver
+
+
+def test_the_summary_of_a_stopped_run_reports_no_failure(workspace):
+    record(workspace, TUNED, {(0, 0, 0): 0.1, (0, 0, 1): STOPPED, (5, 0, 0): STOPPED}, "align_epochs")
+    found = reconcile(parse_space(TUNED), workspace.results)
+    text = summarise_run(found, workspace, 0, Outcome.STOPPED, workspace.results.live_trials("tuned"))
+    assert "tuned: stopped, 2 of 12 trials interrupted. Run the same command to continue.\n" in text
+    assert "failed" not in text
+    assert len(found.todo) == 11, "the next run takes them up"
 
 
 def test_trials_recorded_one_by_one_are_arms_of_one_seed(workspace):
