@@ -25,7 +25,7 @@ import psutil
 
 from sweeper import Results
 
-SPACE = Path(__file__).resolve().parent.parent / "search_spaces" / "storm.yaml"
+SPACE = Path(__file__).with_name("storm.yaml").resolve()
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 # `code_commit` is here because the working tree may change during the run.
@@ -70,10 +70,10 @@ def kill_one(driver: subprocess.Popen[bytes], dice: random.Random) -> str | None
 def tables(results: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Return the final tables without the columns that may differ."""
     source = Results(results)
-    known = source.sql("select * from trials limit 1").arrow().column_names
+    known = source.sql("select * from trial_status limit 1").arrow().column_names
     columns = ", ".join(name for name in known if name not in VARYING)
     return {
-        "trials": [tuple(map(str, row.values())) for row in source.sql(f"select {columns} from trials order by all").rows()],
+        "trials": [tuple(map(str, row.values())) for row in source.sql(f"select {columns} from trial_status order by all").rows()],
         "metrics": [
             tuple(map(str, row.values())) for row in source.sql("select * exclude (attempt, seconds) from metrics order by all").rows()
         ],

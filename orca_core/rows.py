@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Self
 
 _FOLD = "With `validation_folds`: the fold, from 0; null in the final training, which has no validation rows, and without folds."
@@ -20,13 +20,18 @@ class Cells:
 
     def cells(self) -> dict[str, Any]:
         """The row by column, without columns that do not apply."""
-        values = {column.name: getattr(self, column.name) for column in fields(self)}  # type: ignore[arg-type]
+        values = {column.name: getattr(self, column.name) for column in row_columns(type(self))}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_cells(cls, cells: Mapping[str, Any]) -> Self:
         """A row from what `cells` returned, in this version or an older one; other keys are ignored."""
-        return cls(**{column.name: cells[column.name] for column in fields(cls) if column.name in cells})  # type: ignore[arg-type]
+        return cls(**{column.name: cells[column.name] for column in row_columns(cls) if column.name in cells})
+
+
+def row_columns(row: type[Any]) -> list[Field[Any]]:
+    """The fields of a row type that are columns of its table."""
+    return [column for column in fields(row) if column.metadata.get("is_column", True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,8 @@ class EpochRow(Cells):
     lr: Annotated[float | None, "Learning rate at the end of the epoch."] = None
     seconds: Annotated[float, "Seconds the epoch took, where it was computed."] = 0.0
     memory_bytes: Annotated[int | None, "GPU memory: the largest amount held since the stage began; null on CPU."] = None
+    is_reused: bool = field(default=False, compare=False, metadata={"is_column": False})
+    """Whether the epoch was found in the store and not computed by this trial."""
 
 
 @dataclass(frozen=True, kw_only=True)

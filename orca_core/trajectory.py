@@ -73,7 +73,7 @@ def advance(
     done = _take(stage, store, stage.address)
     if done is not None and (done.tensors or not keep_tensors):
         rows = rows_of(done)
-        yield from rows
+        yield from _reused(rows)
         saved_s = sum(row.seconds for row in rows)
         yield _stage_row(stage, end - stage.start, seconds=0.0, saved_s=saved_s, mixed_numerics=is_mixed(kind, done.data))
         return done
@@ -88,7 +88,7 @@ def advance(
         rows = rows_of(found)
         begun = rows[-1].epoch
     makers = made_by(kind, found.data if found else None)
-    yield from rows
+    yield from _reused(rows)
     saved_s = sum(row.seconds for row in rows)
     last_save = time.perf_counter()
     for epoch in range(begun + 1, end + 1):
@@ -131,6 +131,10 @@ def advance(
 def rows_of(artifact: Artifact) -> list[EpochRow]:
     """The rows that an artifact of a trajectory carries, from the trajectory's first epoch on."""
     return [EpochRow.from_cells(row) for row in artifact.data["rows"]]
+
+
+def _reused(rows: Sequence[EpochRow]) -> list[EpochRow]:
+    return [replace(row, is_reused=True) for row in rows]
 
 
 def _as_data(rows: Sequence[EpochRow], makers: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.
 
-from sweeper import Results, Workspace, load_space, plan, run
+from sweeper import Results, load_space, plan, run
 
-space = load_space("quickstart")
-plan(space)                     # trials and the stages they share
-run(space, "results")           # run, or continue
-Workspace("results").sql("select task, freezing, avg(test_error) from trials group by all").df()
+space = load_space("quickstart")                # a name, a path or a dict
+plan(space)                                     # trials and the stages they share
+run(space, "results")                           # run, or continue
+Results("results").sql(
+    "select freezing, avg(test_error) as error from trials "
+    "where sweep = 'quickstart' and task = 'digits' group by all"
+).df()
 """
 
 from __future__ import annotations
@@ -37,3 +40,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _EXPORTS[name]
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """The public names, for tab completion."""
+    return sorted(__all__)

@@ -81,7 +81,10 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
             break
         if recorder is not None:
             recorder.add_rows(trial.id, [row])
-        sys.stdout.write((json.dumps(row_to_json(row)) if format == "json" else _format_row(row)) + "\n")
+        if format == "json":
+            sys.stdout.write(json.dumps(row_to_json(row)) + "\n")
+        elif isinstance(row, StageRow) or not row.is_reused:
+            sys.stdout.write(_format_row(row) + "\n")
         sys.stdout.flush()
     if recorder is not None:
         recorder.end(trial.id, result | {"ray_version": None})
@@ -100,10 +103,18 @@ def _print_result(trial: str, result: Mapping[str, Any], format: str) -> None:
     sys.stdout.write(f"trial {trial}: " + ", ".join(f"{key} {_format_value(value)}" for key, value in cells.items()) + "\n")
 
 
+_NOT_PRINTED = ("stage", "phase", "epoch", "key", "label_distances", "epochs", "reused_epochs", "saved_s")
+
+
 def _format_row(row: Row) -> str:
-    skipped = ("stage", "phase", "epoch", "key", "label_distances")
-    cells = ", ".join(f"{key} {_format_value(value)}" for key, value in row.cells().items() if key not in skipped)
-    return f"{row.stage:<9} {'total' if isinstance(row, StageRow) else row.epoch:>5}  {cells}"
+    """A row as a line. Epochs that were found in the store are not printed; the line of their stage counts them."""
+    cells = [f"{key} {_format_value(value)}" for key, value in row.cells().items() if key not in _NOT_PRINTED]
+    if isinstance(row, StageRow):
+        if row.reused_epochs:
+            cells.insert(0, f"{row.reused_epochs} of {row.epochs} epochs from the store, {row.saved_s:.3g} s saved")
+        elif row.saved_s:
+            cells.insert(0, f"from the store, {row.saved_s:.3g} s saved")
+    return f"{row.stage:<9} {'total' if isinstance(row, StageRow) else row.epoch:>5}  {', '.join(cells)}"
 
 
 def _format_value(value: Any) -> str:

@@ -10,6 +10,7 @@ from orca_core.errors import ConfigError, Fault
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import PlannedTrial
+from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_tables
 from sweeper.running.driver import claim_sweep
@@ -88,7 +89,7 @@ def run_space(
         sys.stdout.write(summarise_run(found, workspace, len(taken), outcome, planned))
     if outcome is Outcome.STOPPED:
         return 130
-    return 1 if any(row["status"] == "FAIL" for row in planned) else 0
+    return 1 if any(shown_status(row) == "FAIL" for row in planned) else 0
 
 
 def _check_machine(space: SearchSpace, workspace: Workspace, found: Reconciliation, address: str | None, share: bool) -> None:

@@ -25,3 +25,10 @@ def test_modules_do_not_load_what_they_do_not_need(modules, forbidden):
     code = f"import sys, {modules}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert set(loaded) & forbidden == set()
+
+
+@pytest.mark.parametrize("package", ["sweeper", "orca_core"])
+def test_the_public_names_are_what_tab_completion_shows(package):
+    """In a new process, in which nothing has been imported on demand."""
+    code = f"import {package} as p; print(dir(p) == sorted(p.__all__))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"

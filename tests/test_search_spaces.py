@@ -47,6 +47,11 @@ def test_every_space_is_found_by_its_name():
     assert {file.stem for file in SPACES} <= set(available_spaces())
 
 
+def test_the_space_of_the_storm_lies_with_the_benchmark_that_runs_it():
+    assert make_plan(load_space(Path(__file__).parents[1] / "benchmarks" / "storm.yaml")).trials
+    assert "storm" not in available_spaces()
+
+
 def test_the_quickstart_sweeps_all_four_axes_on_both_kinds_of_task():
     space = load_space("quickstart")
     assert set(space.varied) == {"task", "align.epochs", "proxy", "freezing", "body.weights"}

@@ -1,4 +1,4 @@
-"""Ranks the arms of a sweep by the scores of their trials."""
+"""Ranks the arms of a sweep by the scores of their candidates."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.candidates import Arm, Candidate, Row, Sweep, read_arms
 from sweeper.results.store import ResultStore
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,19 @@ class RankedArm:
     """An arm of a sweep, represented by its best candidate.
 
     Args:
-        line: Its line in the output of `best`: task, mean of the metric and half-width of its interval, mean test error, seeds, knobs.
-        rows: The rows of its trials, one per seed.
+        arm: The arm.
+        candidate: Its best candidate.
+        line: Its line in the output of `best`: rank, task, scores with half the width of their intervals, seeds, settings, counts.
     """
 
+    arm: Arm
+    candidate: Candidate
     line: Mapping[str, Any]
-    rows: Rows
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the candidate's trials, by seed."""
+        return [self.candidate.rows[seed] for seed in sorted(self.candidate.seeds)]
 
 
 @dataclass(frozen=True)
@@ -32,51 +38,81 @@ class Ranking:
     """The arms of a sweep by task, the best first.
 
     Args:
-        metric: The metric by which they are ranked; lower is better.
-        arms: Task -> arms.
+        sweep: All arms, ranked or not.
+        arms: Task -> ranked arms.
     """
 
-    metric: str
+    sweep: Sweep
     arms: Mapping[str, Sequence[RankedArm]]
+
+    @property
+    def metric(self) -> str:
+        """The metric by which they are ranked; lower is better."""
+        return self.sweep.metric
+
+    def unranked(self, task: str) -> int:
+        """Number of arms of a task of which no candidate is complete."""
+        return sum(arm.task == task for arm in self.sweep.arms) - len(self.arms.get(task, ()))
 
 
 def rank_arms(results: ResultStore, sweep: str) -> Ranking:
     """Rank the arms of each task by the sweep's metric, averaged over seeds. A tuned arm is ranked by its best candidate.
 
-    Arms with all seeds come first: a mean over fewer is not comparable. Equal arms are in the order of their ids. The interval is
-    Student's t at 95 % over seeds; none for one seed.
+    Only candidates of which every planned seed is COMPLETE are ranked. Arms with the same mean have the same rank, and are listed by id.
+    Intervals are Student's t at 95 % over seeds; there are none for one seed.
 
     Raises:
-        ConfigError: If the sweep is unknown, or none of its trials has finished.
+        ConfigError: If the sweep is unknown, or none of its candidates is complete.
     """
-    results.check_sweep(sweep)
-    rows = [row for row in results.live_trials(sweep) if row["in_plan"] and row["status"] == "COMPLETE"]
-    if not rows:
-        raise ConfigError([Fault("", f"sweep {sweep} must have finished trials", Fault.ABSENT, "See `sweeper status`.")])
-    plan = results.latest_plan(sweep) or {"metric": "valid_error", "varied": []}
-    metric, knobs = plan["metric"], [knob for knob in plan["varied"] if knob != "task"]
-    candidates: dict[tuple[str, str, int], Rows] = defaultdict(list)
-    for row in rows:
-        candidates[row["task"], row["arm"], row["candidate"]].append(row)
-    seeds = max(len(of_candidate) for of_candidate in candidates.values())
-    ranked: dict[str, dict[str, RankedArm]] = defaultdict(dict)
-
-    def rank(candidate: tuple[str, str, int]) -> tuple[bool, float]:
-        found = candidates[candidate]
-        return len(found) < seeds, _mean([row[metric] for row in found])
-
-    # Of equals, the one with the smaller id, whichever ended first.
-    for task, arm, candidate in sorted(candidates, key=lambda key: (key[0], *rank(key), *key[1:])):
-        if arm not in ranked[task]:  # otherwise a better candidate of this arm came before
-            ranked[task][arm] = RankedArm(*_summarise(candidates[task, arm, candidate], metric, knobs))
-    return Ranking(metric, {task: list(arms.values()) for task, arms in ranked.items()})
+    known = read_arms(results, sweep)
+    ranked: dict[str, list[tuple[float, Arm, Candidate]]] = defaultdict(list)
+    for arm in known.arms:
+        complete = [candidate for candidate in arm.candidates if candidate.state == "COMPLETE"]
+        if complete:
+            best = min(complete, key=lambda candidate: (_score(candidate, known.metric), candidate.number))
+            ranked[arm.task].append((_score(best, known.metric), arm, best))
+    if not ranked:
+        raise ConfigError([_nothing_to_rank(known)])
+    arms = {}
+    for task, of_task in sorted(ranked.items()):
+        of_task.sort(key=lambda entry: (entry[0], entry[1].id))
+        ranks = _ranks([score for score, _, _ in of_task])
+        arms[task] = [RankedArm(arm, best, _line(rank, known, arm, best)) for rank, (_, arm, best) in zip(ranks, of_task, strict=True)]
+    return Ranking(known, arms)
 
 
-def _summarise(rows: Rows, metric: str, knobs: Sequence[str]) -> tuple[dict[str, Any], Rows]:
-    values = [row[metric] for row in rows]
-    line = {"task": rows[0]["task"], metric: _mean(values), "95% +-": _half_interval(values)}
-    line |= {"test_error": _mean([row["test_error"] for row in rows]), "seeds": len(rows)}
-    return line | {knob: rows[0][knob] for knob in knobs}, rows
+def _nothing_to_rank(sweep: Sweep) -> Fault:
+    trials = [row for arm in sweep.arms for candidate in arm.candidates for row in candidate.rows.values()]
+    see = f"See `sweeper status {sweep.name}`."
+    if not any(row["status"] == "COMPLETE" for row in trials):
+        return Fault("", f"{sweep.name} has no finished trials yet", Fault.ABSENT, see)
+    rule = f"{sweep.name} has no candidate yet of which all seeds are complete; only such candidates are ranked"
+    return Fault("", rule, Fault.ABSENT, see)
+
+
+def _ranks(scores: Sequence[float]) -> list[int]:
+    """The rank of each of some ascending scores; equal scores, up to rounding of means, have equal ranks."""
+    ranks: list[int] = []
+    for position, score in enumerate(scores, 1):
+        is_tied = bool(ranks) and math.isclose(score, scores[ranks[-1] - 1], rel_tol=1e-12, abs_tol=1e-15)
+        ranks.append(ranks[-1] if is_tied else position)
+    return ranks
+
+
+def _score(candidate: Candidate, metric: str) -> float:
+    return _mean([candidate.rows[seed][metric] for seed in candidate.seeds])
+
+
+def _line(rank: int, sweep: Sweep, arm: Arm, candidate: Candidate) -> dict[str, Any]:
+    rows = [candidate.rows[seed] for seed in sorted(candidate.seeds)]
+    line: dict[str, Any] = {"rank": rank, "task": arm.task}
+    if sweep.has_variants:
+        line["variant"] = arm.variant
+    for metric in dict.fromkeys((sweep.metric, "test_error")):
+        values = [row[metric] for row in rows]
+        line |= {metric: _mean(values), f"{metric}_ci95": _half_interval(values)}
+    line |= {"seeds": len(rows)} | {knob: candidate.cells.get(knob) for knob in sweep.varied}
+    return line | arm.counts()
 
 
 def _mean(values: Sequence[float]) -> float:

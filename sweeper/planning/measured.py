@@ -10,7 +10,7 @@ def load_measured_costs(workspace: Workspace) -> Measured:
     """Read what stages of earlier trials cost; empty if there are no results."""
     if not workspace.results.sweeps():
         return Measured()
-    trials = "join trials using (sweep, trial)"
+    trials = "join trial_status using (sweep, trial)"
     seconds = workspace.sql(
         f"select stage, task, body_name, median(metrics.seconds) as value from metrics {trials} group by all union all "
         f"select stage, task, body_name, median(stages.seconds) as value from stages {trials} "
@@ -21,6 +21,11 @@ def load_measured_costs(workspace: Workspace) -> Measured:
         "where stage != 'finetune' and stored_bytes is not null group by all"
     )
     trained = workspace.sql(
-        "select task, body_name, freezing, max(list_max(params_trained)) as value from trials where status = 'COMPLETE' group by all"
+        "select task, body_name, freezing, max(list_max(params_trained)) as value from trial_status where status = 'COMPLETE' group by all"
     )
-    return Measured(*({tuple(row.values())[:-1]: row["value"] for row in answer.rows()} for answer in (seconds, sizes, trained)))
+    return Measured(
+        *(
+            {tuple(row.values())[:-1]: row["value"] for row in answer.rows() if row["value"] is not None}
+            for answer in (seconds, sizes, trained)
+        )
+    )

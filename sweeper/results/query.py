@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from orca_core.errors import OrcaError, StoreError, nearest
 from sweeper.results.records import TABLES
-from sweeper.results.store import ResultStore, drop_superseded, find_later_attempts
+from sweeper.results.store import ResultStore
+from sweeper.results.views import CREATE_VIEWS, STORED_TRIALS, VIEWS, column_names, drop_superseded, find_later_attempts
 
 if TYPE_CHECKING:
     import duckdb  # imported where it is used: commands without a query start faster
@@ -29,7 +30,7 @@ class QueryError(OrcaError, ValueError):
 
 
 class Results:
-    """The tables `trials`, `metrics` and `stages` of all sweeps; `docs/results.md` has their columns.
+    """The tables of all sweeps: `trials`, `metrics`, `stages` and further views of the trials; `docs/results.md` has their columns.
 
     Nothing is read until the first query, and every query sees the rows written by then.
 
@@ -48,7 +49,7 @@ class Results:
             StoreError: If there are no results, or a file of them is damaged.
 
         Example:
-            >>> Results("results").sql("select task, avg(test_error) from trials group by task").df()  # doctest: +SKIP
+            >>> Results("results").sql("select seed, test_error from trials where sweep = 'paper'").df()  # doctest: +SKIP
         """
         import duckdb
 
@@ -58,7 +59,7 @@ class Results:
             # DuckDB wraps pyarrow's errors about a file in an InvalidInputException.
             answer = self._store.read(TABLES, lambda data: _ask(query, data), failures=(duckdb.InvalidInputException,))
         except duckdb.Error as error:
-            raise QueryError(_explain(error)) from None
+            raise QueryError(_explain(error, query)) from None
         return Answer(answer)
 
 
@@ -150,11 +151,6 @@ _SETTINGS = """
     SET lock_configuration = true;
 """
 
-_CURRENT_TRIALS = """
-    CREATE VIEW trials AS
-    FROM all_trials QUALIFY row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, sequence DESC) = 1
-"""
-
 
 def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
     """The answer to a query over the three tables.
@@ -168,8 +164,8 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
     with duckdb.connect(":memory:") as connection:
         connection.execute(_SETTINGS)
         _refuse_all_but_select(query, connection)
-        connection.register("all_trials", data["trials"])
-        connection.execute(_CURRENT_TRIALS)
+        connection.register(STORED_TRIALS, data["trials"])
+        connection.execute(CREATE_VIEWS)
         later = find_later_attempts(data["trials"])
         for table in ("metrics", "stages"):
             connection.register(table, drop_superseded(data[table], later))
@@ -204,17 +200,23 @@ _UNKNOWN_COLUMN = re.compile(r'column "(?P<name>[^"]+)" not found|does not have 
 _UNKNOWN_TABLE = re.compile(r'Table with name (?P<name>\S+) does not exist|Referenced table "(?P<named>[^"]+)" not found')
 
 
-def _explain(error: duckdb.Error) -> str:
+def _explain(error: duckdb.Error, query: str) -> str:
     """DuckDB's message in one line, with the nearest known name where one is unknown."""
     import duckdb
 
     message = str(error).partition("\n")[0].rstrip("!.")
     if isinstance(error, duckdb.PermissionException):
-        return f"{message}. SQL reads only the tables {', '.join(TABLES)}."
+        return f"{message}. SQL reads only {', '.join(VIEWS)}."
     if match := _UNKNOWN_TABLE.search(message):
-        return f"{message}. {nearest(match['name'] or match['named'], TABLES)}"
+        return f"{message}. {_quote_hint(query, match['name'] or match['named']) or nearest(match['name'] or match['named'], VIEWS)}"
     if match := _UNKNOWN_COLUMN.search(message):
-        known = {column.name for columns in TABLES.values() for column in columns}
-        hint = nearest(match["name"] or match["named"], known).partition("Known:")[0].strip()  # not all hundred columns
-        return f"{message}. {hint or 'DESCRIBE trials lists what there is.'}"
+        name = match["name"] or match["named"]
+        hint = nearest(name, column_names()).partition("Known:")[0].strip()  # not all hundred columns
+        return f"{message}. {_quote_hint(query, name) or hint or 'DESCRIBE trials lists what there is.'}"
     return f"{message}."
+
+
+def _quote_hint(query: str, name: str) -> str:
+    """A sentence about quotes if an unknown name is compared with, as in `where task = digits`; else empty."""
+    compared = re.search(rf"""(?:[=<>]|\blike|\bin\s*\()\s*(?P<value>"?{re.escape(name)}[\w./:+-]*)""", query, re.IGNORECASE)
+    return f"If {name} is a text, put it in single quotes: '{compared['value'].strip(chr(34))}'." if compared else ""

@@ -6,7 +6,7 @@ at any time, but a released column is never renamed, removed or changed in type.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow as pa
 from orca_core.config.paths import KNOBS
 from orca_core.declarations import describe_knob
 from orca_core.numerics import NumericalKind
-from orca_core.rows import EpochRow, StageRow, TrialResult
+from orca_core.rows import EpochRow, StageRow, TrialResult, row_columns
 
 _TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")
 
@@ -42,7 +42,7 @@ def config_columns() -> tuple[Column, ...]:
 def columns_of(row: type[EpochRow | StageRow | TrialResult | NumericalKind]) -> tuple[Column, ...]:
     """A column for every field of a row type of the core."""
     hints = get_type_hints(row, include_extras=True)
-    return tuple(Column(field.name, _arrow_type(hints[field.name]), hints[field.name].__metadata__[0]) for field in fields(row))
+    return tuple(Column(field.name, _arrow_type(hints[field.name]), hints[field.name].__metadata__[0]) for field in row_columns(row))
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
@@ -70,7 +70,12 @@ _ATTEMPT = (
 TRIALS: tuple[Column, ...] = (
     *_ATTEMPT,
     Column("sequence", _COUNT, "Number of the row within the attempt, from 0: RUNNING comes first, and the last row counts."),
-    Column("status", _TEXT, "COMPLETE, PRUNED (stopped early by the scheduler), FAIL or RUNNING."),
+    Column(
+        "status",
+        _TEXT,
+        "COMPLETE, PRUNED (stopped early by the scheduler), FAIL, INTERRUPTED (cut short by a stop, continued by the next run) or RUNNING. "
+        "The files have FAIL with the cause `stopped` where SQL shows INTERRUPTED.",
+    ),
     Column("in_plan", _FLAG, "Whether the plan of the sweep's last run contains this trial; analyses read only such rows."),
     Column("arm", _TEXT, "Id of the trial without its seed and its tuned knobs: trials of an arm are repeats."),
     Column("candidate", _COUNT, "Number of the candidate of tuned knobs within the arm, from 0; 0 when nothing is tuned."),
@@ -101,8 +106,8 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "cause",
         _TEXT,
-        "Why the trial is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, disk, store, infrastructure, timeout, "
-        "stopped. PRUNED: the rule that stopped it.",
+        "Why the trial is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, disk, store, infrastructure, timeout. "
+        "INTERRUPTED: stopped. PRUNED: the rule that stopped it.",
     ),
     Column("error", _TEXT, "FAIL: the error in one line."),
     Column("traceback", _TEXT, "FAIL: Python's traceback."),
@@ -142,11 +147,62 @@ _INTRODUCTION = """\
 
 Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`. This page is generated from `sweeper/results/records.py`.
 
-A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. For each trial in each sweep,
-SQL shows only the last attempt, the one with the largest number; and of its rows in `trials`, which record how the status changed (RUNNING,
-then COMPLETE), only the last. `all_trials` has every row that has not been compacted away.
+| View | Rows |
+|---|---|
+| `trials` | the trials to analyse: in the plan of their sweep and COMPLETE, one row per sweep and trial |
+| `distinct_trials` | of these one per `result_key`: a trial that several sweeps share counts once |
+| `trial_status` | the latest row of every trial in each sweep, whatever its status and also if it is no longer planned |
+| `all_trials` | every row that has not been compacted away, earlier attempts included |
+| `metrics`, `stages` | epochs and stages of the latest attempt of every trial, whatever its status |
+
+All views of trials have the columns of `trials`. A finished trial that a sweep took over from another one stands in both. So name the
+sweep in each query, or read `distinct_trials`; and name the task, as errors of different tasks cannot be averaged. To see only the epochs
+of finished trials, join: `metrics join trials using (sweep, trial)`.
+
+A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. SQL shows only the last
+attempt, the one with the largest number; and of its rows in `trials`, which record how the status changed (RUNNING, then COMPLETE), only
+the last.
 
 Knobs that have no effect in a trial (the proxy, when `align_epochs` is 0) are null.
+
+## Questions
+
+The arms of a sweep on one task, with the mean and the standard error over seeds:
+
+```sql
+select align_epochs, freezing, body_weights, avg(test_error) as error,
+       sem(test_error) as sem, count(*) as seeds
+from trials where sweep = 'quickstart' and task = 'digits'
+group by all order by error
+```
+
+Alignment against none, paired by seed: both arms of a pair have the same seed and share its draws.
+
+```sql
+select freezing, body_weights, count(*) as pairs,
+       avg(a.test_error - b.test_error) as difference
+from trials a join trials b using (sweep, task, seed, freezing, body_weights)
+where sweep = 'quickstart' and task = 'digits'
+  and a.proxy = 'photos' and b.align_epochs = 0
+group by all order by all
+```
+
+The validation error by epoch of fine-tuning:
+
+```sql
+select epoch, freezing, avg(metrics.valid_error) as error
+from metrics join trials using (sweep, trial)
+where sweep = 'quickstart' and task = 'digits' and stage = 'finetune'
+group by all order by all
+```
+
+How the trials of a sweep ended, and what could not be finished:
+
+```sql
+select status, cause, count(*) as trials
+from trial_status where sweep = 'quickstart' and in_plan
+group by all order by all
+```
 """
 
 _ROWS = {

@@ -16,15 +16,14 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-from pyarrow import fs
 
-from orca_core.errors import ConfigError, Fault, StoreError, nearest
-from orca_core.filesystem import open_filesystem, write_whole
+from orca_core.errors import StoreError
+from sweeper.results.notes import SweepNotes
 from sweeper.results.records import TABLES, schema
+from sweeper.results.views import current_rows, drop_superseded, find_later_attempts
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # imported where it is used: it loads pandas, 0.3 s
@@ -51,7 +50,7 @@ class _Files:
     dead: Sequence[str]
 
 
-class ResultStore:
+class ResultStore(SweepNotes):
     """The result tables and the notes about sweeps under one folder.
 
     Args:
@@ -60,14 +59,6 @@ class ResultStore:
     Raises:
         StoreError: If the URI names an unknown file system.
     """
-
-    def __init__(self, uri: str | Path) -> None:
-        self.uri = str(uri)
-        if not self.uri:
-            raise StoreError("the path of the results must not be empty")
-        self._fs, self._root = open_filesystem(uri)
-        if self.local_folder is not None and Path(self._root).exists() and not Path(self._root).is_dir():
-            raise StoreError(f"{self.uri}: must be a folder for results, but is a file")
 
     def exists(self) -> bool:
         """Whether there are any results."""
@@ -102,7 +93,7 @@ class ResultStore:
         wanted = schema("trials").names if columns is None else list(columns)
         needed = list(dict.fromkeys(["sweep", "trial", "attempt", "sequence", *wanted]))
         rows = self.read(["trials"], lambda data: data["trials"].to_table(columns=needed), sweep)
-        found: list[dict[str, Any]] = _current_rows(rows).select(wanted).to_pylist()
+        found: list[dict[str, Any]] = current_rows(rows).select(wanted).to_pylist()
         return found
 
     def attempts(self, sweep: str) -> dict[str, int]:
@@ -201,7 +192,7 @@ class ResultStore:
         everything = self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
         rows = drop_superseded(everything, find_later_attempts(data["trials"])).to_table()
         if table == "trials":
-            rows = _current_rows(rows)
+            rows = current_rows(rows)
         # List the files that earlier merges replaced, too: a compaction that was suspended may still publish a file made from them.
         replaced = {_name(path) for path in paths}.union(*(self._read_replaced(path) for path in paths if path.endswith(_MERGED)))
         self._write_rows(rows.replace_schema_metadata({_REPLACES: json.dumps(sorted(replaced))}), table, sweep, _MERGED)
@@ -228,16 +219,6 @@ class ResultStore:
     def _list(self, table: str, sweep: str | None) -> list[str]:
         infos = self._get_infos(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
         return sorted(info.path for info in infos if info.path.endswith(".parquet"))
-
-    def _get_infos(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
-        """The content of a folder under the root; empty if the folder does not exist."""
-        try:
-            found: list[fs.FileInfo] = self._fs.get_file_info(
-                fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True, recursive=recursive)
-            )
-        except OSError as error:
-            raise StoreError(f"{self.uri}: {folder} cannot be listed ({error})") from error
-        return found
 
     def _read_replaced(self, path: str) -> frozenset[str]:
         """Names of the files that a merged file replaces."""
@@ -289,12 +270,6 @@ class ResultStore:
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}{ending}"
         self._write(f"{self._root}/{table}/sweep={sweep}/{name}", content.getvalue().to_pybytes())
 
-    def _write(self, path: str, content: bytes) -> None:
-        try:
-            write_whole(self._fs, path, content)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written ({error})") from error
-
     def _delete(self, path: str) -> None:
         try:
             self._fs.delete_file(path)
@@ -304,44 +279,6 @@ class ResultStore:
             raise StoreError(f"{path}: cannot be deleted ({error}). Its rows are in a merged file; compact again later.") from error
 
     # -------------------------------------------------------------------------------------------------------------- sweeps
-
-    def sweeps(self) -> list[str]:
-        """Names of the sweeps that have rows or a plan, sorted."""
-        names = {info.base_name.removeprefix("sweep=") for info in self._get_infos("trials") if info.type == fs.FileType.Directory}
-        plans = (info.path for info in self._get_infos("sweeps", recursive=True) if info.extension == "json")
-        return sorted(names | {path.split("/")[-2] for path in plans if not path.endswith("/heartbeat.json")})
-
-    def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
-        """Store a resolved plan of a sweep, as JSON."""
-        self._write(f"{self._root}/sweeps/{name}/{plan_hash}.json", json.dumps(data, indent=1).encode())
-
-    def plans(self, name: str) -> dict[str, dict[str, Any]]:
-        """Plan hash -> plan, in the order in which they were saved; empty for an unknown sweep.
-
-        Raises:
-            StoreError: If a plan is damaged.
-        """
-        plans = [info for info in self._get_infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
-        return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
-
-    def latest_plan(self, name: str) -> dict[str, Any] | None:
-        """The latest plan of a sweep; None if there is none."""
-        return max(self.plans(name).values(), key=lambda plan: plan["made_at"], default=None)
-
-    def check_sweep(self, name: str, option: str = "") -> None:
-        """Check that a sweep has rows or a plan here.
-
-        Args:
-            name: Name of the sweep.
-            option: Command-line option that named it, for the message.
-
-        Raises:
-            ConfigError: If not; the message suggests the nearest name.
-        """
-        known = self.sweeps()
-        if name not in known:
-            remedy = nearest(name, known) if known else "There are no results yet: run a sweep, or give --results."
-            raise ConfigError([Fault(option, "must be the name of a sweep in the results", name, remedy)])
 
     def find_damaged(self) -> Iterator[tuple[str, str]]:
         """Read all files of rows and plans completely; yields (path, error) of each that is damaged."""
@@ -384,81 +321,6 @@ class ResultStore:
                 continue
             except OSError as error:
                 raise StoreError(f"{self._root}/{folder}: cannot be deleted ({error})") from error
-
-    def beat(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write the heartbeat of a sweep's driver; replaces the one before."""
-        self._write(f"{self._root}/sweeps/{name}/heartbeat.json", json.dumps(data).encode())
-
-    def ask_to_stop(self, name: str) -> None:
-        """Write a request to the driver of a sweep to end it."""
-        self._write(f"{self._root}/sweeps/{name}/stop", repr(time.time()).encode())
-
-    def read_stop_request(self, name: str) -> float:
-        """Time of the last request to end a sweep, in seconds since the epoch; 0 if there was none."""
-        try:
-            with self._fs.open_input_stream(f"{self._root}/sweeps/{name}/stop") as stream:
-                return float(stream.read())
-        except (OSError, ValueError):
-            return 0.0
-
-    @property
-    def local_folder(self) -> str | None:
-        """The folder of the results if it is on a file system of this machine, else None."""
-        return self._root if isinstance(self._fs, fs.LocalFileSystem) else None
-
-    def heartbeat(self, name: str) -> dict[str, Any] | None:
-        """The last heartbeat, as `beat` wrote it; None if there is none.
-
-        Raises:
-            StoreError: If it is damaged.
-        """
-        try:
-            return self._read_json(f"{self._root}/sweeps/{name}/heartbeat.json")
-        except FileNotFoundError:
-            return None
-
-    def _read_json(self, path: str) -> dict[str, Any]:
-        with self._fs.open_input_stream(path) as stream:
-            content = stream.read()
-        try:
-            data: dict[str, Any] = json.loads(content)
-        except ValueError as error:
-            remedy = "Remove it, or set it aside with `sweeper doctor --repair`; the next run of the sweep writes it again."
-            raise StoreError(f"{path}: is damaged ({error}). {remedy}") from None
-        return data
-
-
-def find_later_attempts(trials: ds.Dataset) -> list[dict[str, Any]]:
-    """The attempts that supersede earlier ones: for each `sweep` and each `attempt` above 1, the `trials` whose last attempt it is."""
-    import pyarrow.dataset as ds
-
-    later = trials.to_table(columns=["sweep", "trial", "attempt"], filter=ds.field("attempt") > 1)
-    last = later.group_by(["sweep", "trial"]).aggregate([("attempt", "max")])
-    groups = last.group_by(["sweep", "attempt_max"]).aggregate([("trial", "list")])
-    found: list[dict[str, Any]] = groups.rename_columns({"attempt_max": "attempt", "trial_list": "trials"}).to_pylist()
-    return found
-
-
-def drop_superseded(rows: ds.Dataset, later: Sequence[Mapping[str, Any]]) -> ds.Dataset:
-    """Rows of `metrics` or `stages` without those that the attempts of `find_later_attempts` supersede.
-
-    The filter is per sweep and is applied while files are read, so a sweep without superseded rows is read at full speed. A join over all
-    rows takes twice as long, a window function twenty times.
-    """
-    import pyarrow.dataset as ds
-
-    for group in later:
-        of_these = (ds.field("sweep") == group["sweep"]) & ds.field("trial").isin(group["trials"])
-        rows = rows.filter(~(of_these & (ds.field("attempt") < group["attempt"])))
-    return rows
-
-
-def _current_rows(trials: pa.Table) -> pa.Table:
-    """For each trial in each sweep, the row with the largest (attempt, sequence), in the order of the table."""
-    keys = trials.select(["sweep", "trial", "attempt", "sequence"]).append_column("row", pa.array(range(len(trials)), pa.int64()))
-    ascending = keys.sort_by([("attempt", "ascending"), ("sequence", "ascending"), ("row", "ascending")])
-    last = ascending.group_by(["sweep", "trial"], use_threads=False).aggregate([("row", "last")])
-    return trials.take(last.sort_by("row_last")["row_last"])
 
 
 def _reading_schema(table: str) -> pa.Schema:

@@ -1,15 +1,18 @@
-"""Progress of a sweep: one live line on a terminal, plain lines elsewhere."""
+"""Progress of a sweep: one live line on a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape, render
 
+from sweeper.results.views import INTERRUPTED
 from sweeper.running.recorder import Ended, Recorder
 
 PLAIN_EVERY_S = 15.0
@@ -31,21 +34,23 @@ class Progress:
         self.console = Console(file=sys.stderr, quiet=quiet)
         self._started = time.monotonic()
         self._last = 0.0
-        self._status = self.console.status("starting workers") if self.console.is_terminal and not quiet else None
+        self._live: _TerminalLine | _NotebookLine | None = None
+        if not quiet:
+            self._live = _NotebookLine() if is_notebook() else _TerminalLine(self.console) if self.console.is_terminal else None
 
     def __enter__(self) -> Progress:
-        if self._status is not None:
-            self._status.start()
+        if self._live is not None:
+            self._live.show("starting workers")
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._live is not None:
+            self._live.close()
         self.show(final=True)
 
     def update(self) -> None:
         """Show the current state if it is time to."""
-        every = 0.5 if self._status is not None else PLAIN_EVERY_S
+        every = 0.5 if self._live is not None else PLAIN_EVERY_S
         if time.monotonic() - self._last >= every:
             self.show()
 
@@ -53,23 +58,25 @@ class Progress:
         """Show the current state."""
         self._last = time.monotonic()
         line = self.line()
-        if self._status is not None and not final:
-            self._status.update(line)
+        if isinstance(self._live, _NotebookLine) or (self._live is not None and not final):
+            self._live.show(line)  # in a notebook the last line stays where the live one was
         elif not self.console.quiet:
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
         """The state in one line: trials done, running and failed, work reused, best so far, time left."""
         ended = self.recorder.ended.values()
-        failed = sum(trial.status == "FAIL" for trial in ended)
-        done = self.done_before + len(ended)
+        counts = Counter(trial.status for trial in ended)
+        done = self.done_before + len(ended) - counts[INTERRUPTED]
         parts = [f"{done}/{self.total} trials", f"{self.recorder.running} running"]
         if self.recorder.paused:
             parts.append(f"{self.recorder.paused} paused")
-        if failed:
-            parts.append(f"[red]{failed} failed[/red]")
-        if pruned := sum(trial.status == "PRUNED" for trial in ended):
-            parts.append(f"{pruned} pruned")
+        if counts["FAIL"]:
+            parts.append(f"[red]{counts['FAIL']} failed[/red]")
+        if counts["PRUNED"]:
+            parts.append(f"{counts['PRUNED']} pruned")
+        if counts[INTERRUPTED]:
+            parts.append(f"{counts[INTERRUPTED]} interrupted")
         if self.done_before:
             parts.append(f"{self.done_before} from earlier runs")
         if saved := sum(trial.saved_s for trial in ended):
@@ -79,7 +86,7 @@ class Progress:
         parts += [f"best {task} {value:.4g}" for task, value in sorted(self._best(ended).items())]
         elapsed = time.monotonic() - self._started
         parts.append(f"{_clock(elapsed)} elapsed")
-        ran = sum(not trial.reused_from for trial in ended)
+        ran = sum(not trial.reused_from and trial.status != INTERRUPTED for trial in ended)
         if ran and done < self.total:
             parts.append(f"about {_clock(elapsed / ran * (self.total - done))} left")
         return ", ".join(parts)
@@ -90,6 +97,49 @@ class Progress:
             if trial.status == "COMPLETE":
                 best[trial.task] = min(best.get(trial.task, float("inf")), trial.score)
         return best
+
+
+class _TerminalLine:
+    """A line with a spinner, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._status = console.status("")
+
+    def show(self, line: str) -> None:
+        """Replace the line; its markup is rich's."""
+        self._status.update(line)
+        self._status.start()
+
+    def close(self) -> None:
+        """Remove the line."""
+        self._status.stop()
+
+
+class _NotebookLine:
+    """A line in the output of a notebook cell, replaced in place. Shown by IPython itself, so it needs no widgets."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, line: str) -> None:
+        """Replace the line; its markup is rich's."""
+        from IPython.display import display
+
+        content = {"text/plain": render(line).plain}
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+    def close(self) -> None:
+        """Leave the line as it is."""
+
+
+def is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, which shows rich output; not so IPython in a terminal."""
+    ipython = sys.modules.get("IPython")  # a kernel has imported it
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and getattr(shell, "kernel", None) is not None
 
 
 def _clock(seconds: float) -> str:

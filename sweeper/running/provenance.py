@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tomllib
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,10 +13,21 @@ from pathlib import Path
 def provenance() -> dict[str, str | None]:
     """The columns about the code that ran a sweep. Versions are read from package metadata, without importing anything heavy."""
     return {
-        "code_version": _version("orca-sweeper"),
+        "code_version": package_version(),
         "code_commit": code_commit(),
         "ray_version": _version("ray"),
     }
+
+
+def package_version() -> str | None:
+    """The version of this package: as installed, or as its source tree says; None if neither is known."""
+    if installed := _version("orca-sweeper"):
+        return installed
+    try:
+        with (Path(__file__).resolve().parents[2] / "pyproject.toml").open("rb") as file:
+            return str(tomllib.load(file)["project"]["version"])
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return None
 
 
 def code_commit() -> str | None:

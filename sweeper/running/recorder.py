@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from orca_core.errors import StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
+from sweeper.results.views import shown_status
 from sweeper.running.provenance import provenance
 
 FLUSH_EVERY_S = 5.0
@@ -88,7 +89,7 @@ class Ended:
     """A trial that ended in this run.
 
     Args:
-        status: COMPLETE, PRUNED or FAIL.
+        status: COMPLETE, PRUNED, FAIL or INTERRUPTED.
         task: Its task.
         score: What it is ranked by; infinite if it failed.
         saved_s: Compute time saved by reuse.
@@ -235,7 +236,7 @@ class Recorder:
         live.stage_seconds["finetune"] += live.stage_before  # type: ignore[assignment]  # a trial pauses only there
         row |= {"seconds": seconds, "saved_s": live.saved_s, "mixed_numerics": live.mixed_numerics}
         row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
-        ended = Ended(row["status"], row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
+        ended = Ended(shown_status(row), row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
         self.ended[trial_id] = ended
         self._buffers["trials"].append(row)
         self._flush_if_due()

@@ -251,7 +251,8 @@ class Session:
     def lose(self, trial_id: str) -> None:
         """Record that the process or machine of a trial was lost. It stays handed out and reports its rows again, as a new attempt."""
         if trial_id in self._running:
-            self.recorder.end(trial_id, {"status": "FAIL", "cause": "infrastructure"})
+            error = "the worker's process or machine was lost; the trial was started again"
+            self.recorder.end(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": error})
 
     def give_up(self, trial_id: str) -> None:
         """Record that a trial was lost too often; the next run starts it again."""

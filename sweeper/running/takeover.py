@@ -20,6 +20,25 @@ _SWEEP_COLUMNS = frozenset(
 """Columns about a trial's history in one sweep. The others are results of the trial itself and are copied unchanged."""
 
 
+def find_elsewhere(workspace: Workspace, sweep: str, todo: Iterable[PlannedTrial]) -> dict[str, tuple[str, str]]:
+    """Which trials are COMPLETE in another sweep of the same results.
+
+    Args:
+        workspace: Where the results are.
+        sweep: Name of the sweep that wants them.
+        todo: Trials that it would otherwise run.
+
+    Returns:
+        Trial id -> (the other sweep, the id of the trial there).
+    """
+    wanted = {trial.result_key: trial for trial in todo}
+    columns = ["sweep", "trial", "attempt", "sequence", "status", "result_key", "numpy_version"]
+    finished = [row for row in workspace.results.live_trials(columns=columns) if row["status"] == "COMPLETE"]
+    finished = [row for row in finished if row["sweep"] != sweep and row["result_key"] in wanted]
+    accepted = [(wanted[row["result_key"]], row) for row in finished if wanted[row["result_key"]].accepts(row)]
+    return {trial.id: (row["sweep"], row["trial"]) for trial, row in accepted}
+
+
 def take_over(workspace: Workspace, recorder: Recorder, todo: Iterable[PlannedTrial]) -> set[str]:
     """Copy trials that are COMPLETE in another sweep of the same results into the recorder's sweep.
 
@@ -31,18 +50,16 @@ def take_over(workspace: Workspace, recorder: Recorder, todo: Iterable[PlannedTr
     Returns:
         Ids of the trials that need not run.
     """
-    wanted = {trial.result_key: trial for trial in todo}
-    columns = ["sweep", "trial", "attempt", "sequence", "status", "result_key", "numpy_version"]
-    finished = [row for row in workspace.results.live_trials(columns=columns) if row["status"] == "COMPLETE"]
-    finished = [row for row in finished if row["sweep"] != recorder.sweep and row["result_key"] in wanted]
-    sources = {row["result_key"]: row for row in finished if wanted[row["result_key"]].accepts(row)}
+    todo = list(todo)
+    found = find_elsewhere(workspace, recorder.sweep, todo)
     by_sweep = defaultdict(list)
-    for row in sources.values():
-        by_sweep[row["sweep"]].append(row["trial"])
+    for sweep, trial in found.values():
+        by_sweep[sweep].append(trial)
+    wanted = {trial.result_key: trial for trial in todo if trial.id in found}
     for sweep, trials in by_sweep.items():
         for first in range(0, len(trials), _BATCH_SIZE):
             _copy(workspace, recorder, sweep, trials[first : first + _BATCH_SIZE], wanted)
-    return {wanted[key].id for key in sources}
+    return set(found)
 
 
 def _copy(workspace: Workspace, recorder: Recorder, sweep: str, trials: list[str], wanted: dict[str, PlannedTrial]) -> None:
@@ -54,7 +71,7 @@ def _copy(workspace: Workspace, recorder: Recorder, sweep: str, trials: list[str
         rows[cells["trial"]].append(reused)
     for cells in workspace.sql(f"select * from metrics {where}").rows():
         rows[cells["trial"]].append(EpochRow.from_cells(cells))
-    for row in workspace.sql(f"select * from trials {where}").rows():
+    for row in workspace.sql(f"select * from trial_status {where}").rows():
         trial = wanted[row["result_key"]]
         recorder.start(trial, device=row["device"])
         recorder.add_rows(trial.id, rows[trial.id])

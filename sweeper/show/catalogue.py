@@ -19,7 +19,7 @@ from orca_core.tasks.published_style import recipes_of
 from orca_core.tasks.sizes import find_sizes
 from orca_core.workbench import Workbench
 from sweeper.running.parts import describe_majority
-from sweeper.show.tables import text_table
+from sweeper.show.tables import terminal_width, text_table
 from sweeper.show.task_data import describe_data, describe_file_faults, found_ucr, is_ready, list_files
 from sweeper.space.reading import available_spaces
 from sweeper.space.yaml_reader import read_mapping
@@ -38,8 +38,8 @@ def describe(kind: str, name: str | None) -> str:
 def _describe_spaces(name: str | None) -> str:
     known = available_spaces()
     if name is None:
-        rows = [(space, _question(path), str(path)) for space, path in known.items()]
-        return text_table(("space", "question", "file"), rows)
+        rows = [(space, _question(path)) for space, path in known.items()]
+        return text_table(("space", "question"), rows, terminal_width())
     if name not in known:
         raise ConfigError([Fault("", "must be the name of a search space", name, nearest(name, known))])
     return known[name].read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def _question(path: Path) -> str:
     try:
         return str(read_mapping(path).get("description", ""))
     except ConfigError as error:
-        return str(error)
+        return str(error).replace(str(path), path.name)
 
 
 def _list_catalogue(catalogue: Catalogue[Spec], *columns: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+import sys
+import textwrap
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from textwrap import wrap
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
@@ -22,8 +24,13 @@ from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_tables
 from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
+from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
+from sweeper.show.tables import terminal_width, text_table
 from sweeper.space.space import SearchSpace
+
+INDENT = " " * 9
+"""Indents lines of the summary that belong to the one above."""
 
 MAX_BRANCHES = 40
 """Maximum number of lines of the tree that are printed."""
@@ -32,16 +39,17 @@ MAX_BRANCHES = 40
 def describe_plan(space: SearchSpace, workspace: Workspace, format: str) -> str:
     """A plan as text, JSON or CSV."""
     found = reconcile(space, workspace.results)
+    taken = find_elsewhere(workspace, space.name, found.todo) if found.todo and workspace.results.exists() else {}
     check_data((trial.config for trial in found.plan.trials), space.file, decode=False)
     tell_tables(trial.config for trial in found.plan.trials)
-    rows = [_plan_row(trial, found) for trial in found.plan.trials]
+    rows = [_plan_row(trial, found, taken) for trial in found.plan.trials]
     match format:
         case "json":
             return json.dumps(rows, indent=1) + "\n"
         case "csv":
             return _format_csv(rows)
         case "text":
-            return _format_text(found, rows, CostModel(load_measured_costs(workspace)))
+            return _format_text(found, taken, rows, CostModel(load_measured_costs(workspace)))
     raise ConfigError([Fault("--format", "must be text, json or csv", format)])
 
 
@@ -128,11 +136,11 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
 def _tree_lines(root: Branch) -> list[str]:
     """The first `MAX_BRANCHES` lines of the tree."""
     lines = [
-        f"         {'  ' * depth}{label}{_format_ends(node)}: {len(node.folders)} for {len(node.trials)} trials"
+        f"  {'  ' * depth}{label}{_format_ends(node)}: {len(node.folders)} for {len(node.trials)} trials"
         for label, node, depth in _walk(root, 0)
     ]
     more = len(lines) - MAX_BRANCHES
-    return [*lines[:MAX_BRANCHES], f"         and {more} more"] if more > 0 else lines
+    return [*lines[:MAX_BRANCHES], f"  and {more} more"] if more > 0 else lines
 
 
 def _format_ends(node: Branch) -> str:
@@ -145,8 +153,8 @@ def _walk(node: Branch, depth: int) -> Iterator[tuple[str, Branch, int]]:
         yield from _walk(child, depth + 1)
 
 
-def _plan_row(trial: PlannedTrial, found: Reconciliation) -> dict[str, Any]:
-    state = "done" if trial.id in found.done else "stale" if trial.id in found.stale else "to run"
+def _plan_row(trial: PlannedTrial, found: Reconciliation, taken: Container[str]) -> dict[str, Any]:
+    state = "done" if trial.id in found.done else "take over" if trial.id in taken else "stale" if trial.id in found.stale else "to run"
     return {"trial": trial.id, "state": state, "arm": trial.arm, "variant": trial.variant or None} | trial.cells()
 
 
@@ -158,42 +166,58 @@ def _format_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _format_text(found: Reconciliation, rows: list[dict[str, Any]], costs: CostModel) -> str:
-    from sweeper.show.tables import text_table
-
+def _format_text(found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], costs: CostModel) -> str:
+    """The trials first, however many; then the stages they share; last the lines that sum up, where a terminal shows them."""
     plan = found.plan
-    lines = [f"{plan.space.name}: {plan.space.description}".rstrip(": ")]
+    columns = ["trial", "state", *(["variant"] if plan.space.variants else [])]
+    columns += [*(knob.replace(".", "_") for knob in plan.space.varied), "seed"]
+    trials = text_table(columns, ([row[key] for key in columns] for row in rows))
+    tree = "\n".join(["Stages that trials share, and the epochs at which trials leave them", *_tree_lines(build_stage_tree(plan))])
+    summary = list(_summary_lines(found, taken, rows, costs))
+    if sys.stdout.isatty():  # elsewhere each statement stays on one line, for programs that look for it
+        summary = [textwrap.fill(line, terminal_width(), subsequent_indent=INDENT) for line in summary]
+    return f"{trials}\n{tree}\n\n" + "\n".join(summary) + "\n"
+
+
+def _summary_lines(found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], costs: CostModel) -> Iterator[str]:
+    plan = found.plan
+    yield f"{plan.space.name}: {plan.space.description}".rstrip(": ")
     distinct = len(plan.trials) + plan.proposed_later
     merged = plan.combinations - distinct
-    lines.append(
-        f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} differ from others only in knobs that are not read)"
-    )
+    yield f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} differ from others only in knobs that are not read)"
     if plan.proposed_later:
-        lines.append(f"         {plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in")
+        yield f"{INDENT}{plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in"
     if plan.space.scheduler.name != "fifo":
-        lines.append(f"Stopping {_describe_stopping(plan)}")
-    for note in plan_notes(plan, rows):
-        lines += wrap(note, 110, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False)
+        yield f"Stopping {_describe_stopping(plan)}"
+    yield from plan_notes(plan, rows)
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
-    lines.append(f"Stages   {', '.join(stages)}")
-    lines += _tree_lines(build_stage_tree(plan))
-    lines.append(f"Results  {len(found.done)} done, {len(found.stale)} stale, {len(found.todo)} to run")
+    yield f"Stages   {', '.join(stages)}"
+    todo = [trial for trial in found.todo if trial.id not in taken]
+    counts = [f"{len(found.done)} done", f"{len(found.stale)} stale", f"{len(todo)} to run"]
+    if len(todo) < len(found.todo):
+        counts.insert(1, f"{len(found.todo) - len(todo)} taken over from other sweeps")
+    yield f"Results  {', '.join(counts)}"
     if note := describe_differences(row for trial, row in found.known.items() if trial in plan.by_id):
-        lines.append(f"         {note}")
-    if found.todo:
-        alone, once, measured = costs.totals(found.todo)
-        saved = f"{1 - once / alone:.0%} less than the {_format_duration(alone)} without sharing"
-        known = f"{measured:.0%} of it estimated from measured stages" if measured else "a guess: no similar stage was measured yet"
-        about = "about" if plan.space.scheduler.name == "fifo" else "at most about"
-        lines.append(f"Work     {about} {_format_duration(once)} of one slot, {saved} ({known})")
-        lines.append(f"Disk     {_describe_disk(plan, found.todo, costs)}")
+        yield f"{INDENT}{note}"
+    if todo:
+        yield f"Work     {_describe_work(plan.space, todo, costs)}"
+        yield f"Disk     {_describe_disk(plan, todo, costs)}"
     if found.dropped:
-        lines.append(f"         {len(found.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false")
-    shown = [
-        "trial",
-        "state",
-        *(["variant"] if plan.space.variants else []),
-        *(knob.replace(".", "_") for knob in plan.space.varied),
-        "seed",
-    ]
-    return "\n".join(lines) + "\n\n" + text_table(shown, ([row[key] for key in shown] for row in rows))
+        yield f"{INDENT}{len(found.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"
+
+
+def _describe_work(space: SearchSpace, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
+    alone, once, measured = costs.totals(todo)
+    slots = local_slots(space)
+    longest = max(costs.trial_seconds(trial) for trial in todo)
+    spent = f"{_format_duration(once)} of one slot, {1 - once / alone:.0%} less than the {_format_duration(alone)} without sharing"
+    known = f"{measured:.0%} of it estimated from measured stages" if measured else "a guess: no similar stage was measured yet"
+    about = "about" if space.scheduler.name == "fifo" else "at most about"
+    if slots == 1:
+        return f"{about} {spent} ({known})"
+    return f"{about} {_format_duration(max(once / slots, longest))} on the {slots} slots of this machine: {spent} ({known})"
+
+
+def local_slots(space: SearchSpace) -> int:
+    """How many trials of a space run at once on this machine, by its CPUs; 1 for trials on GPUs, which are not counted here."""
+    return 1 if space.resources.gpu else max(1, int((os.cpu_count() or 1) // space.resources.cpu))

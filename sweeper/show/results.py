@@ -1,40 +1,104 @@
-"""The tables that `best` and `status` print."""
+"""What `best` and `status` print: tables for programs, and the same as text that fits the terminal."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from orca_core.errors import ConfigError, Fault
-from sweeper.analysis.arms import rank_arms
+from orca_core.errors import ConfigError, Fault, nearest
+from sweeper.analysis.arms import RankedArm, Ranking, rank_arms
+from sweeper.analysis.candidates import Arm, Sweep, read_arms
 from sweeper.analysis.resolution import describe_resolution
 from sweeper.results.store import ResultStore
+from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.running.driver import driver_of
+from sweeper.show.tables import format_settings, terminal_width, text_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def best_arms(workspace: Workspace, name: str, top: int) -> pa.Table:
+def best_arms(workspace: Workspace, name: str, top: int, task: str | None = None) -> pa.Table:
     """The best arms of each task, ranked by `rank_arms`, with the knobs that the sweep varies.
 
+    Args:
+        workspace: Where the results are.
+        name: Name of the sweep.
+        top: Maximum number of arms per task.
+        task: Only this task; None = all tasks.
+
     Raises:
-        ConfigError: If the sweep is unknown, or none of its trials has finished.
+        ConfigError: If the sweep is unknown or does not have the task, or none of its candidates is complete.
     """
-    import pyarrow as pa
-
-    arms = rank_arms(workspace.results, name).arms
-    return pa.Table.from_pylist([{"rank": rank} | dict(arm.line) for of_task in arms.values() for rank, arm in enumerate(of_task[:top], 1)])
-
-
-def best_notes(workspace: Workspace, name: str, top: int) -> str:
-    """What the table of `best_arms` cannot show: arms that validation does not tell apart, and arms that have learned nothing."""
     ranking = rank_arms(workspace.results, name)
-    return "".join(
-        f"{task}: {note}\n"
-        for task, arms in ranking.arms.items()
-        for note in describe_resolution(ranking.metric, [arm.rows for arm in arms[:top]])
-    )
+    return _to_table([arm.line for of_task in _tasks(ranking, task) for arm in ranking.arms[of_task][:top]])
+
+
+def describe_best(workspace: Workspace, name: str, top: int, task: str | None = None) -> str:
+    """The same as text: for each task a table whose last column has the settings of an arm.
+
+    Raises:
+        ConfigError: As `best_arms`.
+    """
+    ranking = rank_arms(workspace.results, name)
+    return "\n".join(_describe_task(ranking, of_task, ranking.arms[of_task][:top]) for of_task in _tasks(ranking, task))
+
+
+def _tasks(ranking: Ranking, task: str | None) -> list[str]:
+    if task is not None and task not in ranking.arms:
+        known = nearest(task, ranking.arms)
+        raise ConfigError([Fault("--task", f"must be a task of {ranking.sweep.name} with ranked arms", task, known)])
+    return list(ranking.arms) if task is None else [task]
+
+
+def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm]) -> str:
+    sweep, metrics = ranking.sweep, list(dict.fromkeys((ranking.metric, "test_error")))
+    seeds = len(arms[0].candidate.seeds)
+    over = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed"
+    settings = _settings([arm.candidate.cells for arm in arms], sweep.varied)
+    rows = [
+        [
+            arm.line["rank"],
+            *(_format_mean(arm.line, metric) for metric in metrics),
+            "; ".join([_name(arm.arm, text), _progress(sweep, arm.arm)]),
+        ]
+        for arm, text in zip(arms, settings, strict=True)
+    ]
+    text = f"{task}, by {ranking.metric}: {over}\n" + text_table(["rank", *metrics, "arm"], rows, terminal_width())
+    ranked = len(ranking.arms[task])
+    if len(arms) < ranked:
+        text += f"{len(arms)} of {ranked} arms are shown; --top N shows more.\n"
+    if unranked := ranking.unranked(task):
+        arms_are, they_have = ("arm is", "it has") if unranked == 1 else ("arms are", "they have")
+        text += f"{unranked} {arms_are} not ranked: {they_have} no candidate of which all seeds are complete.\n"
+    notes = describe_resolution(ranking.metric, [arm.rows for arm in arms])
+    return text + "".join(f"{textwrap.fill(note, terminal_width())}\n" for note in notes)
+
+
+def _format_mean(line: Mapping[str, Any], metric: str) -> str:
+    half = line[f"{metric}_ci95"]
+    return f"{line[metric]:.4g}" + ("" if half is None else f" +- {half:.2g}")
+
+
+def _settings(cells: Sequence[Mapping[str, Any]], knobs: Iterable[str]) -> list[str]:
+    """The settings of several arms as text, without knobs that nothing reads."""
+    columns = {knob: format_settings([of_arm.get(knob) for of_arm in cells]) for knob in knobs}
+    return [
+        ", ".join(f"{knob} {texts[i]}" for knob, texts in columns.items() if of_arm.get(knob) is not None) for i, of_arm in enumerate(cells)
+    ]
+
+
+def _name(arm: Arm, settings: str) -> str:
+    """The name of an arm's variant, and its settings."""
+    return ": ".join(part for part in (arm.variant, settings) if part) or "the only arm"
+
+
+def _progress(sweep: Sweep, arm: Arm) -> str:
+    counts = arm.counts()
+    tuned = f"{counts['completed']} of {counts['candidates']} candidates completed, {counts['pruned']} pruned, "
+    return f"{tuned if sweep.is_tuned else ''}{counts['trial_seconds']:.4g} s"
 
 
 def sweep_status(workspace: Workspace, name: str | None) -> pa.Table:
@@ -43,27 +107,78 @@ def sweep_status(workspace: Workspace, name: str | None) -> pa.Table:
     Raises:
         ConfigError: If the sweep is unknown, or there is none at all.
     """
-    import pyarrow as pa
+    return _to_table(_status_lines(workspace, name))
 
-    results = workspace.results
-    if name is not None:
-        results.check_sweep(name)
+
+def arms_status(workspace: Workspace, name: str | None) -> pa.Table:
+    """One line per arm: candidates by state, and the seconds of its trials.
+
+    Raises:
+        ConfigError: As `sweep_status`.
+    """
     lines = []
-    for sweep in [name] if name else results.sweeps():
-        rows = [row for row in results.live_trials(sweep) if row["in_plan"]]
-        counts = {status: sum(row["status"] == status for row in rows) for status in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
-        driver = driver_of(results, sweep)
-        running = counts.pop("RUNNING")
+    for sweep in _sweeps(workspace, name):
+        known = read_arms(workspace.results, sweep)
+        for arm in known.arms:
+            lines.append({"sweep": sweep, "task": arm.task, "arm": arm.id, "variant": arm.variant} | arm.fixed(known.varied) | arm.counts())
+    return _to_table(lines)
+
+
+def describe_status(workspace: Workspace, name: str | None) -> str:
+    """The status of sweeps as text; of a single sweep with its arms.
+
+    Raises:
+        ConfigError: As `sweep_status`.
+    """
+    lines = _status_lines(workspace, name)
+    columns = [column for column in lines[0] if column != "driver"]
+    text = text_table(columns, ([line[column] for column in columns] for line in lines), terminal_width(), wrapped=0)
+    text += "".join(f"{line['sweep']} is run by {line['driver']}.\n" for line in lines if line["driver"] != "none")
+    if name is not None:
+        known = read_arms(workspace.results, name)
+        settings = _settings([arm.fixed(known.varied) for arm in known.arms], known.varied)
+        rows = []
+        for arm, settings_text in zip(known.arms, settings, strict=True):
+            rows.append([f"{arm.task}: {_name(arm, settings_text)}", *arm.counts().values()])
+        head = ["arm", "candidates", "completed", "pruned", "failed", "seconds"]
+        text += "\n" + text_table(head, rows, terminal_width(), wrapped=0)
+    return text
+
+
+def _sweeps(workspace: Workspace, name: str | None) -> list[str]:
+    """The sweep of a name, or all sweeps."""
+    if name is not None:
+        workspace.results.check_sweep(name)
+        return [name]
+    sweeps = workspace.results.sweeps()
+    if not sweeps:
+        raise ConfigError([Fault("", f"{workspace.uri}: must hold results", Fault.ABSENT, "Run a sweep first, or give --results.")])
+    return sweeps
+
+
+def _status_lines(workspace: Workspace, name: str | None) -> list[dict[str, Any]]:
+    results, lines = workspace.results, []
+    for sweep in _sweeps(workspace, name):
+        rows = [row for row in results.live_trials(sweep, ["status", "cause", "in_plan"]) if row["in_plan"]]
+        shown = [shown_status(row) for row in rows]
+        counts = {status: shown.count(status) for status in ("COMPLETE", "PRUNED", "FAIL")}
+        driver, running, interrupted = driver_of(results, sweep), shown.count("RUNNING"), shown.count("INTERRUPTED")
         lines.append(
             {"sweep": sweep, "planned": _count_planned(results, sweep)}
             | {status.lower(): count for status, count in counts.items()}
-            | {"running": running if driver else 0, "interrupted": 0 if driver else running, "driver": driver or "none"}
+            | {"running": running if driver else 0, "interrupted": interrupted + (0 if driver else running), "driver": driver or "none"}
         )
-    if not lines:
-        raise ConfigError([Fault("", f"{workspace.uri}: must hold results", Fault.ABSENT, "Run a sweep first, or give --results.")])
-    return pa.Table.from_pylist(lines)
+    return lines
 
 
 def _count_planned(results: ResultStore, sweep: str) -> int | None:
     plan = results.latest_plan(sweep)
     return len(plan["trials"]) + plan["proposed_later"] if plan else None
+
+
+def _to_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Lines as a table with the columns of all of them."""
+    import pyarrow as pa
+
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    return pa.Table.from_pylist([{column: line.get(column) for column in columns} for line in lines])

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from orca_core.errors import ConfigError
 from sweeper.analysis.machines import describe_differences
+from sweeper.results.views import INTERRUPTED, shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.running.reconcile import Reconciliation
 from sweeper.running.session import Outcome
+from sweeper.show.results import describe_best
 
 
 def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outcome: Outcome, planned: Sequence[Mapping[str, Any]]) -> str:
@@ -22,26 +28,66 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
         outcome: How the run ended.
         planned: Current rows of the planned trials.
     """
-    from sweeper.show.results import best_arms, best_notes
-    from sweeper.show.tables import render
-
     space, lines = found.plan.space, []
     if taken:
         lines.append(f"{space.name}: took over {taken} trials from other sweeps in these results.")
     if not found.todo:
         lines.append(f"{space.name}: nothing to run, all {len(found.done)} trials are in the results.")
-    elif outcome is Outcome.STOPPED:
-        lines.append(f"{space.name}: stopped. Run the same command to continue.")
-    failed = [row for row in planned if row["status"] == "FAIL" and row["cause"] != "stopped"]
+    shown = Counter(shown_status(row) for row in planned)
+    if outcome is Outcome.STOPPED:
+        cut = f", {shown[INTERRUPTED]} of {len(found.plan.trials)} trials interrupted" if shown[INTERRUPTED] else ""
+        lines.append(f"{space.name}: stopped{cut}. Run the same command to continue.")
+    failed = [row for row in planned if shown_status(row) == "FAIL"]
     for cause, count in Counter(row["cause"] for row in failed).items():
         first = next(row for row in failed if row["cause"] == cause)
         lines.append(f"{count} failed ({cause}), for example {first['trial']}: {first['error']}. See: sweeper show {first['trial']}")
     if note := describe_differences(planned):
         lines.append(f"{space.name}: {note}")
-    if outcome is Outcome.FINISHED and any(row["status"] == "COMPLETE" for row in planned):
-        lines.append(f"Best arms by {space.metric}, mean over seeds:")
-        lines.append(render(best_arms(workspace, space.name, top=3), "table").rstrip("\n"))
-        lines += best_notes(workspace, space.name, top=3).splitlines()
-    uri = workspace.uri
-    lines.append(f'Tables: {uri}/trials, metrics, stages. Query them: sweeper query "select * from trials" --results {uri}')
-    return "\n".join(lines) + "\n"
+    text = "".join(f"{line}\n" for line in lines)
+    if outcome is Outcome.FINISHED:
+        with suppress(ConfigError):  # no candidate is complete
+            text += describe_best(workspace, space.name, top=3)
+    return text + advise_query(space.name, space.varied, planned, workspace.uri)
+
+
+ADVISED_WIDTH = 80
+"""Maximum length of a line of the advised query and of its answer. If too many knobs vary for it, the query groups by arm."""
+
+
+def advise_query(sweep: str, varied: Sequence[str], planned: Sequence[Mapping[str, Any]], uri: str) -> str:
+    """Where the tables are, and a query that shows what varies, of one task.
+
+    Args:
+        sweep: Name of the sweep.
+        varied: The knobs that it varies.
+        planned: Current rows of the planned trials.
+        uri: Folder or URI of the results.
+    """
+    complete = [row for row in planned if row["status"] == "COMPLETE"]
+    text = f"Tables: trials, metrics and stages in {uri}."
+    if not complete:
+        return f"{text} See: sweeper status {shlex.quote(sweep)}\n"
+    task = complete[0]["task"]
+    of_task = [row for row in complete if row["task"] == task]
+    knobs = [knob for knob in (path.replace(".", "_") for path in varied) if len({str(row[knob]) for row in of_task}) > 1]
+    size = sum(2 + max(len(knob), *(len(str(row[knob])) for row in of_task)) for knob in knobs) + len("  error  trials") + 4
+    if max(size, len(f"  select {', '.join(knobs)},")) > ADVISED_WIDTH:
+        knobs = ["variant"] if all(row["variant"] for row in of_task) else ["arm", "candidate"]
+    sql = f"""
+  select {", ".join(knobs or ["seed"])},
+    avg(test_error) as error, count(*) as trials
+  from trials where sweep = {_quote(sweep)}
+    and task = {_quote(task)}
+  group by all order by error"""
+    here = "" if uri == "results" else f" --results {shlex.quote(uri)}"
+    return f"{text} For example:\nsweeper query{here} {_quote_shell(sql)}\n"
+
+
+def _quote(text: str) -> str:
+    """A text in SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _quote_shell(text: str) -> str:
+    """A text in double quotes for the shell, which leave the single quotes of SQL alone."""
+    return '"' + re.sub(r'([$`"\\])', r"\\\1", text) + '"'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,47 +11,90 @@ from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.results.workspace import Workspace
 
 
-def describe_trial(workspace: Workspace, trial: str) -> str:
+def describe_trial(workspace: Workspace, trial: str, format: str = "text") -> str:
     """Describe one trial, in every sweep that has it.
 
-    Raises:
-        ConfigError: If the id of no trial, or of several, starts like this.
-    """
-    from sweeper.results.records import config_columns
-    from sweeper.show.tables import render
+    Args:
+        workspace: Where the results are.
+        trial: The start of its id.
+        format: `text`, or `json`: a list with an object per sweep.
 
+    Raises:
+        ConfigError: If the id of no trial, or of several, starts like this, or the format is unknown.
+    """
+    if format not in ("text", "json"):
+        raise ConfigError([Fault("--format", "must be text or json", format)])
+    found = [_read(workspace, row) for row in _find(workspace, trial)]
+    if format == "json":
+        return json.dumps([_finite(of_sweep) for of_sweep in found], indent=1, default=str) + "\n"
+    return "\n".join(_format_text(of_sweep) for of_sweep in found) + "\n"
+
+
+def _find(workspace: Workspace, trial: str) -> list[dict[str, Any]]:
+    """The rows of a trial, one per sweep that has it."""
     if not trial.isalnum():
         raise ConfigError([Fault("TRIAL", "must be the start of a trial's id: letters and digits", trial)])
-    rows = workspace.sql(f"select * from trials where starts_with(trial, '{trial}') order by started_at").rows()
+    rows = workspace.sql(f"select * from trial_status where starts_with(trial, '{trial}') order by started_at").rows()
     ids = sorted({row["trial"] for row in rows})
     if len(ids) != 1:
-        known = [row["trial"] for row in workspace.sql("select distinct trial from trials").rows()]
+        known = [row["trial"] for row in workspace.sql("select distinct trial from trial_status").rows()]
         remedy = f"It could be {', '.join(ids[:5])}." if ids else nearest(trial, known) if len(known) < 10 else "See `sweeper query`."
         raise ConfigError([Fault("TRIAL", "must be the start of one trial's id", trial, remedy)])
+    return rows
+
+
+_OF_THE_TRIAL = ("sweep", "trial", "attempt")
+"""Columns of stages and epochs that repeat what is said of the trial."""
+
+
+def _read(workspace: Workspace, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial in one sweep: what identifies it, its config, its results, its stages and its epochs."""
+    from sweeper.results.records import config_columns
+
     configs = {column.name for column in config_columns()}
-    text = []
-    for row in rows:
-        text.append(f"trial {row['trial']} of sweep {row['sweep']}: {row['status']}")
-        for title, keys in (("config", configs), ("result", set(row) - configs - {"trial", "sweep", "status", "traceback"})):
-            text.append(f"\n{title}")
-            text += [f"  {key:<28} {_format_value(value)}" for key, value in row.items() if key in keys and value is not None]
-        where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
-        in_folds = row.get("validation_folds") is not None and row.get("validation_fold") is None
-        fold = "fold, " if in_folds else ""
-        stages = workspace.sql(f"select {fold}stage, phase, key, epochs, reused_epochs, seconds, saved_s from stages {where}").arrow()
-        text += ["\nstages", render(stages, "table").rstrip()]
-        order = "order by fold nulls last, list_position(['pretrain', 'align', 'finetune'], stage), epoch"
-        excluded = "sweep, trial, attempt, label_distances, proxy_distance, proxy_distance_unlabelled" + ("" if in_folds else ", fold")
-        metrics = workspace.sql(f"select * exclude ({excluded}) from metrics {where} {order}").arrow()
-        text += ["\nepochs", render(metrics, "table").rstrip()]
-        distances = workspace.sql(
-            f"select epoch, label_distances from metrics {where} and fold is null and label_distances is not null order by epoch"
-        ).rows()
-        text += _format_label_distances(distances[:1] + distances[1:][-1:])
-        if row["traceback"]:
-            text += ["\ntraceback", row["traceback"].rstrip()]
-        text.append("")
-    return "\n".join(text) + "\n"
+    where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
+    order = (
+        "order by stage not in ('pretrain', 'source'), fold nulls last, list_position(['pretrain', 'source', 'align', 'finetune'], stage)"
+    )
+    found: dict[str, Any] = {key: row[key] for key in ("trial", "sweep", "status")}
+    found["config"] = {key: value for key, value in row.items() if key in configs and value is not None}
+    others = row.keys() - configs - {*found, "traceback"}
+    found["result"] = {key: value for key, value in row.items() if key in others and value is not None}
+    for table, by in (("stages", "phase"), ("metrics", "epoch")):
+        rows = workspace.sql(f"select * exclude ({', '.join(_OF_THE_TRIAL)}) from {table} {where} {order}, {by}").rows()
+        found["epochs" if table == "metrics" else table] = rows
+    return found | {"traceback": row["traceback"]}
+
+
+def _finite(value: Any) -> Any:
+    """A value for JSON, which has no NaN: null instead."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _format_text(found: Mapping[str, Any]) -> str:
+    text = [f"trial {found['trial']} of sweep {found['sweep']}: {found['status']}"]
+    text += ["\nconfig", *(f"  {key:<28} {value}" for key, value in found["config"].items())]
+    text += ["\nresult", *(f"  {key:<28} {_format_value(value)}" for key, value in found["result"].items())]
+    text += ["\nstages", _table(found["stages"], ("memory_bytes", "stored_bytes", "mixed_numerics"))]
+    text += ["\nepochs", _table(found["epochs"], ("label_distances", "proxy_distance", "proxy_distance_unlabelled"))]
+    with_labels = [row for row in found["epochs"] if row["label_distances"] is not None and row["fold"] is None]
+    text += _format_label_distances(with_labels[:1] + with_labels[1:][-1:])
+    if found["traceback"]:
+        text += ["\ntraceback", found["traceback"].rstrip()]
+    return "\n".join([*text, ""])
+
+
+def _table(rows: Sequence[Mapping[str, Any]], excluded: Sequence[str]) -> str:
+    """Rows as a table, without columns that are empty in all of them."""
+    from sweeper.show.tables import text_table
+
+    columns = [column for column in (rows[0] if rows else ()) if column not in excluded]
+    columns = [column for column in columns if any(row[column] is not None for row in rows)]
+    return text_table(columns, ([row[column] for column in columns] for row in rows)).rstrip()
 
 
 MAX_CLASSES = 20

@@ -26,19 +26,38 @@ _COPIED = ("description", "design", "search", "scheduler", "metric", "resources"
 
 
 @on_workbench
-def load_space(name_or_path: str | Path, overrides: Mapping[str, Any] = {}, name: str | None = None) -> SearchSpace:
+def load_space(space: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] = {}, name: str | None = None) -> SearchSpace:
     """Read and validate a search space.
 
     Args:
-        name_or_path: A path, or the name of a search space.
+        space: A path, the name of a search space, or the content of a search-space file as a dict. In a dict, tuples, ranges and numpy
+            arrays may stand for lists, and `name` must be given, here or as an argument.
         overrides: The options `--set`: knob -> value, set in `base`; `sweep:KEY` -> value for the sweep's own keys, like `sweep:seeds`.
         name: The option `--name`: name of the sweep, instead of the one in the file.
 
     Raises:
-        ConfigError: With all faults found.
+        ConfigError: With all faults found; each names its place by a dotted path, for a dict as for a file.
     """
-    path = find_space(str(name_or_path))
-    return parse_space(read_mapping(path), file=str(path), overrides=overrides, name=name)
+    if not isinstance(space, Mapping):
+        path = find_space(str(space))
+        return parse_space(read_mapping(path), file=str(path), overrides=overrides, name=name)
+    if name is None and "name" not in space:
+        remedy = "Results are stored under it, and a later run with the same name continues the sweep."
+        raise ConfigError([Fault("name", "must be given in a search space that is a dict", Fault.ABSENT, remedy)])
+    return parse_space(_plain(space), overrides=overrides, name=name)
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python as a YAML file would have it: lists for other sequences and arrays, plain numbers for numpy's, text for paths."""
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if type(value).__module__ == "numpy":
+        return _plain(value.tolist())
+    return value
 
 
 def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str, Any] = {}, name: str | None = None) -> SearchSpace:

@@ -93,6 +93,7 @@ def launch(
                 name="tune",
                 storage_path=str(scratch),
                 verbose=0,
+                progress_reporter=tune.CLIReporter(),  # silent at verbose=0; the default in notebooks would clear our line
                 stop=StopWithSession(session, trials, progress),
                 callbacks=[Reporter(session, trials)],
                 failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),

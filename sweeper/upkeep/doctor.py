@@ -78,7 +78,7 @@ def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     by_folds = "validation_folds is not null and validation_fold is null"
     expected = f"case when {by_folds} then validation_folds * finetune_epochs + best_epoch else finetune_epochs end"
     lost = workspace.sql(
-        "select sweep, trial from trials "
+        "select sweep, trial from trial_status "
         "left join (select sweep, trial, count(*) as epochs from metrics where stage = 'finetune' group by all) using (sweep, trial) "
         f"where status = 'COMPLETE' and coalesce(epochs, 0) != {expected}"
     )

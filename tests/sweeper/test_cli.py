@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore
 from sweeper.running.plan_note import plan_note
 from sweeper.running.recorder import Recorder
+from sweeper.show.plan import local_slots
 from sweeper.space.reading import load_space, parse_space
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
@@ -80,6 +82,14 @@ def test_every_command_explains_itself_with_an_example(command):
     assert f"Example: sweeper {command}" in " ".join(result.stdout.split())
 
 
+def test_help_is_a_command_and_the_version_an_option():
+    version = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+    assert sweeper("--version").stdout == f"sweeper {version}\n"
+    assert sweeper("help").stdout.split() == sweeper("--help").stdout.split()
+    assert sweeper("help", "run").stdout.split() == sweeper("run", "--help").stdout.split()
+    assert sweeper("help", "rnu").exit_code == 2
+
+
 def test_an_unknown_command_or_option_gets_the_nearest_name():
     assert "Did you mean 'query'" in sweeper("qery").stderr
     assert "--results" in sweeper("status", "--result", "x").stderr
@@ -103,6 +113,11 @@ BAD_INPUT = {
     "sweep that is unknown": (["best", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but"),
     "status of none": (["status", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but got 'stdy'."),
     "trial that is unknown": (["show", "xyz", "--results", "{results}"], "TRIAL: must be the start of one trial's id, but got 'xyz'."),
+    "format of a trial": (["show", "a", "--format", "xml", "--results", "{results}"], "--format: must be text or json, but got 'xml'."),
+    "task of another sweep": (
+        ["best", "study", "--task", "digitz", "--results", "{results}"],
+        "--task: must be a task of study with ranked",
+    ),
     "trial that is no id": (["show", "a' or 1=1", "--results", "{results}"], "TRIAL: must be the start of a trial's id: "),
     "no results": (["query", "select 1", "--results", "nowhere"], "nowhere: must hold results. Run a sweep first, or give --results."),
     "SQL that is wrong": (["query", "select frezing from trials", "--results", "{results}"], "Binder Error: "),
@@ -119,7 +134,10 @@ BAD_INPUT = {
         ["proxies", "--task", "digits", "--set", "seed=1"],
         "--set: must not set what an argument sets, but got 'seed'",
     ),
-    "format of a ranking": (["proxies", "--task", "digits", "--format", "xml"], "--format: must be one of table, csv, json, markdown"),
+    "format of a ranking": (
+        ["proxies", "--task", "digits", "--format", "xml"],
+        "--format: must be one of table, csv, json, markdown, latex",
+    ),
     "seed of a list": (["proxies", "--seed", "1"], "--seed: must be used with --task."),
     "names of a list": (["proxies", "photos", "noise"], "NAME: must be one, without --task, but got 'photos noise'."),
     "results in an unknown place": (["status", "--results", "ftpx://a/b"], "ftpx://a/b: cannot be opened as a store"),
@@ -144,7 +162,7 @@ def test_every_fault_of_a_trial_is_said_at_once():
 
 # ------------------------------------------------------------------------------------------------------------------------- query
 
-SQL = "select freezing, candidate, seed, valid_error, status, align_lr_steps from trials order by 1, 2, 3"
+SQL = "select freezing, candidate, seed, valid_error, status, align_lr_steps from trial_status order by 1, 2, 3"
 
 
 def test_query_as_csv_and_json_parses_back_to_the_same_rows(ask):
@@ -157,7 +175,7 @@ def test_query_as_csv_and_json_parses_back_to_the_same_rows(ask):
     assert plain[-1]["valid_error"] == ""
 
 
-@pytest.mark.parametrize("format", ["table", "csv", "json", "markdown"])
+@pytest.mark.parametrize("format", ["table", "csv", "json", "markdown", "latex"])
 def test_query_writes_to_a_file_what_it_would_print(ask, tmp_path, format):
     file = tmp_path / "answer"
     assert ask("query", SQL, "--format", format, "-o", str(file)) == ""
@@ -171,10 +189,18 @@ def test_best_ranks_arms_by_the_mean_over_seeds_of_their_best_candidate(ask):
     first, second = json.loads(ask("best", "study", "--format", "json"))
     assert (first["rank"], first["freezing"], first["seeds"]) == (1, "full", 2)
     assert first["valid_error"] == pytest.approx(0.03)
-    assert first["95% +-"] == pytest.approx(12.706 * 0.01, rel=1e-4)  # t of 1 degree, times the standard error
+    assert first["valid_error_ci95"] == pytest.approx(12.706 * 0.01, rel=1e-4)  # t of 1 degree, times the standard error
+    assert first["test_error_ci95"] == pytest.approx(first["valid_error_ci95"])
     assert first["test_error"] == pytest.approx(0.13)
     # Its candidate 1 has the better mean, but over one seed of two.
     assert (second["rank"], second["freezing"], second["valid_error"]) == (2, "layernorm", 0.5)
+    assert {key: second[key] for key in ("candidates", "completed", "pruned", "failed")} == {
+        "candidates": 2,
+        "completed": 1,
+        "pruned": 0,
+        "failed": 1,
+    }
+    assert all(name.isidentifier() for name in first), "columns that a program can use"
     assert len(json.loads(ask("best", "study", "--top", "1", "--format", "json"))) == 1
 
 
@@ -193,7 +219,7 @@ def test_status_counts_trials(ask):
 
 
 def test_show_has_config_scores_epochs_and_traceback(ask):
-    rows = json.loads(ask("query", "select trial, status from trials order by status desc", "--format", "json"))
+    rows = json.loads(ask("query", "select trial, status from trial_status order by status desc", "--format", "json"))
     failed, complete = rows[0]["trial"], rows[-1]["trial"]
     text = ask("show", failed)
     assert text.startswith(f"trial {failed} of sweep study: FAIL")
@@ -210,6 +236,37 @@ def test_show_has_the_label_distances_of_the_first_and_the_last_epoch_of_alignme
         shown = text[text.index(f"label distances of alignment epoch {epoch}") :].splitlines()[1:4]
         assert [line.split() for line in shown] == [["0", "1"], ["0", cell, "12.25"], ["1", "-", "-"]]
     assert "alignment epoch 2" not in text
+
+
+def test_show_as_json_has_the_same_for_a_program(ask):
+    query = "select trial, valid_error from trials where freezing = 'full' limit 1"
+    (row,) = json.loads(ask("query", query, "--format", "json"))
+    (found,) = json.loads(ask("show", row["trial"], "--format", "json"))
+    assert (found["trial"], found["sweep"], found["status"]) == (row["trial"], "study", "COMPLETE")
+    assert (found["config"]["freezing"], found["result"]["valid_error"]) == ("full", row["valid_error"])
+    assert [(epoch["stage"], epoch["epoch"]) for epoch in found["epochs"]] == [("align", 1), ("align", 2), ("align", 3), ("finetune", 1)]
+    assert (found["stages"], found["traceback"]) == ([], None)
+
+
+@pytest.mark.parametrize("command", [("best", "study"), ("best", "study", "--task", "digits"), ("status",), ("status", "study")])
+def test_best_and_status_are_text_that_fits_80_columns(results, command):
+    result = CliRunner().invoke(app, [*command, "--results", str(results)], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    if command[0] == "best" or len(command) > 1:
+        assert all(name in result.stdout for name in ("full", "layernorm"))
+
+
+def test_status_of_arms_is_a_table_for_programs(ask):
+    rows = {row["freezing"]: row for row in csv.DictReader(io.StringIO(ask("status", "study", "--arms", "--format", "csv")))}
+    counts = {name: [row[key] for key in ("candidates", "completed", "pruned", "failed")] for name, row in rows.items()}
+    assert counts == {"full": ["2", "2", "0", "0"], "layernorm": ["2", "1", "0", "1"]}
+
+
+def test_best_as_latex(ask):
+    text = ask("best", "study", "--format", "latex")
+    assert text.count(r"\\") == 3
+    assert r"valid\_error\_ci95" in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------- catalogue
@@ -285,11 +342,70 @@ def test_every_fault_of_a_ranking_is_said_at_once_and_nothing_is_started(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_spaces_are_listed_by_their_question_and_without_benchmarks(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces" / "broken.yaml").write_text("name: [")
+    result = CliRunner().invoke(app, ["spaces"], env={"COLUMNS": "80"})
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    names = {line.split()[0] for line in result.stdout.splitlines() if not line.startswith(" ")}
+    assert {"quickstart", "freezing-laptop", "broken"} <= names
+    assert "storm" not in names
+    assert "/" not in result.stdout, "no paths"
+
+
+TWO_ARMS = {"base": {"task": "digits", "body.weights": "random", "align.epochs": 0}, "space": {"freezing": {"grid": ["full", "layernorm"]}}}
+
+
+def test_a_plan_ends_with_its_summary_and_counts_what_it_takes_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    recorder = Recorder(ResultStore("results"), "first", "valid_error")
+    first, _ = make_plan(parse_space({"name": "first", **TWO_ARMS})).trials
+    recorder.start(first, device="cpu")
+    recorder.end(first.id, {"status": "COMPLETE", "valid_error": 0.5, "numpy_version": "2.3"})
+    recorder.flush()
+    Path("second.yaml").write_text(json.dumps({"name": "second", "seeds": 2, **TWO_ARMS}))
+    result = sweeper("plan", "second.yaml")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    starts = [line.partition(" ")[0] for line in lines]
+    assert starts.index("trial") < starts.index("Stages") < starts.index("second") < starts.index("Results") < starts.index("Work")
+    assert starts.index("Work") >= len(lines) - 4, "the summary is what a terminal shows last"
+    assert lines[starts.index("Results")] == "Results  0 done, 1 taken over from other sweeps, 0 stale, 3 to run"
+    assert " min on the 4 slots of this machine: " in lines[starts.index("Work")] or " s on the 4 slots" in lines[starts.index("Work")]
+    states = {row["trial"]: row["state"] for row in json.loads(sweeper("plan", "second.yaml", "--format", "json").stdout)}
+    assert states[first.id] == "take over"
+    assert sorted(states.values()) == ["take over", "to run", "to run", "to run"]
+
+
+@pytest.mark.parametrize(("resources", "slots"), [({}, 4), ({"cpu": 1.5}, 2), ({"cpu": 4}, 1), ({"gpu": 0.5}, 1)])
+def test_slots_are_what_fits_on_this_machine(monkeypatch, resources, slots):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert local_slots(parse_space({"name": "s", "resources": resources, **TWO_ARMS})) == slots
+
+
 def test_a_plan_is_printed_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = sweeper("plan", "quickstart", "--set", "sweep:seeds=1", "--format", "json")
     assert len(json.loads(result.stdout)) == 28
     assert not list(tmp_path.iterdir())
+
+
+def test_a_trial_prints_what_it_computes_and_counts_what_it_finds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    knobs = ("task=openml/187", "body.weights=random", "align.epochs=0", "finetune.warmup_epochs=0", "finetune.decay_epochs=null")
+    command = ["trial", *(part for knob in knobs for part in ("--set", knob))]
+    computed = sweeper(*command, "--set", "finetune.epochs=2").stdout.splitlines()
+    assert [line.split()[:2] for line in computed[:-1]] == [["finetune", "1"], ["finetune", "2"], ["finetune", "total"]]
+    assert "from the store" not in computed[2]
+    found = sweeper(*command, "--set", "finetune.epochs=2").stdout.splitlines()
+    assert [line.split()[:2] for line in found[:-1]] == [["finetune", "total"]]
+    assert "2 of 2 epochs from the store" in found[0]
+    assert found[-1] == computed[-1]
+    assert "None" not in "".join(computed + found)
+    rows = [json.loads(line) for line in sweeper(*command, "--set", "finetune.epochs=2", "--format", "json").stdout.splitlines()]
+    assert [row.get("epoch") for row in rows] == [1, 2, None, None], "for a program, every row as in a sweep"
 
 
 def test_a_single_trial_has_no_keys_of_a_sweep():

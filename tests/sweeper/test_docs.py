@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -9,12 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+import sweeper
+from orca_core.rows import EpochRow
 from sweeper.cli import app
 from sweeper.planning.planner import make_plan
+from sweeper.results import Results, ResultStore
+from sweeper.running.recorder import Recorder
+from sweeper.show.summary import advise_query
+from sweeper.show.tables import render
 from sweeper.space.reading import parse_space
-from sweeper.space.yaml_reader import parse_value
+from sweeper.space.yaml_reader import parse_value, read_mapping
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -81,3 +89,87 @@ def test_the_examples_of_the_python_api_run_one_after_the_other(tmp_path, monkey
         exec(compile(code, "api.md", "exec"), names)
     assert names["code"] == 0
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
+
+
+ROOT = DOCS.parent
+PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+
+
+def queries_of(page: Path) -> list[str]:
+    """Every query that a page shows: in SQL blocks, as an argument of `sweeper query`, as a text in Python."""
+    text = page.read_text()
+    found = re.findall(r"^```sql\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    found += [sql for sql in re.findall(r"sweeper query \"([^\"]+)\"", text) if "..." not in sql]
+    return found + [sql for code in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE) for sql in queries_in(code)]
+
+
+def queries_in(code: str) -> list[str]:
+    """The texts of a program that are queries."""
+    texts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [text for text in texts if text.strip().startswith("select ")]
+
+
+QUERIES = [(f"{page.name} {number}", sql) for page in PAGES for number, sql in enumerate(queries_of(page), 1)]
+QUERIES += [("docstring of sweeper", sql) for sql in queries_in(re.split(r"\n\n", sweeper.__doc__, maxsplit=1)[1])]
+HELP = [command.help or "" for command in get_command(app).commands.values()]
+QUERIES += [("help", " ".join(sql.split())) for text in HELP for sql in re.findall(r'query "(select [^"]+)"', text)]
+
+SWEEPS = {
+    "quickstart": {"name": "quickstart", **read_mapping(ROOT / "search_spaces" / "quickstart.yaml")},
+    "closer-proxy": parse_value(next(text for text in blocks("proxies.md", "yaml") if "closer-proxy" in text)),
+    "my-sweep": {"name": "my-sweep", "base": {"task": "openml/187"}, "space": {"freezing": {"grid": ["full", "frozen-both"]}}, "seeds": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def shown_sweeps(tmp_path_factory) -> Path:
+    """The results of the sweeps that the docs speak of: every trial complete, with invented scores."""
+    folder = tmp_path_factory.mktemp("docs") / "results"
+    for name, data in SWEEPS.items():
+        recorder = Recorder(ResultStore(folder), name, "valid_error")
+        for number, trial in enumerate(make_plan(parse_space(data)).trials):
+            error = 0.1 + number / 1024
+            recorder.start(trial, device="cpu")
+            aligned = [EpochRow(stage="align", epoch=epoch, distance=40.5 - epoch, label_distances=[[1.0] * 3] * 2) for epoch in (1, 2)]
+            tuned = [EpochRow(stage="finetune", epoch=epoch, valid_error=error / epoch) for epoch in (1, 2)]
+            recorder.add_rows(trial.id, [*aligned, *tuned])
+            scores = {"valid_error": error, "test_error": error, "proxy_distance": 30 + number / 7, "proxy_distance_unlabelled": 15.0}
+            recorder.end(trial.id, {"status": "COMPLETE", "device_name": "a processor", "torch_version": "2.9"} | scores)
+        recorder.flush()
+    return folder
+
+
+@pytest.mark.parametrize(("where", "sql"), QUERIES, ids=[where for where, _ in QUERIES])
+def test_every_query_of_the_docs_names_its_sweep_and_task_runs_and_fits_80_columns(shown_sweeps, where, sql):
+    assert re.search("sweep = '", sql), sql
+    assert "test_error" not in sql or re.search("task = '", sql), sql
+    assert max(map(len, sql.splitlines())) <= 80 or "\n" not in sql  # a text of several parts, in Python
+    answer = Results(shown_sweeps).sql(sql)
+    assert len(answer) or "mixed_numerics" in sql
+    text = render(answer.arrow(), "table")
+    assert max(map(len, text.splitlines())) <= 80, text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_tables_that_pages_show_fit_80_columns(page):
+    """What a terminal shows: blocks without a language that start with a command, and SQL."""
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE):
+        if language == "sql" or (not language and "sweeper query" in block):
+            assert max(map(len, block.splitlines())) <= 80, block
+
+
+@pytest.mark.parametrize("name", ["quickstart", "closer-proxy"])
+def test_the_advice_at_the_end_of_a_run_runs_and_fits_80_columns(shown_sweeps, name, monkeypatch):
+    monkeypatch.chdir(shown_sweeps.parent)
+    space, store = parse_space(SWEEPS[name]), ResultStore("results")
+    advice = advise_query(name, space.varied, store.live_trials(name), "results")
+    assert max(map(len, advice.splitlines())) <= 80, advice
+    command = shlex.split(advice.partition("For example:\n")[2])
+    assert command[:2] == ["sweeper", "query"]
+    result = CliRunner().invoke(app, command[1:])
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80, result.stdout
+    head, *rows = (line.split() for line in result.stdout.splitlines())
+    varying = {knob.replace(".", "_") for knob in space.varied} - {"task"}
+    assert varying <= set(head)
+    assert all(len({row[head.index(knob)] for row in rows}) > 1 for knob in varying), "what does not vary is not shown"

@@ -36,3 +36,15 @@ def test_nothing_is_printed_after_the_final_line(capsys, monkeypatch):
     recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
     recorder.flush()
     assert capsys.readouterr().err == ""
+
+
+def test_trials_that_a_stop_cut_short_are_interrupted_and_not_done():
+    recorder = Recorder(SimulatedTables(), "s", "valid_error")
+    progress = Progress(recorder, total=4, done_before=0, quiet=True)
+    for trial in TRIALS:
+        recorder.start(trial, device="cpu")
+    recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
+    recorder.end(TRIALS[1].id, {"status": "FAIL", "cause": "stopped"})
+    line = progress.line()
+    assert line.startswith("1/4 trials, 2 running, 1 interrupted, best digits 0.5, ")
+    assert "failed" not in line

@@ -42,14 +42,16 @@ def test_a_trial_is_running_then_complete_in_one_row(store, planned):
     recorder = Recorder(store, "s", "valid_error")
     recorder.start(planned, device="cpu")
     recorder.flush()
-    assert ask(store, "select status, attempt, sequence, freezing, align_epochs from trials") == [("RUNNING", 1, 0, "frozen-body:2", 10)]
+    assert ask(store, "select status, attempt, sequence, freezing, align_epochs from trial_status") == [
+        ("RUNNING", 1, 0, "frozen-body:2", 10)
+    ]
     assert recorder.running == 1
     recorder.locate(planned.id, "elsewhere", 77)
     recorder.add_rows(planned.id, [STAGE, epoch(1), epoch(2)])
     recorder.end(planned.id, COMPLETE)
     recorder.flush()
     columns = "status, sequence, host, pid, valid_error, seconds_align, seconds_finetune, saved_s, score, in_plan"
-    assert ask(store, f"select {columns} from trials") == [("COMPLETE", 1, "elsewhere", 77, 0.25, 3.0, 0.0, 1.5, "1-accuracy", True)]
+    assert ask(store, f"select {columns} from trial_status") == [("COMPLETE", 1, "elsewhere", 77, 0.25, 3.0, 0.0, 1.5, "1-accuracy", True)]
     assert ask(store, "select trial, attempt, epoch from metrics order by epoch") == [(planned.id, 1, 1), (planned.id, 1, 2)]
     assert recorder.running == 0
 
@@ -126,7 +128,7 @@ def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned
     again.add_rows(planned.id, [epoch(1, 0.1)])
     again.end(planned.id, COMPLETE)
     again.flush()
-    assert ask(store, "select status, attempt, cause from trials") == [("COMPLETE", 2, None)]
+    assert ask(store, "select status, attempt, cause from trial_status") == [("COMPLETE", 2, None)]
     assert ask(store, "select epoch, valid_error from metrics") == [(1, 0.1)]
     assert store.curves("s", "valid_error") == {planned.id: {1: 0.1}}
 
@@ -139,7 +141,7 @@ def test_the_distances_of_the_proxy_are_the_trials_however_it_ends(store, planne
     recorder.add_rows(planned.id, [aligned, EpochRow(stage="align", epoch=2), epoch(1)])
     recorder.end(planned.id, outcome)
     recorder.flush()
-    assert ask(store, "select proxy_distance, proxy_distance_unlabelled from trials") == [(3.5, 1.25)]
+    assert ask(store, "select proxy_distance, proxy_distance_unlabelled from trial_status") == [(3.5, 1.25)]
     in_epochs = ask(store, "select stage, epoch, proxy_distance, proxy_distance_unlabelled from metrics order by all")
     assert in_epochs == [("align", 1, 3.5, 1.25), ("align", 2, None, None), ("finetune", 1, None, None)]
 
@@ -150,7 +152,7 @@ def test_a_trial_that_starts_again_in_the_same_run_is_another_attempt(store, pla
         recorder.start(planned, device="cpu")
     recorder.end(planned.id, COMPLETE)
     recorder.flush()
-    assert ask(store, "select attempt, status from trials") == [(3, "COMPLETE")]
+    assert ask(store, "select attempt, status from trial_status") == [(3, "COMPLETE")]
 
 
 def test_no_row_is_ever_seen_without_its_trial(store, planned, monkeypatch):
@@ -181,7 +183,7 @@ def test_a_trial_leaves_the_plan_and_comes_back(store, planned):
     for in_plan in (False, True):
         recorder.set_in_plan(store.live_trials("s"), in_plan)
         recorder.flush()
-        assert ask(store, "select in_plan, status, valid_error from trials") == [(in_plan, "COMPLETE", 0.25)]
+        assert ask(store, "select in_plan, status, valid_error from trial_status") == [(in_plan, "COMPLETE", 0.25)]
 
 
 def test_cells_of_a_config_are_its_canonical_knobs(planned):
@@ -216,4 +218,4 @@ def test_an_attempt_is_counted_whichever_table_knows_of_it(store, planned):
     again = Recorder(store, "s", "valid_error")
     again.start(planned, device="cpu")
     again.flush()
-    assert ask(store, f"select attempt from trials where trial = '{planned.id}'") == [(3,)]
+    assert ask(store, f"select attempt from trial_status where trial = '{planned.id}'") == [(3,)]

@@ -42,12 +42,12 @@ def store(tmp_path: Path) -> ResultStore:
 def add_trial(store: ResultStore, trial: str, attempt: int = 1, *, sweep: str = "s", epochs: int = 3, done: bool = True) -> None:
     """One attempt as the driver writes it: RUNNING, its rows, COMPLETE; every call to `append` is a file. Errors tell the attempt."""
     key = {"trial": trial, "attempt": attempt}
-    store.append("trials", sweep, [key | {"sequence": 0, "status": "RUNNING"}])
+    store.append("trials", sweep, [key | {"sequence": 0, "status": "RUNNING", "in_plan": True}])
     rows = [{"stage": "finetune", "phase": 0, "epoch": epoch, "valid_error": float(attempt)} for epoch in range(1, epochs + 1)]
     store.append("metrics", sweep, [key | row for row in rows])
     store.append("stages", sweep, [key | {"stage": "finetune", "phase": 0, "key": "k", "epochs": epochs, "seconds": 1.0}])
     if done:
-        store.append("trials", sweep, [key | {"sequence": 1, "status": "COMPLETE", "test_error": float(attempt)}])
+        store.append("trials", sweep, [key | {"sequence": 1, "status": "COMPLETE", "in_plan": True, "test_error": float(attempt)}])
 
 
 def answers(store: ResultStore) -> list[list[dict[str, Any]]]:
@@ -67,7 +67,7 @@ def test_every_column_comes_back_as_it_was_written(store: ResultStore, table: st
     row = {column.name: VALUES[column.type] for column in TABLES[table]} | {"sweep": "s", "attempt": 1}
     nulls = dict.fromkeys(row) | {"trial": "empty", "sweep": "s", "attempt": 1}
     store.append(table, "s", [row, {"trial": "empty", "attempt": 1}])
-    answer = Results(store.uri).sql(f"select * from {table} order by trial")
+    answer = Results(store.uri).sql(f"select * from {'trial_status' if table == 'trials' else table} order by trial")
     assert answer.rows() == [nulls, row]
     assert answer.arrow().schema.names == schema(table).names
 
@@ -107,10 +107,55 @@ def test_no_rows_make_no_file(store: ResultStore) -> None:
 def test_running_gives_way_to_complete(store: ResultStore) -> None:
     add_trial(store, "a", done=False)
     assert [row["status"] for row in store.live_trials("s")] == ["RUNNING"]
-    store.append("trials", "s", [{"trial": "a", "attempt": 1, "sequence": 1, "status": "COMPLETE"}])
+    store.append("trials", "s", [{"trial": "a", "attempt": 1, "sequence": 1, "status": "COMPLETE", "in_plan": True}])
     assert [row["status"] for row in store.live_trials("s")] == ["COMPLETE"]
     assert Results(store.uri).sql("select status from trials").rows() == [{"status": "COMPLETE"}]
     assert len(Results(store.uri).sql("select * from all_trials")) == 2
+
+
+def add_ended(store: ResultStore, sweep: str, trial: str, **cells: Any) -> None:
+    """One finished trial; `cells` say what is special about it."""
+    row = {"trial": trial, "attempt": 1, "sequence": 1, "status": "COMPLETE", "in_plan": True, "result_key": f"key of {trial}"}
+    store.append("trials", sweep, [row | cells])
+
+
+def test_trials_are_what_an_analysis_may_average(store: ResultStore) -> None:
+    """A sweep with every kind of row, and a second one that took a trial over, finished another and plans a third no longer."""
+    add_ended(store, "first", "done", test_error=0.1)
+    add_ended(store, "first", "pruned", status="PRUNED", cause="asha after epoch 2", test_error=0.9)
+    add_ended(store, "first", "failed", status="FAIL", cause="data")
+    add_ended(store, "first", "stopped", status="FAIL", cause="stopped")
+    add_ended(store, "first", "running", status="RUNNING")
+    add_ended(store, "first", "left", in_plan=False, test_error=0.9)
+    add_ended(store, "first", "again", test_error=0.9)
+    add_ended(store, "first", "again", attempt=2, status="RUNNING")
+    add_ended(store, "second", "done", test_error=0.1, reused_from="first")
+    add_ended(store, "second", "own", test_error=0.2)
+    ask = Results(store.uri).sql
+    assert [tuple(row.values()) for row in ask("select sweep, trial from trials order by all").rows()] == [
+        ("first", "done"),
+        ("second", "done"),
+        ("second", "own"),
+    ]
+    distinct = ask("select trial, sweep, avg(test_error) over () as error from distinct_trials order by all").rows()
+    assert [tuple(row.values()) for row in distinct] == [("done", "first", pytest.approx(0.15)), ("own", "second", pytest.approx(0.15))]
+    counts = ask("select status, count(*) n from trial_status where sweep = 'first' group by all order by all").rows()
+    assert {row["status"]: row["n"] for row in counts} == {"COMPLETE": 2, "FAIL": 1, "INTERRUPTED": 1, "PRUNED": 1, "RUNNING": 2}
+    assert ask("select count(*) n from all_trials").rows() == [{"n": 10}]
+
+
+def test_a_trial_taken_over_stays_distinct_when_its_source_leaves_the_plan(store: ResultStore) -> None:
+    add_ended(store, "first", "done", in_plan=False)
+    add_ended(store, "second", "done", reused_from="first")
+    assert Results(store.uri).sql("select sweep, trial from distinct_trials").rows() == [{"sweep": "second", "trial": "done"}]
+
+
+def test_a_stop_is_stored_as_before_and_shown_as_interrupted(store: ResultStore) -> None:
+    """Also rows that version 0.1 wrote: the files do not change."""
+    add_ended(store, "s", "stopped", status="FAIL", cause="stopped", error="the sweep was stopped")
+    assert [(row["status"], row["cause"]) for row in store.live_trials("s")] == [("FAIL", "stopped")]
+    for view in ("trial_status", "all_trials"):
+        assert Results(store.uri).sql(f"select status, cause from {view}").rows() == [{"status": "INTERRUPTED", "cause": "stopped"}]
 
 
 @pytest.mark.parametrize("compacted", [False, True])
@@ -133,7 +178,7 @@ def test_live_trials_are_what_sql_shows(store: ResultStore) -> None:
     for attempt in (1, 2, 3):
         add_trial(store, "a", attempt, done=attempt < 3)
     add_trial(store, "b", sweep="other")
-    assert sorted(store.live_trials(), key=lambda row: row["sweep"]) == Results(store.uri).sql("from trials order by sweep").rows()
+    assert sorted(store.live_trials(), key=lambda row: row["sweep"]) == Results(store.uri).sql("from trial_status order by sweep").rows()
     assert store.live_trials("s", columns=["trial", "status"]) == [{"trial": "a", "status": "RUNNING"}]
     assert store.live_trials("unknown") == []
 
@@ -161,7 +206,7 @@ def test_files_of_different_age_unite_by_name(store: ResultStore, compacted: boo
 
 @pytest.mark.parametrize("compacted", [False, True])
 def test_trials_from_before_proxy_distances_have_none(store: ResultStore, compacted: bool) -> None:
-    row = {"sweep": "s", "attempt": 1, "sequence": 1, "status": "COMPLETE", "test_error": 0.5}
+    row = {"sweep": "s", "attempt": 1, "sequence": 1, "status": "COMPLETE", "in_plan": True, "test_error": 0.5}
     store.append("trials", "s", [row | {"trial": "new", "proxy_distance": 3.5, "proxy_distance_unlabelled": 1.25}])
     older = pa.schema([field for field in schema("trials") if not field.name.startswith("proxy_distance")])
     pq.write_table(pa.Table.from_pylist([row | {"trial": "old"}], schema=older), files_of(store, "trials")[0].parent / "0.parquet")
@@ -353,8 +398,13 @@ def test_sql_can_only_read_the_tables(store: ResultStore, tmp_path: Path, query:
         ("select tast from trials", r"\"tast\" not found.* Did you mean 'task'\?"),
         ("select t.valid_eror from trials t", r"\"valid_eror\".* Did you mean 'valid_error'\?"),
         ("select zzzzzz from trials", "DESCRIBE trials lists what there is"),
-        ("select * from metric", r"Did you mean 'metrics'\? Known: metrics, stages, trials"),
+        ("select * from metric", r"Did you mean 'metrics'\? Known: all_trials, distinct_trials, metrics, stages, trial_status, trials"),
         ("select metics.epoch from trials", r"Did you mean 'metrics'\?"),
+        ("select 1 from trials where task = digits", "If digits is a text, put it in single quotes: 'digits'"),
+        ("select 1 from trials where task = openml/187", "put it in single quotes: 'openml/187'"),
+        ("select 1 from trials where body_name in (mini-swin)", "put it in single quotes: 'mini-swin'"),
+        ('select 1 from trials where freezing = "full"', "put it in single quotes: 'full'"),
+        ("select 1 from trials where tast = 'digits'", "Did you mean 'task'"),
         ("selec 1", 'syntax error at or near "selec"'),
         ("drop view trials", "results are read-only: give a SELECT, but got DROP"),
         ("select 'a'::int", "Could not convert string 'a'"),

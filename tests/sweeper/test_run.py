@@ -71,14 +71,14 @@ class Sweep:
 
     def trials(self) -> dict[str, dict[str, Any]]:
         """Trials by id, without what says how and where they ran."""
-        rows = self.ask("select * from trials")
+        rows = self.ask("select * from trial_status")
         return {row["trial"]: {k: v for k, v in row.items() if k not in HOW_IT_RAN and not k.startswith("seconds_")} for row in rows}
 
     def statuses(self) -> list[str]:
-        return [row["status"] for row in self.ask("select status from trials")]
+        return [row["status"] for row in self.ask("select status from trial_status")]
 
     def pids(self) -> set[int]:
-        return {row["pid"] for row in self.ask("select pid from trials")}
+        return {row["pid"] for row in self.ask("select pid from trial_status")}
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_an_edited_space_adds_what_is_new_and_takes_out_of_the_plan_what_is_gone
     copy = Sweep(shutil.copytree(four_axes.folder, tmp_path / "results"))
     edited = FOUR_AXES | {"seeds": 2, "space": FOUR_AXES["space"] | {"freezing": {"grid": ["full"]}, "proxy": {"grid": ["noise"]}}}
     assert copy.run(edited) == 0
-    counts = copy.ask("select freezing, in_plan, seed, count(*) n, max(attempt) tries from trials group by all order by all")
+    counts = copy.ask("select freezing, in_plan, seed, count(*) n, max(attempt) tries from trial_status group by all order by all")
     assert [tuple(row.values()) for row in counts] == [
         ("frozen-body:1", False, 0, 6, 1),
         ("full", False, 0, 2, 1),
@@ -164,7 +164,7 @@ def test_an_edited_space_adds_what_is_new_and_takes_out_of_the_plan_what_is_gone
         ("full", True, 1, 4, 1),
     ]
     assert copy.run(FOUR_AXES) == 0
-    assert copy.ask("select in_plan, seed, count(*) n from trials group by all order by all") == [
+    assert copy.ask("select in_plan, seed, count(*) n from trial_status group by all order by all") == [
         {"in_plan": False, "seed": 1, "n": 4},
         {"in_plan": True, "seed": 0, "n": 12},
     ]
@@ -192,7 +192,7 @@ def test_a_sweep_without_sharing_continues_from_its_private_stores(four_axes, sw
 def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep, capsys):
     space = {"name": "s", "base": BASE, "space": {"finetune.lr": {"grid": [1e-3, 1e30]}, "body.weights": {"grid": ["random"]}}}
     assert sweep.run(space) == 1
-    good, bad = sweep.ask("select trial, status, cause, error, traceback from trials order by finetune_lr")
+    good, bad = sweep.ask("select trial, status, cause, error, traceback from trial_status order by finetune_lr")
     assert (good["status"], bad["status"], bad["cause"]) == ("COMPLETE", "FAIL", "not-finite")
     assert bad["error"].startswith("NotFiniteError: ")
     assert "Traceback" in bad["traceback"]
@@ -201,13 +201,13 @@ def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep, caps
     space["space"]["finetune.lr"] = {"grid": [1e30]}
     assert run_space(parse_space(space), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
     assert "1 failed (not-finite), for example" in capsys.readouterr().out
-    assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
+    assert sweep.ask("select max(attempt) n from trial_status") == [{"n": 1}]
 
 
 def test_a_trial_that_runs_too_long_fails_with_that_cause(sweep):
     long = BASE | {"task": "digits", "body": {"weights": "random"}, "finetune": {"epochs": 500, "decay_epochs": None}}
     assert sweep.run({"name": "long", "base": long, "budget": {"trial_minutes": 0.05}}) == 1
-    assert sweep.ask("select status, cause from trials") == [{"status": "FAIL", "cause": "timeout"}]
+    assert sweep.ask("select status, cause from trial_status") == [{"status": "FAIL", "cause": "timeout"}]
 
 
 def test_a_trial_whose_process_dies_is_started_again(sweep):
@@ -272,7 +272,7 @@ def test_early_stopping_stops_the_same_candidates_as_a_whole_with_one_slot_with_
     assert sweep.run(EARLY | {"name": "again"}) == 0
     assert ends(sweep, "again") == ends(sweep), "also where complete trials are taken over"
     assert sweep.run(EARLY | {"name": "s"}) == 0
-    assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}]
+    assert sweep.ask("select max(attempt) n from trial_status") == [{"n": 1}]
 
 
 def test_tpe_makes_the_same_proposals_whatever_the_timing_and_takes_them_over(tmp_path, ray_session):

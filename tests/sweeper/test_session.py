@@ -8,6 +8,7 @@ from orca_core.rows import EpochRow, StageRow
 from sweeper.planning.planner import Planner
 from sweeper.results import Workspace
 from sweeper.running.job import TrialJob
+from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome, Session
 from sweeper.space.reading import parse_space
@@ -34,7 +35,7 @@ class Run:
 
     def rows(self, columns: str = "status, cause") -> list[tuple]:
         self.recorder.flush()
-        return [tuple(row.values()) for row in self.workspace.sql(f"select {columns} from trials order by align_epochs").rows()]
+        return [tuple(row.values()) for row in self.workspace.sql(f"select {columns} from trial_status order by align_epochs").rows()]
 
 
 @pytest.fixture
@@ -77,7 +78,11 @@ def test_a_stopped_run_cuts_what_runs_and_starts_nothing(run):
     assert run.session.next() is None
     run.session.close()
     assert run.session.outcome is Outcome.STOPPED
-    assert run.rows() == [("FAIL", "stopped")]
+    assert run.rows() == [("INTERRUPTED", "stopped")]
+    (stored,) = run.workspace.results.live_trials("s")
+    assert (stored["status"], stored["cause"]) == ("FAIL", "stopped"), "the files stay as they were"
+    again = reconcile(run.planner.space, run.workspace.results)
+    assert [planned.id for planned in again.todo if planned.id == trial.id] == [trial.id], "the next run takes it up"
 
 
 def test_a_request_to_stop_that_found_nothing_to_do_changes_nothing(run):
@@ -107,6 +112,7 @@ def test_a_lost_trial_is_another_attempt_and_one_lost_too_often_fails(run):
     trial = run.begin()
     run.session.lose(trial.id)
     assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", 1)]
+    assert "was lost" in run.rows("error")[0][0]
     run.session.start(trial.id)
     assert run.rows("status, cause, attempt") == [("RUNNING", None, 2)]
     run.session.give_up(trial.id)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from orca_core.config.resolve import resolve_config
@@ -439,3 +441,43 @@ def test_a_name_means_a_file_here_or_in_the_package(tmp_path, monkeypatch):
     assert load_space("quickstart").description == "mine"
     with pytest.raises(ConfigError, match=r"must be a file or the name of a search space, but got 'quikstart'. Did you mean 'quickstart'"):
         find_space("quikstart")
+
+
+# -------------------------------------------------------------------------------------------------------------- from Python, as a dict
+
+
+def test_a_dict_is_read_as_the_file_with_the_same_content(load):
+    text = "name: s\nbase: {task: digits, finetune.lr: 1e-3}\nspace: {align.epochs: {grid: [0, 5]}}\n"
+    data = {"name": "s", "base": {"task": "digits", "finetune": {"lr": 1e-3}}, "space": {"align.epochs": {"grid": [0, 5]}}}
+    assert [trial.id for trial in make_plan(load_space(data)).trials] == [trial.id for trial in make_plan(load(text)).trials]
+
+
+def test_a_dict_may_have_what_python_has_instead_of_lists_and_plain_numbers():
+    grid = {
+        "finetune.lr": {"grid": np.logspace(-4, -2, 3)},
+        "align.epochs": {"grid": range(0, 20, 10)},
+        "freezing": {"grid": ("full", "bias")},
+    }
+    space = load_space({"name": "s", "base": {"task": "digits", "finetune.epochs": np.int64(3)}, "space": grid, "seeds": np.arange(2)})
+    assert [axis.values for axis in space.axes] == [(1e-4, 1e-3, 1e-2), (0, 10), ("full", "bias")]
+    assert space.seeds == (0, 1)
+    assert json.loads(json.dumps(space.source)) == space.source, "results store it with the plan"
+
+
+def test_faults_of_a_dict_name_its_paths_and_all_of_them(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_space({"name": "s", "base": {"task": "digist"}, "seeds": True, "space": {"proxy": {"grid": ()}}})
+    places = [line.partition(": ")[0] for line in str(caught.value).splitlines()]
+    assert sorted(places) == ["base.task", "seeds", "space.proxy.grid"]
+
+
+def test_a_dict_needs_a_name_as_there_is_no_file_to_name_the_sweep_after():
+    data = {"base": {"task": "digits"}}
+    with pytest.raises(ConfigError, match=r"^name: must be given in a search space that is a dict"):
+        load_space(data)
+    assert load_space(data, name="s").name == load_space(data | {"name": "s"}).name == "s"
+
+
+def test_the_overrides_of_a_dict_are_those_of_a_file():
+    space = load_space({"name": "s", "base": {"task": "digits"}}, {"sweep:seeds": 3, "finetune.lr": 0.5})
+    assert (len(space.seeds), space.base["finetune.lr"]) == (3, 0.5)

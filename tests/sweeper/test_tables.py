@@ -6,13 +6,17 @@ import csv
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 
-from sweeper.show.tables import FORMATS, render, text_table
+from sweeper.results import ResultStore
+from sweeper.show.tables import FORMATS, render, text_table, vertical
 
 TABLE = pa.table(
     {
@@ -74,10 +78,81 @@ def test_markdown_escapes_bars_in_head_and_body():
 @pytest.mark.parametrize("format", FORMATS)
 def test_columns_of_the_same_name_are_told_apart(format):
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["a", "a", "a_1"])
-    head = render(table, format).replace('"', "")
+    head = render(table, format).replace('"', "").replace("\\", "")
     assert all(name in head for name in ("a", "a_1", "a_1_1"))
 
 
 @pytest.mark.parametrize(("format", "shown"), [("table", "task  error\n"), ("csv", "task,error\n"), ("json", "[]\n")])
 def test_no_rows_are_a_table_too(format, shown):
     assert render(TABLE.select(["task", "error"]).slice(0, 0), format) == shown
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "latex"])
+def test_two_settings_never_look_the_same(format):
+    rates = [0.001, 0.0010001, 1e-05]
+    text = render(pa.table({"align_lr": rates, "valid_error": [0.1, 0.1 + 1e-9, 0.25]}), format)
+    assert all(repr(rate) in text for rate in rates), "a knob, by the name of its column"
+    assert "0.100000001" not in text, "scores have four digits"
+
+
+def test_a_column_wraps_to_keep_to_a_width():
+    shown = text_table(["n", "question"], [[1, "does it help or not?"], [2, "x" * 25]], width=20)
+    assert shown.splitlines() == ["n  question", "1  does it help or", "   not?", f"2  {'x' * 17}", f"   {'x' * 8}"]
+
+
+def test_a_table_that_is_too_wide_is_written_row_by_row_with_what_is_shared_first():
+    shown = vertical(["task", "error", "description"], [["digits", 0.25, "y" * 30], ["digits", 0.5, "z"]], width=40)
+    assert max(map(len, shown.splitlines())) <= 40
+    first, second, third = shown.split("\n\n")
+    assert first.splitlines() == ["in all 2 rows", "  task         digits"]
+    assert second.splitlines() == ["row 1", "  error        0.25", f"  description  {'y' * 25}", f"               {'y' * 5}"]
+    assert third.splitlines() == ["row 2", "  error        0.5", "  description  z"]
+    assert vertical(["task"], [["digits"]], width=40) == "row 1\n  task  digits\n"
+
+
+def test_latex_is_a_table_that_compiles_whatever_the_cells_are():
+    shown = render(pa.table({"a_b": ["50 % & {x} #1 ~ ^ \\ $ <", None], "n": [1.5, None]}), "latex").splitlines()
+    assert shown[1:4] == [r"\begin{tabular}{lr}", r"\toprule", r"a\_b & n \\"]
+    escaped = r"50 \% \& \{x\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{} \$ \textless{}"
+    assert shown[5:7] == [rf"{escaped} & 1.5 \\", r"- & - \\"]
+    assert shown[7:] == [r"\bottomrule", r"\end{tabular}"]
+
+
+def run_in_terminal(command: list[str], columns: int) -> str:
+    """What a command writes to a terminal of a width."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as process:
+        os.close(theirs)
+        written = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            written += part
+        assert process.wait(timeout=60) == 0, written.decode()
+    os.close(ours)
+    return written.decode().replace("\r\n", "\n")
+
+
+def test_a_wide_answer_is_vertical_on_a_terminal_and_a_table_in_a_pipe(tmp_path):
+    store = ResultStore(tmp_path / "results")
+    row = {"attempt": 1, "sequence": 1, "status": "COMPLETE", "in_plan": True, "task": "digits"}
+    store.append("trials", "s", [row | {"trial": "a", "test_error": 0.1}, row | {"trial": "b", "test_error": 0.2}])
+    command = [sys.executable, "-m", "sweeper", "query", "from trials", "--results", store.uri]
+    shown = run_in_terminal(command, 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.startswith("in all 2 rows\n  sweep")
+    piped = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert len(piped.splitlines()) == 3
+    narrow = [*command[:4], "select trial, test_error from trials order by trial", *command[5:]]
+    assert run_in_terminal(narrow, 80).splitlines()[0] == "trial  test_error"

@@ -30,7 +30,7 @@ def test_a_folder_stands_for_the_workspace_whose_results_are_there(tmp_path):
 def test_questions_are_answered_from_its_tables(tmp_path):
     workspace = sweeper.Workspace(tmp_path)
     workspace.results.append("trials", "s", [{"trial": "t", "attempt": 1, "sequence": 0}])
-    assert workspace.sql("select trial from trials").rows() == [{"trial": "t"}]
+    assert workspace.sql("select trial from trial_status").rows() == [{"trial": "t"}]
     with pytest.raises(StoreError, match="must hold results"):
         Workspace(tmp_path / "nowhere").sql("select 1")
 

@@ -1,0 +1,84 @@
+"""What commands share: options, errors as messages and exit codes, and `--set`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orca_core.errors import ConfigError, Fault, OrcaError, UnpinnedError
+from orca_core.numerics import PORTABLE
+from sweeper.workbench import choose_workbench
+
+SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A YAML file, or a name from ./search_spaces or the package.")]
+ResultsOption = Annotated[str, typer.Option("--results", help="Folder or URI (s3://, gs://) of the results.")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Folder or URI of the stage store.  [default: RESULTS/artifacts]")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob of `base`, or a key of the sweep, like `sweep:seeds=1`. Repeatable."),
+]
+KnobOption = Annotated[list[str] | None, typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob. Repeatable.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of the one in the file.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of published data sets, see `sweeper tasks NAME`.  [default: $SWEEPER_DATA, ./data]")
+]
+FormatOption = Annotated[str, typer.Option("--format", help="table, csv, json, markdown or latex.")]
+
+
+def report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
+    """Run a command on the workbench of its `--data`. Print errors that users can cause to stderr, without traceback; exit code 2."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            with choose_workbench(kwargs.get("data")).use():
+                code = command(*args, **kwargs)
+        except ConfigError as error:
+            if isinstance(error, UnpinnedError):
+                _start_again_pinned()
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+        except OrcaError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(error.exit_code) from None
+        except MemoryError:
+            typer.echo("memory: must be enough for what the command reads, but is not", err=True)
+            raise typer.Exit(2) from None
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                sys.stderr.close()
+                raise typer.Exit(0) from None
+            typer.echo(f"{error.filename or 'a file'}: cannot be used ({error.strerror or error})", err=True)
+            raise typer.Exit(2) from None
+        raise typer.Exit(code or 0)
+
+    return wrapped
+
+
+def _start_again_pinned() -> None:
+    """Replace this process with the same command in the environment for portable bits; return if it has that environment already."""
+    if PORTABLE.items() <= os.environ.items():
+        return
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | PORTABLE)
+
+
+def parse_settings(values: list[str] | None) -> dict[str, Any]:
+    """Parse `knob=value` options into a dict; values are YAML."""
+    from sweeper.space.yaml_reader import parse_value
+
+    faults, parsed = [], {}
+    for text in values or ():
+        knob, equals, value = text.partition("=")
+        if not equals or not knob.strip():
+            faults.append(Fault("--set", "must have the form knob=value", text, "Example: --set finetune.lr=1e-4"))
+        else:
+            parsed[knob.strip()] = parse_value(value)
+    if faults:
+        raise ConfigError(faults)
+    return parsed

@@ -1,0 +1,123 @@
+"""Commands that read results: query, best, predict, status, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.commands.options import FormatOption, ResultsOption, StoreOption, report_errors
+
+
+@report_errors
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over `trials`, `metrics`, `stages`; see docs/results.md.")],
+    results: ResultsOption = "results",
+    format: FormatOption = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+) -> None:
+    """Query the results in SQL. Read-only: nothing is written, and no other file is read.
+
+    `trials` has the finished trials of every sweep, one row each: name the sweep, and the task, whose errors have a unit of their own.
+
+    Example: `sweeper query "select freezing, avg(test_error) as error from trials where sweep = 'quickstart' and task = 'digits' group by
+    all"`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.tables import write_table
+
+    write_table(Workspace(results).sql(sql).arrow(), format, output)
+
+
+@report_errors
+def best(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    results: ResultsOption = "results",
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of arms per task.")] = 5,
+    format: FormatOption = "table",
+    task: Annotated[str | None, typer.Option("--task", help="Only this task; for exports, the task whose best arm is exported.")] = None,
+    export: Annotated[Path | None, typer.Option("--export", help="Write a search space that runs the best arm again.")] = None,
+    export_model: Annotated[Path | None, typer.Option("--export-model", help="Write the best trial's model to a folder.")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Show the best arms of each task, by the mean of the sweep's metric over seeds.
+
+    A tuned arm is ranked by its best candidate, and only by candidates that are complete with all of their seeds.
+
+    With `--export-model`, weights that the sweep did not keep are computed again.
+
+    Example: `sweeper best quickstart --top 3`, `sweeper best quickstart --task digits --export best.yaml`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.results import best_arms, describe_best
+    from sweeper.show.tables import write_table
+
+    workspace = Workspace(results, store)
+    if export is not None or export_model is not None:
+        from sweeper.export import export_best
+
+        typer.echo(export_best(workspace, name, task, space_file=export, model_folder=export_model), nl=False)
+        return
+    if format == "table":
+        typer.echo(describe_best(workspace, name, top, task), nl=False)
+    else:
+        write_table(best_arms(workspace, name, top, task), format)
+
+
+@report_errors
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model that `best --export-model DIR` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File or folder of raw samples, as the task had them.")],
+    format: FormatOption = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file; with .npy, an array.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probability of each class, too.")] = False,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples at once.  [default: as in the trial]")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Answer for the samples of a file with an exported model: names of classes, or values in their own unit.
+
+    If the file holds the true answers, too, the error is printed to stderr.
+
+    Example: `sweeper predict my-model new.csv --format csv -o answers.csv`
+    """
+    from sweeper.show.predictions import predict_file
+
+    predict_file(folder, file, format=format, output=output, probabilities=probabilities, batch_size=batch_size, device=device)
+
+
+@report_errors
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; default: all sweeps.")] = None,
+    results: ResultsOption = "results",
+    arms: Annotated[bool, typer.Option("--arms", help="A line per arm: its candidates by state, and seconds.")] = False,
+    format: FormatOption = "table",
+) -> None:
+    """Show the progress of sweeps: trials by status, and which process runs them; of a single sweep, its arms, too.
+
+    Example: `sweeper status`, `sweeper status quickstart`, `sweeper status quickstart --arms --format csv`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.results import arms_status, describe_status, sweep_status
+    from sweeper.show.tables import write_table
+
+    if format == "table" and not arms:
+        typer.echo(describe_status(Workspace(results), name), nl=False)
+    else:
+        write_table((arms_status if arms else sweep_status)(Workspace(results), name), format)
+
+
+@report_errors
+def show(
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or its first digits.")],
+    results: ResultsOption = "results",
+    format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Show one trial: config, scores, stages, and the cause if it failed.
+
+    Example: `sweeper show 3f2a`, `sweeper show 3f2a --format json`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.trial import describe_trial
+
+    typer.echo(describe_trial(Workspace(results), trial, format), nl=False)
