@@ -62,7 +62,7 @@ def test_the_score_column_names_the_score_that_is_computed(store, planned, refer
     recorder = Recorder(store, "s", "valid_error")
     recorder.start(replace(planned, config=config), device="cpu")
     recorder.flush()
-    assert ask(store, "select score from trials") == [(score,)]
+    assert ask(store, "select score from trial_status") == [(score,)]
 
 
 class Clock:
@@ -95,7 +95,7 @@ def test_a_pause_is_no_end_and_what_was_computed_before_it_is_not_reused(store, 
     recorder.add_rows(planned.id, [epoch(2), tuned])
     recorder.end(planned.id, COMPLETE)
     recorder.flush()
-    assert ask(store, "select attempt, sequence, seconds, seconds_align, seconds_finetune, saved_s from trials") == [
+    assert ask(store, "select attempt, sequence, seconds, seconds_align, seconds_finetune, saved_s from trial_status") == [
         (1, 1, 13.0, 3.0, 9.0, 1.5)
     ]
     assert ask(store, "select stage, reused_epochs, seconds, saved_s from stages order by stage") == [
@@ -114,7 +114,7 @@ def test_a_trial_that_is_stopped_while_it_is_paused_has_the_time_that_it_ran(sto
     clock.now = 60.0
     recorder.end(planned.id, {"status": "PRUNED", "cause": "asha after epoch 1", "valid_error": 0.5})
     recorder.flush()
-    assert ask(store, "select status, seconds, seconds_finetune from trials") == [("PRUNED", 4.0, 4.0)]
+    assert ask(store, "select status, seconds, seconds_finetune from trial_status") == [("PRUNED", 4.0, 4.0)]
 
 
 def test_rows_of_an_older_attempt_are_gone_when_a_trial_ran_again(store, planned):

@@ -245,23 +245,23 @@ EARLY = {
 
 def ends(sweep: Sweep, of: str = "s") -> dict[str, tuple]:
     """Trial -> how it ended, with its scores."""
-    rows = sweep.ask(f"select trial, status, cause, best_epoch, valid_loss, test_error from trials where sweep = '{of}'")
+    rows = sweep.ask(f"select trial, status, cause, best_epoch, valid_loss, test_error from trial_status where sweep = '{of}'")
     return {row.pop("trial"): tuple(row.values()) for row in rows}
 
 
 def test_early_stopping_stops_the_same_candidates_as_a_whole_with_one_slot_with_two_and_without_sharing(sweep, tmp_path):
     assert sweep.run(EARLY | {"name": "s"}) == 0
-    rows = sweep.ask("select arm, candidate, count(*) seeds, min(status) status from trials group by arm, candidate, status")
+    rows = sweep.ask("select arm, candidate, count(*) seeds, min(status) status from trial_status group by arm, candidate, status")
     assert {(row["seeds"], row["status"]) for row in rows} == {(2, "COMPLETE"), (2, "PRUNED")}
     by_arm = sweep.ask("select freezing, count(*) n from trials where status = 'COMPLETE' group by all order by all")
     assert [row["freezing"] for row in by_arm] == ["frozen-body", "full"], "no arm is stopped by the other one"
-    for row in sweep.ask("select * from trials where status = 'PRUNED'"):
+    for row in sweep.ask("select * from trial_status where status = 'PRUNED'"):
         epochs = sweep.ask(f"select epoch, valid_loss from metrics where trial = '{row['trial']}' and stage = 'finetune' order by epoch")
         assert [epoch["epoch"] for epoch in epochs] == list(range(1, row["best_epoch"] + 1))
         assert (row["cause"], row["valid_loss"]) == (f"asha after epoch {len(epochs)}", epochs[-1]["valid_loss"])
     complete = sweep.ask("select trial, count(*) n from metrics where stage = 'finetune' group by all having n > 3")
     assert {row["n"] for row in complete} == {4}
-    assert sweep.ask("select max(attempt) n from trials") == [{"n": 1}], "a pause is no other attempt"
+    assert sweep.ask("select max(attempt) n from trial_status") == [{"n": 1}], "a pause is no other attempt"
     assert sweep.ask("select sum(saved_s) s from stages where stage = 'finetune'") == [{"s": 0.0}], "no epoch is computed twice"
     assert len(sweep.pids()) <= 2
     assert not list(sweep.folder.glob("artifacts/finetune/**/*.safetensors")), "where trials paused, no state stays behind"
