@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sweeper.cli import app
+from sweeper.running.session import Outcome
 
 sys.path.append(str(Path(__file__).parents[1] / "orca_core" / "tasks"))
 
@@ -176,3 +177,12 @@ def test_the_last_part_of_a_knob_suggests_the_whole(knob, suggestion):
     result = sweeper("trial", "--set", "task=digits", "--set", f"{knob}=1")
     assert result.exit_code == 2
     assert f"{knob}: must be a known knob. {suggestion}\n" in result.stderr
+
+
+def test_a_run_says_it_too_unless_it_is_quiet(root, tmp_path, monkeypatch):
+    write_table()
+    (tmp_path / "space.yaml").write_text('name: t\nbase: {align.epochs: 0}\nspace: {task: {grid: ["csv:t.csv?target=species"]}}\n')
+    monkeypatch.setattr("sweeper.sweep._launch", lambda *_: Outcome.STOPPED)  # what is said comes before any trial starts
+    said = sweeper("run", "space.yaml").stderr
+    assert said.startswith("csv:t.csv?target=species: 3 classes of column 'species' by 3 other columns, 60 rows\nwarning: ")
+    assert sweeper("run", "space.yaml", "--quiet").stderr == ""
