@@ -26,6 +26,8 @@ class Workbench:
     Args:
         data_root: Folder that the paths of published data start from.
         cache_root: Folder for decoded data and digests of large files. It need not exist, and may be deleted at any time.
+        max_data_gib: Largest size of an array that a file declares, > 0; None = what memory and disk have room for. It decides whether
+            data is read, never what is read.
 
     Relative paths are relative to the working folder at the time; `~` is the user's home folder.
 
@@ -36,9 +38,14 @@ class Workbench:
         True
     """
 
-    def __init__(self, data_root: str | Path = "data", cache_root: str | Path = "~/.cache/orca-sweeper") -> None:
+    def __init__(
+        self, data_root: str | Path = "data", cache_root: str | Path = "~/.cache/orca-sweeper", max_data_gib: float | None = None
+    ) -> None:
+        if max_data_gib is not None and not max_data_gib > 0:
+            raise ValueError(f"max_data_gib must be greater than 0, but is {max_data_gib}")
         self.data_root = Path(os.path.abspath(Path(data_root).expanduser()))
         self.cache_root = Path(os.path.abspath(Path(cache_root).expanduser()))
+        self.max_data_gib = max_data_gib
         self._caches: dict[Hashable, OrderedDict[Hashable, Any]] = {}
 
     def __repr__(self) -> str:

@@ -57,6 +57,9 @@ def _report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
         except OrcaError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(error.exit_code) from None
+        except MemoryError:
+            typer.echo("memory: must be enough for what the command reads, but is not", err=True)
+            raise typer.Exit(2) from None
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 sys.stderr.close()

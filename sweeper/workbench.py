@@ -1,4 +1,7 @@
-"""Chooses the workbench: the folders of data and caches. Only this module reads $SWEEPER_DATA and $SWEEPER_CACHE."""
+"""Chooses the workbench: the folders of data and caches, and how large data may be.
+
+Only this module reads $SWEEPER_DATA, $SWEEPER_CACHE and $SWEEPER_MAX_DATA_GIB.
+"""
 
 from __future__ import annotations
 
@@ -22,29 +25,38 @@ def choose_workbench(data: Path | None = None) -> Workbench:
         data: The option `--data`: data root to use instead.
 
     Raises:
-        ConfigError: If `data` is not an existing folder.
+        ConfigError: If `data` is not an existing folder, or $SWEEPER_MAX_DATA_GIB not a number greater than 0.
     """
-    chosen = Workbench.in_use() or open_workbench(os.environ.get("SWEEPER_DATA") or "data", os.environ.get("SWEEPER_CACHE") or "")
+    chosen = Workbench.in_use() or _open_from_environment()
     if data is None:
         return chosen
     if not data.expanduser().is_dir():
         raise ConfigError([Fault("--data", "must be an existing folder", str(data))])
-    return open_workbench(data, chosen.cache_root)
+    return open_workbench(data, chosen.cache_root, chosen.max_data_gib)
 
 
-def open_workbench(data_root: str | Path, cache_root: str | Path = "") -> Workbench:
+def _open_from_environment() -> Workbench:
+    most = os.environ.get("SWEEPER_MAX_DATA_GIB") or None
+    try:
+        max_data_gib = None if most is None else float(most)
+        return open_workbench(os.environ.get("SWEEPER_DATA") or "data", os.environ.get("SWEEPER_CACHE") or "", max_data_gib)
+    except ValueError:
+        raise ConfigError([Fault("$SWEEPER_MAX_DATA_GIB", "must be a number of GiB greater than 0", most)]) from None
+
+
+def open_workbench(data_root: str | Path, cache_root: str | Path = "", max_data_gib: float | None = None) -> Workbench:
     """The process's workbench with these folders. What it has loaded stays loaded until one with other folders is opened.
 
     Args:
-        data_root, cache_root: As for `Workbench`; an empty `cache_root` means the default.
+        data_root, cache_root, max_data_gib: As for `Workbench`; an empty `cache_root` means the default.
     """
-    wanted = Workbench(data_root, cache_root) if cache_root else Workbench(data_root)
-    return _reuse(wanted.data_root, wanted.cache_root)
+    wanted = Workbench(data_root, cache_root, max_data_gib) if cache_root else Workbench(data_root, max_data_gib=max_data_gib)
+    return _reuse(wanted.data_root, wanted.cache_root, max_data_gib)
 
 
 @lru_cache(maxsize=1)
-def _reuse(data_root: Path, cache_root: Path) -> Workbench:
-    return Workbench(data_root, cache_root)
+def _reuse(data_root: Path, cache_root: Path, max_data_gib: float | None) -> Workbench:
+    return Workbench(data_root, cache_root, max_data_gib)
 
 
 def on_workbench(function: Callable[P, T]) -> Callable[P, T]:

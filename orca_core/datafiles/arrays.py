@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_core.datafiles.expected import ArrayForm, Header, form_faults, refuse
+from orca_core.datafiles.expected import ArrayForm, form_faults, refuse
+from orca_core.datafiles.npz import Header
+from orca_core.datafiles.room import require_memory
 from orca_core.errors import Fault
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ def select_arrays(path: Path, found: Any, forms: Iterable[ArrayForm]) -> dict[st
         expected = "; ".join(form.text for form in forms)
         refuse([Fault("", f"must hold a mapping of {expected}", type(found).__name__, "Is it another version?").text(str(path))])
     flat = dict(_flat(found))
+    for form in forms:
+        require_memory(path, form.key, 8 * _count_items(flat.get(form.key), {}))
     arrays = {form.key: to_array(flat[form.key]) for form in forms if form.key in flat}
     headers = {key: Header(array.shape, array.dtype) for key, array in arrays.items()}
     for key in flat:
@@ -42,6 +46,16 @@ def to_array(value: Any) -> np.ndarray:
         array = np.empty(len(value), dtype=object)
         array[:] = value
         return array
+
+
+def _count_items(value: Any, known: dict[int, int]) -> int:
+    """How many items the lists in a list hold; each is counted once, as a pickle of a few bytes may hold one list a billion times over."""
+    if not isinstance(value, (list, tuple)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 0  # a list that holds itself
+        known[id(value)] = sum(_count_items(item, known) for item in value)
+    return known[id(value)]
 
 
 def _flat(found: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from orca_core.datafiles.reading import require_regular
 from orca_core.errors import DataError
 from orca_core.workbench import Workbench, memoize
 
@@ -23,6 +24,15 @@ def digest_content(label: str, files: tuple[Path, ...]) -> str:
     return _digest_once(label, files) if len(files) > MANY_FILES else _digest_now(label, files)
 
 
+def is_known(label: str, files: tuple[Path, ...]) -> bool:
+    """Whether `digest_content` has no large file, nor many files, to read: their digests are in the cache root."""
+    if len(files) > MANY_FILES:
+        return _place(_identify_all(label, files)).is_file()
+    return all(
+        size < KEPT_FROM_BYTES or _place(f"{path.absolute()} {size} {time}").is_file() for path in files for size, time in [_stat(path)]
+    )
+
+
 def _digest_now(label: str, files: tuple[Path, ...]) -> str:
     digest = hashlib.sha256(label.encode())
     for path in files:
@@ -32,12 +42,16 @@ def _digest_now(label: str, files: tuple[Path, ...]) -> str:
 
 @memoize(maxsize=16)
 def _digest_once(label: str, files: tuple[Path, ...]) -> str:
-    identities = [(str(path), *_stat(path)) for path in files]
-    return _read_or_compute(f"{label} {identities}", lambda: _digest_now(label, files))
+    return _read_or_compute(_identify_all(label, files), lambda: _digest_now(label, files))
+
+
+def _identify_all(label: str, files: tuple[Path, ...]) -> str:
+    return f"{label} {[(str(path), *_stat(path)) for path in files]}"
 
 
 def _stat(path: Path) -> tuple[int, int]:
     try:
+        require_regular(path)
         stat = path.stat()
     except OSError as error:
         raise DataError(f"{path}: must be readable, but is not ({error.strerror})") from None
@@ -53,9 +67,13 @@ def _digest_file(path: Path, size: int, mtime_ns: int) -> str:
     return now() if size < KEPT_FROM_BYTES else _read_or_compute(f"{path.absolute()} {size} {mtime_ns}", now)
 
 
+def _place(identity: str) -> Path:
+    return Workbench.current().cache_root / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+
+
 def _read_or_compute(identity: str, compute: Callable[[], str]) -> str:
     """A digest from the cache root, or computed and stored there; `identity` holds the paths, sizes and times of its files."""
-    path = Workbench.current().cache_root / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+    path = _place(identity)
     try:
         return path.read_text(encoding="ascii")
     except (OSError, ValueError):

@@ -6,33 +6,23 @@ checked when a plan first uses the task; values are checked when it is decoded, 
 
 from __future__ import annotations
 
-import math
 import os
-import struct
-import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
-from orca_core.datafiles.unpickling import read_npy_header
+from orca_core.datafiles.hdf5 import find_array, list_arrays, list_groups, open_hdf5
+from orca_core.datafiles.matlab import scan_mat
+from orca_core.datafiles.npz import Header, read_npy_header, scan_npy, scan_npz
+from orca_core.datafiles.reading import reading
 from orca_core.errors import DataError, Fault
 from orca_core.workbench import Workbench
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Format = Literal[
     "npy", "npy of objects", "npz", "mat", "hdf5", "hdf5 groups", "pickle", "gzipped pickle", "csv", "json", "list", "table", "folder"
 ]
-
-
-class Header(NamedTuple):
-    """What a file says about an array without its values."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
 
 
 @dataclass(frozen=True)
@@ -44,12 +34,14 @@ class ArrayForm:
         axes: Names of its axes, or numbers where a size is fixed: `n 3 h w`. Within a file, axes of one name have one size.
         kinds: Allowed kinds of numpy dtypes: `b` booleans, `iu` whole numbers, `f` real numbers, `O` Python objects.
         about: What it holds, with its usual dtype: `uint8`.
+        published: Sizes of its last axes as published. An array with the same sizes in another order is refused; other sizes are not.
     """
 
     key: str
     axes: str
     kinds: str = "fiub"
     about: str = ""
+    published: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
@@ -103,19 +95,25 @@ class ExpectedFile:
             kind = "folder" if self.form == "folder" else "file"
             remedy = f"{expected} The data root is {Workbench.current().data_root}.{also}"
             return [Fault("", f"must be an existing {kind}", Fault.ABSENT, remedy).text(str(path))]
+        if self.form == "folder":
+            return []
         try:
-            headers = read_headers(path, self.form)
-        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            rule = f"must be a complete {self.form} file, but cannot be read ({error})"
-            return [Fault("", rule, Fault.ABSENT, f"{expected} Get it again.").text(str(path))]
+            with reading(path, f"a complete {self.form} file", f"{expected} Get it again."):
+                headers = read_headers(path, self.form, [array.key for array in self.arrays])
+        except DataError as error:
+            return str(error).splitlines()
         if headers is None:
             return []
         return [fault.text(str(path)) for fault in form_faults(self.arrays, headers)]
 
 
 def form_faults(forms: Iterable[ArrayForm], found: Mapping[str, Header]) -> list[Fault]:
-    """What is wrong with the names, shapes and dtypes of a file's arrays; unexpected keys are ignored."""
-    faults, sizes = [], dict[str, int]()
+    """What is wrong with the names, shapes and dtypes of a file's arrays; unexpected keys are ignored.
+
+    Where axes of one name differ, those are wrong that differ from most.
+    """
+    forms = tuple(forms)
+    faults, sizes = [], _common_sizes(forms, found)
     for form in forms:
         if form.key not in found:
             faults.append(Fault(form.key, "must be in the file", sorted(found), f"Expected {form.text}."))
@@ -123,35 +121,52 @@ def form_faults(forms: Iterable[ArrayForm], found: Mapping[str, Header]) -> list
         shape, dtype = found[form.key]
         expected = form.text.removeprefix(f"{form.key} ")
         axes = form.axes.split()
+        last = shape[len(shape) - len(form.published) :]
         if dtype.kind not in form.kinds:
             faults.append(Fault(form.key, f"must be {expected}", str(dtype), "Is it another version of the data?"))
         elif len(shape) != len(axes) or any(
-            size != (int(axis) if axis.isdigit() else sizes.setdefault(axis, size)) or size == 0
-            for axis, size in zip(axes, shape, strict=True)
+            size != (int(axis) if axis.isdigit() else sizes[axis]) or size == 0 for axis, size in zip(axes, shape, strict=True)
         ):
             known = ", ".join(f"{axis} = {size}" for axis, size in sizes.items() if axis in axes)
             faults.append(Fault(form.key, f"must be {expected}{' with ' + known if known else ''}", shape, "Is it another version?"))
+        elif last != form.published and sorted(last) == sorted(form.published):
+            faults.append(Fault(form.key, f"must be {expected}, of {form.published}", shape, "Are its axes in another order?"))
     return faults
 
 
-def read_headers(path: Path, form: Format) -> dict[str, Header] | None:
+def _common_sizes(forms: Iterable[ArrayForm], found: Mapping[str, Header]) -> dict[str, int]:
+    """The most frequent size of each named axis; of equally frequent ones, the first."""
+    counts: dict[str, Counter[int]] = {}
+    for form in forms:
+        shape, axes = found[form.key].shape if form.key in found else (), form.axes.split()
+        for axis, size in zip(axes, shape, strict=False) if len(axes) == len(shape) else ():
+            if not axis.isdigit():
+                counts.setdefault(axis, Counter())[size] += 1
+    return {axis: sizes.most_common(1)[0][0] for axis, sizes in counts.items()}
+
+
+def read_headers(path: Path, form: Format, keys: Iterable[str] = ()) -> dict[str, Header] | None:
     """Names, shapes and dtypes of a file's arrays; None for formats whose headers do not tell.
 
+    Args:
+        path, form: The file and its format.
+        keys: Arrays of an HDF5 file that must have been written, if they are there.
+
     Raises:
-        ValueError, OSError and errors of the readers: If the file is incomplete, as far as headers tell.
+        DataError, ValueError, OSError and errors of the readers: If the file is incomplete, as far as headers tell.
     """
     match form:
         case "npy":
-            return {"": _npy_header(path)}
+            return {"": scan_npy(path)}
         case "npz":
-            return _npz_headers(path)
+            return scan_npz(path)
         case "mat":
-            return _mat_headers(path)
+            return scan_mat(path)
         case "hdf5" | "hdf5 groups":
-            return _hdf5_headers(path, grouped=form == "hdf5 groups")
+            return _hdf5_headers(path, form == "hdf5 groups", keys)
         case "npy of objects":
             with path.open("rb") as stream:
-                if read_npy_header(stream)[2].hasobject:
+                if read_npy_header(stream)[0].dtype.hasobject:
                     _refuse_cut_pickle(path)
         case "gzipped pickle":
             with path.open("rb") as stream:
@@ -178,82 +193,16 @@ def _refuse_cut_pickle(path: Path) -> None:
             raise ValueError("it is truncated: it does not end like a pickle")
 
 
-def _npy_header(path: Path) -> Header:
-    with path.open("rb") as stream:
-        shape, _, dtype = read_npy_header(stream)
-        if not dtype.hasobject:
-            expected = stream.tell() + dtype.itemsize * math.prod(shape)
-            if (size := path.stat().st_size) < expected:
-                raise ValueError(f"it is truncated: {size} of {expected} bytes")
-    return Header(shape, dtype)
-
-
-def _npz_headers(path: Path) -> dict[str, Header]:
-    headers = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as stream:
-                shape, _, dtype = read_npy_header(stream)
-            headers[member.removesuffix(".npy")] = Header(shape, dtype)
-    return headers
-
-
-_MAT_KINDS = {"single": "f4", "double": "f8", "logical": "b1"}
-
-
-def _mat_headers(path: Path) -> dict[str, Header]:
-    """The headers of a MATLAB file, v5 or v7.3; axes in MATLAB's order."""
-    import numpy as np
-
-    if is_hdf5(path):
-        import h5py
-
-        with h5py.File(path) as file:
-            return {key: Header(item.shape[::-1], item.dtype) for key, item in file.items() if isinstance(item, h5py.Dataset)}
-    from scipy.io import whosmat
-
-    _refuse_cut_mat(path)
-    headers = {}
-    for key, shape, kind in whosmat(path):
-        name = _MAT_KINDS.get(kind, kind)
-        headers[key] = Header(tuple(shape), np.dtype(name if name.strip("u").startswith(("int", "f", "b")) else "O"))
-    return headers
-
-
-def _refuse_cut_mat(path: Path) -> None:
-    """Refuse a v5 file shorter than its array tags say; the reader of headers skips arrays that are missing.
-
-    Raises:
-        ValueError: If it is truncated.
-    """
-    at, size = 128, path.stat().st_size
-    with path.open("rb") as stream:
-        order = {b"IM": "<", b"MI": ">"}.get(stream.read(at)[126:])
-        while order and at < size:
-            stream.seek(at)
-            tag = stream.read(8)
-            at += 8 + (struct.unpack(f"{order}2I", tag)[1] if len(tag) == 8 else 0)
-    if order and at > size:
-        raise ValueError(f"it is truncated: {size} of at least {at} bytes")
-
-
-def _hdf5_headers(path: Path, grouped: bool) -> dict[str, Header]:
+def _hdf5_headers(path: Path, grouped: bool, keys: Iterable[str]) -> dict[str, Header]:
     """The headers of the arrays at the top of an HDF5 file, or of those in its first group if every sample has a group."""
-    import h5py
-
-    with h5py.File(path) as file:
-        first = next((item for item in file.values() if isinstance(item, h5py.Group) and len(item)), None) if grouped else file
+    with open_hdf5(path) as file:
+        first = next((file[name] for name in list_groups(file) if len(file[name])), None) if grouped else file
         if first is None:
             raise ValueError("it has no group of arrays")
-        return {key: Header(item.shape, item.dtype) for key, item in first.items() if isinstance(item, h5py.Dataset)}
-
-
-def is_hdf5(path: Path) -> bool:
-    """Whether a MATLAB file is v7.3, which is HDF5 after a 512-byte header, or plain HDF5."""
-    mark = b"\x89HDF\r\n\x1a\n"
-    with path.open("rb") as stream:
-        start = stream.read(520)
-    return mark in (start[:8], start[512:520])
+        headers = list_arrays(first)
+        for key in headers.keys() & set(keys):
+            find_array(first, key)
+        return headers
 
 
 def find_paths(files: Iterable[ExpectedFile]) -> tuple[Path, ...]:

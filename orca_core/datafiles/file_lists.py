@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from orca_core.errors import DataError
+from orca_core.errors import DataError, Fault
 from orca_core.workbench import Workbench, memoize
 
 
@@ -19,8 +19,25 @@ def require_files(paths: Iterable[Path], named_by: str) -> tuple[Path, ...]:
     if missing := [path for path in paths if not path.is_file()]:
         shown = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
         rule = f"must have the {len(paths)} files that {named_by} names"
-        raise DataError(f"{Workbench.current().data_root}: {rule}, but {len(missing)} are missing: {shown}.")
+        verb = "is" if len(missing) == 1 else "are"
+        raise DataError(f"{Workbench.current().data_root}: {rule}, but {len(missing)} {verb} missing: {shown}.")
     return paths
+
+
+def find_below(folder: Path, name: str, listed_in: Path, place: str = "") -> Path:
+    """The file that a list names, which must be below a folder.
+
+    Args:
+        folder: Where the names start.
+        name: As it is written in the list.
+        listed_in, place: The list, and where in it, for the error: `line 3`.
+
+    Raises:
+        DataError: If the name is absolute, or leaves the folder by `..`.
+    """
+    if not name or "\0" in name or name.startswith("/") or ".." in Path(name).parts:
+        raise DataError(Fault(place, f"must be a path below {folder} that does not leave it", name).text(str(listed_in)))
+    return folder / name
 
 
 def find_named_files(lists: Iterable[Path], read: Callable[[Path], Iterable[Path]]) -> tuple[Path, ...]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from orca_core.datafiles.digests import digest_content
+from orca_core.datafiles.digests import digest_content, is_known
 from orca_core.datafiles.expected import ExpectedFile, find_paths, refuse
+from orca_core.datafiles.reading import blaming_latest_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class DataSpec(ABC):
         files: Returns the files whose content defines the data; by default the paths of `expects`. Data that code alone defines has none:
             its version counts.
         version: Raised when the loader returns other data than before from the same files.
+        layout: Returns what of the names of the files decides how they are read, where neither their content nor their order does; empty
+            for the usual layout.
         licence, source: Where the data comes from and on what terms.
         expects: The published files that must exist below the data root; they may list further ones, which `files` then adds.
     """
@@ -32,6 +35,7 @@ class DataSpec(ABC):
     loader: str
     files: Callable[[], tuple[Path, ...]] = tuple
     version: int = 1
+    layout: Callable[[], str] | None = None
     licence: str = ""
     source: str = ""
     expects: tuple[ExpectedFile, ...] = ()
@@ -50,8 +54,10 @@ class DataSpec(ABC):
         Raises:
             DataError: With a line for every fault of every file.
         """
-        refuse(line for file in self.expects for line in file.faults())
-        self.files()  # where published files list others, this looks for those
+        with blaming_latest_file(self.name):
+            refuse(line for file in self.expects for line in file.faults())
+        with blaming_latest_file(self.name):
+            self.files()  # where published files list others, this looks for those
 
     def digest(self) -> str:
         """SHA-256 over what identifies the loader and the content of the files; paths are left out.
@@ -59,10 +65,24 @@ class DataSpec(ABC):
         Raises:
             DataError: If files are missing; all of them are named.
         """
+        return digest_content(*self._identify())
+
+    def has_known_digest(self) -> bool:
+        """Whether `digest` has no large file, nor many files, to read.
+
+        Raises:
+            DataError: As `digest`.
+        """
+        return is_known(*self._identify())
+
+    def _identify(self) -> tuple[str, tuple[Path, ...]]:
         if not self.has_files():
             self.check_files()
-        files = self.files()
-        return digest_content(self._label(has_content=bool(files)), files)
+        with blaming_latest_file(self.name):
+            files = self.files()
+            layout = self.layout() if self.layout is not None else ""
+        label = self._label(has_content=bool(files))
+        return f"{label} {layout}" if layout else label, files
 
     @abstractmethod
     def _label(self, has_content: bool) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.packaged import find_package_file
+from orca_core.datafiles.pictures import open_picture
 from orca_core.errors import DataError
 from orca_core.proxies.spec import ProxyData, ProxySpec
 
@@ -144,11 +145,6 @@ def load_photos(spec: ProxySpec) -> ProxyData:
 def _read_photo(path: Path) -> np.ndarray:
     """(3, height, width) float32 in [0, 1]."""
     import numpy as np
-    from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}). Reinstall scikit-learn, which ships it.") from None
+    pixels = np.asarray(open_picture(path), dtype=np.float32)
     return np.ascontiguousarray(np.moveaxis(pixels / 255, -1, 0))

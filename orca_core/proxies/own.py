@@ -1,6 +1,7 @@
 """Proxies from one's own data, and from tasks.
 
-text:PATH     texts: .csv, .jsonl, a folder with a folder of .txt files for each label; any other file has a word and its tag per line
+text:PATH     texts: .csv, .jsonl, a folder with a folder of .txt files for each label, any file that begins with a line of column names
+              separated by tabs (text and label); any other file has a word and its tag per line
 images:PATH   a folder with a folder of pictures for each class; `?size=N` as for the task of that name
 npz:PATH      features: x (n, d) or (n, tokens, d), y (n,) whole numbers; for bodies of width d
 task:NAME     the training images of a 2D classification task, scaled to [0, 1]
@@ -9,18 +10,19 @@ task:NAME     the training images of a 2D classification task, scaled to [0, 1]
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.decoding import decode_once, refuse_not_finite
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, form_faults, read_headers, refuse
+from orca_core.datafiles.npz import read_npz
+from orca_core.datafiles.reading import reading, require_utf8
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.proxies.spec import ProxyData, ProxySpec
-from orca_core.proxies.texts import label_words, list_text_files, read_conll, read_csv, read_folder, read_jsonl
+from orca_core.proxies.texts import is_tsv, label_words, list_text_files, read_conll, read_csv, read_folder, read_jsonl, read_tsv
 from orca_core.tasks import TaskSpec, find_task
-from orca_core.tasks.own.images import list_pictures, parse_size, write_pictures
+from orca_core.tasks.own.images import PICTURES_VERSION, list_pictures, parse_size, write_pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +41,10 @@ def text_proxy(path: str) -> ProxySpec:
     if not files or not all(file.is_file() for file in files):
         example = "Expected a file of texts, or a folder with a folder of .txt files for each label."
         refuse([Fault("", "must be an existing file or folder with texts", Fault.ABSENT, example).text(str(source))])
+    require_utf8(*(file.parent.name for file in files))
     layout = hashlib.sha256("\n".join(file.parent.name for file in files).encode()).hexdigest()[:16] if source.is_dir() else source.suffix
+    if not source.is_dir() and is_tsv(source):
+        layout += " with a header"
     return ProxySpec(
         name=f"text:{path}",
         summary=f"texts of {source.name}",
@@ -61,16 +66,14 @@ def load_text(spec: ProxySpec) -> ProxyData:
     path = Path(spec.source)
     if path.is_dir():
         return read_folder(path)
-    try:
+    with reading(path, "a file of texts", ""):
         match path.suffix:
             case ".csv":
                 return read_csv(path)
             case ".jsonl" | ".json":
                 return read_jsonl(path)
             case _:
-                return label_words(read_conll(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: must be a file of texts, but cannot be read ({error}).") from None
+                return read_tsv(path) if is_tsv(path) else label_words(read_conll(path))
 
 
 def images_proxy(argument: str) -> ProxySpec:
@@ -89,6 +92,7 @@ def images_proxy(argument: str) -> ProxySpec:
         summary=f"{len(rows)} pictures of {folder.name}, {size} x {size}",
         modality="images",
         loader="orca_core.proxies.own:load_images",
+        version=PICTURES_VERSION,
         files=partial(tuple, tuple(path for _, path in rows)),
         source=f"{folder}?size={size}",
         identity=partial(str, f"images {size} {layout}"),
@@ -150,15 +154,10 @@ def load_npz(spec: ProxySpec) -> ProxyData:
     Raises:
         DataError: If values are not finite.
     """
-    import numpy as np
-
     path = Path(spec.source)
     _read_npz_width(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return average_features(path, archive["x"], archive["y"])
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is damaged ({error}). Write it again.") from None
+    arrays = read_npz(path, remedy="Write it again.")
+    return average_features(path, arrays["x"], arrays["y"])
 
 
 def average_features(path: Path, x: np.ndarray, y: np.ndarray) -> ProxyData:

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 
 from orca_core.datafiles.arrays import select_arrays
 from orca_core.datafiles.decoding import Decoding, decode_once, to_class_ids
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, Header, find_paths, form_faults, read_headers, refuse
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, find_paths, form_faults, read_headers, refuse
+from orca_core.datafiles.npz import Header
+from orca_core.datafiles.reading import reading, require_utf8
 from orca_core.datafiles.unpickling import read_object_npy, read_pickle
 from orca_core.errors import Fault
 from orca_core.proxies.own import average_features, decode_pictures
 from orca_core.proxies.spec import ProxyData, ProxySpec
 from orca_core.proxies.texts import label_sentences, label_words, read_conll
+from orca_core.tasks.nb360.images import refuse_other_pixels
+from orca_core.tasks.own.images import PICTURES_VERSION
 from orca_core.workbench import memoize
 
 if TYPE_CHECKING:
@@ -36,6 +40,9 @@ CIFAR10_FILES = tuple(
     )
     for number in range(1, 6)
 )
+NUM_CLASSES = {"labels": 10, "fine_labels": 100}
+"""By the key of the labels."""
+
 CIFAR100_FILES = (
     ExpectedFile(
         "cifar-100-python/train",
@@ -87,7 +94,8 @@ def _decode_cifar(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
         if 3 * side * side != found["data"].shape[1] or (images and images[0].shape[2] != side):
             refuse([Fault("data", "must have rows of three square images, one of each colour", found["data"].shape).text(str(file.find()))])
         images.append(found["data"].reshape(-1, 3, side, side))
-        ids.append(to_class_ids(file.find(), key, found[key]))
+        refuse_other_pixels(file.find(), "data", found["data"])
+        ids.append(to_class_ids(file.find(), key, found[key], most=NUM_CLASSES[key]))
     out.save("x", np.concatenate(images), "uint8")
     out.save("y", np.concatenate(ids), "int64")
     out.facts["classes"] = max(int(part.max()) for part in ids) + 1
@@ -108,6 +116,7 @@ def _list_pictures_below(folder: Path, mtime_ns: int) -> tuple[Path, ...]:
     paths = tuple(sorted(folder.glob("*/images/*.JPEG")))
     if len({path.parents[1] for path in paths}) < 2:
         refuse([Fault("", "must have at least two folders <class>/images/ with .JPEG pictures", len(paths)).text(str(folder))])
+    require_utf8(*(path.parents[1].name for path in paths))
     return paths
 
 
@@ -139,7 +148,8 @@ def load_reference_text(spec: ProxySpec) -> ProxyData:
 def _read_reference_width() -> int:
     file = REFERENCE_TEXT_FILES[0]
     refuse(file.faults())
-    headers: dict[str, Header] = read_headers(file.find(), "npy") or {}
+    with reading(file.find(), "a complete .npy file"):
+        headers: dict[str, Header] = read_headers(file.find(), "npy") or {}
     refuse(fault.text(str(file.find())) for fault in form_faults(file.arrays, headers))
     return headers[""].shape[2]
 
@@ -168,6 +178,7 @@ PUBLISHED_PROXIES: tuple[ProxySpec, ...] = (
         summary="100000 photographs of 64 x 64 pixels, 200 classes",
         modality="images",
         loader="orca_core.proxies.published:load_tiny_imagenet",
+        version=PICTURES_VERSION,
         files=_find_tiny_imagenet,
         licence="as ImageNet's page says",
         source="tiny ImageNet, of the course cs231n",

@@ -8,11 +8,18 @@ from collections import Counter
 from pathlib import Path
 
 from orca_core.datafiles.expected import refuse
+from orca_core.datafiles.reading import read_text
 from orca_core.errors import DataError, Fault
 from orca_core.proxies.spec import ProxyData
 
 MAX_REPORTED = 10
 """Largest number of wrong lines to report."""
+
+MAX_HEADER_BYTES = 1 << 12
+"""Longest line that is taken for the names of columns."""
+
+TEXTS, LABELS = frozenset(("text", "sentence")), frozenset(("label", "target"))
+"""Names of columns."""
 
 Sentence = list[tuple[str, str]]
 """Words with their tags."""
@@ -24,17 +31,23 @@ def read_conll(path: Path) -> list[Sentence]:
     IOB1 tags become IOB2, in which every entity begins with B; other tags stay as they are. -DOCSTART- lines are left out.
 
     Raises:
-        DataError: If a line has no tag, or there is no sentence.
+        DataError: If a line has no tag, or not as many columns as the first, or there is no sentence; with the first such lines.
     """
     sentences: list[Sentence] = [[]]
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    wrong: list[str] = []
+    width = 0
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         columns = line.split()
         if not columns or columns[0] == "-DOCSTART-":
             sentences.append([])
-        elif len(columns) < 2:
-            refuse([Fault(f"line {number}", "must have a word and its tag", line, "Columns are separated by spaces.").text(str(path))])
-        else:
-            sentences[-1].append((columns[0], columns[-1]))
+            continue
+        width = width or len(columns)
+        if len(columns) < 2:
+            wrong.append(Fault(f"line {number}", "must have a word and its tag", line, "Columns are separated by spaces.").text(str(path)))
+        elif len(columns) != width:
+            wrong.append(Fault(f"line {number}", f"must have {width} columns like the first line", line).text(str(path)))
+        sentences[-1].append((columns[0], columns[-1]))
+    refuse(wrong[:MAX_REPORTED])
     sentences = [sentence for sentence in sentences if sentence]
     if not sentences:
         raise DataError(f"{path}: must have sentences, but has none.")
@@ -105,11 +118,52 @@ def read_csv(path: Path) -> ProxyData:
     return number_labels([str(value) for value in text.values.tolist()], names)
 
 
+def is_tsv(path: Path) -> bool:
+    """Whether a file's first line has the names of columns, separated by tabs, and among them those of a text and of a label.
+
+    False for a file that cannot be read.
+    """
+    if path.suffix in (".csv", ".jsonl", ".json"):
+        return False
+    try:
+        with path.open("rb") as file:
+            names = file.readline(MAX_HEADER_BYTES).decode("utf-8-sig").strip().lower().split("\t")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(TEXTS & set(names)) and bool(LABELS & set(names))
+
+
+def read_tsv(path: Path) -> ProxyData:
+    """A table with a header whose columns are separated by tabs, and in which quotes have no meaning.
+
+    Raises:
+        DataError: If a row has not as many columns as the header, or an empty text or label; with the first such rows.
+    """
+    header, *lines = read_text(path).split("\n")
+    names = header.strip().lower().split("\t")
+    text_at, label_at = (next(at for at, name in enumerate(names) if name in known) for known in (TEXTS, LABELS))
+    texts, labels, wrong = [], [], []
+    for number, line in enumerate(lines, start=2):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) != len(names) or not cells[text_at].strip() or not cells[label_at].strip():
+            rule = f"must have {len(names)} columns, separated by tabs, of which text and label are not empty"
+            wrong.append(Fault(f"line {number}", rule, line).text(str(path)))
+            continue
+        texts.append(cells[text_at])
+        labels.append(cells[label_at].strip())
+    refuse(wrong[:MAX_REPORTED])
+    if not texts:
+        raise DataError(f"{path}: must have texts, but has none.")
+    return number_labels(texts, labels)
+
+
 def read_jsonl(path: Path) -> ProxyData:
     """JSON lines, each a mapping with `text` and `label`, neither of them null."""
     texts, names, wrong = [], [], []
     # Not splitlines(): a text may contain other line separators of Unicode.
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -119,7 +173,7 @@ def read_jsonl(path: Path) -> ProxyData:
                 raise ValueError("null")
             texts.append(str(text))
             names.append(str(name))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             rule = f"must be a mapping with text and label ({type(error).__name__}: {error})"
             wrong.append(Fault(f"line {number}", rule, line).text(str(path)))
     refuse(wrong[:MAX_REPORTED])
@@ -136,5 +190,5 @@ def list_text_files(folder: Path) -> tuple[Path, ...]:
 def read_folder(folder: Path) -> ProxyData:
     """Texts from .txt files in a folder for each label."""
     paths = list_text_files(folder)
-    texts = [" ".join(path.read_text(encoding="utf-8", errors="replace").split()) for path in paths]
+    texts = [" ".join(read_text(path).split()) for path in paths]
     return number_labels(texts, [path.parent.name for path in paths])

@@ -5,21 +5,25 @@ Files are up to 52 GB large, but only two times of each sample are used: files a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orca_core.datafiles.decoding import BLOCK_BYTES, Decoding, decode_once, refuse_not_finite
+from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
-from orca_core.errors import DataError, Fault
+from orca_core.datafiles.hdf5 import find_array, list_arrays, list_groups, open_hdf5
+from orca_core.datafiles.npz import BLOCK_BYTES
+from orca_core.datafiles.room import require_memory
+from orca_core.errors import Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.preparation import Answers, Preparation, Samples
 from orca_core.tasks.raw_arrays import ArrayInputs, array_range, read_array_file
 from orca_core.tasks.recipes import published_recipe
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
-from orca_core.tasks.splitting import hold_out, scale_of_points
+from orca_core.tasks.splitting import hold_out, scale_of_points, take_rows
 
 if TYPE_CHECKING:
     import h5py
@@ -47,6 +51,7 @@ class Equation:
         x_of: The array of the inputs, where they are not the state at the start.
         channels: Which channel of `data` is the input and which the target; None = all are both.
         flat: Fields are concatenated into one channel.
+        published: Sizes of times and points as published.
         scale: Points are scaled: inputs and targets by the inputs' statistics (`input`), each by their own (`each`), or not at all.
     """
 
@@ -58,6 +63,7 @@ class Equation:
     x_of: str = ""
     channels: tuple[int, int] | None = None
     flat: bool = False
+    published: tuple[int, ...] = ()
     scale: Literal["", "input", "each"] = ""
 
     @property
@@ -67,15 +73,17 @@ class Equation:
 
 
 EQUATIONS: dict[str, Equation] = {
-    "pdebench/advection": Equation(("tensor",), every_point=4, every_time=5),
-    "pdebench/burgers": Equation(("tensor",), every_time=5),
-    "pdebench/1dcfd": Equation(("density", "pressure", "Vx"), every_time=5, flat=True, scale="input"),
-    "pdebench/ds": Equation(("data",), times=101, test="last"),
-    "pdebench/rd": Equation(("tensor",), times=30),
+    "pdebench/advection": Equation(("tensor",), every_point=4, every_time=5, published=(201, 1024)),
+    "pdebench/burgers": Equation(("tensor",), every_time=5, published=(201, 1024)),
+    "pdebench/1dcfd": Equation(("density", "pressure", "Vx"), every_time=5, flat=True, scale="input", published=(101, 1024)),
+    "pdebench/ds": Equation(("data",), times=101, test="last", published=(101, 1024, 1)),
+    "pdebench/rd": Equation(("tensor",), times=30, published=(101, 1024)),
     "pdebench/darcy": Equation(("tensor",), every_point=2, x_of="nu"),
-    "pdebench/rd2d": Equation(("data",), times=101, test="last", channels=(0, 1)),
-    "pdebench/sw": Equation(("data",), times=101, test="last"),
-    "pdebench/2dcfd": Equation(("density", "pressure", "Vx", "Vy"), every_point=2, times=21, test="last", scale="each"),
+    "pdebench/rd2d": Equation(("data",), times=101, test="last", channels=(0, 1), published=(101, 128, 128, 2)),
+    "pdebench/sw": Equation(("data",), times=101, test="last", published=(101, 128, 128, 1)),
+    "pdebench/2dcfd": Equation(
+        ("density", "pressure", "Vx", "Vy"), every_point=2, times=21, test="last", scale="each", published=(21, 128, 128)
+    ),
 }
 
 
@@ -95,7 +103,7 @@ def load_pdebench(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         train, valid = Split(x, y), test
     else:
         rows, held = hold_out(y, 1 / 9, split_seed)
-        train, valid = Split(x[rows], y[rows]), Split(x[held], y[held])
+        train, valid = take_rows(x, y, rows), take_rows(x, y, held)
     inputs = StateInputs(tuple(train.x.shape[1:]), (), *array_range(train.x), about=_ABOUT, task=spec.name)
     answers = Answers("dense", unit=f"in the units of the file's {', '.join(equation.fields)}")
     if equation.scale:
@@ -103,7 +111,7 @@ def load_pdebench(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         scale_x = scale_of_points(train.x[fitted])
         scale_y = scale_x if equation.scale == "input" else scale_of_points(train.y[fitted])
         inputs, answers = replace(inputs, steps=(scale_x,)), replace(answers, scale=scale_y, scored_scaled=True)
-        train, valid, test = (Split(inputs.encode(part.x), answers.encode(part.y)) for part in (train, valid, test))
+        train, valid, test = (Split(inputs.transform(part.x), answers.encode(part.y)) for part in (train, valid, test))
     return TaskData(train, valid, test, None, preparation=Preparation(inputs, answers))
 
 
@@ -129,75 +137,107 @@ class StateInputs(ArrayInputs):
     def read(self, path: Path) -> Samples:
         if path.suffix not in (".hdf5", ".h5"):
             return read_array_file(path, self.expected)
-        import h5py
         import numpy as np
 
         equation = EQUATIONS[self.task]
-        try:
-            with h5py.File(path) as file:
-                number, _, frame = _read_sizes(path, file, equation, least=1)
-                blocks = [block for _, block in _read_frames(file, equation, 0, 0, range(number), frame)]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            rule = f"must be a file of PDEBench for {self.task}, but cannot be read ({error})"
-            raise DataError(Fault("", rule, Fault.ABSENT, f"Expected {self.expected}.").text(str(path))) from None
+        with open_hdf5(path, f"a file of PDEBench for {self.task}") as file:
+            number, _, frame = _read_sizes(path, file, equation, least=1)
+            require_memory(path, "", number * _kept_bytes(equation, frame))
+            frames = _open_frames(path, file, equation, frame, 1)
+            blocks = [block for _, block in _read_frames(frames, equation, 0, 0, range(number), frame)]
         return Samples(np.concatenate(blocks))
 
 
 def _decode(spec: TaskSpec, equation: Equation, out: Decoding) -> None:
-    import h5py
-
     (expected,) = spec.expects
     path = expected.find()
-    try:
-        with h5py.File(path) as file:
-            number, times, frame = _read_sizes(path, file, equation)
-            used = range(0, times, equation.every_time)
-            target, of_test = (used[min(most, len(used)) - 1] for most in (equation.times, REFERENCE_TEST_TIMES))
-            if target == 0 and not equation.x_of:
-                refuse([Fault("", "must have a later time than the first", times, "Is it another version?").text(str(path))])
-            test = number - int(number * 0.9) if equation.test == "last" else int(number * 0.1)
-            out.facts["test"] = test
-            parts = [("x", 0, 0, number), ("y", 1, target, number)]
-            if of_test != target and not equation.x_of:
-                parts.append(("y_reference", 1, of_test, test))
-            for name, side, time, count in parts:
-                array = None
-                start = number - count if equation.test == "last" else 0
-                for first, block in _read_frames(file, equation, side, time, range(start, start + count), frame):
-                    refuse_not_finite(path, f"{equation.x_of if not side and equation.x_of else ', '.join(equation.fields)}", block)
-                    if array is None:
-                        array = out.empty(name, (count, *block.shape[1:]))
-                    array[first - start : first - start + len(block)] = block
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: must be a complete {expected.form} file, but cannot be read ({error}). Get it again.") from None
+    with open_hdf5(path, f"a complete {expected.form} file") as file:
+        number, times, frame = _read_sizes(path, file, equation)
+        used = range(0, times, equation.every_time)
+        target, of_test = (used[min(most, len(used)) - 1] for most in (equation.times, REFERENCE_TEST_TIMES))
+        if target == 0 and not equation.x_of:
+            refuse([Fault("", "must have a later time than the first", times, "Is it another version?").text(str(path))])
+        test = number - int(number * 0.9) if equation.test == "last" else int(number * 0.1)
+        out.facts["test"] = test
+        parts = [("x", 0, 0, number), ("y", 1, target, number)]
+        if of_test != target and not equation.x_of:
+            parts.append(("y_reference", 1, of_test, test))
+        frames = _open_frames(path, file, equation, frame, target + 1)
+        out.require_room(sum(count for _, _, _, count in parts) * _kept_bytes(equation, frame))
+        for name, side, time, count in parts:
+            array = None
+            start = number - count if equation.test == "last" else 0
+            for first, block in _read_frames(frames, equation, side, time, range(start, start + count), frame):
+                key = equation.x_of if not side and equation.x_of else ", ".join(equation.fields)
+                refuse_not_finite(path, key, block, "sample", first)
+                if array is None:
+                    array = out.empty(name, (count, *block.shape[1:]))
+                array[first - start : first - start + len(block)] = block
 
 
 def _read_sizes(path: Path, file: h5py.File, equation: Equation, least: int = MIN_SAMPLES) -> tuple[int, int, tuple[int, ...]]:
     """Samples, times of each, and the shape of a state as it is stored."""
     if equation.grouped:
-        names = _list_samples(file)
-        if bare := sorted(set(filter(str.isdigit, file)) - set(names)):
-            refuse([Fault("data", "must be in the group of every sample", f"none in {bare[:5]}", "Is it truncated?").text(str(path))])
-        number, (times, *frame) = len(names), file[names[0]]["data"].shape
+        names = _list_samples(path, file)
+        number, (times, *frame) = len(names), find_array(file[names[0]], "data").shape
     else:
-        number, times, *frame = file[equation.fields[0]].shape
+        number, times, *frame = find_array(file, equation.fields[0]).shape
+        _check_coordinates(path, file, frame)
     if number < least:
         refuse([Fault("", f"must have at least {least} samples", number, "Is it truncated?").text(str(path))])
     return number, times, tuple(frame)
 
 
-def _list_samples(file: h5py.File) -> list[str]:
-    import h5py
+def _list_samples(path: Path, file: h5py.File) -> list[str]:
+    """The groups of samples, whose names are numbers; each has its states."""
+    groups = list_groups(file)
+    names, others = [name for name in groups if name.isdigit()], [name for name in groups if not name.isdigit()]
+    if bare := [name for name in names if "data" not in file[name]]:
+        refuse([Fault("data", "must be in the group of every sample", f"none in {bare[:5]}", "Is it truncated?").text(str(path))])
+    if extra := [name for name in others if "data" in file[name]]:
+        refuse([Fault("", "must have its samples in groups whose names are numbers", extra[:5]).text(str(path))])
+    if not names:
+        refuse([Fault("", "must have a group for each sample, whose name is its number", groups[:5]).text(str(path))])
+    return names
 
-    return sorted(name for name in file if file.get(name, getclass=True) is h5py.Group and "data" in file[name])
+
+def _check_coordinates(path: Path, file: h5py.File, frame: Sequence[int]) -> None:
+    """Hold the sizes of a state against the coordinates that the file has for its axes: swapped axes would be read as another equation."""
+    for name, size in zip(("x-coordinate", "y-coordinate"), frame, strict=False):
+        header = list_arrays(file).get(name)
+        if header is not None and len(header.shape) == 1 and header.shape[0] not in (size, size + 1):
+            rule = f"must have as many points as the states, {size}"
+            refuse([Fault(name, rule, header.shape[0], "Are the axes in another order?").text(str(path))])
+
+
+def _kept_bytes(equation: Equation, frame: tuple[int, ...]) -> int:
+    """Bytes of a decoded state, whose points are every so many of the stored ones."""
+    *points, channels = frame if equation.grouped else (*frame, len(equation.fields))
+    kept = math.prod(-(-size // equation.every_point) for size in points)
+    return 4 * kept * (1 if equation.channels is not None else channels)
+
+
+def _open_frames(path: Path, file: h5py.File, equation: Equation, frame: tuple[int, ...], times: int) -> dict[str, Any]:
+    """The arrays of a file by name of the field, those of samples by number; all are written, and a state of theirs fits into memory."""
+    if equation.grouped:
+        arrays = {name: find_array(file[name], "data") for name in _list_samples(path, file)}
+        for name, array in arrays.items():
+            if array.shape[1:] != frame or array.shape[0] < times:
+                rule = f"must have {times} states of the shape {frame}, like the first sample"
+                refuse([Fault(f"{name}/data", rule, array.shape, "Is it truncated?").text(str(path))])
+    else:
+        arrays = {name: find_array(file, name) for name in filter(None, (*equation.fields, equation.x_of))}
+    require_memory(path, "", max(array.dtype.itemsize for array in arrays.values()) * math.prod(frame) * len(equation.fields))
+    return arrays
 
 
 def _read_frames(
-    file: h5py.File, equation: Equation, side: int, time: int, rows: range, frame: tuple[int, ...]
+    arrays: dict[str, Any], equation: Equation, side: int, time: int, rows: range, frame: tuple[int, ...]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of states (n, channels, ...) at one time, each with the number of its first sample.
 
     Args:
+        arrays: By name of the field or sample.
         side: 0 for inputs, 1 for targets.
         time: Index in the file.
         rows: Samples.
@@ -205,30 +245,22 @@ def _read_frames(
     """
     import numpy as np
 
-    names = _list_samples(file) if equation.grouped else []
-    step = max(1, BLOCK_BYTES // (4 * int(np.prod(frame)) * len(equation.fields)))
+    step = max(1, BLOCK_BYTES // (4 * math.prod(frame) * len(equation.fields)))
     point = slice(None, None, equation.every_point)
+    samples = list(arrays.values())
     for start in range(rows.start, rows.stop, step):
         stop = min(start + step, rows.stop)
         if equation.grouped:
-            states = [_read_state(file, name, time, frame) for name in names[start:stop]]
-            block = np.moveaxis(np.stack(states), -1, 1)  # channels are last in the file
+            block = np.moveaxis(np.stack([data[time] for data in samples[start:stop]]), -1, 1)  # channels are last in the file
             if equation.channels is not None:
                 block = block[:, equation.channels[side]][:, None]
         elif equation.x_of and side == 0:
-            block = file[equation.x_of][start:stop][:, None]
+            block = arrays[equation.x_of][start:stop][:, None]
         else:
-            block = np.stack([file[field][start:stop, time] for field in equation.fields], axis=1)
+            block = np.stack([arrays[field][start:stop, time] for field in equation.fields], axis=1)
         # A stride is taken here, not in the file: HDF5 reads strided selections point by point.
         block = block[(slice(None), slice(None), *(point for _ in block.shape[2:]))]
         yield start, block.reshape(len(block), 1, -1) if equation.flat else block
-
-
-def _read_state(file: h5py.File, name: str, time: int, frame: tuple[int, ...]) -> Any:
-    data = file[name]["data"]
-    if data.shape[1:] != frame or data.shape[0] <= time:
-        raise ValueError(f"{name}/data is of shape {data.shape}, but the first sample's states are of shape {frame}, at {time + 1} times")
-    return data[time]
 
 
 PDEBENCH = "PDEBench, darus.uni-stuttgart.de, file"
@@ -240,9 +272,13 @@ def _make_spec(key: str, summary: str, dims: Literal[1, 2], path: str, darus: in
     line = "x" if dims == 1 else "h w"
     if equation.grouped:
         about = "2" if equation.channels else "1"
-        forms: tuple[ArrayForm, ...] = (ArrayForm("data", f"t {line} {about}", "f", "float, in a group for each sample"),)
+        forms: tuple[ArrayForm, ...] = (
+            ArrayForm("data", f"t {line} {about}", "f", "float, in a group for each sample", equation.published),
+        )
     else:
-        forms = tuple(ArrayForm(field, f"n {'1' if equation.x_of else 't'} {line}", "f", "float") for field in equation.fields)
+        forms = tuple(
+            ArrayForm(field, f"n {'1' if equation.x_of else 't'} {line}", "f", "float", equation.published) for field in equation.fields
+        )
         forms += (ArrayForm(equation.x_of, f"n {line}", "f", "float"),) if equation.x_of else ()
     files = (
         ExpectedFile(

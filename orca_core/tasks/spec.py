@@ -46,11 +46,14 @@ class Split:
             (n, channels, length) / (n, channels, height, width) float32 for a dense task, where NaN marks a position that neither
             loss nor score sees.
         group: (n,) int64, samples of one group are evaluated as one: their outputs are averaged. None if each sample is its own group.
+        content: (n, ...) what tells samples apart that are made of the same data, where `x` does not. Only compared, see
+            `orca_core.tasks.overlap`.
     """
 
     x: np.ndarray
     y: np.ndarray
     group: np.ndarray | None = None
+    content: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)

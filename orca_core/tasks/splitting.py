@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from orca_core.datafiles.room import require_memory
 from orca_core.tasks.preparation import Scale
 from orca_core.tasks.raw_arrays import ArrayInputs
 from orca_core.tasks.spec import Split, TaskData
@@ -69,7 +70,12 @@ def hold_out(y: np.ndarray, share: float, split_seed: int) -> tuple[np.ndarray, 
 
 
 def take_rows(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Split:
-    """Some rows, copied into memory."""
+    """Some rows, copied into memory.
+
+    Raises:
+        DataError: If they do not fit there.
+    """
+    require_memory("the rows of a part", "", len(rows) * (x.nbytes // max(1, len(x)) + y.nbytes // max(1, len(y))))
     return Split(x[rows], y[rows])
 
 

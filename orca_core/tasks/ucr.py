@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ExpectedFile, refuse
+from orca_core.datafiles.reading import reading
+from orca_core.datafiles.room import require_memory
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.preparation import Answers, Preparation, RawInputs, Samples
@@ -26,6 +28,10 @@ from orca_core.tasks.splitting import hold_out, take_rows
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+MAX_CHANNELS = 10_000
+"""Of a series; the archive's widest data set has 1345."""
 
 
 class Series(NamedTuple):
@@ -68,7 +74,7 @@ def ucr_task(name: str) -> TaskSpec:
 
 def load_ucr(spec: TaskSpec, split_seed: int) -> TaskData:
     """x (n, channels, length); the published test part; a tenth of train is validation, stratified, by the seed."""
-    arrays, facts = decode_once(spec, partial(_decode, files=spec.expects), edition=2)
+    arrays, facts = decode_once(spec, partial(_decode, files=spec.expects))
     x, y, test = arrays["TRAIN_x"], arrays["TRAIN_y"], Split(arrays["TEST_x"], arrays["TEST_y"])
     train, valid = hold_out(y, 0.1, split_seed)
     preparation = Preparation(SeriesInputs(x.shape[1], x.shape[2], facts["entries"]), Answers("classification", tuple(facts["labels"])))
@@ -87,6 +93,7 @@ def _decode(out: Decoding, files: tuple[ExpectedFile, ...]) -> None:
     labels = sorted({str(series.label) for series in parts["TRAIN"][1]})
     if len(labels) < 2 or len(parts["TRAIN"][1]) <= len(labels):
         refuse([Fault("", "must have at least two classes, and more series than classes", labels).text(str(parts["TRAIN"][0]))])
+    out.require_room(4 * width * length * len(every))
     for part, (path, held) in parts.items():
         if absent := sorted({str(series.label) for series in held} - set(labels)):
             refuse([Fault("", "must have only labels of the training part", absent).text(str(path))])
@@ -246,7 +253,10 @@ def read_series(path: Path, *, labelled: bool = True, entries: int | None = None
     Raises:
         DataError: With the number of the first malformed line.
     """
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    with reading(path, "a table of series"):
+        require_memory(path, "", path.stat().st_size)
+        # Bytes that are not UTF-8 are kept apart: they may be in a comment, but not in a label, where two of them would be one character.
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     held = (
         _read_ts(path, lines, labelled)
         if path.suffix == ".ts"
@@ -267,7 +277,7 @@ def _parse_tsv_line(path: Path, number: int, line: str, without_label: int | Non
         return Series([_parse_values(path, number, [label, *entries])], None)
     if not entries:
         raise DataError(f"{path}: line {number}: must be a label and values, separated by tabs.")
-    return Series([_parse_values(path, number, entries)], _parse_label(label))
+    return Series([_parse_values(path, number, entries)], _parse_label(path, number, label))
 
 
 def _read_ts(path: Path, lines: list[str], labelled: bool) -> list[Series]:
@@ -282,14 +292,19 @@ def _read_ts(path: Path, lines: list[str], labelled: bool) -> list[Series]:
     has_labels = head.get("@classlabel", ["true"])[0].lower() == "true"
     if labelled and not has_labels:
         refuse([Fault("@classLabel", "must be true", "false", "Only classification is read.").text(str(path))])
+    known = [_parse_label(path, start, name) for name in head.get("@classlabel", [])[1:]]
     held = []
     for number, line in _number_lines(lines[start + 1 :], start + 2):
+        if (count := line.count(":")) > MAX_CHANNELS:
+            raise DataError(f"{path}: line {number}: must have at most {MAX_CHANNELS} channels, but has {count}.")
         *channels, label = line.split(":") if has_labels else [*line.split(":"), ""]
         if not channels:
             raise DataError(f"{path}: line {number}: must be channels and a label, separated by colons.")
-        held.append(
-            Series([_parse_values(path, number, channel.split(",")) for channel in channels], _parse_label(label) if has_labels else None)
-        )
+        name = _parse_label(path, number, label) if has_labels else None
+        if known and name not in known:
+            rule = f"must have a label that @classLabel names ({' '.join(known)})"
+            refuse([Fault(f"line {number}", rule, name).text(str(path))])
+        held.append(Series([_parse_values(path, number, channel.split(",")) for channel in channels], name))
     return held
 
 
@@ -305,9 +320,17 @@ def _parse_values(path: Path, number: int, entries: list[str]) -> np.ndarray:
     return values
 
 
-def _parse_label(text: str) -> str:
-    """A label as text; numbers are normalised, so that `1.0` and `1` are one label."""
+def _parse_label(path: Path, number: int, text: str) -> str:
+    """A label as text; numbers are normalised, so that `1.0` and `1` are one label.
+
+    Raises:
+        DataError: If it is not UTF-8.
+    """
     try:
         return f"{float(text):.15g}"
     except ValueError:
-        return text.strip()
+        label = text.strip()
+    if not label.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in label):
+        shown = label.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise DataError(f"{path}: line {number}: must have a label in UTF-8, but has {shown}.")
+    return label

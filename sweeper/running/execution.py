@@ -23,7 +23,7 @@ def execute(job: TrialJob) -> Generator[Row, None, Result]:
 
     try:
         models = Store(job.models) if job.models else None
-        workbench = open_workbench(job.data_root, job.cache_root) if job.data_root else None
+        workbench = open_workbench(job.data_root, job.cache_root, job.max_data_gib) if job.data_root else None
         store, keep_at = Store(job.store), job.keep_at
         rows = trial_rows(job.config, store, device=job.device, keep_at=keep_at, keep=job.keep, models=models, workbench=workbench)
         with closing(rows):

@@ -28,6 +28,7 @@ class TrialJob:
         folder: Working folder, against which relative paths of tasks and bodies are resolved; empty = unchanged.
         data_root: Folder in which the worker finds data; empty = the one its process uses.
         cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
+        max_data_gib: As for `Workbench`; read together with `data_root`.
     """
 
     config: TrialConfig
@@ -40,6 +41,7 @@ class TrialJob:
     folder: str = ""
     data_root: str = ""
     cache_root: str = ""
+    max_data_gib: float | None = None
 
     def to_json(self) -> str:
         """The job as a JSON string."""

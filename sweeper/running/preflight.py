@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from orca_core.adapters.inserted import check_adapter
 from orca_core.addresses import WHOLE, Address
 from orca_core.config.knobs import TrialConfig
-from orca_core.errors import StoreError
+from orca_core.datafiles.decoding import is_decoded
+from orca_core.datafiles.reading import reason
+from orca_core.errors import DataError, StoreError
 from orca_core.proxies import find_proxy
 from orca_core.store import Store
+from orca_core.tasks.overlap import describe_overlap
 from orca_core.tasks.spec import check_train_samples
 from sweeper.faults import Faults
 from sweeper.results.workspace import Workspace
@@ -23,30 +28,48 @@ def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = Tr
     Args:
         configs: The trials.
         file: The search-space file, for error messages.
-        decode: Decode published data, which is cached for the workers; otherwise only the headers of its files are checked.
+        decode: Decode published data, which is cached for the workers; otherwise only the headers of its files are checked, unless it is
+            in the cache already.
+
+    Warns of training samples that are in validation or test, too.
 
     Raises:
         ConfigError: With a fault for every task or proxy that cannot be used.
     """
     faults, configs = Faults(), tuple(configs)
     for name in sorted({config.proxy for config in configs if config.align.epochs > 0 or config.aligns_jointly}):
-        with faults.collecting("proxy"):
+        with faults.collecting("proxy"), _fitting_memory(name):
             proxy = find_proxy(name)
             proxy.check_files()
-            if ":" in name and decode and proxy.loader:
-                proxy.load()  # the user's own data: only reading it shows whether it is valid
+            if decode and proxy.loader and (":" in name or proxy.expects):
+                proxy.load()  # only reading data shows whether it is valid; what ships with packages is known to be
     wanted = {(config.task, config.split_seed, config.reference_data, config.train_samples): config.task_spec for config in configs}
+    compared: set[tuple[str, bool]] = set()
     for (task, split_seed, reference, train_samples), spec in wanted.items():
         if ":" not in task and train_samples is None and not spec.expects:
             continue  # data that ships with packages is known to be valid
-        with faults.collecting("task"):
+        with faults.collecting("task"), _fitting_memory(task):
+            is_first = (task, reference) not in compared
             if spec.expects and not decode:
                 spec.check_files()
-                continue
+                if not is_first or not is_decoded(spec):
+                    continue
             data = spec.load(split_seed, reference)
+            compared.add((task, reference))
+            if is_first and (text := describe_overlap(data)):
+                warnings.warn(f"{task}: {text}", RuntimeWarning, stacklevel=2)
             if train_samples is not None:
                 check_train_samples(data, train_samples, task)
     faults.raise_if_any(file)
+
+
+@contextmanager
+def _fitting_memory(name: str) -> Iterator[None]:
+    """Within: data that takes more memory than there is becomes an error that names it."""
+    try:
+        yield
+    except (MemoryError, RecursionError) as error:
+        raise DataError(f"{name}: cannot be read: {reason(error)}.") from error
 
 
 def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:

@@ -153,6 +153,7 @@ class Session:
             folder=os.getcwd(),
             data_root=str(self._workbench.data_root),
             cache_root=shorten_home(self._workbench.cache_root),
+            max_data_gib=self._workbench.max_data_gib,
         )
 
     def start(self, trial_id: str) -> None:

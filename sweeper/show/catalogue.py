@@ -8,9 +8,11 @@ from pathlib import Path
 
 from orca_core.bodies import BODY_CATALOGUE, find_body
 from orca_core.catalogue import Catalogue, Spec
+from orca_core.datafiles.decoding import is_decoded
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, ProxySpec, find_proxy
 from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
+from orca_core.tasks.overlap import describe_overlap
 from orca_core.workbench import Workbench
 from sweeper.show.tables import text_table
 from sweeper.space.reading import available_spaces
@@ -69,6 +71,7 @@ def _describe_tasks(name: str | None) -> str:
             "reference": spec.reference and f"with reference_data: {spec.reference}",
             "data root": Workbench.current().data_root if spec.expects else "",
             "content": _content(spec),
+            "overlap": describe_task_overlap(spec),
         }
     )
     for expected in spec.expects:
@@ -111,8 +114,27 @@ def fetch_table(name: str) -> Path:
 def check_tasks() -> str:
     """One line per task: whether its files are present and complete, judging by their headers."""
     state = {True: "present", False: "ships with the packages"}
-    rows = [(spec.name, describe_file_faults(spec) or state[bool(spec.expects)]) for spec in TASK_CATALOGUE.entries().values()]
+    rows = []
+    for spec in TASK_CATALOGUE.entries().values():
+        faults = describe_file_faults(spec)
+        overlap = "" if faults or not spec.expects else describe_task_overlap(spec, decode=False)
+        rows.append((spec.name, faults or state[bool(spec.expects)] + (f"; {overlap}" if overlap else "")))
     return f"data root: {Workbench.current().data_root}\n" + text_table(("task", "files"), rows)
+
+
+def describe_task_overlap(spec: TaskSpec, decode: bool = True) -> str:
+    """What the parts of a task share, in a sentence; why its values cannot be read, if they cannot; empty if neither, or files are missing.
+
+    Args:
+        spec: The task.
+        decode: Whether to read files that are not in the cache of decoded data yet; those of large data sets take minutes.
+    """
+    try:
+        if not spec.has_files() or describe_file_faults(spec) or (spec.expects and not decode and not is_decoded(spec)):
+            return ""
+        return describe_overlap(spec.load())
+    except DataError as error:
+        return f"unknown, as the data cannot be read: {str(error).splitlines()[0]}"
 
 
 def describe_file_faults(spec: TaskSpec | ProxySpec) -> str:

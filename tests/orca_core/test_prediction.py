@@ -19,6 +19,7 @@ from PIL import Image
 from orca_core import load_model, run_trial, tuned_model
 from orca_core.addresses import Address
 from orca_core.config.resolve import resolve_config
+from orca_core.datafiles.pictures import read_square
 from orca_core.errors import DataError
 from orca_core.export import export_model
 from orca_core.keeping import with_frozen
@@ -28,7 +29,6 @@ from orca_core.scoring import SCORES
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 from orca_core.tasks import Split, TaskData, TaskSpec, find_task
-from orca_core.tasks.own.images import read_picture
 from orca_core.tasks.preparation import Scale, from_json
 from orca_core.tasks.raw_arrays import ArrayInputs
 from orca_core.tasks.spec import _prepared
@@ -281,11 +281,27 @@ def test_pictures_may_be_files_folders_images_or_bytes(train, tmp_path):
     assert (model.predict_proba(folder) == expected).all()
     assert (model.predict_proba([Image.open(file) for file in files]) == expected).all()
     assert model.predict_proba(str(files[3]))[0] == pytest.approx(expected[3])
-    assert (model.predict_proba(np.stack([read_picture(file, 16) for file in files])) == expected).all()
+    assert (model.predict_proba(np.stack([read_square(file, 16) for file in files])) == expected).all()
     for file in files:
         Image.open(file).save(tmp_path / f"{file.parent.name}-{file.name}")
     assert (model.predict_proba(tmp_path) == expected).all()
     assert model.classes == ("grass", "sky")
+
+
+def test_pictures_of_16_bits_are_scaled_as_in_training(tmp_path):
+    for name, level in (("dim", 300), ("lit", 2500)):
+        (tmp_path / "pics" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = (level + RNG.integers(0, 200, size=(20, 20))).astype("uint16")
+            Image.fromarray(pixels).save(tmp_path / "pics" / name / f"{i}.png")
+    data = find_task(f"images:{tmp_path / 'pics'}?size=16").load(0)
+    inputs = from_json(json.loads(json.dumps(data.preparation.to_json()))).inputs
+    every = inputs.encode(inputs.read(tmp_path / "pics").inputs)
+    for part in (data.train, data.valid, data.test):
+        assert all((every == row).all((1, 2, 3)).any() for row in part.x)
+    Image.new("RGB", (20, 20)).save(tmp_path / "plain.png")
+    with pytest.raises(DataError, match="must have more than 8 bits like the training pictures"):
+        inputs.encode([tmp_path / "plain.png"])
 
 
 def test_fields_are_in_their_own_unit(tmp_path, use_data):
@@ -307,6 +323,19 @@ def test_fields_are_in_their_own_unit(tmp_path, use_data):
     with torch.no_grad():
         expected = SCORES[model.score](model.model(torch.from_numpy(loaded.test.x)), torch.from_numpy(loaded.test.y))
     assert model.error(raw_x, raw_y) == pytest.approx(expected, rel=1e-4)
+
+
+def test_samples_of_the_task_are_not_held_against_the_range_of_the_training_samples(tmp_path, use_data):
+    use_data(tmp_path)
+    with h5py.File(tmp_path / "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5", "w") as file:
+        for key in ("density", "pressure", "Vx"):
+            values = np.random.default_rng(len(key)).normal(size=(20, 11, 16)).astype("float32")
+            values[0] = 1e6  # the first tenth is the test part
+            file[key] = values
+    loaded = find_task("pdebench/1dcfd").load(0)
+    assert loaded.test.x.max() > 1e5
+    with pytest.raises(DataError, match="must be in the unit of the training samples"):
+        loaded.preparation.inputs.encode(np.full((1, 1, 48), 1e6))
 
 
 def test_a_task_whose_loader_says_nothing_takes_what_the_loader_makes(train):

@@ -334,6 +334,33 @@ def test_a_proxy_without_its_files_names_them(root, name):
 
 BROKEN = {
     "word alone": ("conll2003", lambda root: write_conll(root, "EU\n"), r"eng\.train: line 1: must have a word and its tag, but got 'EU'"),
+    "another width": (
+        "conll2003",
+        lambda root: write_conll(root, NEWS.replace("call NN I-NP O", "call NN I-NP O B-PP").replace("and CC O O", "and CC O")),
+        r"eng\.train: line 6: must have 4 columns like the first line, but got 'call NN I-NP O B-PP'\.\n"
+        r".*eng\.train: line 11: must have 4 columns",
+    ),
+    "bytes": (
+        "conll2003",
+        lambda root: write_conll(root).write_bytes(NEWS.encode() + b"\ncaf\xe9 NN I-NP O\n"),
+        r"eng\.train: line 14: must be UTF-8, but has the byte 0xe9\. Convert it: iconv",
+    ),
+    "pixels": (
+        "cifar10",
+        lambda root: (
+            write_cifar10(root),
+            (root / "cifar-10-batches-py/data_batch_1").write_bytes(pickle.dumps({"data": np.full((4, 192), 300), "labels": [0] * 4})),
+        ),
+        r"data_batch_1: data: must be pixels from 0 to 255, but got \(300\.0, 300\.0\)",
+    ),
+    "class": (
+        "cifar10",
+        lambda root: (
+            write_cifar10(root),
+            (root / "cifar-10-batches-py/data_batch_1").write_bytes(pickle.dumps({"data": np.ones((1, 192), "u1"), "labels": [10**12]})),
+        ),
+        r"data_batch_1: labels: must be whole numbers from 0 to 9, as published, but got \[1000000000000\]",
+    ),
     "no sentence": ("conll2003", lambda root: write_conll(root, "\n\n"), r"eng\.train: must have sentences"),
     "empty": ("conll2003", lambda root: write_conll(root, ""), r"eng\.train: .*it is empty"),
     "code": (
@@ -362,6 +389,19 @@ BROKEN = {
 }
 
 
+def test_a_table_with_tabs_and_a_header_is_read_as_one(tmp_path):
+    """Not as words with their tags, of which one would be label."""
+    (tmp_path / "t.tsv").write_text('\ufefflabel\tid\ttext\npos\t1\tA "quoted word\nneg\t2\tAnother one\n\n', encoding="utf-8")
+    data = find_proxy(f"text:{tmp_path / 't.tsv'}").load()
+    assert (data.inputs, data.label_names, data.labels.tolist()) == (['A "quoted word', "Another one"], ("neg", "pos"), [1, 0])
+    headed = find_proxy(f"text:{tmp_path / 't.tsv'}").digest()
+    (tmp_path / "t.tsv").write_text("EU\tB-ORG\nrejects\tO\n")
+    words = find_proxy(f"text:{tmp_path / 't.tsv'}")
+    assert words.load().inputs == ["EU rejects"] * 2
+    assert words._label(has_content=True) == "proxy text .tsv orca_core.proxies.own:load_text 2"  # as before
+    assert words.digest() != headed
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_file_is_told(root, case):
     name, spoil, message = BROKEN[case]
@@ -376,6 +416,8 @@ def test_a_broken_file_is_told(root, case):
         ("t.csv", None, "must be an existing file or folder with texts"),
         ("t.csv", "text,label\n,b\n", "text: must have no missing entries, but got 1"),
         ("t.csv", "label\nb\n", "must have a column of texts and one of labels"),
+        ("t.tsv", "text\tlabel\na b\tx\nc\n", "line 3: must have 2 columns, separated by tabs"),
+        ("t.jsonl", '{"text": ' + "[" * 100000 + "\n", r"line 1: must be a mapping with text and label \(RecursionError"),
         ("t.jsonl", '{"text": "a"}\n', r"line 1: must be a mapping with text and label \(KeyError: 'label'\)"),
         ("t.jsonl", "x\n", "line 1: must be a mapping with text and label"),
         ("t.jsonl", '{"text": null, "label": 1}\n', r"line 1: must be a mapping with text and label \(ValueError: null\)"),
@@ -394,7 +436,7 @@ def test_texts_that_do_not_serve_are_told(tmp_path, name, text, message):
     ("arrays", "message"),
     [
         ({"x": np.ones((4, 8), "f")}, "y: must be in the file"),
-        ({"x": np.ones(4, "f"), "y": np.arange(4)}, r"x: must be \(n, tokens, d\) float, but got \(4,\)"),
+        ({"x": np.ones(4, "f"), "y": np.arange(4)}, r"x: must be \(n, tokens, d\) float with n = 4, but got \(4,\)"),
         ({"x": np.ones((4, 8), "f"), "y": np.arange(5)}, r"y: must be \(n,\) labels, whole numbers with n = 4"),
     ],
 )

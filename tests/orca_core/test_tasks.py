@@ -427,7 +427,7 @@ def test_damaged_values_are_told_when_the_task_is_loaded(tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(x[-1].tobytes())] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"own\.npz: is damaged .*x\.npy.* Write it again"):
+    with pytest.raises(DataError, match=r"own\.npz: must be a complete \.npz file.*x\.npy.* Write it again"):
         find_task(name).load(0)
 
 

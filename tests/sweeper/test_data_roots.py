@@ -56,6 +56,23 @@ def test_data_goes_before_the_environment_and_must_exist(tmp_path, monkeypatch):
         choose(tmp_path / "nowhere")
 
 
+def test_the_environment_bounds_the_size_of_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    assert choose().max_data_gib is None
+    monkeypatch.setenv("SWEEPER_MAX_DATA_GIB", "2.5")
+    assert (choose().max_data_gib, choose(tmp_path).max_data_gib) == (2.5, 2.5)
+    for wrong in ("0", "-1", "much", "nan"):
+        monkeypatch.setenv("SWEEPER_MAX_DATA_GIB", wrong)
+        with pytest.raises(ConfigError, match=rf"\$SWEEPER_MAX_DATA_GIB: must be a number of GiB greater than 0, but got '{wrong}'"):
+            choose()
+
+
+def test_a_bound_is_part_of_no_key(tmp_path, use_data, load):
+    before = [trial.id for trial in Planner(load(SPACE)).plan.trials]
+    use_data(tmp_path).max_data_gib = 1.0
+    assert [trial.id for trial in Planner(load(SPACE)).plan.trials] == before
+
+
 def test_the_python_api_honours_the_environment(tmp_path):
     code = (
         "import sweeper\n"
@@ -71,10 +88,11 @@ def test_the_python_api_honours_the_environment(tmp_path):
 
 def test_the_jobs_of_a_sweep_carry_the_roots_to_the_worker(tmp_path, load, use_data):
     bench = use_data(tmp_path / "mine", tmp_path / "cache")
+    bench.max_data_gib = 3.0
     planner, workspace = Planner(load(SPACE)), Workspace(tmp_path / "results")
     session = Session(planner, planner.plan.trials, Recorder(workspace.results, "two", "valid_error"), workspace, slots=1)
     job = TrialJob.from_json(session.job(session.next()).to_json())
-    assert (job.data_root, job.cache_root) == (str(bench.data_root), str(bench.cache_root))
+    assert (job.data_root, job.cache_root, job.max_data_gib) == (str(bench.data_root), str(bench.cache_root), 3.0)
 
 
 def test_a_worker_runs_a_job_on_the_roots_that_it_carries(tmp_path, store):

@@ -186,6 +186,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
             ),
         },
         files=cosmic.find_files,
+        layout=cosmic.describe_skies,
         licence="open data",
         source=BENCHMARK,
         expects=cosmic.FILES,

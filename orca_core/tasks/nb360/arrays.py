@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.arrays import select_arrays
-from orca_core.datafiles.decoding import BLOCK_BYTES, Decoding, decode_once, refuse_not_finite, to_class_ids
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, read_headers, refuse
-from orca_core.datafiles.unpickling import read_npy_header, read_object_npy
+from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite, to_class_ids
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
+from orca_core.datafiles.npz import Header, read_npz_rows, scan_npz
+from orca_core.datafiles.reading import reading
+from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.preparation import Answers, Preparation
 from orca_core.tasks.raw_arrays import ArrayInputs, Reorder, array_range
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "val", "test")
 
+NINAPRO_CLASSES, SATELLITE_CLASSES = 18, 24
+
 NINAPRO_FILES = tuple(
     ExpectedFile(f"ninaPro/{name}_{part}.npy", "npy", (form,), "", size, "NAS-Bench-360")
     for name, form, size in (
-        ("ninapro", ArrayForm("", "n t c", "fO", "float, 52 times of 16 channels"), "about 30 MB in all"),
+        ("ninapro", ArrayForm("", "n t c", "fO", "float, 52 times of 16 channels", (52, 16)), "about 30 MB in all"),
         ("label", ArrayForm("", "n", "iufO", "0-17"), ""),
     )
     for part in PARTS
@@ -47,7 +49,7 @@ DEEPSEA_FILES = (
             form
             for part in PARTS
             for form in (
-                ArrayForm(f"x_{part}", f"{part} l c", "fiub", "one-hot, l = 1000, c = 4"),
+                ArrayForm(f"x_{part}", f"{part} l 4", "fiub", "one-hot, l = 1000"),
                 ArrayForm(f"y_{part}", f"{part} labels", "fiub", "0 or 1, 36 labels"),
             )
         ),
@@ -95,8 +97,10 @@ def _decode_ninapro(out: Decoding) -> None:
         if len(ids) != len(data):
             refuse([Fault("", f"must have the {len(data)} rows of {file.find().name}", len(ids)).text(str(label_file.find()))])
         refuse_not_finite(file.find(), "", data)
-        out.save(f"{part}_x", _windows(*data.shape[1:]).encode(data))
-        ids = to_class_ids(label_file.find(), "", ids, classes)
+        if data.shape[1] <= data.shape[2]:
+            refuse([Fault("", "must have more times than channels", data.shape, "Are its axes in another order?").text(str(file.find()))])
+        out.save(f"{part}_x", _windows(*data.shape[1:]).transform(data))
+        ids = to_class_ids(label_file.find(), "", ids, classes, most=NINAPRO_CLASSES)
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
@@ -140,7 +144,7 @@ def _decode_satellite(out: Decoding) -> None:
         if arrays["data"].shape[1:] != row:
             rule = f"must have rows of shape {row} like the training part"
             refuse([Fault("data", rule, arrays["data"].shape[1:]).text(str(file.find()))])
-        ids = to_class_ids(file.find(), "label", arrays["label"], classes, first=1)
+        ids = to_class_ids(file.find(), "label", arrays["label"], classes, first=1, most=SATELLITE_CLASSES)
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_x", arrays["data"][:, None])
         out.save(f"{part}_y", ids, "int64")
@@ -167,52 +171,26 @@ def _decode_deepsea(out: Decoding) -> None:
     import numpy as np
 
     (file,) = DEEPSEA_FILES
-    shapes = {form.key: shape for form, shape in zip(file.arrays, read_npz_shapes(file), strict=True)}
+    path = file.find()
+    with reading(path, "a complete .npz file"):
+        headers = scan_npz(path)
+    out.require_room(sum(4 * _count_values(headers[form.key]) for form in file.arrays))
     for part in PARTS:
-        n, length, bases = shapes[f"x_{part}"]
-        if (length, bases) != shapes["x_train"][1:] or shapes[f"y_{part}"][1:] != shapes["y_train"][1:]:
-            rule = f"must have rows of shape {shapes['x_train'][1:]} and {shapes['y_train'][1:]} like the training part"
-            refuse([Fault(f"x_{part}, y_{part}", rule, (shapes[f"x_{part}"], shapes[f"y_{part}"])).text(str(file.find()))])
+        n, length, bases = headers[f"x_{part}"].shape
         for key, target in (
             (f"x_{part}", out.empty(f"{part}_x", (n, bases, length))),
-            (f"y_{part}", out.empty(f"{part}_y", shapes[f"y_{part}"])),
+            (f"y_{part}", out.empty(f"{part}_y", headers[f"y_{part}"].shape)),
         ):
             start = 0
-            for block in read_npz_rows(file.find(), key):
-                refuse_not_finite(file.find(), key, block)
+            for block in read_npz_rows(path, key):
+                refuse_not_finite(path, key, block, first=start)
                 if key.startswith("y") and not np.isin(block, (0, 1)).all():
-                    refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(file.find()))])
-                target[start : start + len(block)] = _bases(length, bases).encode(block) if block.ndim == 3 else block
+                    refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(path))])
+                if key.startswith("x") and not (block.min() >= 0 and block.sum(2).max() < 1.001):
+                    refuse([Fault(key, "must be one-hot: 0 or 1, one base at a position", Fault.ABSENT).text(str(path))])
+                target[start : start + len(block)] = _bases(length, bases).transform(block) if block.ndim == 3 else block
                 start += len(block)
 
 
-def read_npz_shapes(file: ExpectedFile) -> list[tuple[int, ...]]:
-    """Shapes of the expected arrays of an .npz, in their order."""
-    headers = read_headers(file.find(), "npz") or {}
-    return [headers[form.key].shape for form in file.arrays]
-
-
-def read_npz_rows(path: Path, key: str) -> Iterator[np.ndarray]:
-    """The rows of one array of an .npz in blocks, without loading all of it.
-
-    Raises:
-        DataError: If the archive is damaged, or the array is in Fortran order.
-    """
-    import numpy as np
-
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
-            shape, fortran, dtype = read_npy_header(stream)
-            if fortran:
-                raise DataError(f"{path}: {key}: must be in C order, not Fortran order. Save it as numpy.ascontiguousarray(array).")
-            row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
-            left = shape[0]
-            while left:
-                rows = min(left, max(1, BLOCK_BYTES // row_bytes))
-                content = stream.read(rows * row_bytes)
-                if len(content) != rows * row_bytes:
-                    raise EOFError(f"{key} ends early")
-                yield np.frombuffer(content, dtype).reshape(rows, *shape[1:])
-                left -= rows
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: must be a complete .npz file, but cannot be read ({error}). Get it again.") from None
+def _count_values(header: Header) -> int:
+    return math.prod(header.shape)

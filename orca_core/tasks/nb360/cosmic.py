@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite
 from orca_core.datafiles.expected import ExpectedFile, refuse
-from orca_core.datafiles.file_lists import find_named_files
+from orca_core.datafiles.file_lists import find_below, find_named_files
 from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import Fault
 from orca_core.seeding import derive
@@ -40,11 +40,24 @@ def find_files() -> tuple[Path, ...]:
     return (*lists, *images, *filter(Path.is_file, skies))
 
 
+def describe_skies() -> str:
+    """The folders of images without a sky.npy, if others have one: a sky file that moves from one to the other is another data set.
+
+    Empty where all have one, as published, or none has.
+    """
+    folders = sorted({image.parent for image in find_named_files((file.find() for file in FILES), _list_images)})
+    without = [folder for folder in folders if not (folder / "sky.npy").is_file()]
+    if len(without) in (0, len(folders)):
+        return ""
+    root = Workbench.current().data_root
+    return "no sky in " + " ".join(folder.relative_to(root).as_posix() for folder in without)
+
+
 def _list_images(file: Path) -> list[Path]:
     names = [str(name) for name in read_object_npy(file).ravel()]
-    if not names or any(not name.startswith("./") or ".." in name for name in names):
+    if not names or any(not name.startswith("./") for name in names):
         refuse([Fault("", "must hold paths that begin with ./", names[:3]).text(str(file))])
-    return [Workbench.current().data_root / name[2:] for name in names]
+    return [find_below(Workbench.current().data_root, name[2:], file, f"entry {number}") for number, name in enumerate(names)]
 
 
 def load_cosmic(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
@@ -60,13 +73,16 @@ def load_cosmic(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
 
     def whole(part: str) -> Split:
         sky = arrays[f"{part}_sky"] * draws.uniform(*SKY, len(arrays[f"{part}_sky"])).astype(np.float32)
-        return Split(arrays[f"{part}_image"] + sky[:, None, None, None], arrays[f"{part}_y"])
+        image = arrays[f"{part}_image"]
+        return Split(image + sky[:, None, None, None], arrays[f"{part}_y"], content=image)
 
     every, test = whole("train"), whole("test")
     if reference:
         return TaskData(every, test, test, None)
     train, valid = hold_out(every.y, 0.1, split_seed)
-    return TaskData(Split(every.x[train], every.y[train]), Split(every.x[valid], every.y[valid]), test, None)
+    image = arrays["train_image"]
+    first, second = (Split(every.x[rows], every.y[rows], content=image[rows]) for rows in (train, valid))
+    return TaskData(first, second, test, None)
 
 
 def _decode(out: Decoding) -> None:

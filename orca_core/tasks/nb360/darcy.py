@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.decoding import Decoding, decode_once, refuse_not_finite
-from orca_core.datafiles.expected import ArrayForm, ExpectedFile, is_hdf5
-from orca_core.errors import DataError
+from orca_core.datafiles.expected import ArrayForm, ExpectedFile
+from orca_core.datafiles.matlab import read_mat
 from orca_core.tasks.preparation import Answers, Preparation, Scale
 from orca_core.tasks.raw_arrays import ArrayInputs, Coordinates, Reorder, array_range
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
@@ -49,7 +48,7 @@ def load_darcy(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     scale_x, scale_y = scale_of_points(parts["train"][0]), scale_of_points(parts["train"][1])
     inputs = _inputs(parts["train"][0], scale_x)
     train, valid, test = (
-        Split(inputs.encode(parts[part][0]), scale_y.encode(parts[part][1])[:, None]) for part in ("train", "valid", "test")
+        Split(inputs.transform(parts[part][0]), scale_y.encode(parts[part][1])[:, None]) for part in ("train", "valid", "test")
     )
     answers = Answers("dense", scale=Scale(scale_y.mean[None], scale_y.deviation[None]), unit="pressures at the points of the input")
     return TaskData(train, valid, test, None, decode=scale_y, preparation=Preparation(inputs, answers))
@@ -69,23 +68,6 @@ def _inputs(x: np.ndarray, scale: Scale) -> ArrayInputs:
 def _decode(out: Decoding) -> None:
     for part, file in zip(("train", "test"), FILES, strict=True):
         for form in file.arrays:
-            values = _read(file.find(), form.key, MAX_SAMPLES[part])
-            refuse_not_finite(file.find(), form.key, values)
+            values = read_mat(file.find(), form.key, MAX_SAMPLES[part], STRIDE)
+            refuse_not_finite(file.find(), form.key, values, "sample")
             out.save(f"{part}_{form.key}", values)
-
-
-def _read(path: Path, key: str, max_samples: int) -> np.ndarray:
-    """The first samples of an array at every fifth point. HDF5 reads only these; of v5 files the whole array is read."""
-    import numpy as np
-
-    try:
-        if is_hdf5(path):
-            import h5py
-
-            with h5py.File(path) as file:
-                return np.ascontiguousarray(file[key][::STRIDE, ::STRIDE, :max_samples].T)
-        from scipy.io import loadmat
-
-        return np.ascontiguousarray(loadmat(path, variable_names=[key])[key][:max_samples, ::STRIDE, ::STRIDE])
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise DataError(f"{path}: {key}: must be a complete array, but cannot be read ({error}). Get the file again.") from None

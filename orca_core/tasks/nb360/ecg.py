@@ -96,15 +96,19 @@ def _decode(out: Decoding) -> None:
     arrays = select_arrays(file.find(), read_pickle(file.find()), file.arrays)
     names = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in arrays["label"]]
     if unknown := sorted(set(names) - set(CLASSES)):
-        refuse([Fault("label", f"must be one of {' '.join(CLASSES)}", unknown).text(str(file.find()))])
+        first = next(number for number, name in enumerate(names) if name in unknown)
+        rule = f"must be one of {' '.join(CLASSES)}"
+        refuse([Fault(f"label of record {first}", rule, unknown).text(str(file.find()))])
     records = [np.asarray(record) for record in arrays["data"]]
     wrong = [number for number, record in enumerate(records) if record.ndim != 1 or record.dtype.kind not in "fiu"]
     if wrong:
         refuse([Fault("data", "must hold 1-D arrays of numbers", f"others at {wrong[:5]}").text(str(file.find()))])
     ends = np.cumsum([0, *map(len, records)])
     signal = out.empty("signal", (int(ends[-1]),))
-    for record, start, end in zip(records, ends, ends[1:], strict=False):
-        refuse_not_finite(file.find(), "data", record)
+    for number, (record, start, end) in enumerate(zip(records, ends, ends[1:], strict=False)):
+        if not len(record):
+            refuse([Fault("data", "must have values in every record", f"none in record {number}").text(str(file.find()))])
+        refuse_not_finite(file.find(), f"data of record {number}", record, "value")
         signal[start:end] = (record - record.mean()) / (record.std() or 1.0)
     out.save("ends", ends, "int64")
     out.save("classes", np.array([CLASSES.index(name) for name in names]), "int64")

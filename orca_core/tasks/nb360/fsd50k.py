@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import struct
 import warnings
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ExpectedFile, refuse
-from orca_core.datafiles.file_lists import find_named_files
-from orca_core.errors import DataError, Fault
+from orca_core.datafiles.file_lists import find_below, find_named_files
+from orca_core.datafiles.reading import read_text, reading
+from orca_core.datafiles.room import require_memory
+from orca_core.errors import Fault
 from orca_core.seeding import derive, generator
 from orca_core.tasks.preparation import Answers, Preparation
 from orca_core.tasks.raw_arrays import ArrayInputs
@@ -63,8 +66,9 @@ def _list_wavs(table: Path) -> list[Path]:
 
 def _read_rows(table: Path) -> list[tuple[Path, list[str], str]]:
     """Wav, labels and clip of each row of a table. The first four characters of a path are replaced by the data root."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    content = read_text(table)
+    with reading(table, "a complete .csv table"):
+        reader = csv.DictReader(io.StringIO(content))
         if missing := {"files", "labels", "ext"} - set(reader.fieldnames or ()):
             refuse([Fault(", ".join(sorted(missing)), "must be a column", reader.fieldnames).text(str(table))])
         rows = list(reader)
@@ -73,7 +77,11 @@ def _read_rows(table: Path) -> list[tuple[Path, list[str], str]]:
     found = [(row["files"], row["labels"].split(","), row["ext"]) for row in rows]
     if not found:
         refuse([Fault("", "must have rows", Fault.ABSENT).text(str(table))])
-    return [(Workbench.current().data_root / name[4:].lstrip("/"), names, clip) for name, names, clip in found]
+    root = Workbench.current().data_root
+    return [
+        (find_below(root, name[4:].lstrip("/"), table, f"row {number}"), names, clip)
+        for number, (name, names, clip) in enumerate(found, start=1)
+    ]
 
 
 class MaskAndMix:
@@ -115,7 +123,6 @@ def load_fsd50k(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     Background sounds and masks are drawn again in each epoch. Differs from the reference, which draws them once.
     """
     import numpy as np
-    import torch
 
     arrays, _ = decode_once(spec, _decode)
     draws = np.random.Generator(np.random.PCG64(derive(split_seed, "data-draws")))
@@ -136,6 +143,8 @@ def load_fsd50k(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     preparation = Preparation(ArrayInputs((1, BANDS, FRAMES), about=_ABOUT), answers)
     if not reference:
         return TaskData(one_of_each("tr"), all_of_each("val"), test, None, augment=augment, preparation=preparation)
+    import torch
+
     parts = one_of_each("tr"), one_of_each("val")
     x = torch.from_numpy(np.concatenate([part.x for part in parts]))
     once = augment(x, generator(split_seed, "data-draws")).numpy()
@@ -195,12 +204,14 @@ def _read_sound(path: Path) -> np.ndarray:
     import numpy as np
     from scipy.io import wavfile
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
-            rate, samples = wavfile.read(path)
-    except (OSError, ValueError, EOFError, struct.error, wavfile.WavFileWarning) as error:
-        raise DataError(f"{path}: must be a complete .wav file, but cannot be read ({error}). Get it again.") from None
+    with reading(path, "a complete .wav file"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)
+        warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
+        require_memory(path, "", path.stat().st_size)
+        content = path.read_bytes()
+        _require_whole_chunks(content)
+        # From memory: from a file scipy allocates as much as the header claims.
+        rate, samples = wavfile.read(io.BytesIO(content))
     if rate != RATE or samples.ndim != 1 or not len(samples):
         refuse([Fault("", f"must be mono at {RATE} Hz", (rate, samples.shape)).text(str(path))])
     scaled = samples / (np.iinfo(samples.dtype).max + 1.0) if samples.dtype.kind == "i" else samples.astype(np.float64)
@@ -209,11 +220,23 @@ def _read_sound(path: Path) -> np.ndarray:
     return np.tile(scaled, -(-RATE // len(scaled)))[:RATE] if len(scaled) < RATE else scaled
 
 
+def _require_whole_chunks(content: bytes) -> None:
+    """Check that the chunks of a wav are as long as they claim; scipy returns what there is.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    order, at = ">" if content[:4] == b"RIFX" else "<", 12
+    while at + 8 <= len(content) and content[:4] != b"RF64":  # whose sizes are in another place
+        (size,) = struct.unpack(f"{order}I", content[at + 4 : at + 8])
+        if at + 8 + size > len(content):
+            raise ValueError(f"it is truncated: a chunk claims {size} bytes, but {len(content) - at - 8} are left")
+        at += 8 + size + size % 2
+
+
 def _read_label_numbers(path: Path) -> dict[str, int]:
-    try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: must be JSON, but cannot be read ({error}). Get it again.") from None
+    with reading(path, "a JSON file"):
+        numbers = json.loads(read_text(path))
     expected = set(range(len(numbers))) if isinstance(numbers, dict) else set()
     if not expected or {number for number in numbers.values() if type(number) is int} != expected:
         refuse([Fault("", "must map labels to the numbers 0, 1 and so on", numbers).text(str(path))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.arrays import select_arrays
@@ -18,12 +19,15 @@ from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import hold_out, take_rows
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
 MEAN = (0.5071, 0.4867, 0.4408)
 DEVIATION = (0.2675, 0.2565, 0.2761)
 """Of CIFAR-100's training pixels in [0, 1], by colour, as in the reference."""
+
+CLASSES = 100
 
 _CIFAR_ARRAYS = (ArrayForm("data", "n d", "iu", "uint8, d = 3072"), ArrayForm("fine_labels", "n", "iu", "0-99"))
 _CIFAR_ABOUT = "a pickle of Python 2, images 3 x 32 x 32"
@@ -93,7 +97,8 @@ def _decode_cifar100(out: Decoding) -> None:
     classes = None
     for part, file in zip(("train", "test"), CIFAR_FILES, strict=True):
         arrays = select_arrays(file.find(), read_pickle(file.find()), file.arrays)
-        ids = to_class_ids(file.find(), "fine_labels", arrays["fine_labels"], classes)
+        refuse_other_pixels(file.find(), "data", arrays["data"])
+        ids = to_class_ids(file.find(), "fine_labels", arrays["fine_labels"], classes, most=CLASSES)
         classes = classes or range(int(ids.max()) + 1)
         side = math.isqrt(arrays["data"].shape[1] // 3)
         if 3 * side * side != arrays["data"].shape[1]:
@@ -102,7 +107,7 @@ def _decode_cifar100(out: Decoding) -> None:
         pixels = arrays["data"].reshape(-1, 3, side, side)
         x, inputs = out.empty(f"{part}_x", pixels.shape), _pixels(pixels.shape[1:])
         for rows in iterate_blocks(pixels):
-            x[rows] = inputs.encode(pixels[rows])
+            x[rows] = inputs.transform(pixels[rows])
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
 
@@ -114,13 +119,25 @@ def _decode_spherical(out: Decoding) -> None:
     for part in ("train", "test"):
         images = arrays[f"{part}.images"]
         refuse_not_finite(file.find(), f"{part}.images", images)
-        ids = to_class_ids(file.find(), f"{part}.labels", arrays[f"{part}.labels"], classes)
+        refuse_other_pixels(file.find(), f"{part}.images", images)
+        ids = to_class_ids(file.find(), f"{part}.labels", arrays[f"{part}.labels"], classes, most=CLASSES)
         classes = classes or range(int(ids.max()) + 1)
         x, inputs = out.empty(f"{part}_x", images.shape), _unrolled(images.shape[1:])
         for rows in iterate_blocks(images):
-            x[rows] = inputs.encode(images[rows])
+            x[rows] = inputs.transform(images[rows])
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
+
+
+def refuse_other_pixels(path: Path, key: str, pixels: np.ndarray) -> None:
+    """Refuse pixels that are not 0 to 255: of more bits, or scaled to [0, 1] already.
+
+    Raises:
+        DataError: With the range that was found.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 255 or (pixels.dtype.kind == "f" and high <= 1):
+        refuse([Fault(key, "must be pixels from 0 to 255", (low, high), "Are they scaled already?").text(str(path))])
 
 
 def crop_and_flip(batch: Tensor, draws: torch.Generator, *, pad: int, fill: tuple[float, ...]) -> Tensor:

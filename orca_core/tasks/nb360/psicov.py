@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.arrays import select_arrays
 from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ArrayForm, ExpectedFile, refuse
-from orca_core.datafiles.file_lists import find_named_files
+from orca_core.datafiles.file_lists import find_below, find_named_files
+from orca_core.datafiles.reading import read_text
 from orca_core.datafiles.unpickling import read_object_npy, read_pickle
 from orca_core.errors import DataError, Fault
 from orca_core.seeding import derive
@@ -27,6 +31,9 @@ PADDING = 5
 
 CAP = 16.0
 """Upper limit of training distances, in Angstrom."""
+
+MAX_OTHER_RESIDUES = 0.5
+"""Share of residues that may differ between the sequences of one protein's two files: unknown ones are written in several ways."""
 
 VALID_SHARE = 100 / 3456
 
@@ -70,7 +77,7 @@ def _list_files(file: Path) -> list[Path]:
 
 
 def _read_ids(file: Path) -> list[str]:
-    ids = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    ids = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
     if not ids:
         refuse([Fault("", "must name proteins", Fault.ABSENT).text(str(file))])
     return ids
@@ -78,7 +85,8 @@ def _read_ids(file: Path) -> list[str]:
 
 def _build_paths(file: Path, protein: str) -> tuple[Path, Path]:
     folder = file.with_suffix("")
-    return folder / "features" / f"{protein}.pkl", folder / "distance" / f"{protein}-cb.npy"
+    features, distances = (f"features/{protein}.pkl", f"distance/{protein}-cb.npy")
+    return find_below(folder, features, file), find_below(folder, distances, file)
 
 
 class PairInputs:
@@ -150,6 +158,9 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     starts = draws.integers(0, room[:, None] + 1, (len(room), 2))
     if not reference:
         starts[:, 1] = starts[:, 0]
+    # By content, as a protein may have another name in the other list.
+    residues = (arrays["features"][start:end] for start, end in itertools.pairwise(ends))
+    identities = np.array([[int.from_bytes(hashlib.blake2b(rows.tobytes(), digest_size=7).digest())] for rows in residues])
     inputs = PairInputs(arrays["features"], arrays["maps"], ends, starts, WINDOW)
     test = np.arange(number_train, len(lengths))
     train, valid = hold_out(np.zeros((number_train, 1)), VALID_SHARE, split_seed)
@@ -165,7 +176,7 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
             target[seen] = np.minimum(distances[kept], cap)
             if reference and rows is test:
                 target[PADDING + lengths[test[0]] :, :] = target[:, PADDING + lengths[test[0]] :] = np.nan
-        return Split(rows[:, None].astype(np.float32), y)
+        return Split(rows[:, None].astype(np.float32), y, content=identities[rows])
 
     return TaskData(part(train, CAP), part(valid), part(test), None, prepare=inputs)
 
@@ -176,12 +187,14 @@ def _decode(out: Decoding) -> None:
 
     proteins = [_build_paths(file.find(), protein) for file in FILES for protein in _read_ids(file.find())]
     lengths = [len(select_arrays(path, read_pickle(path), FEATURES)["sa"]) for path, _ in proteins]
+    out.require_room(4 * (27 * sum(lengths) + 4 * sum(length**2 for length in lengths)))
     ends = np.cumsum([0, *lengths])
     pair_ends = np.cumsum([0, *(length**2 for length in lengths)])
     features, maps = out.empty("features", (int(ends[-1]), 27)), out.empty("maps", (int(pair_ends[-1]), 3))
     distances = out.empty("distances", (int(pair_ends[-1]),))
     for number, (path, distance_path) in enumerate(proteins):
-        found = select_arrays(path, read_pickle(path), FEATURES)
+        held = read_pickle(path)
+        found = select_arrays(path, held, FEATURES)
         pairs = np.stack([found[name].ravel() for name in ("ccmpred", "freecon", "potential")], axis=1)
         singles = np.column_stack([found["ss"].T, found["pssm"], found["sa"], found["entropy"]])
         for name, values in (("features", singles), ("maps", pairs)):
@@ -189,19 +202,36 @@ def _decode(out: Decoding) -> None:
                 refuse([Fault(name, "must be within (-100, 100) and not NaN", Fault.ABSENT, "Get the file again.").text(str(path))])
         features[ends[number] : ends[number + 1]] = singles
         maps[pair_ends[number] : pair_ends[number + 1]] = pairs
-        distances[pair_ends[number] : pair_ends[number + 1]] = _read_distances(distance_path, lengths[number]).ravel()
+        distances[pair_ends[number] : pair_ends[number + 1]] = _read_distances(distance_path, lengths[number], held.get("seq")).ravel()
     out.save("ends", ends, "int64")
     out.save("number_train", np.array([len(_read_ids(FILES[0].find()))]), "int64")
 
 
-def _read_distances(path: Path, length: int) -> np.ndarray:
-    """(l, l) Angstrom, at least 1; a residue's distance to itself is the mean of those to its neighbours."""
+def _letters(sequence: object) -> str:
+    """A sequence as a text; it may be written as one, or as letters in a list or array."""
+    return "".join(map(str, sequence)) if isinstance(sequence, Iterable) else ""
+
+
+def _read_distances(path: Path, length: int, sequence: object) -> np.ndarray:
+    """(l, l) Angstrom, at least 1; a residue's distance to itself is the mean of those to its neighbours.
+
+    Args:
+        path: The file.
+        length: Residues of the protein.
+        sequence: The sequence in its features; None if they have none.
+    """
     import numpy as np
 
     held = read_object_npy(path)
     found = np.asarray(held[2], dtype=np.float64) if held.shape == (3,) else held
     if held.shape != (3,) or found.shape != (length, length) or length < 2:
         refuse([Fault("", f"must hold l, sequence and ({length}, {length}) distances", found.shape).text(str(path))])
+    here, there = _letters(held[1]), _letters(sequence)
+    if int(held[0]) != length or len(here) != length:
+        rule = f"must have the length {length} of its features, and a sequence of that length"
+        refuse([Fault("", rule, f"{int(held[0])} and {len(here)}").text(str(path))])
+    if len(there) == length and sum(a != b for a, b in zip(here, there, strict=True)) > MAX_OTHER_RESIDUES * length:
+        refuse([Fault("", "must have the sequence of its features", here, "Is it another protein's?").text(str(path))])
     if not np.isfinite(found).all() or found.max() > 500:
         raise DataError(f"{path}: must have distances of at most 500 Angstrom, and no NaN. Get the file again.")
     found = np.maximum(found, 1.0)

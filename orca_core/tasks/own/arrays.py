@@ -15,13 +15,13 @@ Pickled objects are never read, so a file cannot run code.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
+from orca_core.datafiles import npz
+from orca_core.datafiles.reading import reading
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.preparation import Answers, Preparation
@@ -40,11 +40,8 @@ VALID_KEYS = ("x_valid", "y_valid")
 _KEYS_TEXT = f"The keys are either {', '.join(WHOLE_KEYS)}, or {', '.join(SPLIT_KEYS)} and optionally {', '.join(VALID_KEYS)}."
 
 
-class Header(NamedTuple):
-    """What a file says about an array without its values."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
+class Header(npz.Header):
+    """What the task makes of an array, judging by its header."""
 
     @property
     def is_labels(self) -> bool:
@@ -96,7 +93,7 @@ def load_npz(spec: TaskSpec, split_seed: int) -> TaskData:
 
     (file,) = spec.files()
     _refuse(file, check_headers(_read_headers(file)))
-    arrays = {key: _convert(array) for key, array in _read_arrays(file).items()}
+    arrays = {key: _convert(array) for key, array in npz.read_npz(file, remedy="Write it again.").items()}
     _refuse(file, _value_faults(arrays))
 
     suffix = _train_suffix(arrays)
@@ -213,37 +210,15 @@ def _read_headers(file: Path) -> dict[str, Header]:
         DataError: If the file is missing or is not an .npz.
     """
     example = "Write one with numpy.savez(path, x=x, y=y)."
-    if not file.is_file():
+    if not file.exists():
         _refuse(file, [Fault("", "must be an existing file", Fault.ABSENT, f"A relative path starts in the working folder. {example}")])
-    try:
+    with reading(file, "an .npz file, a zip of .npy arrays", example):
         return _scan_headers(file, file.stat().st_size, file.stat().st_mtime_ns)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        rule = f"must be an .npz file, a zip of .npy arrays, but cannot be read ({error})"
-        raise DataError(Fault("", rule, Fault.ABSENT, example).text(str(file))) from None
 
 
 @memoize(maxsize=64)  # a plan names the same file in every trial
 def _scan_headers(file: Path, size: int, mtime_ns: int) -> dict[str, Header]:
-    from numpy.lib import format as npy
-
-    headers = {}
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as stream:
-                read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
-                shape, _, dtype = read(stream)
-            headers[member.removesuffix(".npy")] = Header(shape, dtype)
-    return headers
-
-
-def _read_arrays(file: Path) -> dict[str, np.ndarray]:
-    import numpy as np
-
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file}: is damaged ({error}). Write it again.") from None
+    return {key: Header(*header) for key, header in npz.scan_npz(file).items()}
 
 
 def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ExpectedFile, refuse
-from orca_core.datafiles.file_lists import find_named_files
+from orca_core.datafiles.file_lists import find_below, find_named_files
+from orca_core.datafiles.pictures import SUFFIXES, is_deep, open_picture, read_square
+from orca_core.datafiles.reading import read_text, require_utf8
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.preparation import Answers, Preparation
@@ -27,13 +29,18 @@ from orca_core.tasks.splitting import deal, hold_out, take_rows
 from orca_core.workbench import Workbench, memoize
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
+
+T = TypeVar("T")
 
 SIZE = 64
 """Default side of a picture, in pixels."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+PICTURES_VERSION = 2
+"""Of what reads picture files: 2 keeps the range of more than 8 bits, composites transparent pictures and turns them upright."""
+
+BYTES = (0.0, 255.0)
+"""Range of the values of pictures of 8 bits."""
 
 MAX_REPORTED = 10
 """Largest number of broken pictures to report."""
@@ -76,6 +83,7 @@ def images_task(argument: str) -> TaskSpec:
         loss="cross-entropy",
         score="1-accuracy",
         loader="orca_core.tasks.own.images:load_images",
+        version=PICTURES_VERSION,
         recipes={"laptop": laptop_recipe(2, epochs=6, batch_size=16)},
         files=partial(tuple, paths),
         source=str(folder),
@@ -100,7 +108,7 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
         if absent := sorted({name for name, _ in part} - set(names)):
             refuse([Fault("", "must have only classes of train", absent).text(str(folder))])
     rows = {part: [(at, names.index(name)) for name, at in held] for part, held in parts.items()}
-    arrays, _ = decode_once(spec, partial(write_pictures, parts=rows, size=size))
+    arrays, facts = decode_once(spec, partial(write_pictures, parts=rows, size=size))
     first = "train" if "train" in parts else "all"
     x, y = arrays[f"{first}_x"], arrays[f"{first}_y"]
     if first == "train":
@@ -115,53 +123,76 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
         if len(y) - num_test - num_valid < len(names):
             refuse([Fault("", "must have pictures for test, validation and one of each class in train", len(y)).text(str(folder))])
         train, valid, test = deal(np.asarray(x), y, split_seed, num_valid=num_valid, num_test=num_test)
-    return _with_preparation(TaskData(train, valid, test, len(names)), size, names)
+    return _with_preparation(TaskData(train, valid, test, len(names)), size, facts["scale"], names)
 
 
-def _with_preparation(data: TaskData, size: int, names: Sequence[str | int]) -> TaskData:
+def _with_preparation(data: TaskData, size: int, scale: Sequence[float] | None, names: Sequence[str | int]) -> TaskData:
     """The data of pictures, which become inputs as `PictureInputs` says."""
     from orca_core.tasks.own.raw_pictures import PictureInputs
 
-    inputs = PictureInputs(size, MEAN, DEVIATION)
+    inputs = PictureInputs(size, MEAN, DEVIATION, None if scale is None else (scale[0], scale[1]))
     return replace(data, prepare=inputs.prepare, preparation=Preparation(inputs, Answers("classification", tuple(names))))
 
 
 def write_pictures(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size: int) -> None:
     """Decode the pictures of some parts, each with the id of its class.
 
+    Grey pictures of more than 8 bits become bytes by one scale: the least value of all pictures of the first part becomes 0, the
+    largest 255. A data set has such pictures alone, or none.
+
+    Args:
+        out: Where they are written.
+        parts: Part -> pictures and class ids; the training part comes first.
+        size: Side in pixels.
+
     Raises:
-        DataError: With the pictures that cannot be read, at most `MAX_REPORTED` of them.
+        DataError: With the pictures that cannot be read, at most `MAX_REPORTED` of them; or if all training pictures are equal.
     """
     import numpy as np
 
-    wrong: list[str] = []
+    out.require_room(sum(len(rows) for rows in parts.values()) * 3 * size * size)
+    scale, wrong = _find_scale(parts), []
+    out.facts["scale"] = None if scale == BYTES else scale
     for part, rows in parts.items():
         x = out.empty(f"{part or 'all'}_x", (len(rows), 3, size, size), "uint8")
         for number, (path, _) in enumerate(rows):
             try:
-                x[number] = read_picture(path, size)
+                x[number] = read_square(path, size, scale)
             except DataError as error:
                 wrong.append(str(error))
                 refuse(wrong if len(wrong) == MAX_REPORTED else ())
         out.save(f"{part or 'all'}_y", np.array([label for _, label in rows]), "int64")
+        if not wrong and part in ("", "all", "train") and len(rows) > 1 and all(np.array_equal(row, x[0]) for row in x):
+            rule = f"must be pictures that differ, but all {len(rows)} are the same once they are {size} x {size}"
+            refuse([Fault(part, rule, Fault.ABSENT).text(str(rows[0][0].parents[1]))])
     refuse(wrong)
 
 
-def read_picture(path: Path, size: int) -> np.ndarray:
-    """(3, size, size) bytes: the shorter side is resized to `size`, and the middle is cut out.
+def _find_scale(parts: dict[str, list[tuple[Path, int]]]) -> tuple[float, float]:
+    """The range of the first part's pictures if they are grey with more than 8 bits; pictures that cannot be read are left out.
 
     Raises:
-        DataError: If the file is not a picture.
+        DataError: If only some of the pictures have more than 8 bits.
     """
     import numpy as np
-    from PIL import Image, ImageOps
 
+    paths = [path for rows in parts.values() for path, _ in rows]
+    deep = {path: found for path in paths if (found := _try(is_deep, path)) is not None}
+    if not any(deep.values()):
+        return BYTES
+    if shallow := [path for path, found in deep.items() if not found]:
+        rule = f"must have more than 8 bits like {next(path for path, found in deep.items() if found)}"
+        refuse([Fault("", rule, Fault.ABSENT, "Pictures of both kinds have no common scale: convert one.").text(str(shallow[0]))])
+    pictures = (_try(open_picture, path) for path, _ in next(iter(parts.values())))
+    extrema = [picture.getextrema() for picture in pictures if picture is not None]
+    return float(np.min(extrema)), float(np.max(extrema))
+
+
+def _try(read: Callable[[Path], T], path: Path) -> T | None:
     try:
-        with Image.open(path) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-            return np.moveaxis(np.asarray(fitted, dtype=np.uint8), -1, 0)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: must be a picture, but cannot be read ({error}).") from None
+        return read(path)
+    except DataError:  # reported when the picture is decoded
+        return None
 
 
 def parse_size(prefix: str, argument: str, knob: str = "task") -> tuple[str, int]:
@@ -208,6 +239,7 @@ def _list_classes(root: Path) -> list[tuple[str, Path]]:
 def _list_folder(folder: str, mtime_ns: int) -> tuple[tuple[str, Path], ...]:
     """The pictures of a class; listed again when the folder has changed."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+    require_utf8(folder, *names)
     return tuple((os.path.basename(folder), Path(folder, name)) for name in names)
 
 
@@ -243,6 +275,7 @@ def domainnet_task(argument: str) -> TaskSpec:
         loss="cross-entropy",
         score="1-accuracy",
         loader="orca_core.tasks.own.images:load_domainnet",
+        version=PICTURES_VERSION,
         recipes={
             "laptop": laptop_recipe(2, epochs=5, batch_size=64),
             "published": published_recipe(
@@ -265,11 +298,12 @@ def load_domainnet(spec: TaskSpec, split_seed: int) -> TaskData:
     if absent := sorted({number for _, number in parts["test"]} - set(numbers)):
         refuse([Fault("", "must have only classes of the training list", absent).text(str(spec.expects[1].find()))])
     rows = {part: [(path, numbers.index(number)) for path, number in held] for part, held in parts.items()}
-    arrays, _ = decode_once(spec, partial(write_pictures, parts=rows, size=size))
+    arrays, facts = decode_once(spec, partial(write_pictures, parts=rows, size=size))
     x, y = arrays["train_x"], arrays["train_y"]
     kept, held = hold_out(y, 0.1, split_seed)
     test = Split(arrays["test_x"], arrays["test_y"])
-    return _with_preparation(TaskData(take_rows(x, y, kept), take_rows(x, y, held), test, len(numbers)), size, numbers)
+    data = TaskData(take_rows(x, y, kept), take_rows(x, y, held), test, len(numbers))
+    return _with_preparation(data, size, facts["scale"], numbers)
 
 
 def _find_domainnet_files(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:
@@ -288,13 +322,14 @@ def read_list(file: Path) -> list[tuple[Path, int]]:
         DataError: If a line is not a path below the folder and a number.
     """
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    root = Workbench.current().data_root / "domainnet"
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdigit() or name.startswith("/") or ".." in Path(name).parts:
+        if not name or not (label.isascii() and label.isdigit()):
             refuse([Fault(f"line {number}", "must be a path below domainnet/ and a class number", line).text(str(file))])
-        rows.append((Workbench.current().data_root / "domainnet" / name, int(label)))
+        rows.append((find_below(root, name, file, f"line {number}"), int(label)))
     if len({label for _, label in rows}) < 2 and "_train" in file.name:
         refuse([Fault("", "must name pictures of at least two classes", len(rows)).text(str(file))])
     return rows

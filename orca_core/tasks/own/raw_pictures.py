@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from orca_core.datafiles.expected import refuse
+from orca_core.datafiles.pictures import SUFFIXES, is_deep, read_square
 from orca_core.errors import DataError, Fault
-from orca_core.tasks.own.images import MAX_REPORTED, SUFFIXES, Normalised, read_picture
+from orca_core.tasks.own.images import BYTES, MAX_REPORTED, Normalised
 from orca_core.tasks.preparation import RawInputs, Samples
 from orca_core.tasks.raw_arrays import read_array_file
 
@@ -25,6 +26,7 @@ class PictureInputs(RawInputs):
     Args:
         size: Side in pixels that they are brought to: the shorter side is resized to it, and the middle is cut out.
         mean, deviation: By colour, of values in [0, 1], by which inputs are normalised.
+        scale: Of grey pictures of more than 8 bits: the values that become 0 and 255. None for pictures of 8 bits.
     """
 
     TYPE = "pictures"
@@ -32,11 +34,13 @@ class PictureInputs(RawInputs):
     size: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    scale: tuple[float, float] | None = None
 
     @property
     def expected(self) -> str:
+        kind = f"a grey picture file of more than 8 bits ({self.scale[0]:g} to {self.scale[1]:g})" if self.scale else "a picture file"
         return (
-            f"a picture file, a folder of them (or of a folder for each class), a list of files or of PIL images, which are brought to "
+            f"{kind}, a folder of them (or of a folder for each class), a list of files or of PIL images, which are brought to "
             f"{self.size} x {self.size} pixels; or bytes (uint8, 0 to 255) of shape (n, 3, {self.size}, {self.size})"
         )
 
@@ -63,14 +67,25 @@ class PictureInputs(RawInputs):
 
     def _read(self, sample: Any) -> np.ndarray:
         if isinstance(sample, str | Path):
-            return read_picture(Path(sample).expanduser(), self.size)
+            return self._read_file(Path(sample).expanduser())
         with TemporaryDirectory() as folder:  # a picture in memory takes the way of a file, so that both become the same
             path = Path(folder, "picture.tiff")
             try:
                 sample.save(path)
             except (OSError, ValueError, KeyError) as error:
                 raise DataError(f"a picture of the mode {sample.mode} cannot be read ({error}). Give its file.") from None
-            return read_picture(path, self.size)
+            return self._read_file(path)
+
+    def _read_file(self, path: Path) -> np.ndarray:
+        """A picture file as bytes, as the task's pictures were read.
+
+        Raises:
+            DataError: If it cannot be read, or has more than 8 bits and the task's pictures have not, or the other way round.
+        """
+        if is_deep(path) != (self.scale is not None):
+            rule = f"must have {'more than 8' if self.scale else '8'} bits like the training pictures"
+            raise DataError(Fault("", rule, Fault.ABSENT).text(str(path)))
+        return read_square(path, self.size, self.scale or BYTES)
 
     def _check(self, samples: Any) -> np.ndarray:
         """Bytes of the right shape.

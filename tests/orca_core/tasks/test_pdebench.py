@@ -187,9 +187,37 @@ BROKEN = {
     ),
     "NaN": ("darcy", lambda file: replace(file, "nu", file["nu"][:] * np.nan), r"nu: must have no NaN"),
     "no groups": ("ds", lambda file: [file.pop(name) for name in list(file)], r"cannot be read \(it has no group of arrays\)"),
-    "group": ("sw", lambda file: replace(file, "0007/data", np.zeros((101, 4, 8, 1), "f")), r"0007/data is of shape \(101, 4, 8, 1\)"),
-    "short group": ("sw", lambda file: replace(file, "0007/data", np.zeros((50, 8, 8, 1), "f")), r"0007/data is of shape \(50, 8, 8, 1\)"),
+    "group": (
+        "sw",
+        lambda file: replace(file, "0007/data", np.zeros((101, 4, 8, 1), "f")),
+        r"0007/data: must have 101 states of the shape .*, but got \(101, 4, 8, 1\)",
+    ),
+    "short group": (
+        "sw",
+        lambda file: replace(file, "0007/data", np.zeros((50, 8, 8, 1), "f")),
+        r"0007/data: must have 101 states of the shape .*, but got \(50, 8, 8, 1\)",
+    ),
     "no array in a group": ("sw", lambda file: file.move("0007/data", "0007/u"), r"data: must be in the group of every sample.*0007"),
+    "NaN in a sample": (
+        "rd",
+        lambda file: file["tensor"].__setitem__((13, 29, 4), np.nan),
+        r"tensor: must have no NaN and no infinite value, but has 1: the first in sample 13, at \[0, 4\]",
+    ),
+    "swapped axes": (
+        "burgers",
+        lambda file: replace(file, "tensor", file["tensor"][:].transpose(0, 2, 1)),
+        r"x-coordinate: must have as many points as the states, 11, but got 32\. Are the axes in another order",
+    ),
+    "swapped axes as published": (
+        "burgers",
+        lambda file: [replace(file, "tensor", np.zeros((10, 1024, 201), "f")), file.pop("x-coordinate")],
+        r"tensor: must be \(n, t, x\) float, of \(201, 1024\), but got \(10, 1024, 201\)",
+    ),
+    "another group": (
+        "sw",
+        lambda file: file.copy("0001/data", file.create_group("meta"), "data"),
+        r"must have its samples in groups whose names are numbers, but got \['meta'\]",
+    ),
     "channels": ("rd2d", lambda file: replace(file, "0000/data", np.zeros((101, 8, 8, 1), "f")), r"data: must be \(t, h, w, 2\)"),
 }
 
@@ -202,6 +230,19 @@ def test_a_broken_file_is_told_by_place_rule_and_value(root, case):
     rewritten(name, change)
     with pytest.raises(DataError, match=rf"^{re.escape(str(root))}\S*: .*{message}"):
         find_task(name).load(0)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_what_hdf5_raises_on_damaged_content_is_told(root, share):
+    PDE_WRITERS["pdebench/sw"](root)
+    place = find_task("pdebench/sw").expects[0].find()
+    content = bytearray(place.read_bytes())
+    at = int(share * len(content))
+    content[at : at + 4096] = bytes(4096)
+    content[600:1800] = bytes(1200)  # in the tree of groups
+    place.write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{re.escape(str(place))}: "):
+        find_task("pdebench/sw").load(0)
 
 
 def test_a_truncated_file_is_told_by_its_header(root):

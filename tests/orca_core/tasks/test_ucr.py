@@ -111,7 +111,9 @@ def test_a_broken_file_is_told(root, file, text, message):
         (("@timeStamps false", "@timeStamps true"), "@timestamps: must be false"),
         (("@classLabel true", "@classLabel false"), "@classLabel: must be true"),
         (("@classLabel true", "@targetLabel true"), "@targetLabel: must be false"),
-        ((":left\n", "\n"), "series 1: must have 2 channels like the first series, but got 1"),
+        ((":left\n", ":up\n"), r"line \d+: must have a label that @classLabel names \(left right\), but got 'up'"),
+        ((":left\n", ":" * 20_000 + "\n"), "must have at most 10000 channels, but has 20001"),
+        ((":left\n", "\n"), r"line 7: must have a label that @classLabel names \(left right\), but got"),
     ],
 )
 def test_a_broken_ts_file_is_told(root, change, message):
@@ -128,6 +130,22 @@ def test_a_byte_order_mark_is_no_part_of_a_label(root):
     classes = find_task("ucr/Waves").load(0).num_classes
     place.write_bytes(b"\xef\xbb\xbf" + place.read_bytes())
     assert find_task("ucr/Waves").load(0).num_classes == classes
+
+
+def test_labels_that_are_not_utf_8_do_not_become_one(root):
+    write_tsv(root)
+    place = root / "ucr/Waves/Waves_TRAIN.tsv"
+    place.write_bytes(b"caf\xe9\t1\t2\n" * 3 + b"caf\xe8\t1\t2\n" * 3)
+    with pytest.raises(DataError, match=r"Waves_TRAIN\.tsv: line 1: must have a label in UTF-8, but has caf\\xe9"):
+        find_task("ucr/Waves").load(0)
+
+
+def test_other_bytes_in_a_comment_are_no_fault(root):
+    write_ts(root)
+    place = root / "ucr/Two/Two_TRAIN.ts"
+    before = find_task("ucr/Two").load(0).train.x
+    place.write_bytes(b"# by Jos\xe9\n" + place.read_bytes())
+    assert (find_task("ucr/Two").load(0).train.x == before).all()
 
 
 def test_long_numbers_are_labels_of_their_own(root):
