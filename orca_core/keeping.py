@@ -73,7 +73,8 @@ def shapes_of(data: TaskData) -> Shapes:
 def errors_of(row: EpochRow) -> dict[str, float]:
     """The errors and losses of an epoch of fine-tuning."""
     names = ("valid_error", "test_error", "valid_loss", "train_loss")
-    return {name: value for name, value in row.cells().items() if name in names}
+    cells = row.cells()
+    return {name: cells[name] for name in names if name in cells}
 
 
 def describe_data(data: TaskData) -> dict[str, Any]:

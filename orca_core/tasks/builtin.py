@@ -171,7 +171,7 @@ def load_digits(spec: TaskSpec, split_seed: int) -> TaskData:
     """x (n, 1, 8, 8) in [0, 1]; test 20 %, validation 10 %, stratified."""
     table = _read(spec)
     inputs = ArrayInputs((1, 8, 8), (Divide(16),), 0, 16, about="pixels")
-    x, y = inputs.encode(table[:, :-1].reshape(-1, 1, 8, 8)), table[:, -1].astype("int64")
+    x, y = inputs.transform(table[:, :-1].reshape(-1, 1, 8, 8)), table[:, -1].astype("int64")
     parts = deal(x, y, split_seed, num_valid=round(0.1 * len(y)), num_test=round(0.2 * len(y)))
     preparation = Preparation(inputs, Answers("classification", tuple(range(10))))
     return TaskData(*parts, num_classes=10, preparation=preparation)

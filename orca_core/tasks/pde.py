@@ -71,7 +71,7 @@ def load_darcy(spec: TaskSpec, split_seed: int) -> TaskData:
 
 def _split(inputs: ArrayInputs, raw: np.ndarray, y: np.ndarray, split_seed: int, num_held_out: int, unit: str = "") -> TaskData:
     """float32; the last `num_held_out` rows are the test, as many others the validation."""
-    x, y = inputs.encode(raw), y.astype("float32")
+    x, y = inputs.transform(raw), y.astype("float32")
     train, valid, _ = deal(x[:-num_held_out], y[:-num_held_out], split_seed, num_valid=num_held_out)
     low, high = array_range(raw[:-num_held_out])
     preparation = Preparation(replace(inputs, low=low, high=high), Answers("dense", unit=unit))

@@ -111,7 +111,7 @@ def load_pdebench(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         scale_x = scale_of_points(train.x[fitted])
         scale_y = scale_x if equation.scale == "input" else scale_of_points(train.y[fitted])
         inputs, answers = replace(inputs, steps=(scale_x,)), replace(answers, scale=scale_y, scored_scaled=True)
-        train, valid, test = (Split(inputs.encode(part.x), answers.encode(part.y)) for part in (train, valid, test))
+        train, valid, test = (Split(inputs.transform(part.x), answers.encode(part.y)) for part in (train, valid, test))
     return TaskData(train, valid, test, None, preparation=Preparation(inputs, answers))
 
 
@@ -140,8 +140,9 @@ class StateInputs(ArrayInputs):
         import numpy as np
 
         equation = EQUATIONS[self.task]
-        with open_hdf5(path, f"a complete file of PDEBench for {self.task}") as file:
+        with open_hdf5(path, f"a file of PDEBench for {self.task}") as file:
             number, _, frame = _read_sizes(path, file, equation, least=1)
+            require_memory(path, "", number * _kept_bytes(equation, frame))
             frames = _open_frames(path, file, equation, frame, 1)
             blocks = [block for _, block in _read_frames(frames, equation, 0, 0, range(number), frame)]
         return Samples(np.concatenate(blocks))

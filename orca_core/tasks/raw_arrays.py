@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_core.datafiles.decoding import iterate_blocks
+from orca_core.datafiles.npz import read_npz
+from orca_core.datafiles.unpickling import read_object_npy
 from orca_core.errors import DataError, Fault
 from orca_core.tasks.preparation import Described, RawInputs, Samples, Scale
 
@@ -112,7 +112,11 @@ class ArrayInputs(RawInputs):
         return f"{text}; or an .npy file of such an array, or an .npz file with it as x"
 
     def encode(self, samples: Any) -> np.ndarray:
-        rows = self.check(samples)
+        return self.transform(self.check(samples))
+
+    def transform(self, samples: np.ndarray) -> np.ndarray:
+        """(n, *shape) samples -> (n, ...) rows. What loaders call: the samples of a task are not held against the training range."""
+        rows = as_rows(samples, self.shape, self.dtype)
         for step in self.steps:
             rows = step.encode(rows)
         return rows
@@ -179,16 +183,14 @@ def read_array_file(path: Path, expected: str) -> Samples:
     Raises:
         DataError: If it cannot be read, or has no such arrays.
     """
-    import numpy as np
-
     if not path.is_file():
         raise DataError(Fault("", "must be an existing file", Fault.ABSENT, f"Expected {expected}.").text(str(path)))
-    try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {"x": found} if isinstance(found, np.ndarray) else dict(found)
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        rule = f"must be an .npy or .npz file of numbers, but cannot be read ({error})"
-        raise DataError(Fault("", rule, Fault.ABSENT, f"Expected {expected}.").text(str(path))) from None
+    if path.suffix == ".npz":
+        arrays = read_npz(path, "an .npz file of numbers", f"Expected {expected}.")
+    elif path.suffix == ".npy":
+        arrays = {"x": read_object_npy(path)}
+    else:
+        raise DataError(Fault("", "must be an .npy or .npz file", path.suffix, f"Expected {expected}.").text(str(path)))
     suffix = next((suffix for suffix in ("", "_test") if f"x{suffix}" in arrays), None)
     if suffix is None:
         raise DataError(Fault("x", "must be in the file", sorted(arrays), f"Expected {expected}.").text(str(path)))

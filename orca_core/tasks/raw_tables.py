@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 SHOWN = 6
 """Most columns and categories that `expected` names."""
+
+
+class TableFile(NamedTuple):
+    """The columns of a table by name, and the file they were read from."""
+
+    columns: dict[str, Column]
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -40,19 +47,23 @@ class TableInputs(RawInputs):
     def expected(self) -> str:
         columns = self.encoding.columns
         shown = "; ".join(_describe(column) for column in columns[:SHOWN]) + ("; ..." if len(columns) > SHOWN else "")
-        kinds = f"a {', '.join(SUFFIXES)} file with a header, a data frame, an Arrow table, a list of mappings or a mapping of columns"
-        return f"rows with {len(columns)} columns, in any order ({shown}): {kinds}"
+        kinds = f"a file ({', '.join(SUFFIXES)}), a data frame, an Arrow table, a list of mappings or a mapping of columns"
+        number = "1 column" if len(columns) == 1 else f"{len(columns)} columns, in any order"
+        return f"rows with {number} ({shown}): {kinds}"
 
     def encode(self, samples: Any) -> np.ndarray:
+        source = "rows"
+        if isinstance(samples, TableFile):
+            samples, source = samples.columns, str(samples.path)
         if isinstance(samples, Mapping) and samples and all(_is_entry(value) for value in samples.values()):
             samples = [samples]  # one row
         is_table = isinstance(samples, Mapping) or hasattr(samples, "columns")
         if not is_table and not (isinstance(samples, Sequence) and all(isinstance(row, Mapping) for row in samples)):
             rule = "must be rows with the names of their columns"
             raise DataError(Fault("rows", rule, type(samples).__name__, f"Expected {self.expected}.").text())
-        encoded = self.encoding.encode(samples, "rows")
+        encoded = self.encoding.encode(samples, source)
         if not len(encoded):
-            raise DataError(Fault("rows", "must have at least one row", 0).text())
+            raise DataError(Fault("", "must have at least one row", 0).text(source))
         return encoded
 
     def read(self, path: Path) -> Samples:
@@ -61,8 +72,8 @@ class TableInputs(RawInputs):
         columns = read_columns(path)
         target = columns.get(self.encoding.target.name)
         if target is None or target.missing.any():
-            return Samples(columns)
-        return Samples(columns, (target.as_text() if self.encoding.target.form == "text" else target).values)
+            return Samples(TableFile(columns, path))
+        return Samples(TableFile(columns, path), (target.as_text() if self.encoding.target.form == "text" else target).values)
 
 
 def read_table_inputs(encoding: Mapping[str, Any]) -> TableInputs:

@@ -288,6 +288,22 @@ def test_pictures_may_be_files_folders_images_or_bytes(train, tmp_path):
     assert model.classes == ("grass", "sky")
 
 
+def test_pictures_of_16_bits_are_scaled_as_in_training(tmp_path):
+    for name, level in (("dim", 300), ("lit", 2500)):
+        (tmp_path / "pics" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = (level + RNG.integers(0, 200, size=(20, 20))).astype("uint16")
+            Image.fromarray(pixels).save(tmp_path / "pics" / name / f"{i}.png")
+    data = find_task(f"images:{tmp_path / 'pics'}?size=16").load(0)
+    inputs = from_json(json.loads(json.dumps(data.preparation.to_json()))).inputs
+    every = inputs.encode(inputs.read(tmp_path / "pics").inputs)
+    for part in (data.train, data.valid, data.test):
+        assert all((every == row).all((1, 2, 3)).any() for row in part.x)
+    Image.new("RGB", (20, 20)).save(tmp_path / "plain.png")
+    with pytest.raises(DataError, match="must have more than 8 bits like the training pictures"):
+        inputs.encode([tmp_path / "plain.png"])
+
+
 def test_fields_are_in_their_own_unit(tmp_path, use_data):
     use_data(tmp_path)
     with h5py.File(tmp_path / "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5", "w") as file:
@@ -307,6 +323,19 @@ def test_fields_are_in_their_own_unit(tmp_path, use_data):
     with torch.no_grad():
         expected = SCORES[model.score](model.model(torch.from_numpy(loaded.test.x)), torch.from_numpy(loaded.test.y))
     assert model.error(raw_x, raw_y) == pytest.approx(expected, rel=1e-4)
+
+
+def test_samples_of_the_task_are_not_held_against_the_range_of_the_training_samples(tmp_path, use_data):
+    use_data(tmp_path)
+    with h5py.File(tmp_path / "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5", "w") as file:
+        for key in ("density", "pressure", "Vx"):
+            values = np.random.default_rng(len(key)).normal(size=(20, 11, 16)).astype("float32")
+            values[0] = 1e6  # the first tenth is the test part
+            file[key] = values
+    loaded = find_task("pdebench/1dcfd").load(0)
+    assert loaded.test.x.max() > 1e5
+    with pytest.raises(DataError, match="must be in the unit of the training samples"):
+        loaded.preparation.inputs.encode(np.full((1, 1, 48), 1e6))
 
 
 def test_a_task_whose_loader_says_nothing_takes_what_the_loader_makes(train):

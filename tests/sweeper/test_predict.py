@@ -124,7 +124,7 @@ def test_fields_go_to_an_array_file(swept, tmp_path):
     ("content", "arguments", "message"),
     [
         ("height\n150\n", (), "colour: must be a column"),
-        ("height,colour\n150,green\n", (), "row 1: colour: must be a category of the training data, but got 'green'"),
+        ("height,colour\n150,green\n", (), "new.csv: row 1: colour: must be a category of the training data, but got 'green'"),
         ("height,colour\n150,red\n", ("--format", "xml"), "--format: must be one of table, csv, json, markdown"),
         ("height,colour\n150,red\n", ("-o", "/no/such/folder/x.npy"), "--output: must be writable"),
         ("height,colour\n150,red\n", ("--device", "cuda"), "device: must be a device of this machine"),

@@ -99,7 +99,7 @@ def _decode_ninapro(out: Decoding) -> None:
         refuse_not_finite(file.find(), "", data)
         if data.shape[1] <= data.shape[2]:
             refuse([Fault("", "must have more times than channels", data.shape, "Are its axes in another order?").text(str(file.find()))])
-        out.save(f"{part}_x", _windows(*data.shape[1:]).encode(data))
+        out.save(f"{part}_x", _windows(*data.shape[1:]).transform(data))
         ids = to_class_ids(label_file.find(), "", ids, classes, most=NINAPRO_CLASSES)
         classes = classes or range(int(ids.max()) + 1)
         out.save(f"{part}_y", ids, "int64")
@@ -188,7 +188,7 @@ def _decode_deepsea(out: Decoding) -> None:
                     refuse([Fault(key, "must be 0 or 1", Fault.ABSENT, "Is it another version of the data?").text(str(path))])
                 if key.startswith("x") and not (block.min() >= 0 and block.sum(2).max() < 1.001):
                     refuse([Fault(key, "must be one-hot: 0 or 1, one base at a position", Fault.ABSENT).text(str(path))])
-                target[start : start + len(block)] = _bases(length, bases).encode(block) if block.ndim == 3 else block
+                target[start : start + len(block)] = _bases(length, bases).transform(block) if block.ndim == 3 else block
                 start += len(block)
 
 

@@ -48,7 +48,7 @@ def load_darcy(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     scale_x, scale_y = scale_of_points(parts["train"][0]), scale_of_points(parts["train"][1])
     inputs = _inputs(parts["train"][0], scale_x)
     train, valid, test = (
-        Split(inputs.encode(parts[part][0]), scale_y.encode(parts[part][1])[:, None]) for part in ("train", "valid", "test")
+        Split(inputs.transform(parts[part][0]), scale_y.encode(parts[part][1])[:, None]) for part in ("train", "valid", "test")
     )
     answers = Answers("dense", scale=Scale(scale_y.mean[None], scale_y.deviation[None]), unit="pressures at the points of the input")
     return TaskData(train, valid, test, None, decode=scale_y, preparation=Preparation(inputs, answers))

@@ -107,7 +107,7 @@ def _decode_cifar100(out: Decoding) -> None:
         pixels = arrays["data"].reshape(-1, 3, side, side)
         x, inputs = out.empty(f"{part}_x", pixels.shape), _pixels(pixels.shape[1:])
         for rows in iterate_blocks(pixels):
-            x[rows] = inputs.encode(pixels[rows])
+            x[rows] = inputs.transform(pixels[rows])
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
 
@@ -124,7 +124,7 @@ def _decode_spherical(out: Decoding) -> None:
         classes = classes or range(int(ids.max()) + 1)
         x, inputs = out.empty(f"{part}_x", images.shape), _unrolled(images.shape[1:])
         for rows in iterate_blocks(images):
-            x[rows] = inputs.encode(images[rows])
+            x[rows] = inputs.transform(images[rows])
         out.save(f"{part}_y", ids, "int64")
     out.facts["classes"] = len(classes or ())
 

@@ -121,10 +121,10 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
         if len(y) - num_test - num_valid < len(names):
             refuse([Fault("", "must have pictures for test, validation and one of each class in train", len(y)).text(str(folder))])
         train, valid, test = deal(np.asarray(x), y, split_seed, num_valid=num_valid, num_test=num_test)
-    return _with_preparation(TaskData(train, valid, test, len(names)), size, names, facts["scale"])
+    return _with_preparation(TaskData(train, valid, test, len(names)), size, facts["scale"], names)
 
 
-def _with_preparation(data: TaskData, size: int, names: Sequence[str | int], scale: Sequence[float] | None) -> TaskData:
+def _with_preparation(data: TaskData, size: int, scale: Sequence[float] | None, names: Sequence[str | int]) -> TaskData:
     """The data of pictures, which become inputs as `PictureInputs` says."""
     from orca_core.tasks.own.raw_pictures import PictureInputs
 
@@ -300,7 +300,8 @@ def load_domainnet(spec: TaskSpec, split_seed: int) -> TaskData:
     x, y = arrays["train_x"], arrays["train_y"]
     kept, held = hold_out(y, 0.1, split_seed)
     test = Split(arrays["test_x"], arrays["test_y"])
-    return _with_preparation(TaskData(take_rows(x, y, kept), take_rows(x, y, held), test, len(numbers)), size, numbers, facts["scale"])
+    data = TaskData(take_rows(x, y, kept), take_rows(x, y, held), test, len(numbers))
+    return _with_preparation(data, size, facts["scale"], numbers)
 
 
 def _find_domainnet_files(files: tuple[ExpectedFile, ...]) -> tuple[Path, ...]:

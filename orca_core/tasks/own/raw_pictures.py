@@ -26,7 +26,7 @@ class PictureInputs(RawInputs):
     Args:
         size: Side in pixels that they are brought to: the shorter side is resized to it, and the middle is cut out.
         mean, deviation: By colour, of values in [0, 1], by which inputs are normalised.
-        scale: Of grey pictures with more than 8 bits, the values that become the bytes 0 and 255; None for pictures of 8 bits.
+        scale: Of grey pictures of more than 8 bits: the values that become 0 and 255. None for pictures of 8 bits.
     """
 
     TYPE = "pictures"
@@ -38,8 +38,9 @@ class PictureInputs(RawInputs):
 
     @property
     def expected(self) -> str:
+        kind = f"a grey picture file of more than 8 bits ({self.scale[0]:g} to {self.scale[1]:g})" if self.scale else "a picture file"
         return (
-            f"a picture file, a folder of them (or of a folder for each class), a list of files or of PIL images, which are brought to "
+            f"{kind}, a folder of them (or of a folder for each class), a list of files or of PIL images, which are brought to "
             f"{self.size} x {self.size} pixels; or bytes (uint8, 0 to 255) of shape (n, 3, {self.size}, {self.size})"
         )
 
@@ -76,8 +77,13 @@ class PictureInputs(RawInputs):
             return self._read_file(path)
 
     def _read_file(self, path: Path) -> np.ndarray:
-        if (deep := is_deep(path)) != (self.scale is not None):
-            rule = f"must be a picture of {'8 bits' if deep else 'more than 8 bits, in grey,'} like those of training"
+        """A picture file as bytes, as the task's pictures were read.
+
+        Raises:
+            DataError: If it cannot be read, or has more than 8 bits and the task's pictures have not, or the other way round.
+        """
+        if is_deep(path) != (self.scale is not None):
+            rule = f"must have {'more than 8' if self.scale else '8'} bits like the training pictures"
             raise DataError(Fault("", rule, Fault.ABSENT).text(str(path)))
         return read_square(path, self.size, self.scale or BYTES)
 
