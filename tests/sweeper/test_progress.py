@@ -21,6 +21,8 @@ def test_a_line_counts_what_runs_and_what_ended_and_has_the_best_score():
     recorder.end(TRIALS[2].id, {"status": "FAIL", "cause": "user-error"})
     line = progress.line()
     assert line.startswith("4/5 trials, 1 running, [red]1 failed[/red], 1 from earlier runs, best digits 0.25, ")
+    recorder.pause(TRIALS[3].id)
+    assert progress.line().startswith("4/5 trials, 0 running, 1 paused, ")
     recorder.end(TRIALS[3].id, {"status": "PRUNED", "cause": "asha after epoch 1", "valid_error": 0.1})
     assert "0 running" in progress.line()
     assert "1 pruned" in progress.line()

@@ -103,10 +103,12 @@ def finished(space: SearchSpace, error_of: ErrorOf = simulate_error, **options: 
 
 
 TPE = {"algorithm": "tpe", "trials": 8, "lag": 3}
+LONG_TPE = TPE | {"trials": 14}
+"""Optuna's first ten proposals do not depend on scores; these do."""
 
 SPACES = {
     "asha, random": {},
-    "asha, tpe": {"search": TPE},
+    "asha, tpe": {"search": LONG_TPE},
     "asha, tpe, cohorts of 1": {"search": TPE, "scheduler": {"name": "asha", "cohort": 1}},
     "asha, tpe, all arms": {"search": TPE, "scheduler": {"name": "asha", "among": "task", "grace_period": 2}},
     "asha, one cohort": {"scheduler": {"name": "asha", "cohort": 8, "reduction_factor": 2}},
@@ -119,7 +121,7 @@ SPACES = {
         },
         "scheduler": {"name": "asha", "reduction_factor": 2},
     },
-    "median, tpe": {"search": TPE, "scheduler": {"name": "median", "min_trials": 1}},
+    "median, tpe": {"search": LONG_TPE, "scheduler": {"name": "median", "min_trials": 1}},
     "median, all arms": {"scheduler": {"name": "median", "among": "task"}},
 }
 
@@ -151,7 +153,8 @@ class KilledError(Exception):
 @pytest.mark.parametrize("keys", [SPACES["asha, tpe"], SPACES["median, tpe"]], ids=["asha", "median"])
 def test_a_sweep_that_is_killed_at_any_point_continues_to_the_same_ends(keys):
     finetune = {"epochs": 4, "warmup_epochs": 0, "decay_epochs": None}
-    space = space_of(**keys | {"base": BASE | {"finetune": finetune}, "search": keys["search"] | {"trials": 5}})
+    one_arm = {"finetune.lr": {"loguniform": [1e-5, 1e-2]}}
+    space = space_of(**keys | {"base": BASE | {"finetune": finetune}, "space": one_arm})
     whole, points = Sweep(space, lucky_error), 0
 
     def count(simulation: Simulation) -> None:
@@ -159,7 +162,7 @@ def test_a_sweep_that_is_killed_at_any_point_continues_to_the_same_ends(keys):
         points += 1
 
     assert whole.run(watch=count) is Outcome.FINISHED
-    for point in range(1, points, points // 16):
+    for point in range(1, points, points // 12):
         left = point
 
         def kill(simulation: Simulation) -> None:
@@ -176,9 +179,9 @@ def test_a_sweep_that_is_killed_at_any_point_continues_to_the_same_ends(keys):
         assert sweep.values() == whole.values()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_sweep_that_is_stopped_and_loses_machines_continues_to_the_same_ends(seed):
-    space = space_of(search=TPE)
+    space = space_of(search=LONG_TPE)
     whole, sweep = finished(space, lucky_error), Sweep(space, lucky_error)
     for _ in range(3):
         sweep.run(seed=seed, slots=3, chances=Chances(lost=0.02, stop=0.02))
@@ -256,7 +259,7 @@ def test_early_stopping_keeps_the_better_arm_and_candidate_of_a_tuned_sweep():
         distance = abs(math.log10(trial.config.finetune.lr) + 3)
         return 0.2 + 0.1 * (trial.knobs()["freezing"] == "layernorm") + 0.15 * distance + noise + math.exp(-epoch)
 
-    keys = {"search": TPE | {"trials": 16}, "seeds": 4}
+    keys = {"search": LONG_TPE, "seeds": 3}
     sweep = finished(space_of(**keys), error_of, slots=4)
     everything = finished(space_of(**keys, scheduler="fifo"), error_of, slots=4)
     assert len(sweep.complete()) == 2
@@ -268,7 +271,7 @@ def test_early_stopping_keeps_the_better_arm_and_candidate_of_a_tuned_sweep():
         for row in run.tables.live_trials():
             if row["status"] == "COMPLETE":
                 scores[row["freezing"], row["finetune_lr"]].append(row["valid_error"])
-        ranked = sorted((sum(of) / len(of), key) for key, of in scores.items() if len(of) == 4)
+        ranked = sorted((sum(of) / len(of), key) for key, of in scores.items() if len(of) == 3)
         best[run] = ranked[0][1]
         arms = [arm for _, (arm, _) in ranked]
         assert arms[0] == "full"
@@ -359,19 +362,25 @@ def test_a_sweep_whose_seeds_were_stopped_one_by_one_is_made_whole():
     assert sweep.handed_out, "those that were stopped went on"
 
 
-def test_a_failed_seed_that_is_repeated_with_success_reopens_its_candidate():
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_failed_seed_that_is_repeated_with_success_reopens_its_candidate(number):
+    """What tpe proposed after the failure is dropped; it proposes again from the scores of the whole candidate."""
     broken = True
 
     def error_of(trial: PlannedTrial, epoch: int) -> float | None:
-        return None if broken and (trial.candidate, trial.config.seed, epoch) == (5, 0, 1) else by_number(trial, epoch)
+        fails = broken and (trial.candidate, trial.config.seed, epoch) == (number, 0, 1)
+        return None if fails else by_number(trial, epoch) + math.exp(-epoch)
 
-    space = space_of(search=TPE)
+    space = space_of(search=LONG_TPE)
     sweep = finished(space, error_of)
     rows = sweep.tables.rows["trials"]
     sweep.tables.rows["trials"] = [dict(row) | ({"cause": "out-of-memory"} if row["status"] == "FAIL" else {}) for row in rows]
     broken = False
     assert sweep.run() is Outcome.FINISHED
-    assert sweep.ends() == finished(space, by_number).ends()
+    assert all({0, 5} <= candidates for candidates in sweep.complete().values())
+    found = reconcile(space, sweep.tables)
+    assert (found.todo, found.planner.proposed_later) == ((), 0), "a run and its tables lead to the same proposals"
+    assert {(trial.arm, trial.candidate, trial.config.finetune.lr) for trial in found.plan.trials} == sweep.values()
 
 
 def test_a_candidate_with_a_seed_from_another_sweep_is_compared_but_not_stopped(tmp_path):
