@@ -105,8 +105,9 @@ class ArrayInputs(RawInputs):
 
     @property
     def expected(self) -> str:
-        shape = ", ".join(map(str, self.shape))
-        text = f"arrays of shape (n, {shape})" + (f", {self.about}" if self.about else "")
+        shapes = dict.fromkeys((_without_ones(self.shape), self.shape))
+        text = f"arrays of shape {' or '.join(str(('n', *shape)) for shape in shapes)}".replace("'", "")
+        text += f", {self.about}" if self.about else ""
         if self.low is not None and self.high is not None:
             text += f", values {self.low:g} to {self.high:g} in training"
         return f"{text}; or an .npy file of such an array, or an .npz file with it as x"
