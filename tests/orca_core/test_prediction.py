@@ -154,6 +154,7 @@ WRITERS = {
         ("npz", {"adapter": "lora", "freezing": "full"}),
         ("npz", {"body.name": "mini-swin", "proxy": "photos", "freezing": "frozen-both"}),
         ("npz-dense", {}),
+        ("npz-dense", {"finetune.scoring": "chunks", "finetune.eval_batch_size": 8}),
         ("npz-dense", {"body.name": "mini-swin", "proxy": "photos"}),
         ("ucr", {}),
         ("images", {}),
