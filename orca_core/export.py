@@ -145,10 +145,14 @@ def _build(kept: _Kept, description: Description, store: Store, device: str) -> 
     return TunedModel(model.to("cpu").eval(), known.config, known.epoch, kept.computed, known.preparation, known.errors)
 
 
-def load_model(folder: str | Path) -> TunedModel:
+def load_model(folder: str | Path, *, any_range: bool = False) -> TunedModel:
     """A model that `TunedModel.save` or `sweeper best NAME --export-model` wrote. The task's data need not be there.
 
     The body must still be available: it defines the architecture; weights come from the folder.
+
+    Args:
+        folder: Where it was written.
+        any_range: Take values that are far outside of the range of the training samples, too.
 
     Example:
         >>> model = load_model("my-model")                               # doctest: +SKIP
@@ -166,6 +170,9 @@ def load_model(folder: str | Path) -> TunedModel:
 
     path = Path(folder).expanduser()
     known = read_description(path)
+    preparation = known.preparation
+    if preparation is not None and any_range:
+        preparation = replace(preparation, inputs=preparation.inputs.in_any_range())
     body = random_body(known.config.body_spec, seed=known.config.seed, dropout=known.config.finetune.dropout)
     shapes = known.config
     if shapes.embedder.weights is not None:  # the file that the embedder started from need not be there: all weights are in the folder
@@ -181,4 +188,4 @@ def load_model(folder: str | Path) -> TunedModel:
             raise RuntimeError(f"{len(unexpected)} are not of this network, among them {unexpected[0]}")
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(f"{path}: model.safetensors must hold the weights that model.json describes ({error})") from None
-    return TunedModel(model.eval(), known.config, known.epoch, preparation=known.preparation, errors=known.errors)
+    return TunedModel(model.eval(), known.config, known.epoch, preparation=preparation, errors=known.errors)

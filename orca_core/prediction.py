@@ -142,7 +142,9 @@ class TunedModel:
         """
         import torch
 
+        from orca_core.finetuning.evaluation import evaluate
         from orca_core.scoring import SCORES
+        from orca_core.settings import Settings
 
         known = self._preparation.answers
         targets = torch.from_numpy(known.encode(answers))
@@ -153,9 +155,9 @@ class TunedModel:
                 targets = targets.reshape(outputs.shape)
             except RuntimeError:
                 raise DataError(Fault("answers", f"must have the shape {tuple(outputs.shape)}", tuple(targets.shape)).text()) from None
-        if known.scale is not None and not known.scored_scaled:
-            outputs, targets = known.scale(outputs), known.scale(targets)
-        return SCORES[self.score](outputs, targets)
+        decode = known.scale if known.scale is not None and not known.scored_scaled else lambda values: values
+        settings, score = Settings.of(self.config, "finetune"), SCORES[self.score]
+        return evaluate(settings, outputs, targets, group=None, decode=decode, loss=lambda *_: torch.zeros(()), score=score)[1]
 
     def outputs(self, data: Any, *, batch_size: int | None = None, device: str = "cpu", threads: int | None = None) -> Tensor:
         """What the network returns for raw samples: (n, classes) logits or (n, ...) values, float32, before they become answers.

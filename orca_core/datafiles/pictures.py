@@ -10,6 +10,7 @@ Only the formats of `FORMATS` are opened, whatever a file is called: for others,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +100,9 @@ def _turn_upright(image: Image.Image) -> Image.Image:
         8: turn.ROTATE_90,
     }
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # EXIF data that cannot be read says nothing; the pixels are whole all the same
         orientation = None
     return image.transpose(turns[orientation]) if orientation in turns else image.copy()

@@ -22,6 +22,13 @@ MEMORY_SHARE = 0.5
 
 GIB = 1 << 30
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+_CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Files of version 2 and 1: the limit of a group, what it uses, and how much of that are cached files, which give way."""
+
 BLOCK_BYTES = 512
 """Unit of `st_blocks`."""
 
@@ -92,10 +99,12 @@ def _free_memory() -> Iterator[int]:
         yield next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):  # not Linux
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for most, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for most, used, statistics in _CONTROL_GROUPS:
         with suppress(OSError, ValueError):  # no control group, or none that limits memory: "max"
-            held, limit = (int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")) for name in (used, most))
-            yield max(0, limit - held)
+            limit, held = (int((CONTROL_GROUP / name).read_text(encoding="ascii")) for name in (most, used))
+            lines = (CONTROL_GROUP / statistics).read_text(encoding="ascii").splitlines()
+            cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
+            yield max(0, limit - held + cached)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         with suppress(OSError, ValueError):

@@ -68,7 +68,7 @@ def stands_for(written: object, name: object) -> bool:
 
 def _cut(name: str, number: str) -> ProxySpec:
     whole = f"{name}+k:{number}"
-    if not number.isdigit() or int(number) < 2:
+    if not (number.isascii() and number.isdigit()) or int(number) < 2:
         raise ConfigError([Fault("proxy", "must end in +k:N, with at least N = 2 samples", whole)])
     return replace(find_proxy(name), name=whole, max_samples=int(number))
 

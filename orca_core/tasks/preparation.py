@@ -120,6 +120,10 @@ class RawInputs(Described):
         """
         raise NotImplementedError
 
+    def in_any_range(self) -> RawInputs:
+        """The same, without a check of the range of values."""
+        return self
+
     @property
     def prepare(self) -> Prepare | None:
         """How rows become inputs of the model; None if they are."""

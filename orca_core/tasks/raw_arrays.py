@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +105,9 @@ class ArrayInputs(RawInputs):
 
     @property
     def expected(self) -> str:
-        shape = ", ".join(map(str, self.shape))
-        text = f"arrays of shape (n, {shape})" + (f", {self.about}" if self.about else "")
+        shapes = dict.fromkeys((_without_ones(self.shape), self.shape))
+        text = f"arrays of shape {' or '.join(str(('n', *shape)) for shape in shapes)}".replace("'", "")
+        text += f", {self.about}" if self.about else ""
         if self.low is not None and self.high is not None:
             text += f", values {self.low:g} to {self.high:g} in training"
         return f"{text}; or an .npy file of such an array, or an .npz file with it as x"
@@ -135,7 +136,7 @@ class ArrayInputs(RawInputs):
             raise DataError(self._fault(f"must be one array ({error})", Fault.ABSENT)) from None
         if array.dtype.kind not in "biuf":
             raise DataError(self._fault("must be an array of real numbers", str(array.dtype)))
-        if array.shape[1:] != self.shape and _without_ones(array.shape[1:]) != _without_ones(self.shape):
+        if not array.ndim or (array.shape[1:] != self.shape and _without_ones(array.shape[1:]) != _without_ones(self.shape)):
             raise DataError(self._fault("must have another shape", array.shape))
         if not len(array):
             raise DataError(self._fault("must have samples", array.shape))
@@ -145,13 +146,18 @@ class ArrayInputs(RawInputs):
         self._check_range(rows)
         return rows
 
+    def in_any_range(self) -> ArrayInputs:
+        return replace(self, low=None, high=None)
+
     def _check_range(self, rows: np.ndarray) -> None:
         if self.low is None or self.high is None:
             return
         room = FAR * ((self.high - self.low) or max(1.0, abs(self.high)))
         low, high = float(rows.min()), float(rows.max())
         if low < self.low - room or high > self.high + room:
-            raise DataError(self._fault(f"must be in the unit of the training samples ({self.low:g} to {self.high:g})", (low, high)))
+            rule = f"must be in the unit of the training samples ({self.low:g} to {self.high:g})"
+            remedy = "If they are, load the model with any_range=True, or use --any-range."
+            raise DataError(Fault("samples", rule, (low, high), remedy).text())
         if high - low < (self.high - self.low) / MUCH_NARROWER:
             said = f"the samples are {low:g} to {high:g}, and the training samples {self.low:g} to {self.high:g}"
             warnings.warn(f"{said}. Are they in the same unit?", stacklevel=2)

@@ -74,6 +74,7 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probability of each class, too.")] = False,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples at once.  [default: as in the trial]")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    any_range: Annotated[bool, typer.Option("--any-range", help="Take values far outside of the training range.")] = False,
 ) -> None:
     """Answer for the samples of a file with an exported model: names of classes, or values in their own unit.
 
@@ -83,7 +84,16 @@ def predict(
     """
     from sweeper.show.predictions import predict_file
 
-    predict_file(folder, file, format=format, output=output, probabilities=probabilities, batch_size=batch_size, device=device)
+    predict_file(
+        folder,
+        file,
+        format=format,
+        output=output,
+        probabilities=probabilities,
+        batch_size=batch_size,
+        device=device,
+        any_range=any_range,
+    )
 
 
 @report_errors

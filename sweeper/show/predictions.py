@@ -26,6 +26,7 @@ def predict_file(
     probabilities: bool = False,
     batch_size: int | None = None,
     device: str = "cpu",
+    any_range: bool = False,
 ) -> None:
     """Write the answers of an exported model for the samples of a file; if that holds the true answers, too, the error goes to stderr.
 
@@ -36,6 +37,7 @@ def predict_file(
         output: File to write to; None = standard output. With the suffix `.npy` it is an array.
         probabilities: Whether the probability of each class is written, too.
         batch_size, device: As of `TunedModel.predict`.
+        any_range: As of `load_model`.
 
     Raises:
         ConfigError: If an option does not fit, or the file cannot be written.
@@ -44,7 +46,7 @@ def predict_file(
     check_format(format)
     from orca_core.export import load_model
 
-    model = load_model(folder)
+    model = load_model(folder, any_range=any_range)
     samples = model.read(file)
     outputs = model.outputs(samples.inputs, batch_size=batch_size, device=device)
     answers = model.decode(outputs)

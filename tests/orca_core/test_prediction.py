@@ -154,6 +154,7 @@ WRITERS = {
         ("npz", {"adapter": "lora", "freezing": "full"}),
         ("npz", {"body.name": "mini-swin", "proxy": "photos", "freezing": "frozen-both"}),
         ("npz-dense", {}),
+        ("npz-dense", {"finetune.scoring": "chunks", "finetune.eval_batch_size": 8}),
         ("npz-dense", {"body.name": "mini-swin", "proxy": "photos"}),
         ("ucr", {}),
         ("images", {}),
@@ -358,6 +359,7 @@ def test_a_task_whose_loader_says_nothing_takes_what_the_loader_makes(train):
         ("npz", np.zeros((0, 2, 24)), "must have samples"),
         ("npz", np.full((2, 2, 24), np.nan), "must have no NaN and no infinite value, but got 96"),
         ("npz", np.full((2, 2, 24), 5000.0), r"must be in the unit of the training samples \(.* to .*\), but got \(5000.0, 5000.0\)"),
+        ("npz", 3.0, r"must have another shape, but got \(\)"),
         ("npz", [["a"]], "must be an array of real numbers"),
         ("npz", [[1.0], [1.0, 2.0]], "must be one array"),
         ("npz", "nowhere.npy", r"nowhere.npy: must be an existing file\. Expected arrays"),
@@ -381,6 +383,14 @@ def test_a_task_whose_loader_says_nothing_takes_what_the_loader_makes(train):
 def test_what_the_model_does_not_expect_is_refused_with_what_it_does(data, samples, message, train):
     with pytest.raises(DataError, match=message):
         train(data)[2].predict(samples)
+
+
+def test_a_range_that_is_meant_is_taken(train, tmp_path):
+    train("npz")[2].save(tmp_path)
+    far = np.full((2, 2, 24), 5000.0)
+    with pytest.raises(DataError, match="load the model with any_range=True, or use --any-range"):
+        load_model(tmp_path).predict(far)
+    assert load_model(tmp_path, any_range=True).predict(far).shape == (2,)
 
 
 def test_samples_of_a_much_narrower_range_are_warned_of():

@@ -306,7 +306,7 @@ def test_controls_have_stages_of_their_own():
         name: [s.key for s in stages_of(resolve_config(base | {"proxy": name}))] for name in ("photos", "photos+shuffled", "photos+k:9")
     }
     assert len({tuple(of) for of in keys.values()}) == 3
-    for wrong in ("photos+k:1", "photos+k:x", "photos+mixed", "photo+shuffled"):
+    for wrong in ("photos+k:1", "photos+k:x", "photos+k:²", "photos+mixed", "photo+shuffled"):
         with pytest.raises(ConfigError):
             find_proxy(wrong)
 

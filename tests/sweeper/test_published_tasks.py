@@ -94,7 +94,8 @@ def zero(path: Path, start: int, stop: int) -> None:
     path.write_bytes(content)
 
 
-def test_what_the_parts_share_is_shown(root, monkeypatch, tmp_path):
+def test_what_the_parts_share_is_shown(root, tmp_path, use_data):
+    use_data(root, cache=tmp_path / "cache")
     WRITERS["nb360/ninapro"](root)
     for kind in ("ninapro", "label"):
         (root / f"ninaPro/{kind}_test.npy").write_bytes((root / f"ninaPro/{kind}_val.npy").read_bytes())

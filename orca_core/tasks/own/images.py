@@ -162,7 +162,7 @@ def write_pictures(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size
         out.save(f"{part or 'all'}_y", np.array([label for _, label in rows]), "int64")
         if not wrong and part in ("", "all", "train") and len(rows) > 1 and all(np.array_equal(row, x[0]) for row in x):
             rule = f"must be pictures that differ, but all {len(rows)} are the same once they are {size} x {size}"
-            refuse([Fault(part, rule, Fault.ABSENT).text(str(rows[0][0].parents[1]))])
+            refuse([Fault(part, rule, Fault.ABSENT).text(os.path.commonpath([path for path, _ in rows]))])
     refuse(wrong)
 
 
@@ -183,7 +183,7 @@ def _find_scale(parts: dict[str, list[tuple[Path, int]]]) -> tuple[float, float]
         refuse([Fault("", rule, Fault.ABSENT, "Pictures of both kinds have no common scale: convert one.").text(str(shallow[0]))])
     pictures = (_try(open_picture, path) for path, _ in next(iter(parts.values())))
     extrema = [picture.getextrema() for picture in pictures if picture is not None]
-    return float(np.min(extrema)), float(np.max(extrema))
+    return (float(np.min(extrema)), float(np.max(extrema))) if extrema else (0.0, 255.0)
 
 
 def _try(read: Callable[[Path], T], path: Path) -> T | None:
@@ -203,7 +203,7 @@ def parse_size(prefix: str, argument: str, knob: str = "task") -> tuple[str, int
     if not mark:
         return path, SIZE
     key, _, value = option.partition("=")
-    if key != "size" or not value.isdigit() or not 8 <= int(value) <= 1024:
+    if key != "size" or not (value.isascii() and value.isdigit()) or not 8 <= int(value) <= 1024:
         raise ConfigError([Fault(knob, "must end in ?size=N, with N from 8 to 1024", f"{prefix}{argument}")])
     return path, int(value)
 

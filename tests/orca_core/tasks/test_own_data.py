@@ -150,7 +150,7 @@ def test_pictures_that_do_not_serve_are_told(tmp_path, spoil, message):
         find_task(f"images:{tmp_path / 'mine'}").load(0)
 
 
-@pytest.mark.parametrize("option", ["size=x", "size=4", "side=32"])
+@pytest.mark.parametrize("option", ["size=x", "size=4", "side=32", "size=²"])
 def test_an_option_that_is_none_is_refused(tmp_path, option):
     with pytest.raises(ConfigError, match=r"must end in \?size=N"):
         find_task(f"images:{tmp_path}?{option}")

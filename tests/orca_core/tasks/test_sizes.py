@@ -178,6 +178,19 @@ def test_free_memory_is_bounded_by_the_limit_of_the_process():
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@pytest.mark.parametrize("version", [0, 1])
+def test_free_memory_is_bounded_by_the_control_group_less_its_cached_files(tmp_path, monkeypatch, version):
+    monkeypatch.setattr(room, "CONTROL_GROUP", tmp_path)
+    most, used, statistics = (tmp_path / name for name in room._CONTROL_GROUPS[version])
+    most.parent.mkdir(exist_ok=True)
+    most.write_text(f"{100 * MIB}\n")
+    used.write_text(f"{90 * MIB}\n")
+    statistics.write_text(f"anon 5\ninactive_file {20 * MIB}\nactive_file {10 * MIB}\n")
+    assert room.free_memory() == 40 * MIB
+    most.write_text("max\n")
+    assert room.free_memory() > 40 * MIB
+
+
 def test_a_bound_must_be_greater_than_0():
     with pytest.raises(ValueError, match="max_data_gib must be greater than 0"):
         Workbench(max_data_gib=0)
