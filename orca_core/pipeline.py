@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
@@ -358,6 +359,10 @@ def _prepare_torch(threads: int, device: str) -> None:
     """Set what the bits of a trial depend on besides its config."""
     torch.set_num_threads(threads)
     if device == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # cuBLAS reads it when it is first used; without it, its sums may differ from run to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Not `warn_only`: then the backward pass of attention would be the one that differs from run to run.
+        torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False  # on by default: fp32 convolutions would have 10 bits of mantissa
         torch.backends.cuda.matmul.allow_tf32 = False
