@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from orca_core.datafiles.hdf5 import find_array, list_arrays, open_hdf5
 from orca_core.datafiles.npz import Header
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 _KINDS = {"single": "f4", "double": "f8", "logical": "b1"}
-_HEAD_BYTES, _COMPRESSED = 128, 15
+_HEAD_BYTES, _START_BYTES = 128, 1 << 12
+_MATRIX, _COMPRESSED = 14, 15
+_NUMERIC_CLASSES, _NUMERIC_TYPES, _IS_COMPLEX = range(6, 16), (1, 2, 3, 4, 5, 6, 7, 9, 12, 13), 0x800
+"""Numbers of the format, as in MathWorks' document "MAT-File Format", version 5."""
 
 
 def is_hdf5(path: Path) -> bool:
@@ -74,7 +77,8 @@ def _measure_elements(path: Path) -> int:
     """Bytes of the largest element of a v5 file once it is decompressed; 0 for a v4 file.
 
     Raises:
-        ValueError: If the file is shorter than its elements say; the reader of headers skips arrays that are missing.
+        ValueError: If the file is shorter than its elements say, as the reader of headers skips arrays that are missing; or if the values
+            of an array have a type that MATLAB does not know, with which scipy ends the process.
     """
     at, size, largest = _HEAD_BYTES, path.stat().st_size, 0
     with path.open("rb") as stream:
@@ -82,7 +86,15 @@ def _measure_elements(path: Path) -> int:
         while order and at < size:
             stream.seek(at)
             kind, length = _read_tag(stream.read(8), order) or (0, 0)
-            largest = max(largest, length, _inner_length(stream, order) if kind == _COMPRESSED else 0)
+            start = stream.read(min(length, _START_BYTES))
+            inner = length
+            if kind == _COMPRESSED:
+                start = zlib.decompressobj().decompress(start, _START_BYTES)
+                kind, inner = _read_tag(start[:8], order) or (0, 0)
+                start = start[8:]
+            if kind == _MATRIX:
+                _check_values(start, order)
+            largest = max(largest, length, inner)
             at += 8 + length
     if order and at > size:
         raise ValueError(f"it is truncated: {size} of at least {at} bytes")
@@ -96,7 +108,25 @@ def _read_tag(tag: bytes, order: str) -> tuple[int, int] | None:
     return kind, length
 
 
-def _inner_length(stream: IO[bytes], order: str) -> int:
-    """Length of a compressed element, from the tag that its first bytes decompress to."""
-    start = zlib.decompressobj().decompress(stream.read(64), 8)
-    return (_read_tag(start, order) or (0, 0))[1]
+def _check_values(content: bytes, order: str) -> None:
+    """Check the types of the values of an array of numbers, by the first bytes of its element: flags, shape, name, values.
+
+    Raises:
+        ValueError: If one is not a type of numbers.
+    """
+    flags, at = 0, 0
+    for part in ("flags", "shape", "name", "values", "imaginary values"):
+        if (tag := _read_tag(content[at : at + 8], order)) is None:
+            if flags & 0xFF in _NUMERIC_CLASSES:
+                raise ValueError(f"an array ends before its {part}, or has a name of thousands of letters")
+            return
+        kind, length = tag
+        is_small = kind >> 16 != 0  # then the tag itself holds the value
+        kind = kind & 0xFFFF if is_small else kind
+        if part == "flags" and not is_small and len(content) >= at + 12:
+            (flags,) = struct.unpack(f"{order}I", content[at + 8 : at + 12])
+        if "values" in part and flags & 0xFF in _NUMERIC_CLASSES and kind not in _NUMERIC_TYPES:
+            raise ValueError(f"an array has {part} of the unknown type {kind}")
+        if part == "values" and not flags & _IS_COMPLEX:
+            return
+        at += 8 if is_small else 8 + length + -length % 8
