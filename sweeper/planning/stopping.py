@@ -134,8 +134,14 @@ class EarlyStopping:
         """Whether the candidate of a trial is stopped early."""
         return self._candidate_of[trial_id].stopped_at is not None
 
-    def has_gone_far_enough(self, trial_id: str) -> bool:
-        """Whether a trial has reported every epoch that it may run for now."""
+    def has_ended_right(self, trial_id: str, epoch: int) -> bool:
+        """Whether a trial that an earlier run stopped early, after an epoch, need not run for now.
+
+        If its candidate is stopped, that is so after the same epoch alone: with seeds that were added or repeated since, the candidate may
+        have been stopped at an earlier rung. If it is undecided, the trial has to have come as far as it may.
+        """
+        if self.is_stopped(trial_id):
+            return epoch == self.limit(trial_id)
         return max(self._curves[trial_id], default=0) >= self.limit(trial_id)
 
     # ------------------------------------------------------------------------------------------------ for the groups

@@ -109,7 +109,7 @@ def _is_done(trial: PlannedTrial, row: Mapping[str, Any] | None, stopping: Early
     """
     if row is None or not trial.accepts(row):
         return False
-    return row["status"] != "PRUNED" or stopping is None or stopping.has_gone_far_enough(trial.id)
+    return row["status"] != "PRUNED" or stopping is None or stopping.has_ended_right(trial.id, row["best_epoch"])
 
 
 def _decide_again(
@@ -127,7 +127,10 @@ def _decide_again(
         confirmed = [
             trial
             for trial, row in open_trials.items()
-            if trial in by_id and by_id[trial].accepts(row) and stopping.is_stopped(trial) and stopping.has_gone_far_enough(trial)
+            if trial in by_id
+            and by_id[trial].accepts(row)
+            and stopping.is_stopped(trial)
+            and stopping.has_ended_right(trial, row["best_epoch"])
         ]
         if not confirmed:
             return stopping

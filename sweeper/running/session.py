@@ -302,7 +302,7 @@ class Session:
 
     def _may_go_on(self, trial: PlannedTrial) -> bool:
         """Whether a trial that an earlier run stopped early may go on."""
-        return self._stopping is None or not self._stopping.has_gone_far_enough(trial.id)
+        return self._stopping is None or not self._stopping.has_ended_right(trial.id, self._ended[trial.id]["best_epoch"])
 
     def _must_pause(self, trial_id: str) -> bool:
         """Whether a trial stands where its candidate is not decided yet, or is stopped."""

@@ -109,4 +109,5 @@ def test_early_stopping_and_folds_are_refused_together():
         parse_space(space | {"base": {"task": "digits", "validation.folds": 3}})
     with pytest.raises(ConfigError, match=r"scheduler\.name: must be fifo"):
         parse_space(space | {"space": {"validation.folds": {"grid": [None, 3]}}})
-    parse_space(space | {"base": {"task": "digits", "validation.folds": 3}, "space": {"validation.fold": {"grid": [0, 1, 2]}}})
+    among = {"scheduler": {"name": "asha", "among": "task"}}
+    parse_space(space | among | {"base": {"task": "digits", "validation.folds": 3}, "space": {"validation.fold": {"grid": [0, 1, 2]}}})

@@ -197,7 +197,7 @@ def test_a_pause_costs_no_attempt_no_row_and_no_time(tmp_path):
     run.recorder.flush()
     rows = run.workspace.sql("select trial, attempt, status, cause, seconds from trial_status").rows()
     (row,) = [row for row in rows if row["trial"] == other.id]
-    assert row == {"trial": other.id, "attempt": 1, "status": "FAIL", "cause": "stopped", "seconds": 15.0}
+    assert row == {"trial": other.id, "attempt": 1, "status": "INTERRUPTED", "cause": "stopped", "seconds": 15.0}
     epochs = run.workspace.sql(f"select epoch from metrics where trial = '{other.id}' order by epoch").rows()
     assert [row["epoch"] for row in epochs] == [1, 2, 3]
     assert run.session.outcome is Outcome.STOPPED
