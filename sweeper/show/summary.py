@@ -51,7 +51,7 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
 
 
 ADVISED_WIDTH = 80
-"""Maximum length of a line of the advised query and of its answer. If too many knobs vary for it, the query groups by arm."""
+"""Maximum length of a line of the advised query and of its answer. If too many knobs vary for it, the widest are averaged over."""
 
 
 def advise_query(sweep: str, varied: Sequence[str], planned: Sequence[Mapping[str, Any]], uri: str) -> str:
@@ -70,9 +70,9 @@ def advise_query(sweep: str, varied: Sequence[str], planned: Sequence[Mapping[st
     task = complete[0]["task"]
     of_task = [row for row in complete if row["task"] == task]
     knobs = [knob for knob in (path.replace(".", "_") for path in varied) if len({str(row[knob]) for row in of_task}) > 1]
-    size = sum(2 + max(len(knob), *(len(str(row[knob])) for row in of_task)) for knob in knobs) + len("  error  trials") + 4
-    if max(size, len(f"  select {', '.join(knobs)},")) > ADVISED_WIDTH:
-        knobs = ["variant"] if all(row["variant"] for row in of_task) else ["arm", "candidate"]
+    widths = {knob: 2 + max(len(knob), *(len(str(row[knob])) for row in of_task)) for knob in knobs}
+    while len(knobs) > 1 and max(sum(widths[knob] for knob in knobs) + 20, len(f"  select {', '.join(knobs)},")) > ADVISED_WIDTH:
+        knobs.remove(max(knobs, key=widths.__getitem__))
     sql = f"""
   select {", ".join(knobs or ["seed"])},
     avg(test_error) as error, count(*) as trials

@@ -50,9 +50,8 @@ def benches(tmp_path) -> tuple[Workbench, Workbench]:
 def test_the_core_reads_no_environment_variable_of_the_sweepers():
     files = list(Path(orca_core.__file__).parent.rglob("*.py"))
     assert len(files) > 100
-    assert [
-        file for file in files if re.search(r"SWEEPER_|os\.environ(?!\.setdefault\(.CUBLAS)|getenv", file.read_text(encoding="utf-8"))
-    ] == []
+    reads = re.compile(r"SWEEPER_|os\.environ(?!\.setdefault\(.CUBLAS)|getenv")  # what cuBLAS reads is set, not read
+    assert [file for file in files if reads.search(file.read_text(encoding="utf-8"))] == []
 
 
 def test_folders_are_absolute_from_where_the_workbench_is_made(tmp_path, monkeypatch):

@@ -117,6 +117,7 @@ QUERIES += [("help", " ".join(sql.split())) for text in HELP for sql in re.finda
 SWEEPS = {
     "quickstart": {"name": "quickstart", **read_mapping(ROOT / "search_spaces" / "quickstart.yaml")},
     "closer-proxy": parse_value(next(text for text in blocks("proxies.md", "yaml") if "closer-proxy" in text)),
+    "full-arms": parse_value(next(text for text in blocks("benchmarks.md", "yaml") if "full-arms" in text)),
     "my-sweep": {"name": "my-sweep", "base": {"task": "openml/187"}, "space": {"freezing": {"grid": ["full", "frozen-both"]}}, "seeds": 2},
 }
 
@@ -171,5 +172,7 @@ def test_the_advice_at_the_end_of_a_run_runs_and_fits_80_columns(shown_sweeps, n
     assert max(map(len, result.stdout.splitlines())) <= 80, result.stdout
     head, *rows = (line.split() for line in result.stdout.splitlines())
     varying = {knob.replace(".", "_") for knob in space.varied} - {"task"}
-    assert varying <= set(head)
+    if name == "quickstart":
+        varying -= {"proxy"}  # the widest of four knobs that do not fit together: averaged over
+    assert set(head) == varying | {"error", "trials"}
     assert all(len({row[head.index(knob)] for row in rows}) > 1 for knob in varying), "what does not vary is not shown"
