@@ -116,17 +116,27 @@ def require_utf8(*names: str) -> None:
 
 
 def read_text(path: Path, form: str = "a text file in UTF-8") -> str:
-    """The content of a text file, without the mark that some programs put at its start.
+    """The content of a text file, with lines that end in a newline character alone.
 
     Raises:
         DataError: If it cannot be read, does not fit into memory, or is not UTF-8; the line is named.
     """
     with reading(path, form):
-        require_memory(path, "", path.stat().st_size)
-        content = path.read_bytes()
-        try:
-            return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            remedy = f"Convert it: iconv -f latin1 -t utf-8 {path.name}"
-            raise DataError(f"{path}: line {line}: must be UTF-8, but has the byte 0x{content[error.start]:02x}. {remedy}") from None
+        return decode_utf8(path).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_utf8(path: Path) -> str:
+    """The content of a text file, without the mark that some programs put at its start.
+
+    Raises:
+        DataError: If it does not fit into memory, or is not UTF-8; the line is named.
+        OSError: If it cannot be read.
+    """
+    require_memory(path, "", path.stat().st_size)
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        remedy = f"Convert it: iconv -f latin1 -t utf-8 {path.name}"
+        raise DataError(f"{path}: line {line}: must be UTF-8, but has the byte 0x{content[error.start]:02x}. {remedy}") from None

@@ -24,6 +24,8 @@ MAX_BYTES = 4 << 30
 MAX_REPORTED = 10
 """Largest number of faulty entries to report."""
 
+MAX_SHOWN = 60
+"""Longest text of a row that is no mapping, in an error."""
 
 MAX_DESCRIBED = 50
 """Maximum number of columns of one kind that a row of results names."""
@@ -254,8 +256,9 @@ def _columns_of(rows: Any, names: Sequence[str]) -> dict[str, Any]:
     if hasattr(rows, "columns") and not isinstance(rows, Sequence):  # a data frame
         return {str(name): rows[name] for name in rows.columns}
     listed = list(rows)
-    if wrong := next((row for row in listed if not isinstance(row, Mapping)), None):
-        refuse([Fault("", f"must be mappings from the column names {list(names)} to entries", wrong).text("rows")])
+    rule = f"must be a mapping from the column names {list(names)} to entries"
+    wrong = [Fault(f"row {at}", rule, repr(row)[:MAX_SHOWN]) for at, row in enumerate(listed, start=1) if not isinstance(row, Mapping)]
+    refuse(fault.text("rows") for fault in wrong[:MAX_REPORTED])
     found = dict.fromkeys(name for row in listed for name in row) if listed else names
     return {name: [row.get(name) for row in listed] for name in found}
 

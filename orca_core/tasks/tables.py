@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_core.datafiles.expected import refuse
-from orca_core.errors import DataError, Fault
+from orca_core.datafiles.reading import decode_utf8, reading
+from orca_core.datafiles.room import require_memory
+from orca_core.errors import Fault
 from orca_core.tasks.entries import TEXT, Column, interpret, object_array
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".arff", ".parquet", ".pq", ".tsv")
 """Ends of the names of tables, in upper or lower case."""
+
+PARQUET = (".parquet", ".pq")
+"""Those that are compressed, and declare their number of rows and columns."""
+
+NUMBER_BYTES = 8
+"""Size of an entry in memory."""
 
 
 def read_table(path: Path) -> list[Column]:
@@ -31,16 +39,20 @@ def read_table(path: Path) -> list[Column]:
             tabs, whichever its header has most of.
 
     Raises:
-        DataError: If it cannot be read as such a file, has no rows, or has two columns of one name.
+        DataError: If it cannot be read as such a file, does not fit into memory, has no rows, or has two columns of one name.
     """
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".arff": _read_arff, ".parquet": _read_parquet, ".pq": _read_parquet}
     suffix = path.suffix.lower()
     if suffix not in readers:
         refuse([Fault("", f"must be one of {', '.join(SUFFIXES)}", path.suffix).text(str(path))])
-    try:
-        columns = readers[suffix](path)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError, csv.Error) as error:
-        raise DataError(f"{path}: must be a complete {suffix} table, but cannot be read ({error}).") from None
+    with reading(path, f"a complete {suffix} table", remedy=""):
+        if suffix not in PARQUET:
+            require_memory(path, "", path.stat().st_size)
+        try:
+            columns = readers[suffix](path)
+        except UnicodeDecodeError:
+            decode_utf8(path)  # raises, and names the line
+            raise
     names = [column.name for column in columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         refuse([Fault("", "must have columns with different names", twice).text(str(path))])
@@ -181,7 +193,9 @@ def _split_arff(line: str) -> list[str]:
 def _read_parquet(path: Path) -> list[Column]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    with pq.ParquetFile(path) as file:
+        require_memory(path, "", NUMBER_BYTES * file.metadata.num_rows * file.metadata.num_columns)
+        table = file.read()
     # pandas puts its row labels behind the last column
     names = [name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)]
     return [_convert_arrow(name, table[name].combine_chunks()) for name in names]

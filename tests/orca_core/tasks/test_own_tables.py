@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import random
 import re
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from orca_core.tasks.encoding import TableEncoding
 from orca_core.tasks.entries import interpret
 from orca_core.tasks.own import tables
 from orca_core.tasks.tables import read_columns, read_table
+from orca_core.workbench import Workbench
 from sweeper.space.yaml_reader import parse_value
 
 LABEL = "label"
@@ -160,6 +162,35 @@ def test_dates_and_decimals_of_parquet_are_numbers_and_lists_are_refused(tmp_pat
     assert load(f"csv:{place}?drop=list").encoding == data.encoding.__class__(
         data.encoding.columns, data.encoding.target, (("list", "named by the option drop"),)
     )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "arff", "parquet"])
+def test_a_table_that_does_not_fit_into_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, suffix):
+    place = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"a": [1.0] * 200_000, "label": [1] * 200_000}), place)
+        assert place.stat().st_size < 2**20 < 200_000 * 2 * 8
+        monkeypatch.setattr(pq.ParquetFile, "read", lambda file: pytest.fail("read"))
+    else:
+        place.write_text("a,label\n" + "1,2\n" * (2**18 + 1))
+    bench = Workbench.current()
+    message = rf"^{place}: must take at most 1.0 MiB, the limit that was set, but declares"
+    with Workbench(bench.data_root, bench.cache_root, max_data_gib=2**-10).use(), pytest.raises(DataError, match=message):
+        read_table(place)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "arff"])
+def test_a_table_in_another_encoding_is_told_by_line_with_the_remedy(tmp_path, suffix):
+    place = tmp_path / f"t.{suffix}"
+    place.write_bytes("a,label\n1,x\n2,größe\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"line 3: must be UTF-8, but has the byte 0xf6. Convert it: iconv -f latin1 -t utf-8 t"):
+        read_table(place)
+
+
+def test_a_table_that_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(DataError, match="must be a regular file, but is a FIFO"):
+        read_table(tmp_path / "t.csv")
 
 
 # Columns that are refused, left out or noted
@@ -364,6 +395,13 @@ def test_an_encoding_makes_of_raw_rows_what_training_had(mixed):
     assert {row.tobytes() for row in x} == trained
     assert x.shape == (60, 3, 3)
     assert again.encode(rows[:1]).tolist() == x[:1].tolist()
+
+
+@pytest.mark.parametrize("row", [0, [], "", np.array(["5%", "r"]), np.zeros(0)], ids=repr)
+def test_rows_that_are_no_mappings_are_refused(mixed, row):
+    _, encoding, _ = mixed
+    with pytest.raises(DataError, match=r"^rows: row 2: must be a mapping from the column names \['colour', 'share', 'day'\] to entries"):
+        encoding.encode([{"share": "1%", "colour": "r", "day": "2024-01-31"}, row])
 
 
 def test_rows_that_do_not_fit_are_refused(mixed):
