@@ -115,10 +115,10 @@ def load_npz(spec: TaskSpec, split_seed: int) -> TaskData:
         _refuse(file, [Fault(f"y{suffix}", rule, len(x), "Add rows.")])
     if _is_split(arrays):
         train, valid, test = (Split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "valid", "test"))
-        return TaskData(train, valid, test, num_classes)
-    train, valid, test = deal(x, y, split_seed, num_valid=num_valid, num_test=num_test)
-    if "x_test" in arrays:
-        test = Split(arrays["x_test"], arrays["y_test"])
+    else:
+        train, valid, test = deal(x, y, split_seed, num_valid=num_valid, num_test=num_test)
+        if "x_test" in arrays:
+            test = Split(arrays["x_test"], arrays["y_test"])
     inputs = ArrayInputs(tuple(train.x.shape[1:]), (), *array_range(train.x))
     answers = Answers("dense" if num_classes is None else "classification", names)
     return TaskData(train, valid, test, num_classes, preparation=Preparation(inputs, answers))
