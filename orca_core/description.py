@@ -80,7 +80,7 @@ def read_description(folder: Path) -> Description:
     Raises:
         DataError: If it cannot be read, or is of a later version.
     """
-    rule = "must hold model.json and model.safetensors as `TunedModel.save` writes them"
+    rule = "must hold model.json and model.safetensors, as `sweeper best NAME --export-model` and `TunedModel.save` write them"
     try:
         contents = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

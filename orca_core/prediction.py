@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ class TunedModel:
         Raises:
             DataError: If the data is not what the model expects: shape, columns, categories, range.
         """
-        return self.decode(self.outputs(self._samples(data).inputs, batch_size=batch_size, device=device, threads=threads))
+        return self.decode(self.outputs(data, batch_size=batch_size, device=device, threads=threads))
 
     def predict_proba(self, data: Any, *, batch_size: int | None = None, device: str = "cpu", threads: int | None = None) -> np.ndarray:
         """Probabilities for raw data; arguments as of `predict`.
@@ -100,7 +100,7 @@ class TunedModel:
             DataError: If the model answers with values, or the data is not what it expects.
         """
         self._preparation.answers.check_probabilities()
-        return self.probabilities(self.outputs(self._samples(data).inputs, batch_size=batch_size, device=device, threads=threads))
+        return self.probabilities(self.outputs(data, batch_size=batch_size, device=device, threads=threads))
 
     def decode(self, outputs: Tensor) -> np.ndarray:
         """Answers out of `outputs`, as `predict` returns them."""
@@ -131,7 +131,7 @@ class TunedModel:
         samples = self._samples(data)
         if answers is None and (answers := samples.answers) is None:
             raise DataError(Fault("answers", "must be given, as the data holds none", Fault.ABSENT).text())
-        return self.error_of(self.outputs(samples.inputs, batch_size=batch_size, device=device), answers)
+        return self.error_of(self.outputs(samples, batch_size=batch_size, device=device), answers)
 
     def error_of(self, outputs: Tensor, answers: Any) -> float:
         """The task's score of some outputs.
@@ -162,6 +162,10 @@ class TunedModel:
     def outputs(self, data: Any, *, batch_size: int | None = None, device: str = "cpu", threads: int | None = None) -> Tensor:
         """What the network returns for raw samples: (n, classes) logits or (n, ...) values, float32, before they become answers.
 
+        Args:
+            data: As of `predict`, or what `read` returned.
+            batch_size, device, threads: As of `predict`.
+
         Raises:
             DataError: If the data is not what the model expects.
         """
@@ -172,7 +176,7 @@ class TunedModel:
         if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
             raise DataError(Fault("device", "must be a device of this machine", device, "Take cpu.").text())
         inputs = self._preparation.inputs
-        rows = torch.from_numpy(inputs.encode(data))
+        rows = torch.from_numpy(self._encode(self._samples(data)))
         precision, size = self.config.precision, batch_size or self.config.finetune.eval_batch_size
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
         autocast = torch.autocast(device.partition(":")[0], dtype, enabled=precision != "fp32")
@@ -197,8 +201,18 @@ class TunedModel:
 
     def _samples(self, data: Any) -> Samples:
         if isinstance(data, str | Path):
-            return self._preparation.inputs.read(Path(data).expanduser())
-        return Samples(data)
+            path = Path(data).expanduser()
+            return replace(self._preparation.inputs.read(path), source=path)
+        return data if isinstance(data, Samples) else Samples(data)
+
+    def _encode(self, samples: Samples) -> np.ndarray:
+        """Raw samples as rows; an error names the file they come from."""
+        try:
+            return self._preparation.inputs.encode(samples.inputs)
+        except DataError as error:
+            source = "" if samples.source is None else str(samples.source)
+            lines = str(error).splitlines()
+            raise DataError("\n".join(line if source in line else f"{source}: {line}" for line in lines)) from None
 
     def read(self, path: str | Path) -> Samples:
         """The samples in a file or folder, as `predict` reads them: with true answers and names where it has them.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_core.datafiles.expected import refuse
-from orca_core.datafiles.reading import read_text
+from orca_core.datafiles.reading import read_text, reason
 from orca_core.errors import DataError, Fault
 from orca_core.proxies.spec import ProxyData
 
@@ -179,16 +179,20 @@ def read_jsonl(path: Path) -> ProxyData:
             row = json.loads(line)
             text, name = (row[next((key for key in keys if key in row), keys[0])] for keys in (TEXTS, LABELS))
             if text is None or name is None:
-                raise ValueError("null")
+                raise ValueError("one of them is null")
             texts.append(str(text))
             names.append(str(name))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            rule = f"must be a mapping with text and label ({type(error).__name__}: {error})"
+            rule = f"must be a mapping with text and label ({_why(error)})"
             wrong.append(Fault(f"line {number}", rule, line).text(str(path)))
     refuse(wrong[:MAX_REPORTED])
     if not texts:
         raise DataError(f"{path}: must have texts, but has none.")
     return number_labels(texts, names)
+
+
+def _why(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else reason(error)
 
 
 def list_text_files(folder: Path) -> tuple[Path, ...]:

@@ -289,8 +289,7 @@ def _encode_column(column: ColumnEncoding, entries: Any) -> tuple[np.ndarray, It
                 values[row] = parse_number(entry, column.form)
             except ValueError as error:
                 faults.append(Fault(where, f"must be of its column's form: {error}", Fault.ABSENT))
-                continue
-            if not abs(values[row]) <= MAX_NUMBER:
+            if abs(values[row]) > MAX_NUMBER:
                 faults.append(Fault(where, f"must be a number of at most {MAX_NUMBER:g} in size", entry))
         if len(faults) >= MAX_REPORTED:
             break

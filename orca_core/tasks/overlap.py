@@ -36,7 +36,7 @@ def describe_overlap(data: TaskData) -> str:
     sizes = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}
     names = {"train": "training", "valid": "validation", "test": "test"}
     shared = [
-        f"{number} of the {sizes[second]} {names[second]} samples are also in {names[first]}"
+        f"{number} of the {sizes[second]} {names[second]} samples {'is' if number == 1 else 'are'} also in {names[first]}"
         for (first, second), number in count_overlap(data).items()
     ]
     return f"{', and '.join(shared)}. Scores on them say little about new samples." if shared else ""

@@ -8,6 +8,7 @@ code: a type is known by its name, and only those in `_TYPES` are read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -89,11 +90,13 @@ class Samples:
         inputs: What `RawInputs.encode` takes.
         answers: (n, ...) true answers, if the file holds them.
         names: What to call each sample, if they have names.
+        source: The file or folder; None if they were given as such.
     """
 
     inputs: Any
     answers: Any = None
     names: Sequence[str] | None = None
+    source: Path | None = None
 
 
 class RawInputs(Described):
@@ -244,8 +247,9 @@ class Answers(Described):
             if self.kind == "regression" and values.ndim == 1:
                 values = values[:, None]
             return values.astype(np.float32) if self.scale is None else self.scale.encode(values)
-        ids = {_spelled(name): number for number, name in enumerate(self.names)}
-        plain = [_spelled(answer) for answer in np.asarray(answers).tolist()]
+        are_numbers = all(isinstance(name, int | float) for name in self.names)
+        ids = {_spelled(name, are_numbers): number for number, name in enumerate(self.names)}
+        plain = [_spelled(answer, are_numbers) for answer in np.asarray(answers).tolist()]
         found = [ids.get(answer, -1) for answer in plain]
         if unknown := sorted({answer for answer, number in zip(plain, found, strict=True) if number < 0}):
             raise DataError(Fault("answers", f"must be classes of the model: {_listed(self.names)}", unknown).text())
@@ -267,8 +271,11 @@ class Preparation(Described):
     answers: Answers
 
 
-def _spelled(name: object) -> str:
-    """A class by one spelling, whether it is a text or a number: 1, 1.0 and "1" are one class."""
+def _spelled(name: object, are_numbers: bool) -> str:
+    """A class by one spelling, whether it is a text or a number: 1, 1.0 and "1" are one class; where all classes are numbers, "1.0" too."""
+    if are_numbers and isinstance(name, str):
+        with suppress(ValueError):
+            name = float(name)
     return f"{name:.15g}" if isinstance(name, int | float) else str(name)
 
 

@@ -170,7 +170,7 @@ class SeriesInputs(RawInputs):
         except (TypeError, ValueError) as error:
             rule = f"must be numbers ({error})"
             raise DataError(Fault(f"sample {number}", rule, Fault.ABSENT, f"Expected {self.expected}.").text()) from None
-        faults = series_faults(number, channels, self.channels)
+        faults = series_faults(number, channels, self.channels, "the training series")
         longest = max((len(_trim(channel)) for channel in channels if channel.ndim == 1), default=0)
         if not faults and longest > self.length:
             faults = [Fault(f"series {number}", f"must have at most {self.length} values, as in training", longest)]
@@ -212,18 +212,19 @@ def _has_channels(sample: Any) -> bool:
     return len(sample) > 0 and np.ndim(sample[0]) > 0
 
 
-def series_faults(number: int, channels: list[np.ndarray], width: int) -> list[Fault]:
+def series_faults(number: int, channels: list[np.ndarray], width: int, like: str = "the first series") -> list[Fault]:
     """What is wrong with a series by itself.
 
     Args:
         number: Of the series, for the fault.
         channels: Of the series.
         width: How many channels it must have.
+        like: What else has that many.
     """
     import numpy as np
 
     if len(channels) != width:
-        return [Fault(f"series {number}", f"must have {width} channels like the first series", len(channels))]
+        return [Fault(f"series {number}", f"must have {width} channel{'' if width == 1 else 's'} like {like}", len(channels))]
     if any(channel.ndim != 1 or np.isinf(channel).any() for channel in channels):
         return [Fault(f"series {number}", "must have finite numbers in each channel", Fault.ABSENT)]
     if any(np.isnan(channel).all() for channel in channels):

@@ -145,11 +145,11 @@ def _content(spec: TaskSpec) -> str:
 
 
 def _samples(spec: TaskSpec) -> str:
-    """The sizes of the parts at `split_seed` 0; empty if the data is missing."""
+    """The sizes of the parts at `split_seed` 0; empty if the data is missing or broken."""
     try:
         sizes = find_sizes(spec)
-    except DataError as error:
-        return f"unknown: {str(error).splitlines()[0]}"
+    except DataError:
+        return ""
     if sizes is None:
         return "unknown until the data has been used once" if spec.has_files() else ""
     return f"{sizes.train} train, {sizes.valid} validation, {sizes.test} test{describe_majority(sizes, spec.score)}"

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_core.errors import ConfigError, Fault
+from orca_core.errors import ConfigError, DataError, Fault
 from sweeper.show.tables import check_format, write_table
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from torch import Tensor
 
     from orca_core.prediction import TunedModel
     from orca_core.tasks.preparation import Samples
@@ -48,7 +49,7 @@ def predict_file(
 
     model = load_model(folder, any_range=any_range)
     samples = model.read(file)
-    outputs = model.outputs(samples.inputs, batch_size=batch_size, device=device)
+    outputs = model.outputs(samples, batch_size=batch_size, device=device)
     answers = model.decode(outputs)
     shares = model.probabilities(outputs) if probabilities else None
     if output is not None and output.suffix == ".npy":
@@ -59,8 +60,16 @@ def predict_file(
     else:
         write_table(_make_table(model, samples, answers, shares), format, output)
     if samples.answers is not None:
-        error = model.error_of(outputs, samples.answers)
-        sys.stderr.write(f"{model.score} of the {len(outputs)} samples, by the answers in {file}: {error:.6g}\n")
+        sys.stderr.write(_score(model, outputs, samples.answers, file) + "\n")
+
+
+def _score(model: TunedModel, outputs: Tensor, answers: Any, file: Path) -> str:
+    """The error of the answers, in a line; or why there is none, as a file of new samples may have anything in place of true answers."""
+    try:
+        error = model.error_of(outputs, answers)
+    except DataError as reason:
+        return f"warning: {file}: no {model.score}: {reason}"
+    return f"{model.score} of the {len(outputs)} samples, by the answers in {file}: {error:.6g}"
 
 
 def _write_array(output: Path, array: np.ndarray) -> None:

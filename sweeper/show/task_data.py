@@ -76,7 +76,8 @@ def describe_data(spec: TaskSpec) -> dict[str, object]:
     shown: dict[str, object] = {"input": f"{_format_shape(data.input_shape)}, channels first", "output": _format_shape(data.output_shape)}
     if data.num_classes is not None:
         counts = np.bincount(np.concatenate([part.y for part in (data.train, data.valid, data.test)]), minlength=data.num_classes)
-        shown["classes"] = _format_classes(counts, data.encoding.target.classes if data.encoding is not None else ())
+        names = data.preparation.answers.names if data.preparation is not None else range(data.num_classes)
+        shown["classes"] = _format_classes(counts, names)
     return shown | (_describe_columns(data.encoding) if data.encoding is not None else {})
 
 
@@ -84,10 +85,10 @@ def _format_shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _format_classes(counts: np.ndarray, names: tuple[str, ...]) -> str:
-    """`3: setosa 50, versicolor 50, virginica 50`; without names, the classes by their ids."""
-    cells = [f"{name} {number}" for name, number in zip(names or map(str, range(len(counts))), counts.tolist(), strict=True)]
-    return f"{len(cells)}{'' if names else ' (ids, in sorted order of the labels)'}: {_list(cells)}"
+def _format_classes(counts: np.ndarray, names: Iterable[object]) -> str:
+    """`3: setosa 50, versicolor 50, virginica 50`."""
+    cells = [f"{name} {number}" for name, number in zip(names, counts.tolist(), strict=True)]
+    return f"{len(cells)}: {_list(cells)}"
 
 
 def _list(items: Sequence[str], separator: str = ", ") -> str:

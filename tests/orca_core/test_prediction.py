@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -83,8 +84,8 @@ def labelled_series(n: int, channels: int = 2, length: int = 24) -> tuple[np.nda
     return 30 + 8 * RNG.normal(size=(n, channels, length)) + 4 * y[:, None, None], y
 
 
-def write_npz(path: Path, dense: bool = False) -> tuple[str, Path]:
-    parts = {part: labelled_series(n) for part, n in (("train", 60), ("test", 30))}
+def write_npz(path: Path, dense: bool = False, valid: bool = False) -> tuple[str, Path]:
+    parts = {part: labelled_series(n) for part, n in (("train", 60), ("test", 30), ("valid", 15))[: 2 + valid]}
     arrays = {f"x_{part}": x for part, (x, _) in parts.items()}
     arrays |= {f"y_{part}": np.cumsum(x[:, :1], axis=2) / 100 if dense else y for part, (x, y) in parts.items()}
     np.savez(path / "mine.npz", **arrays)
@@ -137,6 +138,7 @@ WRITERS = {
     "table-whole": lambda root: write_table(root, "whole"),
     "table-regression": lambda root: write_table(root, "regression"),
     "npz": write_npz,
+    "npz-all-parts": lambda root: write_npz(root, valid=True),
     "npz-dense": lambda root: write_npz(root, dense=True),
     "ucr": write_ucr,
     "images": write_pictures,
@@ -153,6 +155,7 @@ WRITERS = {
         ("npz", {"freezing": "frozen-body", "align.epochs": 1, "align.proxy_samples": 60}),
         ("npz", {"adapter": "lora", "freezing": "full"}),
         ("npz", {"body.name": "mini-swin", "proxy": "photos", "freezing": "frozen-both"}),
+        ("npz-all-parts", {}),
         ("npz-dense", {}),
         ("npz-dense", {"finetune.scoring": "chunks", "finetune.eval_batch_size": 8}),
         ("npz-dense", {"body.name": "mini-swin", "proxy": "photos"}),
@@ -363,7 +366,7 @@ def test_a_task_whose_loader_says_nothing_takes_what_the_loader_makes(train):
         ("npz", [["a"]], "must be an array of real numbers"),
         ("npz", [[1.0], [1.0, 2.0]], "must be one array"),
         ("npz", "nowhere.npy", r"nowhere.npy: must be an existing file\. Expected arrays"),
-        ("ucr", np.zeros((3, 2, 24)), "must have 1 channels"),
+        ("ucr", np.zeros((3, 2, 24)), "must have 1 channel like"),
         ("ucr", np.ones((3, 25)), "must have at most 24 values, as in training, but got 25"),
         ("ucr", np.ones(24), r"must have the axes .* Give one series as x\[None\]"),
         ("ucr", np.full((2, 24), np.nan), "must have a value in each channel"),
@@ -378,11 +381,21 @@ def test_a_task_whose_loader_says_nothing_takes_what_the_loader_makes(train):
         ("table", [], "must have at least one row"),
         ("table", 3, "must be rows with the names of their columns, but got 'int'"),
         ("npz-dense", np.zeros((2, 2, 23)), "must have another shape"),
+        ("ucr", np.zeros((2, 2, 24)), "series 1: must have 1 channel like the training series, but got 2"),
     ],
 )
 def test_what_the_model_does_not_expect_is_refused_with_what_it_does(data, samples, message, train):
     with pytest.raises(DataError, match=message):
         train(data)[2].predict(samples)
+
+
+def test_an_error_about_the_samples_of_a_file_names_it(train, tmp_path):
+    np.savez(tmp_path / "new.npz", x=np.full((2, 2, 24), np.nan))
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'new.npz'}: samples: must have no NaN"):
+        train("npz")[2].predict(tmp_path / "new.npz")
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'a.png'}: must be a regular file, but is a FIFO"):
+        train("images")[2].predict(tmp_path)
 
 
 def test_a_range_that_is_meant_is_taken(train, tmp_path):
@@ -411,6 +424,8 @@ def test_wrong_options_and_answers_are_refused(train):
         model.error(x)
     with pytest.raises(DataError, match=r"answers: must be classes of the model: 5, 7, 9, but got \['6'\]"):
         model.error(x, np.full(30, 6))
+    texts = [f"{number}.0" for number in np.load(file)["y"]]  # as read from a CSV
+    assert model.error(x, texts) == model.error(file)
     with pytest.raises(DataError, match="answers: must be as many as the 30 samples, but got 3"):
         model.error(x, [5, 7, 9])
 

@@ -138,6 +138,15 @@ def test_what_cannot_be_answered_ends_with_code_2_and_one_line(content, argument
     assert "Traceback" not in done.stderr
 
 
+def test_samples_whose_true_answers_are_none_of_the_model_are_answered_without_a_score(model, tmp_path):
+    (tmp_path / "new.csv").write_text("height,colour,label\n150,red,unknown\n")
+    done = sweeper("predict", model, tmp_path / "new.csv", "--format", "csv")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0] == "sample,prediction,answer"
+    reason = "answers: must be classes of the model: high, low, but got ['unknown']."
+    assert done.stderr == f"warning: {tmp_path / 'new.csv'}: no 1-accuracy: {reason}\n"
+
+
 def test_a_folder_without_a_model_is_told(tmp_path):
     done = sweeper("predict", tmp_path, tmp_path)
     assert done.exit_code == 2

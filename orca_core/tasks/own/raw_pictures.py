@@ -125,4 +125,4 @@ class PictureInputs(RawInputs):
 
 
 def _pictures_in(folder: Path) -> Sequence[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_file() and entry.name.lower().endswith(SUFFIXES))
+    return sorted(entry for entry in folder.iterdir() if not entry.is_dir() and entry.name.lower().endswith(SUFFIXES))

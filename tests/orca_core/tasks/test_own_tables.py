@@ -417,6 +417,9 @@ def test_rows_that_do_not_fit_are_refused(mixed):
     assert "row 2: colour: must be a category of the training data, but got 'pink'. Known: b, g, r." in lines[0]
     assert "row 3: share: must not be missing" in lines[1]
     assert "row 4: day: must be of its column's form: '31.1.2024' is not a date like 2024-01-31" in lines[2]
+    with pytest.raises(DataError) as caught:
+        encoding.encode([good | {"share": "much"}] * 50)
+    assert len(str(caught.value).splitlines()) == 10
 
 
 def test_answers_are_in_the_words_and_units_of_the_file(mixed, tmp_path):
