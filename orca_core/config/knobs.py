@@ -195,7 +195,7 @@ class FinetuneConfig(_Part):
     scoring: Literal["whole", "chunks"] = Field(
         "whole",
         description="Loss and score in evaluation: over the whole set or, as in the reference, averaged over chunks of "
-        "`score_chunk` samples rounded up to whole batches; a short last chunk counts in full.",
+        "`score_chunk` samples rounded up to a multiple of `batch_size`; a short last chunk counts in full.",
     )
     score_chunk: Count | None = Field(
         None,

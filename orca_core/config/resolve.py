@@ -84,7 +84,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     if body is None:
         values.setdefault("proxy", "noise")  # a stand-in too: which proxy is the default depends on the body
     elif proxy is not None and not proxy.fits(body.modality):
-        fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise."
+        fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise-matched."
         faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
     elif proxy is not None and proxy.width is not None:
         faults += _width_faults(proxy, body)

@@ -218,7 +218,7 @@ def _convert_arrow(name: str, array: pa.Array) -> Column:
         return Column(name, np.array([np.nan if value is None else value / 86400e6 for value in days]), form="date", texts=texts)
     if pa.types.is_null(kind):
         return Column(name, np.full(len(array), np.nan))
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)):
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_boolean(kind)):
         doubt = f"its type is {kind}, and only numbers, texts and dates are read"
         texts = object_array(None if value is None else str(value) for value in array.to_pylist())
         return Column(name, texts, form=TEXT, texts=texts, doubt=doubt)

@@ -237,7 +237,7 @@ def test_decay_must_end_after_warm_up():
 def test_a_proxy_of_the_other_modality_is_refused_with_those_that_fit(body):
     wrong, right = ("pydoc", "photos") if body == "mini-swin" else ("photos", "pydoc")
     fault = faults_in({"task": "digits", "body": body, "proxy": wrong})["proxy"]
-    assert f"take {right} or noise" in fault.remedy
+    assert f"take {right} or noise-matched" in fault.remedy
 
 
 def test_a_task_must_be_given():

@@ -44,7 +44,7 @@ FAULTS = {
     ),
     "proxy of the wrong modality": (
         "base: {task: digits, proxy: pydoc}",
-        "base.proxy: must be a proxy of images, but got 'pydoc'. mini-swin reads images; omit the proxy, or take photos or noise.",
+        "base.proxy: must be a proxy of images, but got 'pydoc'. mini-swin reads images; omit the proxy, or take photos or noise-matched.",
     ),
     "wrong type": ("base: {task: digits, finetune.epochs: ten}", "base.finetune.epochs: must be a whole number, but got 'ten'."),
     "wrong type in a grid": ("space: {finetune.lr: {grid: [0.1, abc]}}", "space.finetune.lr.grid.1: must be a number, but got 'abc'."),

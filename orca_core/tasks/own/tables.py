@@ -270,6 +270,9 @@ def _layout_of(file: Path, size: int, mtime_ns: int, options: Options) -> Layout
     used, incomplete = split_complete(column.take(known) for column in inputs if column.name not in options.drop)
     faults += [fault for column in used for fault in _column_faults(column, options)]
     notes = [f"column {name!r} is left out: {reason}" for name, reason in incomplete[:MAX_NOTES]]
+    if unlabelled := int((~known).sum()):
+        verb = "is" if unlabelled == 1 else "are"
+        notes.insert(0, f"{unlabelled} of {len(known)} rows {verb} left out: no entry in column {target.name!r}")
     if len(incomplete) > MAX_NOTES:
         notes.append(f"{len(incomplete) - MAX_NOTES} more columns are left out, as entries are missing")
     notes += _first_notes([note for column in used for note in _column_notes(column, options)])

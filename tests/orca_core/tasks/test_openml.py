@@ -49,8 +49,10 @@ def test_arff_says_itself_what_is_a_category(tmp_path):
 
 def test_parquet_has_types(tmp_path):
     columns = {"a": [1, None], "b": pa.array(["x", "y"]).dictionary_encode(), "c": [True, False], "d": [1, 2]}
+    columns["e"] = pa.array(["x", "y"], pa.string_view())  # as polars writes texts
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    a, b, c, d = read_table(tmp_path / "t.parquet")
+    a, b, c, d, e = read_table(tmp_path / "t.parquet")
+    assert (e.values.tolist(), e.doubt) == (["x", "y"], "")
     assert a.missing.tolist() == [False, True]
     assert b.values.tolist() == ["x", "y"]
     assert (c.is_text, d.whole) == (True, True)

@@ -240,6 +240,13 @@ def test_row_numbers_and_texts_like_missing_entries_are_noted(tmp_path, header, 
     assert found.startswith(note)
 
 
+def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
+    name = write(tmp_path / "t.csv", "a,label", lambda i: f"{i / 7},{'xy'[i % 2] if i % 20 else ''}")
+    assert find_task(name).notes == ("3 of 60 rows are left out: no entry in column 'label'",)
+    data = load(name)
+    assert len(data.train) + len(data.valid) + len(data.test) == 57
+
+
 def test_measurements_are_not_noted(tmp_path):
     assert not find_task(write(tmp_path / "t.csv", "a,b,label", lambda i: f"{i / 7},{i * i},{'xy'[i % 2]}")).notes
 
