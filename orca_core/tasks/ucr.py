@@ -57,7 +57,7 @@ def ucr_task(name: str) -> TaskSpec:
     """
     if not re.fullmatch(_NAME, name):
         raise ConfigError([Fault("task", "must be ucr/NAME with the name of a data set of the archive", f"ucr/{name}", "As in ucr/Crop.")])
-    about = "a series a line: label and values by tabs; or a .ts file of sktime"
+    about = "one series per line, its label and values separated by tabs; or a .ts file of sktime"
     files = tuple(
         ExpectedFile(f"ucr/{name}/{name}_{part}.tsv", "table", (), about, "", "timeseriesclassification.com", _other_places(name, part))
         for part in ("TRAIN", "TEST")

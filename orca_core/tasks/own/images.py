@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,9 @@ PICTURES_VERSION = 2
 
 MAX_REPORTED = 10
 """Largest number of broken pictures to report."""
+
+MAX_IGNORED = 5
+"""Largest number of files that are no pictures to name."""
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet's colours."""
@@ -85,6 +88,7 @@ def images_task(argument: str) -> TaskSpec:
         files=partial(tuple, paths),
         source=str(folder),
         variant=f"{size} {layout}",  # the class of a picture is in its path, not in its content
+        notes=_ignored_note(paths),
         fixed_validation="Its pictures for validation are in a folder of their own" if "valid" in parts else "",
     )
 
@@ -239,6 +243,22 @@ def _list_folder(folder: str, mtime_ns: int) -> tuple[tuple[str, Path], ...]:
     names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
     require_utf8(folder, *names)
     return tuple((os.path.basename(folder), Path(folder, name)) for name in names)
+
+
+def _ignored_note(pictures: Iterable[Path]) -> tuple[str, ...]:
+    """Which files beside the pictures are left out, in a sentence; none if there are none."""
+    folders = sorted({os.path.dirname(at) for at in pictures})
+    if not (names := [name for folder in folders for name in _list_ignored(folder, os.stat(folder).st_mtime_ns)]):
+        return ()
+    files = f"{len(names)} file is" if len(names) == 1 else f"{len(names)} files are"
+    shown = ", ".join(names[:MAX_IGNORED]) + (", ..." if len(names) > MAX_IGNORED else "")
+    return (f"{files} left out, without the name of a picture ({' '.join(SUFFIXES)}): {shown}",)
+
+
+@memoize(maxsize=4096)
+def _list_ignored(folder: str, mtime_ns: int) -> tuple[str, ...]:
+    entries = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir()]
+    return tuple(sorted(f"{os.path.basename(folder)}/{name}" for name in entries if not name.lower().endswith(SUFFIXES)))
 
 
 # ------------------------------------------------------------------------------------------------------------------- DomainNet

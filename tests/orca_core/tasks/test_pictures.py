@@ -133,6 +133,17 @@ def test_what_is_not_a_regular_file_is_refused(tmp_path):
         find_proxy(f"images:{folder}").load()
 
 
+def test_files_beside_the_pictures_are_left_out_with_a_warning(tmp_path):
+    folder = write_two_classes(tmp_path / "mine", lambda label, i: np.full((10, 10), 40 * label + i, "uint8"))
+    assert find_task(f"images:{folder}").notes == ()
+    (first, *_) = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    (first / "x.heic").write_bytes(b"ftypheic")
+    (first / ".hidden").write_text("")
+    (note,) = find_task(f"images:{folder}").notes
+    assert note.startswith("1 file is left out, without the name of a picture (.jpg ")
+    assert note.endswith(f": {first.name}/x.heic")
+
+
 def test_names_of_classes_must_be_utf_8(tmp_path):
     folder = write_two_classes(tmp_path / "mine", lambda label, i: np.full((10, 10), 40 * label + i, "uint8"))
     os.rename(os.fsencode(folder / "a"), os.fsencode(folder) + b"/caf\xe9")
