@@ -14,7 +14,7 @@ from orca_core.rows import Row, StageRow, row_to_json
 from sweeper.faults import Faults
 from sweeper.planning.planner import plan_trial
 from sweeper.results.workspace import Workspace
-from sweeper.running.data_notes import tell_tables
+from sweeper.running.data_notes import tell_notes
 from sweeper.running.job import TrialJob
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_stores
@@ -52,7 +52,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     if config.bits == "portable":
         check_pinned(device)
     check_data([config])
-    tell_tables([config])
+    tell_notes([config])
     for warning in warn_of_small_parts([config]):
         sys.stderr.write(f"warning: {warning}\n")
     check_adapters([config])

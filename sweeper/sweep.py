@@ -12,7 +12,7 @@ from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
-from sweeper.running.data_notes import tell_tables
+from sweeper.running.data_notes import tell_notes
 from sweeper.running.driver import claim_sweep
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
@@ -59,7 +59,7 @@ def run_space(
     first = reconcile(space, results, retry_failed)
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
     if not quiet:
-        tell_tables(trial.config for trial in first.todo)
+        tell_notes(trial.config for trial in first.todo)
     if first.todo and not quiet:
         for warning in warn_of_small_parts(trial.config for trial in first.todo):
             sys.stderr.write(f"warning: {warning}\n")

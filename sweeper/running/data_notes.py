@@ -1,4 +1,4 @@
-"""What is said of the user's own tables before anything starts: which column is predicted, and what to look at."""
+"""What is said of the user's own data before anything starts: which column of a table is predicted, and what to look at."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from orca_core.config.knobs import TrialConfig
 
 
-def tell_tables(configs: Iterable[TrialConfig]) -> None:
-    """Print to standard error, once for each table: its target, and a warning for each of its notes."""
-    specs = {config.task: config.task_spec for config in configs if config.task.startswith("csv:")}
+def tell_notes(configs: Iterable[TrialConfig]) -> None:
+    """Print to standard error, once for each task: the target of a table, and a warning for each of its notes."""
+    specs = {config.task: config.task_spec for config in configs}
     for name, spec in sorted(specs.items()):
-        sys.stderr.write(f"{name}: {spec.summary}\n")
+        if name.startswith("csv:"):
+            sys.stderr.write(f"{name}: {spec.summary}\n")
         sys.stderr.writelines(f"warning: {name}: {note}\n" for note in spec.notes)

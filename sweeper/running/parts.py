@@ -57,7 +57,7 @@ class TaskParts:
             remedy = "Do not read much into small differences."
         else:
             remedy = "Set validation.folds, for example to 5, or a larger valid_share."
-        return f"{config.task} has only {number} validation samples{shows}. {remedy}"
+        return f"{config.task} has only {number} validation sample{'' if number == 1 else 's'}{shows}. {remedy}"
 
     @property
     def _score(self) -> str:

@@ -142,6 +142,17 @@ def test_the_plan_says_which_column_is_predicted_and_warns(root, tmp_path):
     assert "warning: csv:t.csv?target=species: column 'share' is left out" in result.stderr
 
 
+def test_the_plan_warns_of_files_beside_the_pictures_that_are_left_out(root, tmp_path):
+    for name in "ab":
+        Path("pics", name).mkdir(parents=True)
+        for number in range(9):
+            Image.new("RGB", (8, 8), (number, ord(name), 0)).save(Path("pics", name, f"{number}.png"))
+    Path("pics/a/x.heic").touch()
+    (tmp_path / "space.yaml").write_text('name: t\nbase: {align.epochs: 0, task: "images:pics"}\n')
+    said = sweeper("plan", "space.yaml").stderr
+    assert "warning: images:pics: 1 file is left out, without the name of a picture (.jpg " in said
+
+
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [
