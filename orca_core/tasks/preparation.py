@@ -276,7 +276,8 @@ def _spelled(name: object, are_numbers: bool) -> str:
     if are_numbers and isinstance(name, str):
         with suppress(ValueError):
             name = float(name)
-    return f"{name:.15g}" if isinstance(name, int | float) else str(name)
+    is_number = isinstance(name, int | float) and (are_numbers or not isinstance(name, bool))
+    return f"{name:.15g}" if is_number else str(name)
 
 
 def _listed(names: Sequence[object], most: int = 8) -> str:

@@ -30,7 +30,7 @@ from orca_core.scoring import SCORES
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 from orca_core.tasks import Split, TaskData, TaskSpec, find_task
-from orca_core.tasks.preparation import Scale, from_json
+from orca_core.tasks.preparation import Answers, Scale, from_json
 from orca_core.tasks.raw_arrays import ArrayInputs
 from orca_core.tasks.spec import _prepared
 from orca_core.workbench import Workbench
@@ -396,6 +396,11 @@ def test_an_error_about_the_samples_of_a_file_names_it(train, tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(DataError, match=rf"^{tmp_path / 'a.png'}: must be a regular file, but is a FIFO"):
         train("images")[2].predict(tmp_path)
+
+
+def test_answers_may_be_booleans():
+    assert Answers("classification", ("False", "True")).encode([True, False]).tolist() == [1, 0]
+    assert Answers("classification", (0, 1)).encode([True, False]).tolist() == [1, 0]
 
 
 def test_a_range_that_is_meant_is_taken(train, tmp_path):
