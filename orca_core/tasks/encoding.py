@@ -139,8 +139,7 @@ class TableEncoding:
             for column in self.columns
             if column.name not in held
         )
-        lengths = {name: len(held[name].values if isinstance(held[name], Column) else held[name]) for name in held}
-        num_rows = lengths[self.columns[0].name]
+        num_rows = _count_rows({column.name: held[column.name] for column in self.columns}, source)
         if (size := 8 * num_rows * len(self.columns) * self.num_channels) > MAX_BYTES:
             rule = f"must take at most {MAX_BYTES / 2**30:.0f} GiB when encoded, as rows x columns x most categories"
             remedy = "Leave out the columns with the most categories."
@@ -245,6 +244,26 @@ def number_faults(column: Column, remedy: str = "") -> list[Fault]:
     if column.is_text or not (large := column.values[np.abs(column.values) > MAX_NUMBER]).size:
         return []
     return [Fault(column.name, f"must have finite numbers of at most {MAX_NUMBER:g} in size", float(large[0]), remedy)]
+
+
+def _count_rows(columns: Mapping[str, Any], source: str) -> int:
+    """How many entries each of the columns has.
+
+    Raises:
+        DataError: If one is not a sequence of entries, or has another number of them than the first.
+    """
+    held = {name: entries.values if isinstance(entries, Column) else entries for name, entries in columns.items()}
+    rule = "must be a sequence of entries, one for each row"
+    refuse(Fault(name, rule, type(entries).__name__).text(source) for name, entries in held.items() if not _is_sequence(entries))
+    lengths = {name: len(entries) for name, entries in held.items()}
+    first, number = next(iter(lengths.items()))
+    rule = f"must have as many entries as {first}, {number}"
+    refuse(Fault(name, rule, length).text(source) for name, length in lengths.items() if length != number)
+    return number
+
+
+def _is_sequence(entries: Any) -> bool:
+    return hasattr(entries, "__len__") and not isinstance(entries, str | bytes | Mapping) and getattr(entries, "ndim", 1) == 1
 
 
 def _columns_of(rows: Any, names: Sequence[str]) -> dict[str, Any]:

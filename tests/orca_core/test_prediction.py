@@ -304,8 +304,12 @@ def test_pictures_of_16_bits_are_scaled_as_in_training(tmp_path):
     for part in (data.train, data.valid, data.test):
         assert all((every == row).all((1, 2, 3)).any() for row in part.x)
     Image.new("RGB", (20, 20)).save(tmp_path / "plain.png")
-    with pytest.raises(DataError, match="must have more than 8 bits like the training pictures"):
+    with pytest.raises(DataError, match=r"plain\.png: must have more than 8 bits like the training pictures"):
         inputs.encode([tmp_path / "plain.png"])
+    deep, plain = Image.open(tmp_path / "pics" / "dim" / "0.png"), Image.open(tmp_path / "plain.png")
+    assert (inputs.encode(deep) == inputs.encode([deep])).all()
+    with pytest.raises(DataError, match=r"^picture 2: must have more than 8 bits like the training pictures"):
+        inputs.encode([deep, plain])
 
 
 def test_fields_are_in_their_own_unit(tmp_path, use_data):
@@ -378,6 +382,9 @@ def test_a_task_whose_loader_says_nothing_takes_what_the_loader_makes(train):
         ("table", [{"size": 1, "colour": "pink", "weight": 1}], "row 1: colour: must be a category of the training data, but got 'pink'"),
         ("table", [{"size": "much", "colour": "red", "weight": 1}], "row 1: size: must be of its column's form"),
         ("table", np.zeros((2, 3)), "must be rows with the names of their columns, but got 'ndarray'"),
+        ("table", {"size": [1, 2], "colour": ["red", "red"], "weight": [1]}, "weight: must have as many entries as colour, 2, but got 1"),
+        ("table", {"size": [1, 2], "colour": ["red", "red"], "weight": 1}, "weight: must be a sequence of entries, one for each row"),
+        ("table", {"size": [1, 2, 3], "colour": "red", "weight": [1, 2, 3]}, "colour: must be a sequence of entries"),
         ("table", [], "must have at least one row"),
         ("table", 3, "must be rows with the names of their columns, but got 'int'"),
         ("npz-dense", np.zeros((2, 2, 23)), "must have another shape"),

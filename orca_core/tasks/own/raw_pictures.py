@@ -40,8 +40,8 @@ class PictureInputs(RawInputs):
     def expected(self) -> str:
         kind = f"a grey picture file of more than 8 bits ({self.scale[0]:g} to {self.scale[1]:g})" if self.scale else "a picture file"
         return (
-            f"{kind}, a folder of them (or of a folder for each class), a list of files or of PIL images, which are brought to "
-            f"{self.size} x {self.size} pixels; or bytes (uint8, 0 to 255) of shape (n, 3, {self.size}, {self.size})"
+            f"{kind}, a folder of them (or of a folder for each class), a PIL image, a list of files or of PIL images, which are brought "
+            f"to {self.size} x {self.size} pixels; or bytes (uint8, 0 to 255) of shape (n, 3, {self.size}, {self.size})"
         )
 
     @property
@@ -51,6 +51,8 @@ class PictureInputs(RawInputs):
     def encode(self, samples: Any) -> np.ndarray:
         import numpy as np
 
+        if hasattr(samples, "convert"):  # one picture
+            samples = [samples]
         if not isinstance(samples, list | tuple):
             return self._check(samples)
         if not samples or not all(isinstance(sample, str | Path) or hasattr(sample, "convert") for sample in samples):
@@ -58,14 +60,14 @@ class PictureInputs(RawInputs):
         x, wrong = np.empty((len(samples), 3, self.size, self.size), dtype=np.uint8), []
         for number, sample in enumerate(samples):
             try:
-                x[number] = self._read(sample)
+                x[number] = self._read(sample, f"picture {number + 1}")
             except DataError as error:
                 wrong.append(str(error))
                 refuse(wrong if len(wrong) == MAX_REPORTED else ())
         refuse(wrong)
         return x
 
-    def _read(self, sample: Any) -> np.ndarray:
+    def _read(self, sample: Any, name: str) -> np.ndarray:
         if isinstance(sample, str | Path):
             return self._read_file(Path(sample).expanduser())
         with TemporaryDirectory() as folder:  # a picture in memory takes the way of a file, so that both become the same
@@ -73,8 +75,11 @@ class PictureInputs(RawInputs):
             try:
                 sample.save(path)
             except (OSError, ValueError, KeyError) as error:
-                raise DataError(f"a picture of the mode {sample.mode} cannot be read ({error}). Give its file.") from None
-            return self._read_file(path)
+                raise DataError(f"{name}: of the mode {sample.mode}, which cannot be read ({error}). Give its file.") from None
+            try:
+                return self._read_file(path)
+            except DataError as error:
+                raise DataError(str(error).replace(str(path), name)) from None
 
     def _read_file(self, path: Path) -> np.ndarray:
         """A picture file as bytes, as the task's pictures were read.
