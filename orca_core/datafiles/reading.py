@@ -7,6 +7,7 @@ file that was read last for what goes wrong with its content.
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections.abc import Iterator
@@ -138,5 +139,6 @@ def decode_utf8(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        remedy = f"Convert it: iconv -f latin1 -t utf-8 {path.name}"
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+        remedy = f"Convert it: iconv -f {encoding} -t utf-8 {path.name}"
         raise DataError(f"{path}: line {line}: must be UTF-8, but has the byte 0x{content[error.start]:02x}. {remedy}") from None

@@ -104,12 +104,12 @@ def _choose_delimiter(path: Path, header: str) -> str:
 
 def _read_csv(path: Path) -> list[Column]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        delimiter = _choose_delimiter(path, file.readline())
+        delimiter = _choose_delimiter(path, next((line for line in file if line.strip()), ""))
         file.seek(0)
         rows = csv.reader(file, delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=True)
         limit = csv.field_size_limit(sys.maxsize)  # the limit is the module's
         try:
-            header = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(rows, []))]  # as pandas calls them
+            header = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(filter(None, rows), []))]  # as pandas
             body = _read_rows(rows, len(header))
         finally:
             csv.field_size_limit(limit)
@@ -124,7 +124,7 @@ def _read_rows(rows: Iterable[list[str]], width: int) -> list[list[str]]:
         if not row:
             continue
         if len(row) != width:
-            raise ValueError(f"row {number} has {len(row)} entries, and there are {width} columns")
+            raise ValueError(f"row {number} has {len(row)} entries, but there {'is 1 column' if width == 1 else f'are {width} columns'}")
         body.append([entry.strip() for entry in row])
     return body
 

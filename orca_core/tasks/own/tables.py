@@ -245,7 +245,8 @@ def _layout(file: Path, options: Options) -> Layout:
 def _columns_of(file: Path, size: int, mtime_ns: int) -> list[Column]:
     columns = read_table(file)
     if len(columns) < 2:
-        refuse([Fault("", "must have two columns at least, one of them the target", [column.name for column in columns]).text(str(file))])
+        rule, remedy = "must have two columns at least, one of them the target", "Separate entries by commas, semicolons or tabs."
+        refuse([Fault("", rule, [column.name for column in columns], remedy).text(str(file))])
     return columns
 
 

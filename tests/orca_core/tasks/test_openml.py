@@ -72,7 +72,7 @@ def test_the_target_is_named_or_last(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.csv", "a,b\n1\n", r"row 1 has 1 entries, and there are 2 columns"),
+        ("t.csv", "a,b\n1\n", r"row 1 has 1 entries, but there are 2 columns"),
         ("t.csv", "1,2\n3,4\n", r"its first line must be column names, but is \['1', '2'\]"),
         ("t.csv", "a,a\n3,4\n", r"must have columns with different names, but got \['a'\]"),
         ("t.csv", "a,b\n", r"must have rows, but got 0"),

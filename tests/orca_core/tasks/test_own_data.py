@@ -68,7 +68,7 @@ def test_two_epochs_of_a_table(tmp_path, two_epochs, kind):
     [
         (None, "must be an existing file"),
         ("a,label\n1,2\n", "label: must have at least 10 rows, but got 1"),
-        ("label\n" + "1\n" * 20, "must have two columns at least"),
+        ("label\n" + "1\n" * 20, "must have two columns at least, .* Separate entries by commas, semicolons or tabs"),
         ("a,label\n" + "1,x\n" * 20, r"label: must have at least two classes"),
         ("a,label\n" + "1,1.5\n" * 20, r"label: must have finite numbers, not all equal"),
         ("a,label\n" + "".join(f"{i},c{i}\n" for i in range(20)), "must have rows for test, validation and one of each class"),

@@ -187,6 +187,17 @@ def test_a_table_in_another_encoding_is_told_by_line_with_the_remedy(tmp_path, s
         read_table(place)
 
 
+def test_a_table_in_utf_16_is_told_as_such(tmp_path):
+    (tmp_path / "t.csv").write_text("a,label\n1,x\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"line 1: must be UTF-8, .* Convert it: iconv -f utf-16 -t utf-8 t\.csv"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_empty_lines_before_the_header_are_skipped(tmp_path):
+    (tmp_path / "t.csv").write_text("\n\na;b\n\n1;2\n")
+    assert {name: column.values.tolist() for name, column in read_columns(tmp_path / "t.csv").items()} == {"a": [1], "b": [2]}
+
+
 def test_a_table_that_is_no_regular_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(DataError, match="must be a regular file, but is a FIFO"):
