@@ -97,7 +97,9 @@ def read_description(folder: Path) -> Description:
             task = {name: contents["task"][name] for name in TASK_FIELDS}
             vars(config)["task_spec"] = TaskSpec(loader="", recipes={}, **task)  # without the task's files, which may be elsewhere
         shapes = tuple(map(int, contents["input_shape"])), tuple(map(int, contents["output_shape"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise DataError(f"{folder}: {rule}, but model.json is damaged ({error})") from None
     preparation = from_json(contents["preparation"]) if "preparation" in contents else None
+    if preparation is not None and not isinstance(preparation, Preparation):
+        raise DataError(f"{folder}: {rule}, but model.json is damaged (preparation has another type)")
     return Description(config, contents["epoch"], *shapes, preparation, contents.get("errors", {}))

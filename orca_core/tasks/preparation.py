@@ -270,6 +270,10 @@ class Preparation(Described):
     inputs: RawInputs
     answers: Answers
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, RawInputs) or not isinstance(self.answers, Answers):
+            raise TypeError("inputs and answers must be mappings with the type of each")
+
 
 def _spelled(name: object, are_numbers: bool) -> str:
     """A class by one spelling, whether it is a text or a number: 1, 1.0 and "1" are one class; where all classes are numbers, "1.0" too."""

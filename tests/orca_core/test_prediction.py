@@ -447,6 +447,9 @@ def test_wrong_options_and_answers_are_refused(train):
     [
         ({"version": 3}, "must be of version 2 or 1, but is of 3. Update this package"),
         ({"preparation": {"type": "os.system"}}, "must be a preparation as this version writes it"),
+        ({"preparation": {"type": "preparation", "inputs": "x", "answers": "x"}}, "must be a preparation as this version writes it"),
+        ({"preparation": {"typf": "preparation"}}, "model.json is damaged"),
+        ({"output_shape": [float("inf")]}, "model.json is damaged"),
         ({"epoch": None, "config": ...}, "model.json lacks config"),
         ({"output_shape": [4]}, "model.safetensors must hold the weights that model.json describes"),
     ],
