@@ -18,10 +18,11 @@ from torch import nn
 from orca_core import Store, TrialConfig, resolve_config
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import load_data, model_before_tuning
+from orca_core.pipeline import model_before_tuning
 from orca_core.seeding import generator
 from orca_core.settings import Settings
 from orca_core.tasks import TaskData
+from orca_core.trial_stages import load_data
 
 EPOCHS = 9
 

@@ -16,9 +16,10 @@ import torch
 
 from orca_core import Store, resolve_config
 from orca_core.finetuning.loop import Finetuning
-from orca_core.pipeline import load_data, model_before_tuning
+from orca_core.pipeline import model_before_tuning
 from orca_core.rows import EpochRow
 from orca_core.settings import Settings
+from orca_core.trial_stages import load_data
 
 EPOCHS = 8
 METRICS = ("train_loss", "valid_loss", "valid_error", "test_error", "lr")

@@ -35,10 +35,11 @@ from orca_core.distances import OtddSource
 from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import trial_id
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import load_data, model_before_tuning, trial_rows
+from orca_core.pipeline import model_before_tuning, trial_rows
 from orca_core.rows import EpochRow, TrialResult
 from orca_core.settings import Settings
 from orca_core.tasks import TaskData
+from orca_core.trial_stages import load_data
 
 SMALL: dict[str, Any] = {
     "pretrain.epochs": 1,

@@ -20,7 +20,7 @@ from pathlib import Path
 PEAK = "import json, resource; print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, sizes]))"
 IMPORTS = """
 import sys
-import h5py, numpy as np, orca_core.pipeline
+import h5py, numpy as np, orca_core.trial_stages
 from orca_core.config.resolve import resolve_config
 from orca_core.settings import Settings
 from orca_core.tasks import find_task
@@ -29,8 +29,8 @@ from orca_core.workbench import Workbench
 SETTINGS = "Settings.of(resolve_config({'task': 'pdebench/advection', 'train_samples': 64, 'align.epochs': 0}), 'finetune')"
 WAYS = {
     "imports alone": "sizes = []",
-    "opened here, decoded anew": f"data = orca_core.pipeline.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
-    "opened here again": f"data = orca_core.pipeline.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
+    "opened here, decoded anew": f"data = orca_core.trial_stages.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
+    "opened here again": f"data = orca_core.trial_stages.load_data({SETTINGS}); sizes = [len(data.train), len(data.test)]",
     "read in full": "path = find_task('pdebench/advection').expects[0].find(); "
     "x = np.array(h5py.File(path)['tensor'], dtype=np.float32)[:, ::5, ::4]; sizes = [len(x)]",
 }

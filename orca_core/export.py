@@ -50,8 +50,8 @@ class _Kept:
         found = self.data
         if "preparation" not in found:
             from orca_core.keeping import describe_data
-            from orca_core.pipeline import load_data
             from orca_core.settings import Settings
+            from orca_core.trial_stages import load_data
 
             found = dict(found) | describe_data(load_data(Settings.of(config, "finetune")))
         shapes = tuple(found["input_shape"]), tuple(found["output_shape"])

@@ -7,6 +7,7 @@ code: a type is known by its name, and only those in `_TYPES` are read.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -99,29 +100,29 @@ class Samples:
     source: Path | None = None
 
 
-class RawInputs(Described):
+class RawInputs(Described, ABC):
     """How raw samples become rows of the task."""
 
     @property
+    @abstractmethod
     def expected(self) -> str:
         """What `encode` and `read` take, as a phrase: `arrays of shape (n, 2, 64)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, samples: Any) -> np.ndarray:
         """Raw samples -> (n, ...) rows, as training rows were made from such samples.
 
         Raises:
             DataError: If they are not what the model expects.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, path: Path) -> Samples:
         """The samples in a file or folder.
 
         Raises:
             DataError: If it cannot be read, or is of another format.
         """
-        raise NotImplementedError
 
     def in_any_range(self) -> RawInputs:
         """The same, without a check of the range of values."""

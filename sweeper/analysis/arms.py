@@ -10,6 +10,7 @@ from typing import Any
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.candidates import Arm, Candidate, Row, Sweep, read_arms
+from sweeper.analysis.resolution import is_at_majority
 from sweeper.results.store import ResultStore
 
 
@@ -111,7 +112,7 @@ def _line(rank: int, sweep: Sweep, arm: Arm, candidate: Candidate) -> dict[str, 
     for metric in dict.fromkeys((sweep.metric, "test_error")):
         values = [row[metric] for row in rows]
         line |= {metric: _mean(values), f"{metric}_ci95": _half_interval(values)}
-    line |= {"seeds": len(rows)} | {knob: candidate.cells.get(knob) for knob in sweep.varied}
+    line |= {"seeds": len(rows), "at_majority": is_at_majority(rows)} | {knob: candidate.cells.get(knob) for knob in sweep.varied}
     return line | arm.counts()
 
 

@@ -14,17 +14,12 @@ _TOLERANCE = 1e-9
 
 
 def describe_resolution(metric: str, arms: Sequence[Rows]) -> list[str]:
-    """Describe how far a ranking can be trusted, in a sentence each; empty if nothing is to be said.
+    """How far a ranking can be trusted, in a sentence: which arms are closer to the best one than one validation sample; empty if none is.
 
     Args:
         metric: The metric by which the arms are ranked.
         arms: The arms of one task, the best first.
     """
-    return [*_unresolved(metric, arms), *_at_majority(arms)]
-
-
-def _unresolved(metric: str, arms: Sequence[Rows]) -> list[str]:
-    """The arms whose mean is closer to that of the best arm than one validation sample more or less."""
     samples = least_samples(arms)
     if metric != "valid_error" or samples is None or len(arms) < 2:
         return []
@@ -43,20 +38,13 @@ def least_samples(arms: Sequence[Rows]) -> int | None:
     return min(known) if known and len(known) == sum(map(len, arms)) else None
 
 
-def _at_majority(arms: Sequence[Rows]) -> list[str]:
-    """The arms whose test error is not below that of a model that has learned nothing."""
-    return [
-        f"Arm {number} has not learned to beat a constant answer: test error {_mean(rows, 'test_error'):.4g}, "
-        f"majority class or mean {_mean(rows, 'majority_error'):.4g}."
-        for number, rows in enumerate(arms, 1)
-        if is_at_majority(rows)
-    ]
+def is_at_majority(rows: Rows) -> bool | None:
+    """Whether an arm has learned nothing: its mean test error is not below that of always answering the most frequent class, or the mean.
 
-
-def is_at_majority(rows: Rows) -> bool:
-    """Whether the mean test error of an arm is not below that of always answering the most frequent class, or the mean."""
+    None if the error of the constant answer is unknown.
+    """
     if any(row.get("majority_error") is None or row.get("test_error") is None for row in rows):
-        return False
+        return None
     return _mean(rows, "test_error") >= _mean(rows, "majority_error") - _TOLERANCE
 
 

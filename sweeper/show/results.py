@@ -62,7 +62,7 @@ def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm]) -> st
         [
             arm.line["rank"],
             *(_format_mean(arm.line, metric) for metric in metrics),
-            "; ".join([_name(arm.arm, text), _progress(sweep, arm.arm)]),
+            "; ".join([_name(arm.arm, text), *_warnings(arm), _progress(sweep, arm.arm)]),
         ]
         for arm, text in zip(arms, settings, strict=True)
     ]
@@ -93,6 +93,10 @@ def _settings(cells: Sequence[Mapping[str, Any]], knobs: Iterable[str]) -> list[
 def _name(arm: Arm, settings: str) -> str:
     """The name of an arm's variant, and its settings."""
     return ": ".join(part for part in (arm.variant, settings) if part) or "the only arm"
+
+
+def _warnings(arm: RankedArm) -> list[str]:
+    return ["no better than a constant answer"] if arm.line["at_majority"] else []
 
 
 def _progress(sweep: Sweep, arm: Arm) -> str:

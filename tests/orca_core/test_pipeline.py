@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_core import pipeline
+from orca_core import trial_stages
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, DataError
 from orca_core.pipeline import run_trial
@@ -123,7 +123,7 @@ def test_training_writes_nothing_to_the_global_generators(quick, store):
 
 
 def subset(quick, count: int | None, **knobs: object) -> set[bytes]:
-    data = pipeline.load_data(Settings.of(quick("openml/187", {"train_samples": count, **knobs}), "finetune"))
+    data = trial_stages.load_data(Settings.of(quick("openml/187", {"train_samples": count, **knobs}), "finetune"))
     return {row.tobytes() for row in data.train.x}
 
 
@@ -138,7 +138,7 @@ def test_the_training_subset_is_drawn_by_the_split_seed_and_not_by_the_seed(quic
 
 
 def test_every_class_is_in_the_smallest_training_set(quick):
-    data = pipeline.load_data(Settings.of(quick("openml/187", {"train_samples": 3}), "finetune"))
+    data = trial_stages.load_data(Settings.of(quick("openml/187", {"train_samples": 3}), "finetune"))
     assert sorted(data.train.y) == [0, 1, 2]
 
 

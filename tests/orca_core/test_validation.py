@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_core import pipeline
+from orca_core import pipeline, trial_stages
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
@@ -244,13 +244,13 @@ def test_the_kept_model_is_that_of_the_final_training(folded, tmp_path):
 
 def test_rows_that_are_held_out_reach_no_alignment(task, store, monkeypatch):
     aligned: list[TaskData] = []
-    build = pipeline.Alignment
+    build = trial_stages.Alignment
 
     def record(settings, embedder, x, y, data, device):
         aligned.append(data)
         return build(settings, embedder, x, y, data, device)
 
-    monkeypatch.setattr(pipeline, "Alignment", record)
+    monkeypatch.setattr(trial_stages, "Alignment", record)
     run(small(task, validation__folds=FOLDS), store)
     spec = find_task(task)
     pool, test = rows_in(spec.load(0).train) | rows_in(spec.load(0).valid), rows_in(spec.load(0).test)

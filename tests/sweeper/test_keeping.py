@@ -13,10 +13,10 @@ from orca_core import load_model
 from orca_core.addresses import Address
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
-from orca_core.pipeline import load_data
 from orca_core.scoring import SCORES
 from orca_core.settings import Settings
 from orca_core.store import Store
+from orca_core.trial_stages import load_data
 from sweeper.export import export_best
 from sweeper.planning.planner import make_plan
 from sweeper.results import Results, Workspace

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeper.analysis.resolution import describe_resolution
+import pytest
+
+from sweeper.analysis.resolution import describe_resolution, is_at_majority
 
 
 def arm(
@@ -32,9 +34,6 @@ def test_nothing_is_said_where_errors_are_not_counted_in_samples_or_their_number
     assert describe_resolution("valid_loss", [arm(0.2), arm(0.2)]) == []
 
 
-def test_an_arm_at_the_majority_class_is_marked():
-    arms = [arm(0.15, test=0.36), arm(0.4, test=0.35), arm(0.6, test=0.4), arm(0.8, test=0.9, majority=None)]
-    assert describe_resolution("valid_error", arms) == [
-        "Arm 1 has not learned to beat a constant answer: test error 0.36, majority class or mean 0.36.",
-        "Arm 3 has not learned to beat a constant answer: test error 0.4, majority class or mean 0.36.",
-    ]
+@pytest.mark.parametrize(("test", "majority", "expected"), [(0.36, 0.36, True), (0.4, 0.36, True), (0.35, 0.36, False), (0.9, None, None)])
+def test_an_arm_at_the_error_of_a_constant_answer_is_known(test, majority, expected):
+    assert is_at_majority(arm(0.15, 0.2, test=test, majority=majority)) is expected

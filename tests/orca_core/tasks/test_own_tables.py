@@ -466,7 +466,7 @@ def test_the_row_of_a_trial_says_what_became_of_the_columns(tmp_path, quick, war
 def test_a_table_is_read_once_for_all_trials(iris, monkeypatch):
     find_task(iris)
     monkeypatch.setattr(tables, "read_table", lambda path: pytest.fail("read again"))
-    find_task(f"{iris}?target=species")
+    assert find_task(f"{iris}?target=species").kind == "classification"
 
 
 def test_notes_and_descriptions_of_wide_tables_are_short(tmp_path):

@@ -1,0 +1,267 @@
+"""The stages of one training, each from the store or computed and stored there, and the data they read."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Generator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from orca_core.alignment.joint import BatchDistance
+from orca_core.alignment.loop import Alignment, embedder_weights
+from orca_core.alignment.source import source_features
+from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
+from orca_core.config.knobs import TrialConfig
+from orca_core.declarations import Kind
+from orca_core.errors import DataError, nearest
+from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
+from orca_core.finetuning.selection import Selection
+from orca_core.keeping import Shapes, shapes_of
+from orca_core.model.cross_modal import CrossModalModel, build_embedder
+from orca_core.numerics import check_pinned, is_mixed, made_by, numerical_kind
+from orca_core.pretraining.loop import Pretraining
+from orca_core.proxies import find_proxy
+from orca_core.rows import EpochRow, Row, StageRow
+from orca_core.scoring import LOSSES, SCORES
+from orca_core.seeding import derive
+from orca_core.settings import Settings
+from orca_core.stages import Stage, stages_of_training
+from orca_core.store import Artifact, Store
+from orca_core.tasks import Split, TaskData, TaskSpec
+from orca_core.tasks.spec import check_train_samples
+from orca_core.tasks.splitting import stratified_order
+from orca_core.tasks.validation import Validation
+from orca_core.trajectory import Trajectory, advance, rows_of
+from orca_core.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What fine-tuning leaves.
+
+    Args:
+        model: In the state of its last epoch, if that was computed here.
+        rows: Of all epochs.
+        end: The last artifact; may hold rows alone.
+        tuning: What trained, or a part of it; None if all came from the store.
+        trained_counts: Parameters that train, by phase.
+        valid_samples: Number of samples that validated.
+    """
+
+    model: CrossModalModel
+    rows: list[EpochRow]
+    end: Artifact
+    tuning: Finetuning | None
+    trained_counts: list[int]
+    valid_samples: int
+
+
+class TrialStages:
+    """The stages of one training: of a trial, or of a fold of it; each from the store or computed and stored there.
+
+    Every stage is built from `Settings`, its own view of the config, and from the results of the stages before it.
+    """
+
+    def __init__(self, config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]] = {}) -> None:
+        if config.bits == "portable":
+            check_pinned(device)
+        _prepare_torch(config.threads, device)
+        self.kind = numerical_kind(device)
+        self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
+        self.stages = stages_of_training(config, device)
+        self.phases = [stage for stage in self.stages if stage.kind == "finetune"]
+
+    def stage(self, kind: Kind) -> Stage | None:
+        """The stage of a kind, if the trial has one."""
+        return next((stage for stage in self.stages if stage.kind == kind), None)
+
+    def load_data(self) -> TaskData:
+        """The task's data, with `train_samples` of its training rows."""
+        return load_data(Settings.of(self.config, "finetune"))
+
+    def pretrain(self) -> Generator[Row, None, Artifact | None]:
+        """Pretrain the body, if it is one that is pretrained here."""
+        if (stage := self.stage("pretrain")) is None:
+            return None
+        settings = Settings.of(self.config, "pretrain")
+        artifact = yield from self._advance(stage, lambda: Pretraining(settings, self.device))
+        return artifact
+
+    def embed_source(self, pretrained: Artifact | None) -> Generator[Row, None, Artifact | None]:
+        """Compute the features of the proxy, if the trial compares with any."""
+        if (stage := self.stage("source")) is None:
+            return None
+        settings, started = Settings.of(self.config, "source"), time.perf_counter()
+        artifact = self.store.get(stage.address)
+        reused, stored = artifact is not None, None
+        if artifact is None:
+            proxy, body = find_proxy(settings["proxy"]), self.load_body(settings, pretrained)
+            samples, seed = settings["align.proxy_samples"], settings["seed"]
+            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=self.device)
+            data = {"seconds": time.perf_counter() - started, **made_by(self.kind)}
+            artifact = Artifact({"features": features, "labels": labels}, data)
+            stored = self.store.put(stage.address, artifact.tensors, artifact.data)
+        yield StageRow(
+            stage=stage.kind,
+            key=stage.key,
+            epochs=0,
+            reused_epochs=0,
+            seconds=0.0 if reused else time.perf_counter() - started,
+            saved_s=artifact.data["seconds"] if reused else 0.0,
+            stored_bytes=stored,
+            mixed_numerics=is_mixed(self.kind, artifact.data) if reused else False,
+        )
+        return artifact
+
+    def align(self, pretrained: Artifact | None, source: Artifact | None) -> Generator[Row, None, Artifact | None]:
+        """Align the embedder with the proxy, if `align.epochs` is above 0."""
+        if (stage := self.stage("align")) is None or source is None:
+            return None
+        settings = Settings.of(self.config, "align")
+
+        def build() -> Alignment:
+            data = load_data(settings)
+            embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
+            return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self.device)
+
+        artifact = yield from self._advance(stage, build)
+        return artifact
+
+    def build_model(self, shapes: Shapes, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
+        """The model as fine-tuning starts with it."""
+        settings = Settings.of(self.config, "finetune")
+        body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
+        model = CrossModalModel(settings, body, *shapes)
+        if aligned is not None:
+            model.embedder.load_state_dict(embedder_weights(aligned.tensors))
+        return model
+
+    def tune(
+        self,
+        pretrained: Artifact | None,
+        source: Artifact | None,
+        *,
+        end: int | None = None,
+        held: Selection | None = None,
+        keep_all: bool = False,
+    ) -> Generator[Row, None, Tuned]:
+        """Align, then fine-tune phase by phase.
+
+        Args:
+            pretrained, source: Results of the stages before.
+            end: Epoch after which to stop, on the same schedule; None = at the end of the schedule.
+            held: By which the weights of the best epoch are held; None if they are not.
+            keep_all: Whether the states of all epochs are kept.
+        """
+        data = self.load_data()
+        aligned = yield from self.align(pretrained, source)
+        model = self.build_model(shapes_of(data), pretrained, aligned)
+        phases = self.phases
+        if end is not None:
+            phases = [replace(stage, end=min(stage.end, end)) for stage in phases if stage.start < end]
+        tuning: Finetuning | None = None
+        before: Artifact | None = None
+        rows: list[EpochRow] = []
+        trained_counts = []
+        for stage in phases:
+            settings = Settings.of(self.config, "finetune", stage.phase)
+
+            def build(stage: Stage = stage, settings: Settings = settings, before: Artifact | None = before) -> Finetuning:
+                nonlocal tuning
+                if tuning is None:
+                    distance = self.batch_distance(settings, data, source)
+                    tuning = Finetuning(settings, model, data, self.device, selection=held, distance=distance)
+                if before is not None:
+                    tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
+                tuning.start_phase(settings)
+                return tuning
+
+            before = yield from self.advance_phase(stage, build, keep_all=keep_all, is_last=stage is phases[-1])
+            model.train_only(settings.phases[-1].train, before.tensors.get(FISHER_SCORES))
+            trained_counts.append(model.num_trained())
+            rows += [row for row in rows_of(before) if row.epoch > stage.start]
+        assert before is not None, "a schedule has at least one phase, and a phase at least one epoch"
+        return Tuned(model, rows, before, tuning, trained_counts, len(data.valid))
+
+    def load_body(self, settings: Settings, pretrained: Artifact | None, dropout: float = 0.0) -> LoadedBody:
+        """The body of a stage, with its weights."""
+        spec = settings.body
+        if settings["body.weights"] == "random":
+            return random_body(spec, seed=settings["seed"], dropout=dropout)
+        if pretrained is None:
+            return checkpoint_body(spec, spec.digest(), dropout)
+        stage = self.stage("pretrain")
+        assert stage is not None
+        key = (stage.address, dropout)
+        return Workbench.current().recall("pretrained bodies", key, lambda: pretrained_mini(spec, pretrained.tensors, dropout), maxsize=4)
+
+    def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
+        """The distance to the proxy, if fine-tuning minimises it too."""
+        if source is None or "source" not in settings.inputs:
+            return None
+        return BatchDistance(settings, source.tensors["features"], source.tensors["labels"], data, self.device)
+
+    def advance_phase(
+        self, stage: Stage, build: Callable[[], Finetuning], *, keep_all: bool, is_last: bool
+    ) -> Generator[Row, None, Artifact]:
+        """Bring a phase of fine-tuning to its end."""
+        end = stage.end
+        ends: Collection[int] = range(stage.start + 1, end + 1) if keep_all else self._ends(stage)
+        # The weights after the last phase are needed again only by trials that go on from there.
+        needed = not is_last or keep_all or any(epoch > end for epoch in ends)
+        # The layers that `surgical` chose are in the state: it is always kept.
+        needed |= self.config.phases[stage.phase].is_surgical
+        artifact = yield from advance(stage, self.store, build, kind=self.kind, keep_tensors=needed, keep_at=ends)
+        return artifact
+
+    def _advance(self, stage: Stage, build: Callable[[], Trajectory]) -> Generator[Row, None, Artifact]:
+        artifact = yield from advance(stage, self.store, build, kind=self.kind, keep_at=self._ends(stage))
+        return artifact
+
+    def _ends(self, stage: Stage) -> Collection[int]:
+        return self.keep_at.get(stage.folder, ())
+
+
+def load_data(settings: Settings) -> TaskData:
+    """The data of a trial: the task's, with `train_samples` of its training rows.
+
+    Args:
+        settings: Of alignment or of fine-tuning.
+    """
+    spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
+    validation = Validation(settings["valid_share"], settings["validation.folds"], settings["validation.fold"])
+    _check_scoring(spec, reference)
+    key = (spec.digest(), split_seed, reference, validation)
+    data = Workbench.current().recall("tasks", key, lambda: spec.load(split_seed, reference, validation), maxsize=4)
+    samples = settings["train_samples"]
+    if samples is None:
+        return data
+    check_train_samples(data, samples, settings["task"])
+    labels = data.train.y if data.num_classes is not None else np.zeros(len(data.train), dtype=np.int64)
+    # The end of a stratified order holds every class, and a smaller subset is a part of a larger one.
+    chosen = np.sort(stratified_order(labels, derive(split_seed, "train-subset"))[-samples:])
+    train = Split(np.ascontiguousarray(data.train.x[chosen]), np.ascontiguousarray(data.train.y[chosen]))
+    return replace(data, train=train)
+
+
+def _check_scoring(spec: TaskSpec, reference: bool) -> None:
+    """Check that a task's loss and score exist, before anything is computed: a task of another package may name any."""
+    for field, name, known in (("loss", spec.loss, LOSSES), ("score", spec.score_name(reference), SCORES)):
+        if name not in known:
+            raise DataError(f"{spec.name}: {field} must be the name of a {field}, but got {name!r}. {nearest(name, known)}")
+
+
+def _prepare_torch(threads: int, device: str) -> None:
+    """Set what the bits of a trial depend on besides its config."""
+    torch.set_num_threads(threads)
+    if device == "cuda":
+        # cuBLAS reads it when it is first used; without it, its sums may differ from run to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Not `warn_only`: then the backward pass of attention would be the one that differs from run to run.
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False  # on by default: fp32 convolutions would have 10 bits of mantissa
+        torch.backends.cuda.matmul.allow_tf32 = False
