@@ -13,14 +13,15 @@ _TOLERANCE = 1e-9
 """For rounding in means."""
 
 
-def describe_resolution(metric: str, arms: Sequence[Rows]) -> list[str]:
+def describe_resolution(metric: str, arms: Sequence[Rows], shown: int | None = None) -> list[str]:
     """Describe how far a ranking can be trusted, in a sentence each; empty if nothing is to be said.
 
     Args:
         metric: The metric by which the arms are ranked.
-        arms: The arms of one task, the best first.
+        arms: All ranked arms of one task, the best first.
+        shown: How many of them are listed; None = all. Only these are said to have learned nothing.
     """
-    return [*_unresolved(metric, arms), *_at_majority(arms)]
+    return [*_unresolved(metric, arms), *_at_majority(arms[:shown])]
 
 
 def _unresolved(metric: str, arms: Sequence[Rows]) -> list[str]:
