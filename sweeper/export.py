@@ -58,7 +58,8 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
     if space_file is not None:
         text = yaml.safe_dump(_build_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
         space_file.write_text(text, encoding="utf-8")
-        written.append(f"{space_file}: runs the arm again with {len(arm.rows)} seeds: sweeper run {space_file}")
+        seeds = "1 seed" if len(arm.rows) == 1 else f"{len(arm.rows)} seeds"
+        written.append(f"{space_file}: runs the arm again with {seeds}: sweeper run {space_file}")
     if model_folder is not None:
         from orca_core.export import export_model
 

@@ -133,7 +133,7 @@ def _launch(
     from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
 
     planner = found.planner
-    progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, len(found.done), quiet)
+    progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, found.done, quiet)
     ordered = CostModel(load_measured_costs(workspace)).sort_longest_first(todo)
     try:
         return launch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.candidates import Arm, Candidate, Row, Sweep, read_arms
 from sweeper.analysis.resolution import is_at_majority
-from sweeper.results.store import ResultStore
+from sweeper.results.store import ResultStore, results_option
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
             best = min(complete, key=lambda candidate: (_score(candidate, known.metric), candidate.number))
             ranked[arm.task].append((_score(best, known.metric), arm, best))
     if not ranked:
-        raise ConfigError([_nothing_to_rank(known)])
+        raise ConfigError([_nothing_to_rank(known, results.uri)])
     arms = {}
     for task, of_task in sorted(ranked.items()):
         of_task.sort(key=lambda entry: (entry[0], entry[1].id))
@@ -82,9 +83,9 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
     return Ranking(known, arms)
 
 
-def _nothing_to_rank(sweep: Sweep) -> Fault:
+def _nothing_to_rank(sweep: Sweep, uri: str) -> Fault:
     trials = [row for arm in sweep.arms for candidate in arm.candidates for row in candidate.rows.values()]
-    see = f"See `sweeper status {sweep.name}`."
+    see = f"See `sweeper status {shlex.quote(sweep.name)}{results_option(uri)}`."
     if not any(row["status"] == "COMPLETE" for row in trials):
         return Fault("", f"{sweep.name} has no finished trials yet", Fault.ABSENT, see)
     rule = f"{sweep.name} has no candidate yet of which all seeds are complete; only such candidates are ranked"
@@ -126,6 +127,8 @@ def _half_interval(values: Sequence[float]) -> float | None:
 
     if len(values) < 2:
         return None
+    if math.isclose(min(values), max(values), rel_tol=1e-12, abs_tol=1e-15):  # equal up to rounding, as means over folds may be
+        return 0.0
     mean = _mean(values)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
     return float(stdtrit(len(values) - 1, 0.975)) * spread / math.sqrt(len(values))

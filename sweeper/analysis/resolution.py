@@ -18,7 +18,7 @@ def describe_resolution(metric: str, arms: Sequence[Rows]) -> list[str]:
 
     Args:
         metric: The metric by which the arms are ranked.
-        arms: The arms of one task, the best first.
+        arms: All ranked arms of one task, the best first.
     """
     samples = least_samples(arms)
     if metric != "valid_error" or samples is None or len(arms) < 2:

@@ -25,7 +25,7 @@ ScoreOf = Callable[[PlannedTrial], float | None]
 
 
 @on_workbench
-def make_plan(space: SearchSpace, scores: Mapping[str, float] = {}) -> Plan:
+def make_plan(space: SearchSpace, *, scores: Mapping[str, float] = {}) -> Plan:
     """Plan a search space.
 
     Args:

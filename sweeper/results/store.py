@@ -12,6 +12,7 @@ neither loses nor duplicates a row, and readers need no lock: one that finds a f
 from __future__ import annotations
 
 import json
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -48,6 +49,11 @@ class _Files:
 
     live: Sequence[str]
     dead: Sequence[str]
+
+
+def results_option(uri: str) -> str:
+    """The option by which a command reads these results, with a space before it; empty for the folder that commands read anyway."""
+    return "" if uri == "results" else f" --results {shlex.quote(uri)}"
 
 
 class ResultStore(SweepNotes):

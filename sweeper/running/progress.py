@@ -25,12 +25,12 @@ class Progress:
     Args:
         recorder: Counts running and ended trials.
         total: Number of trials in the plan, including those finished by earlier runs.
-        done_before: Number of trials finished by earlier runs.
+        done_before: Ids of trials finished by earlier runs. One that early stopping lets go on counts as new.
         quiet: Show nothing.
     """
 
-    def __init__(self, recorder: Recorder, total: int, done_before: int, quiet: bool = False) -> None:
-        self.recorder, self.total, self.done_before = recorder, total, done_before
+    def __init__(self, recorder: Recorder, total: int, done_before: Iterable[str] = (), quiet: bool = False) -> None:
+        self.recorder, self.total, self._done_before = recorder, total, frozenset(done_before)
         self.console = Console(file=sys.stderr, quiet=quiet)
         self._started = time.monotonic()
         self._last = 0.0
@@ -67,7 +67,8 @@ class Progress:
         """The state in one line: trials done, running and failed, work reused, best so far, time left."""
         ended = self.recorder.ended.values()
         counts = Counter(trial.status for trial in ended)
-        done = self.done_before + len(ended) - counts[INTERRUPTED]
+        earlier = len(self._done_before - self.recorder.started)
+        done = earlier + len(ended) - counts[INTERRUPTED]
         parts = [f"{done}/{self.total} trials", f"{self.recorder.running} running"]
         if self.recorder.paused:
             parts.append(f"{self.recorder.paused} paused")
@@ -77,8 +78,8 @@ class Progress:
             parts.append(f"{counts['PRUNED']} pruned")
         if counts[INTERRUPTED]:
             parts.append(f"{counts[INTERRUPTED]} interrupted")
-        if self.done_before:
-            parts.append(f"{self.done_before} from earlier runs")
+        if earlier:
+            parts.append(f"{earlier} from earlier runs")
         if saved := sum(trial.saved_s for trial in ended):
             parts.append(f"{_clock(saved)} of work reused")
         if self.recorder.trouble:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -145,6 +145,11 @@ class Recorder:
     def paused(self) -> int:
         """Number of paused trials."""
         return sum(live.started is None for live in self._live.values())
+
+    @property
+    def started(self) -> Set[str]:
+        """Ids of the trials that have started, or have been taken over, since this recorder was made."""
+        return self._live.keys() | self.ended.keys()
 
     def start(self, trial: PlannedTrial, *, device: str) -> None:
         """Record that a trial starts, or restarts after its process or machine was lost."""

@@ -73,7 +73,7 @@ def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm]) -> st
     if unranked := ranking.unranked(task):
         arms_are, they_have = ("arm is", "it has") if unranked == 1 else ("arms are", "they have")
         text += f"{unranked} {arms_are} not ranked: {they_have} no candidate of which all seeds are complete.\n"
-    notes = describe_resolution(ranking.metric, [arm.rows for arm in arms])
+    notes = describe_resolution(ranking.metric, [arm.rows for arm in ranking.arms[task]])
     return text + "".join(f"{textwrap.fill(note, terminal_width())}\n" for note in notes)
 
 

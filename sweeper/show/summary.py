@@ -11,6 +11,7 @@ from typing import Any
 
 from orca_core.errors import ConfigError
 from sweeper.analysis.machines import describe_differences
+from sweeper.results.store import results_option
 from sweeper.results.views import INTERRUPTED, shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.running.reconcile import Reconciliation
@@ -28,19 +29,23 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
         outcome: How the run ended.
         planned: Current rows of the planned trials.
     """
-    space, lines = found.plan.space, []
+    space, lines, here = found.plan.space, [], results_option(workspace.uri)
     if taken:
         lines.append(f"{space.name}: took over {taken} trials from other sweeps in these results.")
     if not found.todo:
         lines.append(f"{space.name}: nothing to run, all {len(found.done)} trials are in the results.")
     shown = Counter(shown_status(row) for row in planned)
     if outcome is Outcome.STOPPED:
-        cut = f", {shown[INTERRUPTED]} of {len(found.plan.trials)} trials interrupted" if shown[INTERRUPTED] else ""
+        cut = (
+            f", {shown[INTERRUPTED]} of {len(found.plan.trials) + found.plan.proposed_later} trials interrupted"
+            if shown[INTERRUPTED]
+            else ""
+        )
         lines.append(f"{space.name}: stopped{cut}. Run the same command to continue.")
     failed = [row for row in planned if shown_status(row) == "FAIL"]
     for cause, count in Counter(row["cause"] for row in failed).items():
         first = next(row for row in failed if row["cause"] == cause)
-        lines.append(f"{count} failed ({cause}), for example {first['trial']}: {first['error']}. See: sweeper show {first['trial']}")
+        lines.append(f"{count} failed ({cause}), for example {first['trial']}: {first['error']}. See: sweeper show {first['trial']}{here}")
     if note := describe_differences(planned):
         lines.append(f"{space.name}: {note}")
     text = "".join(f"{line}\n" for line in lines)
@@ -66,7 +71,7 @@ def advise_query(sweep: str, varied: Sequence[str], planned: Sequence[Mapping[st
     complete = [row for row in planned if row["status"] == "COMPLETE"]
     text = f"Tables: trials, metrics and stages in {uri}."
     if not complete:
-        return f"{text} See: sweeper status {shlex.quote(sweep)}\n"
+        return f"{text} See: sweeper status {shlex.quote(sweep)}{results_option(uri)}\n"
     task = complete[0]["task"]
     of_task = [row for row in complete if row["task"] == task]
     knobs = [knob for knob in (path.replace(".", "_") for path in varied) if len({str(row[knob]) for row in of_task}) > 1]
@@ -79,8 +84,7 @@ def advise_query(sweep: str, varied: Sequence[str], planned: Sequence[Mapping[st
   from trials where sweep = {_quote(sweep)}
     and task = {_quote(task)}
   group by all order by error"""
-    here = "" if uri == "results" else f" --results {shlex.quote(uri)}"
-    return f"{text} For example:\nsweeper query{here} {_quote_shell(sql)}\n"
+    return f"{text} For example:\nsweeper query{results_option(uri)} {_quote_shell(sql)}\n"
 
 
 def _quote(text: str) -> str:

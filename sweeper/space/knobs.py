@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from orca_core.freezing.schedule import FREEZING_NAMES
 from orca_core.proxies import find_proxy
 from orca_core.tasks import find_task
 from sweeper.faults import Faults
+from sweeper.space.file import SpaceFile
 
 _FINDERS = {"task": find_task, "proxy": find_proxy, "body.name": find_body, "embedder.weights": check_weights_file}
 
@@ -31,11 +33,19 @@ def parse_knobs(data: Any, faults: Faults) -> dict[str, Any]:
     except ConfigError as error:
         faults.extend(error.faults)
         return {}
-    faults.extend(unknown_knobs(flat))
+    faults.extend(_suggest_key_of_sweep(fault) for fault in unknown_knobs(flat))
     flat = {path: value for path, value in flat.items() if path in KNOBS}
     for path, value in flat.items():
         check_knob(path, value, faults)
     return flat
+
+
+def _suggest_key_of_sweep(fault: Fault) -> Fault:
+    """The fault of an unknown knob; if a key of the sweep has its name, the remedy says where that key belongs."""
+    key = fault.path.partition(".")[0]
+    if key not in SpaceFile.model_fields:
+        return fault
+    return replace(fault, remedy=f"`{key}` is a key of the sweep: write it at the top of the file, or --set sweep:{fault.path}=...")
 
 
 def check_knob(path: str, value: Any, faults: Faults) -> None:

@@ -132,6 +132,12 @@ def test_a_share_that_leaves_a_class_without_training_rows_is_refused(task):
         find_task(task).load(0, validation=Validation(0.95))
 
 
+def test_too_large_a_share_of_a_table_is_a_fault_of_the_share(tmp_path):
+    (tmp_path / "mine.csv").write_text("a,label\n" + "".join(f"{row},{'yes' if row % 3 else 'no'}\n" for row in range(30)))
+    with pytest.raises(ConfigError, match=r"valid_share: must leave a row of each of the 2 classes"):
+        find_task(f"csv:{tmp_path / 'mine.csv'}").load(0, validation=Validation(0.99))
+
+
 # ------------------------------------------------------------------------------------------------------------------ faults
 
 

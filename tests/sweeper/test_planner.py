@@ -78,7 +78,7 @@ def test_a_told_planner_is_one_made_from_the_same_scores(space, data):
         assert {known.id for known in planner.plan.trials} == before | set(proposed)
         assert not before.intersection(proposed)
         waiting += proposed
-    fresh = make_plan(space, scores)
+    fresh = make_plan(space, scores=scores)
     assert planner.plan == fresh
     assert planner.proposed_later == fresh.proposed_later
     places = {stage.folder for trial in fresh.trials for stage in trial.stages}

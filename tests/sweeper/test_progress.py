@@ -13,7 +13,7 @@ TRIALS = make_plan(parse_space({"name": "s", "base": {"task": "digits"}, "seeds"
 
 def test_a_line_counts_what_runs_and_what_ended_and_has_the_best_score():
     recorder = Recorder(SimulatedTables(), "s", "valid_error")
-    progress = Progress(recorder, total=5, done_before=1, quiet=True)
+    progress = Progress(recorder, total=5, done_before=["another"], quiet=True)
     for trial in TRIALS:
         recorder.start(trial, device="cpu")
     recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
@@ -28,10 +28,21 @@ def test_a_line_counts_what_runs_and_what_ended_and_has_the_best_score():
     assert "1 pruned" in progress.line()
 
 
+def test_a_trial_of_an_earlier_run_that_starts_again_counts_once():
+    """Early stopping may let a trial go on that an earlier run had stopped."""
+    recorder = Recorder(SimulatedTables(), "s", "valid_error")
+    progress = Progress(recorder, total=4, done_before=[TRIALS[0].id, TRIALS[1].id], quiet=True)
+    assert progress.line().startswith("2/4 trials, 0 running, 2 from earlier runs, ")
+    recorder.start(TRIALS[0], device="cpu")
+    assert progress.line().startswith("1/4 trials, 1 running, 1 from earlier runs, ")
+    recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
+    assert progress.line().startswith("2/4 trials, 0 running, 1 from earlier runs, ")
+
+
 def test_nothing_is_printed_after_the_final_line(capsys, monkeypatch):
     monkeypatch.setattr("sweeper.running.progress.PLAIN_EVERY_S", 0.0)
     recorder = Recorder(SimulatedTables(), "s", "valid_error")
-    with Progress(recorder, total=1, done_before=0) as progress:
+    with Progress(recorder, total=1) as progress:
         recorder.start(TRIALS[0], device="cpu")
         progress.update()
     assert "1 running" in capsys.readouterr().err
@@ -42,7 +53,7 @@ def test_nothing_is_printed_after_the_final_line(capsys, monkeypatch):
 
 def test_trials_that_a_stop_cut_short_are_interrupted_and_not_done():
     recorder = Recorder(SimulatedTables(), "s", "valid_error")
-    progress = Progress(recorder, total=4, done_before=0, quiet=True)
+    progress = Progress(recorder, total=4, quiet=True)
     for trial in TRIALS:
         recorder.start(trial, device="cpu")
     recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})

@@ -117,7 +117,7 @@ def test_a_failed_seed_takes_its_candidate_out(workspace):
 @pytest.mark.parametrize(
     ("ends", "message"),
     [
-        ({(0, 0, 0): None, (0, 0, 1): STOPPED}, "tuned has no finished trials yet. See `sweeper status tuned`."),
+        ({(0, 0, 0): None, (0, 0, 1): STOPPED}, "tuned has no finished trials yet. See `sweeper status tuned --results "),
         (
             {(0, 0, 0): 0.1, (0, 0, 1): PRUNED},
             "tuned has no candidate yet of which all seeds are complete; only such candidates are ranked.",
@@ -176,6 +176,34 @@ def test_the_summary_of_a_stopped_run_reports_no_failure(workspace):
     assert "tuned: stopped, 2 of 12 trials interrupted. Run the same command to continue.\n" in text
     assert "failed" not in text
     assert len(found.todo) == 11, "the next run takes them up"
+
+
+def test_the_summary_counts_the_trials_that_tpe_has_yet_to_propose(workspace):
+    """As the progress line does; and what it advises reads the folder of this run."""
+    data = TUNED | {"search": {"algorithm": "tpe", "trials": 9}}
+    record(workspace, data, {(0, 0, 1): STOPPED}, "align_epochs")
+    found = reconcile(parse_space(data), workspace.results)
+    text = summarise_run(found, workspace, 0, Outcome.STOPPED, workspace.results.live_trials("tuned"))
+    assert (len(found.plan.trials), found.plan.proposed_later) == (12, 20)
+    assert "tuned: stopped, 1 of 32 trials interrupted." in text
+    assert text.endswith(f"See: sweeper status tuned --results {workspace.uri}\n")
+
+
+def test_equal_errors_have_an_interval_of_zero(workspace):
+    """Also if they are equal up to rounding, as means over folds are."""
+    record(workspace, TUNED, {(0, 0, 0): 0.21, (0, 0, 1): 0.21000000000000002}, "align_epochs")
+    (line,) = best_arms(workspace, "tuned", 5).to_pylist()
+    assert line["valid_error_ci95"] == 0
+
+
+def test_a_tie_with_an_arm_that_is_not_listed_is_told(workspace):
+    known = {"status": "COMPLETE", "valid_error": 0.3, "test_error": 0.3, "valid_samples": 10, "score": "1-accuracy", "majority_error": 0.2}
+    record(workspace, TUNED, {(epochs, 0, seed): known for epochs in (0, 5) for seed in (0, 1)}, "align_epochs")
+    text = " ".join(describe_best(workspace, "tuned", 1).split())
+    assert "1 of 2 arms are shown" in text
+    assert "The first two arms cannot be told apart" in text
+    assert "Arm 1 has not learned" in text
+    assert "Arm 2 has not learned" not in text
 
 
 def test_trials_recorded_one_by_one_are_arms_of_one_seed(workspace):

@@ -23,6 +23,10 @@ FAULTS = {
         "space.proxy: must have exactly one of grid, choice, uniform, loguniform, int, but got {'gird': ['noise']}. Did you mean 'grid'?",
     ),
     "unknown knob": ("base: {task: digits, finetun.lr: 1}", "base.finetun.lr: must be a known knob. Did you mean 'finetune.lr'?"),
+    "key of the sweep in base": (
+        "base: {task: digits, seeds: 2}",
+        "base.seeds: must be a known knob. `seeds` is a key of the sweep: write it",
+    ),
     "unknown knob in an axis": ("space: {finetune: {lrr: {grid: [1]}}}", "space.finetune.lrr: must be a known knob. Did you mean 'fin"),
     "unknown task": ("base: {task: digitz}", "base.task: must be the name of a task, but got 'digitz'. Did you mean 'digits'?"),
     "unknown task in a grid": ("base: {}\nspace: {task: {grid: [digitz]}}", "space.task.grid.0: must be the name of a task, but got"),

@@ -217,7 +217,7 @@ def load_csv(spec: TaskSpec, split_seed: int) -> TaskData:
     order = stratified_order(strata, split_seed)
     num_test, num_valid = max(1, round(0.2 * len(order))), max(1, round(0.1 * len(order)))
     test, (train, valid) = order[:num_test], hold_out_first(order[num_test:], strata, num_valid)
-    if len(train) < len(classes):
+    if len(order) - num_test - num_valid < len(classes):  # too large a `valid_share` is a fault of that knob, which `TaskSpec.load` finds
         rule = "must have rows for test, validation and one of each class in train"
         remedy = "" if layout.target.is_text else f"If it is a number to be predicted: {options.adding(kind='regression')}."
         refuse([Fault(layout.target.name, rule, f"{len(order)} rows, {len(classes)} classes", remedy).text(str(file))])
