@@ -202,8 +202,7 @@ def test_a_tie_with_an_arm_that_is_not_listed_is_told(workspace):
     text = " ".join(describe_best(workspace, "tuned", 1).split())
     assert "1 of 2 arms are shown" in text
     assert "The first two arms cannot be told apart" in text
-    assert "Arm 1 has not learned" in text
-    assert "Arm 2 has not learned" not in text
+    assert text.count("no better than a constant answer") == 1
 
 
 def test_trials_recorded_one_by_one_are_arms_of_one_seed(workspace):
