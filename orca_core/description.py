@@ -10,7 +10,7 @@ from typing import Any
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import DataError
-from orca_core.identity import trial_id
+from orca_core.identity import hash_of, trial_id
 from orca_core.tasks.preparation import Preparation, from_json
 from orca_core.tasks.spec import TaskSpec
 
@@ -49,7 +49,8 @@ class Description:
         """Write `model.json` and `README.md`.
 
         `model.json` has `version`, `task` (name, kind, loss, score, ...), `trial`, `epoch`, `errors`, `expects` and `answers` (as phrases),
-        `preparation` (see `orca_core.tasks.preparation`), `input_shape`, `output_shape` and `config`.
+        `preparation` (see `orca_core.tasks.preparation`), `digest` (of task and preparation), `input_shape`, `output_shape` and `config`.
+        The body's name in `config` may be edited where its folder has moved.
         """
         (folder / "model.json").write_text(json.dumps(self._contents(), indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(self._readme(), encoding="utf-8")
@@ -61,6 +62,7 @@ class Description:
         if preparation is not None:
             contents |= {"expects": preparation.inputs.expected, "answers": preparation.answers.text, "preparation": preparation.to_json()}
         contents |= {"input_shape": self.input_shape, "output_shape": self.output_shape}
+        contents["digest"] = _digest(contents)
         return contents | {"config": self.config.model_dump(mode="json")}
 
     def _readme(self) -> str:
@@ -72,6 +74,11 @@ class Description:
         lines += [f"- Score: {self.score}, an error; after epoch {self.epoch}: {errors or 'not known'}"]
         lines += ["", "In Python: `model = orca_core.load_model(FOLDER)`, then `model.predict(DATA_OR_PATH)`."]
         return "\n".join([*lines, "From the shell: `sweeper predict FOLDER PATH`.", ""])
+
+
+def _digest(contents: Mapping[str, Any]) -> str:
+    """Of what must not be edited: how raw data becomes inputs, and outputs answers."""
+    return hash_of({name: contents.get(name) for name in ("task", "preparation")})
 
 
 def read_description(folder: Path) -> Description:
@@ -89,6 +96,8 @@ def read_description(folder: Path) -> Description:
         raise DataError(f"{folder}: {rule}, but model.json is not a mapping")
     if contents.get("version", 1) not in (1, VERSION):
         raise DataError(f"{folder}: model.json must be of version {VERSION} or 1, but is of {contents['version']}. Update this package.")
+    if contents.get("version") == VERSION and contents.get("digest") != _digest(contents):
+        raise DataError(f"{folder}: {rule}, but model.json is damaged (its task or preparation is not what was written)")
     if missing := sorted({"config", "epoch", "input_shape", "output_shape"} - contents.keys()):
         raise DataError(f"{folder}: {rule}, but model.json lacks {', '.join(missing)}")
     try:

@@ -446,9 +446,8 @@ def test_wrong_options_and_answers_are_refused(train):
     ("change", "message"),
     [
         ({"version": 3}, "must be of version 2 or 1, but is of 3. Update this package"),
-        ({"preparation": {"type": "os.system"}}, "must be a preparation as this version writes it"),
-        ({"preparation": {"type": "preparation", "inputs": "x", "answers": "x"}}, "must be a preparation as this version writes it"),
-        ({"preparation": {"typf": "preparation"}}, "model.json is damaged"),
+        ({"preparation": {"type": "os.system"}}, "model.json is damaged .its task or preparation is not what was written"),
+        ({"task": {"name": "digits", "score": None}}, "model.json is damaged .its task or preparation is not what was written"),
         ({"output_shape": [float("inf")]}, "model.json is damaged"),
         ({"epoch": None, "config": ...}, "model.json lacks config"),
         ({"output_shape": [4]}, "model.safetensors must hold the weights that model.json describes"),
@@ -459,6 +458,20 @@ def test_a_folder_that_is_no_model_is_told(change, message, train, tmp_path):
     contents = json.loads((tmp_path / "model.json").read_text()) | change
     (tmp_path / "model.json").write_text(json.dumps({key: value for key, value in contents.items() if value is not ...}))
     with pytest.raises(DataError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("data", [{"type": "os.system"}, {"type": "preparation", "inputs": "x", "answers": "x"}, {"type": None}])
+def test_only_what_is_written_as_a_preparation_is_read_as_one(data):
+    with pytest.raises(DataError, match="must be a preparation as this version writes it"):
+        from_json(data)
+
+
+def test_any_change_of_how_data_is_prepared_is_found(train, tmp_path):
+    train("table")[2].save(tmp_path)
+    text = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(text.replace('"short"', '"tall"'))
+    with pytest.raises(DataError, match="its task or preparation is not what was written"):
         load_model(tmp_path)
 
 
