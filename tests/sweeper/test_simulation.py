@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache, partial
 from random import Random
@@ -18,7 +19,7 @@ from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorksp
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
 
-HISTORIES = 1000
+HISTORIES = 500
 
 BASE = {"task": "digits", "finetune": {"epochs": 2, "warmup_epochs": 0, "decay_epochs": None}, "pretrain.epochs": 2}
 SPACES = [
@@ -223,13 +224,26 @@ def simulate(seed: int) -> Counter[Outcome]:
     return outcomes
 
 
-@pytest.mark.parametrize("part", range(5))
-def test_whatever_happens_every_trial_ends_once_and_no_slot_idles(part):
+def simulate_all(seeds: Iterable[int]) -> None:
     outcomes: Counter[Outcome] = Counter()
-    for seed in range(part, HISTORIES, 5):
+    for seed in seeds:
         try:
             outcomes += simulate(seed)
         except BaseException as error:
             error.add_note(f"history {seed}")
             raise
     assert set(outcomes) == {Outcome.FINISHED, Outcome.STOPPED, Outcome.DISK_FULL, Outcome.LOST}
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_whatever_happens_every_trial_ends_once_and_no_slot_idles(part):
+    simulate_all(range(part, HISTORIES, 5))
+
+
+def test_a_candidate_that_is_decided_anew_at_an_earlier_rung_ends_there_as_a_whole():
+    simulate(889)  # a failed seed is repeated, and the other one had been stopped at a later rung
+
+
+@pytest.mark.slow
+def test_whatever_happens_in_thousands_of_histories():
+    simulate_all(range(HISTORIES, 5000))
