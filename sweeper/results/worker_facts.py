@@ -20,7 +20,8 @@ class WorkerFacts(Cells):
     instance_type: Annotated[str | None, "Type of the machine as the cloud names it, where that is known."] = None
     zone: Annotated[str | None, "Availability zone of the machine, where that is known."] = None
     code_digest: Annotated[
-        str | None, "Digest of the source of this package and of installed plug-ins, and the versions of Python, torch and Ray, on the worker."
+        str | None,
+        "Digest of the worker's code: the source of this package and of installed plug-ins, and the versions of Python, torch and Ray.",
     ] = None
     code_version: Annotated[str | None, "Version of this package on the worker."] = None
     code_commit: Annotated[

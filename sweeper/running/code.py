@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, entry_points, version
@@ -22,8 +22,8 @@ from typing import Self
 OWN_PACKAGES = ("orca_core", "sweeper")
 """The packages of this project that compute rows."""
 
-PLUGIN_GROUPS = "orca_core."
-"""What the names of the entry-point groups for plug-ins begin with."""
+PLUGIN_GROUPS = ("orca_core.tasks", "orca_core.proxies", "orca_core.bodies", "orca_core.distances")
+"""The entry-point groups of plug-ins."""
 
 COMPARED_VERSIONS = ("torch", "ray")
 """Distributions whose version must be the same everywhere. Those of other libraries stand in the rows."""
@@ -103,8 +103,8 @@ def differing_files(wanted: Mapping[str, Mapping[str, str]]) -> list[str]:
 def plugin_packages() -> dict[str, Distribution]:
     """Top-level package -> distribution, of everything that registers plug-ins."""
     found = {}
-    for entry in entry_points():
-        if entry.group.startswith(PLUGIN_GROUPS) and entry.dist is not None:
+    for entry in (entry for group in PLUGIN_GROUPS for entry in entry_points(group=group)):
+        if entry.dist is not None:
             found[entry.module.partition(".")[0]] = entry.dist
     return dict(sorted(found.items()))
 
@@ -128,9 +128,9 @@ def file_digests(package: str) -> dict[str, str]:
     at = source_folder(package)
     if at is None:
         return {}
-    files: Iterable[Path] = [at] if at.is_file() else at.rglob("*.py")
-    root = at.parent if at.is_file() else at
-    return {path: hashlib.sha256((root / path).read_bytes()).hexdigest() for path in sorted(file.relative_to(root).as_posix() for file in files)}
+    root, files = (at.parent, [at]) if at.is_file() else (at, list(at.rglob("*.py")))
+    paths = sorted(file.relative_to(root).as_posix() for file in files)
+    return {path: hashlib.sha256((root / path).read_bytes()).hexdigest() for path in paths}
 
 
 def source_digest(package: str) -> str:

@@ -12,6 +12,7 @@ import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,13 +27,16 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.driver import heartbeat
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.own_data import find_own_data, send_own_data
 from sweeper.running.progress import Progress
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import MAX_LOSSES, Outcome, Session, SweepCutError
 from sweeper.tune.cluster import PENDING_TRIALS, open_cluster, ray_environment
+from sweeper.tune.environment import without_copied_secrets
 from sweeper.tune.hooks import PlannedSearcher, Reporter, StopWithSession, TrialsByTuneId
 from sweeper.tune.schedulers import SlotScheduler
 from sweeper.tune.trainable import TrialRunner
+from sweeper.workbench import sent_mib
 
 LAST_ROWS_S = 30.0
 """How long to retry writing the last rows, in seconds."""
@@ -77,7 +81,10 @@ def launch(
         slots = min(fitting, max_concurrent or fitting)
         os.environ[PENDING_TRIALS] = str(slots)
         keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
-        session = Session(planner, todo, recorder, workspace, slots=slots, ended=ended, stopping=stopping, share=share, keeper=keeper)
+        own_data = _send_own_data(todo, workspace) if address is not None else {}
+        session = Session(
+            planner, todo, recorder, workspace, slots=slots, ended=ended, stopping=stopping, share=share, keeper=keeper, own_data=own_data
+        )
         trials: TrialsByTuneId = {}
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         tuner = tune.Tuner(
@@ -101,7 +108,7 @@ def launch(
             ),
         )
         try:
-            with progress, _stop_on_signal(session), heartbeat(workspace.results, space.name, session.stop):
+            with progress, _stop_on_signal(session), heartbeat(workspace.results, space.name, session.stop), without_copied_secrets():
                 tuner.fit()
         finally:
             session.close()
@@ -116,6 +123,15 @@ def launch(
             f"{space.name}: Ray's processes were lost; the sweep was ended. Finished work is kept; run the same command to continue."
         )
     return session.outcome
+
+
+def _send_own_data(todo: list[PlannedTrial], workspace: Workspace) -> dict[str, str]:
+    """Send what trials read of the user's own data to the nodes of a cluster; say what is too large for it."""
+    sent, too_large = send_own_data(find_own_data(trial.config for trial in todo), workspace.artifacts_uri, sent_mib())
+    for path in too_large:
+        text = f"{path} is not sent to the nodes, as it has more than {sent_mib():g} MiB: every node must have it under this path"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return sent
 
 
 def _write_rows(recorder: Recorder) -> None:
