@@ -99,7 +99,7 @@ def _open_workbench(job: Any) -> Workbench | None:
     if not job["data_root"]:
         return None
     workbench = open_on_worker(job["data_root"], job["cache_root"], job["max_data_gib"])
-    fetch_own_data(job["own_data"], workbench)
+    fetch_own_data(job["own_data"], job["models"] or job["store"], workbench)
     return workbench
 
 

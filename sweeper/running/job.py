@@ -30,7 +30,7 @@ class TrialJob:
         cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
         max_data_gib: As for `Workbench`; read together with `data_root`.
         code: The code with which the sweep was started, as `dataclasses.asdict(Code)`; empty = not compared.
-        own_data: Path of the user's own data, as names have it -> URI of the copy that the worker is to use.
+        own_data: Path of the user's own data, as names have it -> digest of the copy beside `models` that the worker is to use.
         result_key: What the plan knows the trial's result by; empty = not compared.
         contents: Name of a task or proxy -> digest of its content, to tell what differs where the result key does.
     """

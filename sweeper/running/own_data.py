@@ -88,7 +88,7 @@ def send_own_data(data: Iterable[OwnData], artifacts_uri: str, max_mib: float) -
         max_mib: Largest size of a file or folder that is sent.
 
     Returns:
-        Path as written -> URI of the archive; and the paths that are too large, which must be on every node.
+        Path as written -> digest, by which workers find the archive; and the paths that are too large, which must be on every node.
 
     Raises:
         StoreError: If the store cannot be written.
@@ -99,33 +99,38 @@ def send_own_data(data: Iterable[OwnData], artifacts_uri: str, max_mib: float) -
             too_large.append(one.path)
             continue
         digest, archive = one.pack()
-        uri = f"{artifacts_uri.rstrip('/')}-own-data/{digest}.zip"
+        uri = archive_uri(artifacts_uri, digest)
         filesystem, path = open_filesystem(uri)
         try:
             if filesystem.get_file_info(path).type == fs.FileType.NotFound:
                 write_whole(filesystem, path, archive)
         except OSError as error:
             raise StoreError(f"{uri}: own data cannot be written to the store ({error}).") from None
-        sent[one.path] = uri
+        sent[one.path] = digest
     return sent, too_large
 
 
-def fetch_own_data(sent: Mapping[str, str], workbench: Workbench) -> None:
+def archive_uri(artifacts_uri: str, digest: str) -> str:
+    """Where an archive lies: next to the stage store, as it is no stage."""
+    return f"{artifacts_uri.rstrip('/')}-own-data/{digest}.zip"
+
+
+def fetch_own_data(sent: Mapping[str, str], artifacts_uri: str, workbench: Workbench) -> None:
     """Make a workbench read the copies that were sent. Each is unpacked once on a machine.
 
     Args:
-        sent: Path as written -> URI of the archive.
+        sent: Path as written -> digest.
+        artifacts_uri: Folder or URI of the stage store.
         workbench: Of this process.
 
     Raises:
         StoreError: If an archive cannot be read, or is damaged.
     """
-    workbench.copies = {path: _fetch(uri, workbench.cache_root / "own-data") for path, uri in sent.items()}
+    workbench.copies = {path: _fetch(digest, artifacts_uri, workbench.cache_root / "own-data") for path, digest in sent.items()}
 
 
-def _fetch(uri: str, root: Path) -> Path:
-    digest = Path(uri).stem
-    folder = root / digest
+def _fetch(digest: str, artifacts_uri: str, root: Path) -> Path:
+    folder, uri = root / digest, archive_uri(artifacts_uri, digest)
     if not folder.is_dir():
         filesystem, path = open_filesystem(uri)
         root.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sweeper.running.code import package_version, version_of
 
-COMMIT_VARIABLE = "SWEEPER_COMMIT"
+COMMIT_VARIABLE = "SWEEPER_CODE_COMMIT"
 """Variable with the commit of the code, for machines to which it was copied without its `.git`."""
 
 
@@ -24,7 +24,7 @@ def provenance() -> dict[str, str | None]:
 
 
 def code_commit() -> str | None:
-    """The commit of the source tree, `+dirty` if it has uncommitted changes; outside a checkout, what $SWEEPER_COMMIT says."""
+    """The commit of the source tree, `+dirty` if it has uncommitted changes; outside a checkout, what $SWEEPER_CODE_COMMIT says."""
     this = Path(__file__).resolve()
     try:
         _git(this.parent, "ls-files", "--error-unmatch", this.name)  # an environment may lie in the checkout of another project

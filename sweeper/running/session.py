@@ -81,7 +81,7 @@ class Session:
         stopping: Decides which candidates are stopped early; None = one that knows of no earlier runs, if the sweep has a scheduler.
         share: Whether trials share stages; if not, each has a private store, dropped when it ends.
         keeper: Drops states that no trial needs any more; None = all states are kept.
-        own_data: Path of the user's own data -> URI of the copy that workers use; empty where they see the same files.
+        own_data: Path of the user's own data -> digest of the copy that workers use; empty where they see the same files.
         clock: Monotonic clock, in seconds.
 
     Attributes:

@@ -19,7 +19,7 @@ from orca_core.workbench import Workbench
 from sweeper.running.code import code_here
 from sweeper.running.execution import execute_message
 from sweeper.running.job import TrialJob
-from sweeper.running.own_data import contents_of, fetch_own_data, find_own_data, other_contents, send_own_data
+from sweeper.running.own_data import archive_uri, contents_of, fetch_own_data, find_own_data, other_contents, send_own_data
 from sweeper.workbench import open_on_worker, sent_mib
 
 
@@ -72,7 +72,7 @@ def test_a_node_without_the_file_has_the_same_keys_by_the_copy(driver, tmp_path,
     shutil.rmtree(driver)
     monkeypatch.chdir(tmp_path)
     bench = Workbench(cache_root=tmp_path / "cache of the node")
-    fetch_own_data(sent, bench)
+    fetch_own_data(sent, str(tmp_path / "store"), bench)
     with bench.use():
         job = TrialJob.from_json(TrialJob(config, "store").to_json())
         assert key_of(job.config) == wanted
@@ -139,20 +139,21 @@ def test_published_data_does_not_travel():
 def test_a_damaged_archive_is_refused_and_leaves_nothing(driver, tmp_path):
     config = resolve_config({"task": "csv:t.csv", **QUICK})
     sent, _ = send_own_data(find_own_data([config]), str(tmp_path / "store"), max_mib=1)
-    whole = Path(sent["t.csv"]).read_bytes()
+    at = Path(archive_uri(str(tmp_path / "store"), sent["t.csv"]))
+    whole = at.read_bytes()
     bench = Workbench(cache_root=tmp_path / "cache")
-    with zipfile.ZipFile(sent["t.csv"], "w") as archive:
+    with zipfile.ZipFile(at, "w") as archive:
         archive.writestr("../../t.csv", "a,label\n1,x\n")
-    other = Path(sent["t.csv"]).read_bytes()
+    other = at.read_bytes()
     for damaged in (whole[:-30], b"", other):
-        Path(sent["t.csv"]).write_bytes(damaged)
+        at.write_bytes(damaged)
         with pytest.raises(StoreError, match="the data that was sent to this node cannot be read"):
-            fetch_own_data(sent, bench)
+            fetch_own_data(sent, str(tmp_path / "store"), bench)
         assert list((tmp_path / "cache" / "own-data").iterdir()) == []
-    Path(sent["t.csv"]).write_bytes(whole)
-    fetch_own_data(sent, bench)
-    Path(sent["t.csv"]).unlink()
-    fetch_own_data(sent, bench)  # it is on this machine by now
+    at.write_bytes(whole)
+    fetch_own_data(sent, str(tmp_path / "store"), bench)
+    at.unlink()
+    fetch_own_data(sent, str(tmp_path / "store"), bench)  # it is on this machine by now
     assert bench.locate("t.csv").read_text() == (driver / "t.csv").read_text()
 
 

@@ -8,17 +8,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-
-import pytest
 
 from sweeper.planning.planner import Planner
 from sweeper.results.workspace import Workspace
-from sweeper.running import worker
 from sweeper.running.code import code_here
 from sweeper.running.provenance import code_commit, provenance
 from sweeper.running.recorder import Recorder
@@ -27,68 +20,19 @@ from sweeper.running.worker import report_text, worker_facts
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def forget_machine(monkeypatch) -> Iterator[None]:
-    for name in ("SWEEPER_INSTANCE_TYPE", "SWEEPER_ZONE", "SWEEPER_METADATA_URL", "RAY_NODE_ZONE"):
+def test_the_machine_is_known_by_environment_or_label(monkeypatch):
+    def machine(**labels: str) -> tuple[str | None, str | None]:
+        facts = worker_facts("n1", labels)
+        return facts.instance_type, facts.zone
+
+    for name in ("SWEEPER_INSTANCE_TYPE", "SWEEPER_ZONE", "RAY_NODE_ZONE"):
         monkeypatch.delenv(name, raising=False)
-    worker._machine.cache_clear()
-    yield
-    worker._machine.cache_clear()
-
-
-class _Metadata(BaseHTTPRequestHandler):
-    """EC2's metadata service, version 2: a token first."""
-
-    def do_PUT(self) -> None:
-        self._answer("the token" if self.path == "/latest/api/token" else None)
-
-    def do_GET(self) -> None:
-        answers = {"/latest/meta-data/instance-type": "g5.xlarge", "/latest/meta-data/placement/availability-zone": "us-west-2b"}
-        self._answer(answers.get(self.path) if self.headers["X-aws-ec2-metadata-token"] == "the token" else None)
-
-    def _answer(self, text: str | None) -> None:
-        self.send_response(401 if text is None else 200)
-        self.end_headers()
-        self.wfile.write((text or "").encode())
-
-    def log_message(self, *arguments: object) -> None:
-        """Be quiet."""
-
-
-@pytest.fixture
-def metadata_url() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Metadata)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def machine(**labels: str) -> tuple[str | None, str | None]:
-    worker._machine.cache_clear()
-    facts = worker_facts("n1", labels)
-    return facts.instance_type, facts.zone
-
-
-def test_the_machine_is_known_by_environment_label_or_metadata_service(monkeypatch, metadata_url):
     assert machine() == (None, None)
-    monkeypatch.setenv("SWEEPER_METADATA_URL", metadata_url)
-    assert machine() == ("g5.xlarge", "us-west-2b")
     labels = {"instance-type": "labelled", "ray.io/availability-zone": "zone of the label"}
     assert machine(**labels) == ("labelled", "zone of the label")
     monkeypatch.setenv("SWEEPER_INSTANCE_TYPE", "set")
     monkeypatch.setenv("SWEEPER_ZONE", "zone that is set")
     assert machine(**labels) == ("set", "zone that is set")
-
-
-def test_a_metadata_service_that_does_not_answer_costs_little(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("SWEEPER_METADATA_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        began = time.monotonic()
-        assert machine() == (None, None)
-        assert time.monotonic() - began < 5
 
 
 def test_a_report_has_machine_code_and_numerics():
@@ -123,7 +67,7 @@ def test_rows_say_what_the_worker_says_and_not_what_the_driver_is(tmp_path, load
 
 def test_a_commit_is_that_of_a_checkout_of_this_project_else_of_the_environment(tmp_path, monkeypatch):
     """A copy of the package within another project's checkout is not at that project's commit."""
-    monkeypatch.setenv("SWEEPER_COMMIT", "carried")
+    monkeypatch.setenv("SWEEPER_CODE_COMMIT", "carried")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another project"], check=True)
