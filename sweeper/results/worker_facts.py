@@ -26,6 +26,6 @@ class WorkerFacts(Cells):
     code_version: Annotated[str | None, "Version of this package on the worker."] = None
     code_commit: Annotated[
         str | None,
-        "Git commit of this package on the worker; outside a checkout what $SWEEPER_CODE_COMMIT says, which the driver passes on; else null.",
+        "Git commit of the worker's copy of this package; outside a checkout what $SWEEPER_CODE_COMMIT says, which the driver sends.",
     ] = None
     ray_version: Annotated[str | None, "Version of Ray on the worker; null for a trial that was run without it."] = None
