@@ -103,7 +103,7 @@ def test_nodes_without_or_with_other_code_run_the_driver_s(tmp_path):
     printed = play(
         f"""
         {HEAD} --num-cpus 0 --include-dashboard false >&2
-        unshare -m bash -c '{HIDE}; {bare} {NODE} --node-ip-address 127.0.0.3' >&2
+        unshare -m bash -c '{HIDE}; RAY_NODE_ZONE=zone-b {bare} {NODE} --node-ip-address 127.0.0.3 --labels instance-type=g5.xlarge' >&2
         unshare -m bash -c '{HIDE}; {altered} {NODE} --node-ip-address 127.0.0.4' >&2
         cd $FOLDER/project; export PYTHONPATH=$FOLDER/project:$ROOT
         $PYTHON -m sweeper run space.yaml --address 127.0.0.2:6399 --results $FOLDER/results >&2
@@ -119,6 +119,7 @@ def test_nodes_without_or_with_other_code_run_the_driver_s(tmp_path):
     assert {row["task"] for row in rows} == {"csv:mine.csv", "sign"}
     assert len({row["code_digest"] for row in rows}) == 1
     assert len({row["node_id"] for row in rows}) == 2, "both nodes took part"
+    assert {(row["instance_type"], row["zone"]) for row in rows} == {("g5.xlarge", "zone-b"), (None, None)}
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
     assert not commit or {row["code_commit"].removesuffix("+dirty") for row in rows} == {commit}
 

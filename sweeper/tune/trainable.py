@@ -49,7 +49,8 @@ class TrialRunner(tune.Trainable):
         if not self._has_reported:  # after the trial's first rows, as it loads torch
             self._has_reported = True
             context = ray.get_runtime_context()
-            facts = worker_facts(context.get_node_id(), context.get_node_labels())
+            labels = {name: str(value) for name, value in context.get_node_labels().items()}  # texts, though Ray declares lists
+            facts = worker_facts(context.get_node_id(), labels)
             report["worker"] = report_text(facts, None if _has_other_code(report) else self._device)
         return report
 
