@@ -25,8 +25,8 @@ FLUSH_EVERY_S = 5.0
 COMPACT_EVERY = 200
 """Number of batches after which small files are merged, so that a long sweep stays fast to read."""
 
-NOT_RETRIED = frozenset({"user-error", "not-finite", "config", "data"})
-"""Causes of failure that running the trial again would only repeat."""
+NOT_RETRIED = frozenset({"user-error", "not-finite", "config"})
+"""Causes of failure that running the trial again would only repeat. Not `data`: it may have been missing on one machine."""
 
 _TRIAL_COLUMNS = ("proxy_distance", "proxy_distance_unlabelled")
 """Columns of an epoch's row that also belong to the row of the trial."""
@@ -114,6 +114,7 @@ class Recorder:
 
     Attributes:
         ended: Trial id -> how its last attempt in this run ended.
+        num_rows: Number of rows of stages and epochs that were reported, except those that were reported before.
         trouble: Why rows could not be written and are buffered; empty if they could.
     """
 
@@ -123,6 +124,7 @@ class Recorder:
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = clock()
         self._flushes = 0
+        self.num_rows = 0
         self.trouble = ""
         self.ended: dict[str, Ended] = {}
 
@@ -178,6 +180,10 @@ class Recorder:
         self._buffers["trials"].append(dict(row))
         self._flush_if_due()
 
+    def has_begun(self, trial_id: str) -> bool:
+        """Whether an attempt at a trial runs or is paused."""
+        return trial_id in self._live
+
     def seconds(self, trial_id: str) -> float:
         """Seconds that a trial has been running, without pauses; 0 if it is unknown."""
         live = self._live.get(trial_id)
@@ -220,6 +226,7 @@ class Recorder:
             if key in live.reported:
                 continue
             live.reported.add(key)
+            self.num_rows += not getattr(row, "is_reused", False)
             if isinstance(row, StageRow):
                 row = live.complete_stage(row)
             cells = row.cells()
