@@ -103,7 +103,8 @@ class SweepController(TuneController):
         super().__init__(**arguments)
         self._board, self._resources = board, resources
         self._nodes_of_actors: dict[Any, str] = {}
-        self._actor_manager = _ActorManager(self._actor_manager._resource_manager, self._title_of)
+        self._actor_manager = _ActorManager(self._actor_manager._resource_manager)
+        self._actor_manager.title_of = self._title_of
         self._actor_cache = _IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._is_fit, self._is_asked_for)
 
     # -------------------------------------------------------------------------------------------------------- the loop
@@ -129,7 +130,9 @@ class SweepController(TuneController):
         self._change_request(trial, request)
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
-        """Do nothing: a sweep is continued from its results and its stage store, never from Tune's snapshots."""
+        """Write Tune's snapshot only at the end, where `fit` reads it: a sweep is continued from its results and its stage store."""
+        if force:
+            super().checkpoint(force=force, wait=wait)
 
     def _mark_trial_to_checkpoint(self, trial: Trial) -> None:
         """Do nothing, as `checkpoint`."""
@@ -265,14 +268,11 @@ class _ProcessLostError(RayActorError):
 class _ActorManager(RayActorManager):
     """Tells of every error as the loss of the process, and names the tasks of processes after their trials.
 
-    Args:
-        resource_manager: Ray's.
-        title_of: The name of what a process does.
+    Attributes:
+        title_of: The name of what a process does; empty if it does nothing.
     """
 
-    def __init__(self, resource_manager: Any, title_of: Callable[[Any], str]) -> None:
-        super().__init__(resource_manager)
-        self._title_of = title_of
+    title_of: Callable[[Any], str] = staticmethod(lambda tracked_actor: "")
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         """Take what is neither an error of the process nor of the task, such as Ray's own end of a process for its memory, as a loss."""
@@ -284,7 +284,7 @@ class _ActorManager(RayActorManager):
         """Name the task after the trial: the process has many trials, one after the other."""
         tracked = tracked_actor_task._tracked_actor
         actor, resources = self._live_actors_to_ray_actors_resources[tracked]
-        if title := self._title_of(tracked):
+        if title := self.title_of(tracked):
             titled: Any = _Titled(actor, title)
             self._live_actors_to_ray_actors_resources[tracked] = (titled, resources)
         try:

@@ -118,6 +118,8 @@ def _run(session: Session, cluster: Cluster, progress: Progress) -> None:
             _fit(session, cluster, progress, scratch)
             return
         except Exception as error:  # whatever it is: the plan and the stores are whole, and trials go on from there
+            if session.is_exhausted:
+                return
             if session.recorder.num_rows > rows:
                 failures, rows = 0, session.recorder.num_rows
             failures += 1
