@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_nodes import LocalCluster, why_not
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
@@ -100,3 +101,19 @@ def rows_of_cut_runs(tmp_path) -> Callable[..., tuple[Run, list[Run]]]:
         return run(config, Store(tmp_path / "whole")), again
 
     return runs
+
+
+@pytest.fixture(scope="session")
+def head_of_cluster() -> Iterator[LocalCluster]:
+    """A cluster whose head, which has no CPUs, runs for the session; use `local_cluster`."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with LocalCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def local_cluster(head_of_cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """A cluster of nodes on this machine without any node yet but the head. Nodes that the test adds are gone after it."""
+    yield head_of_cluster
+    head_of_cluster.kill_added()
