@@ -42,7 +42,12 @@ from typing import Any
 PORT = 6379
 ADDRESS = f"127.0.0.2:{PORT}"
 RAY = ("-m", "ray.scripts.scripts")
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_period_ms": "500",  # a killed node is noticed after five failed checks: within 3 s, not 15
+    "PYTHONUNBUFFERED": "1",
+}
 HEAD_TYPE = "ray.head.default"  # this and the next are what the fake provider takes the head for
 HEAD_ID = "f" * 51 + "00000"
 OBJECT_STORE_BYTES = 80 * 2**20
