@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_nodes import LocalCluster, why_not
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
@@ -38,10 +39,26 @@ QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.1, "finetune.epochs": 1, "
 """Knobs that make a trial of a mini body take a second or so."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests in one process that share what is dear to start, when `pytest -n` spreads them over several."""
+    for item in items:
+        for name in ("ray", "cluster"):
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.xdist_group(name))
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that lives as long as the session, and that all of its processes share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
-def session_workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+def session_workbench(session_folder: Path) -> Iterator[Workbench]:
     """In use during the session, so that decoded data and digests of large files stay in its folder."""
-    with Workbench(cache_root=tmp_path_factory.mktemp("cache")).use() as bench:
+    with Workbench(cache_root=session_folder / "cache").use() as bench:
         yield bench
 
 
@@ -67,9 +84,9 @@ def quick() -> MakeConfig:
 
 
 @pytest.fixture(scope="session")
-def warm_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def warm_store(session_folder: Path) -> Store:
     """A store that lives as long as the session, so that each mini body is pretrained once. For tests that only add to it."""
-    return Store(tmp_path_factory.mktemp("warm-store"))
+    return Store(session_folder / "warm-store")
 
 
 @pytest.fixture
@@ -100,3 +117,19 @@ def rows_of_cut_runs(tmp_path) -> Callable[..., tuple[Run, list[Run]]]:
         return run(config, Store(tmp_path / "whole")), again
 
     return runs
+
+
+@pytest.fixture(scope="session")
+def head_of_cluster() -> Iterator[LocalCluster]:
+    """A cluster whose head, which has no CPUs, runs for the session; use `local_cluster`."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with LocalCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def local_cluster(head_of_cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """A cluster of nodes on this machine without any node yet but the head. Nodes that the test adds are gone after it."""
+    yield head_of_cluster
+    head_of_cluster.kill_added()

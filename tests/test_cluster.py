@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from sweeper.results import Results
 
 FILE = Path(__file__).parents[1] / "cluster.yaml"
 
@@ -33,29 +33,13 @@ def test_resources_are_spelled_as_ray_spells_them(cluster):
         assert set(node["resources"]) <= {"CPU", "GPU", "memory"}
 
 
-ON_A_CLUSTER = """
+COUNT_SLOTS = """
 import ray
-from ray.cluster_utils import Cluster
 from orca_core.errors import ConfigError
 from sweeper.tune.cluster import count_slots
-from sweeper.results import Results
-from sweeper.sweep import run_space
 from sweeper.space.file import Resources
-from sweeper.space.reading import parse_space
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-cluster.add_node(num_cpus=1)
-cluster.add_node(num_cpus=4, num_gpus=2)  # the GPUs are invented: nothing runs on them
-
-base = {"task": "openml/187", "body.weights": "random", "align.epochs": 0, "finetune.epochs": 1}
-base |= {"finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
-space = parse_space({"name": "s", "base": base, "seeds": 2, "resources": {"cpu": 2}})
-assert run_space(space, "results", address=cluster.address, quiet=True) == 0
-rows = Results("results").sql("select status, device, pid from trials").rows()
-assert [(row["status"], row["device"]) for row in rows] == [("COMPLETE", "cpu")] * 2, rows
-assert not ray.is_initialized(), "a sweep leaves the cluster it joined"
-
-ray.init(address=cluster.address, log_to_driver=False)
+ray.init(address="auto", log_to_driver=False)
 slots = {(1, 0): 5, (2, 0): 2, (0.5, 0): 10, (1, 1): 2, (1, 0.5): 4, (0.5, 0.4): 4, (2, 0.25): 2}
 found = {(cpu, gpu): count_slots(Resources(cpu=cpu, gpu=gpu)) for cpu, gpu in slots}
 assert found == slots, found
@@ -65,12 +49,25 @@ except ConfigError as error:
     assert "must fit on one node; the largest have 4 CPUs and 2 GPUs" in str(error), error
 else:
     raise AssertionError("5 CPUs fit nowhere")
-ray.shutdown()
-cluster.shutdown()
+"""
+
+SPACE = """
+name: s
+base: {task: openml/187, body.weights: random, align.epochs: 0, finetune: {epochs: 1, warmup_epochs: 0, decay_epochs: null}}
+seeds: 2
+resources: {cpu: 2}
 """
 
 
-@pytest.mark.ray
-def test_a_sweep_runs_on_a_cluster_and_counts_its_slots_node_by_node(tmp_path):
-    done = subprocess.run([sys.executable, "-c", ON_A_CLUSTER], cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=120)
+@pytest.mark.cluster
+def test_a_sweep_runs_on_a_cluster_and_counts_its_slots_node_by_node(local_cluster, tmp_path):
+    (tmp_path / "space.yaml").write_text(SPACE)
+    local_cluster.add_node(cpus=1, wait=False)
+    local_cluster.add_node(cpus=4, gpus=2, wait=False)
+    local_cluster.wait_for_nodes()
+    done = local_cluster.sweeper("run", "space.yaml", "--results", "results", "--address", local_cluster.address, folder=tmp_path)
     assert done.returncode == 0, done.stderr
+    rows = Results(tmp_path / "results").sql("select status, device, host from trials").rows()
+    assert [tuple(row.values()) for row in rows] == [("COMPLETE", "cpu", "node-2")] * 2
+    counted = local_cluster.run([sys.executable, "-c", COUNT_SLOTS], folder=tmp_path, environment={"RAY_ADDRESS": local_cluster.address})
+    assert counted.returncode == 0, counted.stderr
