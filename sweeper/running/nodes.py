@@ -61,10 +61,12 @@ class Nodes:
 
     Attributes:
         joined, lost: How many nodes joined after the first look, and how many were lost, drained ones included.
+        version: A number that changes whenever the answers of `avoided` and `unusable` may.
     """
 
     joined: int = 0
     lost: int = 0
+    version: int = 0
     _current: dict[str, Node] = field(default_factory=dict)
     _records: dict[str, _Record] = field(default_factory=dict)
     _failed_on: dict[str, set[str]] = field(default_factory=dict)  # trial -> nodes on which it failed in a way that may be the node's fault
@@ -81,6 +83,7 @@ class Nodes:
         if self._was_seen:
             self.joined += len(current.keys() - self._current.keys())
             self.lost += len(self._current.keys() - current.keys())
+        self.version += current != self._current
         self._current, self._was_seen = current, True
         for node in current.values():
             record = self._records.setdefault(node.id, _Record(node.host))
@@ -115,6 +118,7 @@ class Nodes:
     def exclude(self, node_id: str, why: str) -> None:
         """Give a node no more trials, for example because a check found its data missing."""
         self._records.setdefault(node_id, _Record(node_id[:8])).excluded = why
+        self.version += 1
 
     def host(self, node_id: str | None) -> str:
         """The host name of a node."""
@@ -174,6 +178,7 @@ class Nodes:
             self._faults += 1
             return False
         record.faults += 1
+        self.version += 1
         failed_on = self._failed_on.setdefault(trial_id, set())
         failed_on.add(node_id)
         others_work = any(other.completed for id, other in self._records.items() if id != node_id)

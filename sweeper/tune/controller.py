@@ -58,6 +58,10 @@ class Board(Protocol):
         """Ids of the nodes that should get no more trials."""
 
     @property
+    def version(self) -> int:
+        """A number that changes with the answers of `avoided` and `unusable`."""
+
+    @property
     def num_waiting(self) -> int:
         """How many trials may still be handed out."""
 
@@ -103,6 +107,8 @@ class SweepController(TuneController):
         super().__init__(**arguments)
         self._board, self._resources = board, resources
         self._nodes_of_actors: dict[Any, str] = {}
+        self._version = board.version
+        self._requests: dict[frozenset[str], PlacementGroupFactory] = {}
         self._actor_manager = _ActorManager(self._actor_manager._resource_manager)
         self._actor_manager.title_of = self._title_of
         self._actor_cache = _IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._is_fit, self._is_asked_for)
@@ -111,7 +117,9 @@ class SweepController(TuneController):
 
     def step(self) -> None:
         """One turn of the loop."""
-        self._ask_anew()
+        if self._board.version != self._version:
+            self._version = self._board.version
+            self._ask_anew()
         super().step()
         if not self._actor_manager.num_total_actors and not self.is_finished():
             time.sleep(IDLE_S)
@@ -126,7 +134,7 @@ class SweepController(TuneController):
     def add_trial(self, trial: Trial) -> None:
         """Add a trial, with a request that keeps it away from the nodes that it has to avoid."""
         super().add_trial(trial)
-        request = request_for(self._resources, self._board.avoided(trial.trial_id))
+        request = self._request(self._board.avoided(trial.trial_id))
         self._change_request(trial, request)
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
@@ -155,6 +163,36 @@ class SweepController(TuneController):
 
     # ------------------------------------------------------------------------------------------------------- processes
 
+    def _maybe_add_actors(self) -> None:
+        """Give idle processes to the trials that wait, in their order, and ask for a process for each of the others.
+
+        Tune gives an idle process to any of them, and ends the process that may just be starting for it. While trials are shorter than the
+        start of a process, no machine that joins would ever come to work then. Here such a trial is left to its own process, unless no
+        other waits.
+        """
+        waiting = [trial for trial in self._pending_trials_list if trial in self._pending_trials and trial not in self._resetting_trials]
+        self._pending_trials_list = waiting
+        if self._actor_cache.num_cached_objects:
+            starting = [trial for trial in waiting if self._has_process(trial)]
+            for trial in [trial for trial in waiting if not self._has_process(trial)] or starting:
+                if self._actor_cache.has_cached_object(trial.placement_group_factory):
+                    self._stage(trial)
+                    self._maybe_reuse_cached_actor(trial)
+        for trial in waiting:
+            if trial not in self._trial_to_actor and self._actor_manager.num_pending_actors < PENDING_GROUPS:
+                self._stage(trial)
+                self._schedule_trial_actor(trial)
+
+    def _stage(self, trial: Trial) -> None:
+        if trial not in self._staged_trials:
+            self._staged_trials.add(trial)
+            self._actor_cache.increase_max(trial.placement_group_factory)
+
+    def _has_process(self, trial: Trial) -> bool:
+        """Whether a process is starting for a trial; if not, it waits for room on a machine."""
+        actor = self._trial_to_actor.get(trial)
+        return actor is not None and self._actor_manager.is_actor_started(actor)
+
     def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
         node = self._nodes_of_actors.setdefault(tracked_actor, self._find_node(tracked_actor))
         self._board.started(self._actor_to_trial[tracked_actor].trial_id, node or None)
@@ -178,7 +216,7 @@ class SweepController(TuneController):
 
     def _is_asked_for(self, request: Any) -> bool:
         """Whether trials to come will have this request; if not, a process that holds its resources would keep others from them."""
-        return request == request_for(self._resources, self._board.unusable) or bool(self._resources_to_pending_trials.get(request))
+        return request == self._request(self._board.unusable) or bool(self._resources_to_pending_trials.get(request))
 
     def _title_of(self, tracked_actor: Any) -> str:
         trial = self._actor_to_trial.get(tracked_actor)
@@ -187,12 +225,12 @@ class SweepController(TuneController):
     def _ask_anew(self) -> None:
         """Ask for other nodes for the waiting trials whose request no longer fits the nodes that they have to avoid."""
         for trial in list(self._pending_trials):
-            request = request_for(self._resources, self._board.avoided(trial.trial_id))
+            request = self._request(self._board.avoided(trial.trial_id))
             if request == trial.placement_group_factory or trial in self._resetting_trials:
                 continue
             if (actor := self._trial_to_actor.get(trial)) is not None:
-                if self._actor_manager.is_actor_started(actor):
-                    continue  # its process is starting: a loss, if it comes to that
+                if self._has_process(trial):
+                    continue  # it is starting: a loss, if it comes to that
                 del self._trial_to_actor[trial], self._actor_to_trial[actor]
                 self._remove_actor(actor)
             if trial in self._staged_trials:
@@ -201,6 +239,12 @@ class SweepController(TuneController):
             self._change_request(trial, request)
             if trial not in self._pending_trials_list:
                 self._pending_trials_list.append(trial)
+
+    def _request(self, avoided: frozenset[str]) -> PlacementGroupFactory:
+        """`request_for` a trial that avoids nodes; kept, since Ray's takes long to make."""
+        if avoided not in self._requests:
+            self._requests[avoided] = request_for(self._resources, avoided)
+        return self._requests[avoided]
 
     def _change_request(self, trial: Trial, request: PlacementGroupFactory) -> None:
         waiting: Any = self._resources_to_pending_trials

@@ -67,6 +67,11 @@ class SessionBoard:
         return self._session.nodes.unusable
 
     @property
+    def version(self) -> int:
+        """A number that changes with the answers of `avoided` and `unusable`."""
+        return self._session.nodes.version
+
+    @property
     def num_waiting(self) -> int:
         """How many trials may still be handed out."""
         return self._session.num_waiting

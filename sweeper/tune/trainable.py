@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,11 @@ class TrialRunner(tune.Trainable):
             os.chdir(job.folder)
         self._device, self._has_reported = job.device, False
         self._rungs = frozenset(job.rungs)
-        self._rows = execute(job)
+        self._rows = self._execute(job)
+
+    def _execute(self, job: TrialJob) -> Generator[Row, None, dict[str, Any]]:
+        """The rows of a trial and, at the end, how it ended."""
+        return execute(job)
 
     def step(self) -> dict[str, Any]:
         """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has
