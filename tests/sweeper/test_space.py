@@ -17,7 +17,10 @@ DIGITS = "base: {task: digits}\n"
 
 FAULTS = {
     "unknown key": ("spase: {}", "spase: must be a known key. Did you mean 'space'? Known: base, "),
-    "unknown key of a part": ("resources: {gpus: 1}", "resources.gpus: must be a known key. Did you mean 'gpu'? Known: cpu, gpu."),
+    "unknown key of a part": (
+        "resources: {gpus: 1}",
+        "resources.gpus: must be a known key. Did you mean 'gpu'? Known: cpu, custom, gpu, labels, memory.",
+    ),
     "unknown key of an axis": (
         "space: {proxy: {gird: [noise]}}",
         "space.proxy: must have exactly one of grid, choice, uniform, loguniform, int, but got {'gird': ['noise']}. Did you mean 'grid'?",
