@@ -35,6 +35,7 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.meter import GpuMeter
 from sweeper.running.reached import Reached
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.space.space import SearchSpace
@@ -82,6 +83,7 @@ class Session:
 
     Attributes:
         reason: Why the run ended early, in one line; empty if it did not.
+        meter: Counts the GPU time of its trials.
     """
 
     def __init__(
@@ -118,7 +120,8 @@ class Session:
             if self._was_pruned(trial) and not self._may_go_on(trial) and not self._is_stopped_early(trial):
                 self._undecided[trial.id] = trial
         self._decide()
-        self._deadline = clock() + seconds_allowed(planner.space, slots)
+        self.meter = GpuMeter(planner.space.resources.gpu, clock)
+        self._deadline = clock() + 3600 * (planner.space.budget.hours or math.inf)
         self._ending: Outcome | None = None
         self._is_cut_short = False
         self._is_closed = False
@@ -186,6 +189,7 @@ class Session:
     def start(self, trial_id: str) -> None:
         """Record that a trial starts, goes on after a pause, or restarts after it was lost."""
         self._reached.forget(trial_id)
+        self.meter.start(trial_id)
         if not self.recorder.resume(trial_id):
             self.recorder.start(self._running[trial_id], device=self.space.device)
 
@@ -213,6 +217,7 @@ class Session:
         if trial is None:
             return
         self._reached.forget(trial_id)
+        self.meter.stop(trial_id)
         self._queue.end(trial_id)
         if result.get("cause") == "disk":  # all other trials would fail in the same way
             self._ending, self.reason = Outcome.DISK_FULL, result["error"]
@@ -238,6 +243,7 @@ class Session:
         if self._must_pause(trial_id):
             self._paused[trial_id] = self._running.pop(trial_id)
             self._queue.pause(trial_id)
+            self.meter.stop(trial_id)
             self.recorder.pause(trial_id)
             self._go_on_or_end(trial)
             self._decide()
@@ -251,6 +257,7 @@ class Session:
     def lose(self, trial_id: str) -> None:
         """Record that the process or machine of a trial was lost. It stays handed out and reports its rows again, as a new attempt."""
         if trial_id in self._running:
+            self.meter.stop(trial_id)
             error = "the worker's process or machine was lost; the trial was started again"
             self.recorder.end(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": error})
 
@@ -325,7 +332,8 @@ class Session:
 
     def check_deadline(self) -> None:
         """End the run if its time budget is used up."""
-        if self._clock() >= self._deadline:
+        gpu_hours = self.space.budget.gpu_hours
+        if self._clock() >= self._deadline or (gpu_hours is not None and self.meter.hours >= gpu_hours):
             self.stop()
 
     def drop_unneeded(self) -> None:
@@ -380,12 +388,3 @@ class Session:
     def _is_overdue(self, trial_id: str) -> bool:
         limit = self.space.budget.trial_minutes
         return limit is not None and self.recorder.seconds(trial_id) > limit * 60
-
-
-def seconds_allowed(space: SearchSpace, slots: int) -> float:
-    """Wall time that the budget of a sweep allows for one run, in seconds; infinite without a limit."""
-    budget, gpu = space.budget, space.resources.gpu
-    bounds = [budget.hours * 3600] if budget.hours else []
-    if budget.gpu_hours and gpu:
-        bounds.append(budget.gpu_hours * 3600 / (gpu * slots))
-    return min(bounds, default=math.inf)

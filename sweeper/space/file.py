@@ -153,7 +153,9 @@ class Budget(_Part):
     free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="Minimum free disk space, in GiB, for starting a run with results and stages in local folders."
     )
-    gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, after which it stops as on Ctrl-C.")
+    gpu_hours: _Bound = Field(
+        None, description="GPU time of one `sweeper run`, counted while trials run, after which it stops as on Ctrl-C."
+    )
 
 
 class Rule(_Part):
