@@ -119,6 +119,15 @@ class Resources(_Part):
         """Label -> selector in Ray's spelling; empty if every node will do."""
         return {label: selector_text(value) for label, value in self.labels.items()}
 
+    def describe(self) -> str:
+        """What one trial asks for, as text: `2 CPUs, 0.5 GPUs, 4 GiB of memory, on a node with ray.io/market-type: spot`."""
+        asked = [f"{self.cpu:g} CPU{'' if self.cpu == 1 else 's'}"]
+        asked += [f"{self.gpu:g} GPU{'' if self.gpu == 1 else 's'}"] if self.gpu else []
+        asked += [f"{self.memory:g} GiB of memory"] if self.memory else []
+        asked += [f"{amount:g} {name}" for name, amount in self.custom.items()]
+        labels = ", ".join(f"{label}: {selector}" for label, selector in self.label_selector().items())
+        return ", ".join(asked) + (f", on a node with {labels}" if labels else "")
+
     def count_on(self, total: Mapping[str, float], labels: Mapping[str, str]) -> int:
         """Count the trials that fit at once on a node.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from random import Random
 
 import pytest
 
 from orca_core.config.resolve import resolve_config
 from orca_core.stages import Stage
 from sweeper.planning.cost import CostModel, Measured
+from sweeper.planning.forecast import forecast
 from sweeper.planning.order import longest_path_first
 from sweeper.planning.planner import Planner
 from sweeper.planning.trials import PlannedTrial
@@ -26,6 +29,18 @@ def trial(name: str, align: str, epochs: int, own: int) -> PlannedTrial:
 
 def seconds(trial: PlannedTrial, stage: Stage) -> float:
     return float(stage.end - stage.start)
+
+
+class Mean(Random):
+    """Draws the middle of every range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
+def costs_of_the_simulation(trials: Iterable[PlannedTrial]) -> CostModel:
+    bodies = {(trial.config.task, trial.config.body.name) for trial in trials}
+    return CostModel(Measured(seconds={(kind, *body): each for kind, each in EPOCH_S.items() for body in bodies}))
 
 
 def order(trials: list[PlannedTrial], **options) -> str:
@@ -58,11 +73,23 @@ def test_earlier_cohorts_come_first_and_have_leaders_of_their_own():
     assert order(trials, cohort_of=lambda one: cohort[one.id]) == "g2 s g1", "g2 leads, so the path of g1 hangs on it"
 
 
+@pytest.mark.parametrize(("name", "slots"), [("freezing-laptop", 1), ("embedder-epochs-laptop", 8), ("pretraining-ladder-laptop", 64)])
+def test_the_forecast_is_what_a_run_takes(name, slots):
+    """But for the moments in which states are stored, and chance, which the simulated workers have and the forecast has not."""
+    plan = Planner(space := load_space(name)).plan
+    costs = costs_of_the_simulation(plan.trials)
+    todo = longest_path_first(plan.trials, costs.seconds)
+    simulation = Simulation(Planner(space), todo, SimulatedTables(), SimulatedWorkspace(), slots=slots, random=Mean())
+    simulation.run()
+    expected = forecast(todo, costs.seconds, slots, plan.keep_at)
+    assert expected <= simulation.now <= 1.03 * expected
+    assert expected >= max(costs.totals(todo)[1] / slots, *map(costs.trial_seconds, todo)) - 1e-6
+
+
 @pytest.mark.parametrize("name", ["freezing-laptop", "pretraining-ladder-laptop"])
 def test_sweeps_end_sooner_than_in_the_order_of_durations_and_not_far_from_the_bound(name):
     trials = Planner(space := load_space(name)).plan.trials
-    bodies = {(trial.config.task, trial.config.body.name) for trial in trials}
-    costs = CostModel(Measured(seconds={(kind, *body): each for kind, each in EPOCH_S.items() for body in bodies}))
+    costs = costs_of_the_simulation(trials)
 
     def simulate(todo: list[PlannedTrial]) -> float:
         simulation = Simulation(Planner(space), todo, SimulatedTables(), SimulatedWorkspace(), slots=8)
@@ -79,5 +106,6 @@ def test_ten_thousand_trials_are_ordered_within_a_second():
     trials = [trial(f"{number}", f"{number % 1000}", 1 + number % 7, 1 + number % 11) for number in range(10_000)]
     costs = CostModel()
     started = time.process_time()
-    assert len(longest_path_first(trials, costs.seconds)) == 10_000
+    todo = longest_path_first(trials, costs.seconds)
     assert time.process_time() - started < 1.0
+    assert forecast(todo, costs.seconds, 100) >= costs.totals(todo)[1] / 100

@@ -26,6 +26,18 @@ def test_a_list_of_labels_is_a_selector_of_any_of_them():
 
 
 @pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({}, "1 CPU"),
+        ({"cpu": 2, "gpu": 1, "memory": 1.5, "custom": {"licence": 3}}, "2 CPUs, 1 GPU, 1.5 GiB of memory, 3 licence"),
+        ({"gpu": 0.5, "labels": {"zone": ["a", "b"], "disk": "!slow"}}, "1 CPU, 0.5 GPUs, on a node with zone: in(a, b), disk: !slow"),
+    ],
+)
+def test_what_is_asked_for_as_text(asked, text):
+    assert Resources(**asked).describe() == text
+
+
+@pytest.mark.parametrize(
     ("asked", "node", "count"),
     [
         ({}, {"CPU": 4.0}, 4),
