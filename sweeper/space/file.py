@@ -72,7 +72,7 @@ class SchedulerConfig(_Part):
 
 
 RESOURCE_UNITS = 10_000
-"""Units of one CPU, GPU or other resource: Ray counts in ten-thousandths."""
+"""Units of one CPU, GPU or other resource: Ray counts in ten-thousandths, and drops what is less than one."""
 
 _OWN_KEYS = {"cpu": "cpu", "gpu": "gpu", "memory": "memory"}
 """Name of a resource of Ray's, in small letters -> the key of `resources` that asks for it."""
@@ -142,10 +142,10 @@ class Resources(_Part):
 
 def _count(name: str, total: float, amount: float) -> int:
     """How often an amount of a resource is there, in Ray's units."""
-    each = max(1, round(amount * RESOURCE_UNITS))
+    each = max(1, int(amount * RESOURCE_UNITS))
     if name == "GPU":  # a trial's share must be on one GPU: what is left over on two GPUs does not add up
         return int(total) * (RESOURCE_UNITS // each)
-    return round(total * RESOURCE_UNITS) // each
+    return int(total * RESOURCE_UNITS) // each
 
 
 _Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
