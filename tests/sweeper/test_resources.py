@@ -51,7 +51,7 @@ def test_what_is_asked_for_as_text(asked, text):
         ({"gpu": 0.6}, {"CPU": 8.0, "GPU": 3.0}, 3),
         ({"gpu": 1 / 3}, {"CPU": 8.0, "GPU": 1.0}, 3),
         ({"gpu": 1 / 6}, {"CPU": 8.0, "GPU": 1.0}, 6),  # Ray takes it for 0.1666
-        ({"gpu": 0.1667}, {"CPU": 8.0, "GPU": 1.0}, 5),
+        ({"gpu": 0.168}, {"CPU": 8.0, "GPU": 1.0}, 5),
         ({"memory": 2}, {"CPU": 8.0, "memory": 7 * GIB}, 3),
         ({"memory": 2}, {"CPU": 8.0, "memory": 1 * GIB}, 0),
         ({"custom": {"licence": 1}}, {"CPU": 8.0, "licence": 2.0}, 2),
