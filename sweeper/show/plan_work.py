@@ -37,7 +37,8 @@ def work_lines(found: Reconciliation, todo: Sequence[PlannedTrial], costs: CostM
     yield f"Work     {f'{about} ' if here == 1 else f'{time_on(here)} on the {here} slots of this machine: '}{spent} ({source})"
     shortest = forecast(ordered, costs.seconds, len(ordered), known_at)
     widths = "".join(f"{time_on(width)} on {width} slot{'s' if width > 1 else ''}, " for width in slots)
-    yield f"Time     {widths}at best {about} {format_duration(shortest)}, with {once / shortest:.0f} slots busy on average"
+    later = f"; without the {found.plan.proposed_later} trials that are proposed later" if found.plan.proposed_later else ""
+    yield f"Time     {widths}at best about {format_duration(shortest)}, with {once / shortest:.0f} slots busy on average{later}"
     if space.resources.gpu:
         hours = space.resources.gpu * once / 3600
         yield f"GPUs     {about} {hours:.{1 if hours >= 1 else 3}f} GPU-hours"

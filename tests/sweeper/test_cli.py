@@ -391,6 +391,11 @@ def test_a_plan_says_what_each_trial_needs_and_how_long_it_takes_on_how_many_slo
     # Guessed seconds: pretraining 8, source features 0.5 and alignment 2 of each seed, fine-tuning 6 of each trial.
     assert lines["Time"] == "about 37 s on 1 slot, about 16 s on 4 slots, at best about 16 s, with 2 slots busy on average"
     assert lines["GPUs"] == "about 0.005 GPU-hours"
+    Path("s.yaml").write_text(json.dumps(space | {"search": "tpe", "space": {"finetune.lr": {"uniform": [0.1, 0.2]}}, "scheduler": "asha"}))
+    assert (
+        "at best about 20 s, with 3 slots busy on average; without the 24 trials that are proposed later"
+        in sweeper("plan", "s.yaml").output
+    )
     assert "Invalid value for '--slots'" in sweeper("plan", "s.yaml", "--slots", "0").output
 
 
