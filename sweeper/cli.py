@@ -96,17 +96,21 @@ def plan(
     name: NameOption = None,
     settings: SetOption = None,
     data: DataOption = None,
+    slots: Annotated[
+        list[int] | None,
+        typer.Option("--slots", min=1, help="Estimate the time on this many slots, of a cluster for instance; may be repeated."),
+    ] = None,
     format: Annotated[str, typer.Option("--format", help="text, json or csv.")] = "text",
 ) -> None:
-    """Show what `run` would do: the trials, the stages they share, and what is done already.
+    """Show what `run` would do: the trials, the stages they share, what is done already, and how long it takes.
 
-    Example: `sweeper plan quickstart --format csv > trials.csv`
+    Example: `sweeper plan quickstart --slots 8 --slots 64`
     """
     from sweeper.results.workspace import Workspace
     from sweeper.show.plan import describe_plan
     from sweeper.space.reading import load_space
 
-    typer.echo(describe_plan(load_space(space, parse_settings(settings), name), Workspace(results), format), nl=False)
+    typer.echo(describe_plan(load_space(space, parse_settings(settings), name), Workspace(results), format, slots or ()), nl=False)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from orca_core.errors import ConfigError, Fault
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
+from sweeper.planning.order import longest_path_first
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
@@ -134,7 +135,8 @@ def _launch(
 
     planner = found.planner
     progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, found.done, quiet)
-    ordered = CostModel(load_measured_costs(workspace)).sort_longest_first(todo)
+    costs, cohort_of = CostModel(load_measured_costs(workspace)), found.stopping.cohort_of if found.stopping is not None else None
+    ordered = longest_path_first(todo, costs.seconds, share=share, cohort_of=cohort_of)
     try:
         return launch(
             planner,

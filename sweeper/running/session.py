@@ -38,6 +38,7 @@ from sweeper.results.workspace import Workspace
 from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.losses import PROCESS_LOST, Loss, Restarts
+from sweeper.running.meter import GpuMeter
 from sweeper.running.nodes import NODE_CAUSES, Node, Nodes
 from sweeper.running.reached import Reached
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
@@ -90,6 +91,7 @@ class Session:
         nodes: The machines, and what became of trials on them.
         slots: Maximum number of trials that are handed out at once.
         reason: Why the run ended early, in one line; empty if it did not.
+        meter: Counts the GPU time of its trials.
     """
 
     def __init__(
@@ -129,7 +131,8 @@ class Session:
             if self._was_pruned(trial) and not self._may_go_on(trial) and not self._is_stopped_early(trial):
                 self._undecided[trial.id] = trial
         self._decide()
-        self._deadline = clock() + seconds_allowed(planner.space, slots)
+        self.meter = GpuMeter(planner.space.resources.gpu, clock)
+        self._deadline = clock() + 3600 * (planner.space.budget.hours or math.inf)
         self._ending: Outcome | None = None
         self._is_cut_short = False
         self._is_closed = False
@@ -219,6 +222,7 @@ class Session:
         self._reached.forget(trial_id)
         self._restarts.start(trial_id)
         self.nodes.place(trial_id, node)
+        self.meter.start(trial_id)
         if not self.recorder.resume(trial_id):
             self.recorder.start(self._running[trial_id], device=self.space.device)
 
@@ -266,6 +270,7 @@ class Session:
             return
         for part in (self._reached, self._restarts, self.nodes):
             part.forget(trial_id)
+        self.meter.stop(trial_id)
         self._queue.end(trial_id)
         may_run_again = result["status"] == "FAIL" and result["cause"] not in NOT_RETRIED
         if self._keeper is not None and not may_run_again:
@@ -303,6 +308,7 @@ class Session:
     def _pause(self, trial: PlannedTrial) -> None:
         self._paused[trial.id] = self._running.pop(trial.id)
         self._queue.pause(trial.id)
+        self.meter.stop(trial.id)
         self.nodes.complete(trial.id)  # as far as it has come, which shows that the machine can do the work
         self.nodes.leave(trial.id)
         self.recorder.pause(trial.id)
@@ -329,6 +335,7 @@ class Session:
         """Record the end of an attempt, and let the trial wait for its next one."""
         self.recorder.end(trial_id, result)
         self._reached.forget(trial_id)
+        self.meter.stop(trial_id)
         del self._running[trial_id]
         self._queue.pause(trial_id)
         self._queue.resume(trial_id)
@@ -410,7 +417,8 @@ class Session:
 
     def check_deadline(self) -> None:
         """End the run if its time budget is used up."""
-        if self._clock() >= self._deadline:
+        gpu_hours = self.space.budget.gpu_hours
+        if self._clock() >= self._deadline or (gpu_hours is not None and self.meter.hours >= gpu_hours):
             self.stop()
 
     def drop_unneeded(self) -> None:
@@ -465,12 +473,3 @@ class Session:
     def _is_overdue(self, trial_id: str) -> bool:
         limit = self.space.budget.trial_minutes
         return limit is not None and self.recorder.seconds(trial_id) > limit * 60
-
-
-def seconds_allowed(space: SearchSpace, slots: int) -> float:
-    """Wall time that the budget of a sweep allows for one run, in seconds; infinite without a limit."""
-    budget, gpu = space.budget, space.resources.gpu
-    bounds = [budget.hours * 3600] if budget.hours else []
-    if budget.gpu_hours and gpu:
-        bounds.append(budget.gpu_hours * 3600 / (gpu * slots))
-    return min(bounds, default=math.inf)

@@ -72,7 +72,7 @@ class SchedulerConfig(_Part):
 
 
 RESOURCE_UNITS = 10_000
-"""Units of one CPU, GPU or other resource: Ray counts in ten-thousandths."""
+"""Units of one CPU, GPU or other resource: Ray counts in ten-thousandths, and drops what is less than one."""
 
 _OWN_KEYS = {"cpu": "cpu", "gpu": "gpu", "memory": "memory"}
 """Name of a resource of Ray's, in small letters -> the key of `resources` that asks for it."""
@@ -119,6 +119,15 @@ class Resources(_Part):
         """Label -> selector in Ray's spelling; empty if every node will do."""
         return {label: selector_text(value) for label, value in self.labels.items()}
 
+    def describe(self) -> str:
+        """What one trial asks for, as text: `2 CPUs, 0.5 GPUs, 4 GiB of memory, on a node with ray.io/market-type: spot`."""
+        asked = [f"{self.cpu:g} CPU{'' if self.cpu == 1 else 's'}"]
+        asked += [f"{self.gpu:g} GPU{'' if self.gpu == 1 else 's'}"] if self.gpu else []
+        asked += [f"{self.memory:g} GiB of memory"] if self.memory else []
+        asked += [f"{amount:g} {name}" for name, amount in self.custom.items()]
+        labels = ", ".join(f"{label}: {selector}" for label, selector in self.label_selector().items())
+        return ", ".join(asked) + (f", on a node with {labels}" if labels else "")
+
     def count_on(self, total: Mapping[str, float], labels: Mapping[str, str]) -> int:
         """Count the trials that fit at once on a node.
 
@@ -133,10 +142,10 @@ class Resources(_Part):
 
 def _count(name: str, total: float, amount: float) -> int:
     """How often an amount of a resource is there, in Ray's units."""
-    each = max(1, round(amount * RESOURCE_UNITS))
+    each = max(1, int(amount * RESOURCE_UNITS))
     if name == "GPU":  # a trial's share must be on one GPU: what is left over on two GPUs does not add up
         return int(total) * (RESOURCE_UNITS // each)
-    return round(total * RESOURCE_UNITS) // each
+    return int(total * RESOURCE_UNITS) // each
 
 
 _Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
@@ -153,7 +162,9 @@ class Budget(_Part):
     free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="Minimum free disk space, in GiB, for starting a run with results and stages in local folders."
     )
-    gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, after which it stops as on Ctrl-C.")
+    gpu_hours: _Bound = Field(
+        None, description="GPU time of one `sweeper run`, counted while trials run, after which it stops as on Ctrl-C."
+    )
 
 
 class Rule(_Part):

@@ -26,6 +26,18 @@ def test_a_list_of_labels_is_a_selector_of_any_of_them():
 
 
 @pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({}, "1 CPU"),
+        ({"cpu": 2, "gpu": 1, "memory": 1.5, "custom": {"licence": 3}}, "2 CPUs, 1 GPU, 1.5 GiB of memory, 3 licence"),
+        ({"gpu": 0.5, "labels": {"zone": ["a", "b"], "disk": "!slow"}}, "1 CPU, 0.5 GPUs, on a node with zone: in(a, b), disk: !slow"),
+    ],
+)
+def test_what_is_asked_for_as_text(asked, text):
+    assert Resources(**asked).describe() == text
+
+
+@pytest.mark.parametrize(
     ("asked", "node", "count"),
     [
         ({}, {"CPU": 4.0}, 4),
@@ -38,7 +50,8 @@ def test_a_list_of_labels_is_a_selector_of_any_of_them():
         ({"gpu": 0.4}, {"CPU": 8.0, "GPU": 2.0}, 4),  # 2 on each GPU; by the sum it would be 5
         ({"gpu": 0.6}, {"CPU": 8.0, "GPU": 3.0}, 3),
         ({"gpu": 1 / 3}, {"CPU": 8.0, "GPU": 1.0}, 3),
-        ({"gpu": 1 / 6}, {"CPU": 8.0, "GPU": 1.0}, 5),  # Ray rounds it to 0.1667
+        ({"gpu": 1 / 6}, {"CPU": 8.0, "GPU": 1.0}, 6),  # Ray takes it for 0.1666
+        ({"gpu": 0.168}, {"CPU": 8.0, "GPU": 1.0}, 5),
         ({"memory": 2}, {"CPU": 8.0, "memory": 7 * GIB}, 3),
         ({"memory": 2}, {"CPU": 8.0, "memory": 1 * GIB}, 0),
         ({"custom": {"licence": 1}}, {"CPU": 8.0, "licence": 2.0}, 2),

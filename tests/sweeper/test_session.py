@@ -397,6 +397,36 @@ def test_a_run_ends_when_its_time_is_used_up(tmp_path):
     assert run.session.outcome is Outcome.STOPPED
 
 
+def test_a_run_ends_when_the_gpu_time_that_its_trials_held_is_used_up(tmp_path):
+    run = Run(tmp_path, slots=8, budget={"gpu_hours": 1}, resources={"gpu": 0.5})
+    trial = run.begin()  # one of eight slots: the other trial waits for its alignment
+
+    def goes_on_at(hour: float) -> bool:
+        run.now = 3600 * hour
+        run.session.check_deadline()
+        return not run.session.is_ending
+
+    assert goes_on_at(1.0)
+    run.session.lose(trial.id)
+    assert goes_on_at(3.0)
+    run.session.start(trial.id)
+    assert goes_on_at(3.9), "the two hours without a process do not count"
+    assert not goes_on_at(4.0)
+    run.session.close()
+    assert run.session.outcome is Outcome.STOPPED
+    assert run.session.meter.hours == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("end", ["end", "cut", "give_up"])
+def test_a_trial_that_ended_holds_no_gpu(tmp_path, end):
+    run = Run(tmp_path, resources={"gpu": 1}, budget={"gpu_hours": 9})
+    trial = run.begin()
+    run.now = 3600.0
+    getattr(run.session, end)(trial.id, *([COMPLETE] if end == "end" else []))
+    run.now = 7200.0
+    assert run.session.meter.hours == pytest.approx(1.0)
+
+
 def test_what_is_said_of_a_trial_that_has_ended_changes_nothing(run):
     trial = run.begin()
     run.session.end(trial.id, COMPLETE)
