@@ -142,6 +142,9 @@ class SweepController(TuneController):
         if force:
             super().checkpoint(force=force, wait=wait)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # of what Tune writes, `fit` reads the trials alone
+
     def _mark_trial_to_checkpoint(self, trial: Trial) -> None:
         """Do nothing, as `checkpoint`."""
 

@@ -409,7 +409,7 @@ def test_a_run_ends_when_the_gpu_time_that_its_trials_held_is_used_up(tmp_path):
     assert goes_on_at(1.0)
     run.session.lose(trial.id)
     assert goes_on_at(3.0)
-    run.session.start(trial.id)
+    assert run.begin() is trial
     assert goes_on_at(3.9), "the two hours without a process do not count"
     assert not goes_on_at(4.0)
     run.session.close()
