@@ -65,6 +65,12 @@ _ATTEMPT = (
     Column("sweep", _TEXT, "Name of the sweep."),
     Column("trial", _TEXT, "Id of the trial: hash of its canonical config, the same in every sweep."),
     Column("attempt", _COUNT, "Number of the attempt at the trial in this sweep, from 1."),
+    Column(
+        "run",
+        _TEXT,
+        "Id of the run of the sweep that made the attempt: when it began, and a random part; null in rows of version 0.1. Of two runs that "
+        "made the same attempt at once, the later one counts.",
+    ),
 )
 
 TRIALS: tuple[Column, ...] = (
@@ -135,6 +141,15 @@ STAGES: tuple[Column, ...] = (*_ATTEMPT, *columns_of(StageRow))
 
 TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES}
 """The result tables by name."""
+
+_OF_ATTEMPT = tuple(column.name for column in _ATTEMPT)
+
+IDENTITY: dict[str, tuple[str, ...]] = {
+    "trials": (*_OF_ATTEMPT, "sequence"),
+    "metrics": (*_OF_ATTEMPT, "stage", "phase", "fold", "epoch"),
+    "stages": (*_OF_ATTEMPT, "stage", "phase", "fold", "key"),
+}
+"""The columns that tell the rows of a table apart. Two rows that agree in them are one row, written twice."""
 
 
 def schema(table: str) -> pa.Schema:

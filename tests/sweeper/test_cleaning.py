@@ -45,7 +45,7 @@ def left(workspace: Workspace, kind: str = "align") -> list[str]:
 
 def run_elsewhere(workspace: Workspace, sweep: str, **more: float) -> None:
     """Let a sweep look as if another machine ran it."""
-    workspace.results.beat(sweep, {"host": "elsewhere", "pid": 1, "time": time.time()} | more)
+    workspace.results.write_claim(sweep, "20260101T000000-a", {"host": "elsewhere", "pid": 1, "holds": True, "began": time.time()} | more)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_what_a_running_sweep_needs_stays(workspace):
 def test_what_was_written_since_a_running_sweep_began_stays_whether_a_plan_lists_it_or_not(workspace):
     """Under tpe its trials are not known beforehand."""
     put(workspace.artifacts, Address.after("align", "proposed", 1))
-    run_elsewhere(workspace, "second", started=time.time() - 3600)
+    run_elsewhere(workspace, "second", began=time.time() - 3600)
     clean(workspace, max_gib=0.0)
     assert left(workspace) == ["b", "c", "proposed"]
 
