@@ -170,7 +170,7 @@ def _status_lines(workspace: Workspace, name: str | None) -> list[dict[str, Any]
         paused = min(driver.facts.get("paused", 0), begun) if driver else 0  # rows say RUNNING; only the driver knows
         planned = _count_planned(results, sweep)
         lines.append(
-            {"sweep": sweep, "planned": planned, "not_started": None if planned is None else max(0, planned - len(rows))}
+            {"sweep": sweep, "planned": planned, "pending": None if planned is None else max(0, planned - len(rows))}
             | {status.lower(): count for status, count in counts.items()}
             | {"running": begun - paused if driver else 0, "paused": paused}
             | {"interrupted": interrupted + (0 if driver else begun), "driver": str(driver) if driver else "none"}

@@ -97,7 +97,7 @@ def test_lucky_seeds_of_pruned_candidates_are_not_ranked(workspace, old):
     assert [second[key] for key in counts] == [3, 1, 1, 0, 50.0]
 
 
-def test_candidates_that_have_not_started_are_counted(workspace):
+def test_candidates_that_have_pending_are_counted(workspace):
     record(workspace, TUNED, {(0, 0, 0): 0.3, (0, 0, 1): 0.3, (5, 1, 0): None}, "align_epochs")
     rows = {row["align_epochs"]: row for row in arms_status(workspace, "tuned").to_pylist()}
     assert [rows[0][key] for key in ("candidates", "completed")] == [3, 1]
@@ -166,7 +166,7 @@ def test_a_clean_stop_is_no_failure(workspace, driver):
         workspace.results.write_claim("tuned", "20260101T000000-a", {"host": "elsewhere", "pid": 1, "holds": True})
     (line,) = sweep_status(workspace, None).to_pylist()
     expected = {"complete": 1, "pruned": 0, "fail": 1, "running": 1 if driver else 0, "interrupted": 1 if driver else 2}
-    expected |= {"planned": 12, "not_started": 8, "paused": 0}
+    expected |= {"planned": 12, "pending": 8, "paused": 0}
     assert {key: line[key] for key in expected} == expected
     assert ("tuned is run by process 1 on elsewhere." in describe_status(workspace, None)) is driver
 
@@ -177,7 +177,7 @@ def test_trials_that_pause_are_counted_as_their_driver_tells(workspace):
     facts = {"running": 1, "paused": 2}
     workspace.results.write_claim("tuned", "20260101T000000-a", {"host": "elsewhere", "pid": 1, "holds": True, "facts": facts})
     (line,) = sweep_status(workspace, "tuned").to_pylist()
-    assert (line["running"], line["paused"], line["interrupted"], line["not_started"]) == (1, 2, 0, 9)
+    assert (line["running"], line["paused"], line["interrupted"], line["pending"]) == (1, 2, 0, 9)
 
 
 def test_the_summary_of_a_stopped_run_reports_no_failure(workspace):
