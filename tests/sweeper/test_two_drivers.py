@@ -119,7 +119,7 @@ def test_a_later_attempt_of_an_earlier_run_counts(store, trials):
 
 
 def test_rows_that_an_earlier_run_writes_after_compaction_do_not_count(store, trials):
-    early, late = driver(store, trials[0], EARLY, COMPLETE), driver(store, trials[0], LATE, COMPLETE)
+    early, late = driver(store, trials[0], EARLY, None), driver(store, trials[0], LATE, COMPLETE)
     next(early)(), next(late)()
     next(early)()
     for step in late:
