@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -305,6 +305,62 @@ def test_of_several_starts_on_an_object_store_one_gets_in(monkeypatch, offsets):
     for seed in range(100):
         most, total = start_at_once(seed, ["a", "b", "c"][: 2 + seed % 2], offsets, monkeypatch)
         assert (most, total) == (1, 1), seed
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URI of a bucket on an S3 server of this machine."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        options = f"endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
+        fs.FileSystem.from_uri(f"s3://bucket?{options}")[0].create_dir("bucket")
+        yield f"s3://bucket/results?{options}"
+    server.stop()
+
+
+def test_of_two_starts_on_s3_one_gets_in(bucket, monkeypatch):
+    monkeypatch.setattr(claims, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("sweeper.running.driver.HEARTBEAT_EVERY_S", 0.3)
+    for number, offset in enumerate((0.0, 0.0, 0.01, 0.02, 0.05, 0.1)):
+        inside: list[str] = []
+        refused: list[str] = []
+        is_over = threading.Event()
+
+        def drive(host: str, sweep: str = f"s{number}", inside=inside, refused=refused, is_over=is_over) -> None:
+            try:
+                with claim_sweep(ResultStore(bucket), sweep, wait_minutes=1.0, say=lambda text: None, process=machine(host)):
+                    inside.append(host)
+                    is_over.wait(20)
+            except ConfigError as error:
+                refused.append(str(error))
+                is_over.set()
+
+        threads = [threading.Thread(target=drive, args=(host,)) for host in ("first", "second")]
+        for thread in threads:
+            thread.start()
+            time.sleep(offset)
+        for thread in threads:
+            thread.join(30)
+        assert (len(inside), len(refused)) == (1, 1), offset
+        assert f"process 7 on {inside[0]} runs it" in refused[0]
+        assert ResultStore(bucket).claims(f"s{number}") == {}
+
+
+def test_a_driver_on_s3_is_seen_and_stopped_by_the_clock_of_the_bucket(bucket, monkeypatch):
+    results, stopped = ResultStore(bucket), threading.Event()
+    results.save_plan("seen", "p", PLAN)
+    with claim_sweep(results, "seen", process=machine("elsewhere")) as claim, claim.connect(stopped.set):
+        skew = clock_skew(results, "seen", lambda: time.time() + 3600)
+        assert str(driver_of(results, "seen")) == "process 7 on elsewhere"
+        assert "was asked to stop" in stop_sweep(results, "seen")
+        claim.beat()
+        assert stopped.is_set()
+    assert skew == pytest.approx(3600, abs=2)
+    assert driver_of(results, "seen") is None
 
 
 # ------------------------------------------------------------------------------------------------------------ while it runs
