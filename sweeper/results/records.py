@@ -176,7 +176,8 @@ of finished trials, join: `metrics join trials using (sweep, trial)`.
 
 A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. SQL shows only the last
 attempt, the one with the largest number; and of its rows in `trials`, which record how the status changed (RUNNING, then COMPLETE), only
-the last.
+the last. `run` tells which run of the sweep made the attempt. A sweep has [one driver](running.md#one-driver); if two made the same attempt
+all the same, SQL shows that of the later run alone.
 
 Knobs that have no effect in a trial (the proxy, when `align_epochs` is 0) are null.
 
