@@ -67,8 +67,12 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, whatever the cause.")] = False,
     no_share: Annotated[bool, typer.Option("--no-share", help="Make each trial compute all of its stages; the rows are the same.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print neither progress nor summary.")] = False,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", min=0, help="Minutes to wait until a driver that seems dead counts as dead, and for a first worker."),
+    ] = 15.0,
 ) -> int:
-    """Run or continue a sweep: only missing trials are run. Exit code 1 if trials failed.
+    """Run or continue a sweep: only missing trials are run. Exit code 1 if a trial failed or did not start.
 
     Example: `sweeper run quickstart --set sweep:seeds=1 --results /tmp/results`
     """
@@ -85,6 +89,7 @@ def run(
         retry_failed=retry_failed,
         share=not no_share,
         quiet=quiet,
+        wait_minutes=wait,
     )
 
 

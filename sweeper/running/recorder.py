@@ -110,6 +110,7 @@ class Recorder:
         store: Where rows are written.
         sweep: Name of the sweep.
         metric: What trials are ranked by.
+        run: Id of the run, which stands in every row; None = null.
         clock: Monotonic clock, in seconds.
 
     Attributes:
@@ -118,8 +119,10 @@ class Recorder:
         trouble: Why rows could not be written and are buffered; empty if they could.
     """
 
-    def __init__(self, store: RowStore, sweep: str, metric: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.store, self.sweep, self.metric, self._clock = store, sweep, metric, clock
+    def __init__(
+        self, store: RowStore, sweep: str, metric: str, clock: Callable[[], float] = time.monotonic, *, run: str | None = None
+    ) -> None:
+        self.store, self.sweep, self.metric, self.run, self._clock = store, sweep, metric, run, clock
         self._live: dict[str, _Live] = {}
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = clock()
@@ -146,7 +149,12 @@ class Recorder:
     @property
     def paused(self) -> int:
         """Number of paused trials."""
-        return sum(live.started is None for live in self._live.values())
+        return sum(live.started is None for live in list(self._live.values()))  # copied, as another thread may ask
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of trials that run and that are paused. May be called from another thread."""
+        paused = self.paused
+        return {"running": max(0, len(self._live) - paused), "paused": paused}
 
     @property
     def started(self) -> Set[str]:
@@ -161,6 +169,7 @@ class Recorder:
             "sweep": self.sweep,
             "trial": trial.id,
             "attempt": attempt,
+            "run": self.run,
             "sequence": 0,
             "status": "RUNNING",
             "in_plan": True,
@@ -236,7 +245,7 @@ class Recorder:
                 live.stage_seconds[row.stage] += row.seconds  # type: ignore[assignment]
                 live.saved_s += row.saved_s
                 live.mixed.add(row.mixed_numerics)
-            self._buffers[row.TABLE].append(cells | {"sweep": self.sweep, "trial": trial_id, "attempt": live.row["attempt"]})
+            self._buffers[row.TABLE].append(cells | {name: live.row[name] for name in ("sweep", "trial", "attempt", "run")})
         self._flush_if_due()
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> Ended | None:

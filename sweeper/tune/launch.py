@@ -23,7 +23,7 @@ from sweeper.planning.planner import Planner
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
-from sweeper.running.driver import heartbeat
+from sweeper.running.claim import SweepClaim
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.progress import Progress
 from sweeper.running.recorder import Recorder
@@ -58,7 +58,9 @@ def launch(
     *,
     address: str | None,
     max_concurrent: int | None,
+    claim: SweepClaim,
     share: bool = True,
+    wait_minutes: float = 15.0,
 ) -> Outcome:
     """Run trials to their end.
 
@@ -72,7 +74,9 @@ def launch(
         progress: Shows the progress.
         address: Address of a running Ray cluster; None starts Ray on this machine.
         max_concurrent: Maximum number of trials at once; None = as many as the resources allow.
+        claim: By which this process drives the sweep.
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
+        wait_minutes: How long to wait for a first worker.
 
     Returns:
         FINISHED or STOPPED.
@@ -97,7 +101,7 @@ def launch(
             keeper=keeper,
         )
         try:
-            with progress, _stop_on_signal(session), heartbeat(workspace.results, space.name, session.stop):
+            with progress, _stop_on_signal(session), claim.connect(session.stop, recorder.counts):
                 _run(session, cluster, progress)
         finally:
             session.close()
