@@ -38,9 +38,9 @@ class StandIn(TrialRunner):
 
     settings: ClassVar[dict[str, Any]] = {}
 
-    def _execute(self, job: TrialJob) -> Generator[Row, None, dict[str, Any]]:
+    def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
         self._has_reported = True  # what computes it would load torch
-        return _run(job, self.settings)
+        return _run(TrialJob.from_json(message), self.settings)
 
 
 def _run(job: TrialJob, settings: dict[str, Any]) -> Generator[Row, None, dict[str, Any]]:

@@ -38,7 +38,7 @@ app = typer.Typer(
 def _print_version(is_wanted: bool) -> None:
     if not is_wanted:
         return
-    from sweeper.running.provenance import package_version
+    from sweeper.running.code import package_version
 
     typer.echo(f"sweeper {package_version() or 'of an unknown version'}")
     raise typer.Exit

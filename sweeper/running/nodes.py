@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-NODE_CAUSES = frozenset({"data", "store", "cuda", "import", "other-code", "process-start", "disk"})
+NODE_CAUSES = frozenset({"data", "other-data", "store", "cuda", "import", "other-code", "process-start", "disk"})
 """Causes of failure for which the machine may be to blame rather than the trial."""
 
 MAX_NODE_FAULTS = 2

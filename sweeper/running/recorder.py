@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -17,7 +15,6 @@ from orca_core.errors import StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import shown_status
-from sweeper.running.provenance import provenance
 
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of rows. Rows that a killed driver had not written are in the stages' artifacts, and are reported again."""
@@ -179,12 +176,10 @@ class Recorder:
             "result_key": trial.result_key,
             "score": trial.config.task_spec.score_name(trial.config.reference_data),
             "started_at": datetime.now(UTC),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
             "device": device,
             "config_hash": trial.id,
         }
-        row |= trial.cells() | provenance()
+        row |= trial.cells()
         self._live[trial.id] = _Live(row, self._clock(), stage_started=self._clock())
         self._buffers["trials"].append(dict(row))
         self._flush_if_due()
@@ -220,10 +215,11 @@ class Recorder:
         Args:
             trial_id: The trial.
             host, pid: Host and process id of the worker; None = unchanged.
-            worker: Cells of the worker's `NumericalKind`, in the first report of an attempt.
+            worker: What the worker tells about itself, by column, in the first report of an attempt.
         """
         if live := self._live.get(trial_id):
-            live.row |= {"host": host or live.row["host"], "pid": pid or live.row["pid"], **worker}
+            known = {name: value for name, value in (("host", host), ("pid", pid)) if value is not None}
+            live.row |= known | dict(worker)
 
     def add_rows(self, trial_id: str, rows: Iterable[Row]) -> None:
         """Record rows that a running trial reported."""

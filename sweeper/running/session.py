@@ -22,7 +22,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import Enum
 from typing import Any
 
@@ -35,11 +35,13 @@ from sweeper.planning.queue import TrialQueue
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
+from sweeper.running.code import code_here
 from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.losses import PROCESS_LOST, Loss, Restarts
 from sweeper.running.meter import GpuMeter
 from sweeper.running.nodes import NODE_CAUSES, Node, Nodes
+from sweeper.running.own_data import contents_of
 from sweeper.running.reached import Reached
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.space.space import SearchSpace
@@ -85,6 +87,7 @@ class Session:
         stopping: Decides which candidates are stopped early; None = one that knows of no earlier runs, if the sweep has a scheduler.
         share: Whether trials share stages; if not, each has a private store, dropped when it ends.
         keeper: Drops states that no trial needs any more; None = all states are kept.
+        own_data: Path of the user's own data -> digest of the copy that workers use; empty where they see the same files.
         clock: Monotonic clock, in seconds.
 
     Attributes:
@@ -107,6 +110,7 @@ class Session:
         stopping: EarlyStopping | None = None,
         share: bool = True,
         keeper: StateKeeper | None = None,
+        own_data: Mapping[str, str] = {},
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.recorder, self.share = recorder, share
@@ -114,7 +118,7 @@ class Session:
         self.nodes, self._restarts = Nodes(), Restarts()
         self.reason = ""
         self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
-        self._workbench = Workbench.current()
+        self._workbench, self._own_data = Workbench.current(), own_data
         self._ended = ended
         self._stopping = stopping
         if stopping is None and planner.space.scheduler.name != "fifo":
@@ -199,6 +203,10 @@ class Session:
             data_root=str(self._workbench.data_root),
             cache_root=shorten_home(self._workbench.cache_root),
             max_data_gib=self._workbench.max_data_gib,
+            code=asdict(code_here()),
+            own_data=self._own_data,
+            result_key=trial.result_key,
+            contents=contents_of(trial.config),
         )
 
     def see(self, nodes: Iterable[Node], *, may_grow: bool = False) -> None:

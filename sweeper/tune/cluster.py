@@ -17,6 +17,7 @@ from orca_core.numerics import PORTABLE
 from sweeper.running.nodes import Node
 from sweeper.space.file import Bits, Resources
 from sweeper.tune.autoscaler import AutoscalerState, read_autoscaler
+from sweeper.tune.environment import runtime_environment
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Size of Ray's shared memory on this machine. The default is 30 % of all memory, but only rows pass through it."""
@@ -32,6 +33,7 @@ RAY_ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost process is said in the rows and in the progress
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner cannot be switched off
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # within a submitted job our environment is added to the job's, and wins
 }
 
 
@@ -64,21 +66,21 @@ def open_cluster(address: str | None, resources: Resources, store_uri: str, bits
     Raises:
         ConfigError: If nothing answers at the address, no node has the resources for a trial, or a node cannot see the store.
     """
-    environment = _worker_environment(bits)
     is_joined = ray.is_initialized()
     if is_joined and bits == "portable":
         _check_session_is_pinned()
     if not is_joined:
         if address is not None:
             _check_address(address)
-        ray.init(
-            address=address or "local",
-            include_dashboard=False if address is None else None,
-            object_store_memory=OBJECT_STORE_BYTES if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": environment},
-        )
+        with runtime_environment(RAY_ENVIRONMENT, bits, ship=address is not None) as environment:
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address is None else None,
+                object_store_memory=OBJECT_STORE_BYTES if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=environment,
+            )
     try:
         _check_nodes(store_uri)
         cluster = Cluster(resources)
@@ -138,13 +140,6 @@ def _check_session_is_pinned() -> None:
         rule = "must be native in a Ray session that was started without the environment for portable bits"
         remedy = "Call ray.shutdown() first, or ray.init with runtime_env={'env_vars': orca_core.numerics.PORTABLE}."
         raise ConfigError([Fault("bits", rule, "portable", remedy)])
-
-
-def _worker_environment(bits: Bits) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith("HF_")}
-    if bits == "portable":
-        environment |= PORTABLE  # Ray starts the worker processes with it, so libraries see it when they are loaded
-    return environment
 
 
 def _check_address(address: str) -> None:

@@ -11,6 +11,7 @@ import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +26,16 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.own_data import find_own_data, send_own_data
 from sweeper.running.progress import Progress
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome, Session, SweepCutError
 from sweeper.tune.cluster import Cluster, has_nodes, open_cluster, ray_environment
 from sweeper.tune.controller import controlled, request_for
+from sweeper.tune.environment import without_copied_secrets
 from sweeper.tune.hooks import PlannedSearcher, Reporter, SessionBoard, StopWithSession, TrialsByTuneId
 from sweeper.tune.trainable import TrialRunner
+from sweeper.workbench import sent_mib
 
 MAX_FIT_FAILURES = 3
 """How often in a row Ray Tune itself may fail, with no new row in between, before the run ends."""
@@ -88,6 +92,7 @@ def launch(
     space = planner.space
     with ray_environment(), open_cluster(address, space.resources, workspace.artifacts_uri, space.bits) as cluster:
         keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
+        own_data = _send_own_data(todo, workspace) if address is not None else {}
         session = Session(
             planner,
             todo,
@@ -99,9 +104,10 @@ def launch(
             stopping=stopping,
             share=share,
             keeper=keeper,
+            own_data=own_data,
         )
         try:
-            with progress, _stop_on_signal(session), claim.connect(session.stop, recorder.counts):
+            with progress, _stop_on_signal(session), claim.connect(session.stop, recorder.counts), without_copied_secrets():
                 _run(session, cluster, progress)
         finally:
             session.close()
@@ -158,6 +164,15 @@ def _fit(session: Session, cluster: Cluster, progress: Progress, scratch: Path) 
     )
     with controlled(SessionBoard(session, trials), resources):
         tuner.fit()
+
+
+def _send_own_data(todo: list[PlannedTrial], workspace: Workspace) -> dict[str, str]:
+    """Send what trials read of the user's own data to the nodes of a cluster; say what is too large for it."""
+    sent, too_large = send_own_data(find_own_data(trial.config for trial in todo), workspace.artifacts_uri, sent_mib())
+    for path in too_large:
+        text = f"{path} is not sent to the nodes, as it has more than {sent_mib():g} MiB: every node must have it under this path"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return sent
 
 
 def _write_rows(recorder: Recorder) -> None:
