@@ -188,6 +188,7 @@ class SweepController(TuneController):
 
     def _stage(self, trial: Trial) -> None:
         if trial not in self._staged_trials:
+            trial.init_local_path()
             self._staged_trials.add(trial)
             self._actor_cache.increase_max(trial.placement_group_factory)
 
