@@ -49,7 +49,7 @@ FOUR_AXES = {
     },
 }
 
-HOW_IT_RAN = {"sweep", "attempt", "run", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "code_commit"}
+HOW_IT_RAN = {"sweep", "attempt", "run", "started_at", "ended_at", "host", "node_id", "pid", "seconds", "saved_s", "code_commit"}
 
 
 @dataclass(frozen=True)
