@@ -1,36 +1,209 @@
-"""Clusters: the cluster file is one that Ray takes, and a sweep runs on nodes that are there already."""
+"""Clusters: the files for Ray's cluster launcher come up as far as one machine can show, and a sweep runs on nodes that are there already."""
 
 from __future__ import annotations
 
+import copy
+import importlib
+import json
 import os
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-FILE = Path(__file__).parents[1] / "cluster.yaml"
+PROJECT = Path(__file__).parents[1]
+FILE = PROJECT / "cluster.yaml"
+LAUNCHER_FILES = ["cluster.yaml", "deploy/gcp.yaml", "deploy/on-premise.yaml"]
+
+
+def read(name: str) -> dict:
+    return yaml.safe_load((PROJECT / name).read_text())
 
 
 @pytest.fixture(scope="module")
 def cluster() -> dict:
-    return yaml.safe_load(FILE.read_text())
+    return read("cluster.yaml")
 
 
 @pytest.mark.ray
-def test_ray_takes_the_cluster_file(cluster):
+@pytest.mark.parametrize("name", LAUNCHER_FILES)
+def test_ray_takes_the_cluster_file(name):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    prepared = prepare_config(cluster)
+    given = read(name)
+    prepared = prepare_config(given)
     validate_config(prepared)
-    assert set(prepared["available_node_types"]) == set(cluster["available_node_types"])
+    if "available_node_types" in given:
+        assert set(prepared["available_node_types"]) == set(given["available_node_types"])
+    for commands in ("setup_commands", "head_setup_commands", "worker_setup_commands"):
+        assert prepared[commands] == [], f"Ray added its own {commands}"
 
 
-def test_resources_are_spelled_as_ray_spells_them(cluster):
+@pytest.mark.parametrize("name", LAUNCHER_FILES[:2])
+def test_resources_are_spelled_as_ray_spells_them(name):
     """Ray's own check passes any name; `gpu` for `GPU` would be a resource of its own."""
-    for node in cluster["available_node_types"].values():
+    for node in read(name)["available_node_types"].values():
         assert set(node["resources"]) <= {"CPU", "GPU", "memory"}
+
+
+@pytest.mark.parametrize("name", LAUNCHER_FILES[:2])
+def test_a_cluster_starts_with_its_head_alone_and_the_head_runs_no_trials(name):
+    given = read(name)
+    head = given["available_node_types"][given["head_node_type"]]
+    assert head["resources"] == {"CPU": 0}
+    workers = [node for key, node in given["available_node_types"].items() if key != given["head_node_type"]]
+    assert [node["min_workers"] for node in workers] == [0, 0], "spot, and on demand to fall back on"
+    assert all(0 < node["max_workers"] <= given["max_workers"] for node in workers)
+    assert [node["labels"]["ray.io/market-type"] for node in workers] == ["on-demand", "spot"]
+    assert [node["priority"] for node in workers] == [0, 1]
+
+
+@pytest.mark.parametrize("name", LAUNCHER_FILES)
+def test_only_who_has_the_token_gets_in_and_the_dashboard_stays_inside(name):
+    given = read(name)
+    assert "~/.ray/auth_token" in given["file_mounts"]
+    head = " ".join(given["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in head
+    token = "RAY_AUTH_MODE=token"
+    if "docker" in given:
+        assert f"--env {token}" in given["docker"]["run_options"]
+    else:
+        for line in [*given["head_start_ray_commands"], *given["worker_start_ray_commands"]]:
+            assert "ray start" not in line or token in line, line
+
+
+@pytest.mark.parametrize("name", LAUNCHER_FILES)
+def test_neither_history_nor_data_is_sent_to_the_machines(name):
+    given = read(name)
+    assert {".git", ".venv", "data", "results"} <= set(given["rsync_exclude"])
+    assert "." not in given["file_mounts"].values(), "the code is in the image"
+
+
+def test_on_aws_no_machine_has_more_rights_than_it_needs(cluster):
+    nodes = {key: node["node_config"] for key, node in cluster["available_node_types"].items()}
+    profiles = {key: node["IamInstanceProfile"]["Name"] for key, node in nodes.items()}
+    assert profiles == {"head": "orca-sweeper-head", "gpu-on-demand": "orca-sweeper-worker", "gpu-spot": "orca-sweeper-worker"}
+    for node in nodes.values():
+        assert node["ImageId"].startswith("resolve:ssm:/aws/service/deeplearning/"), "Ray's default is Ubuntu 18.04"
+        assert node["SecurityGroupIds"], "without one, Ray opens SSH to the world"
+    assert "InstanceMarketOptions" not in nodes["head"]
+    assert "InstanceMarketOptions" not in nodes["gpu-on-demand"]
+    assert nodes["gpu-spot"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert len(cluster["provider"]["availability_zone"].split(",")) >= 2
+
+
+@pytest.mark.ray
+def test_ray_asks_for_spot_first_and_for_the_other_type_when_there_is_none(cluster):
+    """Ray's own choice, on the types of the file: by availability, then by name."""
+    from functools import partial
+
+    from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilityTracker
+    from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
+    from ray.autoscaler.node_launch_exception import NodeLaunchException
+
+    types = {key: {"max_workers": 0, **node} for key, node in cluster["available_node_types"].items()}
+    tracker = NodeAvailabilityTracker()
+
+    def wanted() -> dict[str, int]:
+        score = partial(_default_utilization_scorer, node_availability_summary=tracker.summary())
+        return dict(get_nodes_for(types, {"head": 1}, "head", 2, [{"CPU": 4, "GPU": 1}] * 2, score)[0])
+
+    assert wanted() == {"gpu-spot": 2}
+    none_left = NodeLaunchException("InsufficientInstanceCapacity", "no spot machines", None)
+    tracker.update_node_availability("gpu-spot", time.time(), none_left)
+    assert wanted() == {"gpu-on-demand": 2}
+
+
+@pytest.fixture
+def aws(monkeypatch, tmp_path) -> Iterator[Any]:
+    """An AWS account of moto, in this process."""
+    moto = pytest.importorskip("moto")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with moto.mock_aws():
+        import boto3
+
+        yield boto3.Session(region_name="us-west-2")
+
+
+@pytest.fixture
+def setup_module(monkeypatch) -> Any:
+    monkeypatch.syspath_prepend(str(PROJECT / "deploy/aws"))
+    monkeypatch.delitem(sys.modules, "setup", raising=False)
+    module = importlib.import_module("setup")
+    yield module
+    sys.modules.pop("setup", None)
+
+
+def test_the_account_is_set_up_once_and_no_wider_than_said(aws, setup_module):
+    lines = setup_module.set_up(aws, "my-bucket", "orca-sweeper", "203.0.113.7/32")
+    assert setup_module.set_up(aws, "my-bucket", "orca-sweeper", "203.0.113.7/32") == lines, "a second run changes nothing"
+    assert lines["image"].endswith(".dkr.ecr.us-west-2.amazonaws.com/orca-sweeper:latest")
+
+    group = aws.client("ec2").describe_security_groups(GroupIds=[lines["SecurityGroupIds"].strip("[]")])["SecurityGroups"][0]
+    opened = [(rule["IpProtocol"], rule.get("FromPort"), [ip["CidrIp"] for ip in rule["IpRanges"]]) for rule in group["IpPermissions"]]
+    assert ("tcp", 22, ["203.0.113.7/32"]) in opened
+    assert [rule for rule in opened if rule[2]] == [("tcp", 22, ["203.0.113.7/32"])], "only SSH, only from one address"
+
+    iam = aws.client("iam")
+    profile = iam.get_instance_profile(InstanceProfileName="orca-sweeper-worker")["InstanceProfile"]
+    assert [role["RoleName"] for role in profile["Roles"]] == ["orca-sweeper-worker"]
+    assert iam.list_role_policies(RoleName="orca-sweeper-worker")["PolicyNames"] == ["bucket"]
+    policy = iam.get_role_policy(RoleName="orca-sweeper-worker", PolicyName="bucket")["PolicyDocument"]
+    on_s3 = [statement for statement in policy["Statement"] if "s3:" in str(statement["Action"])]
+    assert {statement["Resource"] for statement in on_s3} == {"arn:aws:s3:::my-bucket", "arn:aws:s3:::my-bucket/*"}
+    assert not [action for statement in policy["Statement"] for action in statement["Action"] if action.endswith("*")]
+    machines = json.dumps(iam.get_role_policy(RoleName="orca-sweeper-head", PolicyName="machines")["PolicyDocument"])
+    assert not re.search(r"\b(BUCKET|REGION|ACCOUNT|NAME)\b", machines), "every placeholder has its value"
+
+    s3 = aws.client("s3")
+    rules = s3.get_bucket_lifecycle_configuration(Bucket="my-bucket")["Rules"]
+    assert rules[0]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    assert all(s3.get_public_access_block(Bucket="my-bucket")["PublicAccessBlockConfiguration"].values())
+
+
+@pytest.mark.ray
+def test_ray_starts_the_machines_of_the_file_in_an_account_that_was_set_up(aws, setup_module, cluster):
+    """Ray's own preparation of the account and its own calls for machines, against moto: what it asks EC2 for is what the file says."""
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    lines = setup_module.set_up(aws, "my-bucket", cluster["cluster_name"], "203.0.113.7/32")
+    group = lines["SecurityGroupIds"].strip("[]")
+    given = copy.deepcopy(cluster)
+    for node in given["available_node_types"].values():
+        node["node_config"]["SecurityGroupIds"] = [group]
+    prepared = prepare_config(given)
+    validate_config(prepared)
+    ready = AWSNodeProvider.bootstrap_config(prepared)
+
+    groups = aws.client("ec2").describe_security_groups()["SecurityGroups"]
+    assert [found["GroupName"] for found in groups if found["GroupName"] != "default"] == ["orca-sweeper"], "Ray made none of its own"
+    assert [role["RoleName"] for role in aws.client("iam").list_roles()["Roles"] if "ray" in role["RoleName"]] == [], "nor a role"
+
+    # moto knows no SSM parameters of AWS's own images, so the machines start from an image that it has.
+    image = aws.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    provider = AWSNodeProvider(ready["provider"], ready["cluster_name"])
+    zones = set()
+    for key, node in ready["available_node_types"].items():
+        assert node["node_config"]["ImageId"] == cluster["available_node_types"][key]["node_config"]["ImageId"], "Ray leaves it to EC2"
+        config = {**node["node_config"], "ImageId": image}
+        zones |= set(config["SubnetIds"])
+        tags = {"ray-node-type": "worker", "ray-user-node-type": key, "ray-launch-config": "x", "ray-node-status": "uninitialized"}
+        started = list(provider.create_node(config, tags, 1).values())[0]
+        started.reload()
+        assert started.iam_instance_profile["Arn"].endswith(node["node_config"]["IamInstanceProfile"]["Name"])
+        assert [found["GroupId"] for found in started.security_groups] == [group]
+        assert (started.instance_lifecycle == "spot") == (key == "gpu-spot")
+    assert len(zones) == 3, "a subnet in each zone"
 
 
 ON_A_CLUSTER = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -214,10 +215,16 @@ def test_what_the_cloud_says_reaches_the_shell_as_text_only(aws):
     assert "SWEEPER_INSTANCE_TYPE='x; touch /tmp/oops'" in run("describe", address=aws.address).stdout
 
 
+@pytest.fixture
+def short_tmp() -> Iterator[str]:
+    """A folder for Ray, whose sockets allow no long path."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        yield folder
+
+
 TWO_NODES = """
 set -e
 ip link set lo up
-export RAY_TMPDIR=$PWD/ray
 ray start --head --node-ip-address 127.0.0.2 --port 7001 --num-cpus 0 --include-dashboard false >/dev/null
 ray start --address 127.0.0.2:7001 --node-ip-address 127.0.0.3 --num-cpus 1 >/dev/null
 exec "$@"
@@ -278,10 +285,10 @@ print("all well")
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a network namespace of its own")
-def test_a_notice_drains_the_real_ray_node_of_this_machine(tmp_path):
+def test_a_notice_drains_the_real_ray_node_of_this_machine(tmp_path, short_tmp):
     """Two nodes in namespaces of their own: nothing outside sees them, and they end with this test."""
     inside = ["bash", "-c", TWO_NODES, "bash", sys.executable, "-c", DRAIN]
-    environment = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "RAY_TMPDIR": short_tmp, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "PYTHONPATH": os.getcwd()}
     started = time.monotonic()
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", *inside],
