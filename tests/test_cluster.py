@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -100,52 +100,50 @@ def test_on_aws_no_machine_has_more_rights_than_it_needs(cluster):
 
 @pytest.mark.ray
 def test_ray_asks_for_spot_first_and_for_the_other_type_when_there_is_none(cluster):
-    """Ray's own choice, on the types of the file: by availability, then by name."""
+    """Ray's own choice, on the types of the file, with the score that the file names: by availability, then by name."""
     from functools import partial
 
-    from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilityTracker
-    from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
+    from ray.autoscaler._private.loader import load_function_or_class
+    from ray.autoscaler._private.node_provider_availability_tracker import NodeProviderAvailabilityTracker
+    from ray.autoscaler._private.resource_demand_scheduler import get_nodes_for
     from ray.autoscaler.node_launch_exception import NodeLaunchException
 
+    (named,) = re.findall(r"RAY_AUTOSCALER_UTILIZATION_SCORER=([^\s;]+)", " ".join(cluster["head_start_ray_commands"]))
     types = {key: {"max_workers": 0, **node} for key, node in cluster["available_node_types"].items()}
-    tracker = NodeAvailabilityTracker()
+    tracker = NodeProviderAvailabilityTracker()
 
     def wanted() -> dict[str, int]:
-        score = partial(_default_utilization_scorer, node_availability_summary=tracker.summary())
+        score = partial(load_function_or_class(named), node_availability_summary=tracker.summary())
         return dict(get_nodes_for(types, {"head": 1}, "head", 2, [{"CPU": 4, "GPU": 1}] * 2, score)[0])
 
     assert wanted() == {"gpu-spot": 2}
     none_left = NodeLaunchException("InsufficientInstanceCapacity", "no spot machines", None)
-    tracker.update_node_availability("gpu-spot", time.time(), none_left)
+    tracker.update_node_availability("gpu-spot", int(time.time()), none_left)
     assert wanted() == {"gpu-on-demand": 2}
+    tracker.update_node_availability("gpu-spot", int(time.time()) + 1, None)
+    assert wanted() == {"gpu-spot": 2}
 
 
-@pytest.fixture
-def aws(monkeypatch, tmp_path) -> Iterator[Any]:
-    """An AWS account of moto, in this process."""
+@pytest.fixture(scope="module")
+def account(tmp_path_factory) -> Iterator[tuple[Any, dict[str, str]]]:
+    """An AWS account of moto in this process, set up twice as deploy/aws/setup.py does it, and what it said."""
     moto = pytest.importorskip("moto")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with moto.mock_aws():
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+    with pytest.MonkeyPatch.context() as patch, moto.mock_aws():
+        for name, value in {**dict.fromkeys(keys, "testing"), "AWS_EC2_METADATA_DISABLED": "true"}.items():
+            patch.setenv(name, value)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray writes its SSH key there
         import boto3
 
-        yield boto3.Session(region_name="us-west-2")
+        code = runpy.run_path(str(PROJECT / "deploy/aws/setup.py"))
+        session = boto3.Session(region_name="us-west-2")
+        lines = code["set_up"](session, "my-bucket", "orca-sweeper", "203.0.113.7/32")
+        assert code["set_up"](session, "my-bucket", "orca-sweeper", "203.0.113.7/32") == lines, "a second run changes nothing"
+        yield session, lines
 
 
-@pytest.fixture
-def setup_module(monkeypatch) -> Any:
-    monkeypatch.syspath_prepend(str(PROJECT / "deploy/aws"))
-    monkeypatch.delitem(sys.modules, "setup", raising=False)
-    module = importlib.import_module("setup")
-    yield module
-    sys.modules.pop("setup", None)
-
-
-def test_the_account_is_set_up_once_and_no_wider_than_said(aws, setup_module):
-    lines = setup_module.set_up(aws, "my-bucket", "orca-sweeper", "203.0.113.7/32")
-    assert setup_module.set_up(aws, "my-bucket", "orca-sweeper", "203.0.113.7/32") == lines, "a second run changes nothing"
+def test_the_account_is_set_up_no_wider_than_said(account):
+    aws, lines = account
     assert lines["image"].endswith(".dkr.ecr.us-west-2.amazonaws.com/orca-sweeper:latest")
 
     group = aws.client("ec2").describe_security_groups(GroupIds=[lines["SecurityGroupIds"].strip("[]")])["SecurityGroups"][0]
@@ -171,12 +169,13 @@ def test_the_account_is_set_up_once_and_no_wider_than_said(aws, setup_module):
 
 
 @pytest.mark.ray
-def test_ray_starts_the_machines_of_the_file_in_an_account_that_was_set_up(aws, setup_module, cluster):
+def test_ray_starts_the_machines_of_the_file_in_an_account_that_was_set_up(account, cluster):
     """Ray's own preparation of the account and its own calls for machines, against moto: what it asks EC2 for is what the file says."""
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    lines = setup_module.set_up(aws, "my-bucket", cluster["cluster_name"], "203.0.113.7/32")
+    aws, lines = account
+    assert cluster["cluster_name"] == "orca-sweeper", "as the roles are called, and the head's right to end machines says"
     group = lines["SecurityGroupIds"].strip("[]")
     given = copy.deepcopy(cluster)
     for node in given["available_node_types"].values():

@@ -91,7 +91,7 @@ def set_up(session: boto3.Session, bucket: str, name: str, ssh_from: str) -> dic
     use = {"bucket": read_policy("bucket.json", values)}
     make_role(session, f"{name}-worker", use)
     make_role(session, f"{name}-head", {**use, "machines": read_policy("head.json", values)})
-    _unless_there(session.client("iam").create_service_linked_role, "InvalidInput", AWSServiceName="spot.amazonaws.com")
+    _unless_there(session.client("iam").create_service_linked_role, "InvalidInput EntityAlreadyExists", AWSServiceName="spot.amazonaws.com")
     return {
         "region": str(session.region_name),
         "image": make_registry(session, name) + ":latest",
@@ -99,11 +99,12 @@ def set_up(session: boto3.Session, bucket: str, name: str, ssh_from: str) -> dic
     }
 
 
-def _unless_there(make: Any, error_code: str, **arguments: Any) -> None:
+def _unless_there(make: Any, error_codes: str, **arguments: Any) -> None:
+    """Call `make`; one of these error codes means that what it makes is there already."""
     try:
         make(**arguments)
     except ClientError as error:
-        if error.response["Error"]["Code"] != error_code:
+        if error.response["Error"]["Code"] not in error_codes.split():
             raise
 
 
