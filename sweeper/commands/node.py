@@ -10,7 +10,9 @@ import typer
 
 from sweeper.commands.options import report_errors
 
-app = typer.Typer(no_args_is_help=True, help="What a machine of a cluster runs for itself; see docs/cluster.md.\n\nExample: `sweeper node watch`")
+app = typer.Typer(
+    no_args_is_help=True, help="What a machine of a cluster runs for itself; see docs/cluster.md.\n\nExample: `sweeper node watch`"
+)
 
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="Address of the Ray cluster.  [default: $RAY_ADDRESS, the Ray of this machine]")

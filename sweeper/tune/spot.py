@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -250,10 +251,14 @@ def _find_nodes(address: str | None, node_ip: str | None) -> tuple[Any, list[str
     from ray._private import services
 
     try:
-        cluster = ray._raylet.GcsClient(address=services.canonicalize_bootstrap_address_or_die(address))
+        place = services.canonicalize_bootstrap_address_or_die(address)
+        host, _, port = place.rpartition(":")
+        socket.create_connection((host, int(port)), REQUEST_SECONDS).close()  # Ray's client would try for 40 s
+        cluster = ray._raylet.GcsClient(address=place)
         infos: Mapping[Any, Any] = cluster.get_all_node_info(timeout=10)
     except Exception as error:  # Ray has no common class for them
-        raise NodeError(f"no Ray cluster was reached from this machine ({str(error).splitlines()[0] if str(error) else error!r})") from None
+        what = str(error).splitlines()[0] if str(error) else repr(error)
+        raise NodeError(f"no Ray cluster was reached from this machine ({what})") from None
     here = services.find_node_ids()
     alive = [(node.hex(), info) for node, info in infos.items() if info.state == 0 and node.hex() in here]
     found = [(node, info) for node, info in alive if node_ip in (None, info.node_manager_address)]

@@ -288,7 +288,12 @@ print("all well")
 def test_a_notice_drains_the_real_ray_node_of_this_machine(tmp_path, short_tmp):
     """Two nodes in namespaces of their own: nothing outside sees them, and they end with this test."""
     inside = ["bash", "-c", TWO_NODES, "bash", sys.executable, "-c", DRAIN]
-    environment = {**os.environ, "RAY_TMPDIR": short_tmp, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "PYTHONPATH": os.getcwd()}
+    environment = {
+        **os.environ,
+        "RAY_TMPDIR": short_tmp,
+        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+        "PYTHONPATH": os.getcwd(),
+    }
     started = time.monotonic()
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", *inside],
