@@ -1,4 +1,4 @@
-"""Clusters: the files for Ray's cluster launcher come up as far as one machine can show, and a sweep runs on nodes that are there already."""
+"""Clusters: the launcher's files come up as far as one machine can show; a sweep runs on nodes that are there already."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import re
 import runpy
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,12 +199,164 @@ def test_ray_starts_the_machines_of_the_file_in_an_account_that_was_set_up(accou
         config = {**node["node_config"], "ImageId": image}
         zones |= set(config["SubnetIds"])
         tags = {"ray-node-type": "worker", "ray-user-node-type": key, "ray-launch-config": "x", "ray-node-status": "uninitialized"}
-        started = list(provider.create_node(config, tags, 1).values())[0]
+        started = next(iter(provider.create_node(config, tags, 1).values()))
         started.reload()
         assert started.iam_instance_profile["Arn"].endswith(node["node_config"]["IamInstanceProfile"]["Name"])
         assert [found["GroupId"] for found in started.security_groups] == [group]
         assert (started.instance_lifecycle == "spot") == (key == "gpu-spot")
     assert len(zones) == 3, "a subnet in each zone"
+
+
+# Two machines, as in tests/test_deploy.py: this network namespace, and another one that a cable joins to it.
+COME_UP = """
+set -e
+ip link set lo up
+ip link add left type veth peer name right
+unshare --net sleep 1000 &
+sleep 1
+ip link set right netns $!
+ip addr add 10.9.0.1/24 dev left
+ip link set left up
+ip route add default dev left
+nsenter --net --target $! sh -c 'ip addr add 10.9.0.2/24 dev right; ip link set right up; ip link set lo up; ip route add default dev right'
+export SECOND=$!
+exec "$@"
+"""
+
+CHECKS = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+
+import yaml
+from ray.autoscaler._private.command_runner import _with_environment_variables, _with_interactive
+from ray.autoscaler._private.util import prepare_config, validate_config, with_head_node_ip
+from tests.sweeper.test_spot import ACTION, AWS, Cloud, action
+
+home = Path(os.environ["HOME"])
+given = yaml.safe_load(Path(sys.argv[1]).read_text())
+container = dict(option.removeprefix("--env ").split("=", 1) for option in given["docker"]["run_options"] if option.startswith("--env "))
+
+cloud = Cloud("aws", dict(AWS), "10.9.0.1")
+environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "dumb", "SWEEPER_METADATA_URL": cloud.address, **container}
+environment["RAY_TMPDIR"] = os.environ["RAY_TMPDIR"]
+environment["RAY_FAKE_CLUSTER"] = "1"  # lets the fake provider in
+
+# The file as the head's autoscaler reads it, with the fake provider, which wants its own name for the head's type.
+config = prepare_config(given)
+validate_config(config)
+config["provider"] = {"type": "fake_multinode", "launch_multiple": True}
+config["available_node_types"]["ray.head.default"] = config["available_node_types"].pop("head")
+config["head_node_type"] = "ray.head.default"
+(home / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(config))
+
+def run(command, override, on=()):
+    # As Ray's launcher hands it to the shell in the container.
+    shell = " ".join(_with_interactive(_with_environment_variables(command, override)))
+    print("$", command, flush=True)
+    done = subprocess.run([*on, "bash", "-c", shell], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+def start(commands, node_type, on=()):
+    node = given["available_node_types"][node_type]
+    override = {"RAY_OVERRIDE_RESOURCES": node["resources"], "RAY_OVERRIDE_LABELS": node.get("labels", {})}
+    for command in with_head_node_ip(commands, "10.9.0.1"):
+        if not command.endswith("ray stop"):  # nothing runs in these namespaces yet
+            run(command, override, on)
+
+assert config["setup_commands"] == config["head_setup_commands"] == []
+start(given["head_start_ray_commands"], "head")
+
+driver = '''
+import json, os, ray, sys, time
+ray.init(address="10.9.0.1:6379", log_to_driver=False)
+
+@ray.remote(num_cpus=4, num_gpus=1)
+def where():
+    return {"node": ray.get_runtime_context().get_node_id(), "labels": ray.get_runtime_context().get_node_labels(),
+            "type": os.environ.get("SWEEPER_INSTANCE_TYPE"), "zone": os.environ.get("SWEEPER_ZONE")}
+
+ref = where.options(label_selector=json.loads(sys.argv[1])).remote()
+print(json.dumps(ray.get(ref, timeout=60)))
+'''
+
+def ask(selector, **more):
+    command = [sys.executable, "-c", driver, json.dumps(selector)]
+    return subprocess.run(command, env={**os.environ, **environment, **more}, capture_output=True, text=True, timeout=100)
+
+# Without the token nobody gets in.
+stranger = home / "stranger"
+stranger.mkdir()
+refused = ask({}, HOME=str(stranger), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="wrong" * 8)
+assert refused.returncode != 0, refused.stdout
+disabled = ask({}, HOME=str(stranger), RAY_AUTH_MODE="disabled")
+assert disabled.returncode != 0, disabled.stdout
+print("without the token:", refused.stderr.strip().splitlines()[-1][:150], flush=True)
+
+# There is no worker. A task that waits makes the autoscaler start one, and of the two types the one for spot machines.
+grown = ask({})
+assert grown.returncode == 0, grown.stderr
+grown = json.loads(grown.stdout)
+assert grown["labels"]["ray.io/market-type"] == "spot", grown
+print("grown:", grown, flush=True)
+
+# The commands for a worker, on the second machine.
+start(given["worker_start_ray_commands"], "gpu-on-demand", ["nsenter", "--net", "--target", os.environ["SECOND"]])
+joined = ask({"ray.io/market-type": "on-demand"})
+assert joined.returncode == 0, joined.stderr
+joined = json.loads(joined.stdout)
+assert (joined["type"], joined["zone"]) == ("g5.xlarge", "us-west-2b"), joined
+print("joined:", joined, flush=True)
+
+# The watcher that the last of them started sees the notice.
+log = Path("/tmp/sweeper-node-watch.log")
+cloud.pages[ACTION] = action(100)
+noticed = time.monotonic()
+while joined["node"] not in log.read_text():
+    assert time.monotonic() - noticed < 15, log.read_text()
+    time.sleep(0.2)
+print(log.read_text(), flush=True)
+print("all well")
+"""
+
+
+@pytest.fixture
+def clean_home() -> Iterator[Path]:
+    """A home folder with what the image has on its PATH, and a token; short, since Ray's sockets allow no long path."""
+    with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as folder:
+        home = Path(folder)
+        bare = {"PATH": os.environ["PATH"], "HOME": folder}
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "image"], check=True, env=bare)
+        site = next((home / "image/lib").glob("python3*/site-packages"))
+        (site / "packages.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{PROJECT}\n")
+        for name, module in {"ray": "ray.scripts.scripts", "sweeper": "sweeper"}.items():
+            program = home / "image/bin" / name
+            program.write_text(f'#!/bin/sh\nexec {home}/image/bin/python -m {module} "$@"\n')
+            program.chmod(0o755)
+        (home / ".bashrc").write_text(f"export PATH={home}/image/bin:/usr/bin:/bin\n")
+        subprocess.run([home / "image/bin/ray", "get-auth-token", "--generate"], check=True, env=bare, capture_output=True)
+        assert (home / ".ray/auth_token").stat().st_mode & 0o077 == 0, "for its owner alone"
+        yield home
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs namespaces of its own")
+def test_every_command_of_the_file_runs_in_a_clean_environment_and_the_cluster_grows(clean_home):
+    """The provider is Ray's fake one; all else is as in the file: its commands in Ray's own wrapping, its types, its token."""
+    environment = {
+        "HOME": str(clean_home),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": str(PROJECT),
+        "RAY_TMPDIR": str(clean_home),
+    }
+    up = ["bash", "-c", COME_UP, "bash", str(clean_home / "image/bin/python"), "-c", CHECKS, str(FILE)]
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", *up],
+        cwd=clean_home, env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all well" in done.stdout
 
 
 ON_A_CLUSTER = """

@@ -101,6 +101,19 @@ def test_the_image_is_made_of_files_that_are_there_and_ends_in_the_commit():
     assert "SWEEPER_CODE_COMMIT=$COMMIT" in dict(instructions[-2:])["ENV"]
 
 
+def test_a_row_says_the_commit_of_the_image_where_there_is_no_history(tmp_path, monkeypatch):
+    from sweeper.running import provenance
+
+    monkeypatch.setenv("SWEEPER_CODE_COMMIT", "0123456789ab")
+    in_checkout = provenance.code_commit()
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "sweeper/running/provenance.py"))
+    assert provenance.code_commit() == "0123456789ab"
+    monkeypatch.setenv("SWEEPER_CODE_COMMIT", "")
+    assert provenance.code_commit() is None, "an image that was built without --build-arg COMMIT"
+    if (PROJECT / ".git").exists():
+        assert in_checkout != "0123456789ab", "a checkout knows better"
+
+
 def test_shellcheck_finds_nothing_in_the_slurm_script():
     program = BIN / "shellcheck"
     if not program.exists():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tomllib
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+COMMIT_VARIABLE = "SWEEPER_CODE_COMMIT"
+"""Variable with the commit, set where the code has come without its history; deploy/Dockerfile sets it."""
 
 
 @lru_cache(maxsize=1)
@@ -31,13 +35,13 @@ def package_version() -> str | None:
 
 
 def code_commit() -> str | None:
-    """The commit of the source tree, `+dirty` if it has uncommitted changes; None outside a checkout."""
+    """The commit of the source tree, `+dirty` if it has uncommitted changes; outside a checkout, as in an image, what COMMIT_VARIABLE says."""
     folder = Path(__file__).resolve().parent
     try:
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")
         return f"{commit}+dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get(COMMIT_VARIABLE) or None
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from orca_core.errors import ConfigError, Fault, OrcaError
 
-ADDRESS_VARIABLE = "SWEEPER_METADATA_ADDRESS"
+ADDRESS_VARIABLE = "SWEEPER_METADATA_URL"
 """Variable that holds the address of the metadata service, instead of the clouds' own."""
 
 ADDRESS = "http://169.254.169.254"

@@ -36,22 +36,22 @@ GCP = {
 class Cloud(ThreadingHTTPServer):
     """A metadata service. What is not in `pages` is answered with 404; `pages` may change while it runs."""
 
-    def __init__(self, kind: str, pages: dict[str, str]) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.kind, self.pages = kind, pages
+    def __init__(self, kind: str, pages: dict[str, str], host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), Answers)
+        self.host, self.kind, self.pages = host, kind, pages
         self.tokens: list[str] = []
         self.is_failing = False
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.host}:{self.server_port}"
 
 
 class Answers(BaseHTTPRequestHandler):
     server: Cloud
 
-    def do_PUT(self) -> None:  # noqa: N802
+    def do_PUT(self) -> None:
         if self.server.kind != "aws" or self.path != "/latest/api/token":
             return self._answer(404)
         if not 0 < int(self.headers["X-aws-ec2-metadata-token-ttl-seconds"]) <= 21600:
@@ -59,7 +59,7 @@ class Answers(BaseHTTPRequestHandler):
         self.server.tokens.append(f"token-{len(self.server.tokens)}")
         return self._answer(200, self.server.tokens[-1])
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         if self.server.is_failing:
             return self._answer(503)
         if self.server.kind == "aws":
@@ -145,14 +145,14 @@ def test_gcp_says_that_it_preempts_and_nothing_of_when(gcp):
 
 
 def test_the_cloud_is_recognised_by_its_service_and_none_where_none_answers(aws, gcp, monkeypatch):
-    monkeypatch.setenv("SWEEPER_METADATA_ADDRESS", aws.address)
+    monkeypatch.setenv("SWEEPER_METADATA_URL", aws.address)
     assert isinstance(find_metadata(), AwsMetadata)
-    monkeypatch.setenv("SWEEPER_METADATA_ADDRESS", gcp.address)
+    monkeypatch.setenv("SWEEPER_METADATA_URL", gcp.address)
     assert isinstance(find_metadata(), GcpMetadata)
-    monkeypatch.setenv("SWEEPER_METADATA_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setenv("SWEEPER_METADATA_URL", "http://127.0.0.1:9")
     assert find_metadata() is None
-    monkeypatch.setenv("SWEEPER_METADATA_ADDRESS", "127.0.0.1:80")
-    with pytest.raises(ConfigError, match="SWEEPER_METADATA_ADDRESS: must be an http address"):
+    monkeypatch.setenv("SWEEPER_METADATA_URL", "127.0.0.1:80")
+    with pytest.raises(ConfigError, match="SWEEPER_METADATA_URL: must be an http address"):
         find_metadata()
 
 
@@ -194,7 +194,7 @@ def test_trouble_is_said_once_and_does_not_end_the_watch(aws):
 
 
 def run(*arguments: str, address: str) -> Result:
-    return CliRunner().invoke(app, ["node", *arguments], env={"SWEEPER_METADATA_ADDRESS": address})
+    return CliRunner().invoke(app, ["node", *arguments], env={"SWEEPER_METADATA_URL": address})
 
 
 def test_the_machine_describes_itself_to_a_shell(aws):
@@ -238,7 +238,7 @@ from tests.sweeper.test_spot import AWS, ACTION, Cloud, action
 import os
 
 cloud = Cloud("aws", dict(AWS))
-os.environ["SWEEPER_METADATA_ADDRESS"] = cloud.address
+os.environ["SWEEPER_METADATA_URL"] = cloud.address
 command = [sys.executable, "-m", "sweeper", "node"]
 watcher = subprocess.Popen([*command, "watch", "--address", "127.0.0.2:7001", "--interval", "0.5"], stdout=subprocess.PIPE, text=True)
 ray.init(address="127.0.0.2:7001", log_to_driver=False, _node_ip_address="127.0.0.2")
