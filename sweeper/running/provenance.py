@@ -35,7 +35,7 @@ def package_version() -> str | None:
 
 
 def code_commit() -> str | None:
-    """The commit of the source tree, `+dirty` if it has uncommitted changes; outside a checkout, as in an image, what COMMIT_VARIABLE says."""
+    """The commit of the source tree, `+dirty` if it has uncommitted changes; outside a checkout what COMMIT_VARIABLE says, else None."""
     folder = Path(__file__).resolve().parent
     try:
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")

@@ -223,8 +223,9 @@ def drain_nodes(notice: Notice, address: str | None = None, node_ip: str | None 
     cluster, nodes = _find_nodes(address, node_ip)
     from ray.core.generated import autoscaler_pb2
 
+    reasons: Any = autoscaler_pb2  # generated, without types
     ends = 0 if notice.seconds is None else int((time.time() + notice.seconds) * 1000)
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    reason = reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     for node in nodes:
         is_accepted, why_not = cluster.drain_node(node, reason, notice.reason, ends)
         if not is_accepted:
@@ -251,10 +252,11 @@ def _find_nodes(address: str | None, node_ip: str | None) -> tuple[Any, list[str
     from ray._private import services
 
     try:
-        place = services.canonicalize_bootstrap_address_or_die(address)
+        place = services.canonicalize_bootstrap_address_or_die(address or "auto")
         host, _, port = place.rpartition(":")
         socket.create_connection((host, int(port)), REQUEST_SECONDS).close()  # Ray's client would try for 40 s
-        cluster = ray._raylet.GcsClient(address=place)
+        raylet: Any = ray._raylet  # compiled, without types
+        cluster = raylet.GcsClient(address=place)
         infos: Mapping[Any, Any] = cluster.get_all_node_info(timeout=10)
     except Exception as error:  # Ray has no common class for them
         what = str(error).splitlines()[0] if str(error) else repr(error)
