@@ -294,7 +294,7 @@ print("without the token:", refused.stderr.strip().splitlines()[-1][:150], flush
 
 # There is no worker. A task that waits makes the autoscaler start one, and of the two types the one for spot machines.
 grown = ask({})
-assert grown.returncode == 0, grown.stderr
+assert grown.returncode == 0, grown.stderr + "".join(file.read_text()[-6000:] for file in home.glob("ray/session_latest/logs/monitor.*"))
 grown = json.loads(grown.stdout)
 assert grown["labels"]["ray.io/market-type"] == "spot", grown
 print("grown:", grown, flush=True)

@@ -164,7 +164,7 @@ exec nsenter --net --target $SECOND "$@" --node-ip-address=10.9.0.2
 
 SCONTROL = """#!/bin/bash
 case "$1 $2" in
-    "show hostnames") echo first; echo second ;;
+    "show hostnames") echo first; sleep 0.2; echo second ;;
     "requeue 1234") echo "requeue $2" >> "$SLURM_SUBMIT_DIR/slurm-calls" ;;
     *) exit 1 ;;
 esac
