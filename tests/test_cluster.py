@@ -244,7 +244,7 @@ environment["RAY_FAKE_CLUSTER"] = "1"  # lets the fake provider in
 # The file as the head's autoscaler reads it, with the fake provider, which wants its own name for the head's type.
 config = prepare_config(given)
 validate_config(config)
-config["provider"] = {"type": "fake_multinode", "launch_multiple": True}
+config["provider"] = {"type": "fake_multinode", "launch_multiple": True, "disable_node_updaters": True}
 config["available_node_types"]["ray.head.default"] = config["available_node_types"].pop("head")
 config["head_node_type"] = "ray.head.default"
 (home / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(config))
@@ -259,6 +259,8 @@ def run(command, override, on=()):
 def start(commands, node_type, on=()):
     node = given["available_node_types"][node_type]
     override = {"RAY_OVERRIDE_RESOURCES": node["resources"], "RAY_OVERRIDE_LABELS": node.get("labels", {})}
+    if node_type == "head":  # the fake provider starts nodes within the head's autoscaler, where they would find this and obey it
+        override = {}
     for command in with_head_node_ip(commands, "10.9.0.1"):
         if not command.endswith("ray stop"):  # nothing runs in these namespaces yet
             run(command, override, on)
@@ -335,6 +337,7 @@ def clean_home() -> Iterator[Path]:
         (home / ".bashrc").write_text(f"export PATH={home}/image/bin:/usr/bin:/bin\n")
         subprocess.run([home / "image/bin/ray", "get-auth-token", "--generate"], check=True, env=bare, capture_output=True)
         yield home
+    Path("/tmp/sweeper-node-watch.log").unlink(missing_ok=True)  # where the file's command has it
 
 
 @pytest.mark.slow

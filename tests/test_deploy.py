@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -186,6 +187,7 @@ def short_tmp() -> Iterator[Path]:
     """A folder with a short name, since Ray's sockets allow no long path."""
     with tempfile.TemporaryDirectory(prefix="d-", dir="/tmp") as folder:
         yield Path(folder)
+    shutil.rmtree("/tmp/ray-1234", ignore_errors=True)  # Ray's own, by the number of the job
 
 
 @pytest.mark.slow
