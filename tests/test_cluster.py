@@ -190,7 +190,7 @@ def test_ray_starts_the_machines_of_the_file_in_an_account_that_was_set_up(accou
     assert [found["GroupName"] for found in groups if found["GroupName"] != "default"] == ["orca-sweeper"], "Ray made none of its own"
     assert [role["RoleName"] for role in aws.client("iam").list_roles()["Roles"] if "ray" in role["RoleName"]] == [], "nor a role"
 
-    # moto knows no SSM parameters of AWS's own images, so the machines start from an image that it has.
+    # EC2 itself looks `resolve:ssm:` up, which is not tried here: the machines start from an image that moto has.
     image = aws.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     provider = AWSNodeProvider(ready["provider"], ready["cluster_name"])
     zones = set()
