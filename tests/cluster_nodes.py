@@ -443,7 +443,7 @@ def _children(pid: int) -> list[int]:
 
 def _namespaced(process: subprocess.Popen[bytes]) -> int:
     """The first process of a namespace that `nsenter unshare` made: a grandchild."""
-    for _ in range(500):
+    for _ in range(3000):
         for child in _children(process.pid):
             if grandchildren := _children(child):
                 return grandchildren[0]
