@@ -12,6 +12,10 @@ the head. Each node has an address (127.0.0.2 and so on), a host name, a process
 or freezing a node reaches its processes and no others, and a node can have mounts that the others do not see (`before`). All share the
 file system, so that any local folder is a shared one. GPUs are invented: Ray schedules them, but torch sees none.
 
+Tests take the fixture `local_cluster`: one head serves the whole session, and the nodes that a test adds are killed after it. A test that
+needs a head of its own (an autoscaler, a dashboard, another environment) makes a `LocalCluster`, and still names the fixture's file group by
+asking for `local_cluster` or by standing in a file that does, so that `pytest -n` does not start two clusters at once.
+
 Start nodes together with `add_node(..., wait=False)` and then `wait_for_nodes()`: each takes some seconds. With
 `autoscaling=autoscaling({"cpu": {"resources": {"CPU": 1}, "max_workers": 4}})` Ray's autoscaler starts nodes on the head by its
 `fake_multinode` provider; they appear in `nodes()` only.
