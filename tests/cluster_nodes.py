@@ -13,8 +13,8 @@ or freezing a node reaches its processes and no others, and a node can have moun
 file system, so that any local folder is a shared one. GPUs are invented: Ray schedules them, but torch sees none.
 
 Tests take the fixture `local_cluster`: one head serves the whole session, and the nodes that a test adds are killed after it. A test that
-needs a head of its own (with an autoscaler, a dashboard or another environment) makes a `LocalCluster`, in a file that names `local_cluster`,
-so that it does not run beside the other one under `pytest -n`.
+needs a head of its own (with an autoscaler, a dashboard or another environment) makes a `LocalCluster`, in a file that names
+`local_cluster`, so that it does not run beside the other one under `pytest -n`.
 
 Start nodes together with `add_node(..., wait=False)` and then `wait_for_nodes()`: each takes some seconds. With
 `autoscaling=autoscaling({"cpu": {"resources": {"CPU": 1}, "max_workers": 4}})` Ray's autoscaler starts nodes on the head by its
