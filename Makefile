@@ -40,7 +40,7 @@ quickstart: install
 	$(BIN)/sweeper run quickstart
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: install
 	$(BIN)/ruff check .

@@ -363,7 +363,6 @@ def test_every_command_of_the_file_runs_in_a_clean_environment_and_the_cluster_g
     assert "all well" in done.stdout
 
 
-ON_A_CLUSTER = """
 COUNT_SLOTS = """
 import ray
 from orca_core.errors import ConfigError
@@ -398,7 +397,8 @@ def test_a_sweep_runs_on_a_cluster_and_counts_its_slots_node_by_node(local_clust
     local_cluster.add_node(cpus=1, wait=False)
     local_cluster.add_node(cpus=4, gpus=2, wait=False)
     local_cluster.wait_for_nodes()
-    done = local_cluster.sweeper("run", "space.yaml", "--results", "results", "--address", local_cluster.address, folder=tmp_path)
+    where = ("--results", "results", "--address", local_cluster.address)
+    done = local_cluster.sweeper("run", "space.yaml", *where, "--max-concurrent", 1, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = Results(tmp_path / "results").sql("select status, device, host from trials").rows()
     assert [tuple(row.values()) for row in rows] == [("COMPLETE", "cpu", "node-2")] * 2
