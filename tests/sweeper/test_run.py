@@ -218,7 +218,7 @@ def test_a_trial_whose_process_dies_is_started_again(sweep):
         while not list(sweep.folder.glob("artifacts/pretrain/*/*/COMPLETE.json")):
             time.sleep(0.02)
         for process in psutil.Process().children(recursive=True):  # of this process's own Ray
-            if "Trainable" in " ".join(process.cmdline()):
+            if "ray::train openml" in " ".join(process.cmdline()):  # the title has the task and the id of the trial
                 process.kill()
 
     killer = threading.Thread(target=kill_the_workers, daemon=True)
