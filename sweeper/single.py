@@ -14,6 +14,7 @@ from orca_core.rows import Row, StageRow, row_to_json
 from sweeper.faults import Faults
 from sweeper.planning.planner import plan_trial
 from sweeper.results.workspace import Workspace
+from sweeper.running.claim import new_run
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.job import TrialJob
 from sweeper.running.parts import warn_of_small_parts
@@ -62,7 +63,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     trial = plan_trial(config, device)
     recorder = None
     if name is not None:
-        recorder = Recorder(workspace.results, name, "valid_error")
+        recorder = Recorder(workspace.results, name, "valid_error", run=new_run())
         recorder.start(trial, device=device)
     from sweeper.running.execution import execute  # loads torch, which takes seconds: only after all checks of the config
 

@@ -66,6 +66,12 @@ _ATTEMPT = (
     Column("sweep", _TEXT, "Name of the sweep."),
     Column("trial", _TEXT, "Id of the trial: hash of its canonical config, the same in every sweep."),
     Column("attempt", _COUNT, "Number of the attempt at the trial in this sweep, from 1."),
+    Column(
+        "run",
+        _TEXT,
+        "Id of the run of the sweep that made the attempt: when it began, and a random part; null in rows of version 0.1. Of two runs that "
+        "made the same attempt at once, the later one counts.",
+    ),
 )
 
 TRIALS: tuple[Column, ...] = (
@@ -107,8 +113,8 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "cause",
         _TEXT,
-        "Why the trial is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, disk, store, infrastructure, timeout, "
-        "other-code, other-data. "
+        "Why the trial is not COMPLETE. FAIL: user-error, config, not-finite, data, import, cuda, other-code, other-data, out-of-memory, disk, "
+        "store, infrastructure, process-start, timeout. "
         "INTERRUPTED: stopped. PRUNED: the rule that stopped it.",
     ),
     Column("error", _TEXT, "FAIL: the error in one line."),
@@ -133,6 +139,15 @@ STAGES: tuple[Column, ...] = (*_ATTEMPT, *columns_of(StageRow))
 
 TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES}
 """The result tables by name."""
+
+_OF_ATTEMPT = tuple(column.name for column in _ATTEMPT)
+
+IDENTITY: dict[str, tuple[str, ...]] = {
+    "trials": (*_OF_ATTEMPT, "sequence"),
+    "metrics": (*_OF_ATTEMPT, "stage", "phase", "fold", "epoch"),
+    "stages": (*_OF_ATTEMPT, "stage", "phase", "fold", "key"),
+}
+"""The columns that tell the rows of a table apart. Two rows that agree in them are one row, written twice."""
 
 
 def schema(table: str) -> pa.Schema:
@@ -159,7 +174,8 @@ of finished trials, join: `metrics join trials using (sweep, trial)`.
 
 A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. SQL shows only the last
 attempt, the one with the largest number; and of its rows in `trials`, which record how the status changed (RUNNING, then COMPLETE), only
-the last.
+the last. `run` tells which run of the sweep made the attempt. A sweep has [one driver](running.md#one-driver); if two made the same attempt
+all the same, SQL shows that of the later run alone.
 
 Knobs that have no effect in a trial (the proxy, when `align_epochs` is 0) are null.
 

@@ -22,6 +22,18 @@ Result = dict[str, Any]
 """How a trial ended: `status` COMPLETE with the scores, or FAIL with `cause`, `error` (one line) and `traceback`."""
 
 
+_CUDA_WORDS = (
+    "CUDA error",
+    "CUDA driver",
+    "NVIDIA driver",
+    "No CUDA GPUs are available",
+    "not compiled with CUDA",
+    "CUDNN_STATUS",
+    "cuDNN error",
+    "CUBLAS_STATUS",
+)
+
+
 class OtherCodeError(OrcaError):
     """This process has other code than the sweep was started with."""
 
@@ -122,4 +134,16 @@ def cause_of(error: BaseException) -> str:
         (DiskFullError, "disk"),
         (StoreError, "store"),
     )
-    return next((cause for kind, cause in causes if isinstance(error, kind)), "user-error")
+    if (found := next((cause for kind, cause in causes if isinstance(error, kind)), None)) is not None:
+        return found
+    if isinstance(error, ImportError):
+        return "import"
+    return "cuda" if _is_about_cuda(error) else "user-error"
+
+
+def _is_about_cuda(error: BaseException) -> bool:
+    """Whether an error says that the GPU, its driver or CUDA does not work. Out of memory is an error of its own."""
+    if type(error).__name__ == "AcceleratorError":  # torch's: an error that a device reported, such as one of its memory
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError | AssertionError) and any(words in text for words in _CUDA_WORDS)

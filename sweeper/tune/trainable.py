@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ class TrialRunner(tune.Trainable):
             os.chdir(message["folder"] or ".")
         self._device, self._has_reported = message["device"], False
         self._rungs = frozenset(message["rungs"])
-        self._rows = execute_message(config["trial"])
+        self._rows = self._execute(config["trial"])
+
+    def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
+        """The rows of the trial of a message and, at the end, how it ended."""
+        return execute_message(message)
 
     def step(self) -> dict[str, Any]:
         """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has
