@@ -11,36 +11,39 @@ from typing import Any
 from pyarrow import fs
 
 from orca_core.errors import ConfigError, Fault, StoreError, nearest
-from orca_core.filesystem import open_filesystem, write_whole
+from orca_core.filesystem import Files
+from orca_core.patience import Patience
 
 
 class SweepNotes:
     """The notes under one folder of results: `sweeps/<name>/<plan hash>.json`, `heartbeat.json` and `stop`.
 
     Args:
-        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist.
+        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist, but its bucket must.
+        patience: How long it is waited for while it is out of reach; None = not at all.
 
     Raises:
-        StoreError: If the URI names an unknown file system.
+        StoreError: From every method: if it cannot be opened, read or written; see `Files`.
     """
 
-    def __init__(self, uri: str | Path) -> None:
+    def __init__(self, uri: str | Path, patience: Patience | None = None) -> None:
         self.uri = str(uri)
         if not self.uri:
             raise StoreError("the path of the results must not be empty")
-        self._fs, self._root = open_filesystem(uri)
-        if self.local_folder is not None and Path(self._root).exists() and not Path(self._root).is_dir():
+        self._files = Files(uri, patience)
+        self._at_once = self._files.at_once()  # for what is written or read every few seconds anyway
+        if self.local_folder is not None and Path(self.local_folder).exists() and not Path(self.local_folder).is_dir():
             raise StoreError(f"{self.uri}: must be a folder for results, but is a file")
 
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have rows or a plan, sorted."""
-        names = {info.base_name.removeprefix("sweep=") for info in self._get_infos("trials") if info.type == fs.FileType.Directory}
-        plans = (info.path for info in self._get_infos("sweeps", recursive=True) if info.extension == "json")
+        names = {info.base_name.removeprefix("sweep=") for info in self._files.list("trials") if info.type == fs.FileType.Directory}
+        plans = (info.path for info in self._files.list("sweeps", recursive=True) if info.extension == "json")
         return sorted(names | {path.split("/")[-2] for path in plans if not path.endswith("/heartbeat.json")})
 
     def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
         """Store a resolved plan of a sweep, as JSON."""
-        self._write(f"{self._root}/sweeps/{name}/{plan_hash}.json", json.dumps(data, indent=1).encode())
+        self._files.write(f"sweeps/{name}/{plan_hash}.json", json.dumps(data, indent=1).encode())
 
     def plans(self, name: str) -> dict[str, dict[str, Any]]:
         """Plan hash -> plan, in the order in which they were saved; empty for an unknown sweep.
@@ -48,8 +51,8 @@ class SweepNotes:
         Raises:
             StoreError: If a plan is damaged.
         """
-        plans = [info for info in self._get_infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
-        return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
+        plans = [info for info in self._files.list(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
+        return {info.base_name.removesuffix(".json"): self._read_json(self._relative(info.path)) for info in sorted(plans, key=lambda info: info.mtime_ns)}
 
     def latest_plan(self, name: str) -> dict[str, Any] | None:
         """The latest plan of a sweep; None if there is none."""
@@ -71,25 +74,24 @@ class SweepNotes:
             raise ConfigError([Fault(option, "must be the name of a sweep in the results", name, remedy)])
 
     def beat(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write the heartbeat of a sweep's driver; replaces the one before."""
-        self._write(f"{self._root}/sweeps/{name}/heartbeat.json", json.dumps(data).encode())
+        """Write the heartbeat of a sweep's driver; replaces the one before. Never waits: another beat follows."""
+        self._at_once.write(f"sweeps/{name}/heartbeat.json", json.dumps(data).encode())
 
     def ask_to_stop(self, name: str) -> None:
         """Write a request to the driver of a sweep to end it."""
-        self._write(f"{self._root}/sweeps/{name}/stop", repr(time.time()).encode())
+        self._files.write(f"sweeps/{name}/stop", repr(time.time()).encode())
 
     def read_stop_request(self, name: str) -> float:
-        """Time of the last request to end a sweep, in seconds since the epoch; 0 if there was none."""
+        """Time of the last request to end a sweep, in seconds since the epoch; 0 if there was none, or if it cannot be read now."""
         try:
-            with self._fs.open_input_stream(f"{self._root}/sweeps/{name}/stop") as stream:
-                return float(stream.read())
-        except (OSError, ValueError):
+            return float(self._at_once.read(f"sweeps/{name}/stop") or 0)
+        except (StoreError, ValueError):
             return 0.0
 
     @property
     def local_folder(self) -> str | None:
         """The folder of the results if it is on a file system of this machine, else None."""
-        return self._root if isinstance(self._fs, fs.LocalFileSystem) else None
+        return self._files.root if self._files.is_local else None
 
     def heartbeat(self, name: str) -> dict[str, Any] | None:
         """The last heartbeat, as `beat` wrote it; None if there is none.
@@ -97,33 +99,24 @@ class SweepNotes:
         Raises:
             StoreError: If it is damaged.
         """
-        try:
-            return self._read_json(f"{self._root}/sweeps/{name}/heartbeat.json")
-        except FileNotFoundError:
-            return None
+        path = f"sweeps/{name}/heartbeat.json"
+        content = self._files.read(path)
+        return None if content is None else self._parse(path, content)
 
     def _read_json(self, path: str) -> dict[str, Any]:
-        with self._fs.open_input_stream(path) as stream:
-            content = stream.read()
+        content = self._files.read(path)
+        if content is None:
+            raise StoreError(f"{self._files.path(path)}: was removed while it was being read. Try again.")
+        return self._parse(path, content)
+
+    def _parse(self, path: str, content: bytes) -> dict[str, Any]:
         try:
             data: dict[str, Any] = json.loads(content)
         except ValueError as error:
             remedy = "Remove it, or set it aside with `sweeper doctor --repair`; the next run of the sweep writes it again."
-            raise StoreError(f"{path}: is damaged ({error}). {remedy}") from None
+            raise StoreError(f"{self._files.path(path)}: is damaged ({error}). {remedy}") from None
         return data
 
-    def _get_infos(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
-        """The content of a folder under the root; empty if the folder does not exist."""
-        try:
-            found: list[fs.FileInfo] = self._fs.get_file_info(
-                fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True, recursive=recursive)
-            )
-        except OSError as error:
-            raise StoreError(f"{self.uri}: {folder} cannot be listed ({error})") from error
-        return found
-
-    def _write(self, path: str, content: bytes) -> None:
-        try:
-            write_whole(self._fs, path, content)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written ({error})") from error
+    def _relative(self, path: str) -> str:
+        """The path of a listed file, from the root on."""
+        return path.removeprefix(self._files.root).lstrip("/")

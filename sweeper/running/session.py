@@ -181,6 +181,8 @@ class Session:
             data_root=str(self._workbench.data_root),
             cache_root=shorten_home(self._workbench.cache_root),
             max_data_gib=self._workbench.max_data_gib,
+            artifact_cache_gib=self._workbench.artifact_cache_gib,
+            storage_minutes=self.space.budget.storage_minutes,
         )
 
     def start(self, trial_id: str) -> None:
