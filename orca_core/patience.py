@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -60,8 +61,8 @@ class Patience:
         self.minutes, self.tell, self.given_up = minutes, tell, ""
         self._pause_s = pause_s
         self._waits: dict[object, Trouble] = {}
-        self._lock, self._stopped = threading.Lock(), threading.Event()
-        self._ends_at = float("inf")
+        self._lock = threading.Lock()
+        self._ends_at = math.inf
 
     @property
     def trouble(self) -> Trouble | None:
@@ -71,14 +72,14 @@ class Patience:
 
     def stop(self, after_s: float = 0.0) -> None:
         """End the waits that go on, and all later ones, in so many seconds. May be called from any thread, and from a signal handler."""
-        self._ends_at = min(self._ends_at, time.monotonic() + after_s)
-        self._stopped.set()  # waits that go on look at the time again
+        self._ends_at = min(self._ends_at, time.monotonic() + after_s)  # no lock: the thread that the signal interrupts may hold it
 
     @contextmanager
     def lasting(self, minutes: float, tell: Callable[[Trouble | None], None] | None = None) -> Iterator[Patience]:
-        """Within: as patient as this."""
+        """Within: as patient as this, and not stopped yet."""
         before = self.minutes, self.tell
         self.minutes, self.tell = minutes, tell
+        self._ends_at, self.given_up = math.inf, ""
         try:
             yield self
         finally:
@@ -108,17 +109,14 @@ class Patience:
                     if error.waited or now >= min(began + self.minutes * 60, self._ends_at):
                         raise self._give_up(error, now - began) from None
                     self._note(wait, Trouble(store, str(error), since, until))
-                left_s = min(began + self.minutes * 60, self._ends_at) - now
-                self._sleep(min(pause_s * random.uniform(0.75, 1.25), left_s))
+                self._sleep(min(now + pause_s * random.uniform(0.75, 1.25), began + self.minutes * 60))
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:
             self._note(wait, None)
 
-    def _sleep(self, seconds: float) -> None:
-        if self._stopped.is_set():  # the end is near: no event will shorten this
-            time.sleep(min(seconds, 1.0))
-        else:
-            self._stopped.wait(seconds)
+    def _sleep(self, until: float) -> None:
+        while (left_s := min(until, self._ends_at) - time.monotonic()) > 0:
+            time.sleep(min(left_s, 0.25))  # the wait may be ended meanwhile
 
     def _give_up(self, error: StoreUnavailableError, waited_s: float) -> StoreUnavailableError:
         if error.waited or self.minutes <= 0:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from orca_core.errors import ConfigError, Fault
+from orca_core.patience import Trouble
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.trials import PlannedTrial
@@ -21,8 +22,13 @@ from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome
 from sweeper.running.takeover import take_over
+from sweeper.running.writer import InThread
 from sweeper.space.space import SearchSpace
 from sweeper.workbench import on_workbench
+
+
+START_MINUTES = 1.0
+"""How long storage is waited for before the first contact: what does not answer then may be a wrong address."""
 
 
 @on_workbench
@@ -54,7 +60,14 @@ def run_space(
         ConfigError: If the space, the data or the machines do not allow it. Nothing was started.
         SweepCutError: If the sweep was ended early because the disk is full or Ray was lost.
     """
-    workspace = Workspace.of(workspace)
+    workspace, minutes = Workspace.of(workspace), space.budget.storage_minutes
+    with workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble):
+        return _run_space(space, workspace, address, max_concurrent, retry_failed, share, quiet)
+
+
+def _run_space(
+    space: SearchSpace, workspace: Workspace, address: str | None, max_concurrent: int | None, retry_failed: bool, share: bool, quiet: bool
+) -> int:
     results = workspace.results
     first = reconcile(space, results, retry_failed)
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
@@ -68,8 +81,9 @@ def run_space(
         found = reconcile(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)
         if found.todo:
             _check_machine(space, workspace, found, address, share)
+        workspace.patience.minutes = space.budget.storage_minutes  # it was in reach
         results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
-        recorder = Recorder(results, space.name, space.metric)
+        recorder = Recorder(results, space.name, space.metric, writer=InThread())
         found.mark_planned(recorder)
         is_open = found.planner.proposed_later > 0  # tpe may still propose trials of earlier runs, so the rest are marked at the end
         if not is_open:
@@ -90,6 +104,10 @@ def run_space(
     if outcome is Outcome.STOPPED:
         return 130
     return 1 if any(shown_status(row) == "FAIL" for row in planned) else 0
+
+
+def _tell_trouble(trouble: Trouble | None) -> None:
+    sys.stderr.write(f"{trouble.line() if trouble is not None else 'storage answers again'}\n")
 
 
 def _check_machine(space: SearchSpace, workspace: Workspace, found: Reconciliation, address: str | None, share: bool) -> None:

@@ -173,7 +173,7 @@ class ResultStore(SweepNotes):
     ) -> T:
         for _ in range(_TRIES):
             try:
-                files = {table: self._files(table, sweep).live for table in sorted(tables, key=READING_ORDER.index)}
+                files = {table: self._sort_files(table, sweep).live for table in sorted(tables, key=READING_ORDER.index)}
             except FileNotFoundError:
                 continue
             try:
@@ -201,7 +201,7 @@ class ResultStore(SweepNotes):
                 self._merge(table, sweep, data)
 
             self.read({table, "trials"}, merge, sweep)
-            for path in self._files(table, sweep).dead:
+            for path in self._files.attempt(partial(self._sort_files, table, sweep), f"{table} cannot be listed").dead:
                 self._files.delete(self._relative(path))
 
     def _merge(self, table: str, sweep: str, data: dict[str, ds.FileSystemDataset]) -> None:
@@ -222,7 +222,7 @@ class ResultStore(SweepNotes):
 
     # --------------------------------------------------------------------------------------------------------------- files
 
-    def _files(self, table: str, sweep: str | None) -> _Files:
+    def _sort_files(self, table: str, sweep: str | None) -> _Files:
         """The files of a table, separated by what the merged ones list.
 
         Raises:

@@ -28,15 +28,11 @@ from sweeper.running.driver import heartbeat
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.progress import Progress
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import MAX_LOSSES, Outcome, Session, SweepCutError
+from sweeper.running.session import LAST_ROWS_S, MAX_LOSSES, Outcome, Session, SweepCutError
 from sweeper.tune.cluster import PENDING_TRIALS, open_cluster, ray_environment
 from sweeper.tune.hooks import PlannedSearcher, Reporter, StopWithSession, TrialsByTuneId
 from sweeper.tune.schedulers import SlotScheduler
 from sweeper.tune.trainable import TrialRunner
-
-LAST_ROWS_S = 30.0
-"""How long to retry writing the last rows, in seconds."""
-
 
 def launch(
     planner: Planner,
@@ -70,14 +66,15 @@ def launch(
 
     Raises:
         ConfigError: If no machine has the resources for one trial, or one cannot see the store.
-        SweepCutError: If the disk is full, or no machine is left.
+        SweepCutError: If the disk is full, storage was out of reach for longer than the budget allows, or no machine is left.
     """
     space = planner.space
     with ray_environment(), open_cluster(address, space.resources, workspace.artifacts_uri, space.bits) as fitting:
         slots = min(fitting, max_concurrent or fitting)
         os.environ[PENDING_TRIALS] = str(slots)
-        keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
+        keeper = StateKeeper(workspace.artifacts, planner, todo, recorder.writer) if share else None
         session = Session(planner, todo, recorder, workspace, slots=slots, ended=ended, stopping=stopping, share=share, keeper=keeper)
+        recorder.prepare()
         trials: TrialsByTuneId = {}
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         tuner = tune.Tuner(
@@ -107,9 +104,13 @@ def launch(
             session.close()
             _write_rows(recorder)
             session.drop_unneeded()
+            recorder.writer.finish()
             shutil.rmtree(scratch, ignore_errors=True)
     if session.outcome is Outcome.DISK_FULL:
         text = "the disk is full; the sweep was ended. Free some space and run the same command to continue."
+        raise SweepCutError(f"{space.name}: {text} ({session.reason})")
+    if session.outcome is Outcome.STORE_LOST:
+        text = "results or stages were out of reach for too long; the sweep was ended. Finished work is kept; run the same command to continue."
         raise SweepCutError(f"{space.name}: {text} ({session.reason})")
     if session.outcome is Outcome.LOST:
         raise SweepCutError(

@@ -10,12 +10,17 @@ from typing import Any
 
 from ray import tune
 
+from orca_core.patience import Patience
 from orca_core.rows import EpochRow, Row, StageRow, row_to_json
 from sweeper.running.execution import execute
 from sweeper.running.job import TrialJob
 
 REPORT_EVERY_S = 1.0
 """Seconds for which rows are collected into one report."""
+
+
+CLEANUP_S = 3.0
+"""Seconds for which a trial that is ended waits for storage that is out of reach, to store its state."""
 
 
 class TrialRunner(tune.Trainable):
@@ -39,7 +44,8 @@ class TrialRunner(tune.Trainable):
             os.chdir(job.folder)
         self._device, self._has_reported = job.device, False
         self._rungs = frozenset(job.rungs)
-        self._rows = execute(job)
+        self._patience = Patience()
+        self._rows = execute(job, self._patience)
 
     def step(self) -> dict[str, Any]:
         """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has
@@ -70,6 +76,7 @@ class TrialRunner(tune.Trainable):
         return {"rows": _rows_to_json(rows)}
 
     def cleanup(self) -> None:
+        self._patience.stop(after_s=CLEANUP_S)
         self._rows.close()
 
 
