@@ -35,7 +35,9 @@ _DENIED = (
 _PASSING = "INTERNAL_FAILURE NETWORK_CONNECTION REQUEST_TIMEOUT SERVICE_UNAVAILABLE SLOW_DOWN THROTTLING".split()
 """Codes of the AWS SDK."""
 
-_CREDENTIALS_IN_TEXT = re.compile(r"ExpiredToken|InvalidToken|TokenRefreshRequired|RequestTimeTooSkewed|PERMISSION_DENIED|UNAUTHENTICATED|credentials")
+_CREDENTIALS_IN_TEXT = re.compile(
+    r"ExpiredToken|InvalidToken|TokenRefreshRequired|RequestTimeTooSkewed|PERMISSION_DENIED|UNAUTHENTICATED|credentials"
+)
 _PASSING_IN_TEXT = re.compile(r"curlCode: \d+|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL:")
 """What S3 says beside a code that the SDK does not know, and what Google's client says."""
 
@@ -45,6 +47,10 @@ _PASSING_ERRNO = {
     if hasattr(errno, name)
 }
 """What a network file system raises that is out of reach."""
+
+
+_FOUND_BUCKETS: set[tuple[str, str, str]] = set()
+"""Buckets that this process has seen."""
 
 
 def join_uri(uri: str, *parts: str) -> str:
@@ -91,7 +97,9 @@ def open_filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
         bucket = text.partition("://")[2].partition("/")[0].partition("?")[0]
         if re.search(r"Bucket '.*' not found", str(error)):
             raise _no_bucket(text, bucket) from None
-        raise StoreError(f"{shown_uri(text)}: cannot be opened as a store ({error}). Give a folder, or a URI like s3://bucket/folder.") from None
+        raise StoreError(
+            f"{shown_uri(text)}: cannot be opened as a store ({error}). Give a folder, or a URI like s3://bucket/folder."
+        ) from None
     return found
 
 
@@ -123,13 +131,21 @@ def explain(uri: str, error: BaseException) -> StoreError | None:
     if code in _DENIED or status in (400, 401, 403) or (answer or "://" in uri) and _CREDENTIALS_IN_TEXT.search(text):
         remedy = "Check the credentials (environment, profile or the machine's role) and that they may list, read and write there."
         return StoreAccessError(f"{shown}: access is denied ({cause}). {remedy}")
-    if code in _PASSING or status >= 500 or status in (408, 429) or number in _PASSING_ERRNO or ("://" in uri and _PASSING_IN_TEXT.search(text)):
+    if (
+        code in _PASSING
+        or status >= 500
+        or status in (408, 429)
+        or number in _PASSING_ERRNO
+        or ("://" in uri and _PASSING_IN_TEXT.search(text))
+    ):
         return StoreUnavailableError(f"{shown}: is out of reach ({cause}). Check the network and the endpoint.")
     return None
 
 
 def _no_bucket(uri: str, bucket: str) -> MissingBucketError:
-    return MissingBucketError(f"{shown_uri(uri)}: must be in a bucket that exists, but there is no bucket {bucket}. Make it, or correct the URI.")
+    return MissingBucketError(
+        f"{shown_uri(uri)}: must be in a bucket that exists, but there is no bucket {bucket}. Make it, or correct the URI."
+    )
 
 
 class Files:
@@ -151,7 +167,6 @@ class Files:
     def __init__(self, uri: str | Path, patience: Patience | None = None) -> None:
         self.uri, self.patience = str(uri), patience or Patience()
         self.fs, self.root = self.patience.wait_for(shown_uri(self.uri), lambda: open_filesystem(uri))
-        self._has_bucket = self.is_local or self.fs.type_name not in ("s3", "gcs")
 
     def at_once(self) -> Files:
         """The same files, never waited for."""
@@ -268,13 +283,16 @@ class Files:
 
     def _check_bucket(self) -> None:
         """S3 says of a missing bucket what it says of a missing file. So the first time that something is not there, ask for the bucket."""
-        if self._has_bucket:
+        if self.is_local or self.fs.type_name not in ("s3", "gcs"):
             return
         bucket = self.root.partition("/")[0]
+        key = (bucket, self.uri.partition("://")[2].partition("/")[0], self.uri.partition("?")[2])
+        if key in _FOUND_BUCKETS:
+            return
         try:
             if self.fs.get_file_info(bucket).type == fs.FileType.NotFound:
                 raise _no_bucket(self.uri, bucket)
         except OSError as error:
             if not isinstance(explain(self.uri, error), StoreAccessError):  # one may be allowed the files and not the bucket
                 raise
-        self._has_bucket = True
+        _FOUND_BUCKETS.add(key)

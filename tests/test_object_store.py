@@ -87,7 +87,9 @@ def test_a_bucket_that_does_not_exist_is_said_as_such(s3):
         lambda: workspace.sql("select 1"),
     )
     for ask in asked:
-        with pytest.raises(MissingBucketError, match=r"^s3://nobody/[\w/]+: must be in a bucket that exists, but there is no bucket nobody"):
+        with pytest.raises(
+            MissingBucketError, match=r"^s3://nobody/[\w/]+: must be in a bucket that exists, but there is no bucket nobody"
+        ):
             ask()
 
 

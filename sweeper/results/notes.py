@@ -52,7 +52,10 @@ class SweepNotes:
             StoreError: If a plan is damaged.
         """
         plans = [info for info in self._files.list(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
-        return {info.base_name.removesuffix(".json"): self._read_json(self._relative(info.path)) for info in sorted(plans, key=lambda info: info.mtime_ns)}
+        return {
+            info.base_name.removesuffix(".json"): self._read_json(self._relative(info.path))
+            for info in sorted(plans, key=lambda info: info.mtime_ns)
+        }
 
     def latest_plan(self, name: str) -> dict[str, Any] | None:
         """The latest plan of a sweep; None if there is none."""

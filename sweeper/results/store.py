@@ -18,12 +18,14 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from orca_core.errors import MissingBucketError, StoreAccessError, StoreError, StoreUnavailableError
 from orca_core.filesystem import explain
+from orca_core.patience import Patience
 from sweeper.results.notes import SweepNotes
 from sweeper.results.records import TABLES, schema
 from sweeper.results.views import current_rows, drop_superseded, find_later_attempts
@@ -71,6 +73,10 @@ class ResultStore(SweepNotes):
     Raises:
         StoreError: From every method: if it cannot be opened, read or written; see `Files`.
     """
+
+    def __init__(self, uri: str | Path, patience: Patience | None = None) -> None:
+        super().__init__(uri, patience)
+        self._sizes: dict[str, int] = {}  # of listed files, which never change; an object store is asked once less for each
 
     def exists(self) -> bool:
         """Whether there are any results."""
@@ -241,6 +247,7 @@ class ResultStore(SweepNotes):
 
     def _list(self, table: str, sweep: str | None) -> list[str]:
         infos = self._files.list(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
+        self._sizes.update({info.path: info.size for info in infos})
         return sorted(info.path for info in infos if info.path.endswith(".parquet"))
 
     def _read_replaced(self, path: str) -> frozenset[str]:
@@ -264,7 +271,10 @@ class ResultStore(SweepNotes):
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
         )
         # The folder of a file tells its sweep: so a filter on the sweep skips files without opening them, and the column is never decoded.
-        fragments = [parquet.make_fragment(path, self._files.fs, ds.field("sweep") == _sweep_of(path)) for path in paths]
+        fragments = [
+            parquet.make_fragment(path, self._files.fs, ds.field("sweep") == _sweep_of(path), file_size=self._sizes.get(path))
+            for path in paths
+        ]
         return ds.FileSystemDataset(fragments, columns, parquet, self._files.fs)
 
     def _verify(self, path: str) -> bool:

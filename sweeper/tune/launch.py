@@ -34,6 +34,7 @@ from sweeper.tune.hooks import PlannedSearcher, Reporter, StopWithSession, Trial
 from sweeper.tune.schedulers import SlotScheduler
 from sweeper.tune.trainable import TrialRunner
 
+
 def launch(
     planner: Planner,
     todo: list[PlannedTrial],
