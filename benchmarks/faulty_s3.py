@@ -207,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         """Log nothing; `FaultyS3.requests` has it all."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         body = self._read_body()
         time.sleep(self.s3.delay_s)
         fault = self.s3._choose(self.command, self.path)

@@ -22,17 +22,27 @@ from orca_core.patience import Patience
 
 T = TypeVar("T")
 
-_READ_AT_ONCE = 64 * 2**20
-"""Bytes that one request reads. pyarrow's `read()` without a number asks for 256 KiB at a time."""
-
 _ANSWER = re.compile(r"AWS Error (?P<code>\w+)(?: \(HTTP status (?P<status>\d+)\))? during (?P<what>\w+) operation: (?P<text>.*)", re.S)
 
-_DENIED = (
-    "ACCESS_DENIED ACCOUNT_PROBLEM EXPIRED_TOKEN INCOMPLETE_SIGNATURE INVALID_ACCESS_KEY_ID INVALID_CLIENT_TOKEN_ID INVALID_SIGNATURE "
-    "INVALID_TOKEN MISSING_AUTHENTICATION_TOKEN NOT_INITIALIZED REQUEST_EXPIRED REQUEST_TIME_TOO_SKEWED SIGNATURE_DOES_NOT_MATCH "
-    "UNRECOGNIZED_CLIENT"
-).split()
-_PASSING = "INTERNAL_FAILURE NETWORK_CONNECTION REQUEST_TIMEOUT SERVICE_UNAVAILABLE SLOW_DOWN THROTTLING".split()
+_DENIED = frozenset(
+    {
+        "ACCESS_DENIED",
+        "ACCOUNT_PROBLEM",
+        "EXPIRED_TOKEN",
+        "INCOMPLETE_SIGNATURE",
+        "INVALID_ACCESS_KEY_ID",
+        "INVALID_CLIENT_TOKEN_ID",
+        "INVALID_SIGNATURE",
+        "INVALID_TOKEN",
+        "MISSING_AUTHENTICATION_TOKEN",
+        "NOT_INITIALIZED",
+        "REQUEST_EXPIRED",
+        "REQUEST_TIME_TOO_SKEWED",
+        "SIGNATURE_DOES_NOT_MATCH",
+        "UNRECOGNIZED_CLIENT",
+    }
+)
+_PASSING = frozenset({"INTERNAL_FAILURE", "NETWORK_CONNECTION", "REQUEST_TIMEOUT", "SERVICE_UNAVAILABLE", "SLOW_DOWN", "THROTTLING"})
 """Codes of the AWS SDK."""
 
 _CREDENTIALS_IN_TEXT = re.compile(
@@ -41,11 +51,20 @@ _CREDENTIALS_IN_TEXT = re.compile(
 _PASSING_IN_TEXT = re.compile(r"curlCode: \d+|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL:")
 """What S3 says beside a code that the SDK does not know, and what Google's client says."""
 
-_PASSING_ERRNO = {
-    getattr(errno, name)
-    for name in "ESTALE ETIMEDOUT EAGAIN ECONNRESET ECONNREFUSED EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENOTCONN".split()
-    if hasattr(errno, name)
-}
+_PASSING_ERRNO = frozenset(
+    {
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EAGAIN,
+        errno.ECONNRESET,
+        errno.ECONNREFUSED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOTCONN,
+    }
+)
 """What a network file system raises that is out of reach."""
 
 
@@ -128,7 +147,7 @@ def explain(uri: str, error: BaseException) -> StoreError | None:
         cause = cause or f"HTTP status {status}"
     if code == "NO_SUCH_BUCKET":
         return _no_bucket(uri, shown.partition("://")[2].partition("/")[0])
-    if code in _DENIED or status in (400, 401, 403) or (answer or "://" in uri) and _CREDENTIALS_IN_TEXT.search(text):
+    if code in _DENIED or status in (400, 401, 403) or ((answer or "://" in uri) and _CREDENTIALS_IN_TEXT.search(text)):
         remedy = "Check the credentials (environment, profile or the machine's role) and that they may list, read and write there."
         return StoreAccessError(f"{shown}: access is denied ({cause}). {remedy}")
     if (
@@ -189,13 +208,11 @@ class Files:
         def read() -> bytes | None:
             try:
                 with self.fs.open_input_file(self.path(name)) as file:
-                    size, parts = file.size(), []
-                    while (at := sum(map(len, parts))) < size and (part := file.read(min(_READ_AT_ONCE, size - at))):
-                        parts.append(part)
+                    size = file.size()
+                    content: bytes = file.read(size)  # without a number, pyarrow asks an object store for 256 KiB at a time
             except FileNotFoundError:
                 self._check_bucket()
                 return None
-            content = b"".join(parts)
             if len(content) < size and not self.is_local:
                 raise StoreUnavailableError(f"{shown_uri(self.uri)}: is out of reach (half of {name} came). Check the network.")
             return content
@@ -224,7 +241,7 @@ class Files:
 
         self.attempt(write, f"{name} cannot be written")
 
-    def list(self, folder: str = "", recursive: bool = False) -> list[fs.FileInfo]:
+    def infos(self, folder: str = "", recursive: bool = False) -> list[fs.FileInfo]:
         """What is in a folder; empty if there is no such folder."""
 
         def find() -> list[fs.FileInfo]:

@@ -112,7 +112,9 @@ class Store:
         if tensors:
             contents["tensors.safetensors"] = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         attempt = uuid.uuid4().hex[:12]
-        files = {name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()}
+        files: dict[str, dict[str, Any]] = {
+            name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()
+        }
         for name, content in contents.items():
             self._files.write(f"{address}/{attempt}/{name}", content)
         before = self._read_marker(address)
@@ -135,7 +137,7 @@ class Store:
 
     def states(self, folder: str) -> list[Address]:
         """The stored states of a trajectory (`Address.folder`), by epoch, ascending."""
-        found = self._files.list(folder)
+        found = self._files.infos(folder)
         addresses = [Address.parse(f"{folder}/{info.base_name}") for info in found]
         return sorted((address for address in addresses if address is not None and address.epoch is not None), key=lambda a: a.epoch or 0)
 
@@ -143,7 +145,7 @@ class Store:
         """Every artifact in the store, complete or not, the oldest first. Files that are not at an address are not the store's."""
         sizes: dict[Address, int] = {}
         times: dict[Address, float] = {}
-        for info in self._files.list(recursive=True):
+        for info in self._files.infos(recursive=True):
             parts = info.path.removeprefix(self._files.root).strip("/").split("/")
             if info.type == fs.FileType.File and len(parts) > 3 and (address := Address.parse("/".join(parts[:3]))):
                 sizes[address] = sizes.get(address, 0) + info.size

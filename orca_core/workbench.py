@@ -21,6 +21,8 @@ Y = TypeVar("Y")
 
 GIB = 2**30
 
+CACHE_ROOT = "~/.cache/orca-sweeper"
+
 ARTIFACT_CACHE_GIB = 10.0
 """Size of the copies of artifacts on a machine's own disk, unless it is set."""
 
@@ -47,7 +49,7 @@ class Workbench:
     def __init__(
         self,
         data_root: str | Path = "data",
-        cache_root: str | Path = "~/.cache/orca-sweeper",
+        cache_root: str | Path = CACHE_ROOT,
         max_data_gib: float | None = None,
         artifact_cache_gib: float = ARTIFACT_CACHE_GIB,
     ) -> None:

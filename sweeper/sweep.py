@@ -26,7 +26,6 @@ from sweeper.running.writer import InThread
 from sweeper.space.space import SearchSpace
 from sweeper.workbench import on_workbench
 
-
 START_MINUTES = 1.0
 """How long storage is waited for before the first contact: what does not answer then may be a wrong address."""
 

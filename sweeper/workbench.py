@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from orca_core.errors import ConfigError, Fault
-from orca_core.workbench import ARTIFACT_CACHE_GIB, Workbench
+from orca_core.workbench import ARTIFACT_CACHE_GIB, CACHE_ROOT, Workbench
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,8 +67,7 @@ def open_workbench(
     Args:
         data_root, cache_root, max_data_gib, artifact_cache_gib: As for `Workbench`; an empty `cache_root` means the default.
     """
-    limits = {"max_data_gib": max_data_gib, "artifact_cache_gib": artifact_cache_gib}
-    wanted = Workbench(data_root, cache_root, **limits) if cache_root else Workbench(data_root, **limits)
+    wanted = Workbench(data_root, cache_root or CACHE_ROOT)
     return _reuse(wanted.data_root, wanted.cache_root, max_data_gib, artifact_cache_gib)
 
 

@@ -15,9 +15,16 @@ from orca_core.addresses import Address
 from orca_core.errors import MissingBucketError, StoreAccessError, StoreError, StoreUnavailableError
 from orca_core.node_cache import NodeCache
 from orca_core.patience import Patience, Trouble
+from orca_core.rows import EpochRow
 from orca_core.store import Store
+from sweeper.planning.planner import Planner
 from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
+from sweeper.running.keeping import StateKeeper
+from sweeper.running.recorder import Recorder
+from sweeper.running.session import Outcome, Session
+from sweeper.running.writer import InThread
+from sweeper.space.reading import parse_space
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from faulty_s3 import CREDENTIALS, TRANSIENT, FaultyS3
@@ -138,7 +145,7 @@ def test_one_request_in_ten_fails_and_nothing_is_lost(s3, uri):
             put(store, float(number), address=Address.after("align", "abc", number))
             tables.append("trials", "s", [ROW | {"trial": str(number)}])
         tables.compact("s")
-        store.strip("align/abc")
+        Store.strip(store, "align/abc")
         store.drop(Address.after("align", "abc", 0))
         assert [store.get(address).data["rows"][0]["value"] for address in store.states("align/abc")] == [1, 2, 3, 4]
         assert sorted(row["trial"] for row in tables.live_trials("s")) == list("01234")
@@ -180,6 +187,83 @@ def test_errors_that_do_not_pass_are_not_waited_for(s3, uri):
     assert time.monotonic() - began < 5
 
 
+def test_no_trial_is_handed_out_while_storage_is_out_of_reach_and_a_wait_in_vain_ends_the_run(tmp_path):
+    run = SweepOf(2, Workspace(tmp_path))
+    patience = run.workspace.patience
+    is_back = threading.Event()
+
+    def answer() -> None:
+        if not is_back.is_set():
+            raise StoreUnavailableError("s3://b: is out of reach (no answer).")
+
+    with patience.lasting(1):
+        waiting = threading.Thread(target=patience.wait_for, args=("s3://b", answer))
+        waiting.start()
+        wait_until(lambda: patience.trouble is not None)
+        assert run.session.next() is None
+        is_back.set()
+        waiting.join()
+        assert run.session.next() is not None
+    is_back.clear()
+    with patience.lasting(0.001), pytest.raises(StoreUnavailableError):
+        patience.wait_for("s3://b", answer)
+    run.session.check_deadline()
+    run.session.close()
+    assert run.session.outcome is Outcome.STORE_LOST
+    assert "no answer" in run.session.reason
+
+
+@pytest.mark.parametrize("trials", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_the_loop_that_runs_trials_does_not_wait_for_a_slow_store(s3, uri, trials):
+    writer = InThread()
+    run = SweepOf(trials, Workspace(uri), writer)
+    run.recorder.prepare()
+    before, longest = len(s3.requests), 0.0
+    s3.delay_s = 0.2
+    try:
+        while (trial := run.session.next()) is not None:
+            began = time.perf_counter()
+            run.session.start(trial.id)
+            run.session.report(trial.id, [EpochRow(stage="finetune", epoch=1, valid_error=0.5)])
+            run.session.end(trial.id, {"status": "COMPLETE", "valid_error": 0.5})
+            longest = max(longest, time.perf_counter() - began)
+            run.now += 1.0  # so that batches are due
+            time.sleep(0.01)  # so that some are written meanwhile
+        assert s3.count("PUT", since=before) > 4
+    finally:
+        s3.delay_s = 0.0
+    assert len(run.recorder.ended) == trials
+    assert longest < 0.1
+    run.session.close()
+    run.recorder.flush()
+    run.session.drop_unneeded()
+    writer.finish()
+    assert run.workspace.sql("select status, count(*) as n from trial_status group by all").rows() == [{"status": "COMPLETE", "n": trials}]
+    assert run.workspace.sql("select count(*) as n from metrics").rows() == [{"n": trials}]
+    assert s3.count("HEAD", "artifacts/finetune", before) >= trials, "states were dropped, too"
+
+
+class SweepOf:
+    """A session of short trials of which nothing is kept, with a clock that is set by hand."""
+
+    def __init__(self, trials: int, workspace: Workspace, writer: InThread | None = None) -> None:
+        base = {"task": "digits", "finetune.epochs": 1, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None, "align.epochs": 0}
+        planner = Planner(parse_space({"name": "s", "keep": "none", "base": base | {"body": "mini-swin"}, "seeds": trials}))
+        self.now, self.workspace = 0.0, workspace
+        self.recorder = Recorder(workspace.results, "s", "valid_error", clock=lambda: self.now, writer=writer)
+        todo = planner.plan.trials
+        keeper = StateKeeper(workspace.artifacts, planner, todo, self.recorder.writer)
+        self.session = Session(planner, todo, self.recorder, workspace, slots=trials, share=True, keeper=keeper, clock=lambda: self.now)
+
+
+def wait_until(is_so, seconds: float = 20.0) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until, "it did not come about in time"
+        time.sleep(0.01)
+
+
 # -------------------------------------------------------------------------------------------------------------- requests and copies
 
 
@@ -195,7 +279,7 @@ def test_a_large_file_is_read_by_few_requests(s3, uri):
     put(store, size=5_000_000)
     before = len(s3.requests)
     assert store.get(ADDRESS).tensors["x"].shape == (5_000_000,)
-    assert s3.count("GET", since=before) == 3
+    assert s3.count("GET", since=before) == 3  # tensors, data, marker
 
 
 def test_what_this_machine_has_written_or_read_is_not_fetched_again(s3, uri, tmp_path):

@@ -37,8 +37,8 @@ class SweepNotes:
 
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have rows or a plan, sorted."""
-        names = {info.base_name.removeprefix("sweep=") for info in self._files.list("trials") if info.type == fs.FileType.Directory}
-        plans = (info.path for info in self._files.list("sweeps", recursive=True) if info.extension == "json")
+        names = {info.base_name.removeprefix("sweep=") for info in self._files.infos("trials") if info.type == fs.FileType.Directory}
+        plans = (info.path for info in self._files.infos("sweeps", recursive=True) if info.extension == "json")
         return sorted(names | {path.split("/")[-2] for path in plans if not path.endswith("/heartbeat.json")})
 
     def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ class SweepNotes:
         Raises:
             StoreError: If a plan is damaged.
         """
-        plans = [info for info in self._files.list(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
+        plans = [info for info in self._files.infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
         return {
             info.base_name.removesuffix(".json"): self._read_json(self._relative(info.path))
             for info in sorted(plans, key=lambda info: info.mtime_ns)

@@ -80,7 +80,7 @@ class ResultStore(SweepNotes):
 
     def exists(self) -> bool:
         """Whether there are any results."""
-        return any(self._files.list(folder) for folder in (*TABLES, "sweeps"))
+        return any(self._files.infos(folder) for folder in (*TABLES, "sweeps"))
 
     # ---------------------------------------------------------------------------------------------------------------- rows
 
@@ -246,7 +246,7 @@ class ResultStore(SweepNotes):
         return _Files([path for path in paths if _name(path) not in replaced], [path for path in paths if _name(path) in replaced])
 
     def _list(self, table: str, sweep: str | None) -> list[str]:
-        infos = self._files.list(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
+        infos = self._files.infos(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
         self._sizes.update({info.path: info.size for info in infos})
         return sorted(info.path for info in infos if info.path.endswith(".parquet"))
 
@@ -315,7 +315,7 @@ class ResultStore(SweepNotes):
                     raise
                 except StoreError as error:
                     yield path, str(error)
-        for info in self._files.list("sweeps", recursive=True):
+        for info in self._files.infos("sweeps", recursive=True):
             if info.extension == "json" and info.base_name != "heartbeat.json":
                 try:
                     self._read_json(self._relative(info.path))

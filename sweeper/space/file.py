@@ -93,7 +93,7 @@ class Budget(_Part):
     )
     storage_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         30.0,
-        description="How long trials and driver wait for results or stages that are out of reach, holding what they have, before they fail.",
+        description="How long trials and the driver wait for results or stages that are out of reach, in minutes, before they fail.",
     )
     gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, after which it stops as on Ctrl-C.")
 

@@ -111,7 +111,7 @@ def launch(
         text = "the disk is full; the sweep was ended. Free some space and run the same command to continue."
         raise SweepCutError(f"{space.name}: {text} ({session.reason})")
     if session.outcome is Outcome.STORE_LOST:
-        text = "results or stages were out of reach for too long; the sweep was ended. Finished work is kept; run the same command to continue."
+        text = "storage was out of reach for too long; the sweep was ended. Finished work is kept; run the same command to continue."
         raise SweepCutError(f"{space.name}: {text} ({session.reason})")
     if session.outcome is Outcome.LOST:
         raise SweepCutError(
