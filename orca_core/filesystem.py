@@ -141,6 +141,8 @@ def explain(uri: str, error: BaseException) -> StoreError | None:
     if answer := _ANSWER.search(text):
         code, status = answer["code"], int(answer["status"] or 0)
         said = re.sub(r" ?\(Request ID.*|^No response body\.$", "", answer["text"]).rstrip(". ")
+        if unknown := re.match(r"Unable to parse ExceptionName: (\w+) Message: (.*)", said):
+            said = ": ".join(unknown.groups())
         if details := re.search(r"curlCode: \d+, (.*?)(?:;|$)", said):
             said = details[1]
         cause = said if code == "UNKNOWN" or code == "NETWORK_CONNECTION" else ": ".join(filter(None, (code, said)))

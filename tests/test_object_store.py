@@ -228,7 +228,7 @@ def test_the_loop_that_runs_trials_does_not_wait_for_a_slow_store(s3, uri, trial
             run.session.end(trial.id, {"status": "COMPLETE", "valid_error": 0.5})
             longest = max(longest, time.perf_counter() - began)
             run.now += 1.0  # so that batches are due
-            time.sleep(0.01)  # so that some are written meanwhile
+            time.sleep(2 / trials)  # so that some are written meanwhile
         assert s3.count("PUT", since=before) > 4
     finally:
         s3.delay_s = 0.0
