@@ -75,14 +75,14 @@ def _run_space(
     if first.todo and not quiet:
         for warning in warn_of_small_parts(trial.config for trial in first.todo):
             sys.stderr.write(f"warning: {warning}\n")
-    with claim_sweep(results, space.name):
+    with claim_sweep(results, space.name), InThread() as writer:
         # Again, now that no other process can add to the results.
         found = reconcile(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)
         if found.todo:
             _check_machine(space, workspace, found, address, share)
         workspace.patience.minutes = space.budget.storage_minutes  # it was in reach
         results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
-        recorder = Recorder(results, space.name, space.metric, writer=InThread())
+        recorder = Recorder(results, space.name, space.metric, writer=writer)
         found.mark_planned(recorder)
         is_open = found.planner.proposed_later > 0  # tpe may still propose trials of earlier runs, so the rest are marked at the end
         if not is_open:

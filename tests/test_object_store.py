@@ -215,8 +215,11 @@ def test_no_trial_is_handed_out_while_storage_is_out_of_reach_and_a_wait_in_vain
 
 @pytest.mark.parametrize("trials", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_loop_that_runs_trials_does_not_wait_for_a_slow_store(s3, uri, trials):
-    writer = InThread()
-    run = SweepOf(trials, Workspace(uri), writer)
+    with InThread() as writer:
+        _end_trials(s3, SweepOf(trials, Workspace(uri), writer), trials)
+
+
+def _end_trials(s3: FaultyS3, run: SweepOf, trials: int) -> None:
     run.recorder.prepare()
     before, longest = len(s3.requests), 0.0
     s3.delay_s = 0.2
@@ -237,7 +240,7 @@ def test_the_loop_that_runs_trials_does_not_wait_for_a_slow_store(s3, uri, trial
     run.session.close()
     run.recorder.flush()
     run.session.drop_unneeded()
-    writer.finish()
+    run.recorder.writer.finish()
     assert run.workspace.sql("select status, count(*) as n from trial_status group by all").rows() == [{"status": "COMPLETE", "n": trials}]
     assert run.workspace.sql("select count(*) as n from metrics").rows() == [{"n": trials}]
     assert s3.count("HEAD", "artifacts/finetune", before) >= trials, "states were dropped, too"

@@ -34,7 +34,7 @@ class AtOnce:
 
 
 class InThread:
-    """Does the jobs in a thread of its own.
+    """Does the jobs in a thread of its own, which ends with the context; call `finish` before that.
 
     Args:
         most: Maximum number of jobs that wait. More are refused, so what they would write stays where it can be joined into one job.
@@ -46,6 +46,12 @@ class InThread:
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="storage", daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> InThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._jobs.put(None)
 
     def submit(self, job: Job) -> bool:
         """Hand a job to the thread; an error in an earlier one that is no error of a store is raised here."""
@@ -61,11 +67,9 @@ class InThread:
         self._raise_failure()
 
     def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
+        while (job := self._jobs.get()) is not None:
             try:
-                if job is not None:
-                    job()
+                job()
             except BaseException as error:  # a defect, not a store's error: it must not pass in silence
                 self._failed = self._failed or error
             finally:
