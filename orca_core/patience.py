@@ -84,6 +84,7 @@ class Patience:
             yield self
         finally:
             self.minutes, self.tell = before
+            self._waits.clear()
 
     def wait_for(self, store: str, attempt: Callable[[], T]) -> T:
         """What `attempt` returns. It is called again as long as it raises `StoreUnavailableError` and there is patience left.
@@ -112,6 +113,26 @@ class Patience:
                 self._sleep(min(now + pause_s * random.uniform(0.75, 1.25), began + self.minutes * 60))
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:
+            self._note(wait, None)
+
+    @contextmanager
+    def watching(self, store: str) -> Iterator[None]:
+        """Within: an attempt that is not repeated, since another one follows in seconds.
+
+        A store that it finds out of reach counts as waited for until an attempt succeeds. So that is noticed, too, while nothing else is
+        written or read.
+        """
+        wait = ("watched", store)
+        try:
+            yield
+        except StoreUnavailableError as error:
+            if self.minutes > 0:
+                since = self._waits[wait].since if wait in self._waits else time.time()
+                self._note(wait, Trouble(store, str(error), since, since + self.minutes * 60))
+                if time.time() >= since + self.minutes * 60:
+                    self.given_up = self.given_up or str(error)
+            raise
+        else:
             self._note(wait, None)
 
     def _sleep(self, until: float) -> None:

@@ -178,6 +178,20 @@ def test_a_wait_can_be_ended_from_outside():
     assert patience.given_up == ""
 
 
+def test_a_store_that_is_out_of_reach_is_noticed_by_an_attempt_that_is_not_repeated():
+    patience = Patience()
+    with patience.lasting(0.005):
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError), patience.watching("s3://b"):
+                raise StoreUnavailableError("out of reach")
+            assert patience.trouble is not None
+            time.sleep(0.4)
+        assert patience.given_up
+        with patience.watching("s3://b"):
+            pass
+        assert patience.trouble is None
+
+
 def test_errors_that_do_not_pass_are_not_waited_for(s3, uri):
     began = time.monotonic()
     with s3.answering("denied"), pytest.raises(StoreAccessError):

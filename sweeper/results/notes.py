@@ -11,7 +11,7 @@ from typing import Any
 from pyarrow import fs
 
 from orca_core.errors import ConfigError, Fault, StoreError, nearest
-from orca_core.filesystem import Files
+from orca_core.filesystem import Files, shown_uri
 from orca_core.patience import Patience
 
 
@@ -78,7 +78,8 @@ class SweepNotes:
 
     def beat(self, name: str, data: Mapping[str, Any]) -> None:
         """Write the heartbeat of a sweep's driver; replaces the one before. Never waits: another beat follows."""
-        self._at_once.write(f"sweeps/{name}/heartbeat.json", json.dumps(data).encode())
+        with self._files.patience.watching(shown_uri(self.uri)):
+            self._at_once.write(f"sweeps/{name}/heartbeat.json", json.dumps(data).encode())
 
     def ask_to_stop(self, name: str) -> None:
         """Write a request to the driver of a sweep to end it."""
