@@ -255,6 +255,10 @@ class Files:
 
         return self.attempt(find, f"{folder or 'it'} cannot be listed")
 
+    def info(self, name: str) -> fs.FileInfo:
+        """What is known about a file; of the type NotFound if there is none."""
+        return self.attempt(lambda: self.fs.get_file_info(self.path(name)), f"{name} cannot be read")
+
     def delete_folder(self, folder: str = "") -> None:
         """Remove a folder and what is in it, if it is there."""
 

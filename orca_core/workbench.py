@@ -37,6 +37,9 @@ class Workbench:
             data is read, never what is read.
         artifact_cache_gib: Most that copies of artifacts of object stores may take in the cache root, in GiB, >= 0; 0 = no copies.
 
+    Attributes:
+        copies: Path of the user's own data, as names have it -> its copy on this machine, for data that came from another one.
+
     Relative paths are relative to the working folder at the time; `~` is the user's home folder.
 
     Example:
@@ -61,6 +64,7 @@ class Workbench:
         self.cache_root = Path(os.path.abspath(Path(cache_root).expanduser()))
         self.max_data_gib = max_data_gib
         self.artifact_cache_gib = artifact_cache_gib
+        self.copies: dict[str, Path] = {}
         self._caches: dict[Hashable, OrderedDict[Hashable, Any]] = {}
 
     def __repr__(self) -> str:
@@ -117,6 +121,10 @@ class Workbench:
         entries.move_to_end(key)
         entry: T = entries[key]
         return entry
+
+    def locate(self, path: str) -> Path:
+        """Where a file or folder of the user's own data is that the name of a task or proxy gives: its copy, if there is one."""
+        return self.copies.get(path) or Path(path).expanduser()
 
     def clear(self) -> None:
         """Drop everything that is kept loaded: bodies, tasks, digests, lists of files. What is needed again is loaded again."""

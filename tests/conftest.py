@@ -18,10 +18,12 @@ os.environ |= {
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_nodes import LocalCluster, why_not
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
@@ -38,10 +40,48 @@ QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.1, "finetune.epochs": 1, "
 """Knobs that make a trial of a mini body take a second or so."""
 
 
+SHARED = ("ray_session", "local_cluster")
+"""Fixtures that are slow to start. Files that name one of them run in one process, and before all others."""
+
+
+@cache
+def group_of(file: str) -> str:
+    """Return what a test file, as a path from the root, has to share a process with: itself, or files of the same slow fixture."""
+    text = (Path(__file__).parents[1] / file).read_text()
+    return next((name for name in SHARED if name in text), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the processes of `pytest -n` one group of files after another, as they become free."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Groups(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False  # by number of tests, which says nothing about time
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `pytest -n` begin with the groups that take longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {name: number for number, name in enumerate(SHARED)}
+        items.sort(key=lambda item: order.get(group_of(item.nodeid.partition("::")[0]), len(order)))
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that lives as long as the session, and that all of its processes share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
-def session_workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+def session_workbench(session_folder: Path) -> Iterator[Workbench]:
     """In use during the session, so that decoded data and digests of large files stay in its folder."""
-    with Workbench(cache_root=tmp_path_factory.mktemp("cache")).use() as bench:
+    with Workbench(cache_root=session_folder / "cache").use() as bench:
         yield bench
 
 
@@ -67,9 +107,9 @@ def quick() -> MakeConfig:
 
 
 @pytest.fixture(scope="session")
-def warm_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def warm_store(session_folder: Path) -> Store:
     """A store that lives as long as the session, so that each mini body is pretrained once. For tests that only add to it."""
-    return Store(tmp_path_factory.mktemp("warm-store"))
+    return Store(session_folder / "warm-store")
 
 
 @pytest.fixture
@@ -100,3 +140,19 @@ def rows_of_cut_runs(tmp_path) -> Callable[..., tuple[Run, list[Run]]]:
         return run(config, Store(tmp_path / "whole")), again
 
     return runs
+
+
+@pytest.fixture(scope="session")
+def head_of_cluster() -> Iterator[LocalCluster]:
+    """A cluster whose head, which has no CPUs, runs for the session; use `local_cluster`."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with LocalCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def local_cluster(head_of_cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """A cluster of nodes on this machine without any node yet but the head. Nodes that the test adds are gone after it."""
+    yield head_of_cluster
+    head_of_cluster.kill_added()

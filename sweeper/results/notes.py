@@ -1,10 +1,11 @@
-"""Notes about sweeps beside the result tables: resolved plans, heartbeats of drivers, requests to stop."""
+"""Notes about sweeps beside the result tables: resolved plans, claims of drivers, requests to stop."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,27 @@ from orca_core.errors import ConfigError, Fault, StoreError, nearest
 from orca_core.filesystem import Files, shown_uri
 from orca_core.patience import Patience
 
+_CLAIM, _STOP = "claim", "stop"
+
+OLD_HEARTBEAT = "heartbeat.json"
+"""A note of version 0.1 that stands among the plans."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The claim of a run to drive a sweep, as it is stored.
+
+    Args:
+        data: What `write_claim` wrote; empty if it is damaged.
+        written_at: When, by the clock of the store, in seconds since the epoch; None if the store does not tell.
+    """
+
+    data: Mapping[str, Any]
+    written_at: float | None
+
 
 class SweepNotes:
-    """The notes under one folder of results: `sweeps/<name>/<plan hash>.json`, `heartbeat.json` and `stop`.
+    """The notes under one folder of results: `sweeps/<name>/<plan hash>.json`, `<run>.claim`, `<run>.stop` and `clock`.
 
     Args:
         uri: A folder or a URI that `pyarrow.fs` knows. It need not exist, but its bucket must.
@@ -31,7 +50,6 @@ class SweepNotes:
         if not self.uri:
             raise StoreError("the path of the results must not be empty")
         self._files = Files(uri, patience)
-        self._at_once = self._files.at_once()  # for what is written or read every few seconds anyway
         if self.local_folder is not None and Path(self.local_folder).exists() and not Path(self.local_folder).is_dir():
             raise StoreError(f"{self.uri}: must be a folder for results, but is a file")
 
@@ -39,7 +57,7 @@ class SweepNotes:
         """Names of the sweeps that have rows or a plan, sorted."""
         names = {info.base_name.removeprefix("sweep=") for info in self._files.infos("trials") if info.type == fs.FileType.Directory}
         plans = (info.path for info in self._files.infos("sweeps", recursive=True) if info.extension == "json")
-        return sorted(names | {path.split("/")[-2] for path in plans if not path.endswith("/heartbeat.json")})
+        return sorted(names | {path.split("/")[-2] for path in plans if not path.endswith(f"/{OLD_HEARTBEAT}")})
 
     def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
         """Store a resolved plan of a sweep, as JSON."""
@@ -51,7 +69,7 @@ class SweepNotes:
         Raises:
             StoreError: If a plan is damaged.
         """
-        plans = [info for info in self._files.infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != "heartbeat.json"]
+        plans = [info for info in self._files.infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != OLD_HEARTBEAT]
         return {
             info.base_name.removesuffix(".json"): self._read_json(self._relative(info.path))
             for info in sorted(plans, key=lambda info: info.mtime_ns)
@@ -76,36 +94,91 @@ class SweepNotes:
             remedy = nearest(name, known) if known else "There are no results yet: run a sweep, or give --results."
             raise ConfigError([Fault(option, "must be the name of a sweep in the results", name, remedy)])
 
-    def beat(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write the heartbeat of a sweep's driver; replaces the one before. Never waits: another beat follows."""
-        with self._files.patience.watching(shown_uri(self.uri)):
-            self._at_once.write(f"sweeps/{name}/heartbeat.json", json.dumps(data).encode())
+    # Claims are read and written every few seconds. So nothing here waits for a store that is out of reach: another try follows.
 
-    def ask_to_stop(self, name: str) -> None:
-        """Write a request to the driver of a sweep to end it."""
-        self._files.write(f"sweeps/{name}/stop", repr(time.time()).encode())
+    def claims(self, name: str) -> dict[str, Claim]:
+        """Run -> the claim by which it drives a sweep, of the runs that have not ended.
 
-    def read_stop_request(self, name: str) -> float:
-        """Time of the last request to end a sweep, in seconds since the epoch; 0 if there was none, or if it cannot be read now."""
+        Raises:
+            StoreError: If they cannot be read.
+        """
+        found = {}
+        with self._watching():
+            for info in self._list_claims(name):
+                content = self._at_once.read(self._relative(info.path))
+                if content is not None:  # else its run has just ended
+                    found[info.base_name.removesuffix(f".{_CLAIM}")] = Claim(_parse_claim(content), _seconds(info))
+        return found
+
+    def _list_claims(self, name: str) -> list[fs.FileInfo]:
+        def find() -> list[fs.FileInfo]:
+            return [info for info in self._at_once.infos(f"sweeps/{name}") if info.extension == _CLAIM]
+
+        def names(infos: list[fs.FileInfo]) -> set[str]:
+            return {info.base_name for info in infos}
+
+        found = find()
+        if self.local_folder is None:
+            return found
+        # A file system may leave out a file that is renamed meanwhile, as a claim is at each heartbeat. List until two listings agree.
+        while names(again := find()) != names(found):
+            found = again
+        return again
+
+    def write_claim(self, name: str, run: str, data: Mapping[str, Any]) -> None:
+        """Write the claim of a run to drive a sweep; replaces the one before.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        with self._watching():
+            self._at_once.write(_note(name, run, _CLAIM), json.dumps(data).encode())
+
+    def drop_claim(self, name: str, run: str) -> None:
+        """Remove the claim of a run, and the request to stop it, if they are there.
+
+        Raises:
+            StoreError: If one cannot be removed.
+        """
+        for ending in (_STOP, _CLAIM):
+            self._at_once.delete(_note(name, run, ending))
+
+    def ask_to_stop(self, name: str, run: str) -> None:
+        """Write a request to a run of a sweep to end. It names the run, so it never reaches a later one."""
+        self._files.write(_note(name, run, _STOP), b"")
+
+    def is_asked_to_stop(self, name: str, run: str) -> bool:
+        """Whether a run of a sweep was asked to end.
+
+        Raises:
+            StoreError: If this cannot be found out.
+        """
+        return self._at_once.read(_note(name, run, _STOP)) is not None
+
+    def store_time(self, name: str) -> float | None:
+        """What the clock of the store shows now, in seconds since the epoch: the modification time of a file that is written for it.
+
+        Ages of files in the store are measured by this clock alone, as the clocks of two machines may differ. Object stores give whole
+        seconds. None if the store does not tell modification times, or nothing can be written.
+        """
+        path = f"sweeps/{name}/clock"
         try:
-            return float(self._at_once.read(f"sweeps/{name}/stop") or 0)
-        except (StoreError, ValueError):
-            return 0.0
+            self._at_once.write(path, b"")
+            return _seconds(self._at_once.info(path))
+        except StoreError:
+            return None
+
+    @property
+    def _at_once(self) -> Files:
+        return self._files.at_once()
+
+    def _watching(self) -> AbstractContextManager[None]:
+        return self._files.patience.watching(shown_uri(self.uri))
 
     @property
     def local_folder(self) -> str | None:
         """The folder of the results if it is on a file system of this machine, else None."""
         return self._files.root if self._files.is_local else None
-
-    def heartbeat(self, name: str) -> dict[str, Any] | None:
-        """The last heartbeat, as `beat` wrote it; None if there is none.
-
-        Raises:
-            StoreError: If it is damaged.
-        """
-        path = f"sweeps/{name}/heartbeat.json"
-        content = self._files.read(path)
-        return None if content is None else self._parse(path, content)
 
     def _read_json(self, path: str) -> dict[str, Any]:
         content = self._files.read(path)
@@ -124,3 +197,19 @@ class SweepNotes:
     def _relative(self, path: str) -> str:
         """The path of a listed file, from the root on."""
         return path.removeprefix(self._files.root).lstrip("/")
+
+
+def _note(name: str, run: str, ending: str) -> str:
+    return f"sweeps/{name}/{run}.{ending}"
+
+
+def _parse_claim(content: bytes) -> Mapping[str, Any]:
+    try:
+        data = json.loads(content)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _seconds(info: fs.FileInfo) -> float | None:
+    return None if info.mtime_ns is None else info.mtime_ns / 1e9

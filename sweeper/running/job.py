@@ -31,6 +31,10 @@ class TrialJob:
         cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
         max_data_gib, artifact_cache_gib: As for `Workbench`; read together with `data_root`.
         storage_minutes: How long the worker waits for a store that is out of reach.
+        code: The code with which the sweep was started, as `dataclasses.asdict(Code)`; empty = not compared.
+        own_data: Path of the user's own data, as names have it -> digest of the copy beside `models` that the worker is to use.
+        result_key: What the plan knows the trial's result by; empty = not compared.
+        contents: Name of a task or proxy -> digest of its content, to tell what differs where the result key does.
     """
 
     config: TrialConfig
@@ -46,6 +50,10 @@ class TrialJob:
     max_data_gib: float | None = None
     artifact_cache_gib: float = ARTIFACT_CACHE_GIB
     storage_minutes: float = 0.0
+    code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    own_data: Mapping[str, str] = field(default_factory=dict)
+    result_key: str = ""
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The job as a JSON string."""
