@@ -34,10 +34,16 @@ def test_resources_are_spelled_as_ray_spells_them(cluster):
 
 
 COUNT_SLOTS = """
+import os
 import ray
 from orca_core.errors import ConfigError
-from sweeper.tune.cluster import count_slots
+from sweeper.tune.cluster import count_slots, open_cluster
 from sweeper.space.file import Resources
+
+with open_cluster(os.environ["RAY_ADDRESS"], Resources(cpu=2), "file:///artifacts") as found:
+    assert ray.is_initialized()
+    assert found == 2, found
+assert not ray.is_initialized(), "a sweep leaves the cluster it joined"
 
 ray.init(address="auto", log_to_driver=False)
 slots = {(1, 0): 5, (2, 0): 2, (0.5, 0): 10, (1, 1): 2, (1, 0.5): 4, (0.5, 0.4): 4, (2, 0.25): 2}
