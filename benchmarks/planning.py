@@ -1,67 +1,61 @@
-"""Cost of telling a planner one score, compared with planning the entire sweep again from all scores.
+"""How long sweeps take in two orders of their trials, and how long they have to take: simulated workers, the real driver.
 
     python benchmarks/planning.py
-    python benchmarks/planning.py --arms 100 --candidates 50
+    python benchmarks/planning.py --slots 4 16 my-sweep
 
-Plans a sweep under `tpe`: arms x candidates x seeds. Its trials end one after another, and the planner is told each score. Every tenth
-time, the sweep is also planned again from the same scores, as a driver without state would have to. Times are CPU times of
-this process.
+`duration` starts the trials by their own duration, the longest first; `path` by the longest path of computation that hangs on them, as
+`sweeper run` does. No order can be faster than the bound: all distinct stages spread over the slots, or the longest trial. Every stage
+takes its mean time.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+from random import Random
 
-from sweeper.planning.planner import Planner, make_plan
-from sweeper.space.reading import parse_space
+from sweeper.planning.cost import CostModel, Measured
+from sweeper.planning.order import longest_path_first
+from sweeper.planning.planner import Planner
+from sweeper.planning.trials import PlannedTrial
+from sweeper.running.simulation import EPOCH_S, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.space.reading import available_spaces, load_space
+
+
+class Mean(Random):
+    """Draws the middle of every range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
+def simulate(planner: Planner, todo: list[PlannedTrial], slots: int) -> float:
+    """Seconds that a sweep takes."""
+    simulation = Simulation(planner, todo, SimulatedTables(), SimulatedWorkspace(), slots=slots, random=Mean(0))
+    simulation.run()
+    return simulation.now
 
 
 def main() -> None:
-    """Measure and print."""
+    """Simulate and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", type=int, default=20)
-    parser.add_argument("--candidates", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("spaces", nargs="*", default=[name for name in available_spaces() if "laptop" in name])
+    parser.add_argument("--slots", type=int, nargs="+", default=[2, 8, 64])
     arguments = parser.parse_args()
-    space = parse_space(
-        {
-            "name": "planning",
-            "base": {"task": "digits"},
-            "space": {
-                "align.epochs": {"grid": list(range(arguments.arms))},
-                "finetune.lr": {"loguniform": [1e-5, 1e-1]},
-                "finetune.dropout": {"uniform": [0.0, 0.5]},
-            },
-            "search": {"algorithm": "tpe", "trials": arguments.candidates},
-            "seeds": arguments.seeds,
-        }
-    )
-    started = time.process_time()
-    planner = Planner(space)
-    first = time.process_time() - started
-    waiting = [trial.id for trial in planner.plan.trials]
-    told, proposing, anew, scores = [], [], [], {}
-    while waiting:
-        trial = waiting.pop(0)
-        scores[trial] = (int(trial[:8], 16) % 1000) / 1000
-        started = time.process_time()
-        proposed = planner.tell(trial, scores[trial])
-        told.append(time.process_time() - started)
-        if proposed:
-            proposing.append(told[-1])
-        waiting += [new.id for new in proposed]
-        if len(told) % 10 == 0:
-            started = time.process_time()
-            make_plan(space, scores)
-            anew.append(time.process_time() - started)
-    milliseconds = {"told": told, "told, and a candidate proposed": proposing, "planned anew": anew}
-    print(f"{len(scores)} trials: {arguments.arms} arms x {arguments.candidates} candidates x {arguments.seeds} seeds")
-    print(f"{'first plan':<32} {first * 1e3:9.2f} ms")
-    for label, seconds in milliseconds.items():
-        print(f"{label:<32} {statistics.median(seconds) * 1e3:9.3f} ms median, {max(seconds) * 1e3:9.2f} ms at most")
-    print(f"{'anew / told, means':<32} {statistics.mean(anew) / statistics.mean(told):9.0f} x")
+    print(f"{'sweep':<36} {'trials':>6} {'slots':>5} {'bound':>8} {'duration':>9} {'path':>9}   of the bound")
+    for name in arguments.spaces:
+        space = load_space(name)
+        trials = Planner(space).plan.trials
+        kinds = [(kind, trial.config.task, trial.config.body.name) for trial in trials for kind in EPOCH_S]
+        costs = CostModel(Measured(seconds={key: EPOCH_S[key[0]] for key in kinds}))
+        _, total, _ = costs.totals(trials)
+        longest = max(map(costs.trial_seconds, trials))
+        for slots in arguments.slots:
+            bound = max(total / slots, longest)
+            by_duration = sorted(trials, key=costs.trial_seconds, reverse=True)
+            by_path = longest_path_first(trials, costs.seconds)
+            old, new = (simulate(Planner(space), list(order), slots) for order in (by_duration, by_path))
+            ratios = f"{old / bound:.3f} -> {new / bound:.3f}"
+            print(f"{name:<36} {len(trials):>6} {slots:>5} {bound:>8.0f} {old:>9.0f} {new:>9.0f}   {ratios}", flush=True)
 
 
 if __name__ == "__main__":

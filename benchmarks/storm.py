@@ -75,7 +75,7 @@ def tables(results: Path) -> dict[str, list[tuple[Any, ...]]]:
     return {
         "trials": [tuple(map(str, row.values())) for row in source.sql(f"select {columns} from trial_status order by all").rows()],
         "metrics": [
-            tuple(map(str, row.values())) for row in source.sql("select * exclude (attempt, seconds) from metrics order by all").rows()
+            tuple(map(str, row.values())) for row in source.sql("select * exclude (attempt, run, seconds) from metrics order by all").rows()
         ],
     }
 

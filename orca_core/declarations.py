@@ -139,6 +139,8 @@ class Declaration:
         length: The knob that says after how many epochs a trial leaves it; not part of the key, as epoch 60 passes through epoch 20.
             Empty for a stage without epochs.
         build: `module:name` of what computes it.
+        device: `cpu` for a stage that gains nothing from a GPU: it is computed on the CPU and its key says `cpu`, in sweeps on GPUs, too.
+            None = it is computed on the device of the trial, which its key says.
     """
 
     kind: Kind
@@ -147,6 +149,11 @@ class Declaration:
     groups: Mapping[str, Group]
     length: str
     build: str
+    device: Literal["cpu"] | None = None
+
+    def device_in(self, device: str) -> str:
+        """The device type on which it is computed in a trial on `device`."""
+        return self.device or device
 
     def reads(self) -> Iterator[tuple[Group, Read]]:
         """Everything it reads, with the group it belongs to."""

@@ -85,7 +85,7 @@ def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
 
     Args:
         config: The trial.
-        device: Device type, `cpu` or `cuda`: it changes the bits.
+        device: Device type of the trial, `cpu` or `cuda`: it changes the bits of the stages that are computed on it.
     """
     own = stages_of_training(config, device)
     shared = tuple(stage for stage in own if stage.kind in ("pretrain", "source"))
@@ -127,10 +127,10 @@ def stage_key(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, 
         declared: The stage.
         config: The trial.
         inputs: The stages before it.
-        device: Device type.
+        device: Device type of the trial.
         phase: Number of the phase, for fine-tuning.
     """
-    content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": device}
+    content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": declared.device_in(device)}
     for name, group in declared.groups.items():
         if group.when.holds(config):
             values = _hashed(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}

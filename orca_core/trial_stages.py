@@ -15,13 +15,13 @@ from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
 from orca_core.config.knobs import TrialConfig
-from orca_core.declarations import Kind
+from orca_core.declarations import STAGES, Kind
 from orca_core.errors import DataError, nearest
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
 from orca_core.keeping import Shapes, shapes_of
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
-from orca_core.numerics import check_pinned, is_mixed, made_by, numerical_kind
+from orca_core.numerics import NumericalKind, check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.rows import EpochRow, Row, StageRow
@@ -69,7 +69,6 @@ class TrialStages:
         if config.bits == "portable":
             check_pinned(device)
         _prepare_torch(config.threads, device)
-        self.kind = numerical_kind(device)
         self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
         self.stages = stages_of_training(config, device)
         self.phases = [stage for stage in self.stages if stage.kind == "finetune"]
@@ -87,7 +86,7 @@ class TrialStages:
         if (stage := self.stage("pretrain")) is None:
             return None
         settings = Settings.of(self.config, "pretrain")
-        artifact = yield from self._advance(stage, lambda: Pretraining(settings, self.device))
+        artifact = yield from self._advance(stage, lambda: Pretraining(settings, self._device_of(stage)))
         return artifact
 
     def embed_source(self, pretrained: Artifact | None) -> Generator[Row, None, Artifact | None]:
@@ -95,13 +94,14 @@ class TrialStages:
         if (stage := self.stage("source")) is None:
             return None
         settings, started = Settings.of(self.config, "source"), time.perf_counter()
+        device, kind = self._device_of(stage), self._numerics_of(stage)
         artifact = self.store.get(stage.address)
         reused, stored = artifact is not None, None
         if artifact is None:
             proxy, body = find_proxy(settings["proxy"]), self.load_body(settings, pretrained)
             samples, seed = settings["align.proxy_samples"], settings["seed"]
-            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=self.device)
-            data = {"seconds": time.perf_counter() - started, **made_by(self.kind)}
+            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=device)
+            data = {"seconds": time.perf_counter() - started, **made_by(kind)}
             artifact = Artifact({"features": features, "labels": labels}, data)
             stored = self.store.put(stage.address, artifact.tensors, artifact.data)
         yield StageRow(
@@ -112,7 +112,7 @@ class TrialStages:
             seconds=0.0 if reused else time.perf_counter() - started,
             saved_s=artifact.data["seconds"] if reused else 0.0,
             stored_bytes=stored,
-            mixed_numerics=is_mixed(self.kind, artifact.data) if reused else False,
+            mixed_numerics=is_mixed(kind, artifact.data) if reused else False,
         )
         return artifact
 
@@ -125,7 +125,7 @@ class TrialStages:
         def build() -> Alignment:
             data = load_data(settings)
             embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
-            return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self.device)
+            return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self._device_of(stage))
 
         artifact = yield from self._advance(stage, build)
         return artifact
@@ -173,7 +173,7 @@ class TrialStages:
                 nonlocal tuning
                 if tuning is None:
                     distance = self.batch_distance(settings, data, source)
-                    tuning = Finetuning(settings, model, data, self.device, selection=held, distance=distance)
+                    tuning = Finetuning(settings, model, data, self._device_of(stage), selection=held, distance=distance)
                 if before is not None:
                     tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
                 tuning.start_phase(settings)
@@ -214,12 +214,20 @@ class TrialStages:
         needed = not is_last or keep_all or any(epoch > end for epoch in ends)
         # The layers that `surgical` chose are in the state: it is always kept.
         needed |= self.config.phases[stage.phase].is_surgical
-        artifact = yield from advance(stage, self.store, build, kind=self.kind, keep_tensors=needed, keep_at=ends)
+        artifact = yield from advance(stage, self.store, build, kind=self._numerics_of(stage), keep_tensors=needed, keep_at=ends)
         return artifact
 
     def _advance(self, stage: Stage, build: Callable[[], Trajectory]) -> Generator[Row, None, Artifact]:
-        artifact = yield from advance(stage, self.store, build, kind=self.kind, keep_at=self._ends(stage))
+        artifact = yield from advance(stage, self.store, build, kind=self._numerics_of(stage), keep_at=self._ends(stage))
         return artifact
+
+    def _device_of(self, stage: Stage) -> torch.device:
+        """Where a stage is computed."""
+        return torch.device(STAGES[stage.kind].device_in(self.device.type))
+
+    def _numerics_of(self, stage: Stage) -> NumericalKind:
+        """What computes a stage in this process."""
+        return numerical_kind(self._device_of(stage).type)
 
     def _ends(self, stage: Stage) -> Collection[int]:
         return self.keep_at.get(stage.folder, ())

@@ -29,6 +29,9 @@ class Workbench:
         max_data_gib: Largest size of an array that a file declares, > 0; None = what memory and disk have room for. It decides whether
             data is read, never what is read.
 
+    Attributes:
+        copies: Path of the user's own data, as names have it -> its copy on this machine, for data that came from another one.
+
     Relative paths are relative to the working folder at the time; `~` is the user's home folder.
 
     Example:
@@ -46,6 +49,7 @@ class Workbench:
         self.data_root = Path(os.path.abspath(Path(data_root).expanduser()))
         self.cache_root = Path(os.path.abspath(Path(cache_root).expanduser()))
         self.max_data_gib = max_data_gib
+        self.copies: dict[str, Path] = {}
         self._caches: dict[Hashable, OrderedDict[Hashable, Any]] = {}
 
     def __repr__(self) -> str:
@@ -102,6 +106,10 @@ class Workbench:
         entries.move_to_end(key)
         entry: T = entries[key]
         return entry
+
+    def locate(self, path: str) -> Path:
+        """Where a file or folder of the user's own data is that the name of a task or proxy gives: its copy, if there is one."""
+        return self.copies.get(path) or Path(path).expanduser()
 
     def clear(self) -> None:
         """Drop everything that is kept loaded: bodies, tasks, digests, lists of files. What is needed again is loaded again."""

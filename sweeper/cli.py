@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
+from sweeper.commands import node, upkeep
 from sweeper.commands import results as reading
-from sweeper.commands import upkeep
 from sweeper.commands.options import (
     DataOption,
     FormatOption,
@@ -38,7 +38,7 @@ app = typer.Typer(
 def _print_version(is_wanted: bool) -> None:
     if not is_wanted:
         return
-    from sweeper.running.provenance import package_version
+    from sweeper.running.code import package_version
 
     typer.echo(f"sweeper {package_version() or 'of an unknown version'}")
     raise typer.Exit
@@ -67,8 +67,12 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again, whatever the cause.")] = False,
     no_share: Annotated[bool, typer.Option("--no-share", help="Make each trial compute all of its stages; the rows are the same.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print neither progress nor summary.")] = False,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", min=0, help="Minutes to wait until a driver that seems dead counts as dead, and for a first worker."),
+    ] = 15.0,
 ) -> int:
-    """Run or continue a sweep: only missing trials are run. Exit code 1 if trials failed.
+    """Run or continue a sweep: only missing trials are run. Exit code 1 if a trial failed or did not start.
 
     Example: `sweeper run quickstart --set sweep:seeds=1 --results /tmp/results`
     """
@@ -85,6 +89,7 @@ def run(
         retry_failed=retry_failed,
         share=not no_share,
         quiet=quiet,
+        wait_minutes=wait,
     )
 
 
@@ -96,17 +101,21 @@ def plan(
     name: NameOption = None,
     settings: SetOption = None,
     data: DataOption = None,
+    slots: Annotated[
+        list[int] | None,
+        typer.Option("--slots", min=1, help="Estimate the time on this many slots, of a cluster for instance; may be repeated."),
+    ] = None,
     format: Annotated[str, typer.Option("--format", help="text, json or csv.")] = "text",
 ) -> None:
-    """Show what `run` would do: the trials, the stages they share, and what is done already.
+    """Show what `run` would do: the trials, the stages they share, what is done already, and how long it takes.
 
-    Example: `sweeper plan quickstart --format csv > trials.csv`
+    Example: `sweeper plan quickstart --slots 8 --slots 64`
     """
     from sweeper.results.workspace import Workspace
     from sweeper.show.plan import describe_plan
     from sweeper.space.reading import load_space
 
-    typer.echo(describe_plan(load_space(space, parse_settings(settings), name), Workspace(results), format), nl=False)
+    typer.echo(describe_plan(load_space(space, parse_settings(settings), name), Workspace(results), format, slots or ()), nl=False)
 
 
 @app.command()
@@ -158,6 +167,9 @@ def stop(
 
 for _command in (upkeep.rm, upkeep.clean, upkeep.compact, upkeep.doctor):
     app.command()(_command)
+
+
+app.add_typer(node.app, name="node", hidden=True)
 
 
 def _catalogue(kind: str) -> Callable[..., None]:

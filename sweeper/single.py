@@ -9,16 +9,18 @@ from typing import Any
 
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, Fault
-from orca_core.numerics import check_pinned, numerical_kind
+from orca_core.numerics import check_pinned
 from orca_core.rows import Row, StageRow, row_to_json
 from sweeper.faults import Faults
 from sweeper.planning.planner import plan_trial
 from sweeper.results.workspace import Workspace
+from sweeper.running.claim import new_run
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.job import TrialJob
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_stores
 from sweeper.running.recorder import Recorder
+from sweeper.running.worker import report_text, worker_facts
 from sweeper.space.reading import check_name
 
 
@@ -61,7 +63,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     trial = plan_trial(config, device)
     recorder = None
     if name is not None:
-        recorder = Recorder(workspace.results, name, "valid_error")
+        recorder = Recorder(workspace.results, name, "valid_error", run=new_run())
         recorder.start(trial, device=device)
     from sweeper.running.execution import execute  # loads torch, which takes seconds: only after all checks of the config
 
@@ -71,7 +73,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         if not torch.cuda.is_available():
             raise ConfigError([Fault("--device", "must exist: torch sees no CUDA device", device)])
     if recorder is not None:
-        recorder.locate(trial.id, None, None, numerical_kind(device).cells())
+        recorder.locate(trial.id, None, None, json.loads(report_text(worker_facts(), device)))
     rows = execute(TrialJob(config, workspace.artifacts_uri, device))
     while True:
         try:

@@ -9,18 +9,19 @@ from pathlib import Path
 from orca_core.errors import ConfigError, Fault
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
+from sweeper.planning.order import longest_path_first
 from sweeper.planning.trials import PlannedTrial
-from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
+from sweeper.running.claim import SweepClaim, claim_sweep
 from sweeper.running.data_notes import tell_notes
-from sweeper.running.driver import claim_sweep
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
 from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_room, check_stores
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome
+from sweeper.running.session import Outcome, SweepCutError
 from sweeper.running.takeover import take_over
+from sweeper.running.unfinished import find_unfinished
 from sweeper.space.space import SearchSpace
 from sweeper.workbench import on_workbench
 
@@ -35,6 +36,7 @@ def run_space(
     retry_failed: bool = False,
     share: bool = True,
     quiet: bool = False,
+    wait_minutes: float = 15.0,
 ) -> int:
     """Run a sweep, or continue it.
 
@@ -46,13 +48,14 @@ def run_space(
         retry_failed: Run failed trials again, whatever the cause.
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
         quiet: Show neither progress nor summary.
+        wait_minutes: How long to wait for the claim of a driver that seems to be dead to expire, and for a first worker; 0 = not at all.
 
     Returns:
-        Exit code: 0 done, 1 some trials failed, 130 stopped.
+        Exit code: 0 every planned trial is COMPLETE or PRUNED, 1 some are not, 130 stopped.
 
     Raises:
-        ConfigError: If the space, the data or the machines do not allow it. Nothing was started.
-        SweepCutError: If the sweep was ended early because the disk is full or Ray was lost.
+        ConfigError: If the space, the data or the machines do not allow it, or another process drives the sweep. Nothing was started.
+        SweepCutError: If the sweep was ended early because the disk is full, Ray was lost, or another run has taken the sweep over.
     """
     workspace = Workspace.of(workspace)
     results = workspace.results
@@ -63,13 +66,13 @@ def run_space(
     if first.todo and not quiet:
         for warning in warn_of_small_parts(trial.config for trial in first.todo):
             sys.stderr.write(f"warning: {warning}\n")
-    with claim_sweep(results, space.name):
+    with claim_sweep(results, space.name, wait_minutes=wait_minutes) as claim:
         # Again, now that no other process can add to the results.
         found = reconcile(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)
         if found.todo:
             _check_machine(space, workspace, found, address, share)
         results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
-        recorder = Recorder(results, space.name, space.metric)
+        recorder = Recorder(results, space.name, space.metric, run=claim.run)
         found.mark_planned(recorder)
         is_open = found.planner.proposed_later > 0  # tpe may still propose trials of earlier runs, so the rest are marked at the end
         if not is_open:
@@ -77,19 +80,33 @@ def run_space(
         taken, todo = _take_over(found, workspace, recorder) if share else (set[str](), list(found.todo))
         recorder.flush()
         found.recall(results, taken)
-        outcome = _launch(found, todo, workspace, recorder, address, max_concurrent, share, quiet) if todo else Outcome.FINISHED
+        outcome = Outcome.FINISHED
+        if todo:
+            outcome = _launch(found, todo, workspace, recorder, claim, address, max_concurrent, share, quiet, wait_minutes)
+        _check_claim(claim, space.name)
         if is_open:
             found.mark_dropped(recorder)
             recorder.flush()
         results.compact(space.name)
     planned = [row for row in results.live_trials(space.name) if row["in_plan"]]
+    unfinished = find_unfinished(found.plan, planned)
     if not quiet:
         from sweeper.show.summary import summarise_run
 
-        sys.stdout.write(summarise_run(found, workspace, len(taken), outcome, planned))
+        sys.stdout.write(summarise_run(found, workspace, len(taken), outcome, planned, unfinished))
     if outcome is Outcome.STOPPED:
         return 130
-    return 1 if any(shown_status(row) == "FAIL" for row in planned) else 0
+    return 1 if unfinished or found.planner.proposed_later else 0
+
+
+def _check_claim(claim: SweepClaim, sweep: str) -> None:
+    """Raise `SweepCutError` if another run has taken the sweep over."""
+    if claim.is_lost:
+        by = f"{claim.lost_to} has" if claim.lost_to is not None else "another run has since"
+        raise SweepCutError(
+            f"{sweep}: {by} taken the sweep over, because this run gave no sign of life for too long; this run has ended. "
+            "Finished work is kept; once the other run has ended, the same command completes what is missing."
+        )
 
 
 def _check_machine(space: SearchSpace, workspace: Workspace, found: Reconciliation, address: str | None, share: bool) -> None:
@@ -124,17 +141,20 @@ def _launch(
     todo: list[PlannedTrial],
     workspace: Workspace,
     recorder: Recorder,
+    claim: SweepClaim,
     address: str | None,
     max_concurrent: int | None,
     share: bool,
     quiet: bool,
+    wait_minutes: float,
 ) -> Outcome:
     from sweeper.running.progress import Progress
     from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
 
     planner = found.planner
     progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, found.done, quiet)
-    ordered = CostModel(load_measured_costs(workspace)).sort_longest_first(todo)
+    costs, cohort_of = CostModel(load_measured_costs(workspace)), found.stopping.cohort_of if found.stopping is not None else None
+    ordered = longest_path_first(todo, costs.seconds, share=share, cohort_of=cohort_of)
     try:
         return launch(
             planner,
@@ -146,7 +166,9 @@ def _launch(
             progress,
             address=address,
             max_concurrent=max_concurrent,
+            claim=claim,
             share=share,
+            wait_minutes=wait_minutes,
         )
     except ConfigError as error:  # raised by the cluster, which does not know the file
         raise ConfigError(error.faults, planner.space.file) from None

@@ -1,6 +1,6 @@
 """Chooses the workbench: the folders of data and caches, and how large data may be.
 
-Only this module reads $SWEEPER_DATA, $SWEEPER_CACHE and $SWEEPER_MAX_DATA_GIB.
+Only this module reads $SWEEPER_DATA, $SWEEPER_CACHE, $SWEEPER_MAX_DATA_GIB and $SWEEPER_SEND_DATA_MIB.
 """
 
 from __future__ import annotations
@@ -52,6 +52,39 @@ def open_workbench(data_root: str | Path, cache_root: str | Path = "", max_data_
     """
     wanted = Workbench(data_root, cache_root, max_data_gib) if cache_root else Workbench(data_root, max_data_gib=max_data_gib)
     return _reuse(wanted.data_root, wanted.cache_root, max_data_gib)
+
+
+def open_on_worker(data_root: str, cache_root: str, max_data_gib: float | None = None) -> Workbench:
+    """The workbench of a trial that was planned elsewhere: with the folders of that machine where they exist here, else with this one's.
+
+    Args:
+        data_root, cache_root: Folders of the machine on which the sweep was started; $SWEEPER_DATA and $SWEEPER_CACHE of this machine
+            count where they do not exist.
+        max_data_gib: As for `Workbench`.
+    """
+
+    def choose(folder: str, variable: str) -> str:
+        return folder if Path(folder).expanduser().is_dir() else os.environ.get(variable) or folder
+
+    return open_workbench(choose(data_root, "SWEEPER_DATA"), choose(cache_root, "SWEEPER_CACHE"), max_data_gib)
+
+
+DEFAULT_SENT_MIB = 64.0
+
+
+def sent_mib() -> float:
+    """Largest size of a file or folder of the user's own that is sent to the nodes of a cluster, in MiB; 0 = none is.
+
+    Raises:
+        ConfigError: If $SWEEPER_SEND_DATA_MIB is not a number of at least 0.
+    """
+    given = os.environ.get("SWEEPER_SEND_DATA_MIB") or str(DEFAULT_SENT_MIB)
+    try:
+        if (most := float(given)) >= 0:
+            return most
+    except ValueError:
+        pass
+    raise ConfigError([Fault("$SWEEPER_SEND_DATA_MIB", "must be a number of MiB of at least 0", given)])
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ def faults_of(error: ValidationError) -> list[Fault]:
     for item in error.errors(include_url=False):
         if item["loc"][-1:] == ("str",) and isinstance(item["input"], list | tuple):
             continue  # the branch of a union of names and lists that was not meant
-        where = [str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-"))]
+        where = [str(part) for part in item["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-", "[key]"))]
         path, value, remedy = ".".join(where), item["input"], ""
         context = item.get("ctx", {})
         match item["type"]:

@@ -12,11 +12,11 @@ A header is read without torch, so that a wrong file is refused when a sweep is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from orca_core.datafiles.digests import digest_content
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import DataError, Fault
+from orca_core.workbench import Workbench
 
 NAMES = ("projection.weight", "projection.bias", "norm.weight", "norm.bias", "positions")
 """Every tensor that an embedder can have."""
@@ -32,7 +32,7 @@ def weights_digest(path: str) -> str:
     Raises:
         DataError: If it cannot be read.
     """
-    return digest_content("embedder weights", (Path(path).expanduser(),))
+    return digest_content("embedder weights", (Workbench.current().locate(path),))
 
 
 def check_weights_file(path: str) -> Mapping[str, tuple[int, ...]]:
@@ -43,7 +43,7 @@ def check_weights_file(path: str) -> Mapping[str, tuple[int, ...]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    file = Path(path).expanduser()
+    file = Workbench.current().locate(path)
     if not file.is_file():
         refuse([Fault("", "must be an existing file", Fault.ABSENT, f"A relative path starts in the working folder. {_REMEDY}").text(path)])
     try:

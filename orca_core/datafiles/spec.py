@@ -28,6 +28,7 @@ class DataSpec(ABC):
             for the usual layout.
         licence, source: Where the data comes from and on what terms.
         expects: The published files that must exist below the data root; they may list further ones, which `files` then adds.
+        own_path: File or folder of the user's own data, as it is written in the name; empty for other data.
     """
 
     name: str
@@ -39,6 +40,7 @@ class DataSpec(ABC):
     licence: str = ""
     source: str = ""
     expects: tuple[ExpectedFile, ...] = ()
+    own_path: str = ""
 
     def __post_init__(self) -> None:
         if self.files is tuple:

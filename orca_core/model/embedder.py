@@ -11,7 +11,6 @@ Shapes: n samples, l tokens, d width of the body's tokens.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -21,6 +20,7 @@ from orca_core.bodies.base import BodyEmbedding, Geometry, ImageEmbedding, TextE
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import Fault
+from orca_core.workbench import Workbench
 
 
 def series_stride(length: int, max_tokens: int) -> int:
@@ -187,7 +187,7 @@ def load_weights(embedder: Embedder, path: str) -> None:
         DataError: As `check_shapes`; or if a number is not finite.
     """
     check_shapes(embedder, path)
-    tensors = {name: tensor.to(torch.float32) for name, tensor in load_file(Path(path).expanduser()).items()}
+    tensors = {name: tensor.to(torch.float32) for name, tensor in load_file(Workbench.current().locate(path)).items()}
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     refuse(Fault(name, "must hold finite numbers", Fault.ABSENT).text(path) for name in broken)
     embedder.load_state_dict(tensors)

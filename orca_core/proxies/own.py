@@ -23,6 +23,7 @@ from orca_core.proxies.spec import ProxyData, ProxySpec
 from orca_core.proxies.texts import is_tsv, label_words, list_text_files, read_conll, read_csv, read_folder, read_jsonl, read_tsv
 from orca_core.tasks import TaskSpec, find_task
 from orca_core.tasks.own.images import PICTURES_VERSION, list_pictures, parse_size, write_pictures
+from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ def text_proxy(path: str) -> ProxySpec:
     Raises:
         DataError: If there are none.
     """
-    source = Path(path).expanduser()
+    source = Workbench.current().locate(path)
     files = list_text_files(source) if source.is_dir() else (source,)
     if not files or not all(file.is_file() for file in files):
         example = "Expected a file of texts, or a folder with a folder of .txt files for each label."
@@ -53,6 +54,7 @@ def text_proxy(path: str) -> ProxySpec:
         version=2,
         files=partial(tuple, files),
         source=str(source),
+        own_path=path,
         identity=partial(str, f"text {layout}"),
     )
 
@@ -84,7 +86,7 @@ def images_proxy(argument: str) -> ProxySpec:
         ConfigError: If the size is not valid.
     """
     path, size = parse_size("images:", argument, "proxy")
-    folder = Path(path).expanduser()
+    folder = Workbench.current().locate(path)
     rows = _list_training_pictures(folder)
     layout = hashlib.sha256("\n".join(f"{name}/{path.name}" for name, path in rows).encode()).hexdigest()[:16]
     return ProxySpec(
@@ -95,6 +97,7 @@ def images_proxy(argument: str) -> ProxySpec:
         version=PICTURES_VERSION,
         files=partial(tuple, tuple(path for _, path in rows)),
         source=f"{folder}?size={size}",
+        own_path=path,
         identity=partial(str, f"images {size} {layout}"),
     )
 
@@ -134,7 +137,7 @@ def npz_proxy(path: str) -> ProxySpec:
     Raises:
         DataError: If the file is missing, or does not have x and y of these shapes.
     """
-    file = Path(path).expanduser()
+    file = Workbench.current().locate(path)
     width = _read_npz_width(file)
     return ProxySpec(
         name=f"npz:{path}",
@@ -143,6 +146,7 @@ def npz_proxy(path: str) -> ProxySpec:
         loader="orca_core.proxies.own:load_npz",
         files=partial(tuple, (file,)),
         source=str(file),
+        own_path=path,
         identity=partial(str, "npz"),
         width=partial(int, width),
     )
@@ -200,6 +204,7 @@ def task_proxy(name: str) -> ProxySpec:
         files=task.files,
         licence=task.licence,
         source=name,
+        own_path=task.own_path,
         expects=task.expects,
         identity=partial(_identify_task, task),
     )

@@ -51,10 +51,6 @@ class CostModel:
         """Seconds of all stages of a trial, run one after the other."""
         return sum(self.seconds(trial, stage) for stage in trial.stages)
 
-    def sort_longest_first(self, trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
-        """Trials by decreasing duration: no long one is left for the end, and leaders compute the most for others to share."""
-        return sorted(trials, key=self.trial_seconds, reverse=True)
-
     def totals(self, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
         """Seconds without sharing, seconds with each distinct stage computed once, and the share of the latter that was measured.
 

@@ -48,6 +48,11 @@ class TrialQueue:
         return not self._waiting and not self._blocked
 
     @property
+    def num_waiting(self) -> int:
+        """Number of trials that wait or are blocked."""
+        return len(self._waiting) + sum(len(positions) for positions in self._blocked.values())
+
+    @property
     def num_running(self) -> int:
         """Number of trials that were handed out and have not ended."""
         return len(self._running)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from orca_core.errors import OrcaError, StoreError, nearest
 from sweeper.results.records import TABLES
 from sweeper.results.store import ResultStore
-from sweeper.results.views import CREATE_VIEWS, STORED_TRIALS, VIEWS, column_names, drop_superseded, find_later_attempts
+from sweeper.results.views import CREATE_VIEWS, STORED_TRIALS, VIEWS, column_names, drop_superseded, find_superseded
 
 if TYPE_CHECKING:
     import duckdb  # imported where it is used: commands without a query start faster
@@ -166,9 +166,9 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
         _refuse_all_but_select(query, connection)
         connection.register(STORED_TRIALS, data["trials"])
         connection.execute(CREATE_VIEWS)
-        later = find_later_attempts(data["trials"])
+        superseded = find_superseded(data["trials"])
         for table in ("metrics", "stages"):
-            connection.register(table, drop_superseded(data[table], later))
+            connection.register(table, drop_superseded(data[table], superseded))
         return _read_bounded(connection.sql(query).to_arrow_reader())
 
 

@@ -15,6 +15,7 @@ from orca_core.config.paths import KNOBS
 from orca_core.declarations import describe_knob
 from orca_core.numerics import NumericalKind
 from orca_core.rows import EpochRow, StageRow, TrialResult, row_columns
+from sweeper.results.worker_facts import WorkerFacts
 
 _TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")
 
@@ -39,8 +40,8 @@ def config_columns() -> tuple[Column, ...]:
     return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), describe_knob(path)) for path, field in KNOBS.items())
 
 
-def columns_of(row: type[EpochRow | StageRow | TrialResult | NumericalKind]) -> tuple[Column, ...]:
-    """A column for every field of a row type of the core."""
+def columns_of(row: type[EpochRow | StageRow | TrialResult | NumericalKind | WorkerFacts]) -> tuple[Column, ...]:
+    """A column for every field of a row type."""
     hints = get_type_hints(row, include_extras=True)
     return tuple(Column(field.name, _arrow_type(hints[field.name]), hints[field.name].__metadata__[0]) for field in row_columns(row))
 
@@ -65,6 +66,12 @@ _ATTEMPT = (
     Column("sweep", _TEXT, "Name of the sweep."),
     Column("trial", _TEXT, "Id of the trial: hash of its canonical config, the same in every sweep."),
     Column("attempt", _COUNT, "Number of the attempt at the trial in this sweep, from 1."),
+    Column(
+        "run",
+        _TEXT,
+        "Id of the run of the sweep that made the attempt: when it began, and a random part; null in rows of version 0.1. Of two runs that "
+        "made the same attempt at once, the later one counts.",
+    ),
 )
 
 TRIALS: tuple[Column, ...] = (
@@ -106,19 +113,17 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "cause",
         _TEXT,
-        "Why the trial is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, disk, store, infrastructure, timeout. "
+        "Why the trial is not COMPLETE. FAIL: user-error, config, not-finite, data, import, cuda, other-code, other-data, out-of-memory, disk, "
+        "store, infrastructure, process-start, timeout. "
         "INTERRUPTED: stopped. PRUNED: the rule that stopped it.",
     ),
     Column("error", _TEXT, "FAIL: the error in one line."),
     Column("traceback", _TEXT, "FAIL: Python's traceback."),
     Column("started_at", _TIME, "Start of the attempt, UTC."),
     Column("ended_at", _TIME, "End of the attempt, UTC; null while it runs."),
-    Column("host", _TEXT, "Name of the machine."),
-    Column("pid", _COUNT, "Process id of the worker."),
+    *columns_of(WorkerFacts),
     Column("device", _TEXT, "Device type: cpu or cuda."),
     Column("config_hash", _TEXT, "Hash of the canonical config; equal to `trial`."),
-    Column("code_version", _TEXT, "Version of this package."),
-    Column("code_commit", _TEXT, "Git commit of this package; null outside a checkout."),
     *columns_of(NumericalKind),
     Column(
         "mixed_numerics",
@@ -126,7 +131,6 @@ TRIALS: tuple[Column, ...] = (
         "Whether any reused stage, or part of one, was computed by another processor, instruction set or library version than this trial's "
         "worker, so that its bits may differ; null if the store does not record what computed it (version 0.1). See `stages` for which.",
     ),
-    Column("ray_version", _TEXT, "Version of Ray; null for a trial that was run without it."),
 )
 
 METRICS: tuple[Column, ...] = (*_ATTEMPT, *columns_of(EpochRow))
@@ -135,6 +139,15 @@ STAGES: tuple[Column, ...] = (*_ATTEMPT, *columns_of(StageRow))
 
 TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES}
 """The result tables by name."""
+
+_OF_ATTEMPT = tuple(column.name for column in _ATTEMPT)
+
+IDENTITY: dict[str, tuple[str, ...]] = {
+    "trials": (*_OF_ATTEMPT, "sequence"),
+    "metrics": (*_OF_ATTEMPT, "stage", "phase", "fold", "epoch"),
+    "stages": (*_OF_ATTEMPT, "stage", "phase", "fold", "key"),
+}
+"""The columns that tell the rows of a table apart. Two rows that agree in them are one row, written twice."""
 
 
 def schema(table: str) -> pa.Schema:
@@ -161,7 +174,8 @@ of finished trials, join: `metrics join trials using (sweep, trial)`.
 
 A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. SQL shows only the last
 attempt, the one with the largest number; and of its rows in `trials`, which record how the status changed (RUNNING, then COMPLETE), only
-the last.
+the last. `run` tells which run of the sweep made the attempt. A sweep has [one driver](running.md#one-driver); if two made the same attempt
+all the same, SQL shows that of the later run alone.
 
 Knobs that have no effect in a trial (the proxy, when `align_epochs` is 0) are null.
 

@@ -2,7 +2,7 @@
 
     <uri>/trials/sweep=<name>/<time>-<random>.parquet       likewise metrics/ and stages/; each file also has the column `sweep`
     <uri>/trials/sweep=<name>/<time>-<random>.merged.parquet
-    <uri>/sweeps/<name>/<plan hash>.json, heartbeat.json
+    <uri>/sweeps/<name>/<plan hash>.json, <run>.claim, <run>.stop, clock
 
 A file is complete or absent, and never changes. A merged file lists, in its Parquet metadata, every file whose rows it contains. Readers
 skip the files that are listed, and compaction deletes them only after the merged file is published. So a compaction that dies at any moment
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from orca_core.errors import StoreError
-from sweeper.results.notes import SweepNotes
-from sweeper.results.records import TABLES, schema
-from sweeper.results.views import current_rows, drop_superseded, find_later_attempts
+from sweeper.results.notes import OLD_HEARTBEAT, SweepNotes
+from sweeper.results.records import IDENTITY, TABLES, schema
+from sweeper.results.views import current_rows, drop_doubled, drop_earlier_attempts, drop_superseded, find_superseded, last_rows_of_runs
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # imported where it is used: it loads pandas, 0.3 s
@@ -36,7 +36,7 @@ READING_ORDER = ("metrics", "stages", "trials")
 
 _MERGED = ".merged.parquet"
 _REPLACES = b"replaces"
-_CODED = ("trial", "stage")
+_CODED = ("trial", "run", "stage")
 """Columns of `metrics` and `stages` that are read dictionary-encoded: grouping 10 M rows by them takes a third of the time."""
 
 _TRIES = 20
@@ -97,7 +97,7 @@ class ResultStore(SweepNotes):
             StoreError: If a file is damaged.
         """
         wanted = schema("trials").names if columns is None else list(columns)
-        needed = list(dict.fromkeys(["sweep", "trial", "attempt", "sequence", *wanted]))
+        needed = list(dict.fromkeys(["sweep", "trial", "attempt", "run", "sequence", *wanted]))
         rows = self.read(["trials"], lambda data: data["trials"].to_table(columns=needed), sweep)
         found: list[dict[str, Any]] = current_rows(rows).select(wanted).to_pylist()
         return found
@@ -129,7 +129,7 @@ class ResultStore(SweepNotes):
         import pyarrow.dataset as ds
 
         def select(data: dict[str, ds.FileSystemDataset]) -> pa.Table:
-            current = drop_superseded(data["metrics"], find_later_attempts(data["trials"]))
+            current = drop_superseded(data["metrics"], find_superseded(data["trials"]))
             return current.to_table(columns=["trial", "epoch", metric], filter=ds.field("stage") == "finetune")
 
         found: dict[str, dict[int, float | None]] = {}
@@ -172,8 +172,12 @@ class ResultStore(SweepNotes):
                 raise StoreError(f"{self.uri}: cannot be read ({error})") from error
         raise StoreError(f"{self.uri}: files kept being removed while they were read. Try again when no compaction is running.")
 
-    def compact(self, sweep: str) -> None:
+    def compact(self, sweep: str, *, repair: bool = False) -> None:
         """Merge the files of each table of a sweep into one, without superseded rows. Safe while others read and write.
+
+        Args:
+            sweep: Name of the sweep.
+            repair: Also leave out rows that were written twice; this takes longer.
 
         Raises:
             StoreError: If a file is damaged or cannot be written.
@@ -181,24 +185,28 @@ class ResultStore(SweepNotes):
         for table in READING_ORDER:  # trials last: the other tables need them to know which attempts are superseded
 
             def merge(data: dict[str, ds.FileSystemDataset], table: str = table) -> None:
-                self._merge(table, sweep, data)
+                self._merge(table, sweep, data, repair)
 
             self.read({table, "trials"}, merge, sweep)
             for path in self._files(table, sweep).dead:
                 self._delete(path)
 
-    def _merge(self, table: str, sweep: str, data: dict[str, ds.FileSystemDataset]) -> None:
+    def _merge(self, table: str, sweep: str, data: dict[str, ds.FileSystemDataset], repair: bool) -> None:
         import pyarrow.parquet as pq
 
         paths = data[table].files
-        if len(paths) < 2:
+        if len(paths) < (1 if repair else 2):
             return
         # Keep columns that only a later version of this code knows.
         stored = [pq.read_schema(path, filesystem=self._fs).remove_metadata() for path in paths]
         everything = self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
-        rows = drop_superseded(everything, find_later_attempts(data["trials"])).to_table()
+        superseded = find_superseded(data["trials"])
         if table == "trials":
-            rows = current_rows(rows)
+            rows = last_rows_of_runs(drop_earlier_attempts(everything, superseded).to_table())
+        else:
+            rows = drop_superseded(everything, superseded).to_table()
+        if repair:
+            rows = drop_doubled(rows, IDENTITY[table])
         # List the files that earlier merges replaced, too: a compaction that was suspended may still publish a file made from them.
         replaced = {_name(path) for path in paths}.union(*(self._read_replaced(path) for path in paths if path.endswith(_MERGED)))
         self._write_rows(rows.replace_schema_metadata({_REPLACES: json.dumps(sorted(replaced))}), table, sweep, _MERGED)
@@ -295,7 +303,7 @@ class ResultStore(SweepNotes):
                 except StoreError as error:
                     yield path, str(error)
         for info in self._get_infos("sweeps", recursive=True):
-            if info.extension == "json" and info.base_name != "heartbeat.json":
+            if info.extension == "json" and info.base_name != OLD_HEARTBEAT:
                 try:
                     self._read_json(info.path)
                 except StoreError as error:

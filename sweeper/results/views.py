@@ -6,15 +6,20 @@
     distinct_trials   of these one per result key: a trial that several sweeps share counts once
     metrics, stages   the rows of the current attempts
 
+An attempt is known by its number and by the run that made it. There is one driver at a time, so one run makes it. If two got in all the
+same, and both made the same attempt, the later run counts, and nothing of the other is shown.
+
 A stop at the user's request is stored as FAIL with the cause `stopped`, and is shown as INTERRUPTED: nothing is wrong with such a trial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sweeper.results.records import TABLES
 
@@ -38,7 +43,7 @@ CREATE_VIEWS = f"""
     SELECT * REPLACE (CASE WHEN status = 'FAIL' AND cause = 'stopped' THEN '{INTERRUPTED}' ELSE status END AS status) FROM {STORED_TRIALS};
 
     CREATE VIEW trial_status AS
-    FROM all_trials QUALIFY row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, sequence DESC) = 1;
+    FROM all_trials QUALIFY row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, run DESC NULLS LAST, sequence DESC) = 1;
 
     CREATE VIEW trials AS
     FROM trial_status WHERE status = 'COMPLETE' AND in_plan;
@@ -62,33 +67,94 @@ def column_names() -> set[str]:
 
 
 def current_rows(trials: pa.Table) -> pa.Table:
-    """For each trial in each sweep, the row with the largest (attempt, sequence), in the order of the table."""
-    keys = trials.select(["sweep", "trial", "attempt", "sequence"]).append_column("row", pa.array(range(len(trials)), pa.int64()))
-    ascending = keys.sort_by([("attempt", "ascending"), ("sequence", "ascending"), ("row", "ascending")])
-    last = ascending.group_by(["sweep", "trial"], use_threads=False).aggregate([("row", "last")])
+    """For each trial in each sweep, the row with the largest (attempt, run, sequence), in the order of the table."""
+    return _last_rows(trials, ["sweep", "trial"])
+
+
+def last_rows_of_runs(trials: pa.Table) -> pa.Table:
+    """The current row of each trial, and the last row of every other run that made the same attempt at once.
+
+    What remains of `trials` after superseded attempts are dropped: the rows of the other runs must stay, as `find_superseded` has to know
+    about those runs for as long as they may still write rows of epochs.
+    """
+    return _last_rows(trials, ["sweep", "trial", "run"])
+
+
+def drop_doubled(rows: pa.Table, identity: Sequence[str]) -> pa.Table:
+    """Of rows that agree in the columns `identity` only the first, in the order of the table."""
+    keys = rows.select(list(identity)).append_column("row", pa.array(range(len(rows)), pa.int64()))
+    first = keys.group_by(list(identity), use_threads=False).aggregate([("row", "first")])
+    return rows.take(first.sort_by("row_first")["row_first"])
+
+
+def _last_rows(trials: pa.Table, by: Sequence[str]) -> pa.Table:
+    keys = _named_runs(trials.select(["sweep", "trial", "attempt", "run", "sequence"]))
+    keys = keys.append_column("row", pa.array(range(len(trials)), pa.int64()))
+    ascending = keys.sort_by([(name, "ascending") for name in ("attempt", "run", "sequence", "row")])
+    last = ascending.group_by(list(by), use_threads=False).aggregate([("row", "last")])
     return trials.take(last.sort_by("row_last")["row_last"])
 
 
-def find_later_attempts(trials: ds.Dataset) -> list[dict[str, Any]]:
-    """The attempts that supersede earlier ones: for each `sweep` and each `attempt` above 1, the `trials` whose last attempt it is."""
-    import pyarrow.dataset as ds
-
-    later = trials.to_table(columns=["sweep", "trial", "attempt"], filter=ds.field("attempt") > 1)
-    last = later.group_by(["sweep", "trial"]).aggregate([("attempt", "max")])
-    groups = last.group_by(["sweep", "attempt_max"]).aggregate([("trial", "list")])
-    found: list[dict[str, Any]] = groups.rename_columns({"attempt_max": "attempt", "trial_list": "trials"}).to_pylist()
-    return found
+def _named_runs(rows: pa.Table) -> pa.Table:
+    """The rows with an empty text for the run of rows of version 0.1, which is null: it comes before every other."""
+    runs = rows["run"].cast(pa.string()).fill_null("")
+    return rows.set_column(rows.column_names.index("run"), "run", runs)
 
 
-def drop_superseded(rows: ds.Dataset, later: Sequence[Mapping[str, Any]]) -> ds.Dataset:
-    """Rows of `metrics` or `stages` without those that the attempts of `find_later_attempts` supersede.
+@dataclass(frozen=True)
+class Superseded:
+    """The rows of `metrics` and `stages` that do not count, as few conditions.
+
+    Args:
+        attempts: The attempts that supersede earlier ones: for each `sweep` and each `attempt` above 1, the `trials` whose last attempt
+            it is.
+        runs: Attempts that several runs made at once: for each `sweep`, `attempt` and `run` whose rows count, the `trials`.
+    """
+
+    attempts: Sequence[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]
+
+
+def find_superseded(trials: ds.Dataset) -> Superseded:
+    """What the rows of `trials` say about which rows of the other tables do not count.
+
+    The order of attempts and runs never depends on how an attempt ended: what is superseded once stays so, whatever is written later, and
+    compaction may delete it.
+    """
+    known = _named_runs(trials.to_table(columns=["sweep", "trial", "attempt", "run"]))
+    last = known.group_by(["sweep", "trial"]).aggregate([("attempt", "max")])
+    later = last.filter(pc.greater(last["attempt_max"], 1)).group_by(["sweep", "attempt_max"]).aggregate([("trial", "list")])
+    once = known.group_by(["sweep", "trial", "attempt", "run"]).aggregate([])
+    of_runs = once.group_by(["sweep", "trial", "attempt"]).aggregate([("run", "max"), ("run", "count")])
+    tied = of_runs.filter(pc.greater(of_runs["run_count"], 1)).group_by(["sweep", "attempt", "run_max"]).aggregate([("trial", "list")])
+    return Superseded(
+        attempts=later.rename_columns({"attempt_max": "attempt", "trial_list": "trials"}).to_pylist(),
+        runs=tied.rename_columns({"run_max": "run", "trial_list": "trials"}).to_pylist(),
+    )
+
+
+def drop_superseded(rows: ds.Dataset, superseded: Superseded) -> ds.Dataset:
+    """Rows of `metrics` or `stages` without those that do not count.
 
     The filter is per sweep and is applied while files are read, so a sweep without superseded rows is read at full speed. A join over all
     rows takes twice as long, a window function twenty times.
     """
     import pyarrow.dataset as ds
 
-    for group in later:
+    rows = drop_earlier_attempts(rows, superseded)
+    for group in superseded.runs:
+        of_these = (
+            (ds.field("sweep") == group["sweep"]) & ds.field("trial").isin(group["trials"]) & (ds.field("attempt") == group["attempt"])
+        )
+        rows = rows.filter(~(of_these & (ds.field("run").is_null() | (ds.field("run") != group["run"]))))
+    return rows
+
+
+def drop_earlier_attempts(rows: ds.Dataset, superseded: Superseded) -> ds.Dataset:
+    """Rows of any table without those of earlier attempts."""
+    import pyarrow.dataset as ds
+
+    for group in superseded.attempts:
         of_these = (ds.field("sweep") == group["sweep"]) & ds.field("trial").isin(group["trials"])
         rows = rows.filter(~(of_these & (ds.field("attempt") < group["attempt"])))
     return rows

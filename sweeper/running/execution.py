@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import traceback
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 from orca_core.errors import ConfigError, DataError, DiskFullError, NotFiniteError, OrcaError, StoreError
 from orca_core.rows import Row, TrialResult
+from orca_core.workbench import Workbench
+from sweeper.running.code import Code, code_here, differences
 from sweeper.running.job import TrialJob
-from sweeper.workbench import open_workbench
+from sweeper.running.own_data import fetch_own_data, other_contents
+from sweeper.running.secrets import conceal
+from sweeper.workbench import open_on_worker
 
 Result = dict[str, Any]
 """How a trial ended: `status` COMPLETE with the scores, or FAIL with `cause`, `error` (one line) and `traceback`."""
+
+
+_CUDA_WORDS = (
+    "CUDA error",
+    "CUDA driver",
+    "NVIDIA driver",
+    "No CUDA GPUs are available",
+    "not compiled with CUDA",
+    "CUDNN_STATUS",
+    "cuDNN error",
+    "CUBLAS_STATUS",
+)
+
+
+class OtherCodeError(OrcaError):
+    """This process has other code than the sweep was started with."""
+
+
+class OtherDataError(OrcaError):
+    """This machine has other data, or other weights of a body, than the plan was made with."""
+
+
+def execute_message(text: str) -> Generator[Row, None, Result]:
+    """Run the trial of a message, as `execute`. The first thing compared is the code: with other code, not even the message can be trusted.
+
+    Args:
+        text: What `TrialJob.to_json` wrote.
+    """
+    try:
+        message = json.loads(text)
+        check_code(message["code"])
+        workbench = _open_workbench(message)
+        with workbench.use() if workbench is not None else nullcontext():
+            job = TrialJob.from_json(text)  # reads the headers of the user's own data
+    except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
+        return _failure(error)
+    return (yield from execute(job))
 
 
 def execute(job: TrialJob) -> Generator[Row, None, Result]:
@@ -23,16 +66,59 @@ def execute(job: TrialJob) -> Generator[Row, None, Result]:
 
     try:
         models = Store(job.models) if job.models else None
-        workbench = open_workbench(job.data_root, job.cache_root, job.max_data_gib) if job.data_root else None
+        workbench = _open_workbench(vars(job))
+        if job.result_key:
+            with workbench.use() if workbench is not None else nullcontext():
+                check_contents(job)
         store, keep_at = Store(job.store), job.keep_at
         rows = trial_rows(job.config, store, device=job.device, keep_at=keep_at, keep=job.keep, models=models, workbench=workbench)
         with closing(rows):
             result: TrialResult = yield from rows
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
-        text = str(error).strip().splitlines()
-        line = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
-        return {"status": "FAIL", "cause": cause_of(error), "error": line, "traceback": traceback.format_exc()}
+        return _failure(error)
     return {"status": "COMPLETE"} | result.cells()
+
+
+def check_code(wanted: Any) -> None:
+    """Check that this process has the code with which a sweep was started. A node can be asked this before it gets a trial.
+
+    Args:
+        wanted: `dataclasses.asdict` of that `Code`; nothing is compared if it is empty.
+
+    Raises:
+        OtherCodeError: With all that differs.
+    """
+    if wanted and (found := differences(Code.from_data(wanted), code_here())):
+        raise OtherCodeError(f"{socket.gethostname()} has other code than the machine on which the sweep was started: {'; '.join(found)}.")
+
+
+def check_contents(job: TrialJob) -> None:
+    """Check that a trial has the same stage keys here as in the plan, whose result its row will be.
+
+    Raises:
+        OtherDataError: If not, with what differs.
+        DataError: If data is missing.
+    """
+    from orca_core.stages import result_key, stages_of
+
+    if result_key(job.config, stages_of(job.config, job.device)) != job.result_key:
+        found = list(other_contents(job.contents)) or ["the weights of the body, or data that comes with a library, are others here"]
+        raise OtherDataError(f"{socket.gethostname()} has other data than the machine on which the sweep was planned: {'; '.join(found)}.")
+
+
+def _open_workbench(job: Any) -> Workbench | None:
+    """The workbench that a job's folders ask for; None if it names none."""
+    if not job["data_root"]:
+        return None
+    workbench = open_on_worker(job["data_root"], job["cache_root"], job["max_data_gib"])
+    fetch_own_data(job["own_data"], job["models"] or job["store"], workbench)
+    return workbench
+
+
+def _failure(error: Exception) -> Result:
+    text = str(error).strip().splitlines()
+    line = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
+    return {"status": "FAIL", "cause": cause_of(error), "error": conceal(line), "traceback": conceal(traceback.format_exc())}
 
 
 def cause_of(error: BaseException) -> str:
@@ -40,10 +126,24 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out-of-memory"
     causes: tuple[tuple[type[OrcaError], str], ...] = (
+        (OtherCodeError, "other-code"),
+        (OtherDataError, "other-data"),
         (NotFiniteError, "not-finite"),
         (ConfigError, "config"),
         (DataError, "data"),
         (DiskFullError, "disk"),
         (StoreError, "store"),
     )
-    return next((cause for kind, cause in causes if isinstance(error, kind)), "user-error")
+    if (found := next((cause for kind, cause in causes if isinstance(error, kind)), None)) is not None:
+        return found
+    if isinstance(error, ImportError):
+        return "import"
+    return "cuda" if _is_about_cuda(error) else "user-error"
+
+
+def _is_about_cuda(error: BaseException) -> bool:
+    """Whether an error says that the GPU, its driver or CUDA does not work. Out of memory is an error of its own."""
+    if type(error).__name__ == "AcceleratorError":  # torch's: an error that a device reported, such as one of its memory
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError | AssertionError) and any(words in text for words in _CUDA_WORDS)

@@ -29,6 +29,10 @@ class TrialJob:
         data_root: Folder in which the worker finds data; empty = the one its process uses.
         cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
         max_data_gib: As for `Workbench`; read together with `data_root`.
+        code: The code with which the sweep was started, as `dataclasses.asdict(Code)`; empty = not compared.
+        own_data: Path of the user's own data, as names have it -> digest of the copy beside `models` that the worker is to use.
+        result_key: What the plan knows the trial's result by; empty = not compared.
+        contents: Name of a task or proxy -> digest of its content, to tell what differs where the result key does.
     """
 
     config: TrialConfig
@@ -42,6 +46,10 @@ class TrialJob:
     data_root: str = ""
     cache_root: str = ""
     max_data_gib: float | None = None
+    code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    own_data: Mapping[str, str] = field(default_factory=dict)
+    result_key: str = ""
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The job as a JSON string."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -17,7 +15,6 @@ from orca_core.errors import StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import shown_status
-from sweeper.running.provenance import provenance
 
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of rows. Rows that a killed driver had not written are in the stages' artifacts, and are reported again."""
@@ -25,8 +22,8 @@ FLUSH_EVERY_S = 5.0
 COMPACT_EVERY = 200
 """Number of batches after which small files are merged, so that a long sweep stays fast to read."""
 
-NOT_RETRIED = frozenset({"user-error", "not-finite", "config", "data"})
-"""Causes of failure that running the trial again would only repeat."""
+NOT_RETRIED = frozenset({"user-error", "not-finite", "config"})
+"""Causes of failure that running the trial again would only repeat. Not `data`: it may have been missing on one machine."""
 
 _TRIAL_COLUMNS = ("proxy_distance", "proxy_distance_unlabelled")
 """Columns of an epoch's row that also belong to the row of the trial."""
@@ -110,19 +107,24 @@ class Recorder:
         store: Where rows are written.
         sweep: Name of the sweep.
         metric: What trials are ranked by.
+        run: Id of the run, which stands in every row; None = null.
         clock: Monotonic clock, in seconds.
 
     Attributes:
         ended: Trial id -> how its last attempt in this run ended.
+        num_rows: Number of rows of stages and epochs that were reported, except those that were reported before.
         trouble: Why rows could not be written and are buffered; empty if they could.
     """
 
-    def __init__(self, store: RowStore, sweep: str, metric: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.store, self.sweep, self.metric, self._clock = store, sweep, metric, clock
+    def __init__(
+        self, store: RowStore, sweep: str, metric: str, clock: Callable[[], float] = time.monotonic, *, run: str | None = None
+    ) -> None:
+        self.store, self.sweep, self.metric, self.run, self._clock = store, sweep, metric, run, clock
         self._live: dict[str, _Live] = {}
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = clock()
         self._flushes = 0
+        self.num_rows = 0
         self.trouble = ""
         self.ended: dict[str, Ended] = {}
 
@@ -144,7 +146,12 @@ class Recorder:
     @property
     def paused(self) -> int:
         """Number of paused trials."""
-        return sum(live.started is None for live in self._live.values())
+        return sum(live.started is None for live in list(self._live.values()))  # copied, as another thread may ask
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of trials that run and that are paused. May be called from another thread."""
+        paused = self.paused
+        return {"running": max(0, len(self._live) - paused), "paused": paused}
 
     @property
     def started(self) -> Set[str]:
@@ -159,6 +166,7 @@ class Recorder:
             "sweep": self.sweep,
             "trial": trial.id,
             "attempt": attempt,
+            "run": self.run,
             "sequence": 0,
             "status": "RUNNING",
             "in_plan": True,
@@ -168,15 +176,17 @@ class Recorder:
             "result_key": trial.result_key,
             "score": trial.config.task_spec.score_name(trial.config.reference_data),
             "started_at": datetime.now(UTC),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
             "device": device,
             "config_hash": trial.id,
         }
-        row |= trial.cells() | provenance()
+        row |= trial.cells()
         self._live[trial.id] = _Live(row, self._clock(), stage_started=self._clock())
         self._buffers["trials"].append(dict(row))
         self._flush_if_due()
+
+    def has_begun(self, trial_id: str) -> bool:
+        """Whether an attempt at a trial runs or is paused."""
+        return trial_id in self._live
 
     def seconds(self, trial_id: str) -> float:
         """Seconds that a trial has been running, without pauses; 0 if it is unknown."""
@@ -205,10 +215,11 @@ class Recorder:
         Args:
             trial_id: The trial.
             host, pid: Host and process id of the worker; None = unchanged.
-            worker: Cells of the worker's `NumericalKind`, in the first report of an attempt.
+            worker: What the worker tells about itself, by column, in the first report of an attempt.
         """
         if live := self._live.get(trial_id):
-            live.row |= {"host": host or live.row["host"], "pid": pid or live.row["pid"], **worker}
+            known = {name: value for name, value in (("host", host), ("pid", pid)) if value is not None}
+            live.row |= known | dict(worker)
 
     def add_rows(self, trial_id: str, rows: Iterable[Row]) -> None:
         """Record rows that a running trial reported."""
@@ -220,6 +231,7 @@ class Recorder:
             if key in live.reported:
                 continue
             live.reported.add(key)
+            self.num_rows += not getattr(row, "is_reused", False)
             if isinstance(row, StageRow):
                 row = live.complete_stage(row)
             cells = row.cells()
@@ -229,7 +241,7 @@ class Recorder:
                 live.stage_seconds[row.stage] += row.seconds  # type: ignore[assignment]
                 live.saved_s += row.saved_s
                 live.mixed.add(row.mixed_numerics)
-            self._buffers[row.TABLE].append(cells | {"sweep": self.sweep, "trial": trial_id, "attempt": live.row["attempt"]})
+            self._buffers[row.TABLE].append(cells | {name: live.row[name] for name in ("sweep", "trial", "attempt", "run")})
         self._flush_if_due()
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> Ended | None:

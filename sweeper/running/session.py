@@ -4,12 +4,13 @@ A trial that was handed out by `next` is started, reports rows, and ends in one 
 
     end       it reported its result, COMPLETE or FAIL
     cut       it was stopped from outside: with the sweep, at its time limit, or because its candidate is stopped early
-    give_up   the worker's process or machine was lost too often
+    lose      the worker's process or machine was lost, too often in a row
     close     it was still running when the run ended
 
-`lose` does not end a trial: it is started again, as its next attempt. Nor does `cut` where a trial only has to pause: it has reached a rung
-at which its candidate is not decided yet. Its state is stored, and `next` hands it out once more when the candidate goes on; if the
-candidate is stopped instead, the trial ends without being started again.
+Often the trial goes on: after `lose` as its next attempt; after `end` likewise, if the machine is to blame and another one may do better;
+after `cut` if its machine is about to be taken away. `next` hands it out once more, and it goes on from its last stored state. It also
+goes on after `cut` where it only has to pause: it has reached a rung at which its candidate is not decided yet. It is handed out when the
+candidate goes on; if the candidate is stopped instead, the trial ends without being started again.
 
 The code that runs trials calls these methods: Ray Tune's hooks in a real run, `simulation.py` in tests. Nothing here knows about Ray, so
 thousands of histories can be tested in seconds.
@@ -21,6 +22,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from enum import Enum
 from typing import Any
 
@@ -33,15 +35,20 @@ from sweeper.planning.queue import TrialQueue
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
+from sweeper.running.code import code_here
 from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.losses import PROCESS_LOST, Loss, Restarts
+from sweeper.running.meter import GpuMeter
+from sweeper.running.nodes import NODE_CAUSES, Node, Nodes
+from sweeper.running.own_data import contents_of
 from sweeper.running.reached import Reached
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.space.space import SearchSpace
 from sweeper.workbench import shorten_home
 
-MAX_LOSSES = 3
-"""How often a trial is restarted after its process or machine was lost. Errors of the trial itself are never retried within a run."""
+WAITING_TRIALS = 100
+"""How many trials are offered beyond what fits on the machines now, where more machines may be added: an autoscaler adds them for these."""
 
 _SCORES = ("train_loss", "valid_loss", "valid_error", "test_error")
 """Scores of the last epoch, which become those of a trial that was stopped early."""
@@ -57,10 +64,11 @@ class Outcome(Enum):
     STOPPED = "stopped"
     DISK_FULL = "disk full"
     LOST = "no machines left"
+    UNFIT = "no machine can run the trials"
 
 
 class SweepCutError(OrcaError):
-    """A sweep ended early because Ray was lost or the disk is full. Finished work is kept."""
+    """A sweep ended early: Ray was lost, the disk is full, or no machine can run the trials. Finished work is kept."""
 
     exit_code = 1
 
@@ -73,15 +81,20 @@ class Session:
         todo: Trials to run, in order of preference.
         recorder: Writes rows.
         workspace: Where stages and models are kept.
-        slots: Maximum number of trials at once.
+        slots: How many trials fit on the machines at once, until `see` reports other machines.
+        max_concurrent: Maximum number of trials at once; None = as many as fit.
         ended: Trial id -> row, of trials that ended for good in earlier runs.
         stopping: Decides which candidates are stopped early; None = one that knows of no earlier runs, if the sweep has a scheduler.
         share: Whether trials share stages; if not, each has a private store, dropped when it ends.
         keeper: Drops states that no trial needs any more; None = all states are kept.
+        own_data: Path of the user's own data -> digest of the copy that workers use; empty where they see the same files.
         clock: Monotonic clock, in seconds.
 
     Attributes:
+        nodes: The machines, and what became of trials on them.
+        slots: Maximum number of trials that are handed out at once.
         reason: Why the run ended early, in one line; empty if it did not.
+        meter: Counts the GPU time of its trials.
     """
 
     def __init__(
@@ -92,16 +105,20 @@ class Session:
         workspace: Workspace,
         *,
         slots: int,
+        max_concurrent: int | None = None,
         ended: Mapping[str, Mapping[str, Any]] = {},
         stopping: EarlyStopping | None = None,
         share: bool = True,
         keeper: StateKeeper | None = None,
+        own_data: Mapping[str, str] = {},
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.recorder, self.slots, self.share = recorder, slots, share
+        self.recorder, self.share = recorder, share
+        self.slots, self._max_concurrent = min(slots, max_concurrent or slots), max_concurrent
+        self.nodes, self._restarts = Nodes(), Restarts()
         self.reason = ""
         self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
-        self._workbench = Workbench.current()
+        self._workbench, self._own_data = Workbench.current(), own_data
         self._ended = ended
         self._stopping = stopping
         if stopping is None and planner.space.scheduler.name != "fifo":
@@ -118,7 +135,8 @@ class Session:
             if self._was_pruned(trial) and not self._may_go_on(trial) and not self._is_stopped_early(trial):
                 self._undecided[trial.id] = trial
         self._decide()
-        self._deadline = clock() + seconds_allowed(planner.space, slots)
+        self.meter = GpuMeter(planner.space.resources.gpu, clock)
+        self._deadline = clock() + 3600 * (planner.space.budget.hours or math.inf)
         self._ending: Outcome | None = None
         self._is_cut_short = False
         self._is_closed = False
@@ -136,16 +154,20 @@ class Session:
     @property
     def is_exhausted(self) -> bool:
         """Whether no more trials will be handed out."""
-        # While a trial runs, its score may still make tpe propose others, and its epochs may let paused trials go on.
-        may_get_more = bool(self._running) and (self._planner.proposed_later > 0 or self._stopping is not None)
-        return self.is_ending or (self._queue.is_empty and not may_get_more)
+        # A running trial may be lost and started again; its score may make tpe propose others, its epochs may let paused trials go on.
+        return self.is_ending or (self._queue.is_empty and not self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many trials may still be handed out, as far as is known."""
+        return 0 if self.is_ending else self._queue.num_waiting + len(self._paused) + self._planner.proposed_later
 
     @property
     def outcome(self) -> Outcome:
         """The state of the run."""
         if not self._is_closed:
             return Outcome.RUNNING
-        if self._ending in (Outcome.DISK_FULL, Outcome.LOST):
+        if self._ending in (Outcome.DISK_FULL, Outcome.LOST, Outcome.UNFIT):
             return self._ending
         # A request to stop that came after the last trial had nothing to stop: the sweep is finished.
         return Outcome.STOPPED if self._is_cut_short or not self._queue.is_empty else Outcome.FINISHED
@@ -181,11 +203,34 @@ class Session:
             data_root=str(self._workbench.data_root),
             cache_root=shorten_home(self._workbench.cache_root),
             max_data_gib=self._workbench.max_data_gib,
+            code=asdict(code_here()),
+            own_data=self._own_data,
+            result_key=trial.result_key,
+            contents=contents_of(trial.config),
         )
 
-    def start(self, trial_id: str) -> None:
-        """Record that a trial starts, goes on after a pause, or restarts after it was lost."""
+    def see(self, nodes: Iterable[Node], *, may_grow: bool = False) -> None:
+        """Take in which machines there are now, and offer as many trials as fit on them.
+
+        Args:
+            nodes: The machines on which trials may run.
+            may_grow: Whether an autoscaler adds machines for trials that do not fit: then some more trials are offered.
+        """
+        self.nodes.see(nodes)
+        width = self.nodes.slots + (WAITING_TRIALS if may_grow else 0)
+        self.slots = min(width, self._max_concurrent or width)
+
+    def start(self, trial_id: str, node: str | None = None) -> None:
+        """Record that a trial starts, goes on after a pause, or restarts after it was lost.
+
+        Args:
+            trial_id: The trial.
+            node: Id of the node that runs it, if that is known.
+        """
         self._reached.forget(trial_id)
+        self._restarts.start(trial_id)
+        self.nodes.place(trial_id, node)
+        self.meter.start(trial_id)
         if not self.recorder.resume(trial_id):
             self.recorder.start(self._running[trial_id], device=self.space.device)
 
@@ -199,6 +244,7 @@ class Session:
         rows = list(rows)
         self.recorder.locate(trial_id, host, pid, worker)
         self.recorder.add_rows(trial_id, rows)
+        self._restarts.advance(trial_id, len(rows))
         for row in rows:
             if isinstance(row, StageRow):
                 self._queue.publish(trial_id, row.stage, row.phase, fold=row.fold)
@@ -208,14 +254,32 @@ class Session:
         self._decide()
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Record how a trial ended: write its row, release its claims, and let tpe propose further trials."""
+        """Record how a trial ended: write its row, release its claims, and let tpe propose further trials.
+
+        A failure for which the machine may be to blame is the loss of an attempt, as long as another machine may do better.
+        """
+        cause = result.get("cause")
+        if cause == "disk" and "://" not in self._workspace.artifacts_uri:  # the store's disk: all other trials would fail, too
+            self._ending, self.reason = Outcome.DISK_FULL, result["error"]
+        elif cause in NODE_CAUSES and trial_id in self._running:
+            if self.nodes.blame(trial_id, cause, result["error"]):
+                host = self.nodes.host(self.nodes.node_of(trial_id))
+                error = f"{host}: {cause}: {result['error']}; the trial was started again on another machine"
+                self._start_again(trial_id, dict(result) | {"cause": "infrastructure", "error": error})
+                return
+            self._end_if_hopeless(result["error"])
+        elif cause != "stopped":
+            self.nodes.complete(trial_id, is_well=result["status"] != "FAIL")
+        self._finish(trial_id, result)
+
+    def _finish(self, trial_id: str, result: Mapping[str, Any]) -> None:
         trial = self._running.pop(trial_id, None) or self._paused.pop(trial_id, None)
         if trial is None:
             return
-        self._reached.forget(trial_id)
+        for part in (self._reached, self._restarts, self.nodes):
+            part.forget(trial_id)
+        self.meter.stop(trial_id)
         self._queue.end(trial_id)
-        if result.get("cause") == "disk":  # all other trials would fail in the same way
-            self._ending, self.reason = Outcome.DISK_FULL, result["error"]
         may_run_again = result["status"] == "FAIL" and result["cause"] not in NOT_RETRIED
         if self._keeper is not None and not may_run_again:
             # The row is recorded below, so it is written with the next batch. States may go only after that.
@@ -232,15 +296,16 @@ class Session:
             self._decide()
 
     def cut(self, trial_id: str) -> None:
-        """Record that a trial was stopped because of `wants_stop`. If it only has to pause it may be handed out again."""
+        """Record that a trial was stopped because of `wants_stop`. It may be handed out again if it only pauses or leaves its machine."""
         if (trial := self._running.get(trial_id)) is None:
             return
         if self._must_pause(trial_id):
-            self._paused[trial_id] = self._running.pop(trial_id)
-            self._queue.pause(trial_id)
-            self.recorder.pause(trial_id)
+            self._pause(trial)
             self._go_on_or_end(trial)
             self._decide()
+        elif self.nodes.must_leave(trial_id) and not self.is_ending:
+            self._pause(trial)
+            self._queue.resume(trial_id)
         elif self._is_overdue(trial_id) and not self.is_ending:
             error = f"the trial ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
             self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
@@ -248,20 +313,50 @@ class Session:
             self._is_cut_short = True
             self.end(trial_id, _STOPPED)
 
-    def lose(self, trial_id: str) -> None:
-        """Record that the process or machine of a trial was lost. It stays handed out and reports its rows again, as a new attempt."""
-        if trial_id in self._running:
-            error = "the worker's process or machine was lost; the trial was started again"
-            self.recorder.end(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": error})
+    def _pause(self, trial: PlannedTrial) -> None:
+        self._paused[trial.id] = self._running.pop(trial.id)
+        self._queue.pause(trial.id)
+        self.meter.stop(trial.id)
+        self.nodes.complete(trial.id)  # as far as it has come, which shows that the machine can do the work
+        self.nodes.leave(trial.id)
+        self.recorder.pause(trial.id)
 
-    def give_up(self, trial_id: str) -> None:
-        """Record that a trial was lost too often; the next run starts it again."""
-        error = "the worker's process or machine was lost too often"
-        self.end(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": error})
+    def lose(self, trial_id: str, loss: Loss = PROCESS_LOST) -> None:
+        """Record that the process or machine of a trial was lost. It is handed out again, unless it was lost too often in a row."""
+        if trial_id not in self._running:
+            return
+        self.nodes.place(trial_id, loss.node)
+        if loss.cause == "process-start" and self.nodes.blame(trial_id, loss.cause, loss.error):
+            self._start_again(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": loss.error})
+            return
+        loss = replace(loss, is_announced=loss.is_announced or self.nodes.was_draining(loss.node))
+        if self._restarts.lose(trial_id, loss):
+            error = f"{loss.error}; the trial was started again"
+            self._start_again(trial_id, {"status": "FAIL", "cause": loss.cause, "error": error})
+            return
+        if not self.recorder.has_begun(trial_id):  # also a trial whose process never came up has a row
+            self.recorder.start(self._running[trial_id], device=self.space.device)
+        self._end_if_hopeless(loss.error)
+        self._finish(trial_id, {"status": "FAIL", "cause": loss.cause, "error": f"{loss.error}, too often in a row"})
+
+    def _start_again(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Record the end of an attempt, and let the trial wait for its next one."""
+        self.recorder.end(trial_id, result)
+        self._reached.forget(trial_id)
+        self.meter.stop(trial_id)
+        del self._running[trial_id]
+        self._queue.pause(trial_id)
+        self._queue.resume(trial_id)
+        self.nodes.leave(trial_id)
+
+    def _end_if_hopeless(self, error: str) -> None:
+        """End the run if no machine can run the trials: all others would fail in the same way."""
+        if self.nodes.is_hopeless:
+            self._ending, self.reason = Outcome.UNFIT, error
 
     def wants_stop(self, trial_id: str) -> bool:
         """Whether a trial that has just reported should be stopped."""
-        return self.is_ending or self._is_overdue(trial_id) or self._must_pause(trial_id)
+        return self.is_ending or self._is_overdue(trial_id) or self._must_pause(trial_id) or self.nodes.must_leave(trial_id)
 
     # ------------------------------------------------------------------------------------------------------- early stopping
 
@@ -320,12 +415,18 @@ class Session:
         self._ending = self._ending or Outcome.STOPPED
 
     def lose_machines(self) -> None:
-        """End the run: no machine is left to run trials."""
-        self._ending = Outcome.LOST
+        """End the run: Ray itself is gone."""
+        self._ending, self.reason = Outcome.LOST, "no node of Ray's is left, not even its head"
+
+    def interrupt(self, error: str) -> None:
+        """Record that whatever ran the trials has failed. Those that were handed out are handed out again."""
+        for trial_id in list(self._running):
+            self.lose(trial_id, Loss(error=error, is_announced=True))
 
     def check_deadline(self) -> None:
         """End the run if its time budget is used up."""
-        if self._clock() >= self._deadline:
+        gpu_hours = self.space.budget.gpu_hours
+        if self._clock() >= self._deadline or (gpu_hours is not None and self.meter.hours >= gpu_hours):
             self.stop()
 
     def drop_unneeded(self) -> None:
@@ -380,12 +481,3 @@ class Session:
     def _is_overdue(self, trial_id: str) -> bool:
         limit = self.space.budget.trial_minutes
         return limit is not None and self.recorder.seconds(trial_id) > limit * 60
-
-
-def seconds_allowed(space: SearchSpace, slots: int) -> float:
-    """Wall time that the budget of a sweep allows for one run, in seconds; infinite without a limit."""
-    budget, gpu = space.budget, space.resources.gpu
-    bounds = [budget.hours * 3600] if budget.hours else []
-    if budget.gpu_hours and gpu:
-        bounds.append(budget.gpu_hours * 3600 / (gpu * slots))
-    return min(bounds, default=math.inf)

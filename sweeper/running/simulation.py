@@ -24,17 +24,16 @@ from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.losses import Loss
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import MAX_LOSSES, Outcome, Session
+from sweeper.running.session import Outcome, Session
+from sweeper.running.simulated_cluster import NodeChances, SimulatedCluster
 
 EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "finetune": 4.0}
 """Mean seconds per epoch of a stage; for `source`, of the complete stage."""
 
 STORED_AFTER_S = 0.2
 """Seconds from the row of a stage's last epoch until its state is stored."""
-
-REPLACED_AFTER_S = 5.0
-"""Seconds until the process of a lost trial is replaced."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Chances:
         stop: The user stops the run.
         no_machines: The last machine is lost.
         held_back: A batch of rows cannot be written at the first try.
+        nodes: What happens to machines; None = the slots stay as they are.
     """
 
     lost: float = 0.0
@@ -56,6 +56,7 @@ class Chances:
     stop: float = 0.0
     no_machines: float = 0.0
     held_back: float = 0.0
+    nodes: NodeChances | None = None
 
 
 class SimulatedTables:
@@ -164,6 +165,9 @@ class Simulation:
         computing: Id -> folder of the stage that the trial's worker is computing now.
         handed_out: Ids of all trials that were handed out, in order.
         reported: Addresses of the stages and states that workers reported as stored.
+        begun_on: (trial, machine), in the order in which trials began there.
+        failed_on_sick: Trials that failed on a machine that cannot do the work, and whether any had come to its end by then.
+        num_lost: Id -> how often the process or machine of a trial was lost.
     """
 
     def __init__(
@@ -190,9 +194,14 @@ class Simulation:
         self._planner, self._workspace, self._share, self._watch = planner, workspace, share, watch
         self._chances, self._random = chances, random or Random(0)
         self._error_of = error_of or simulate_error
-        self._losses: Counter[str] = Counter()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
+        self._unplaced: list[PlannedTrial] = []
+        self._works: dict[str, Generator[tuple[float, Row | None], None, None]] = {}
+        self.begun_on: list[tuple[str, str]] = []
+        self.failed_on_sick: list[tuple[str, bool]] = []
+        self.num_lost: Counter[str] = Counter()
+        self._cluster: SimulatedCluster | None = None
         todo = list(todo)
         self.recorder = Recorder(tables, planner.space.name, planner.space.metric, clock=self._clock)
         keeper = StateKeeper(workspace.shared, planner, todo) if share else None
@@ -208,6 +217,10 @@ class Simulation:
             keeper=keeper,
             clock=self._clock,
         )
+        if (nodes := self._chances.nodes) is not None:
+            self._cluster = SimulatedCluster(self._random, nodes, self._schedule, self._see, self._lose)
+            for _ in range(2):
+                self._cluster.join()
 
     def run(self) -> Outcome:
         """Run to the end as a driver does: hand out the trials that can run, then process the next event."""
@@ -217,12 +230,15 @@ class Simulation:
             while not is_exhausted and (trial := session.next()) is not None:
                 self.handed_out.append(trial.id)
                 self.running[trial.id] = trial
-                self._begin(trial)
+                self._unplaced.append(trial)
+            self._place()
             self._watch(self)
             if not self._events:
                 break
             self.now, _, happen = heapq.heappop(self._events)
             happen()
+            if self._cluster is not None and not session.is_ending:
+                self._cluster.happen()
             session.check_deadline()
         session.close()
         while True:
@@ -244,9 +260,25 @@ class Simulation:
     def _happens(self, chance: float) -> bool:
         return chance > 0 and self._random.random() < chance
 
-    def _begin(self, trial: PlannedTrial) -> None:
-        self.session.start(trial.id)
-        self._advance(trial, self._work(trial))
+    def _place(self) -> None:
+        """Begin the trials for which there is a slot, on machines that may run them."""
+        waiting, self._unplaced = self._unplaced, []
+        for trial in waiting:
+            node = None
+            if self._cluster is not None:
+                avoided = self.session.nodes.avoided(trial.id)
+                if (node := self._cluster.find_place(avoided)) is None:
+                    self._unplaced.append(trial)
+                    continue
+                self._cluster.placed[trial.id] = node
+                self.begun_on.append((trial.id, node))
+            self.session.start(trial.id, node)
+            self._works[trial.id] = self._work(trial)
+            self._advance(trial, self._works[trial.id])
+
+    def _see(self) -> None:
+        if self._cluster is not None:
+            self.session.see(self._cluster.nodes())
 
     def _advance(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None]) -> None:
         try:
@@ -258,8 +290,15 @@ class Simulation:
 
     def _report(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None], row: Row | None) -> None:
         session, chances = self.session, self._chances
+        if self._works.get(trial.id) is not work:
+            return  # it was lost with its machine meanwhile
+        if self._cluster is not None and self._cluster.placed[trial.id] in self._cluster.sick:
+            has_any_completed = any(ended.status in ("COMPLETE", "PRUNED") for ended in self.recorder.ended.values())
+            self.failed_on_sick.append((trial.id, has_any_completed))
+            self._end(trial, {"status": "FAIL", "cause": "data", "error": "simulated: no data", "traceback": ""})
+            return
         if self._happens(chances.lost):
-            self._lose(trial)
+            self._lose(trial.id)
             return
         for chance, cause in ((chances.fails, self._random.choice(("user-error", "out-of-memory"))), (chances.fills_disk, "disk")):
             if self._happens(chance):
@@ -286,8 +325,10 @@ class Simulation:
         self.session.end(trial.id, result)
 
     def _remove(self, trial: PlannedTrial) -> None:
-        del self.running[trial.id]
+        del self.running[trial.id], self._works[trial.id]
         self.computing.pop(trial.id, None)
+        if self._cluster is not None:
+            del self._cluster.placed[trial.id]
 
     def _note_stored(self, trial: PlannedTrial, row: Row) -> None:
         for stage in trial.stages:
@@ -297,15 +338,11 @@ class Simulation:
                 elif row.epoch < stage.end and row.epoch in self._planner.ends_of(stage.folder):
                     self.reported.add(stage.address_at(row.epoch))
 
-    def _lose(self, trial: PlannedTrial) -> None:
-        self._losses[trial.id] += 1
-        self.computing.pop(trial.id, None)
-        if self._losses[trial.id] > MAX_LOSSES:
-            self._remove(trial)
-            self.session.give_up(trial.id)
-            return
-        self.session.lose(trial.id)
-        self._schedule(REPLACED_AFTER_S, lambda: self._begin(trial))
+    def _lose(self, trial_id: str, node: str | None = None) -> None:
+        node = node or (self._cluster.placed[trial_id] if self._cluster is not None else None)
+        self._remove(self.running[trial_id])
+        self.num_lost[trial_id] += 1
+        self.session.lose(trial_id, Loss(node=node))
 
     def _work(self, trial: PlannedTrial) -> Generator[tuple[float, Row | None], None, None]:
         """The work of a worker, stage by stage, as (seconds until its next report, the row reported). Reuses what the store has."""

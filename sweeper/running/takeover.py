@@ -15,7 +15,7 @@ _BATCH_SIZE = 500
 """Number of trials whose rows are read by one query."""
 
 _SWEEP_COLUMNS = frozenset(
-    {"sweep", "attempt", "sequence", "in_plan", "arm", "candidate", "variant", "reused_from", "started_at", "ended_at", "saved_s"}
+    {"sweep", "attempt", "run", "sequence", "in_plan", "arm", "candidate", "variant", "reused_from", "started_at", "ended_at", "saved_s"}
 ) | {f"seconds{of}" for of in ("", "_pretrain", "_source", "_align", "_finetune")}
 """Columns about a trial's history in one sweep. The others are results of the trial itself and are copied unchanged."""
 
@@ -32,7 +32,7 @@ def find_elsewhere(workspace: Workspace, sweep: str, todo: Iterable[PlannedTrial
         Trial id -> (the other sweep, the id of the trial there).
     """
     wanted = {trial.result_key: trial for trial in todo}
-    columns = ["sweep", "trial", "attempt", "sequence", "status", "result_key", "numpy_version"]
+    columns = ["sweep", "trial", "status", "result_key", "numpy_version"]
     finished = [row for row in workspace.results.live_trials(columns=columns) if row["status"] == "COMPLETE"]
     finished = [row for row in finished if row["sweep"] != sweep and row["result_key"] in wanted]
     accepted = [(wanted[row["result_key"]], row) for row in finished if wanted[row["result_key"]].accepts(row)]

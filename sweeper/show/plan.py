@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Container, Iterator, Sequence
@@ -26,6 +25,7 @@ from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
+from sweeper.show.plan_work import work_lines
 from sweeper.show.tables import terminal_width, text_table
 from sweeper.space.space import SearchSpace
 
@@ -36,8 +36,18 @@ MAX_BRANCHES = 40
 """Maximum number of lines of the tree that are printed."""
 
 
-def describe_plan(space: SearchSpace, workspace: Workspace, format: str) -> str:
-    """A plan as text, JSON or CSV."""
+def describe_plan(space: SearchSpace, workspace: Workspace, format: str, slots: Sequence[int] = ()) -> str:
+    """A plan as text, JSON or CSV.
+
+    Args:
+        space: The search space.
+        workspace: Where results and stages are.
+        format: `text`, `json` or `csv`.
+        slots: Numbers of slots for which the text has the expected time.
+
+    Raises:
+        ConfigError: If the space, its data or the format cannot be used.
+    """
     found = reconcile(space, workspace.results)
     taken = find_elsewhere(workspace, space.name, found.todo) if found.todo and workspace.results.exists() else {}
     check_data((trial.config for trial in found.plan.trials), space.file, decode=False)
@@ -49,12 +59,8 @@ def describe_plan(space: SearchSpace, workspace: Workspace, format: str) -> str:
         case "csv":
             return _format_csv(rows)
         case "text":
-            return _format_text(found, taken, rows, CostModel(load_measured_costs(workspace)))
+            return _format_text(found, taken, rows, CostModel(load_measured_costs(workspace)), slots)
     raise ConfigError([Fault("--format", "must be text, json or csv", format)])
-
-
-def _format_duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _format_size(size: float) -> str:
@@ -166,20 +172,22 @@ def _format_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _format_text(found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], costs: CostModel) -> str:
+def _format_text(found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], costs: CostModel, slots: Sequence[int]) -> str:
     """The trials first, however many; then the stages they share; last the lines that sum up, where a terminal shows them."""
     plan = found.plan
     columns = ["trial", "state", *(["variant"] if plan.space.variants else [])]
     columns += [*(knob.replace(".", "_") for knob in plan.space.varied), "seed"]
     trials = text_table(columns, ([row[key] for key in columns] for row in rows))
     tree = "\n".join(["Stages that trials share, and the epochs at which trials leave them", *_tree_lines(build_stage_tree(plan))])
-    summary = list(_summary_lines(found, taken, rows, costs))
+    summary = list(_summary_lines(found, taken, rows, costs, slots))
     if sys.stdout.isatty():  # elsewhere each statement stays on one line, for programs that look for it
         summary = [textwrap.fill(line, terminal_width(), subsequent_indent=INDENT) for line in summary]
     return f"{trials}\n{tree}\n\n" + "\n".join(summary) + "\n"
 
 
-def _summary_lines(found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], costs: CostModel) -> Iterator[str]:
+def _summary_lines(
+    found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], costs: CostModel, slots: Sequence[int]
+) -> Iterator[str]:
     plan = found.plan
     yield f"{plan.space.name}: {plan.space.description}".rstrip(": ")
     distinct = len(plan.trials) + plan.proposed_later
@@ -200,24 +208,7 @@ def _summary_lines(found: Reconciliation, taken: Container[str], rows: list[dict
     if note := describe_differences(row for trial, row in found.known.items() if trial in plan.by_id):
         yield f"{INDENT}{note}"
     if todo:
-        yield f"Work     {_describe_work(plan.space, todo, costs)}"
+        yield from work_lines(found, todo, costs, slots)
         yield f"Disk     {_describe_disk(plan, todo, costs)}"
     if found.dropped:
         yield f"{INDENT}{len(found.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"
-
-
-def _describe_work(space: SearchSpace, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
-    alone, once, measured = costs.totals(todo)
-    slots = local_slots(space)
-    longest = max(costs.trial_seconds(trial) for trial in todo)
-    spent = f"{_format_duration(once)} of one slot, {1 - once / alone:.0%} less than the {_format_duration(alone)} without sharing"
-    known = f"{measured:.0%} of it estimated from measured stages" if measured else "a guess: no similar stage was measured yet"
-    about = "about" if space.scheduler.name == "fifo" else "at most about"
-    if slots == 1:
-        return f"{about} {spent} ({known})"
-    return f"{about} {_format_duration(max(once / slots, longest))} on the {slots} slots of this machine: {spent} ({known})"
-
-
-def local_slots(space: SearchSpace) -> int:
-    """How many trials of a space run at once on this machine, by its CPUs; 1 for trials on GPUs, which are not counted here."""
-    return 1 if space.resources.gpu else max(1, int((os.cpu_count() or 1) // space.resources.cpu))

@@ -166,11 +166,14 @@ def _status_lines(workspace: Workspace, name: str | None) -> list[dict[str, Any]
         rows = [row for row in results.live_trials(sweep, ["status", "cause", "in_plan"]) if row["in_plan"]]
         shown = [shown_status(row) for row in rows]
         counts = {status: shown.count(status) for status in ("COMPLETE", "PRUNED", "FAIL")}
-        driver, running, interrupted = driver_of(results, sweep), shown.count("RUNNING"), shown.count("INTERRUPTED")
+        driver, begun, interrupted = driver_of(results, sweep), shown.count("RUNNING"), shown.count("INTERRUPTED")
+        paused = min(driver.facts.get("paused", 0), begun) if driver else 0  # rows say RUNNING; only the driver knows
+        planned = _count_planned(results, sweep)
         lines.append(
-            {"sweep": sweep, "planned": _count_planned(results, sweep)}
+            {"sweep": sweep, "planned": planned, "pending": None if planned is None else max(0, planned - len(rows))}
             | {status.lower(): count for status, count in counts.items()}
-            | {"running": running if driver else 0, "interrupted": interrupted + (0 if driver else running), "driver": driver or "none"}
+            | {"running": begun - paused if driver else 0, "paused": paused}
+            | {"interrupted": interrupted + (0 if driver else begun), "driver": str(driver) if driver else "none"}
         )
     return lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,11 +16,19 @@ from sweeper.results.views import INTERRUPTED, shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.running.reconcile import Reconciliation
 from sweeper.running.session import Outcome
+from sweeper.running.unfinished import Unfinished
 from sweeper.show.results import describe_best
 
 
-def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outcome: Outcome, planned: Sequence[Mapping[str, Any]]) -> str:
-    """Summarise what a run did, which trials failed, and the best arms.
+def summarise_run(
+    found: Reconciliation,
+    workspace: Workspace,
+    taken: int,
+    outcome: Outcome,
+    planned: Sequence[Mapping[str, Any]],
+    unfinished: Sequence[Unfinished] = (),
+) -> str:
+    """Summarise what a run did, which trials did not finish, and the best arms.
 
     Args:
         found: The trials there were to run.
@@ -28,6 +36,7 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
         taken: Number of trials taken over from other sweeps.
         outcome: How the run ended.
         planned: Current rows of the planned trials.
+        unfinished: The planned trials that are neither COMPLETE nor PRUNED.
     """
     space, lines, here = found.plan.space, [], results_option(workspace.uri)
     if taken:
@@ -42,10 +51,9 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
             else ""
         )
         lines.append(f"{space.name}: stopped{cut}. Run the same command to continue.")
-    failed = [row for row in planned if shown_status(row) == "FAIL"]
-    for cause, count in Counter(row["cause"] for row in failed).items():
-        first = next(row for row in failed if row["cause"] == cause)
-        lines.append(f"{count} failed ({cause}), for example {first['trial']}: {first['error']}. See: sweeper show {first['trial']}{here}")
+    lines += _describe_unfinished(unfinished, outcome, here)
+    if outcome is Outcome.FINISHED and found.planner.proposed_later:
+        lines.append(f"{found.planner.proposed_later} trials were never proposed: {space.search.algorithm} lacks scores of earlier ones.")
     if note := describe_differences(planned):
         lines.append(f"{space.name}: {note}")
     text = "".join(f"{line}\n" for line in lines)
@@ -54,6 +62,26 @@ def summarise_run(found: Reconciliation, workspace: Workspace, taken: int, outco
             text += describe_best(workspace, space.name, top=3)
     return text + advise_query(space.name, space.varied, planned, workspace.uri)
 
+
+def _describe_unfinished(unfinished: Sequence[Unfinished], outcome: Outcome, here: str) -> Iterator[str]:
+    """A line for each cause. After a stop it is no news that trials were interrupted or did not start."""
+    if outcome is Outcome.STOPPED:
+        unfinished = [trial for trial in unfinished if trial.status == "FAIL"]
+    by_cause: dict[tuple[str, str], list[Unfinished]] = {}
+    for trial in unfinished:
+        by_cause.setdefault((trial.status, trial.cause), []).append(trial)
+    for (status, cause), of_cause in by_cause.items():
+        names = ", ".join(trial.trial for trial in of_cause[:NAMED])
+        if len(of_cause) > NAMED:
+            names += f" and {len(of_cause) - NAMED} more"
+        first = of_cause[0]
+        text = f"{len(of_cause)} {'failed' if status == 'FAIL' else 'did not finish'} ({cause}): {names}."
+        text += f" {first.trial}: {first.error}." if first.error else ""
+        yield text if status == "NONE" else f"{text} See: sweeper show {first.trial}{here}"
+
+
+NAMED = 3
+"""How many trials are named that did not finish for one cause."""
 
 ADVISED_WIDTH = 80
 """Maximum length of a line of the advised query and of its answer. If too many knobs vary for it, the widest are averaged over."""

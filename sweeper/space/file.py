@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from orca_core.config.faults import faults_of
+from orca_core.config.faults import broken_rule, faults_of
 from orca_core.errors import nearest
 from sweeper.faults import Faults
+from sweeper.space.labels import check_label_key, check_selector, select, selector_text
 
 METRICS = ("valid_error", "valid_loss", "train_loss", "test_error")
 """The metrics that every task reports after each epoch of fine-tuning; lower is better for all of them."""
@@ -70,11 +71,81 @@ class SchedulerConfig(_Part):
     )
 
 
+RESOURCE_UNITS = 10_000
+"""Units of one CPU, GPU or other resource: Ray counts in ten-thousandths, and drops what is less than one."""
+
+_OWN_KEYS = {"cpu": "cpu", "gpu": "gpu", "memory": "memory"}
+"""Name of a resource of Ray's, in small letters -> the key of `resources` that asks for it."""
+
+
+def _check_custom(name: str) -> str:
+    """The name of a custom resource, as it is."""
+    if (key := _OWN_KEYS.get(name.lower())) is not None:
+        raise broken_rule("", f"must be a custom resource; {key} has a key of its own", name, f"Write resources.{key}.")
+    if not name.strip() or name.lower() == "object_store_memory" or name.startswith("node:"):
+        raise broken_rule("", "must be the name of a custom resource, as in `ray start --resources`", name)
+    return name
+
+
+_Label = Annotated[str, AfterValidator(check_label_key)]
+_Selector = Annotated[str | list[str], BeforeValidator(check_selector)]
+_Custom = Annotated[str, AfterValidator(_check_custom)]
+_Amount = Annotated[float, Field(ge=1 / RESOURCE_UNITS, allow_inf_nan=False)]
+
+
 class Resources(_Part):
-    """The resources that one trial holds while it runs."""
+    """The resources that one trial holds while it runs, and the nodes on which it may run."""
 
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1.0, description="CPUs.")
     gpu: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Share of a GPU; one trial uses at most one GPU.")
+    memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Memory in GiB that is set aside on the node; null = none. It is not a limit: a trial may use more."
+    )
+    custom: dict[_Custom, _Amount] = Field(
+        {}, description="Custom resources of Ray, as in `ray start --resources`: name -> amount of one trial."
+    )
+    labels: dict[_Label, _Selector] = Field(
+        {},
+        description="Labels of the nodes on which trials may run: label -> value, list of values, or a label selector of Ray's: "
+        '`"!value"`, `"in(a, b)"`, `"!in(a, b)"`.',
+    )
+
+    def bundle(self) -> dict[str, float]:
+        """What one trial asks of Ray: name of a resource -> amount, memory in bytes."""
+        asked = {"CPU": self.cpu, "GPU": self.gpu, "memory": float(round((self.memory or 0.0) * 2**30))} | self.custom
+        return {name: amount for name, amount in asked.items() if amount > 0}
+
+    def label_selector(self) -> dict[str, str]:
+        """Label -> selector in Ray's spelling; empty if every node will do."""
+        return {label: selector_text(value) for label, value in self.labels.items()}
+
+    def describe(self) -> str:
+        """What one trial asks for, as text: `2 CPUs, 0.5 GPUs, 4 GiB of memory, on a node with ray.io/market-type: spot`."""
+        asked = [f"{self.cpu:g} CPU{'' if self.cpu == 1 else 's'}"]
+        asked += [f"{self.gpu:g} GPU{'' if self.gpu == 1 else 's'}"] if self.gpu else []
+        asked += [f"{self.memory:g} GiB of memory"] if self.memory else []
+        asked += [f"{amount:g} {name}" for name, amount in self.custom.items()]
+        labels = ", ".join(f"{label}: {selector}" for label, selector in self.label_selector().items())
+        return ", ".join(asked) + (f", on a node with {labels}" if labels else "")
+
+    def count_on(self, total: Mapping[str, float], labels: Mapping[str, str]) -> int:
+        """Count the trials that fit at once on a node.
+
+        Args:
+            total: Name of a resource, as in `bundle` -> how much of it the node has.
+            labels: The node's labels.
+        """
+        if not select(self.label_selector(), labels):
+            return 0
+        return min(_count(name, total.get(name, 0.0), amount) for name, amount in self.bundle().items())
+
+
+def _count(name: str, total: float, amount: float) -> int:
+    """How often an amount of a resource is there, in Ray's units."""
+    each = max(1, int(amount * RESOURCE_UNITS))
+    if name == "GPU":  # a trial's share must be on one GPU: what is left over on two GPUs does not add up
+        return int(total) * (RESOURCE_UNITS // each)
+    return int(total * RESOURCE_UNITS) // each
 
 
 _Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
@@ -91,7 +162,9 @@ class Budget(_Part):
     free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="Minimum free disk space, in GiB, for starting a run with results and stages in local folders."
     )
-    gpu_hours: _Bound = Field(None, description="GPU time of one `sweeper run`, after which it stops as on Ctrl-C.")
+    gpu_hours: _Bound = Field(
+        None, description="GPU time of one `sweeper run`, counted while trials run, after which it stops as on Ctrl-C."
+    )
 
 
 class Rule(_Part):

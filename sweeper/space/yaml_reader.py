@@ -96,7 +96,9 @@ def _load(text: str) -> tuple[Any, list[Fault]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
-        raise ValueError(f"{getattr(error, 'problem', None) or ' '.join(str(error).split())}{where}") from None
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        of_tag = "tag" in f"{getattr(error, 'context', None)} {problem}"  # which a `!` begins, unless it is in quotes
+        raise ValueError(f"{problem}{where}{'; a value that begins with ! needs quotes' if of_tag else ''}") from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
         # Raised by PyYAML's constructors if a value does not fit its tag: `!!bool maybe`.
         raise ValueError(f"{type(error).__name__} {error}") from None

@@ -1,4 +1,4 @@
-"""Starts or joins a Ray cluster, counts its slots and checks its nodes."""
+"""Starts or joins a Ray cluster, and tells which machines it has now."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import ray
 
 from orca_core.errors import ConfigError, Fault
 from orca_core.numerics import PORTABLE
+from sweeper.running.nodes import Node
 from sweeper.space.file import Bits, Resources
+from sweeper.tune.autoscaler import AutoscalerState, read_autoscaler
+from sweeper.tune.environment import runtime_environment
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Size of Ray's shared memory on this machine. The default is 30 % of all memory, but only rows pass through it."""
@@ -27,19 +30,18 @@ RAY_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also handles SIGTERM
     "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_WARN_THRESHOLD_S": "10",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost process is said in the rows and in the progress
     "RAY_AIR_NEW_OUTPUT": "0",  # its banner cannot be switched off
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # within a submitted job our environment is added to the job's, and wins
 }
-
-PENDING_TRIALS = "TUNE_MAX_PENDING_TRIALS_PG"
-"""Variable that sets how many trials Tune requests in advance."""
 
 
 @contextmanager
 def ray_environment() -> Iterator[None]:
     """Set Ray's environment variables as a sweep needs them, except those that the user has set; restore them at the end."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns about files that it was configured not to write
-    before = {name: os.environ.get(name) for name in (*RAY_ENVIRONMENT, PENDING_TRIALS)}
+    before = {name: os.environ.get(name) for name in RAY_ENVIRONMENT}
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -52,8 +54,8 @@ def ray_environment() -> Iterator[None]:
 
 
 @contextmanager
-def open_cluster(address: str | None, resources: Resources, store_uri: str, bits: Bits = "native") -> Iterator[int]:
-    """Start Ray or join a cluster; yields the number of trials that fit at once. A Ray that was started here is shut down at the end.
+def open_cluster(address: str | None, resources: Resources, store_uri: str, bits: Bits = "native") -> Iterator[Cluster]:
+    """Start Ray or join a cluster. A Ray that was started here is shut down at the end.
 
     Args:
         address: Address of a running cluster; None starts Ray on this machine, unless this process has joined a cluster already.
@@ -64,54 +66,71 @@ def open_cluster(address: str | None, resources: Resources, store_uri: str, bits
     Raises:
         ConfigError: If nothing answers at the address, no node has the resources for a trial, or a node cannot see the store.
     """
-    environment = _worker_environment(bits)
     is_joined = ray.is_initialized()
     if is_joined and bits == "portable":
         _check_session_is_pinned()
     if not is_joined:
         if address is not None:
             _check_address(address)
-        ray.init(
-            address=address or "local",
-            include_dashboard=False if address is None else None,
-            object_store_memory=OBJECT_STORE_BYTES if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": environment},
-        )
+        with runtime_environment(RAY_ENVIRONMENT, bits, ship=address is not None) as environment:
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address is None else None,
+                object_store_memory=OBJECT_STORE_BYTES if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=environment,
+            )
     try:
         _check_nodes(store_uri)
-        yield count_slots(resources)
+        cluster = Cluster(resources)
+        cluster.check_fit()
+        yield cluster
     finally:
         if not is_joined:
             ray.shutdown()
 
 
+class Cluster:
+    """The machines that Ray has now.
+
+    Args:
+        resources: What one trial holds while it runs.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def nodes(self) -> list[Node]:
+        """The live nodes on which a trial fits. Takes about a millisecond."""
+        draining = ray._private.state.state.get_draining_nodes()
+        found = []
+        for node in ray.nodes():
+            if node["Alive"] and (slots := self._resources.count_on(node["Resources"], node["Labels"])) > 0:
+                found.append(Node(node["NodeID"], node["NodeManagerHostname"], slots, node["NodeID"] in draining))
+        return found
+
+    def autoscaler(self) -> AutoscalerState | None:
+        """The state of the autoscaler; None if there is none."""
+        return read_autoscaler()
+
+    def check_fit(self) -> None:
+        """Check that a trial fits on a node, or may fit on one to come: there is an autoscaler, or no node for trials has joined yet.
+
+        Raises:
+            ConfigError: If not.
+        """
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        most = {name: max((has.get(name, 0) for has in alive), default=0) for name in ("CPU", "GPU")}
+        if self.nodes() or self.autoscaler() is not None or most["CPU"] == 0:
+            return
+        rule = f"must fit on one node; the largest have {most['CPU']:g} CPUs and {most['GPU']:g} GPUs"
+        raise ConfigError([Fault("resources", rule, self._resources.model_dump(), "Ask for less, or give --address of a larger cluster.")])
+
+
 def has_nodes() -> bool:
     """Whether any node of the cluster is alive."""
     return any(node["Alive"] for node in ray.nodes())
-
-
-def count_slots(resources: Resources) -> int:
-    """Count the trials that fit at once on the live nodes.
-
-    Raises:
-        ConfigError: If no node has the resources for one.
-    """
-    total = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            by_cpu = int(has.get("CPU", 0) / resources.cpu + 1e-9)
-            # A trial's share must be on one GPU: what is left over on two GPUs does not add up.
-            by_gpu = int(has.get("GPU", 0)) * int(1 / resources.gpu + 1e-9) if resources.gpu else by_cpu
-            total += min(by_cpu, by_gpu)
-    if total == 0:
-        max_cpu = max((node["Resources"].get("CPU", 0) for node in ray.nodes()), default=0)
-        max_gpu = max((node["Resources"].get("GPU", 0) for node in ray.nodes()), default=0)
-        rule = f"must fit on one node; the largest have {max_cpu:g} CPUs and {max_gpu:g} GPUs"
-        raise ConfigError([Fault("resources", rule, resources.model_dump(), "Ask for less, or give --address of a larger cluster.")])
-    return total
 
 
 def _check_session_is_pinned() -> None:
@@ -121,13 +140,6 @@ def _check_session_is_pinned() -> None:
         rule = "must be native in a Ray session that was started without the environment for portable bits"
         remedy = "Call ray.shutdown() first, or ray.init with runtime_env={'env_vars': orca_core.numerics.PORTABLE}."
         raise ConfigError([Fault("bits", rule, "portable", remedy)])
-
-
-def _worker_environment(bits: Bits) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name in RAY_ENVIRONMENT or name.startswith("HF_")}
-    if bits == "portable":
-        environment |= PORTABLE  # Ray starts the worker processes with it, so libraries see it when they are loaded
-    return environment
 
 
 def _check_address(address: str) -> None:

@@ -7,6 +7,7 @@ own; `TrialsByTuneId` maps these to the planned trials. All hooks run in the thr
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
@@ -15,12 +16,13 @@ from ray.tune.search import Searcher
 
 from orca_core.rows import row_from_json
 from sweeper.planning.trials import PlannedTrial
+from sweeper.running.losses import Loss
 from sweeper.running.progress import Progress
 from sweeper.running.session import Session
-from sweeper.tune.cluster import has_nodes
+from sweeper.tune.cluster import Cluster, has_nodes
 
-NODE_CHECK_EVERY_S = 5.0
-"""Seconds between checks whether Ray still has nodes."""
+LOOK_EVERY_S = 2.0
+"""Seconds between looks at the cluster: which nodes have joined, which are gone or about to be taken away."""
 
 TrialsByTuneId = dict[str, PlannedTrial]
 """Tune's id of a trial -> planned trial, of the trials that were handed out and have not ended."""
@@ -31,6 +33,48 @@ class _NotPickled:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class SessionBoard:
+    """Connects `SweepController`, which knows trials by Tune's ids, to the session."""
+
+    def __init__(self, session: Session, trials: TrialsByTuneId) -> None:
+        self._session, self._trials = session, trials
+
+    def avoided(self, tune_id: str) -> frozenset[str]:
+        """Ids of the nodes on which a trial must not start."""
+        planned = self._trials.get(tune_id)
+        return self._session.nodes.avoided(planned.id) if planned is not None else self.unusable
+
+    def started(self, tune_id: str, node: str | None) -> None:
+        """A process on a node begins a trial."""
+        if (planned := self._trials.get(tune_id)) is not None:
+            self._session.start(planned.id, node)
+
+    def lost(self, tune_id: str, loss: Loss) -> None:
+        """The process of a trial was lost."""
+        if (planned := self._trials.pop(tune_id, None)) is not None:
+            self._session.lose(planned.id, loss)
+
+    def title(self, tune_id: str) -> str:
+        """The name of a trial in Ray's dashboard: its task, its id, what it varies."""
+        planned = self._trials.get(tune_id)
+        return f"{planned.config.task} {planned.id} {planned.variant}".rstrip() if planned is not None else ""
+
+    @property
+    def unusable(self) -> frozenset[str]:
+        """Ids of the nodes that should get no more trials."""
+        return self._session.nodes.unusable
+
+    @property
+    def version(self) -> int:
+        """A number that changes with the answers of `avoided` and `unusable`."""
+        return self._session.nodes.version
+
+    @property
+    def num_waiting(self) -> int:
+        """How many trials may still be handed out."""
+        return self._session.num_waiting
 
 
 class PlannedSearcher(_NotPickled, Searcher):
@@ -66,9 +110,9 @@ class StopWithSession(_NotPickled, tune.Stopper):
     calls `stop_all` in every turn of its loop: periodic checks are there.
     """
 
-    def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress) -> None:
-        self._session, self._trials, self._progress = session, trials, progress
-        self._last_check = time.monotonic()
+    def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress, cluster: Cluster) -> None:
+        self._session, self._trials, self._progress, self._cluster = session, trials, progress, cluster
+        self._last_look = -math.inf
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         if (trial := self._trials.get(trial_id)) is None:
@@ -81,24 +125,24 @@ class StopWithSession(_NotPickled, tune.Stopper):
     def stop_all(self) -> bool:
         self._progress.update()
         self._session.check_deadline()
-        if not self._session.is_ending and time.monotonic() - self._last_check >= NODE_CHECK_EVERY_S:
-            self._last_check = time.monotonic()
-            if not has_nodes():  # Tune would wait for ever. A cluster that is still scaling up has at least its head.
-                self._session.lose_machines()
+        if not self._session.is_ending and time.monotonic() - self._last_look >= LOOK_EVERY_S:
+            self._last_look = time.monotonic()
+            self._look()
         return self._session.is_ending
+
+    def _look(self) -> None:
+        """Tell the session which nodes there are."""
+        if has_nodes():
+            self._session.see(self._cluster.nodes(), may_grow=self._cluster.autoscaler() is not None)
+        else:  # a cluster that has no workers now still has its head
+            self._session.lose_machines()
 
 
 class Reporter(_NotPickled, tune.Callback):
-    """Tells the session how trials start and end."""
+    """Tells the session how trials end. It hears of their start and of losses through `SessionBoard`."""
 
     def __init__(self, session: Session, trials: TrialsByTuneId) -> None:
         self._session, self._trials = session, trials
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._session.start(self._trials[trial.trial_id].id)
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._session.lose(self._trials[trial.trial_id].id)  # Tune restarts it by itself
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "outcome" in result and (planned := self._trials.pop(trial.trial_id, None)) is not None:
@@ -108,7 +152,3 @@ class Reporter(_NotPickled, tune.Callback):
         # A trial that reported its outcome was removed in `on_trial_result`: one that is still here was stopped or pauses.
         if (planned := self._trials.pop(trial.trial_id, None)) is not None:
             self._session.cut(planned.id)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if (planned := self._trials.pop(trial.trial_id, None)) is not None:
-            self._session.give_up(planned.id)

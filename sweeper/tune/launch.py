@@ -6,12 +6,12 @@ against the results and the stage store.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,15 +24,28 @@ from sweeper.planning.planner import Planner
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
-from sweeper.running.driver import heartbeat
+from sweeper.running.claim import SweepClaim
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.own_data import find_own_data, send_own_data
 from sweeper.running.progress import Progress
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import MAX_LOSSES, Outcome, Session, SweepCutError
-from sweeper.tune.cluster import PENDING_TRIALS, open_cluster, ray_environment
-from sweeper.tune.hooks import PlannedSearcher, Reporter, StopWithSession, TrialsByTuneId
-from sweeper.tune.schedulers import SlotScheduler
+from sweeper.running.session import Outcome, Session, SweepCutError
+from sweeper.tune.cluster import Cluster, has_nodes, open_cluster, ray_environment
+from sweeper.tune.controller import controlled, request_for
+from sweeper.tune.environment import without_copied_secrets
+from sweeper.tune.hooks import PlannedSearcher, Reporter, SessionBoard, StopWithSession, TrialsByTuneId
 from sweeper.tune.trainable import TrialRunner
+from sweeper.workbench import sent_mib
+
+MAX_FIT_FAILURES = 3
+"""How often in a row Ray Tune itself may fail, with no new row in between, before the run ends."""
+
+_ENDED_EARLY = {
+    Outcome.DISK_FULL: "the disk is full; the sweep was ended. Free some space and run the same command to continue.",
+    Outcome.LOST: "Ray's processes were lost; the sweep was ended. Finished work is kept; run the same command to continue.",
+    Outcome.UNFIT: "no machine can run the trials; the sweep was ended after the first few. "
+    "Mend the cause and run the same command to continue.",
+}
 
 LAST_ROWS_S = 30.0
 """How long to retry writing the last rows, in seconds."""
@@ -49,7 +62,9 @@ def launch(
     *,
     address: str | None,
     max_concurrent: int | None,
+    claim: SweepClaim,
     share: bool = True,
+    wait_minutes: float = 15.0,
 ) -> Outcome:
     """Run trials to their end.
 
@@ -63,59 +78,101 @@ def launch(
         progress: Shows the progress.
         address: Address of a running Ray cluster; None starts Ray on this machine.
         max_concurrent: Maximum number of trials at once; None = as many as the resources allow.
+        claim: By which this process drives the sweep.
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
+        wait_minutes: How long to wait for a first worker.
 
     Returns:
         FINISHED or STOPPED.
 
     Raises:
         ConfigError: If no machine has the resources for one trial, or one cannot see the store.
-        SweepCutError: If the disk is full, or no machine is left.
+        SweepCutError: If the disk is full, no machine is left, or none can run the trials.
     """
     space = planner.space
-    with ray_environment(), open_cluster(address, space.resources, workspace.artifacts_uri, space.bits) as fitting:
-        slots = min(fitting, max_concurrent or fitting)
-        os.environ[PENDING_TRIALS] = str(slots)
+    with ray_environment(), open_cluster(address, space.resources, workspace.artifacts_uri, space.bits) as cluster:
         keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
-        session = Session(planner, todo, recorder, workspace, slots=slots, ended=ended, stopping=stopping, share=share, keeper=keeper)
-        trials: TrialsByTuneId = {}
-        scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
-        tuner = tune.Tuner(
-            tune.with_resources(TrialRunner, {"cpu": space.resources.cpu, "gpu": space.resources.gpu}),
-            tune_config=tune.TuneConfig(
-                num_samples=-1,
-                search_alg=PlannedSearcher(session, trials),
-                scheduler=SlotScheduler(slots),
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(scratch),
-                verbose=0,
-                progress_reporter=tune.CLIReporter(),  # silent at verbose=0; the default in notebooks would clear our line
-                stop=StopWithSession(session, trials, progress),
-                callbacks=[Reporter(session, trials)],
-                failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
-            ),
+        own_data = _send_own_data(todo, workspace) if address is not None else {}
+        session = Session(
+            planner,
+            todo,
+            recorder,
+            workspace,
+            slots=0,
+            max_concurrent=max_concurrent,
+            ended=ended,
+            stopping=stopping,
+            share=share,
+            keeper=keeper,
+            own_data=own_data,
         )
         try:
-            with progress, _stop_on_signal(session), heartbeat(workspace.results, space.name, session.stop):
-                tuner.fit()
+            with progress, _stop_on_signal(session), claim.connect(session.stop, recorder.counts), without_copied_secrets():
+                _run(session, cluster, progress)
         finally:
             session.close()
             _write_rows(recorder)
             session.drop_unneeded()
-            shutil.rmtree(scratch, ignore_errors=True)
-    if session.outcome is Outcome.DISK_FULL:
-        text = "the disk is full; the sweep was ended. Free some space and run the same command to continue."
-        raise SweepCutError(f"{space.name}: {text} ({session.reason})")
-    if session.outcome is Outcome.LOST:
-        raise SweepCutError(
-            f"{space.name}: Ray's processes were lost; the sweep was ended. Finished work is kept; run the same command to continue."
-        )
+    if session.outcome in _ENDED_EARLY:
+        raise SweepCutError(f"{space.name}: {_ENDED_EARLY[session.outcome]} ({session.reason})")
     return session.outcome
+
+
+def _run(session: Session, cluster: Cluster, progress: Progress) -> None:
+    """Let Ray Tune run trials until the session ends. An error of Tune's own ends one call of `fit`, not the run."""
+    failures, rows = 0, session.recorder.num_rows
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
+        try:
+            session.see(cluster.nodes(), may_grow=cluster.autoscaler() is not None)
+            _fit(session, cluster, progress, scratch)
+            return
+        except Exception as error:  # whatever it is: the plan and the stores are whole, and trials go on from there
+            if session.is_exhausted:
+                return
+            if session.recorder.num_rows > rows:
+                failures, rows = 0, session.recorder.num_rows
+            failures += 1
+            if failures > MAX_FIT_FAILURES or not has_nodes():
+                raise SweepCutError(f"{session.space.name}: Ray Tune failed {failures} times without a new result ({error})") from error
+            session.interrupt(f"Ray Tune failed ({error})")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fit(session: Session, cluster: Cluster, progress: Progress, scratch: Path) -> None:
+    trials: TrialsByTuneId = {}
+    resources = session.space.resources
+    tuner = tune.Tuner(
+        tune.with_resources(TrialRunner, request_for(resources)),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=PlannedSearcher(session, trials),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            verbose=0,
+            progress_reporter=tune.CLIReporter(),  # silent at verbose=0; the default in notebooks would clear our line
+            stop=StopWithSession(session, trials, progress, cluster),
+            callbacks=[Reporter(session, trials)],
+            failure_config=tune.FailureConfig(max_failures=0),  # the session decides which trials are started again
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+        ),
+    )
+    with controlled(SessionBoard(session, trials), resources):
+        tuner.fit()
+
+
+def _send_own_data(todo: list[PlannedTrial], workspace: Workspace) -> dict[str, str]:
+    """Send what trials read of the user's own data to the nodes of a cluster; say what is too large for it."""
+    sent, too_large = send_own_data(find_own_data(trial.config for trial in todo), workspace.artifacts_uri, sent_mib())
+    for path in too_large:
+        text = f"{path} is not sent to the nodes, as it has more than {sent_mib():g} MiB: every node must have it under this path"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return sent
 
 
 def _write_rows(recorder: Recorder) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from orca_core.rows import EpochRow, Row, StageRow, row_to_json
-from sweeper.running.execution import execute
-from sweeper.running.job import TrialJob
+from sweeper.running.execution import execute_message
+from sweeper.running.worker import report_text, worker_facts
 
 REPORT_EVERY_S = 1.0
 """Seconds for which rows are collected into one report."""
@@ -34,22 +36,27 @@ class TrialRunner(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        job = TrialJob.from_json(config["trial"])
-        if job.folder and Path(job.folder).is_dir():
-            os.chdir(job.folder)
-        self._device, self._has_reported = job.device, False
-        self._rungs = frozenset(job.rungs)
-        self._rows = execute(job)
+        message = json.loads(config["trial"])  # not as a `TrialJob`: that is for `execute_message`, once it has compared the code
+        if Path(message["folder"] or "/").is_dir():
+            os.chdir(message["folder"] or ".")
+        self._device, self._has_reported = message["device"], False
+        self._rungs = frozenset(message["rungs"])
+        self._rows = self._execute(config["trial"])
+
+    def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
+        """The rows of the trial of a message and, at the end, how it ended."""
+        return execute_message(message)
 
     def step(self) -> dict[str, Any]:
         """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has
         `outcome`."""
         report = self._next_rows()
-        if not self._has_reported:
-            from orca_core.numerics import numerical_kind  # after the trial's first rows: it loads torch
-
+        if not self._has_reported:  # after the trial's first rows, as it loads torch
             self._has_reported = True
-            report["worker"] = json.dumps(numerical_kind(self._device).cells())
+            context = ray.get_runtime_context()
+            labels = {name: str(value) for name, value in context.get_node_labels().items()}  # texts, though Ray declares lists
+            facts = worker_facts(context.get_node_id(), labels)
+            report["worker"] = report_text(facts, None if _has_other_code(report) else self._device)
         return report
 
     def _next_rows(self) -> dict[str, Any]:
@@ -71,6 +78,10 @@ class TrialRunner(tune.Trainable):
 
     def cleanup(self) -> None:
         self._rows.close()
+
+
+def _has_other_code(report: dict[str, Any]) -> bool:
+    return bool(json.loads(report.get("outcome", "{}")).get("cause") == "other-code")
 
 
 def _rows_to_json(rows: list[Row]) -> str:

@@ -11,12 +11,12 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.store import Entry
 from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
-from sweeper.running.driver import driver_of, driver_start_time
+from sweeper.running.driver import driver_of
 
 GIB = 2**30
 
 CLOCKS_DIFFER_S = 60.0
-"""Tolerated difference between the clocks of the store and of a driver, in seconds."""
+"""Tolerated difference between the clocks of the stage store and of the store of the results, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ def clean(
     if sweep is not None:
         results.check_sweep(sweep, "--sweep")
     needed = _folders_by_sweep(workspace)
-    running = tuple(name for name in needed if driver_of(results, name) is not None)
+    drivers = {name: driver for name in needed if (driver := driver_of(results, name)) is not None}
+    running = tuple(drivers)
     protected = frozenset[str]().union(*(needed[name] for name in running))
     # Under tpe a running sweep also writes stages that no stored plan lists yet: so nothing written since the first start is dropped.
-    first_start = min((driver_start_time(results, name) for name in running), default=math.inf)
+    first_start = min((driver.began for driver in drivers.values()), default=math.inf)
     others = frozenset[str]().union(*(folders for name, folders in needed.items() if name != sweep))
     entries = workspace.artifacts.entries()
     size = sum(entry.size for entry in entries)

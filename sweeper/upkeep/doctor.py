@@ -11,8 +11,10 @@ from pathlib import Path
 
 from orca_core.errors import OrcaError
 from sweeper.analysis.machines import COLUMNS, describe_differences
+from sweeper.results.records import IDENTITY
+from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
-from sweeper.running.driver import driver_of
+from sweeper.running.driver import MAX_SKEW_S, clock_skew, driver_of
 
 PACKAGES = ("ray", "torch", "torchvision", "transformers", "timm", "peft", "pot", "optuna", "pyarrow", "duckdb", "pydantic")
 
@@ -73,25 +75,26 @@ def _check_results(workspace: Workspace, repair: bool) -> Iterator[Finding]:
 
 
 def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
-    """Check each sweep: its driver, and whether trials that are COMPLETE lack rows of epochs, as they do after a file is lost."""
+    """Check each sweep: its driver, whether rows stand twice in its tables, and whether some are missing."""
     results = workspace.results
-    by_folds = "validation_folds is not null and validation_fold is null"
-    expected = f"case when {by_folds} then validation_folds * finetune_epochs + best_epoch else finetune_epochs end"
-    lost = workspace.sql(
-        "select sweep, trial from trial_status "
-        "left join (select sweep, trial, count(*) as epochs from metrics where stage = 'finetune' group by all) using (sweep, trial) "
-        f"where status = 'COMPLETE' and coalesce(epochs, 0) != {expected}"
-    )
-    of_sweep: dict[str, set[str]] = {}
-    for row in lost.rows():
-        of_sweep.setdefault(row["sweep"], set()).add(row["trial"])
-    for sweep in results.sweeps():
+    doubled, missing, sweeps = _find_doubled(workspace), _find_missing(workspace), results.sweeps()
+    for sweep in sweeps[:1]:
+        yield from _check_clock(results, sweep)
+    for sweep in sweeps:
         driver = driver_of(results, sweep)
-        trials = of_sweep.get(sweep, set())
         if note := describe_differences(results.live_trials(sweep, COLUMNS)):
             yield True, "sweep", f"{sweep}: {note}"
-        if not trials or driver:
-            yield True, "sweep", f"{sweep}: {driver + ' runs it' if driver else 'rows are complete'}"
+        if driver is not None:
+            yield True, "sweep", f"{sweep}: {driver} runs it"
+            continue
+        if trials := doubled.get(sweep):
+            if repair:
+                results.compact(sweep, repair=True)
+            found = f"{len(trials)} trials had doubled rows; one of each was kept" if repair else f"{len(trials)} trials have doubled rows"
+            yield repair, "sweep", f"{sweep}: {found}"
+        trials = missing.get(sweep, set())
+        if not trials:
+            yield True, "sweep", f"{sweep}: rows are complete"
             continue
         if repair:
             again = {"status": "FAIL", "cause": "infrastructure", "error": "some of its rows were lost with a damaged file"}
@@ -99,6 +102,43 @@ def _check_sweeps(workspace: Workspace, repair: bool) -> Iterator[Finding]:
             results.append("trials", sweep, [row | again | {"sequence": row["sequence"] + 1} for row in rows])
         remedy = "; the next run of the sweep restores them" if repair else ""
         yield repair, "sweep", f"{sweep}: {len(trials)} trials lack rows{remedy}"
+
+
+def _check_clock(results: ResultStore, sweep: str) -> Iterator[Finding]:
+    skew = clock_skew(results, sweep)
+    if skew is not None and abs(skew) > MAX_SKEW_S:
+        order = "ahead of" if skew > 0 else "behind"
+        yield False, "clock", f"the clock of this machine is {abs(skew):.0f} s {order} that of {results.uri}; set it by NTP"
+
+
+def _find_doubled(workspace: Workspace) -> dict[str, set[str]]:
+    """Sweep -> its trials of which a row stands twice: its file was written again, or two drivers of version 0.1 wrote it."""
+    views = {"trials": "all_trials"}
+    twice = " union ".join(
+        f"select sweep, trial from (select {', '.join(names)} from {views.get(table, table)} group by all having count(*) > 1)"
+        for table, names in IDENTITY.items()
+    )
+    return _trials_by_sweep(workspace, twice)
+
+
+def _find_missing(workspace: Workspace) -> dict[str, set[str]]:
+    """Sweep -> its COMPLETE trials that lack rows of epochs, as they do after a file is lost."""
+    by_folds = "validation_folds is not null and validation_fold is null"
+    expected = f"case when {by_folds} then validation_folds * finetune_epochs + best_epoch else finetune_epochs end"
+    epochs = "select distinct sweep, trial, fold, epoch from metrics where stage = 'finetune'"
+    return _trials_by_sweep(
+        workspace,
+        f"select sweep, trial from trial_status "
+        f"left join (select sweep, trial, count(*) as epochs from ({epochs}) group by all) using (sweep, trial) "
+        f"where status = 'COMPLETE' and coalesce(epochs, 0) != {expected}",
+    )
+
+
+def _trials_by_sweep(workspace: Workspace, query: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in workspace.sql(query).rows():
+        found.setdefault(row["sweep"], set()).add(row["trial"])
+    return found
 
 
 def _check_store(workspace: Workspace, repair: bool) -> Iterator[Finding]:

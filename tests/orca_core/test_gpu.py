@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from body_families import FAMILIES, TEXT, VARIANTS, write_checkpoint
 from trials import compared, differences, small, tiny_bodies
 
 from orca_core.config.knobs import TrialConfig
+from orca_core.declarations import STAGES
 from orca_core.pipeline import trial_rows
 from orca_core.rows import Row
 from orca_core.stages import stages_of
@@ -79,6 +81,15 @@ def test_bits_of_a_body(family, tmp_path):
 @pytest.mark.parametrize("name", KNOBS)
 def test_bits_with_knobs(name, tmp_path):
     check_bits(small("npz:tiny/series.npz", body="hf:tiny/bert", **KNOBS[name]), tmp_path)
+
+
+def test_a_stage_that_is_declared_for_the_cpu_is_computed_there(tmp_path, monkeypatch):
+    monkeypatch.setitem(STAGES, "source", replace(STAGES["source"], device="cpu"))
+    config = small("digits", align__epochs=1, body__weights="random")
+    _, artifacts = run(config, Store(tmp_path))
+    kinds = {stage.kind: artifacts[str(stage.address)].data["made_by"] for stage in stages_of(config, "cuda")}
+    assert kinds["source"] != kinds["align"] == kinds["finetune"]
+    assert {str(stage.address) for stage in stages_of(config) if stage.kind == "source"} <= artifacts.keys()
 
 
 @pytest.mark.parametrize("task", ["digits", "openml/187", "darcy-mini", "advection-mini"])

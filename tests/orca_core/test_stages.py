@@ -6,10 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from orca_core import trial_stages
 from orca_core.config.resolve import resolve_config
 from orca_core.declarations import STAGES
+from orca_core.pipeline import drain
 from orca_core.stages import result_key, stages_of
+from orca_core.store import Store
+from orca_core.trial_stages import TrialStages
 
 BASE = {"task": "openml/187", "align.epochs": 3, "finetune.epochs": 4}
 ALL = {"pretrain", "source", "align", "finetune"}
@@ -57,6 +62,37 @@ def test_a_knob_changes_the_keys_of_the_stages_that_read_it(knob, value, changed
 
 def test_the_device_type_is_part_of_every_key():
     assert not set(keys(device="cuda").values()) & set(keys().values())
+
+
+def test_the_key_of_a_stage_that_is_declared_for_the_cpu_says_so_in_every_sweep(monkeypatch):
+    as_released = keys()
+    monkeypatch.setitem(STAGES, "source", replace(STAGES["source"], device="cpu"))
+    assert keys() == as_released, "a sweep on CPUs keeps its keys"
+    without_pretraining = {"body.weights": "random"}
+    on_cpu, on_gpu = keys(without_pretraining), keys(without_pretraining, device="cuda")
+    assert on_gpu["source"] == on_cpu["source"]
+    assert on_gpu["align"] != on_cpu["align"]
+    assert keys(device="cuda")["source"] != as_released["source"], "its input, the pretraining, is computed on the GPU"
+
+
+def test_a_stage_that_is_declared_for_the_cpu_is_computed_there_in_a_trial_on_a_gpu(monkeypatch, tmp_path):
+    """Without a GPU: the trial says `cuda`, and everything that it computes here is on the CPU."""
+    monkeypatch.setattr(trial_stages, "_prepare_torch", lambda threads, device: torch.set_num_threads(threads))
+    monkeypatch.setitem(STAGES, "source", replace(STAGES["source"], device="cpu"))
+    config = resolve_config(BASE | {"body.weights": "random", "align.proxy_samples": 20})
+    found = []
+    for device in ("cuda", "cpu"):
+        store = Store(tmp_path / device)
+        artifact = drain(TrialStages(config, store, device).embed_source(None))
+        source = next(stage for stage in stages_of(config, device) if stage.kind == "source")
+        assert store.get(source.address) is not None
+        found.append((source.key, artifact))
+    (key, on_gpu), (other_key, on_cpu) = found
+    assert key == other_key
+    assert all(torch.equal(on_gpu.tensors[name], tensor) for name, tensor in on_cpu.tensors.items())
+    assert {name: value for name, value in on_gpu.data.items() if name != "seconds"} == {
+        name: value for name, value in on_cpu.data.items() if name != "seconds"
+    }, "made by the same processor"
 
 
 @pytest.mark.parametrize("kind", STAGES)

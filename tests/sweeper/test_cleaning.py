@@ -18,6 +18,7 @@ from sweeper.space.reading import parse_space
 from sweeper.upkeep.cleaning import GIB, clean, remove_sweep
 from sweeper.upkeep.doctor import examine
 
+RUN = "20260101T000000-a"
 PLAN = {"metric": "valid_error", "trials": {}, "proposed_later": 0}
 
 
@@ -45,7 +46,7 @@ def left(workspace: Workspace, kind: str = "align") -> list[str]:
 
 def run_elsewhere(workspace: Workspace, sweep: str, **more: float) -> None:
     """Let a sweep look as if another machine ran it."""
-    workspace.results.beat(sweep, {"host": "elsewhere", "pid": 1, "time": time.time()} | more)
+    workspace.results.write_claim(sweep, RUN, {"host": "elsewhere", "pid": 1, "holds": True, "began": time.time()} | more)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_what_a_running_sweep_needs_stays(workspace):
 def test_what_was_written_since_a_running_sweep_began_stays_whether_a_plan_lists_it_or_not(workspace):
     """Under tpe its trials are not known beforehand."""
     put(workspace.artifacts, Address.after("align", "proposed", 1))
-    run_elsewhere(workspace, "second", started=time.time() - 3600)
+    run_elsewhere(workspace, "second", began=time.time() - 3600)
     clean(workspace, max_gib=0.0)
     assert left(workspace) == ["b", "c", "proposed"]
 
@@ -168,6 +169,6 @@ def test_a_sweep_is_removed_with_its_rows_unless_it_runs(workspace):
     run_elsewhere(workspace, "first")
     with pytest.raises(ConfigError, match="sweep first must not be running, but process 1 on elsewhere runs it"):
         remove_sweep(results, "first")
-    run_elsewhere(workspace, "first", time=0.0)
+    results.drop_claim("first", RUN)
     assert "the rows of 1 trials" in remove_sweep(results, "first")
     assert results.sweeps() == ["second"]

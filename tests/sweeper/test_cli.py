@@ -19,7 +19,7 @@ from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore
 from sweeper.running.plan_note import plan_note
 from sweeper.running.recorder import Recorder
-from sweeper.show.plan import local_slots
+from sweeper.show.plan_work import local_slots
 from sweeper.space.reading import load_space, parse_space
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
@@ -371,12 +371,32 @@ def test_a_plan_ends_with_its_summary_and_counts_what_it_takes_over(tmp_path, mo
     lines = result.stdout.splitlines()
     starts = [line.partition(" ")[0] for line in lines]
     assert starts.index("trial") < starts.index("Stages") < starts.index("second") < starts.index("Results") < starts.index("Work")
-    assert starts.index("Work") >= len(lines) - 4, "the summary is what a terminal shows last"
+    assert starts.index("Work") >= len(lines) - 5, "the summary is what a terminal shows last"
     assert lines[starts.index("Results")] == "Results  0 done, 1 taken over from other sweeps, 0 stale, 3 to run"
     assert " min on the 4 slots of this machine: " in lines[starts.index("Work")] or " s on the 4 slots" in lines[starts.index("Work")]
     states = {row["trial"]: row["state"] for row in json.loads(sweeper("plan", "second.yaml", "--format", "json").stdout)}
     assert states[first.id] == "take over"
     assert sorted(states.values()) == ["take over", "to run", "to run", "to run"]
+
+
+def test_a_plan_says_what_each_trial_needs_and_how_long_it_takes_on_how_many_slots(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resources = {"cpu": 2, "gpu": 0.5, "labels": {"ray.io/market-type": "spot"}}
+    space = {"name": "s", "base": {"task": "digits"}, "space": {"align.epochs": {"grid": [0, 4]}}, "seeds": 2, "resources": resources}
+    Path("s.yaml").write_text(json.dumps(space))
+    result = sweeper("plan", "s.yaml", "--slots", "1", "--slots", "4")
+    assert result.exit_code == 0, result.output
+    lines = {line[:9].rstrip(): line[9:] for line in result.stdout.splitlines()}
+    assert lines["Needs"] == "each trial 2 CPUs, 0.5 GPUs, on a node with ray.io/market-type: spot"
+    # Guessed seconds: pretraining 8, source features 0.5 and alignment 2 of each seed, fine-tuning 6 of each trial.
+    assert lines["Time"] == "about 37 s on 1 slot, about 16 s on 4 slots, at best about 16 s, with 2 slots busy on average"
+    assert lines["GPUs"] == "about 0.005 GPU-hours"
+    Path("s.yaml").write_text(json.dumps(space | {"search": "tpe", "space": {"finetune.lr": {"uniform": [0.1, 0.2]}}, "scheduler": "asha"}))
+    assert (
+        "at best about 20 s, with 3 slots busy on average; without the 24 trials that are proposed later"
+        in sweeper("plan", "s.yaml").output
+    )
+    assert "Invalid value for '--slots'" in sweeper("plan", "s.yaml", "--slots", "0").output
 
 
 @pytest.mark.parametrize(("resources", "slots"), [({}, 4), ({"cpu": 1.5}, 2), ({"cpu": 4}, 1), ({"gpu": 0.5}, 1)])

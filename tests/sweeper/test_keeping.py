@@ -113,7 +113,7 @@ def test_a_sweep_of_several_tasks_must_be_told_whose_best_is_meant(best, tmp_pat
 @pytest.mark.parametrize("keep", ["none", "last", "all"])
 def test_what_is_kept_changes_no_row(keep, best, tmp_path, ray_session):
     store = run(tmp_path, keep=keep)
-    rows = "select * exclude (sweep, attempt, seconds) from metrics order by trial, stage, epoch"
+    rows = "select * exclude (sweep, attempt, run, seconds) from metrics order by trial, stage, epoch"
     assert Results(tmp_path).sql(rows).rows() == Results(best).sql(rows).rows()
     if keep == "none":
         assert addresses(store, "model") == addresses(store, "finetune") == []
@@ -148,7 +148,7 @@ def test_damaged_tables_are_found_set_aside_and_brought_back(tables, best, tmp_p
     assert report.count("WRONG") == len(tables)
     assert examine(Workspace(folder), repair=True)[1]
     assert run_space(parse_space(SPACE), str(folder), max_concurrent=1, quiet=True) == 0
-    rows = "select * exclude (sweep, attempt, seconds) from metrics order by trial, stage, epoch"
+    rows = "select * exclude (sweep, attempt, run, seconds) from metrics order by trial, stage, epoch"
     assert Results(folder).sql(rows).rows() == Results(best).sql(rows).rows()
     # Nothing was computed again: what the store has was reported again.
     computed = Results(folder).sql("select count(*) as n from stages where stage != 'finetune' and seconds > 0 and attempt > 1").rows()
@@ -164,7 +164,7 @@ def test_damaged_artifacts_and_plans_are_found_and_dropped(best, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     next((folder / "artifacts" / "source").rglob("COMPLETE.json")).write_text("{")
-    next(path for path in (folder / "sweeps" / "kept").glob("*.json") if path.name != "heartbeat.json").write_text('{"name": "ke')
+    next((folder / "sweeps" / "kept").glob("*.json")).write_text('{"name": "ke')
     report, healthy = examine(Workspace(folder))
     assert (healthy, report.count("WRONG"), report.count("is incomplete")) == (False, 3, 2)
     report, healthy = examine(Workspace(folder), repair=True)

@@ -97,7 +97,7 @@ def test_lucky_seeds_of_pruned_candidates_are_not_ranked(workspace, old):
     assert [second[key] for key in counts] == [3, 1, 1, 0, 50.0]
 
 
-def test_candidates_that_have_not_started_are_counted(workspace):
+def test_candidates_that_have_pending_are_counted(workspace):
     record(workspace, TUNED, {(0, 0, 0): 0.3, (0, 0, 1): 0.3, (5, 1, 0): None}, "align_epochs")
     rows = {row["align_epochs"]: row for row in arms_status(workspace, "tuned").to_pylist()}
     assert [rows[0][key] for key in ("candidates", "completed")] == [3, 1]
@@ -159,14 +159,25 @@ def test_arms_have_the_names_of_their_variants_and_ties_have_equal_ranks(workspa
 
 
 @pytest.mark.parametrize("driver", [False, True])
-def test_a_clean_stop_is_no_failure(workspace, driver, monkeypatch):
+def test_a_clean_stop_is_no_failure(workspace, driver):
     """Nor is a trial whose driver died: that, too, is continued by the next run."""
-    monkeypatch.setattr("sweeper.show.results.driver_of", lambda results, sweep: "process 1 on this machine" if driver else None)
     record(workspace, TUNED, {(0, 0, 0): 0.1, (0, 0, 1): STOPPED, (5, 0, 0): FAILED, (5, 0, 1): None}, "align_epochs")
+    if driver:
+        workspace.results.write_claim("tuned", "20260101T000000-a", {"host": "elsewhere", "pid": 1, "holds": True})
     (line,) = sweep_status(workspace, None).to_pylist()
     expected = {"complete": 1, "pruned": 0, "fail": 1, "running": 1 if driver else 0, "interrupted": 1 if driver else 2}
+    expected |= {"planned": 12, "pending": 8, "paused": 0}
     assert {key: line[key] for key in expected} == expected
-    assert ("tuned is run by process 1 on this machine." in describe_status(workspace, None)) is driver
+    assert ("tuned is run by process 1 on elsewhere." in describe_status(workspace, None)) is driver
+
+
+def test_trials_that_pause_are_counted_as_their_driver_tells(workspace):
+    """Their rows say RUNNING."""
+    record(workspace, TUNED, {(0, 0, 0): None, (0, 0, 1): None, (5, 0, 0): None}, "align_epochs")
+    facts = {"running": 1, "paused": 2}
+    workspace.results.write_claim("tuned", "20260101T000000-a", {"host": "elsewhere", "pid": 1, "holds": True, "facts": facts})
+    (line,) = sweep_status(workspace, "tuned").to_pylist()
+    assert (line["running"], line["paused"], line["interrupted"], line["pending"]) == (1, 2, 0, 9)
 
 
 def test_the_summary_of_a_stopped_run_reports_no_failure(workspace):

@@ -467,16 +467,18 @@ def test_a_missing_package_is_named_with_its_extra(store: ResultStore, monkeypat
 # ----------------------------------------------------------------------------------------------------------------- notes, places
 
 
-def test_plans_and_heartbeats_are_kept_by_sweep(store: ResultStore) -> None:
-    assert store.heartbeat("s") is None
+def test_plans_and_claims_are_kept_by_sweep(store: ResultStore) -> None:
+    assert store.claims("s") == {}
     assert store.plans("s") == {}
     store.save_plan("s", "bb", {"trials": 2})
     store.save_plan("s", "aa", {"trials": 3})
-    store.beat("s", {"pid": 1})
-    store.beat("s", {"pid": 2})
+    store.write_claim("s", "a", {"pid": 1})
+    store.write_claim("s", "a", {"pid": 2})
+    store.write_claim("claimed", "a", {})
+    Path(store.uri, "sweeps", "s", "heartbeat.json").write_text("{}")  # of version 0.1
     add_trial(store, "a", sweep="t")
     assert list(store.plans("s").items()) == [("bb", {"trials": 2}), ("aa", {"trials": 3})]
-    assert store.heartbeat("s") == {"pid": 2}
+    assert {run: claim.data for run, claim in store.claims("s").items()} == {"a": {"pid": 2}}
     assert store.sweeps() == ["s", "t"]
 
 

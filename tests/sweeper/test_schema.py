@@ -41,6 +41,7 @@ def test_every_shipped_space_is_valid(validator, file):
         "{base: {task: digits}, space: {finetune.epochs: {int: [1, 9], log: true, when: {task.dims: 2}}}, search: tpe, scheduler: asha}",
         "{base: {task: digits}, variants: {a: {freezing: [{train: [predictor], epochs: 1}, {train: all}]}, b: {body.weights: random}}}",
         "{base: {task: digits}, require: [{if: {freezing: full}, then: {align.epochs: {not: 1}}}], resources: {cpu: 1.5}}",
+        "{base: {task: digits}, resources: {memory: 2, custom: {a: 1}, labels: {ray.io/region: eu, zone: [a, b], c: '!in(d, e)'}}}",
         "{base: {task: digits}, scheduler: {name: median, among: task, grace_period: 2, min_trials: 4, cohort: null}}",
         "{base: {task: digits, align.label_gradient: true}, search: {algorithm: random}, space: {proxy: {choice: [recipe, noise]}}}",
     ],
@@ -67,6 +68,8 @@ def test_what_the_reader_takes_is_valid(validator, text):
         "{base: {task: digits}, scheduler: {among: all}}",
         "{base: {task: digits}, scheduler: {cohort: 0}}",
         "{base: {task: digits}, resources: {gpu: 2}}",
+        "{base: {task: digits}, resources: {custom: {a: 0}}}",
+        "{base: {task: digits}, resources: {labels: {a: 1}}}",
         "{base: {task: digits}, require: [{if: {}}]}",
     ],
 )

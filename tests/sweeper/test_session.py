@@ -8,6 +8,8 @@ from orca_core.rows import EpochRow, StageRow
 from sweeper.planning.planner import Planner
 from sweeper.results import Workspace
 from sweeper.running.job import TrialJob
+from sweeper.running.losses import Loss
+from sweeper.running.nodes import Node
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome, Session
@@ -19,7 +21,7 @@ COMPLETE = {"status": "COMPLETE", "valid_error": 0.25}
 class Run:
     """A session of two trials, one of which continues the alignment of the other, with a clock that is set by hand."""
 
-    def __init__(self, folder, slots: int = 2, **keys) -> None:
+    def __init__(self, folder, slots: int = 2, **keys: object) -> None:
         space = {"name": "s", "base": {"task": "digits", "finetune.epochs": 2}, "space": {"align.epochs": {"grid": [2, 4]}}} | keys
         self.now, self.workspace = 0.0, Workspace(folder / "results")
         self.planner = Planner(parse_space(space))
@@ -110,14 +112,172 @@ def test_a_run_without_machines_is_lost(run):
 
 def test_a_lost_trial_is_another_attempt_and_one_lost_too_often_fails(run):
     trial = run.begin()
+    for attempt in range(1, 4):
+        run.session.lose(trial.id)
+        assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", attempt)]
+        assert "was lost; the trial was started again" in run.rows("error")[0][0]
+        assert run.begin() is trial, "before the trials that wait for what it led"
+        assert run.rows("status, cause, attempt") == [("RUNNING", None, attempt + 1)]
     run.session.lose(trial.id)
-    assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", 1)]
-    assert "was lost" in run.rows("error")[0][0]
-    run.session.start(trial.id)
-    assert run.rows("status, cause, attempt") == [("RUNNING", None, 2)]
-    run.session.give_up(trial.id)
-    assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", 2)]
-    assert run.session.next() is not None, "what it led is free again"
+    assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", 4)]
+    follower = run.session.next()
+    assert follower is not None, "what it led is free again"
+    assert follower is not trial
+    assert not run.session.is_exhausted
+
+
+def test_losses_do_not_count_once_a_trial_has_come_further(run):
+    trial = run.begin()
+    for lost in range(8):
+        run.session.report(trial.id, [EpochRow(stage="align", epoch=epoch + 1) for epoch in range(lost // 2 + 1)])
+        run.session.lose(trial.id)
+        assert run.begin() is trial, f"loss {lost}"
+    for _ in range(3):
+        run.session.report(trial.id, [EpochRow(stage="align", epoch=epoch + 1) for epoch in range(4)])
+        run.session.lose(trial.id)
+        if run.session.next() is not trial:
+            break
+        run.session.start(trial.id)
+    else:
+        pytest.fail("it came no further, and was started again and again")
+
+
+def test_losses_of_a_machine_that_was_about_to_go_do_not_count(run):
+    run.session.see([Node("a", "one", 2)])
+    trial = run.session.next()
+    for _ in range(8):
+        run.session.see([Node("a", "one", 2)])
+        run.session.start(trial.id, "a")
+        run.session.see([Node("a", "one", 2, is_draining=True)])
+        run.session.see([])
+        run.session.lose(trial.id, Loss(node="a"))
+        run.session.see([Node("a", "one", 2)])
+        assert run.session.next() is trial
+
+
+def test_out_of_memory_is_tried_again_and_then_the_cause_of_the_failure(run):
+    trial = run.begin()
+    for _ in range(4):
+        run.session.lose(trial.id, Loss("out-of-memory", "Ray ended it"))
+        if run.session.next() is not trial:
+            break
+        run.session.start(trial.id)
+    assert run.rows("status, cause, attempt, error") == [("FAIL", "out-of-memory", 4, "Ray ended it, too often in a row")]
+
+
+def test_a_trial_whose_process_never_came_up_has_a_row(run):
+    trial = run.session.next()
+    for _ in range(4):
+        run.session.lose(trial.id, Loss("process-start", "no module named x"))
+        if run.session.next() is not trial:
+            break
+    assert run.rows("trial, status, error") == [(trial.id, "FAIL", "no module named x, too often in a row")]
+
+
+# ------------------------------------------------------------------------------------------------------------------- machines
+
+APART = {"space": {"align.epochs": {"grid": [0]}}, "base": {"task": "digits", "body.weights": "random"}, "seeds": 8}
+"""Trials that share nothing."""
+
+NO_DATA = {"status": "FAIL", "cause": "data", "error": "DataError: no file x.npz", "traceback": "T"}
+
+
+def begin_on(run, node):
+    trial = run.session.next()
+    run.session.start(trial.id, node)
+    return trial
+
+
+def test_as_many_trials_are_offered_as_fit_on_the_machines_there_are(tmp_path):
+    run = Run(tmp_path, slots=0, **APART)
+    assert run.session.next() is None
+    run.session.see([Node("a", "one", 1)])
+    assert [run.session.next() is not None for _ in range(2)] == [True, False]
+    run.session.see([Node("a", "one", 1), Node("b", "two", 2)])
+    assert [run.session.next() is not None for _ in range(3)] == [True, True, False]
+    assert run.session.nodes.joined == 1
+    run.session.see([Node("b", "two", 2)], may_grow=True)
+    assert [run.session.next() is not None for _ in range(6)] == [True] * 5 + [False], "an autoscaler sees all that wait"
+    assert (run.session.nodes.joined, run.session.nodes.lost) == (1, 1)
+
+
+def test_a_trial_leaves_a_machine_that_is_about_to_go_and_keeps_its_attempt(tmp_path):
+    run = Run(tmp_path, slots=0, **APART)
+    run.session.see([Node("a", "one", 1), Node("b", "two", 1)])
+    trial = begin_on(run, "a")
+    run.session.report(trial.id, [EpochRow(stage="finetune", epoch=1, valid_error=0.5)])
+    assert not run.session.wants_stop(trial.id)
+    run.session.see([Node("a", "one", 1, is_draining=True), Node("b", "two", 1)])
+    assert run.session.wants_stop(trial.id)
+    assert run.session.nodes.avoided("any") == {"a"}
+    run.session.cut(trial.id)
+    assert begin_on(run, "b") is trial
+    run.session.report(trial.id, [EpochRow(stage="finetune", epoch=epoch, valid_error=0.5) for epoch in (1, 2)])
+    run.session.end(trial.id, COMPLETE)
+    assert run.rows("status, attempt, trial")[:1] == [("COMPLETE", 1, trial.id)]
+    assert run.workspace.sql("select count(*) as n from metrics").rows() == [{"n": 2}]
+
+
+def test_a_machine_that_fails_everything_gets_no_more_and_its_trials_run_elsewhere(tmp_path):
+    run = Run(tmp_path, slots=0, **APART)
+    run.session.see([Node("bad", "one", 1), Node("good", "two", 1)])
+    run.session.end(begin_on(run, "good").id, COMPLETE)
+    for faults in (1, 2):
+        trial = begin_on(run, "bad")
+        run.session.end(trial.id, NO_DATA)
+        assert ("bad" in run.session.nodes.unusable) == (faults == 2)
+        assert run.session.nodes.avoided(trial.id) == {"bad"}
+        run.recorder.flush()
+        error = run.workspace.sql(f"select error from trial_status where trial = '{trial.id}'").rows()[0]["error"]
+        assert error == "one: data: DataError: no file x.npz; the trial was started again on another machine"
+        assert begin_on(run, "good") is trial
+        run.session.end(trial.id, COMPLETE)
+    assert run.session.nodes.excluded == {"one": "DataError: no file x.npz"}
+    assert run.session.slots == 1 or (run.session.see([Node("bad", "one", 1), Node("good", "two", 1)]) or run.session.slots == 1)
+
+
+def test_if_no_machine_can_do_it_the_run_ends_after_a_few_trials(tmp_path):
+    run = Run(tmp_path, slots=0, **APART)
+    run.session.see([Node("a", "one", 1), Node("b", "two", 1)])
+    failures = 0
+    while not run.session.is_ending:
+        trial = run.session.next()
+        avoided = run.session.nodes.avoided(trial.id)
+        run.session.start(trial.id, next(node for node in ("a", "b") if node not in avoided))
+        run.session.end(trial.id, NO_DATA)
+        failures += 1
+    run.session.close()
+    assert (run.session.outcome, run.session.reason) == (Outcome.UNFIT, NO_DATA["error"])
+    assert failures == 6, "three trials, each on both machines"
+    run.recorder.flush()
+    assert [row["cause"] for row in run.workspace.sql("select cause from trial_status").rows()] == ["data"] * 3
+    again = reconcile(run.planner.space, run.workspace.results)
+    assert len(again.todo) == 8, "none of these failures is final"
+
+
+def test_a_trial_that_fails_on_two_machines_that_work_is_to_blame_itself(tmp_path):
+    run = Run(tmp_path, slots=0, **APART)
+    nodes = [Node(name, name, 1) for name in "abc"]
+    run.session.see(nodes)
+    for node in "abc":
+        run.session.end(begin_on(run, node).id, COMPLETE)
+    trial = begin_on(run, "a")
+    run.session.end(trial.id, NO_DATA)
+    assert begin_on(run, "b") is trial
+    run.session.end(trial.id, NO_DATA)
+    run.recorder.flush()
+    (row,) = run.workspace.sql(f"select status, cause, attempt from trial_status where trial = '{trial.id}'").rows()
+    assert row == {"status": "FAIL", "cause": "data", "attempt": 2}
+    assert not run.session.nodes.excluded
+
+
+def test_a_failure_of_what_runs_the_trials_costs_no_trial_anything(run):
+    trial = run.begin()
+    for _ in range(5):
+        run.session.interrupt("Ray Tune failed")
+        assert run.begin() is trial
+    run.session.end(trial.id, COMPLETE)
+    assert run.rows("status, trial") == [("COMPLETE", trial.id)]
 
 
 # ------------------------------------------------------------------------------------------------------------- early stopping
@@ -235,6 +395,36 @@ def test_a_run_ends_when_its_time_is_used_up(tmp_path):
     run.session.check_deadline()
     run.session.close()
     assert run.session.outcome is Outcome.STOPPED
+
+
+def test_a_run_ends_when_the_gpu_time_that_its_trials_held_is_used_up(tmp_path):
+    run = Run(tmp_path, slots=8, budget={"gpu_hours": 1}, resources={"gpu": 0.5})
+    trial = run.begin()  # one of eight slots: the other trial waits for its alignment
+
+    def goes_on_at(hour: float) -> bool:
+        run.now = 3600 * hour
+        run.session.check_deadline()
+        return not run.session.is_ending
+
+    assert goes_on_at(1.0)
+    run.session.lose(trial.id)
+    assert goes_on_at(3.0)
+    assert run.begin() is trial
+    assert goes_on_at(3.9), "the two hours without a process do not count"
+    assert not goes_on_at(4.0)
+    run.session.close()
+    assert run.session.outcome is Outcome.STOPPED
+    assert run.session.meter.hours == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("end", ["end", "cut", "give_up"])
+def test_a_trial_that_ended_holds_no_gpu(tmp_path, end):
+    run = Run(tmp_path, resources={"gpu": 1}, budget={"gpu_hours": 9})
+    trial = run.begin()
+    run.now = 3600.0
+    getattr(run.session, end)(trial.id, *([COMPLETE] if end == "end" else []))
+    run.now = 7200.0
+    assert run.session.meter.hours == pytest.approx(1.0)
 
 
 def test_what_is_said_of_a_trial_that_has_ended_changes_nothing(run):

@@ -17,7 +17,10 @@ DIGITS = "base: {task: digits}\n"
 
 FAULTS = {
     "unknown key": ("spase: {}", "spase: must be a known key. Did you mean 'space'? Known: base, "),
-    "unknown key of a part": ("resources: {gpus: 1}", "resources.gpus: must be a known key. Did you mean 'gpu'? Known: cpu, gpu."),
+    "unknown key of a part": (
+        "resources: {gpus: 1}",
+        "resources.gpus: must be a known key. Did you mean 'gpu'? Known: cpu, custom, gpu, labels, memory.",
+    ),
     "unknown key of an axis": (
         "space: {proxy: {gird: [noise]}}",
         "space.proxy: must have exactly one of grid, choice, uniform, loguniform, int, but got {'gird': ['noise']}. Did you mean 'grid'?",
@@ -112,6 +115,28 @@ FAULTS = {
     "no CPU": ("resources: {cpu: 0}", "resources.cpu: must be greater than 0, but got 0."),
     "two GPUs": ("resources: {gpu: 2}", "resources.gpu: must be at most 1, but got 2."),
     "more threads than CPUs": ("base: {task: digits, threads: 4}", "resources.cpu: must be at least base.threads = 4, but got 1.0."),
+    "no memory": ("resources: {memory: 0}", "resources.memory: must be greater than 0, but got 0."),
+    "GPU as a custom resource": (
+        "resources: {custom: {GPU: 1}}",
+        "resources.custom.GPU: must be a custom resource; gpu has a key of its own, but got 'GPU'. Write resources.gpu.",
+    ),
+    "custom resource less than Ray counts": (
+        "resources: {custom: {licence: 0}}",
+        "resources.custom.licence: must be at least 0.0001, but got 0.",
+    ),
+    "label of Ray, misspelled": (
+        "resources: {labels: {ray.io/market_type: spot}}",
+        "resources.labels.ray.io/market_type: must be a label that nodes can have, but got 'ray.io/market_type'. "
+        "Did you mean 'ray.io/market-type'?",
+    ),
+    "key of a label": ("resources: {labels: {-a: b}}", "resources.labels.-a: must be the key of a node label: letters, digits, dots"),
+    "selector of a label": (
+        "resources: {labels: {zone: in(a}}",
+        "resources.labels.zone: must be a value of a node label or a selector of some (letters, digits, dots, dashes and underscores, "
+        "at most 63, the first and the last a letter or digit), but got 'in(a'. Write a value, \"!value\", a list of values, or",
+    ),
+    "number as a label": ("resources: {labels: {zone: 3}}", "resources.labels.zone: must be a value of a node label or a selector of"),
+    "no labels in a list": ("resources: {labels: {zone: []}}", "resources.labels.zone: must be a list of values of a node label, at least"),
     "seeds true": ("seeds: true", "seeds: must be a count or a list of whole numbers, but got True."),
     "no seeds": ("seeds: 0", "seeds: must be at least 1, but got 0."),
     "seed twice": ("seeds: [1, 1]", "seeds: must be a list of different whole numbers from 0, at least one, but got [1, 1]."),
@@ -193,13 +218,18 @@ def test_all_faults_are_said_at_once(faults_in):
     seeds: true
     search: {algorithm: tpe, trials: 1.5}
     metric: accuracy
-    resources: {cpu: 0, gpu: 2}
+    resources: {cpu: 0, gpu: 2, custom: {GPU: 1, a: 0}, labels: {-b: c, d: 3, e: []}}
     """
     assert [line.partition(": ")[0] for line in faults_in(text)] == [
         "seeds",
         "search.trials",
         "resources.cpu",
         "resources.gpu",
+        "resources.custom.GPU",
+        "resources.custom.a",
+        "resources.labels.-b",
+        "resources.labels.d",
+        "resources.labels.e",
         "nme",
         "base.finetune.lr",
         "base.finetune.epochs",

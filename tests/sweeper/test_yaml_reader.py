@@ -107,6 +107,11 @@ require:
         ("a: 1\n b: 2", "must be valid YAML: mapping values are not allowed here (line 2, column 3)."),
         ("a: *missing", "must be valid YAML: found undefined alias 'missing' (line 1, column 4)."),
         ("[a, b]: 1", "must be valid YAML: a key must be a plain string (line 1, column 1)."),
+        (
+            "a: !spot",
+            "must be valid YAML: could not determine a constructor for the tag '!spot' (line 1, column 4); a value that begins with !",
+        ),
+        ("{a: !spot}", "must be valid YAML: expected ' ', but found '}' (line 1, column 10); a value that begins with ! needs quotes."),
         ("a: 1\n---\nb: 2", "must be valid YAML: but found another document (line 2, column 1)."),
         ("a: \x07", "must be valid YAML: unacceptable character #x0007"),
         ("a: !!bool maybe", "must be valid YAML: KeyError 'maybe'."),

@@ -30,7 +30,7 @@ from orca_core.tasks.preparation import Answers, Preparation
 from orca_core.tasks.raw_arrays import ArrayInputs, array_range, as_rows
 from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal
-from orca_core.workbench import memoize
+from orca_core.workbench import Workbench, memoize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ def npz_task(path: str) -> TaskSpec:
         DataError: If the file is missing or is not an .npz, or its arrays' names, shapes or dtypes are not as described above; one
             fault per line.
     """
-    file = Path(path).expanduser()
+    file = Workbench.current().locate(path)
     headers = _read_headers(file)
     _refuse(file, check_headers(headers))
     suffix = _train_suffix(headers)
@@ -82,6 +82,7 @@ def npz_task(path: str) -> TaskSpec:
         files=partial(tuple, (file,)),
         version=2 if _is_split(headers) else 1,  # training rows of such a file keep their order since version 2
         source=str(file),
+        own_path=path,
         fixed_validation="The file has x_valid and y_valid" if "x_valid" in headers else "",
     )
 

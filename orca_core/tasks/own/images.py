@@ -70,7 +70,7 @@ def images_task(argument: str) -> TaskSpec:
         ConfigError: If the size is not a whole number from 8 to 1024.
     """
     path, size = parse_size("images:", argument)
-    folder = Path(path).expanduser()
+    folder = Workbench.current().locate(path)
     parts = list_pictures(folder)
     names = sorted({name for part in parts.values() for name, _ in part})
     layout = hashlib.sha256("\n".join(f"{part}/{name}/{at.name}" for part, rows in parts.items() for name, at in rows).encode()).hexdigest()
@@ -87,6 +87,7 @@ def images_task(argument: str) -> TaskSpec:
         recipes={"laptop": laptop_recipe(2, epochs=6, batch_size=16)},
         files=partial(tuple, paths),
         source=str(folder),
+        own_path=path,
         variant=f"{size} {layout}",  # the class of a picture is in its path, not in its content
         notes=_ignored_note(paths),
         fixed_validation="Its pictures for validation are in a folder of their own" if "valid" in parts else "",
@@ -102,7 +103,7 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
     import numpy as np
 
     path, size = parse_size("images:", spec.name.removeprefix("images:"))
-    folder = Path(path).expanduser()
+    folder = Workbench.current().locate(path)
     parts = list_pictures(folder)
     whole = parts.get("train") or parts[""]
     names = sorted({name for name, _ in whole})

@@ -33,7 +33,7 @@ from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import stratified_order
 from orca_core.tasks.tables import number_classes, read_table
 from orca_core.tasks.validation import hold_out_first
-from orca_core.workbench import memoize
+from orca_core.workbench import Workbench, memoize
 
 TARGETS = ("label", "target")
 
@@ -131,7 +131,7 @@ def csv_task(argument: str) -> TaskSpec:
         DataError: If the file is missing, is not a table with a target, or has columns that cannot be used as they are.
     """
     path, options = parse_address(argument)
-    file = Path(path).expanduser()
+    file = Workbench.current().locate(path)
     if not file.is_file():
         refuse([Fault("", "must be an existing file", Fault.ABSENT, "A relative path starts in the working folder.").text(str(file))])
     layout = _layout(file, options)
@@ -151,6 +151,7 @@ def csv_task(argument: str) -> TaskSpec:
         recipes={"laptop": laptop_recipe(1, epochs=8, batch_size=32, lr=3e-3)},
         files=partial(tuple, (file,)),
         source=str(file),
+        own_path=path,
         # Options that make no difference are no part of the data's identity.
         variant="" if not usual.faults and usual.identity == layout.identity else layout.identity,
         notes=layout.notes,
@@ -164,7 +165,7 @@ def parse_address(argument: str) -> tuple[str, Options]:
         ConfigError: If an option is unknown, repeated or has a wrong value; all faults at once.
     """
     found = re.fullmatch(r"(.*?)\?([A-Za-z_ ]*=.*)", argument, flags=re.DOTALL)
-    if found is None or Path(argument).expanduser().is_file():
+    if found is None or Workbench.current().locate(argument).is_file():
         return argument, Options()
     known = ("target", "drop", "kind", "categories", "max_levels")
     given, faults = dict[str, str](), []
@@ -207,7 +208,7 @@ def load_csv(spec: TaskSpec, split_seed: int) -> TaskData:
     import numpy as np
 
     path, options = parse_address(spec.name.removeprefix("csv:"))
-    file = Path(path).expanduser()
+    file = Workbench.current().locate(path)
     layout = _layout(file, options)
     refuse(fault.text(str(file)) for fault in layout.faults)
     values, classes = layout.target.values, layout.encoding.target.classes
