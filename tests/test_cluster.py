@@ -364,10 +364,16 @@ def test_every_command_of_the_file_runs_in_a_clean_environment_and_the_cluster_g
 
 
 COUNT_SLOTS = """
+import os
 import ray
 from orca_core.errors import ConfigError
-from sweeper.tune.cluster import Cluster
+from sweeper.tune.cluster import Cluster, open_cluster
 from sweeper.space.file import Resources
+
+with open_cluster(os.environ["RAY_ADDRESS"], Resources(cpu=2), "file:///artifacts") as cluster:
+    assert ray.is_initialized()
+    assert sum(node.slots for node in cluster.nodes()) == 2
+assert not ray.is_initialized(), "a sweep leaves the cluster it joined"
 
 ray.init(address="auto", log_to_driver=False)
 slots = {(1, 0): 5, (2, 0): 2, (0.5, 0): 10, (1, 1): 2, (1, 0.5): 4, (0.5, 0.4): 4, (2, 0.25): 2}
