@@ -146,7 +146,9 @@ class Storm:
         self._set_count(self._counts.pop(0))
 
     def rage(self, sweep: Sweep) -> None:
-        """Go on until the sweep ends."""
+        """Go on until the sweep ends, from its first epoch on."""
+        while not sweep.epochs() and not sweep.is_over:
+            time.sleep(0.1)
         while not self._wait(sweep, self._dice.uniform(*self._pause)):
             if self._live and not self._counts and self._dice.random() < 0.25:
                 self._freeze(sweep, self._dice.choice(self._live))
@@ -275,7 +277,8 @@ def report(calm: Sweep, sweep: Sweep, storm: Storm, folder: Path) -> int:
         "attempts are of hard losses alone": (f"{attempts} more than trials, {len(storm.hard)} hard losses", attempts <= len(storm.hard)),
     }
     print(
-        f"events: {', '.join(f'{count} {name}' for name, count in storm.events.items())}; {calm.seconds:.0f} s calm, {sweep.seconds:.0f} s in the storm"
+        f"events: {', '.join(f'{count} {name}' for name, count in storm.events.items())}; {calm.seconds:.0f} s calm, "
+        f"{sweep.seconds:.0f} s in the storm"
     )
     for name, (said, holds) in promises.items():
         print(f"{'kept' if holds else 'NOT KEPT':<9} {name:<46} {said}")

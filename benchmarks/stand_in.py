@@ -12,6 +12,7 @@ node, stage, epoch, and when it began and ended. Files in the folder `harm` make
     no-process[-NODE]  processes end while they are set up
     memory-SEED        trials of this seed hold as many GiB as it says, for 30 s
     memory-tries       how often they do; always if there is no such file
+    long-SEED          trials of this seed first sleep as many seconds as it says
 """
 
 from __future__ import annotations
@@ -123,6 +124,8 @@ def _harm(job: TrialJob, settings: dict[str, Any], node: str) -> None:
     if _is_planted(settings, "no-data", node):
         raise DataError("x.npz: is not there")
     folder = Path(settings["harm"])
+    if _is_planted(settings, "long", str(job.config.seed)):
+        time.sleep(float((folder / f"long-{job.config.seed}").read_text()))
     if _is_planted(settings, "memory", str(job.config.seed)) and _take(folder / "memory-tries"):
         gib = int((folder / f"memory-{job.config.seed}").read_text())
         held = [bytearray(os.urandom(2**20)) * 1024 for _ in range(gib)]

@@ -42,7 +42,7 @@ def start(results: Path, log: Path) -> subprocess.Popen[bytes]:
 def kind_of(process: psutil.Process) -> str | None:
     """Return what kind of Ray process this is, or None for helpers whose loss has no effect."""
     title = " ".join(process.cmdline())
-    for kind, mark in (("worker", "ray::ResourceTrainable"), ("raylet", "raylet/raylet"), ("gcs", "gcs_server")):
+    for kind, mark in (("worker", "ray::train "), ("raylet", "raylet/raylet"), ("gcs", "gcs_server")):
         if mark in title:
             return kind
     return None

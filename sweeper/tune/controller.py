@@ -106,12 +106,13 @@ class SweepController(TuneController):
         super().__init__(**arguments)
         self._board, self._resources = board, resources
         self._nodes_of_actors: dict[Any, str] = {}
+        self._failed_process: tuple[str | None, bool] = (None, False)  # the last one that failed: its node, and whether it had started
         self._version = board.version
         self._requests: dict[frozenset[str], PlacementGroupFactory] = {}
         self._avoided_by: dict[PlacementGroupFactory, frozenset[str]] = {}
         self._actor_manager = _ActorManager(self._actor_manager._resource_manager)
         self._actor_manager.title_of = self._title_of
-        self._actor_manager.locate = self._locate
+        self._actor_manager.on_failure = self._note_failure
         self._actor_cache = _IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._is_fit, self._may_run)
 
     # -------------------------------------------------------------------------------------------------------- the loop
@@ -212,8 +213,13 @@ class SweepController(TuneController):
         self._nodes_of_actors.pop(tracked_actor, None)  # of a process without a trial Tune does not hear that it has stopped
         self._started_actors.discard(tracked_actor)
 
+    def _note_failure(self, tracked_actor: Any) -> None:
+        """Note what is known of a process that has failed, before Tune forgets it and then calls `_trial_task_failure`."""
+        self._locate(tracked_actor)
+        self._failed_process = self._nodes_of_actors.get(tracked_actor), tracked_actor in self._started_actors
+
     def _locate(self, tracked_actor: Any) -> None:
-        """Find out on which node a process runs. Also called when it has failed, while that can still be asked."""
+        """Find out on which node a process runs."""
         if tracked_actor in self._nodes_of_actors:
             return
         live = self._actor_manager._live_actors_to_ray_actors_resources.get(tracked_actor)
@@ -281,23 +287,28 @@ class SweepController(TuneController):
     def _trial_task_failure(self, trial: Trial, exception: Any) -> None:
         """Tell the session of a lost process, and drop the trial; the session may hand it out again."""
         if trial.status in (Trial.RUNNING, Trial.PENDING):
-            self._board.lost(trial.trial_id, self._describe_loss(trial, exception))
+            self._board.lost(trial.trial_id, _describe_loss(exception, *self._failed_process))
         self._process_trial_failure(trial, exception)
 
-    def _describe_loss(self, trial: Trial, exception: Exception) -> Loss:
-        actor = self._trial_to_actor.get(trial)
-        node = self._nodes_of_actors.get(actor)
-        cause = exception.__cause__ if isinstance(exception, _ProcessLostError) else exception
-        if isinstance(cause, OutOfMemoryError):
-            has_begun = actor in self._started_actors  # if not, it was not the trial that took the memory
-            error = "Ray ended the worker's process because the machine was running out of memory"
-            return Loss("out-of-memory" if has_begun else "process-start", error, node)
-        is_announced = bool(getattr(cause, "preempted", False))
-        if actor not in self._started_actors and not is_announced and not _is_node_gone(cause):
-            return Loss("process-start", f"the worker's process could not be started ({_what_happened(cause)})", node)
-        if isinstance(cause, RayTaskError):
-            return Loss("infrastructure", f"the worker failed ({_what_happened(cause)})", node)
-        return Loss("infrastructure", "the worker's process or machine was lost", node, is_announced)
+
+def _describe_loss(exception: Exception, node: str | None, had_started: bool) -> Loss:
+    """What the loss of a process was.
+
+    Args:
+        exception: What came out of it.
+        node: Its node; None if it is unknown.
+        had_started: Whether it had come up, so that it can have worked on a trial.
+    """
+    cause = exception.__cause__ if isinstance(exception, _ProcessLostError) else exception
+    is_announced = bool(getattr(cause, "preempted", False))
+    if isinstance(cause, OutOfMemoryError):
+        error = "Ray ended the worker's process because the machine was running out of memory"
+        return Loss("out-of-memory" if had_started else "process-start", error, node)  # not yet started, it did not take the memory
+    if not had_started and not is_announced and not _is_node_gone(cause):
+        return Loss("process-start", f"the worker's process could not be started ({_what_happened(cause)})", node)
+    if isinstance(cause, RayTaskError):
+        return Loss("infrastructure", f"the worker failed ({_what_happened(cause)})", node)
+    return Loss("infrastructure", "the worker's process or machine was lost", node, is_announced)
 
 
 _NODE_IS_GONE = ("node has died", "node was terminated", "node is dead", "died because its node", "preempted")
@@ -331,19 +342,19 @@ class _ActorManager(RayActorManager):
 
     Attributes:
         title_of: The name of what a process does; empty if it does nothing.
-        locate: Called with a process that has failed, before it is forgotten.
+        on_failure: Called with a process that has failed, before it is forgotten.
     """
 
     title_of: Callable[[Any], str] = staticmethod(lambda tracked_actor: "")
-    locate: Callable[[Any], None] = staticmethod(lambda tracked_actor: None)
+    on_failure: Callable[[Any], None] = staticmethod(lambda tracked_actor: None)
 
     def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
-        self.locate(tracked_actor)
+        self.on_failure(tracked_actor)
         super()._actor_start_failed(tracked_actor, exception)
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         """Take what is neither an error of the process nor of the task, such as Ray's own end of a process for its memory, as a loss."""
-        self.locate(tracked_actor_task._tracked_actor)
+        self.on_failure(tracked_actor_task._tracked_actor)
         if not isinstance(exception, RayActorError | RayTaskError):
             exception = _ProcessLostError(exception)
         super()._actor_task_failed(tracked_actor_task, exception)
