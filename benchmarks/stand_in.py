@@ -13,6 +13,9 @@ node, stage, epoch, and when it began and ended. Files in the folder `harm` make
     memory-SEED        trials of this seed hold as many GiB as it says, for 30 s
     memory-tries       how often they do; always if there is no such file
     long-SEED          trials of this seed first sleep as many seconds as it says
+    hold               trials that could begin wait as long as it is there
+
+Each refusal of the first three kinds is a line in the file `refused`: node and kind.
 """
 
 from __future__ import annotations
@@ -114,16 +117,18 @@ def _error(job: TrialJob, epoch: int) -> float:
 
 def _refuse_to_start(settings: dict[str, Any]) -> None:
     node = ray.get_runtime_context().get_node_id()
-    if _is_planted(settings, "no-start", node):
+    if _refuses(settings, "no-start", node):
         raise ImportError("a planted error while the process starts")
-    if _is_planted(settings, "no-process", node):
+    if _refuses(settings, "no-process", node):
         os._exit(1)
 
 
 def _harm(job: TrialJob, settings: dict[str, Any], node: str) -> None:
-    if _is_planted(settings, "no-data", node):
+    if _refuses(settings, "no-data", node):
         raise DataError("x.npz: is not there")
     folder = Path(settings["harm"])
+    while _is_planted(settings, "hold", ""):
+        time.sleep(0.1)
     if _is_planted(settings, "long", str(job.config.seed)):
         time.sleep(float((folder / f"long-{job.config.seed}").read_text()))
     if _is_planted(settings, "memory", str(job.config.seed)) and _take(folder / "memory-tries"):
@@ -131,6 +136,14 @@ def _harm(job: TrialJob, settings: dict[str, Any], node: str) -> None:
         held = [bytearray(os.urandom(2**20)) * 1024 for _ in range(gib)]
         time.sleep(30)
         del held
+
+
+def _refuses(settings: dict[str, Any], name: str, node: str) -> bool:
+    if not _is_planted(settings, name, node):
+        return False
+    with open(Path(settings["harm"]) / "refused", "a") as refused:
+        refused.write(f"{node} {name}\n")
+    return True
 
 
 def _is_planted(settings: dict[str, Any], name: str, of: str) -> bool:

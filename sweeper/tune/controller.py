@@ -14,6 +14,7 @@ Tests hold each of these against the installed version of Ray.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -30,9 +31,13 @@ from ray.tune.utils.object_cache import _ObjectCache
 
 from sweeper.running.losses import Loss
 from sweeper.space.file import Resources
+from sweeper.tune.trainable import REPORT_EVERY_S
 
 PENDING_GROUPS = 200
 """Most resource requests that Ray is given at once; more of them slow its scheduler down."""
+
+MAX_REPORTS = 100
+"""Most reports a second, of all running trials together; each takes the driver about a millisecond."""
 
 IDLE_S = 0.1
 """Seconds to wait in a turn of the loop in which nothing runs."""
@@ -151,7 +156,7 @@ class SweepController(TuneController):
         """Do nothing, as `checkpoint`."""
 
     def _forget_ended(self) -> None:
-        """Drop the trials that have ended, of which Tune keeps some kilobytes each."""
+        """Drop the trials that have ended, of which Tune keeps some kilobytes and a folder each."""
         ended = self._stopped_trials | self._failed_trials
         if not ended:
             return
@@ -160,6 +165,8 @@ class SweepController(TuneController):
         self._live_trials -= ended
         self._trials = [trial for trial in self._trials if trial not in ended]
         for trial in ended:
+            if trial.relative_logdir:
+                shutil.rmtree(trial.local_path, ignore_errors=True)
             self._queued_trial_decisions.pop(trial.trial_id, None)
             self._cached_trial_decisions.pop(trial.trial_id, None)
             self._resetting_trials.discard(trial)
@@ -198,6 +205,12 @@ class SweepController(TuneController):
         """Whether a process is starting for a trial; if not, it waits for room on a machine."""
         actor = self._trial_to_actor.get(trial)
         return actor is not None and self._actor_manager.is_actor_started(actor)
+
+    def _schedule_trial_train(self, trial: Trial) -> None:
+        """Let a trial go on until its next report, which is the later the more trials run."""
+        report_every_s = max(REPORT_EVERY_S, len(self._running_trials) / MAX_REPORTS)
+        events: Any = {"on_result": self._on_training_result, "on_error": self._trial_task_failure}
+        self._schedule_trial_task(trial, "train", args=(report_every_s,), **events)
 
     def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
         self._locate(tracked_actor)
