@@ -214,12 +214,13 @@ def test_a_drained_node_that_dies_before_its_trial_could_leave_costs_no_attempt(
 @pytest.mark.cluster
 def test_a_trial_that_advances_survives_five_hard_losses(sweep):
     (node,) = add(sweep.cluster, 1)
-    sweep.start(seeds=1, epochs=14, epoch_s=0.5, save_s=0.1)
-    for loss in range(5):
-        sweep.wait_for(lambda epochs, most=2 * (loss + 1): len(epochs) >= most)
+    sweep.start(seeds=1, epochs=30, epoch_s=0.5, save_s=0.1)
+    for _ in range(5):
+        known = len(sweep.epochs())
+        sweep.wait_for(lambda epochs, known=known: len(epochs) >= known + 2)
         time.sleep(1.2)  # until the rows are reported
-        for process in _trial_processes(node):
-            process.kill()
+        (process,) = _trial_processes(node)
+        process.kill()
     assert sweep.end() == 0, sweep.said
     assert sweep.rows("select status, attempt from trial_status") == [("COMPLETE", 6)]
 
