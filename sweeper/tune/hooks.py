@@ -44,7 +44,7 @@ class SessionBoard:
     def avoided(self, tune_id: str) -> frozenset[str]:
         """Ids of the nodes on which a trial must not start."""
         planned = self._trials.get(tune_id)
-        return self._session.nodes.avoided(planned.id) if planned is not None else self.unusable
+        return self._session.nodes.avoided(planned.id) if planned is not None else self._session.nodes.unusable
 
     def started(self, tune_id: str, node: str | None) -> None:
         """A process on a node begins a trial."""
@@ -61,14 +61,13 @@ class SessionBoard:
         planned = self._trials.get(tune_id)
         return f"{planned.config.task} {planned.id} {planned.variant}".rstrip() if planned is not None else ""
 
-    @property
-    def unusable(self) -> frozenset[str]:
-        """Ids of the nodes that should get no more trials."""
-        return self._session.nodes.unusable
+    def is_fit(self, node_id: str) -> bool:
+        """Whether a process on a node may get another trial."""
+        return self._session.nodes.is_fit(node_id)
 
     @property
     def version(self) -> int:
-        """A number that changes with the answers of `avoided` and `unusable`."""
+        """A number that changes with the answers of `avoided`."""
         return self._session.nodes.version
 
     @property

@@ -120,7 +120,7 @@ def launch(
 
 def _run(session: Session, cluster: Cluster, progress: Progress) -> None:
     """Let Ray Tune run trials until the session ends. An error of Tune's own ends one call of `fit`, not the run."""
-    failures, rows = 0, session.recorder.num_rows
+    failures, rows = 0, session.num_new_rows
     while True:
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         try:
@@ -130,14 +130,20 @@ def _run(session: Session, cluster: Cluster, progress: Progress) -> None:
         except Exception as error:  # whatever it is: the plan and the stores are whole, and trials go on from there
             if session.is_exhausted:
                 return
-            if session.recorder.num_rows > rows:
-                failures, rows = 0, session.recorder.num_rows
+            if session.num_new_rows > rows:
+                failures, rows = 0, session.num_new_rows
             failures += 1
             if failures > MAX_FIT_FAILURES or not has_nodes():
-                raise SweepCutError(f"{session.space.name}: Ray Tune failed {failures} times without a new result ({error})") from error
-            session.interrupt(f"Ray Tune failed ({error})")
+                raise SweepCutError(f"{session.space.name}: Ray Tune failed {failures} times without a new result ({_last_line(error)})") from error
+            session.interrupt(f"Ray Tune failed ({_last_line(error)})")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _last_line(error: Exception) -> str:
+    """What went wrong: Tune's errors are the text of a traceback, which ends with it."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _fit(session: Session, cluster: Cluster, progress: Progress, scratch: Path) -> None:
