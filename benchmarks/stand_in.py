@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Generator
@@ -102,13 +103,16 @@ def _error(job: TrialJob, epoch: int) -> float:
 
 
 def _harm(settings: dict[str, Any], node: str) -> None:
-    """Do what the files of the folder `harm` say: `no-data` fails, `memory` takes that many GiB once, `exit` ends the process once.
+    """Do what the files of the folder `harm` say: `no-data` fails, `memory` takes that many GiB once, `hang` stops the process once.
 
     A file may be named for one node, as in `no-data-NODEID`.
     """
     folder = Path(settings["harm"] or "/nonexistent")
     if any((folder / name).exists() for name in ("no-data", f"no-data-{node}")):
         raise DataError("x.npz: is not there")
+    if (file := folder / "hang").exists():
+        file.unlink()
+        os.kill(os.getpid(), signal.SIGSTOP)
     for name in ("memory", "memory-always"):
         if (file := folder / name).exists():
             gib = float(file.read_text())
@@ -126,6 +130,8 @@ def main() -> None:
     parser.add_argument("--results", required=True)
     parser.add_argument("--address")
     parser.add_argument("--max-concurrent", type=int)
+    parser.add_argument("--wait", type=float, default=15.0, help="as for `sweeper run`")
+    parser.add_argument("--notify", help="as for `sweeper run`")
     parser.add_argument("--epoch-s", type=float, default=0.2, help="seconds that an epoch takes")
     parser.add_argument("--save-s", type=float, default=1.0, help="seconds between stored states")
     parser.add_argument("--log", default="", help="file for a line per epoch")
@@ -137,6 +143,7 @@ def main() -> None:
 
     try:
         options = {"address": arguments.address, "max_concurrent": arguments.max_concurrent}
+        options |= {"wait_minutes": arguments.wait, "notify": arguments.notify}
         sys.exit(run_space(load_space(arguments.space), Workspace(arguments.results), **options))
     except OrcaError as error:
         print(error, file=sys.stderr)

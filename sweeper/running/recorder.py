@@ -111,7 +111,7 @@ class Recorder:
         clock: Monotonic clock, in seconds.
 
     Attributes:
-        ended: Trial id -> how its last attempt in this run ended.
+        ended: Trial id -> how it ended in this run; not if it is to be started again.
         num_rows: Number of rows of stages and epochs that were reported, except those that were reported before.
         trouble: Why rows could not be written and are buffered; empty if they could.
     """
@@ -127,6 +127,7 @@ class Recorder:
         self.num_rows = 0
         self.trouble = ""
         self.ended: dict[str, Ended] = {}
+        self._starts_again: set[str] = set()
 
     @cached_property
     def _attempts(self) -> dict[str, int]:
@@ -156,7 +157,7 @@ class Recorder:
     @property
     def started(self) -> Set[str]:
         """Ids of the trials that have started, or have been taken over, since this recorder was made."""
-        return self._live.keys() | self.ended.keys()
+        return self._live.keys() | self.ended.keys() | self._starts_again
 
     def start(self, trial: PlannedTrial, *, device: str) -> None:
         """Record that a trial starts, or restarts after its process or machine was lost."""
@@ -181,6 +182,7 @@ class Recorder:
         }
         row |= trial.cells()
         self._live[trial.id] = _Live(row, self._clock(), stage_started=self._clock())
+        self._starts_again.discard(trial.id)
         self._buffers["trials"].append(dict(row))
         self._flush_if_due()
 
@@ -244,8 +246,11 @@ class Recorder:
             self._buffers[row.TABLE].append(cells | {name: live.row[name] for name in ("sweep", "trial", "attempt", "run")})
         self._flush_if_due()
 
-    def end(self, trial_id: str, result: Mapping[str, Any]) -> Ended | None:
-        """Record how a trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. None, and no row, if it never started."""
+    def end(self, trial_id: str, result: Mapping[str, Any], *, starts_again: bool = False) -> Ended | None:
+        """Record how a trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. None, and no row, if it never started.
+
+        With `starts_again` only this attempt of it has ended, so that it does not count as ended.
+        """
         seconds, live = self.seconds(trial_id), self._live.pop(trial_id, None)
         if live is None:
             return None
@@ -254,7 +259,10 @@ class Recorder:
         row |= {"seconds": seconds, "saved_s": live.saved_s, "mixed_numerics": live.mixed_numerics}
         row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
         ended = Ended(shown_status(row), row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
-        self.ended[trial_id] = ended
+        if starts_again:
+            self._starts_again.add(trial_id)
+        else:
+            self.ended[trial_id] = ended
         self._buffers["trials"].append(row)
         self._flush_if_due()
         return ended
@@ -291,6 +299,11 @@ class Recorder:
         self._flushes += 1
         if self._flushes % COMPACT_EVERY == 0:
             self.store.compact(self.sweep)
+
+    def look(self) -> None:
+        """Write buffered rows if it is time to, also while nothing else happens."""
+        if any(self._buffers.values()):
+            self._flush_if_due()
 
     def _flush_if_due(self) -> None:
         if self._clock() - self._last_flush >= FLUSH_EVERY_S:

@@ -6,6 +6,7 @@ whichever machine. Here instead
 
 - every error out of a trial's process is the loss of that process, and the session decides whether the trial is started again,
 - trials are kept away from machines that are about to be taken away, or on which they failed,
+- a process that hangs is ended at the time limit of its trial,
 - processes without a trial are kept for the trials to come, but no longer than there are any,
 - trials that have ended are forgotten.
 
@@ -23,7 +24,7 @@ import ray
 import ray.tune.tune
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-from ray.tune import PlacementGroupFactory
+from ray.tune import PlacementGroupFactory, TuneError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.utils.object_cache import _ObjectCache
@@ -49,6 +50,12 @@ class Board(Protocol):
 
     def lost(self, tune_id: str, loss: Loss) -> None:
         """The process of a trial was lost."""
+
+    def hung(self) -> list[str]:
+        """The trials whose processes have to be ended, as they are beyond their time limit and do not report."""
+
+    def timed_out(self, tune_id: str) -> None:
+        """The process of such a trial is being ended."""
 
     def title(self, tune_id: str) -> str:
         """The name of a trial in Ray's dashboard."""
@@ -120,6 +127,7 @@ class SweepController(TuneController):
         if self._board.version != self._version:
             self._version = self._board.version
             self._ask_anew()
+        self._end_hung()
         super().step()
         if not self._actor_manager.num_total_actors and not self.is_finished():
             time.sleep(IDLE_S)
@@ -275,6 +283,13 @@ class SweepController(TuneController):
         if trial.status in (Trial.RUNNING, Trial.PENDING):
             self._board.lost(trial.trial_id, self._describe_loss(trial, exception))
         self._process_trial_failure(trial, exception)
+
+    def _end_hung(self) -> None:
+        """End the processes that are beyond the time limit of their trial and do not report; Tune kills those that do not end then."""
+        for tune_id in self._board.hung():
+            self._board.timed_out(tune_id)
+            if (trial := self.get_trial(tune_id)) is not None:
+                self._process_trial_failure(trial, TuneError("beyond its time limit"))
 
     def _describe_loss(self, trial: Trial, exception: Exception) -> Loss:
         actor = self._trial_to_actor.get(trial)

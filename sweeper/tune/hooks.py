@@ -16,10 +16,11 @@ from ray.tune.search import Searcher
 
 from orca_core.rows import row_from_json
 from sweeper.planning.trials import PlannedTrial
+from sweeper.running.lookout import Lookout
 from sweeper.running.losses import Loss
 from sweeper.running.progress import Progress
 from sweeper.running.session import Session
-from sweeper.tune.cluster import Cluster, has_nodes
+from sweeper.tune.cluster import has_nodes
 
 LOOK_EVERY_S = 2.0
 """Seconds between looks at the cluster: which nodes have joined, which are gone or about to be taken away."""
@@ -55,6 +56,16 @@ class SessionBoard:
         """The process of a trial was lost."""
         if (planned := self._trials.pop(tune_id, None)) is not None:
             self._session.lose(planned.id, loss)
+
+    def hung(self) -> list[str]:
+        """The trials whose processes have to be ended, as they are beyond their time limit and do not report."""
+        hung = self._session.hung
+        return [tune_id for tune_id, planned in self._trials.items() if planned.id in hung] if hung else []
+
+    def timed_out(self, tune_id: str) -> None:
+        """The process of such a trial is being ended."""
+        if (planned := self._trials.pop(tune_id, None)) is not None:
+            self._session.time_out(planned.id)
 
     def title(self, tune_id: str) -> str:
         """The name of a trial in Ray's dashboard: its task, its id, what it varies."""
@@ -110,8 +121,8 @@ class StopWithSession(_NotPickled, tune.Stopper):
     calls `stop_all` in every turn of its loop: periodic checks are there.
     """
 
-    def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress, cluster: Cluster) -> None:
-        self._session, self._trials, self._progress, self._cluster = session, trials, progress, cluster
+    def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress, lookout: Lookout) -> None:
+        self._session, self._trials, self._progress, self._lookout = session, trials, progress, lookout
         self._last_look = -math.inf
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -131,9 +142,9 @@ class StopWithSession(_NotPickled, tune.Stopper):
         return self._session.is_ending
 
     def _look(self) -> None:
-        """Tell the session which nodes there are."""
+        """Look at the nodes, and at what keeps the sweep from going on."""
         if has_nodes():
-            self._session.see(self._cluster.nodes(), may_grow=self._cluster.autoscaler() is not None)
+            self._lookout.look()
         else:  # a cluster that has no workers now still has its head
             self._session.lose_machines()
 
