@@ -123,7 +123,7 @@ class Lookout:
 
     def _idles(self, autoscaler: AutoscalerState | None) -> bool:
         """Whether an autoscaler has done nothing for a while, though trials wait for room."""
-        if autoscaler is None or autoscaler.starting or not self._session.num_unplaced:
+        if autoscaler is None or autoscaler.starting or autoscaler.failures or not self._session.num_unplaced:
             self._idle_since = None
             return False
         if self._idle_since is None:

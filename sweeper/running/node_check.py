@@ -86,7 +86,7 @@ def answer(question: Question, ray_gpus: float = 0.0) -> Answer:
         _check_store(question, found)
         _check_needs(question, found)
         _check_memory(found)
-        if question.gpu > 0:
+        if question.gpu > 0 and ray_gpus > 0:
             _check_gpus(ray_gpus, found)
     except ImportError as error:
         found.troubles.append(("import", f"{error}"))
@@ -152,6 +152,8 @@ def _check_needs(question: Question, found: Answer) -> None:
         found.troubles.append((cause if (cause := cause_of(error)) in ("store", "disk") else "data", _line(error)))
         return
     found.troubles += [(_CAUSES[finding.kind], finding.what) for finding in findings]
+    if needs.digests:
+        found.facts["data"] = "wrong" if findings else "complete"
     free = shutil.disk_usage(_existing(Path(bench.cache_root).expanduser())).free / 2**30
     found.facts["disk"] = f"{free:.1f} GiB free"
 
@@ -171,7 +173,7 @@ def _check_gpus(ray_gpus: float, found: Answer) -> None:
     except (subprocess.TimeoutExpired, OSError, IndexError, ValueError) as error:
         found.troubles.append(("cuda", f"torch could not be asked for its GPUs: {_line(error)}"))
         return
-    found.facts["gpus"] = ", ".join(f"{name} with {gib:.0f} GiB" for name, gib in gpus) or "none that torch sees"
+    found.facts["GPUs"] = ", ".join(f"{name} with {gib:.0f} GiB" for name, gib in gpus) or "none that torch sees"
     if len(gpus) < ray_gpus:
         of = "" if build else ", as it is a build without CUDA"
         found.troubles.append(("cuda", f"Ray has {ray_gpus:g} GPUs here, but torch sees {len(gpus)}{of}"))

@@ -65,7 +65,7 @@ def open_cluster(address: str | None, resources: Resources, bits: Bits = "native
         name: Name of the sweep, which Ray's dashboard shows with the job.
 
     Raises:
-        ConfigError: If the cluster cannot be joined, or no node has the resources for a trial.
+        ConfigError: If the cluster cannot be joined.
     """
     is_joined = ray.is_initialized()
     if is_joined and bits == "portable":
@@ -77,9 +77,7 @@ def open_cluster(address: str | None, resources: Resources, bits: Bits = "native
             job = JobConfig(metadata={"sweep": name} if name else None)
             _init(address, environment, job)
     try:
-        cluster = Cluster(resources)
-        cluster.check_fit()
-        yield cluster
+        yield Cluster(resources)
     finally:
         if not is_joined:
             ray.shutdown()

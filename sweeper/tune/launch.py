@@ -106,6 +106,7 @@ def launch(
         open_cluster(address, space.resources, space.bits, name=space.name) as cluster,
         ExitStack() as stack,
     ):
+        cluster.check_fit()
         keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
         own_data = _send_own_data(todo, workspace) if address is not None else {}
         session = Session(
