@@ -92,7 +92,7 @@ def _examine(question: Question, resources: Resources, limit_s: float) -> list[N
     for node in nodes:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         gpus = node["Resources"].get("GPU", 0.0)
-        examiner: Any = make.options(scheduling_strategy=where, name="doctor").remote()
+        examiner: Any = make.options(scheduling_strategy=where).remote()
         tried = cuda.options(scheduling_strategy=where, name="doctor").remote() if gpus >= question.gpu else None
         asked.append((node, examiner, examiner.answer.remote(question, gpus), tried))
     reports = []
