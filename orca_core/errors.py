@@ -5,7 +5,10 @@
     │   └── UnpinnedError     portable bits in a process that was not started for them
     ├── DataError             a data file that is missing, damaged or not of the documented form
     ├── StoreError            an artifact store that cannot be read or written
-    │   └── DiskFullError     no space left on the disk
+    │   ├── DiskFullError           no space left on the disk
+    │   ├── StoreUnavailableError   out of reach for now: no connection, too many requests, an error of the server
+    │   ├── StoreAccessError        credentials that are missing, wrong, expired, or not allowed to do this
+    │   └── MissingBucketError      a bucket that does not exist
     └── NotFiniteError        a loss, distance or score that is NaN or infinite
 
 The sweeper adds QueryError (a question that the tables cannot answer) and SweepCutError (a sweep that could not come to its end).
@@ -89,6 +92,24 @@ class StoreError(OrcaError):
 
 class DiskFullError(StoreError):
     """No space is left on the disk that is written to."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store is out of reach for now: no connection, no answer in time, too many requests, an error of the server.
+
+    Attributes:
+        waited: Whether it was waited for already, so that nobody else need wait.
+    """
+
+    waited = False
+
+
+class StoreAccessError(StoreError):
+    """A store refuses: credentials are missing, wrong or expired, or do not allow what was tried."""
+
+
+class MissingBucketError(StoreError):
+    """The bucket of a store does not exist."""
 
 
 class NotFiniteError(OrcaError):

@@ -83,7 +83,9 @@ def advance(
     start_peak(trajectory.device)
     rows = []
     begun = stage.start
-    if (found := _furthest(stage, store)) is not None:
+    interim = _take(stage, store, stage.interim)
+    has_interim = interim is not None
+    if (found := _furthest(stage, store, interim)) is not None:
         trajectory.load_state(found.tensors)
         rows = rows_of(found)
         begun = rows[-1].epoch
@@ -105,7 +107,7 @@ def advance(
             last_save = time.perf_counter()
         elif epoch < end and time.perf_counter() - last_save >= save_every_s:
             store.put(stage.interim, trajectory.state(), _as_data(rows, makers))
-            last_save = time.perf_counter()
+            has_interim, last_save = True, time.perf_counter()
         try:
             yield row
         except GeneratorExit:  # stopped: the next run continues from here
@@ -114,7 +116,8 @@ def advance(
             raise
     artifact = Artifact(trajectory.state() if keep_tensors else {}, _as_data(rows, makers))
     stored = store.put(stage.address, artifact.tensors, artifact.data)
-    store.drop(stage.interim)
+    if has_interim:  # in an object store, each look costs time and money
+        store.drop(stage.interim)
     seconds = time.perf_counter() - started
     yield _stage_row(
         stage,
@@ -159,14 +162,13 @@ def _take(stage: Stage, store: Store, address: Address) -> Artifact | None:
     return None if artifact is None or (stage.needs_maker and "made_by" not in artifact.data) else artifact
 
 
-def _furthest(stage: Stage, store: Store) -> Artifact | None:
+def _furthest(stage: Stage, store: Store, interim: Artifact | None) -> Artifact | None:
     """The stored state that is furthest on the way to the stage's end: a kept one, or the interim one of an interrupted run."""
     end = stage.end
 
     def on_the_way(artifact: Artifact | None) -> bool:
         return artifact is not None and bool(artifact.tensors) and stage.start < _last_epoch(artifact) < end
 
-    interim = _take(stage, store, stage.interim)
     best = interim if on_the_way(interim) else None
     for address in reversed(store.states(stage.folder)):
         epoch = address.epoch or 0

@@ -19,6 +19,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Y = TypeVar("Y")
 
+GIB = 2**30
+
+CACHE_ROOT = "~/.cache/orca-sweeper"
+
+ARTIFACT_CACHE_GIB = 10.0
+"""Size of the copies of artifacts on a machine's own disk, unless it is set."""
+
 
 class Workbench:
     """The folders that trials read and write beside their store, and small caches of what they load.
@@ -28,6 +35,7 @@ class Workbench:
         cache_root: Folder for decoded data and digests of large files. It need not exist, and may be deleted at any time.
         max_data_gib: Largest size of an array that a file declares, > 0; None = what memory and disk have room for. It decides whether
             data is read, never what is read.
+        artifact_cache_gib: Most that copies of artifacts of object stores may take in the cache root, in GiB, >= 0; 0 = no copies.
 
     Attributes:
         copies: Path of the user's own data, as names have it -> its copy on this machine, for data that came from another one.
@@ -42,13 +50,20 @@ class Workbench:
     """
 
     def __init__(
-        self, data_root: str | Path = "data", cache_root: str | Path = "~/.cache/orca-sweeper", max_data_gib: float | None = None
+        self,
+        data_root: str | Path = "data",
+        cache_root: str | Path = CACHE_ROOT,
+        max_data_gib: float | None = None,
+        artifact_cache_gib: float = ARTIFACT_CACHE_GIB,
     ) -> None:
         if max_data_gib is not None and not max_data_gib > 0:
             raise ValueError(f"max_data_gib must be greater than 0, but is {max_data_gib}")
+        if not 0 <= artifact_cache_gib < float("inf"):
+            raise ValueError(f"artifact_cache_gib must be a number from 0, but is {artifact_cache_gib}")
         self.data_root = Path(os.path.abspath(Path(data_root).expanduser()))
         self.cache_root = Path(os.path.abspath(Path(cache_root).expanduser()))
         self.max_data_gib = max_data_gib
+        self.artifact_cache_gib = artifact_cache_gib
         self.copies: dict[str, Path] = {}
         self._caches: dict[Hashable, OrderedDict[Hashable, Any]] = {}
 

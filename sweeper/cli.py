@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
+from sweeper.commands import node, upkeep
 from sweeper.commands import results as reading
-from sweeper.commands import upkeep
 from sweeper.commands.options import (
     DataOption,
     FormatOption,
@@ -176,6 +176,9 @@ def stop(
 
 for _command in (upkeep.rm, upkeep.clean, upkeep.compact, upkeep.doctor):
     app.command()(_command)
+
+
+app.add_typer(node.app, name="node", hidden=True)
 
 
 def _catalogue(kind: str) -> Callable[..., None]:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from orca_core.errors import ConfigError, Fault
+from orca_core.patience import Trouble
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.order import longest_path_first
@@ -25,8 +26,12 @@ from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome, SweepCutError
 from sweeper.running.takeover import take_over
 from sweeper.running.unfinished import find_unfinished
+from sweeper.running.writer import InThread
 from sweeper.space.space import SearchSpace
 from sweeper.workbench import on_workbench
+
+START_MINUTES = 1.0
+"""How long storage is waited for before the first contact: what does not answer then may be a wrong address."""
 
 
 @on_workbench
@@ -62,9 +67,24 @@ def run_space(
         ConfigError: If the space, the data or the machines do not allow it, or another process drives the sweep. Nothing was started.
         SweepCutError: If the sweep was ended early because the disk is full, Ray was lost, or another run has taken the sweep over.
     """
-    workspace = Workspace.of(workspace)
-    results = workspace.results
     notifier = Notifier(parse_command(notify)) if notify is not None else None
+    workspace, minutes = Workspace.of(workspace), space.budget.storage_minutes
+    with workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble):
+        return _run_space(space, workspace, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
+
+
+def _run_space(
+    space: SearchSpace,
+    workspace: Workspace,
+    address: str | None,
+    max_concurrent: int | None,
+    retry_failed: bool,
+    share: bool,
+    quiet: bool,
+    wait_minutes: float,
+    notifier: Notifier | None,
+) -> int:
+    results = workspace.results
     first = reconcile(space, results, retry_failed)
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
     if not quiet:
@@ -72,13 +92,14 @@ def run_space(
     if first.todo and not quiet:
         for warning in warn_of_small_parts(trial.config for trial in first.todo):
             sys.stderr.write(f"warning: {warning}\n")
-    with claim_sweep(results, space.name, wait_minutes=wait_minutes) as claim:
+    with claim_sweep(results, space.name, wait_minutes=wait_minutes) as claim, InThread() as writer:
         # Again, now that no other process can add to the results.
         found = reconcile(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)
         if found.todo:
             _check_machine(space, workspace, found, address, share)
+        workspace.patience.minutes = space.budget.storage_minutes  # it was in reach
         results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
-        recorder = Recorder(results, space.name, space.metric, run=claim.run)
+        recorder = Recorder(results, space.name, space.metric, run=claim.run, writer=writer)
         found.mark_planned(recorder)
         is_open = found.planner.proposed_later > 0  # tpe may still propose trials of earlier runs, so the rest are marked at the end
         if not is_open:
@@ -91,6 +112,7 @@ def run_space(
             reasons = Reasons(space.name)
             if notifier is not None:
                 reasons.listeners.append(notifier.tell)
+            workspace.patience.tell = None  # from here on it is one of the reasons
             with notifier.running() if notifier is not None else nullcontext():
                 outcome = _launch(found, todo, workspace, recorder, claim, reasons, address, max_concurrent, share, quiet, wait_minutes)
         _check_claim(claim, space.name)
@@ -117,6 +139,10 @@ def _check_claim(claim: SweepClaim, sweep: str) -> None:
             f"{sweep}: {by} taken the sweep over, because this run gave no sign of life for too long; this run has ended. "
             "Finished work is kept; once the other run has ended, the same command completes what is missing."
         )
+
+
+def _tell_trouble(trouble: Trouble | None) -> None:
+    sys.stderr.write(f"{trouble.line() if trouble is not None else 'storage answers again'}\n")
 
 
 def _check_machine(space: SearchSpace, workspace: Workspace, found: Reconciliation, address: str | None, share: bool) -> None:

@@ -1,10 +1,11 @@
 """Chooses the workbench: the folders of data and caches, and how large data may be.
 
-Only this module reads $SWEEPER_DATA, $SWEEPER_CACHE, $SWEEPER_MAX_DATA_GIB and $SWEEPER_SEND_DATA_MIB.
+Only this module reads $SWEEPER_DATA, $SWEEPER_CACHE, $SWEEPER_MAX_DATA_GIB, $SWEEPER_ARTIFACT_CACHE_GIB and $SWEEPER_SEND_DATA_MIB.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from orca_core.errors import ConfigError, Fault
-from orca_core.workbench import Workbench
+from orca_core.workbench import ARTIFACT_CACHE_GIB, CACHE_ROOT, Workbench
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,48 +26,67 @@ def choose_workbench(data: Path | None = None) -> Workbench:
         data: The option `--data`: data root to use instead.
 
     Raises:
-        ConfigError: If `data` is not an existing folder, or $SWEEPER_MAX_DATA_GIB not a number greater than 0.
+        ConfigError: If `data` is not an existing folder, or $SWEEPER_MAX_DATA_GIB not a number greater than 0, or
+            $SWEEPER_ARTIFACT_CACHE_GIB not a number from 0.
     """
     chosen = Workbench.in_use() or _open_from_environment()
     if data is None:
         return chosen
     if not data.expanduser().is_dir():
         raise ConfigError([Fault("--data", "must be an existing folder", str(data))])
-    return open_workbench(data, chosen.cache_root, chosen.max_data_gib)
+    return open_workbench(data, chosen.cache_root, chosen.max_data_gib, chosen.artifact_cache_gib)
 
 
 def _open_from_environment() -> Workbench:
     most = os.environ.get("SWEEPER_MAX_DATA_GIB") or None
+    copies = os.environ.get("SWEEPER_ARTIFACT_CACHE_GIB") or None
+    faults = []
+    if most is not None and not _as_number(most) > 0:
+        faults.append(Fault("$SWEEPER_MAX_DATA_GIB", "must be a number of GiB greater than 0", most))
+    if copies is not None and not 0 <= _as_number(copies) < math.inf:
+        faults.append(Fault("$SWEEPER_ARTIFACT_CACHE_GIB", "must be a number of GiB from 0", copies))
+    if faults:
+        raise ConfigError(faults)
+    folders = os.environ.get("SWEEPER_DATA") or "data", os.environ.get("SWEEPER_CACHE") or ""
+    return open_workbench(*folders, None if most is None else float(most), ARTIFACT_CACHE_GIB if copies is None else float(copies))
+
+
+def _as_number(text: str) -> float:
+    """The number that a text spells; NaN if it spells none."""
     try:
-        max_data_gib = None if most is None else float(most)
-        return open_workbench(os.environ.get("SWEEPER_DATA") or "data", os.environ.get("SWEEPER_CACHE") or "", max_data_gib)
+        return float(text)
     except ValueError:
-        raise ConfigError([Fault("$SWEEPER_MAX_DATA_GIB", "must be a number of GiB greater than 0", most)]) from None
+        return math.nan
 
 
-def open_workbench(data_root: str | Path, cache_root: str | Path = "", max_data_gib: float | None = None) -> Workbench:
+def open_workbench(
+    data_root: str | Path, cache_root: str | Path = "", max_data_gib: float | None = None, artifact_cache_gib: float = ARTIFACT_CACHE_GIB
+) -> Workbench:
     """The process's workbench with these folders. What it has loaded stays loaded until one with other folders is opened.
 
     Args:
-        data_root, cache_root, max_data_gib: As for `Workbench`; an empty `cache_root` means the default.
+        data_root, cache_root, max_data_gib, artifact_cache_gib: As for `Workbench`; an empty `cache_root` means the default.
     """
-    wanted = Workbench(data_root, cache_root, max_data_gib) if cache_root else Workbench(data_root, max_data_gib=max_data_gib)
-    return _reuse(wanted.data_root, wanted.cache_root, max_data_gib)
+    wanted = Workbench(data_root, cache_root or CACHE_ROOT)
+    return _reuse(wanted.data_root, wanted.cache_root, max_data_gib, artifact_cache_gib)
 
 
-def open_on_worker(data_root: str, cache_root: str, max_data_gib: float | None = None) -> Workbench:
+def open_on_worker(
+    data_root: str, cache_root: str, max_data_gib: float | None = None, artifact_cache_gib: float = ARTIFACT_CACHE_GIB
+) -> Workbench:
     """The workbench of a trial that was planned elsewhere: with the folders of that machine where they exist here, else with this one's.
 
     Args:
         data_root, cache_root: Folders of the machine on which the sweep was started; $SWEEPER_DATA and $SWEEPER_CACHE of this machine
             count where they do not exist.
-        max_data_gib: As for `Workbench`.
+        max_data_gib, artifact_cache_gib: As for `Workbench`.
     """
 
     def choose(folder: str, variable: str) -> str:
         return folder if Path(folder).expanduser().is_dir() else os.environ.get(variable) or folder
 
-    return open_workbench(choose(data_root, "SWEEPER_DATA"), choose(cache_root, "SWEEPER_CACHE"), max_data_gib)
+    folders = choose(data_root, "SWEEPER_DATA"), choose(cache_root, "SWEEPER_CACHE")
+    return open_workbench(*folders, max_data_gib, artifact_cache_gib)
 
 
 DEFAULT_SENT_MIB = 64.0
@@ -88,8 +108,8 @@ def sent_mib() -> float:
 
 
 @lru_cache(maxsize=1)
-def _reuse(data_root: Path, cache_root: Path, max_data_gib: float | None) -> Workbench:
-    return Workbench(data_root, cache_root, max_data_gib)
+def _reuse(data_root: Path, cache_root: Path, max_data_gib: float | None, artifact_cache_gib: float) -> Workbench:
+    return Workbench(data_root, cache_root, max_data_gib, artifact_cache_gib)
 
 
 def on_workbench(function: Callable[P, T]) -> Callable[P, T]:

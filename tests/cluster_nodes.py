@@ -12,6 +12,10 @@ the head. Each node has an address (127.0.0.2 and so on), a host name, a process
 or freezing a node reaches its processes and no others, and a node can have mounts that the others do not see (`before`). All share the
 file system, so that any local folder is a shared one. GPUs are invented: Ray schedules them, but torch sees none.
 
+Tests take the fixture `local_cluster`: one head serves the whole session, and the nodes that a test adds are killed after it. A test that
+needs a head of its own (with an autoscaler, a dashboard or another environment) makes a `LocalCluster`, in a file that names
+`local_cluster`, so that it does not run beside the other one under `pytest -n`.
+
 Start nodes together with `add_node(..., wait=False)` and then `wait_for_nodes()`: each takes some seconds. With
 `autoscaling=autoscaling({"cpu": {"resources": {"CPU": 1}, "max_workers": 4}})` Ray's autoscaler starts nodes on the head by its
 `fake_multinode` provider; they appear in `nodes()` only.
@@ -443,7 +447,7 @@ def _children(pid: int) -> list[int]:
 
 def _namespaced(process: subprocess.Popen[bytes]) -> int:
     """The first process of a namespace that `nsenter unshare` made: a grandchild."""
-    for _ in range(500):
+    for _ in range(3000):
         for child in _children(process.pid):
             if grandchildren := _children(child):
                 return grandchildren[0]

@@ -18,6 +18,7 @@ os.environ |= {
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,35 @@ QUICK = {"pretrain.epochs": 1, "pretrain.fraction": 0.1, "finetune.epochs": 1, "
 """Knobs that make a trial of a mini body take a second or so."""
 
 
-@pytest.hookimpl(tryfirst=True)
+SHARED = ("ray_session", "local_cluster")
+"""Fixtures that are slow to start. Files that name one of them run in one process, and before all others."""
+
+
+@cache
+def group_of(file: str) -> str:
+    """Return what a test file, as a path from the root, has to share a process with: itself, or files of the same slow fixture."""
+    text = (Path(__file__).parents[1] / file).read_text()
+    return next((name for name in SHARED if name in text), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the processes of `pytest -n` one group of files after another, as they become free."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Groups(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False  # by number of tests, which says nothing about time
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests in one process that share what is dear to start, when `pytest -n` spreads them over several."""
-    for item in items:
-        for name in ("ray", "cluster"):
-            if item.get_closest_marker(name):
-                item.add_marker(pytest.mark.xdist_group(name))
+    """Under `pytest -n` begin with the groups that take longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {name: number for number, name in enumerate(SHARED)}
+        items.sort(key=lambda item: order.get(group_of(item.nodeid.partition("::")[0]), len(order)))
 
 
 @pytest.fixture(scope="session")

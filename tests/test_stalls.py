@@ -127,7 +127,7 @@ def test_a_doctor_examines_every_node_and_one_that_does_not_answer_is_a_finding(
     wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
     assert len(wrong) == 2, done.stdout
     assert "node-2" in wrong[0]
-    assert "does not show what the driver has written there" in wrong[0]
+    assert "does not show what the driver has written" in wrong[0]
     assert "node-3" in wrong[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from pyarrow import fs
 
 from orca_core.errors import ConfigError, Fault, StoreError, nearest
-from orca_core.filesystem import open_filesystem, write_whole
+from orca_core.filesystem import Files, shown_uri
+from orca_core.patience import Patience
 
 _CLAIM, _STOP = "claim", "stop"
 
@@ -36,29 +38,30 @@ class SweepNotes:
     """The notes under one folder of results: `sweeps/<name>/<plan hash>.json`, `<run>.claim`, `<run>.stop` and `clock`.
 
     Args:
-        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist.
+        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist, but its bucket must.
+        patience: How long it is waited for while it is out of reach; None = not at all.
 
     Raises:
-        StoreError: If the URI names an unknown file system.
+        StoreError: From every method: if it cannot be opened, read or written; see `Files`.
     """
 
-    def __init__(self, uri: str | Path) -> None:
+    def __init__(self, uri: str | Path, patience: Patience | None = None) -> None:
         self.uri = str(uri)
         if not self.uri:
             raise StoreError("the path of the results must not be empty")
-        self._fs, self._root = open_filesystem(uri)
-        if self.local_folder is not None and Path(self._root).exists() and not Path(self._root).is_dir():
+        self._files = Files(uri, patience)
+        if self.local_folder is not None and Path(self.local_folder).exists() and not Path(self.local_folder).is_dir():
             raise StoreError(f"{self.uri}: must be a folder for results, but is a file")
 
     def sweeps(self) -> list[str]:
         """Names of the sweeps that have rows or a plan, sorted."""
-        names = {info.base_name.removeprefix("sweep=") for info in self._get_infos("trials") if info.type == fs.FileType.Directory}
-        plans = (info.path for info in self._get_infos("sweeps", recursive=True) if info.extension == "json")
+        names = {info.base_name.removeprefix("sweep=") for info in self._files.infos("trials") if info.type == fs.FileType.Directory}
+        plans = (info.path for info in self._files.infos("sweeps", recursive=True) if info.extension == "json")
         return sorted(names | {path.split("/")[-2] for path in plans if not path.endswith(f"/{OLD_HEARTBEAT}")})
 
     def save_plan(self, name: str, plan_hash: str, data: Mapping[str, Any]) -> None:
         """Store a resolved plan of a sweep, as JSON."""
-        self._write(f"{self._root}/sweeps/{name}/{plan_hash}.json", json.dumps(data, indent=1).encode())
+        self._files.write(f"sweeps/{name}/{plan_hash}.json", json.dumps(data, indent=1).encode())
 
     def plans(self, name: str) -> dict[str, dict[str, Any]]:
         """Plan hash -> plan, in the order in which they were saved; empty for an unknown sweep.
@@ -66,8 +69,11 @@ class SweepNotes:
         Raises:
             StoreError: If a plan is damaged.
         """
-        plans = [info for info in self._get_infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != OLD_HEARTBEAT]
-        return {info.base_name.removesuffix(".json"): self._read_json(info.path) for info in sorted(plans, key=lambda info: info.mtime_ns)}
+        plans = [info for info in self._files.infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != OLD_HEARTBEAT]
+        return {
+            info.base_name.removesuffix(".json"): self._read_json(self._relative(info.path))
+            for info in sorted(plans, key=lambda info: info.mtime_ns)
+        }
 
     def latest_plan(self, name: str) -> dict[str, Any] | None:
         """The latest plan of a sweep; None if there is none."""
@@ -88,6 +94,8 @@ class SweepNotes:
             remedy = nearest(name, known) if known else "There are no results yet: run a sweep, or give --results."
             raise ConfigError([Fault(option, "must be the name of a sweep in the results", name, remedy)])
 
+    # Claims are read and written every few seconds. So nothing here waits for a store that is out of reach: another try follows.
+
     def claims(self, name: str) -> dict[str, Claim]:
         """Run -> the claim by which it drives a sweep, of the runs that have not ended.
 
@@ -95,26 +103,25 @@ class SweepNotes:
             StoreError: If they cannot be read.
         """
         found = {}
-        for info in self._list_claims(name):
-            try:
-                with self._fs.open_input_stream(info.path) as stream:
-                    content = stream.read()
-            except FileNotFoundError:
-                continue  # its run has just ended
-            except OSError as error:
-                raise StoreError(f"{info.path}: cannot be read ({error})") from error
-            found[info.base_name.removesuffix(f".{_CLAIM}")] = Claim(_parse_claim(content), _seconds(info))
+        with self._watching():
+            for info in self._list_claims(name):
+                content = self._at_once.read(self._relative(info.path))
+                if content is not None:  # else its run has just ended
+                    found[info.base_name.removesuffix(f".{_CLAIM}")] = Claim(_parse_claim(content), _seconds(info))
         return found
 
     def _list_claims(self, name: str) -> list[fs.FileInfo]:
+        def find() -> list[fs.FileInfo]:
+            return [info for info in self._at_once.infos(f"sweeps/{name}") if info.extension == _CLAIM]
+
         def names(infos: list[fs.FileInfo]) -> set[str]:
             return {info.base_name for info in infos}
 
-        found = [info for info in self._get_infos(f"sweeps/{name}") if info.extension == _CLAIM]
+        found = find()
         if self.local_folder is None:
             return found
         # A file system may leave out a file that is renamed meanwhile, as a claim is at each heartbeat. List until two listings agree.
-        while names(again := [info for info in self._get_infos(f"sweeps/{name}") if info.extension == _CLAIM]) != names(found):
+        while names(again := find()) != names(found):
             found = again
         return again
 
@@ -124,7 +131,8 @@ class SweepNotes:
         Raises:
             StoreError: If it cannot be written.
         """
-        self._write(self._note(name, run, _CLAIM), json.dumps(data).encode())
+        with self._watching():
+            self._at_once.write(_note(name, run, _CLAIM), json.dumps(data).encode())
 
     def drop_claim(self, name: str, run: str) -> None:
         """Remove the claim of a run, and the request to stop it, if they are there.
@@ -132,18 +140,12 @@ class SweepNotes:
         Raises:
             StoreError: If one cannot be removed.
         """
-        for path in (self._note(name, run, _STOP), self._note(name, run, _CLAIM)):
-            try:
-                if self._fs.get_file_info(path).type != fs.FileType.NotFound:
-                    self._fs.delete_file(path)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StoreError(f"{path}: cannot be removed ({error})") from error
+        for ending in (_STOP, _CLAIM):
+            self._at_once.delete(_note(name, run, ending))
 
     def ask_to_stop(self, name: str, run: str) -> None:
         """Write a request to a run of a sweep to end. It names the run, so it never reaches a later one."""
-        self._write(self._note(name, run, _STOP), b"")
+        self._files.write(_note(name, run, _STOP), b"")
 
     def is_asked_to_stop(self, name: str, run: str) -> bool:
         """Whether a run of a sweep was asked to end.
@@ -151,11 +153,7 @@ class SweepNotes:
         Raises:
             StoreError: If this cannot be found out.
         """
-        path = self._note(name, run, _STOP)
-        try:
-            return bool(self._fs.get_file_info(path).type != fs.FileType.NotFound)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error})") from error
+        return self._at_once.read(_note(name, run, _STOP)) is not None
 
     def store_time(self, name: str) -> float | None:
         """What the clock of the store shows now, in seconds since the epoch: the modification time of a file that is written for it.
@@ -163,46 +161,46 @@ class SweepNotes:
         Ages of files in the store are measured by this clock alone, as the clocks of two machines may differ. Object stores give whole
         seconds. None if the store does not tell modification times, or nothing can be written.
         """
-        path = f"{self._root}/sweeps/{name}/clock"
+        path = f"sweeps/{name}/clock"
         try:
-            self._write(path, b"")
-            return _seconds(self._fs.get_file_info(path))
-        except (OSError, StoreError):
+            self._at_once.write(path, b"")
+            return _seconds(self._at_once.info(path))
+        except StoreError:
             return None
 
-    def _note(self, name: str, run: str, ending: str) -> str:
-        return f"{self._root}/sweeps/{name}/{run}.{ending}"
+    @property
+    def _at_once(self) -> Files:
+        return self._files.at_once()
+
+    def _watching(self) -> AbstractContextManager[None]:
+        return self._files.patience.watching(shown_uri(self.uri))
 
     @property
     def local_folder(self) -> str | None:
         """The folder of the results if it is on a file system of this machine, else None."""
-        return self._root if isinstance(self._fs, fs.LocalFileSystem) else None
+        return self._files.root if self._files.is_local else None
 
     def _read_json(self, path: str) -> dict[str, Any]:
-        with self._fs.open_input_stream(path) as stream:
-            content = stream.read()
+        content = self._files.read(path)
+        if content is None:
+            raise StoreError(f"{self._files.path(path)}: was removed while it was being read. Try again.")
+        return self._parse(path, content)
+
+    def _parse(self, path: str, content: bytes) -> dict[str, Any]:
         try:
             data: dict[str, Any] = json.loads(content)
         except ValueError as error:
             remedy = "Remove it, or set it aside with `sweeper doctor --repair`; the next run of the sweep writes it again."
-            raise StoreError(f"{path}: is damaged ({error}). {remedy}") from None
+            raise StoreError(f"{self._files.path(path)}: is damaged ({error}). {remedy}") from None
         return data
 
-    def _get_infos(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
-        """The content of a folder under the root; empty if the folder does not exist."""
-        try:
-            found: list[fs.FileInfo] = self._fs.get_file_info(
-                fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True, recursive=recursive)
-            )
-        except OSError as error:
-            raise StoreError(f"{self.uri}: {folder} cannot be listed ({error})") from error
-        return found
+    def _relative(self, path: str) -> str:
+        """The path of a listed file, from the root on."""
+        return path.removeprefix(self._files.root).lstrip("/")
 
-    def _write(self, path: str, content: bytes) -> None:
-        try:
-            write_whole(self._fs, path, content)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written ({error})") from error
+
+def _note(name: str, run: str, ending: str) -> str:
+    return f"sweeps/{name}/{run}.{ending}"
 
 
 def _parse_claim(content: bytes) -> Mapping[str, Any]:

@@ -113,8 +113,8 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "cause",
         _TEXT,
-        "Why the trial is not COMPLETE. FAIL: user-error, config, data, not-finite, out-of-memory, disk, store, infrastructure, timeout, "
-        "other-code, other-data. "
+        "Why the trial is not COMPLETE. FAIL: user-error, config, not-finite, data, import, cuda, other-code, other-data, out-of-memory, "
+        "disk, store, infrastructure, process-start, timeout. "
         "INTERRUPTED: stopped. PRUNED: the rule that stopped it.",
     ),
     Column("error", _TEXT, "FAIL: the error in one line."),

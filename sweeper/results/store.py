@@ -17,11 +17,15 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from orca_core.errors import StoreError
+from orca_core.errors import MissingBucketError, StoreAccessError, StoreError, StoreUnavailableError
+from orca_core.filesystem import explain
+from orca_core.patience import Patience
 from sweeper.results.notes import OLD_HEARTBEAT, SweepNotes
 from sweeper.results.records import IDENTITY, TABLES, schema
 from sweeper.results.views import current_rows, drop_doubled, drop_earlier_attempts, drop_superseded, find_superseded, last_rows_of_runs
@@ -38,6 +42,9 @@ _MERGED = ".merged.parquet"
 _REPLACES = b"replaces"
 _CODED = ("trial", "run", "stage")
 """Columns of `metrics` and `stages` that are read dictionary-encoded: grouping 10 M rows by them takes a third of the time."""
+
+_OUT_OF_ORDER = (StoreUnavailableError, StoreAccessError, MissingBucketError)
+"""Errors of the store as a whole, which say nothing about a file."""
 
 _TRIES = 20
 """How often a read starts again because a compaction removed a file, before it is given up."""
@@ -60,15 +67,20 @@ class ResultStore(SweepNotes):
     """The result tables and the notes about sweeps under one folder.
 
     Args:
-        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist.
+        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist, but its bucket must.
+        patience: How long it is waited for while it is out of reach; None = not at all.
 
     Raises:
-        StoreError: If the URI names an unknown file system.
+        StoreError: From every method: if it cannot be opened, read or written; see `Files`.
     """
+
+    def __init__(self, uri: str | Path, patience: Patience | None = None) -> None:
+        super().__init__(uri, patience)
+        self._sizes: dict[str, int] = {}  # of listed files, which never change; an object store is asked once less for each
 
     def exists(self) -> bool:
         """Whether there are any results."""
-        return any(self._get_infos(folder) for folder in (*TABLES, "sweeps"))
+        return any(self._files.infos(folder) for folder in (*TABLES, "sweeps"))
 
     # ---------------------------------------------------------------------------------------------------------------- rows
 
@@ -156,14 +168,25 @@ class ResultStore(SweepNotes):
         Raises:
             StoreError: If a file is damaged; the message names it.
         """
+        return self._files.attempt(lambda: self._read(tables, use, sweep, failures), "the tables cannot be read")
+
+    def _read(
+        self,
+        tables: Collection[str],
+        use: Callable[[dict[str, ds.FileSystemDataset]], T],
+        sweep: str | None,
+        failures: tuple[type[Exception], ...],
+    ) -> T:
         for _ in range(_TRIES):
             try:
-                files = {table: self._files(table, sweep).live for table in sorted(tables, key=READING_ORDER.index)}
+                files = {table: self._sort_files(table, sweep).live for table in sorted(tables, key=READING_ORDER.index)}
             except FileNotFoundError:
                 continue
             try:
                 return use({table: self._dataset(paths, _reading_schema(table)) for table, paths in files.items()})
             except (OSError, pa.ArrowInvalid, *failures) as error:
+                if (trouble := explain(self.uri, error)) is not None:
+                    raise trouble from error
                 # Find out which file it was: damaged raises here, removed starts again, and if all are fine it was the query.
                 if not all(self._verify(path) for paths in files.values() for path in paths):
                     continue
@@ -188,8 +211,8 @@ class ResultStore(SweepNotes):
                 self._merge(table, sweep, data, repair)
 
             self.read({table, "trials"}, merge, sweep)
-            for path in self._files(table, sweep).dead:
-                self._delete(path)
+            for path in self._files.attempt(partial(self._sort_files, table, sweep), f"{table} cannot be listed").dead:
+                self._files.delete(self._relative(path))
 
     def _merge(self, table: str, sweep: str, data: dict[str, ds.FileSystemDataset], repair: bool) -> None:
         import pyarrow.parquet as pq
@@ -198,7 +221,7 @@ class ResultStore(SweepNotes):
         if len(paths) < (1 if repair else 2):
             return
         # Keep columns that only a later version of this code knows.
-        stored = [pq.read_schema(path, filesystem=self._fs).remove_metadata() for path in paths]
+        stored = [pq.read_schema(path, filesystem=self._files.fs).remove_metadata() for path in paths]
         everything = self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
         superseded = find_superseded(data["trials"])
         if table == "trials":
@@ -213,7 +236,7 @@ class ResultStore(SweepNotes):
 
     # --------------------------------------------------------------------------------------------------------------- files
 
-    def _files(self, table: str, sweep: str | None) -> _Files:
+    def _sort_files(self, table: str, sweep: str | None) -> _Files:
         """The files of a table, separated by what the merged ones list.
 
         Raises:
@@ -231,7 +254,8 @@ class ResultStore(SweepNotes):
         return _Files([path for path in paths if _name(path) not in replaced], [path for path in paths if _name(path) in replaced])
 
     def _list(self, table: str, sweep: str | None) -> list[str]:
-        infos = self._get_infos(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
+        infos = self._files.infos(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
+        self._sizes.update({info.path: info.size for info in infos})
         return sorted(info.path for info in infos if info.path.endswith(".parquet"))
 
     def _read_replaced(self, path: str) -> frozenset[str]:
@@ -239,11 +263,11 @@ class ResultStore(SweepNotes):
         import pyarrow.parquet as pq
 
         try:
-            metadata = pq.read_metadata(path, filesystem=self._fs).metadata
+            metadata = pq.read_metadata(path, filesystem=self._files.fs).metadata
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowInvalid) as error:
-            raise _damage_error(path, error) from None
+            raise explain(self.uri, error) or _damage_error(path, error) from None
         return frozenset(json.loads(metadata[_REPLACES]))
 
     def _dataset(self, paths: Sequence[str], columns: pa.Schema) -> ds.FileSystemDataset:
@@ -255,8 +279,11 @@ class ResultStore(SweepNotes):
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
         )
         # The folder of a file tells its sweep: so a filter on the sweep skips files without opening them, and the column is never decoded.
-        fragments = [parquet.make_fragment(path, self._fs, ds.field("sweep") == _sweep_of(path)) for path in paths]
-        return ds.FileSystemDataset(fragments, columns, parquet, self._fs)
+        fragments = [
+            parquet.make_fragment(path, self._files.fs, ds.field("sweep") == _sweep_of(path), file_size=self._sizes.get(path))
+            for path in paths
+        ]
+        return ds.FileSystemDataset(fragments, columns, parquet, self._files.fs)
 
     def _verify(self, path: str) -> bool:
         """Read a file completely to verify it. Returns False if it does not exist, else True.
@@ -267,13 +294,13 @@ class ResultStore(SweepNotes):
         import pyarrow.parquet as pq
 
         try:
-            with self._fs.open_input_file(path) as file:
+            with self._files.fs.open_input_file(path) as file:
                 for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
                     pass
         except FileNotFoundError:
             return False
         except (OSError, pa.ArrowInvalid) as error:
-            raise _damage_error(path, error) from None
+            raise explain(self.uri, error) or _damage_error(path, error) from None
         return True
 
     def _write_rows(self, rows: pa.Table, table: str, sweep: str, ending: str = ".parquet") -> None:
@@ -282,15 +309,7 @@ class ResultStore(SweepNotes):
         content = pa.BufferOutputStream()
         pq.write_table(rows, content, write_page_checksum=True)
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}{ending}"
-        self._write(f"{self._root}/{table}/sweep={sweep}/{name}", content.getvalue().to_pybytes())
-
-    def _delete(self, path: str) -> None:
-        try:
-            self._fs.delete_file(path)
-        except FileNotFoundError:
-            pass  # another compaction deleted it
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be deleted ({error}). Its rows are in a merged file; compact again later.") from error
+        self._files.write(f"{table}/sweep={sweep}/{name}", content.getvalue().to_pybytes())
 
     # -------------------------------------------------------------------------------------------------------------- sweeps
 
@@ -299,13 +318,17 @@ class ResultStore(SweepNotes):
         for table in TABLES:
             for path in self._list(table, None):
                 try:
-                    self._verify(path)
+                    self._files.attempt(partial(self._verify, path), f"{path} cannot be read")
+                except _OUT_OF_ORDER:
+                    raise
                 except StoreError as error:
                     yield path, str(error)
-        for info in self._get_infos("sweeps", recursive=True):
+        for info in self._files.infos("sweeps", recursive=True):
             if info.extension == "json" and info.base_name != OLD_HEARTBEAT:
                 try:
-                    self._read_json(info.path)
+                    self._read_json(self._relative(info.path))
+                except _OUT_OF_ORDER:
+                    raise
                 except StoreError as error:
                     yield info.path, str(error)
 
@@ -316,10 +339,7 @@ class ResultStore(SweepNotes):
             StoreError: If it cannot be renamed.
         """
         aside = f"{path}.damaged"
-        try:
-            self._fs.move(path, aside)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be renamed ({error})") from error
+        self._files.rename(self._relative(path), self._relative(aside))
         return aside
 
     def remove(self, name: str) -> None:
@@ -329,12 +349,7 @@ class ResultStore(SweepNotes):
             StoreError: If something cannot be deleted.
         """
         for folder in (*(f"{table}/sweep={name}" for table in TABLES), f"sweeps/{name}"):
-            try:
-                self._fs.delete_dir(f"{self._root}/{folder}")
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StoreError(f"{self._root}/{folder}: cannot be deleted ({error})") from error
+            self._files.delete_folder(folder)
 
 
 def _reading_schema(table: str) -> pa.Schema:

@@ -10,6 +10,8 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 from orca_core.errors import ConfigError, DataError, DiskFullError, NotFiniteError, OrcaError, StoreError
+from orca_core.node_cache import NodeCache
+from orca_core.patience import Patience
 from orca_core.rows import Row, TrialResult
 from orca_core.workbench import Workbench
 from sweeper.running.code import Code, code_here, differences
@@ -42,35 +44,46 @@ class OtherDataError(OrcaError):
     """This machine has other data, or other weights of a body, than the plan was made with."""
 
 
-def execute_message(text: str) -> Generator[Row, None, Result]:
+def execute_message(text: str, patience: Patience | None = None) -> Generator[Row, None, Result]:
     """Run the trial of a message, as `execute`. The first thing compared is the code: with other code, not even the message can be trusted.
 
     Args:
         text: What `TrialJob.to_json` wrote.
+        patience: As for `execute`.
     """
+    patience = patience or Patience()
     try:
         message = json.loads(text)
         check_code(message["code"])
-        workbench = _open_workbench(message)
+        patience.minutes = message["storage_minutes"]
+        workbench = _open_workbench(message, patience)
         with workbench.use() if workbench is not None else nullcontext():
             job = TrialJob.from_json(text)  # reads the headers of the user's own data
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
         return _failure(error)
-    return (yield from execute(job))
+    return (yield from execute(job, patience))
 
 
-def execute(job: TrialJob) -> Generator[Row, None, Result]:
-    """Run a trial, yield its rows, return how it ended. An error of the trial is a result, not an exception."""
+def execute(job: TrialJob, patience: Patience | None = None) -> Generator[Row, None, Result]:
+    """Run a trial, yield its rows, return how it ended. An error of the trial is a result, not an exception.
+
+    Args:
+        job: The trial.
+        patience: Waits for the stores, `job.storage_minutes` long; another thread may ask it for trouble, and may end its waits.
+    """
     from orca_core.pipeline import trial_rows  # loads torch: only when a trial runs
     from orca_core.store import Store
 
     try:
-        models = Store(job.models) if job.models else None
-        workbench = _open_workbench(vars(job))
+        patience = patience or Patience()
+        patience.minutes = job.storage_minutes
+        workbench = _open_workbench(vars(job), patience)
         if job.result_key:
             with workbench.use() if workbench is not None else nullcontext():
                 check_contents(job)
-        store, keep_at = Store(job.store), job.keep_at
+        cache = NodeCache.of(workbench or Workbench.current())
+        models = Store(job.models, patience, cache) if job.models else None
+        store, keep_at = Store(job.store, patience, cache), job.keep_at
         rows = trial_rows(job.config, store, device=job.device, keep_at=keep_at, keep=job.keep, models=models, workbench=workbench)
         with closing(rows):
             result: TrialResult = yield from rows
@@ -106,12 +119,12 @@ def check_contents(job: TrialJob) -> None:
         raise OtherDataError(f"{socket.gethostname()} has other data than the machine on which the sweep was planned: {'; '.join(found)}.")
 
 
-def _open_workbench(job: Any) -> Workbench | None:
+def _open_workbench(job: Any, patience: Patience) -> Workbench | None:
     """The workbench that a job's folders ask for; None if it names none."""
     if not job["data_root"]:
         return None
-    workbench = open_on_worker(job["data_root"], job["cache_root"], job["max_data_gib"])
-    fetch_own_data(job["own_data"], job["models"] or job["store"], workbench)
+    workbench = open_on_worker(job["data_root"], job["cache_root"], job["max_data_gib"], job["artifact_cache_gib"])
+    fetch_own_data(job["own_data"], job["models"] or job["store"], workbench, patience)
     return workbench
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from orca_core.config.knobs import TrialConfig
+from orca_core.workbench import ARTIFACT_CACHE_GIB
 
 if TYPE_CHECKING:
     from orca_core.pipeline import Keep
@@ -28,7 +29,8 @@ class TrialJob:
         folder: Working folder, against which relative paths of tasks and bodies are resolved; empty = unchanged.
         data_root: Folder in which the worker finds data; empty = the one its process uses.
         cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
-        max_data_gib: As for `Workbench`; read together with `data_root`.
+        max_data_gib, artifact_cache_gib: As for `Workbench`; read together with `data_root`.
+        storage_minutes: How long the worker waits for a store that is out of reach.
         code: The code with which the sweep was started, as `dataclasses.asdict(Code)`; empty = not compared.
         own_data: Path of the user's own data, as names have it -> digest of the copy beside `models` that the worker is to use.
         result_key: What the plan knows the trial's result by; empty = not compared.
@@ -46,6 +48,8 @@ class TrialJob:
     data_root: str = ""
     cache_root: str = ""
     max_data_gib: float | None = None
+    artifact_cache_gib: float = ARTIFACT_CACHE_GIB
+    storage_minutes: float = 0.0
     code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     own_data: Mapping[str, str] = field(default_factory=dict)
     result_key: str = ""

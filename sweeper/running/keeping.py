@@ -7,14 +7,16 @@ reported. Pretraining, source features and aligned embedders are small in compar
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Protocol
 
 from orca_core.errors import StoreError
 from sweeper.planning.planner import Planner
 from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import PlannedTrial
+from sweeper.running.writer import AtOnce, Writer
 
 
 class StateStore(Protocol):
@@ -34,10 +36,12 @@ class StateKeeper:
         store: The stage store.
         planner: Knows at which epochs trials leave a trajectory, and which weights the sweep keeps.
         trials: The trials to run.
+        writer: Where states are dropped; None = at once.
     """
 
-    def __init__(self, store: StateStore, planner: Planner, trials: Iterable[PlannedTrial]) -> None:
-        self._store, self._planner = store, planner
+    def __init__(self, store: StateStore, planner: Planner, trials: Iterable[PlannedTrial], writer: Writer | None = None) -> None:
+        self._store, self._planner, self._writer = store, planner, writer or AtOnce()
+        self._failed: deque[str] = deque()
         self._needed_by: Counter[str] = Counter()
         self._ended: list[tuple[int, str]] = []
         self.add(trials)
@@ -71,16 +75,21 @@ class StateKeeper:
             written: Number of batches of rows written so far. States stay until the rows of their trial are written: after a crash they are
                 reported again from there.
         """
+        while self._failed:
+            self._ended.append((0, self._failed.popleft()))
         waiting = []
         for batch, folder in self._ended:
-            if batch > written:
-                waiting.append((batch, folder))
-                continue
-            try:
-                if self._planner.space.keep == "none":
-                    self._store.drop_folder(folder)
-                elif self._planner.space.keep != "all":
-                    self._store.strip(folder)
-            except (StoreError, OSError):  # for example a full disk; tried again after the next trial
+            if batch > written or not self._writer.submit(partial(self._drop, folder)):
                 waiting.append((batch, folder))
         self._ended = waiting
+
+    def _drop(self, folder: str) -> None:
+        if self._needed_by[folder] > 0:
+            return  # a trial that was proposed meanwhile goes on from here; the state goes when that one has ended
+        try:
+            if self._planner.space.keep == "none":
+                self._store.drop_folder(folder)
+            elif self._planner.space.keep != "all":
+                self._store.strip(folder)
+        except (StoreError, OSError):  # for example a full disk; tried again after the next trial
+            self._failed.append(folder)

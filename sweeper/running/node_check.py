@@ -112,25 +112,23 @@ def _check_store(question: Question, found: Answer) -> None:
     """Read what the driver has written there, and write and delete a file."""
     if not question.store:
         return
-    from orca_core.filesystem import open_filesystem, write_whole
+    from orca_core.errors import OrcaError
+    from orca_core.filesystem import Files, shown_uri
 
-    started = time.monotonic()
+    started, shown = time.monotonic(), shown_uri(question.store)
     try:
-        filesystem, folder = open_filesystem(question.store)
-        with filesystem.open_input_file(f"{folder}/{question.probe}") as stream:
-            if stream.read().decode() != question.probe:
-                raise OSError("the driver's file has other content here")
-        own = f"{folder}/{question.probe}-{platform.node()}-{os.getpid()}"
-        write_whole(filesystem, own, b"")
-        filesystem.delete_file(own)
-    except FileNotFoundError:
-        is_folder = "://" not in question.store or question.store.startswith("file://")
-        why = "it is another folder there" if is_folder else "it does not have what the driver wrote"
-        found.troubles.append(("store", f"{question.store}: does not show what the driver has written there: {why}"))
-    except Exception as error:  # of whatever file system
-        found.troubles.append(("store", f"{question.store}: cannot be read and written: {_line(error)}"))
+        files = Files(question.store)
+        if files.read(question.probe) != question.probe.encode():
+            why = "it is another folder there" if files.is_local else "it is another place there"
+            found.troubles.append(("store", f"{shown}: does not show what the driver has written: {why}"))
+            return
+        own = f"{question.probe}-{platform.node()}-{os.getpid()}"
+        files.write(own, b"")
+        files.delete(own)
+    except (OrcaError, OSError) as error:
+        found.troubles.append(("store", f"{shown}: cannot be read and written: {_line(error)}"))
     else:
-        found.facts["store"] = f"{time.monotonic() - started:.2f} s for a round trip"
+        found.facts["store"] = f"{time.monotonic() - started:.2f} s"
 
 
 def _check_needs(question: Question, found: Answer) -> None:

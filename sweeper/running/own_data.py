@@ -25,7 +25,8 @@ from pyarrow import fs
 from orca_core.config.knobs import TrialConfig
 from orca_core.datafiles.file_lists import find_below
 from orca_core.errors import OrcaError, StoreError
-from orca_core.filesystem import open_filesystem, write_whole
+from orca_core.filesystem import Files, extend_uri, shown_uri
+from orca_core.patience import Patience
 from orca_core.proxies import find_proxy
 from orca_core.tasks import find_task
 from orca_core.workbench import Workbench
@@ -79,13 +80,16 @@ def find_own_data(configs: Iterable[TrialConfig]) -> list[OwnData]:
     return list(found.values())
 
 
-def send_own_data(data: Iterable[OwnData], artifacts_uri: str, max_mib: float) -> tuple[dict[str, str], list[str]]:
+def send_own_data(
+    data: Iterable[OwnData], artifacts_uri: str, max_mib: float, patience: Patience | None = None
+) -> tuple[dict[str, str], list[str]]:
     """Put what is small enough into the store.
 
     Args:
         data: What trials read.
         artifacts_uri: Folder or URI of the stage store.
         max_mib: Largest size of a file or folder that is sent.
+        patience: How long the store is waited for while it is out of reach; None = not at all.
 
     Returns:
         Path as written -> digest, by which workers find the archive; and the paths that are too large, which must be on every node.
@@ -94,55 +98,57 @@ def send_own_data(data: Iterable[OwnData], artifacts_uri: str, max_mib: float) -
         StoreError: If the store cannot be written.
     """
     sent, too_large = dict[str, str](), []
+    files = Files(own_data_uri(artifacts_uri), patience)
     for one in data:
         if one.size > max_mib * 2**20:
             too_large.append(one.path)
             continue
         digest, archive = one.pack()
-        uri = archive_uri(artifacts_uri, digest)
-        filesystem, path = open_filesystem(uri)
-        try:
-            if filesystem.get_file_info(path).type == fs.FileType.NotFound:
-                write_whole(filesystem, path, archive)
-        except OSError as error:
-            raise StoreError(f"{uri}: own data cannot be written to the store ({error}).") from None
+        if files.info(_archive(digest)).type == fs.FileType.NotFound:
+            files.write(_archive(digest), archive)
         sent[one.path] = digest
     return sent, too_large
 
 
-def archive_uri(artifacts_uri: str, digest: str) -> str:
-    """Where an archive lies: next to the stage store, as it is no stage."""
-    return f"{artifacts_uri.rstrip('/')}-own-data/{digest}.zip"
+def own_data_uri(artifacts_uri: str) -> str:
+    """Where archives lie: next to the stage store, as they are no stages."""
+    return extend_uri(artifacts_uri, "-own-data")
 
 
-def fetch_own_data(sent: Mapping[str, str], artifacts_uri: str, workbench: Workbench) -> None:
+def _archive(digest: str) -> str:
+    return f"{digest}.zip"
+
+
+def fetch_own_data(sent: Mapping[str, str], artifacts_uri: str, workbench: Workbench, patience: Patience | None = None) -> None:
     """Make a workbench read the copies that were sent. Each is unpacked once on a machine.
 
     Args:
         sent: Path as written -> digest.
         artifacts_uri: Folder or URI of the stage store.
         workbench: Of this process.
+        patience: How long the store is waited for while it is out of reach; None = not at all.
 
     Raises:
         StoreError: If an archive cannot be read, or is damaged.
     """
-    workbench.copies = {path: _fetch(digest, artifacts_uri, workbench.cache_root / "own-data") for path, digest in sent.items()}
+    workbench.copies = {path: _fetch(digest, artifacts_uri, workbench.cache_root / "own-data", patience) for path, digest in sent.items()}
 
 
-def _fetch(digest: str, artifacts_uri: str, root: Path) -> Path:
-    folder, uri = root / digest, archive_uri(artifacts_uri, digest)
+def _fetch(digest: str, artifacts_uri: str, root: Path, patience: Patience | None) -> Path:
+    folder, uri = root / digest, own_data_uri(artifacts_uri)
     if not folder.is_dir():
-        filesystem, path = open_filesystem(uri)
+        archive = Files(uri, patience).read(_archive(digest))
+        if archive is None:
+            raise StoreError(f"{shown_uri(uri)}: the data that was sent to this node is no longer there. Run the same command again.")
         root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=root))
         try:
-            with filesystem.open_input_file(path) as stream:
-                _unpack(stream.read(), draft, digest)
+            _unpack(archive, draft, digest)
             os.replace(draft, folder)
         except (OSError, OrcaError, zipfile.BadZipFile) as error:
             shutil.rmtree(draft, ignore_errors=True)
             if not folder.is_dir():  # another process of this machine may have been first
-                raise StoreError(f"{uri}: the data that was sent to this node cannot be read ({error}).") from None
+                raise StoreError(f"{shown_uri(uri)}: the data that was sent to this node cannot be read ({error}).") from None
     (only,) = folder.iterdir()
     return only
 

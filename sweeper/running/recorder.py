@@ -15,6 +15,7 @@ from orca_core.errors import StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import shown_status
+from sweeper.running.writer import AtOnce, Writer
 
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of rows. Rows that a killed driver had not written are in the stages' artifacts, and are reported again."""
@@ -109,17 +110,33 @@ class Recorder:
         metric: What trials are ranked by.
         run: Id of the run, which stands in every row; None = null.
         clock: Monotonic clock, in seconds.
+        writer: Where batches of rows are written, except by `flush`; None = at once.
 
     Attributes:
         ended: Trial id -> how it ended in this run; not if it is to be started again.
         num_rows: Number of rows of stages and epochs that were reported, except those that were reported before.
         trouble: Why rows could not be written and are buffered; empty if they could.
+        batch: Number of the batch that rows are recorded in now; the first is 1.
+        batches: Number of the last batch that was written completely, with all before it.
     """
 
     def __init__(
-        self, store: RowStore, sweep: str, metric: str, clock: Callable[[], float] = time.monotonic, *, run: str | None = None
+        self,
+        store: RowStore,
+        sweep: str,
+        metric: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        run: str | None = None,
+        writer: Writer | None = None,
     ) -> None:
         self.store, self.sweep, self.metric, self.run, self._clock = store, sweep, metric, run, clock
+        self.writer = writer or AtOnce()
+        # Rows are recorded in `_buffers` by the thread that runs trials. One batch at a time is handed to the writer: `_batch` belongs to
+        # the writer while `_is_writing`, and what it could not write is joined with the next batch. So neither needs a lock.
+        self._batch: list[tuple[str, list[dict[str, Any]]]] = []
+        self._is_writing = False
+        self.batch, self._filled, self.batches = 1, 0, 0
         self._live: dict[str, _Live] = {}
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = clock()
@@ -129,15 +146,14 @@ class Recorder:
         self.ended: dict[str, Ended] = {}
         self._starts_again: set[str] = set()
 
+    def prepare(self) -> None:
+        """Read what earlier runs wrote about attempts, which the first start of a trial would otherwise wait for."""
+        self._attempts  # noqa: B018
+
     @cached_property
     def _attempts(self) -> dict[str, int]:
         """Trial -> its last attempt. Read when the first trial starts, since a finished sweep starts none."""
         return dict(self.store.attempts(self.sweep))
-
-    @property
-    def batches(self) -> int:
-        """Number of batches written completely."""
-        return self._flushes
 
     @property
     def running(self) -> int:
@@ -274,7 +290,7 @@ class Recorder:
         self._flush_if_due()
 
     def flush(self) -> None:
-        """Write the buffered rows.
+        """Write the buffered rows, and wait until that is done.
 
         First the rows of attempts that started, last of those that ended: so no row of a stage or epoch exists without its attempt, and a
         trial that is COMPLETE in the tables has all of its rows, wherever a crash falls.
@@ -282,36 +298,52 @@ class Recorder:
         Raises:
             StoreError: If they cannot be written. The remaining rows stay buffered.
         """
-        buffers, self._buffers = self._buffers, {table: [] for table in self._buffers}
-        started = [row for row in buffers["trials"] if row["status"] == "RUNNING"]
-        ended = [row for row in buffers["trials"] if row["status"] != "RUNNING"]
-        batches = [("trials", started), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)]
-        self._last_flush = self._clock()
-        while batches:
-            table, rows = batches[0]
-            try:
-                self.store.append(table, self.sweep, rows)
-            except StoreError:
-                for unwritten, of_table in reversed(batches):
-                    self._buffers[unwritten] = of_table + self._buffers[unwritten]
-                raise
-            del batches[0]
-        self._flushes += 1
-        if self._flushes % COMPACT_EVERY == 0:
-            self.store.compact(self.sweep)
+        self.writer.finish()
+        self._fill_batch()
+        self._write_batch()
 
     def look(self) -> None:
         """Write buffered rows if it is time to, also while nothing else happens."""
-        if any(self._buffers.values()):
+        if any(self._buffers.values()) or self._batch:
             self._flush_if_due()
 
     def _flush_if_due(self) -> None:
-        if self._clock() - self._last_flush >= FLUSH_EVERY_S:
-            try:
-                self.flush()
-                self.trouble = ""
-            except StoreError as error:  # for example a full disk: the rows stay buffered and are written with the next batch
-                self.trouble = str(error)
+        if self._is_writing or self._clock() - self._last_flush < FLUSH_EVERY_S:
+            return
+        self._fill_batch()
+        self._is_writing = True
+        if not self.writer.submit(self._try_to_write):
+            self._is_writing = False
+
+    def _fill_batch(self) -> None:
+        """Move the buffered rows to the batch that is written next, after those that could not be written."""
+        for table, rows in reversed(self._batch):
+            self._buffers[table] = rows + self._buffers[table]
+        buffers, self._buffers = self._buffers, {table: [] for table in self._buffers}
+        started = [row for row in buffers["trials"] if row["status"] == "RUNNING"]
+        ended = [row for row in buffers["trials"] if row["status"] != "RUNNING"]
+        self._batch = [("trials", started), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)]
+        self._last_flush = self._clock()
+        self._filled, self.batch = self.batch, self.batch + 1
+
+    def _try_to_write(self) -> None:
+        try:
+            self._write_batch()
+            self.trouble = ""
+        except StoreError as error:  # for example a full disk: the rows are kept and written with the next batch
+            self.trouble = str(error)
+        finally:
+            self._is_writing = False
+
+    def _write_batch(self) -> None:
+        while self._batch:
+            table, rows = self._batch[0]
+            self.store.append(table, self.sweep, rows)
+            del self._batch[0]
+        self.batches = self._filled
+        self._flushes += 1
+        if self._flushes % COMPACT_EVERY == 0:
+            self.store.compact(self.sweep)
 
 
 def score_of(row: Mapping[str, Any], metric: str) -> float:

@@ -22,11 +22,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
-from orca_core.errors import OrcaError
+from orca_core.errors import OrcaError, StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.stages import Stage
 from orca_core.workbench import Workbench
@@ -50,6 +52,9 @@ from sweeper.workbench import shorten_home
 WAITING_TRIALS = 100
 """How many trials are offered beyond what fits on the machines now, where more machines may be added: an autoscaler adds them for these."""
 
+LAST_ROWS_S = 30.0
+"""How long to retry writing the last rows of a run that was ended, in seconds."""
+
 OVERDUE_GRACE_S = 30.0
 """Seconds for which a trial beyond its time limit may be silent before its process is ended: if it reports, it can store its state."""
 
@@ -67,12 +72,14 @@ class Outcome(Enum):
     STOPPED = "stopped"
     DISK_FULL = "disk full"
     LOST = "no machines left"
+    STORE_LOST = "results or stages out of reach"
     UNFIT = "no machine can run the trials"
     NO_WORKER = "no worker came"
 
 
 class SweepCutError(OrcaError):
-    """A sweep ended early: Ray was lost, the disk is full, no machine came or none can run the trials. Finished work is kept."""
+    """A sweep ended early: Ray was lost, the disk is full, storage stayed out of reach, no machine came, or none can run the trials. What is
+    finished is kept."""
 
     exit_code = 1
 
@@ -176,7 +183,7 @@ class Session:
         """The state of the run."""
         if not self._is_closed:
             return Outcome.RUNNING
-        if self._ending in (Outcome.DISK_FULL, Outcome.LOST, Outcome.UNFIT, Outcome.NO_WORKER):
+        if self._ending in (Outcome.DISK_FULL, Outcome.LOST, Outcome.STORE_LOST, Outcome.UNFIT, Outcome.NO_WORKER):
             return self._ending
         # A request to stop that came after the last trial had nothing to stop: the sweep is finished.
         return Outcome.STOPPED if self._is_cut_short or not self._queue.is_empty else Outcome.FINISHED
@@ -184,8 +191,9 @@ class Session:
     # -------------------------------------------------------------------------------------------------------------- trials
 
     def next(self) -> PlannedTrial | None:
-        """Hand out a trial; None if none may start now: no slot is free, all are blocked by leaders, or the run is ending."""
-        if self.is_ending or len(self._running) >= self.slots:
+        """Hand out a trial; None if none may start now: no slot is free, all are blocked by leaders, a store is out of reach, or the run is
+        ending."""
+        if self.is_ending or len(self._running) >= self.slots or self._workspace.patience.trouble is not None:
             return None
         trial = self._queue.next()
         if trial is not None:
@@ -212,6 +220,8 @@ class Session:
             data_root=str(self._workbench.data_root),
             cache_root=shorten_home(self._workbench.cache_root),
             max_data_gib=self._workbench.max_data_gib,
+            artifact_cache_gib=self._workbench.artifact_cache_gib,
+            storage_minutes=self.space.budget.storage_minutes,
             code=asdict(code_here()),
             own_data=self._own_data,
             result_key=trial.result_key,
@@ -296,11 +306,11 @@ class Session:
         may_run_again = result["status"] == "FAIL" and result["cause"] not in NOT_RETRIED
         if self._keeper is not None and not may_run_again:
             # The row is recorded below, so it is written with the next batch. States may go only after that.
-            self._keeper.end(trial, result["status"], self.recorder.batches + 1)
+            self._keeper.end(trial, result["status"], self.recorder.batch)
         ended = self.recorder.end(trial_id, result)
         self.drop_unneeded()
         if not self.share and result["status"] != "FAIL":  # a failed trial may be retried, and then resumes from its stages
-            self._workspace.drop_private(self.space.name, trial_id)
+            self.recorder.writer.submit(partial(self._drop_private, trial_id))
         if result.get("cause") != "stopped":  # a stopped trial has no score yet: it runs again
             if self._stopping is not None and result["status"] != "PRUNED":
                 self._stopping.end(trial_id, result["status"])
@@ -452,6 +462,7 @@ class Session:
     def stop(self) -> None:
         """End the run at the next step. May be called from a signal handler, or from another thread."""
         self._ending = self._ending or Outcome.STOPPED
+        self._workspace.patience.stop(after_s=LAST_ROWS_S)
 
     def lose_machines(self) -> None:
         """End the run: Ray itself is gone."""
@@ -464,7 +475,7 @@ class Session:
     @property
     def storage_trouble(self) -> str:
         """What the driver's own storage is being waited for, in one line; empty if it is not."""
-        trouble = getattr(getattr(self._workspace, "patience", None), "trouble", None)
+        trouble = self._workspace.patience.trouble
         return trouble.line() if trouble is not None else ""
 
     def interrupt(self, error: str) -> None:
@@ -473,15 +484,22 @@ class Session:
             self.lose(trial_id, Loss(error=error, is_announced=True))
 
     def check_deadline(self) -> None:
-        """End the run if its time budget is used up."""
+        """End the run if its time budget is used up, or if storage was out of reach for too long."""
         gpu_hours = self.space.budget.gpu_hours
         if self._clock() >= self._deadline or (gpu_hours is not None and self.meter.hours >= gpu_hours):
             self.stop()
+        if given_up := self._workspace.patience.given_up:
+            self._ending, self.reason = Outcome.STORE_LOST, given_up
+            self._workspace.patience.stop(after_s=LAST_ROWS_S)
 
     def drop_unneeded(self) -> None:
         """Drop states that no trial needs any more and whose rows are written."""
         if self._keeper is not None:
             self._keeper.drop(self.recorder.batches)
+
+    def _drop_private(self, trial_id: str) -> None:
+        with suppress(StoreError):  # what stays is dropped by `sweeper clean --sweep`
+            self._workspace.drop_private(self.space.name, trial_id)
 
     def close(self) -> None:
         """End the run. Trials that are still running or paused are recorded as stopped."""

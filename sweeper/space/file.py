@@ -165,6 +165,10 @@ class Budget(_Part):
     free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="Minimum free disk space, in GiB, for starting a run with results and stages in local folders."
     )
+    storage_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        30.0,
+        description="How long trials and the driver wait for results or stages that are out of reach, in minutes, before they fail.",
+    )
     gpu_hours: _Bound = Field(
         None, description="GPU time of one `sweeper run`, counted while trials run, after which it stops as on Ctrl-C."
     )

@@ -96,6 +96,8 @@ class PlannedSearcher(_NotPickled, Searcher):
         self._session, self._trials = session, trials
 
     def suggest(self, trial_id: str) -> Any:
+        # While no trial runs, Tune asks again and again for up to ten minutes, and nothing else: not even whether the run is to end.
+        self._session.check_deadline()
         if self._session.is_exhausted:
             return Searcher.FINISHED
         trial = self._session.next()

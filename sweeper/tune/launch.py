@@ -33,7 +33,7 @@ from sweeper.running.own_data import find_own_data, send_own_data
 from sweeper.running.progress import Progress
 from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome, Session, SweepCutError
+from sweeper.running.session import LAST_ROWS_S, Outcome, Session, SweepCutError
 from sweeper.tune.cluster import has_nodes, open_cluster, ray_environment
 from sweeper.tune.controller import controlled, request_for
 from sweeper.tune.environment import without_copied_secrets
@@ -48,14 +48,12 @@ MAX_FIT_FAILURES = 3
 
 _ENDED_EARLY = {
     Outcome.DISK_FULL: "the disk is full; the sweep was ended. Free some space and run the same command to continue.",
+    Outcome.STORE_LOST: "storage stayed out of reach; the sweep was ended. Finished work is kept; run the same command to continue.",
     Outcome.LOST: "Ray's processes were lost; the sweep was ended. Finished work is kept; run the same command to continue.",
     Outcome.NO_WORKER: "no worker came within the minutes of --wait; the sweep was ended. Run the same command to continue.",
     Outcome.UNFIT: "no machine can run the trials; the sweep was ended after the first few. "
     "Mend the cause and run the same command to continue.",
 }
-
-LAST_ROWS_S = 30.0
-"""How long to retry writing the last rows, in seconds."""
 
 
 def launch(
@@ -96,7 +94,7 @@ def launch(
 
     Raises:
         ConfigError: If no machine has the resources for one trial, or the cluster cannot be joined.
-        SweepCutError: If the disk is full, no machine came or is left, or none can run the trials.
+        SweepCutError: If the disk is full, storage stays out of reach, no machine came or is left, or none can run the trials.
     """
     space = planner.space
     log = RayLog(workspace.results.local_folder, space.name)
@@ -107,7 +105,7 @@ def launch(
         ExitStack() as stack,
     ):
         cluster.check_fit()
-        keeper = StateKeeper(workspace.artifacts, planner, todo) if share else None
+        keeper = StateKeeper(workspace.artifacts, planner, todo, recorder.writer) if share else None
         own_data = _send_own_data(todo, workspace) if address is not None else {}
         session = Session(
             planner,
@@ -122,6 +120,7 @@ def launch(
             keeper=keeper,
             own_data=own_data,
         )
+        recorder.prepare()
         checks = None
         if address is not None:
             question = make_question(
@@ -152,6 +151,7 @@ def launch(
             session.close()
             _write_rows(recorder)
             session.drop_unneeded()
+            recorder.writer.finish()
     if log.note and not progress.console.quiet:
         sys.stderr.write(f"{log.note}\n")
     if session.outcome in _ENDED_EARLY:
@@ -209,7 +209,7 @@ def _fit(session: Session, lookout: Lookout, progress: Progress, scratch: Path) 
 
 def _send_own_data(todo: list[PlannedTrial], workspace: Workspace) -> dict[str, str]:
     """Send what trials read of the user's own data to the nodes of a cluster; say what is too large for it."""
-    sent, too_large = send_own_data(find_own_data(trial.config for trial in todo), workspace.artifacts_uri, sent_mib())
+    sent, too_large = send_own_data(find_own_data(trial.config for trial in todo), workspace.artifacts_uri, sent_mib(), workspace.patience)
     for path in too_large:
         text = f"{path} is not sent to the nodes, as it has more than {sent_mib():g} MiB: every node must have it under this path"
         warnings.warn(text, RuntimeWarning, stacklevel=2)

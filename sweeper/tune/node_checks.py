@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import StoreError
-from orca_core.filesystem import open_filesystem, write_whole
+from orca_core.filesystem import Files
 from sweeper.running.code import code_here
 from sweeper.running.lookout import NodeResult
 from sweeper.running.node import NodeNeeds
@@ -51,18 +51,13 @@ def probed(question: Question) -> Iterator[Question]:
     Raises:
         StoreError: If it cannot be written.
     """
-    probe = f".probe-{uuid.uuid4().hex}"
-    try:
-        filesystem, folder = open_filesystem(question.store)
-        filesystem.create_dir(folder, recursive=True)
-        write_whole(filesystem, f"{folder}/{probe}", probe.encode())
-    except OSError as error:
-        raise StoreError(f"{question.store}: cannot be written ({error}).") from None
+    probe, files = f".probe-{uuid.uuid4().hex}", Files(question.store)
+    files.write(probe, probe.encode())
     try:
         yield replace(question, probe=probe)
     finally:
-        with suppress(OSError):
-            filesystem.delete_file(f"{folder}/{probe}")
+        with suppress(StoreError):
+            files.delete(probe)
 
 
 @dataclass

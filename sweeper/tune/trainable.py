@@ -12,12 +12,17 @@ from typing import Any
 import ray
 from ray import tune
 
+from orca_core.patience import Patience
 from orca_core.rows import EpochRow, Row, StageRow, row_to_json
 from sweeper.running.execution import execute_message
 from sweeper.running.worker import report_text, worker_facts
 
 REPORT_EVERY_S = 1.0
 """Seconds for which rows are collected into one report."""
+
+
+CLEANUP_S = 3.0
+"""Seconds for which a trial that is ended waits for storage that is out of reach, to store its state."""
 
 
 class TrialRunner(tune.Trainable):
@@ -41,11 +46,12 @@ class TrialRunner(tune.Trainable):
             os.chdir(message["folder"] or ".")
         self._device, self._has_reported = message["device"], False
         self._rungs = frozenset(message["rungs"])
+        self._patience = Patience()
         self._rows = self._execute(config["trial"])
 
     def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
         """The rows of the trial of a message and, at the end, how it ended."""
-        return execute_message(message)
+        return execute_message(message, self._patience)
 
     def step(self) -> dict[str, Any]:
         """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has
@@ -77,6 +83,7 @@ class TrialRunner(tune.Trainable):
         return {"rows": _rows_to_json(rows)}
 
     def cleanup(self) -> None:
+        self._patience.stop(after_s=CLEANUP_S)
         self._rows.close()
 
 

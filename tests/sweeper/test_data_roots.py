@@ -118,3 +118,14 @@ def test_a_cache_below_the_home_folder_is_below_the_workers_own_home(tmp_path, m
     assert sent == ["~/.cache/orca-sweeper", str(tmp_path / "cache")]
     monkeypatch.setenv("HOME", str(tmp_path / "worker"))
     assert open_workbench("data", sent[0]).cache_root == tmp_path / "worker/.cache/orca-sweeper"
+
+
+def test_the_environment_bounds_the_copies_of_artifacts(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    assert choose().artifact_cache_gib == 10
+    monkeypatch.setenv("SWEEPER_ARTIFACT_CACHE_GIB", "0")
+    assert (choose().artifact_cache_gib, choose(tmp_path).artifact_cache_gib) == (0, 0)
+    for wrong in ("-1", "much", "inf"):
+        monkeypatch.setenv("SWEEPER_ARTIFACT_CACHE_GIB", wrong)
+        with pytest.raises(ConfigError, match=rf"\$SWEEPER_ARTIFACT_CACHE_GIB: must be a number of GiB from 0, but got '{wrong}'"):
+            choose()

@@ -81,16 +81,6 @@ def test_every_yaml_block_is_part_of_a_space_that_plans(text):
     assert make_plan(parse_space(data)).trials
 
 
-@pytest.mark.ray
-def test_the_examples_of_the_python_api_run_one_after_the_other(tmp_path, monkeypatch, ray_session):
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for code in blocks("api.md", "python"):
-        exec(compile(code, "api.md", "exec"), names)
-    assert names["code"] == 0
-    assert (tmp_path / "my-model" / "model.safetensors").is_file()
-
-
 ROOT = DOCS.parent
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
 

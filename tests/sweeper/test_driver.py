@@ -66,7 +66,7 @@ class World:
 
     def results(self) -> ResultStore:
         store = ResultStore("bucket")
-        store._fs, store._root = fs.PyFileSystem(self.objects), "bucket"
+        store._files.fs, store._files.root = fs.PyFileSystem(self.objects), "bucket"
         return store
 
     def claim(self, host: str, wait_minutes: float = 15.0, **options):

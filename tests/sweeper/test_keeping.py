@@ -41,7 +41,7 @@ SPACE = {
 
 
 def run(folder: Path, **keys) -> Store:
-    assert run_space(parse_space(SPACE | keys), str(folder), quiet=True) == 0
+    assert run_space(parse_space(SPACE | keys), str(folder), max_concurrent=1, quiet=True) == 0
     return Store(folder / "artifacts")
 
 
@@ -147,7 +147,7 @@ def test_damaged_tables_are_found_set_aside_and_brought_back(tables, best, tmp_p
     assert not healthy
     assert report.count("WRONG") == len(tables)
     assert examine(Workspace(folder), repair=True)[1]
-    assert run_space(parse_space(SPACE), str(folder), quiet=True) == 0
+    assert run_space(parse_space(SPACE), str(folder), max_concurrent=1, quiet=True) == 0
     rows = "select * exclude (sweep, attempt, run, seconds) from metrics order by trial, stage, epoch"
     assert Results(folder).sql(rows).rows() == Results(best).sql(rows).rows()
     # Nothing was computed again: what the store has was reported again.

@@ -19,7 +19,7 @@ from orca_core.workbench import Workbench
 from sweeper.running.code import code_here
 from sweeper.running.execution import execute_message
 from sweeper.running.job import TrialJob
-from sweeper.running.own_data import archive_uri, contents_of, fetch_own_data, find_own_data, other_contents, send_own_data
+from sweeper.running.own_data import contents_of, fetch_own_data, find_own_data, other_contents, own_data_uri, send_own_data
 from sweeper.workbench import open_on_worker, sent_mib
 
 
@@ -139,7 +139,7 @@ def test_published_data_does_not_travel():
 def test_a_damaged_archive_is_refused_and_leaves_nothing(driver, tmp_path):
     config = resolve_config({"task": "csv:t.csv", **QUICK})
     sent, _ = send_own_data(find_own_data([config]), str(tmp_path / "store"), max_mib=1)
-    at = Path(archive_uri(str(tmp_path / "store"), sent["t.csv"]))
+    at = Path(own_data_uri(str(tmp_path / "store")), f"{sent['t.csv']}.zip")
     whole = at.read_bytes()
     bench = Workbench(cache_root=tmp_path / "cache")
     with zipfile.ZipFile(at, "w") as archive:

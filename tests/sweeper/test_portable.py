@@ -119,15 +119,6 @@ def test_portable_bits_on_gpus_are_refused():
         parse_space(space(bits="portable", resources={"gpu": 1}))
 
 
-@pytest.mark.ray
-def test_a_session_of_ray_whose_workers_are_not_pinned_is_refused(ray_session, tmp_path):
-    from sweeper.sweep import run_space
-
-    with pytest.raises(ConfigError, match=r"bits: must be native in a Ray session that was started without"):
-        run_space(parse_space(space(bits="portable")), tmp_path / "results", quiet=True)
-    assert ResultStore(tmp_path / "results").live_trials("p") == []
-
-
 def rows_by(*kinds: Any, **cells: Any) -> list[dict[str, Any]]:
     same = {"status": "COMPLETE", "bits": "native", "mixed_numerics": False, "cuda_version": None} | cells
     return [kind.cells() | same for kind in kinds]

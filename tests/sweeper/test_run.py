@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
+from orca_core.errors import ConfigError
 from orca_core.pipeline import trial_rows
 from orca_core.store import Store
 from orca_core.workbench import Workbench
 from sweeper.planning.planner import make_plan
-from sweeper.results import Results, Workspace
+from sweeper.results import Results, ResultStore, Workspace
 from sweeper.show.trial import describe_trial
 from sweeper.single import run_one
 from sweeper.space.reading import parse_space
@@ -49,7 +50,7 @@ FOUR_AXES = {
     },
 }
 
-HOW_IT_RAN = {"sweep", "attempt", "run", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "code_commit"}
+HOW_IT_RAN = {"sweep", "attempt", "run", "started_at", "ended_at", "host", "node_id", "pid", "seconds", "saved_s", "code_commit"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Sweep:
 
     folder: Path
 
-    def run(self, data: dict[str, Any], **options: Any) -> int:
-        """Run a search space in this process; the exit code."""
-        return run_space(parse_space(data), str(self.folder), quiet=True, **options)
+    def run(self, data: dict[str, Any], *, max_concurrent: int = 1, **options: Any) -> int:
+        """Run a search space in this process; the exit code. One slot unless two matter: each starts a process, which imports torch."""
+        return run_space(parse_space(data), str(self.folder), quiet=True, max_concurrent=max_concurrent, **options)
 
     def ask(self, sql: str) -> list[dict[str, Any]]:
         return Results(self.folder).sql(sql).rows()
@@ -90,7 +91,7 @@ def sweep(tmp_path: Path, ray_session: None) -> Sweep:
 def four_axes(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Sweep:
     """The four axes that this project is for, run on two slots. Tests only read it."""
     sweep = Sweep(tmp_path_factory.mktemp("four-axes") / "results")
-    assert sweep.run(FOUR_AXES) == 0
+    assert sweep.run(FOUR_AXES, max_concurrent=2) == 0
     return sweep
 
 
@@ -110,14 +111,14 @@ def test_trials_run_in_no_more_processes_than_there_are_slots(four_axes):
 
 
 def test_the_same_sweep_run_anew_on_one_slot_gives_the_same_rows_bit_for_bit(four_axes, sweep):
-    assert sweep.run(FOUR_AXES, max_concurrent=1) == 0
+    assert sweep.run(FOUR_AXES) == 0
     assert len(sweep.pids()) == 1
     assert sweep.metrics() == four_axes.metrics()
     assert sweep.trials() == four_axes.trials()
 
 
 def test_without_sharing_each_trial_computes_all_of_its_stages_to_the_same_rows(four_axes, sweep):
-    assert sweep.run(FOUR_AXES, share=False) == 0
+    assert sweep.run(FOUR_AXES, max_concurrent=2, share=False) == 0
     assert sweep.ask("select sum(saved_s) s from stages") == [{"s": 0.0}]
     assert sweep.metrics() == four_axes.metrics()
     assert not list((sweep.folder / "artifacts-unshared" / "four-axes").glob("*"))
@@ -217,7 +218,7 @@ def test_a_trial_whose_process_dies_is_started_again(sweep):
         while not list(sweep.folder.glob("artifacts/pretrain/*/*/COMPLETE.json")):
             time.sleep(0.02)
         for process in psutil.Process().children(recursive=True):  # of this process's own Ray
-            if "Trainable" in " ".join(process.cmdline()):
+            if "ray::train openml" in " ".join(process.cmdline()):  # the title has the task and the id of the trial
                 process.kill()
 
     killer = threading.Thread(target=kill_the_workers, daemon=True)
@@ -228,6 +229,12 @@ def test_a_trial_whose_process_dies_is_started_again(sweep):
         {"stage": "finetune", "n": 40, "epochs": 40},
         {"stage": "pretrain", "n": 1, "epochs": 1},
     ]
+
+
+def test_portable_bits_are_refused_in_a_session_of_ray_whose_workers_are_not_pinned(sweep):
+    with pytest.raises(ConfigError, match=r"bits: must be native in a Ray session that was started without"):
+        sweep.run({"name": "p", "base": {"task": "digits"}, "bits": "portable"})
+    assert ResultStore(sweep.folder).live_trials("p") == []
 
 
 # ------------------------------------------------------------------------------------------------------------ search, early stopping
@@ -250,7 +257,7 @@ def ends(sweep: Sweep, of: str = "s") -> dict[str, tuple]:
 
 
 def test_early_stopping_stops_the_same_candidates_as_a_whole_with_one_slot_with_two_and_without_sharing(sweep, tmp_path):
-    assert sweep.run(EARLY | {"name": "s"}) == 0
+    assert sweep.run(EARLY | {"name": "s"}, max_concurrent=2) == 0
     rows = sweep.ask("select arm, candidate, count(*) seeds, min(status) status from trial_status group by arm, candidate, status")
     assert {(row["seeds"], row["status"]) for row in rows} == {(2, "COMPLETE"), (2, "PRUNED")}
     by_arm = sweep.ask("select freezing, count(*) n from trials where status = 'COMPLETE' group by all order by all")
@@ -266,7 +273,7 @@ def test_early_stopping_stops_the_same_candidates_as_a_whole_with_one_slot_with_
     assert len(sweep.pids()) <= 2
     assert not list(sweep.folder.glob("artifacts/finetune/**/*.safetensors")), "where trials paused, no state stays behind"
     other = Sweep(tmp_path / "other")
-    assert other.run(EARLY | {"name": "s"}, max_concurrent=1, share=False) == 0
+    assert other.run(EARLY | {"name": "s"}, share=False) == 0
     assert ends(other) == ends(sweep)
     assert not list((other.folder / "artifacts-unshared" / "s").glob("*"))
     assert sweep.run(EARLY | {"name": "again"}) == 0
@@ -283,7 +290,7 @@ def test_tpe_makes_the_same_proposals_whatever_the_timing_and_takes_them_over(tm
         "search": {"algorithm": "tpe", "trials": 5, "lag": 2},
     }
     first, second = Sweep(tmp_path / "first"), Sweep(tmp_path / "second")
-    assert first.run(space) == second.run(space, max_concurrent=1) == 0
+    assert first.run(space, max_concurrent=2) == second.run(space) == 0
     assert sorted(row["candidate"] for row in first.trials().values()) == [0, 1, 2, 3, 4]
     assert first.trials() == second.trials()
     assert first.metrics() == second.metrics()

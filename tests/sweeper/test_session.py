@@ -417,7 +417,7 @@ def test_a_run_ends_when_the_gpu_time_that_its_trials_held_is_used_up(tmp_path):
     assert run.session.meter.hours == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("end", ["end", "cut", "give_up"])
+@pytest.mark.parametrize("end", ["end", "cut", "lose"])
 def test_a_trial_that_ended_holds_no_gpu(tmp_path, end):
     run = Run(tmp_path, resources={"gpu": 1}, budget={"gpu_hours": 9})
     trial = run.begin()

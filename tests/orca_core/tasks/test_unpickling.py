@@ -99,7 +99,11 @@ def test_codecs_are_not_looked_up_by_any_name(tmp_path):
         read_pickle(tmp_path / "x")
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps(np.arange(100.0))[:-50], gzip.compress(pickle.dumps([1] * 500))[:-20]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no pickle", pickle.dumps(np.arange(100.0))[:-50], gzip.compress(pickle.dumps([1] * 500))[:-20]],
+    ids=["empty", "no pickle", "cut", "cut gzip"],  # gzip's bytes hold the time: as an id they would differ between the processes of a run
+)
 def test_a_damaged_pickle_is_said_to_be_one(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(DataError, match=r"x: must be a complete pickle"):
