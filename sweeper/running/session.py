@@ -78,8 +78,10 @@ class Outcome(Enum):
 
 
 class SweepCutError(OrcaError):
-    """A sweep ended early: Ray was lost, the disk is full, storage stayed out of reach, no machine came, or none can run the trials. What is
-    finished is kept."""
+    """A sweep ended early: Ray was lost, the disk is full, storage stayed out of reach, no machine came, or none can run the trials.
+
+    Finished work is kept.
+    """
 
     exit_code = 1
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from orca_core.errors import ConfigError, StoreError
+from orca_core.errors import ConfigError, StoreError, StoreUnavailableError
 from orca_core.rows import EpochRow
 from sweeper.planning.planner import Planner
 from sweeper.results import Workspace
@@ -264,6 +265,27 @@ def test_rows_that_cannot_be_written(sweep, monkeypatch):
         sweep.names("rows", "results: the disk is full.")
     sweep.is_over("rows")
     assert sweep.workspace.sql("select count(*) as n from trial_status").rows() == [{"n": 1}]
+
+
+def test_storage_out_of_reach(sweep):
+    sweep.look(2)
+    is_back, patience = threading.Event(), sweep.workspace.patience
+
+    def read() -> None:
+        if not is_back.is_set():
+            raise StoreUnavailableError("s3://bucket: 503 Slow Down")
+
+    with patience.lasting(5):
+        waiting = threading.Thread(target=patience.wait_for, args=("s3://bucket", read))
+        waiting.start()
+        while patience.trouble is None:
+            pass
+        sweep.names("storage", "waiting for storage since", "503 Slow Down")
+        assert sweep.session.next() is None, "no new trial meanwhile"
+        is_back.set()
+        waiting.join()
+        sweep.is_over("storage")
+        assert sweep.session.next() is not None
 
 
 def test_a_trial_that_is_silent(tmp_path):
