@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Generator
@@ -126,7 +127,10 @@ def _refuse_to_start(settings: dict[str, Any]) -> None:
 def _harm(job: TrialJob, settings: dict[str, Any], node: str) -> None:
     if _refuses(settings, "no-data", node):
         raise DataError("x.npz: is not there")
-    folder = Path(settings["harm"])
+    folder = Path(settings["harm"] or "/nonexistent")
+    if (file := folder / "hang").exists():
+        file.unlink()
+        os.kill(os.getpid(), signal.SIGSTOP)
     while _is_planted(settings, "hold", ""):
         time.sleep(0.1)
     if _is_planted(settings, "long", str(job.config.seed)):
@@ -167,6 +171,8 @@ def main() -> None:
     parser.add_argument("--results", required=True)
     parser.add_argument("--address")
     parser.add_argument("--max-concurrent", type=int)
+    parser.add_argument("--wait", type=float, default=15.0, help="as for `sweeper run`")
+    parser.add_argument("--notify", help="as for `sweeper run`")
     parser.add_argument("--epoch-s", type=float, default=0.2, help="seconds that an epoch takes")
     parser.add_argument("--save-s", type=float, default=1.0, help="seconds between stored states")
     parser.add_argument("--log", default="", help="file for a line per epoch")
@@ -178,6 +184,7 @@ def main() -> None:
 
     try:
         options = {"address": arguments.address, "max_concurrent": arguments.max_concurrent}
+        options |= {"wait_minutes": arguments.wait, "notify": arguments.notify}
         sys.exit(run_space(load_space(arguments.space), Workspace(arguments.results), **options))
     except OrcaError as error:
         print(error, file=sys.stderr)

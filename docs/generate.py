@@ -1,4 +1,4 @@
-"""Write docs/knobs.md and docs/results.md from the models. `--check` only says whether they are up to date."""
+"""Write docs/knobs.md, docs/results.md and the reasons in docs/running.md from the code. `--check` says whether they are up to date."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from orca_core.config.paths import KNOBS
 from orca_core.declarations import describe_knob
 from orca_core.freezing.schedule import FREEZING_NAMES, Phase
 from sweeper.results.records import markdown
+from sweeper.running.reasons import reasons_table
 from sweeper.space.file import Budget, Resources, SchedulerConfig, SearchConfig, SpaceFile
 
 DOCS = Path(__file__).resolve().parent
@@ -39,6 +40,13 @@ def knobs_page() -> str:
     for section, model in (("search", SearchConfig), ("scheduler", SchedulerConfig), ("resources", Resources), ("budget", Budget)):
         lines += ["", f"## {section}", "", *_table(model)]
     return "\n".join(lines) + "\n"
+
+
+def running_page() -> str:
+    """docs/running.md, with the table of reasons as they are now."""
+    before, begin, rest = (DOCS / "running.md").read_text().partition("<!-- reasons -->\n")
+    _, end, after = rest.partition("<!-- /reasons -->\n")
+    return before + begin + reasons_table() + end + after
 
 
 def _table(model: Any) -> list[str]:
@@ -84,7 +92,7 @@ def _cell(text: str | None) -> str:
 
 
 def main() -> int:
-    pages = {"knobs.md": knobs_page(), "results.md": markdown()}
+    pages = {"knobs.md": knobs_page(), "results.md": markdown(), "running.md": running_page()}
     stale = [name for name, text in pages.items() if not (DOCS / name).is_file() or (DOCS / name).read_text() != text]
     if "--check" in sys.argv:
         if stale:

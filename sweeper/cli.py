@@ -71,6 +71,14 @@ def run(
         float,
         typer.Option("--wait", min=0, help="Minutes to wait until a driver that seems dead counts as dead, and for a first worker."),
     ] = 15.0,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            "--notify",
+            metavar="COMMAND",
+            help="Command to run when something keeps the sweep from going on; gets the text as last argument.",
+        ),
+    ] = None,
 ) -> int:
     """Run or continue a sweep: only missing trials are run. Exit code 1 if a trial failed or did not start.
 
@@ -90,6 +98,7 @@ def run(
         share=not no_share,
         quiet=quiet,
         wait_minutes=wait,
+        notify=notify,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from orca_core.errors import ConfigError, Fault
@@ -15,9 +16,11 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim, claim_sweep
 from sweeper.running.data_notes import tell_notes
+from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
 from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_room, check_stores
+from sweeper.running.reasons import Reasons
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Outcome, SweepCutError
@@ -42,6 +45,7 @@ def run_space(
     share: bool = True,
     quiet: bool = False,
     wait_minutes: float = 15.0,
+    notify: str | None = None,
 ) -> int:
     """Run a sweep, or continue it.
 
@@ -54,6 +58,7 @@ def run_space(
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
         quiet: Show neither progress nor summary.
         wait_minutes: How long to wait for the claim of a driver that seems to be dead to expire, and for a first worker; 0 = not at all.
+        notify: A command that is run when something keeps the sweep from going on, and when that is over.
 
     Returns:
         Exit code: 0 every planned trial is COMPLETE or PRUNED, 1 some are not, 130 stopped.
@@ -62,9 +67,10 @@ def run_space(
         ConfigError: If the space, the data or the machines do not allow it, or another process drives the sweep. Nothing was started.
         SweepCutError: If the sweep was ended early because the disk is full, Ray was lost, or another run has taken the sweep over.
     """
+    notifier = Notifier(parse_command(notify)) if notify is not None else None
     workspace, minutes = Workspace.of(workspace), space.budget.storage_minutes
     with workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble):
-        return _run_space(space, workspace, address, max_concurrent, retry_failed, share, quiet, wait_minutes)
+        return _run_space(space, workspace, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
 
 
 def _run_space(
@@ -76,6 +82,7 @@ def _run_space(
     share: bool,
     quiet: bool,
     wait_minutes: float,
+    notifier: Notifier | None,
 ) -> int:
     results = workspace.results
     first = reconcile(space, results, retry_failed)
@@ -102,7 +109,12 @@ def _run_space(
         found.recall(results, taken)
         outcome = Outcome.FINISHED
         if todo:
-            outcome = _launch(found, todo, workspace, recorder, claim, address, max_concurrent, share, quiet, wait_minutes)
+            reasons = Reasons(space.name)
+            if notifier is not None:
+                reasons.listeners.append(notifier.tell)
+            workspace.patience.tell = None  # from here on it is one of the reasons
+            with notifier.running() if notifier is not None else nullcontext():
+                outcome = _launch(found, todo, workspace, recorder, claim, reasons, address, max_concurrent, share, quiet, wait_minutes)
         _check_claim(claim, space.name)
         if is_open:
             found.mark_dropped(recorder)
@@ -166,6 +178,7 @@ def _launch(
     workspace: Workspace,
     recorder: Recorder,
     claim: SweepClaim,
+    reasons: Reasons,
     address: str | None,
     max_concurrent: int | None,
     share: bool,
@@ -176,7 +189,7 @@ def _launch(
     from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
 
     planner = found.planner
-    progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, found.done, quiet)
+    progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, found.done, quiet, reasons)
     costs, cohort_of = CostModel(load_measured_costs(workspace)), found.stopping.cohort_of if found.stopping is not None else None
     ordered = longest_path_first(todo, costs.seconds, share=share, cohort_of=cohort_of)
     try:
@@ -191,6 +204,7 @@ def _launch(
             address=address,
             max_concurrent=max_concurrent,
             claim=claim,
+            reasons=reasons,
             share=share,
             wait_minutes=wait_minutes,
         )

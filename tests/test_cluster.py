@@ -370,7 +370,7 @@ from orca_core.errors import ConfigError
 from sweeper.tune.cluster import Cluster, open_cluster
 from sweeper.space.file import Resources
 
-with open_cluster(os.environ["RAY_ADDRESS"], Resources(cpu=2), "file:///artifacts") as cluster:
+with open_cluster(os.environ["RAY_ADDRESS"], Resources(cpu=2)) as cluster:
     assert ray.is_initialized()
     assert sum(node.slots for node in cluster.nodes()) == 2
 assert not ray.is_initialized(), "a sweep leaves the cluster it joined"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.commands.options import ResultsOption, StoreOption, report_errors
+from orca_core.errors import ConfigError, Fault
+from sweeper.commands.options import DataOption, ResultsOption, StoreOption, report_errors
+
+if TYPE_CHECKING:
+    from sweeper.results.workspace import Workspace
 
 
 @report_errors
@@ -70,17 +74,52 @@ def compact(
 
 @report_errors
 def doctor(
+    space: Annotated[
+        str | None, typer.Argument(metavar="[SPACE]", help="With --address: a sweep whose data and resources the nodes must have.")
+    ] = None,
     results: ResultsOption = "results",
     store: StoreOption = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Examine the nodes of this Ray cluster instead, each from within.")
+    ] = None,
+    data: DataOption = None,
     repair: Annotated[bool, typer.Option("--repair", help="Set damaged files aside; the next run restores what they held.")] = False,
 ) -> int:
     """Check the installation, the results and the stage store. Exit code 1 if anything is wrong.
 
-    Example: `sweeper doctor --results /shared/results`
+    With --address, check every node of a cluster within 20 seconds: code, versions, GPUs, stage store, memory, clock; with a SPACE, whether
+    its data is there and its trials fit, too.
+
+    Example: `sweeper doctor --results /shared/results`, `sweeper doctor quickstart --address auto --results s3://bucket/results`
     """
     from sweeper.results.workspace import Workspace
+
+    if address is not None:
+        return _examine_nodes(address, Workspace(results, store), space)
+    if space is not None:
+        raise ConfigError([Fault("SPACE", "must be used with --address", space, "`sweeper plan SPACE` checks it on this machine.")])
     from sweeper.upkeep.doctor import examine
 
     text, healthy = examine(Workspace(results, store), repair=repair)
     typer.echo(text, nl=False)
     return 0 if healthy else 1
+
+
+def _examine_nodes(address: str, workspace: Workspace, name: str | None) -> int:
+    from sweeper.planning.planner import make_plan
+    from sweeper.show.tables import terminal_width, text_table
+    from sweeper.space.reading import load_space
+    from sweeper.tune.examination import describe_reports, examine_cluster
+
+    space = load_space(name) if name is not None else None
+    configs = [trial.config for trial in make_plan(space).trials] if space is not None else []
+    reports = examine_cluster(address, workspace, space, configs)
+    if not reports:
+        typer.echo("WRONG  no node that has CPUs is there")
+    for part in describe_reports(reports) if reports else ():
+        if isinstance(part, str):
+            typer.echo(part)
+        else:
+            columns, rows = part
+            typer.echo(text_table(columns, rows, terminal_width(), wrapped=len(columns) - 1), nl=False)
+    return 0 if reports and not any(report.troubles for report in reports) else 1

@@ -98,8 +98,12 @@ class NodeNeeds:
         return cls(digests, tuple(forms), os.getcwd(), str(bench.data_root), shorten_home(bench.cache_root), bench.max_data_gib, free_gib)
 
 
-def prepare_node(needs: NodeNeeds) -> list[NodeFinding]:
+def prepare_node(needs: NodeNeeds, bench: Workbench | None = None) -> list[NodeFinding]:
     """Check the node on which this runs, and decode published data into its cache; what is decoded already is not read again.
+
+    Args:
+        needs: What the trials need.
+        bench: With which they read it there; None = one with the folders that `needs` names.
 
     Returns:
         What is wrong, each thing once; nothing if trials can run here.
@@ -110,7 +114,7 @@ def prepare_node(needs: NodeNeeds) -> list[NodeFinding]:
         findings[NodeFinding(kind, what, REMEDIES[kind])] = None
 
     is_there = bool(needs.folder) and Path(needs.folder).is_dir()
-    bench = Workbench(needs.data_root, needs.cache_root, needs.max_data_gib)
+    bench = bench or Workbench(needs.data_root, needs.cache_root, needs.max_data_gib)
     with bench.use(), chdir(needs.folder) if is_there else nullcontext():
         _check_cache(bench, needs.free_gib, add)
         if findings:

@@ -36,6 +36,23 @@ class Node:
     is_draining: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A node that gets no more trials.
+
+    Args:
+        node: Its id.
+        host: Its host name.
+        cause: One of `NODE_CAUSES`.
+        why: What happened, in one line.
+    """
+
+    node: str
+    host: str
+    cause: str
+    why: str
+
+
 @dataclass
 class _Record:
     """What became of trials on a node.
@@ -45,6 +62,7 @@ class _Record:
         completed: Number of trials that ended well on it.
         faults: Failures in a row for which it may be to blame.
         excluded: Why it gets no more trials; empty if it does.
+        cause: The cause of that, one of `NODE_CAUSES`.
         was_draining: Whether it was about to be taken away when it was last seen.
     """
 
@@ -52,6 +70,7 @@ class _Record:
     completed: int = 0
     faults: int = 0
     excluded: str = ""
+    cause: str = ""
     was_draining: bool = False
 
 
@@ -123,10 +142,34 @@ class Nodes:
         is_leaving = node_id in self._gone or (node is not None and node.is_draining)
         return not is_leaving and (record is None or not record.excluded)
 
-    def exclude(self, node_id: str, why: str) -> None:
-        """Give a node no more trials, for example because a check found its data missing."""
-        self._records.setdefault(node_id, _Record(node_id[:8])).excluded = why
+    @property
+    def exclusions(self) -> list[Exclusion]:
+        """The nodes of the cluster that get no more trials, by host name."""
+        records = [(id, self._records[id]) for id in self._current if self._records[id].excluded]
+        return sorted((Exclusion(id, one.host, one.cause, one.excluded) for id, one in records), key=lambda one: (one.host, one.node))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no node is there on which trials fit, not even one that may not be used."""
+        return not self._current
+
+    def exclude(self, node_id: str, why: str, cause: str) -> None:
+        """Give a node no more trials, for example because a check found its data missing.
+
+        Args:
+            node_id: The node.
+            why: What is wrong there, in one line.
+            cause: One of `NODE_CAUSES`.
+        """
+        record = self._records.setdefault(node_id, _Record(node_id[:8]))
+        record.excluded, record.cause = why, cause
         self.version += 1
+
+    def include(self, node_id: str) -> None:
+        """Give a node trials again, since what was wrong there has been mended."""
+        if (record := self._records.get(node_id)) is not None and record.excluded:
+            record.excluded, record.cause, record.faults = "", "", 0
+            self.version += 1
 
     def host(self, node_id: str | None) -> str:
         """The host name of a node."""
@@ -191,7 +234,7 @@ class Nodes:
         failed_on.add(node_id)
         others_work = any(other.completed for id, other in self._records.items() if id != node_id)
         if cause == "other-code" or (record.faults >= MAX_NODE_FAULTS and others_work):
-            record.excluded = error
+            record.excluded, record.cause = error, cause
         if record.completed == 0 and others_work:
             return True
         others = [node for node in self._usable() if node.id not in failed_on]

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape, render
 
 from sweeper.results.views import INTERRUPTED
+from sweeper.running.nodes import Nodes
+from sweeper.running.reasons import Notice, Reasons
 from sweeper.running.recorder import Ended, Recorder
 
 PLAIN_EVERY_S = 15.0
@@ -27,11 +29,26 @@ class Progress:
         total: Number of trials in the plan, including those finished by earlier runs.
         done_before: Ids of trials finished by earlier runs. One that early stopping lets go on counts as new.
         quiet: Show nothing.
+        reasons: Why the sweep cannot go on, or is slowed; None = nothing is known of that.
+
+    Attributes:
+        nodes: The machines of a cluster, to be shown; None if the sweep runs on this machine.
     """
 
-    def __init__(self, recorder: Recorder, total: int, done_before: Iterable[str] = (), quiet: bool = False) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        total: int,
+        done_before: Iterable[str] = (),
+        quiet: bool = False,
+        reasons: Reasons | None = None,
+    ) -> None:
         self.recorder, self.total, self._done_before = recorder, total, frozenset(done_before)
         self.console = Console(file=sys.stderr, quiet=quiet)
+        self.nodes: Nodes | None = None
+        self._reasons = reasons
+        if reasons is not None:
+            reasons.listeners.append(self.tell)
         self._started = time.monotonic()
         self._last = 0.0
         self._live: _TerminalLine | _NotebookLine | None = None
@@ -63,13 +80,19 @@ class Progress:
         elif not self.console.quiet:
             self.console.print(line, highlight=False, soft_wrap=True)
 
+    def tell(self, notice: Notice) -> None:
+        """Say in a line of its own that something keeps the sweep from going on, or no longer does."""
+        self.console.print(escape(notice.text), highlight=False, soft_wrap=True, style="green" if notice.is_over else "yellow")
+
     def line(self) -> str:
-        """The state in one line: trials done, running and failed, work reused, best so far, time left."""
+        """The state in one line: what hinders it, trials done, running and failed, nodes, work reused, best so far, time left."""
         ended = self.recorder.ended.values()
         counts = Counter(trial.status for trial in ended)
         earlier = len(self._done_before - self.recorder.started)
         done = earlier + len(ended) - counts[INTERRUPTED]
         parts = [f"{done}/{self.total} trials", f"{self.recorder.running} running"]
+        if self._reasons is not None and (clause := self._reasons.clause()):
+            parts.insert(0, f"[yellow]{escape(clause)}[/yellow]")
         if self.recorder.paused:
             parts.append(f"{self.recorder.paused} paused")
         if counts["FAIL"]:
@@ -80,10 +103,10 @@ class Progress:
             parts.append(f"{counts[INTERRUPTED]} interrupted")
         if earlier:
             parts.append(f"{earlier} from earlier runs")
+        if self.nodes is not None:
+            parts.append(_describe_nodes(self.nodes))
         if saved := sum(trial.saved_s for trial in ended):
             parts.append(f"{_clock(saved)} of work reused")
-        if self.recorder.trouble:
-            parts.append(f"[red]rows held back: {escape(self.recorder.trouble)}[/red]")
         parts += [f"best {task} {value:.4g}" for task, value in sorted(self._best(ended).items())]
         elapsed = time.monotonic() - self._started
         parts.append(f"{_clock(elapsed)} elapsed")
@@ -98,6 +121,13 @@ class Progress:
             if trial.status == "COMPLETE":
                 best[trial.task] = min(best.get(trial.task, float("inf")), trial.score)
         return best
+
+
+def _describe_nodes(nodes: Nodes) -> str:
+    """`3 nodes, 1 joined, 2 lost`."""
+    counted = f"{nodes.count} node{'' if nodes.count == 1 else 's'}"
+    joined = f", {nodes.joined} joined" if nodes.joined else ""
+    return counted + joined + (f", {nodes.lost} lost" if nodes.lost else "")
 
 
 class _TerminalLine:

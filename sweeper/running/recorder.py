@@ -113,7 +113,7 @@ class Recorder:
         writer: Where batches of rows are written, except by `flush`; None = at once.
 
     Attributes:
-        ended: Trial id -> how its last attempt in this run ended.
+        ended: Trial id -> how it ended in this run; not if it is to be started again.
         trouble: Why rows could not be written and are buffered; empty if they could.
         batch: Number of the batch that rows are recorded in now; the first is 1.
         batches: Number of the last batch that was written completely, with all before it.
@@ -142,6 +142,7 @@ class Recorder:
         self._flushes = 0
         self.trouble = ""
         self.ended: dict[str, Ended] = {}
+        self._starts_again: set[str] = set()
 
     def prepare(self) -> None:
         """Read what earlier runs wrote about attempts, which the first start of a trial would otherwise wait for."""
@@ -170,7 +171,7 @@ class Recorder:
     @property
     def started(self) -> Set[str]:
         """Ids of the trials that have started, or have been taken over, since this recorder was made."""
-        return self._live.keys() | self.ended.keys()
+        return self._live.keys() | self.ended.keys() | self._starts_again
 
     def start(self, trial: PlannedTrial, *, device: str) -> None:
         """Record that a trial starts, or restarts after its process or machine was lost."""
@@ -195,6 +196,7 @@ class Recorder:
         }
         row |= trial.cells()
         self._live[trial.id] = _Live(row, self._clock(), stage_started=self._clock())
+        self._starts_again.discard(trial.id)
         self._buffers["trials"].append(dict(row))
         self._flush_if_due()
 
@@ -257,8 +259,11 @@ class Recorder:
             self._buffers[row.TABLE].append(cells | {name: live.row[name] for name in ("sweep", "trial", "attempt", "run")})
         self._flush_if_due()
 
-    def end(self, trial_id: str, result: Mapping[str, Any]) -> Ended | None:
-        """Record how a trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. None, and no row, if it never started."""
+    def end(self, trial_id: str, result: Mapping[str, Any], *, starts_again: bool = False) -> Ended | None:
+        """Record how a trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. None, and no row, if it never started.
+
+        With `starts_again` only this attempt of it has ended, so that it does not count as ended.
+        """
         seconds, live = self.seconds(trial_id), self._live.pop(trial_id, None)
         if live is None:
             return None
@@ -267,7 +272,10 @@ class Recorder:
         row |= {"seconds": seconds, "saved_s": live.saved_s, "mixed_numerics": live.mixed_numerics}
         row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
         ended = Ended(shown_status(row), row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
-        self.ended[trial_id] = ended
+        if starts_again:
+            self._starts_again.add(trial_id)
+        else:
+            self.ended[trial_id] = ended
         self._buffers["trials"].append(row)
         self._flush_if_due()
         return ended
@@ -290,6 +298,11 @@ class Recorder:
         self.writer.finish()
         self._fill_batch()
         self._write_batch()
+
+    def look(self) -> None:
+        """Write buffered rows if it is time to, also while nothing else happens."""
+        if any(self._buffers.values()) or self._batch:
+            self._flush_if_due()
 
     def _flush_if_due(self) -> None:
         if self._is_writing or self._clock() - self._last_flush < FLUSH_EVERY_S:

@@ -55,6 +55,9 @@ WAITING_TRIALS = 100
 LAST_ROWS_S = 30.0
 """How long to retry writing the last rows of a run that was ended, in seconds."""
 
+OVERDUE_GRACE_S = 30.0
+"""Seconds for which a trial beyond its time limit may be silent before its process is ended: if it reports, it can store its state."""
+
 _SCORES = ("train_loss", "valid_loss", "valid_error", "test_error")
 """Scores of the last epoch, which become those of a trial that was stopped early."""
 
@@ -71,11 +74,14 @@ class Outcome(Enum):
     LOST = "no machines left"
     STORE_LOST = "results or stages out of reach"
     UNFIT = "no machine can run the trials"
+    NO_WORKER = "no worker came"
 
 
 class SweepCutError(OrcaError):
-    """A sweep ended early: Ray was lost, the disk is full, storage stayed out of reach, or no machine can run the trials. Finished work is
-    kept."""
+    """A sweep ended early: Ray was lost, the disk is full, storage stayed out of reach, no machine came, or none can run the trials.
+
+    Finished work is kept.
+    """
 
     exit_code = 1
 
@@ -102,6 +108,8 @@ class Session:
         slots: Maximum number of trials that are handed out at once.
         reason: Why the run ended early, in one line; empty if it did not.
         meter: Counts the GPU time of its trials.
+        hung: Trials that are over their time limit, and whose process has to be ended since they do not report; see `find_hung`.
+        had_worker: Whether there was ever a machine that could be used.
     """
 
     def __init__(
@@ -137,6 +145,7 @@ class Session:
         self._paused: dict[str, PlannedTrial] = {}
         self._undecided: dict[str, PlannedTrial] = {}  # PRUNED by an earlier run; their candidates are open again
         self._reached = Reached()
+        self._reports: dict[str, float] = {}  # trial that runs -> when it last reported, or started
         self._is_deciding = False
         for trial in planner.plan.trials:
             if self._was_pruned(trial) and not self._may_go_on(trial) and not self._is_stopped_early(trial):
@@ -144,6 +153,8 @@ class Session:
         self._decide()
         self.meter = GpuMeter(planner.space.resources.gpu, clock)
         self._deadline = clock() + 3600 * (planner.space.budget.hours or math.inf)
+        self.hung: frozenset[str] = frozenset()
+        self.had_worker = False
         self._ending: Outcome | None = None
         self._is_cut_short = False
         self._is_closed = False
@@ -179,7 +190,7 @@ class Session:
         """The state of the run."""
         if not self._is_closed:
             return Outcome.RUNNING
-        if self._ending in (Outcome.DISK_FULL, Outcome.LOST, Outcome.STORE_LOST, Outcome.UNFIT):
+        if self._ending in (Outcome.DISK_FULL, Outcome.LOST, Outcome.STORE_LOST, Outcome.UNFIT, Outcome.NO_WORKER):
             return self._ending
         # A request to stop that came after the last trial had nothing to stop: the sweep is finished.
         return Outcome.STOPPED if self._is_cut_short or not self._queue.is_empty else Outcome.FINISHED
@@ -232,6 +243,7 @@ class Session:
             may_grow: Whether an autoscaler adds machines for trials that do not fit: then some more trials are offered.
         """
         self.nodes.see(nodes)
+        self.had_worker = self.had_worker or self.nodes.slots > 0
         width = self.nodes.slots + (WAITING_TRIALS if may_grow else 0)
         self.slots = min(width, self._max_concurrent or width)
 
@@ -243,6 +255,7 @@ class Session:
             node: Id of the node that runs it, if that is known.
         """
         self._reached.forget(trial_id)
+        self._reports[trial_id] = self._clock()
         self._restarts.start(trial_id)
         self.nodes.place(trial_id, node)
         self.meter.start(trial_id)
@@ -257,6 +270,7 @@ class Session:
         if trial is None:
             return
         rows = list(rows)
+        self._reports[trial_id] = self._clock()
         self.recorder.locate(trial_id, host, pid, worker)
         self.recorder.add_rows(trial_id, rows)
         self._restarts.advance(trial_id, len(rows))
@@ -293,6 +307,7 @@ class Session:
             return
         for part in (self._reached, self._restarts, self.nodes):
             part.forget(trial_id)
+        self._reports.pop(trial_id, None)
         self.meter.stop(trial_id)
         self._queue.end(trial_id)
         may_run_again = result["status"] == "FAIL" and result["cause"] not in NOT_RETRIED
@@ -322,8 +337,7 @@ class Session:
             self._pause(trial)
             self._queue.resume(trial_id)
         elif self._is_overdue(trial_id) and not self.is_ending:
-            error = f"the trial ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
-            self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
+            self.time_out(trial_id)
         else:
             self._is_cut_short = True
             self.end(trial_id, _STOPPED)
@@ -331,6 +345,7 @@ class Session:
     def _pause(self, trial: PlannedTrial) -> None:
         self._paused[trial.id] = self._running.pop(trial.id)
         self._queue.pause(trial.id)
+        self._reports.pop(trial.id, None)
         self.meter.stop(trial.id)
         self.nodes.complete(trial.id)  # as far as it has come, which shows that the machine can do the work
         self.nodes.leave(trial.id)
@@ -356,8 +371,9 @@ class Session:
 
     def _start_again(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record the end of an attempt, and let the trial wait for its next one."""
-        self.recorder.end(trial_id, result)
+        self.recorder.end(trial_id, result, starts_again=True)
         self._reached.forget(trial_id)
+        self._reports.pop(trial_id, None)
         self.meter.stop(trial_id)
         del self._running[trial_id]
         self._queue.pause(trial_id)
@@ -372,6 +388,31 @@ class Session:
     def wants_stop(self, trial_id: str) -> bool:
         """Whether a trial that has just reported should be stopped."""
         return self.is_ending or self._is_overdue(trial_id) or self._must_pause(trial_id) or self.nodes.must_leave(trial_id)
+
+    # ------------------------------------------------------------------------------------------------------------ silence
+
+    @property
+    def num_unplaced(self) -> int:
+        """How many trials were handed out and wait for room on a machine, or for their process."""
+        return len(self._running) - len(self._reports)
+
+    def silent(self, minutes: float) -> list[tuple[str, float]]:
+        """The running trials that have not reported for so many minutes, and for how many seconds."""
+        now = self._clock()
+        return [(trial_id, now - at) for trial_id, at in self._reports.items() if now - at >= minutes * 60]
+
+    def find_hung(self) -> None:
+        """Find the trials that are over their time limit and will not notice, since they do not report; see `hung`."""
+        if self.space.budget.trial_minutes is not None:
+            quiet = self.silent(OVERDUE_GRACE_S / 60)
+            self.hung = frozenset(trial_id for trial_id, _ in quiet if self._is_overdue(trial_id, by_s=OVERDUE_GRACE_S))
+
+    def time_out(self, trial_id: str) -> None:
+        """Record that a trial was ended at its time limit."""
+        if trial_id in self._running:
+            self.hung -= {trial_id}
+            error = f"the trial ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
+            self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
 
     # ------------------------------------------------------------------------------------------------------- early stopping
 
@@ -433,6 +474,16 @@ class Session:
     def lose_machines(self) -> None:
         """End the run: Ray itself is gone."""
         self._ending, self.reason = Outcome.LOST, "no node of Ray's is left, not even its head"
+
+    def give_up_waiting(self, why: str) -> None:
+        """End the run: no machine came that could run a trial."""
+        self._ending, self.reason = self._ending or Outcome.NO_WORKER, self.reason or why
+
+    @property
+    def storage_trouble(self) -> str:
+        """What the driver's own storage is being waited for, in one line; empty if it is not."""
+        trouble = self._workspace.patience.trouble
+        return trouble.line() if trouble is not None else ""
 
     def interrupt(self, error: str) -> None:
         """Record that whatever ran the trials has failed. Those that were handed out are handed out again."""
@@ -501,6 +552,6 @@ class Session:
         is_interim = stage.reports(row) and row.epoch < stage.end
         return is_interim and row.epoch in self._planner.ends_of(stage.folder)
 
-    def _is_overdue(self, trial_id: str) -> bool:
+    def _is_overdue(self, trial_id: str, by_s: float = 0.0) -> bool:
         limit = self.space.budget.trial_minutes
-        return limit is not None and self.recorder.seconds(trial_id) > limit * 60
+        return limit is not None and self.recorder.seconds(trial_id) > limit * 60 + by_s

@@ -111,7 +111,7 @@ def sweep_status(workspace: Workspace, name: str | None) -> pa.Table:
     Raises:
         ConfigError: If the sweep is unknown, or there is none at all.
     """
-    return _to_table(_status_lines(workspace, name))
+    return _to_table(_status_lines(workspace, name)[0])
 
 
 def arms_status(workspace: Workspace, name: str | None) -> pa.Table:
@@ -134,10 +134,11 @@ def describe_status(workspace: Workspace, name: str | None) -> str:
     Raises:
         ConfigError: As `sweep_status`.
     """
-    lines = _status_lines(workspace, name)
+    lines, told = _status_lines(workspace, name)
     columns = [column for column in lines[0] if column != "driver"]
     text = text_table(columns, ([line[column] for column in columns] for line in lines), terminal_width(), wrapped=0)
     text += "".join(f"{line['sweep']} is run by {line['driver']}.\n" for line in lines if line["driver"] != "none")
+    text += "".join(f"{line['sweep']}: {reason}\n" for line, reasons in zip(lines, told, strict=True) for reason in reasons)
     if name is not None:
         known = read_arms(workspace.results, name)
         settings = _settings([arm.fixed(known.varied) for arm in known.arms], known.varied)
@@ -160,8 +161,9 @@ def _sweeps(workspace: Workspace, name: str | None) -> list[str]:
     return sweeps
 
 
-def _status_lines(workspace: Workspace, name: str | None) -> list[dict[str, Any]]:
-    results, lines = workspace.results, []
+def _status_lines(workspace: Workspace, name: str | None) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """A line for each sweep, and for each what keeps it from going on now, as its driver says."""
+    results, lines, told = workspace.results, [], []
     for sweep in _sweeps(workspace, name):
         rows = [row for row in results.live_trials(sweep, ["status", "cause", "in_plan"]) if row["in_plan"]]
         shown = [shown_status(row) for row in rows]
@@ -169,13 +171,21 @@ def _status_lines(workspace: Workspace, name: str | None) -> list[dict[str, Any]
         driver, begun, interrupted = driver_of(results, sweep), shown.count("RUNNING"), shown.count("INTERRUPTED")
         paused = min(driver.facts.get("paused", 0), begun) if driver else 0  # rows say RUNNING; only the driver knows
         planned = _count_planned(results, sweep)
+        told.append(_describe_reasons(driver.facts) if driver else [])
         lines.append(
             {"sweep": sweep, "planned": planned, "pending": None if planned is None else max(0, planned - len(rows))}
             | {status.lower(): count for status, count in counts.items()}
             | {"running": begun - paused if driver else 0, "paused": paused}
             | {"interrupted": interrupted + (0 if driver else begun), "driver": str(driver) if driver else "none"}
         )
-    return lines
+    return lines, told
+
+
+def _describe_reasons(facts: Mapping[str, Any]) -> list[str]:
+    """The reasons among the facts of a driver, which may be of another version."""
+    reasons = facts.get("reasons")
+    given = [reason for reason in reasons if isinstance(reason, dict)] if isinstance(reasons, list) else []
+    return [f"{reason.get('text', '')} {reason.get('remedy', '')} (for {reason.get('for_s', 0)} s)" for reason in given]
 
 
 def _count_planned(results: ResultStore, sweep: str) -> int | None:

@@ -157,8 +157,11 @@ class Budget(_Part):
     trials: Annotated[int, Field(ge=1)] | None = Field(None, description="A plan with more trials is refused.")
     hours: _Bound = Field(None, description="Wall time of one `sweeper run`, after which it stops as on Ctrl-C.")
     trial_minutes: _Bound = Field(
-        None, description="Wall time of one trial, checked when it reports; a longer trial is stopped and FAILs with cause timeout."
+        None,
+        description="Wall time of one trial; a longer trial is stopped and FAILs with cause timeout. It is stopped when it reports and, if "
+        "it does not, half a minute later.",
     )
+    silent_minutes: _Bound = Field(30.0, description="A trial that has reported nothing for so long is named while it runs on.")
     free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="Minimum free disk space, in GiB, for starting a run with results and stages in local folders."
     )

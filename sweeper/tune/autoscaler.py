@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -11,18 +10,7 @@ from ray._private import ray_constants
 from ray.autoscaler._private.util import format_readonly_node_type
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
-
-@dataclass(frozen=True)
-class AutoscalerState:
-    """The state of the autoscaler.
-
-    Args:
-        starting: Number of machines that are being started.
-        failures: What could not be started, a line each: type of machine and reason, the newest last.
-    """
-
-    starting: int = 0
-    failures: tuple[str, ...] = ()
+from sweeper.running.obstacles import AutoscalerState
 
 
 def read_autoscaler() -> AutoscalerState | None:
@@ -43,6 +31,8 @@ def _read_v1() -> AutoscalerState | None:
     starting = len(report.get("pending_nodes", ())) + sum(report.get("pending_launches", {}).values())
     availability = (report.get("node_availability_summary") or {}).get("node_availabilities") or {}
     failures = [_describe(kind, record) for kind, record in sorted(availability.items()) if record and not record.get("is_available", True)]
+    if error := worker.gcs_client.internal_kv_get(ray_constants.DEBUG_AUTOSCALING_ERROR.encode(), None):
+        failures.append(f"the autoscaler itself failed: {error.decode().strip().splitlines()[-1]}")
     failures += [f"{kind} at {address} failed to start" for address, kind in report.get("failed_nodes", ())]
     return AutoscalerState(starting, tuple(failures))
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import uuid
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 
 from orca_core.errors import ConfigError, Fault
 from orca_core.numerics import PORTABLE
 from sweeper.running.nodes import Node
+from sweeper.running.obstacles import AutoscalerState
 from sweeper.space.file import Bits, Resources
-from sweeper.tune.autoscaler import AutoscalerState, read_autoscaler
+from sweeper.tune.address import check_address
+from sweeper.tune.autoscaler import read_autoscaler
 from sweeper.tune.environment import runtime_environment
 
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -37,6 +40,10 @@ RAY_ENVIRONMENT = {
 }
 
 
+HEAD_GONE_S = 3
+"""Seconds for which nothing listens at the address of Ray's head before it counts as gone."""
+
+
 @contextmanager
 def ray_environment() -> Iterator[None]:
     """Set Ray's environment variables as a sweep needs them, except those that the user has set; restore them at the end."""
@@ -54,41 +61,51 @@ def ray_environment() -> Iterator[None]:
 
 
 @contextmanager
-def open_cluster(address: str | None, resources: Resources, store_uri: str, bits: Bits = "native") -> Iterator[Cluster]:
+def open_cluster(address: str | None, resources: Resources, bits: Bits = "native", *, name: str = "") -> Iterator[Cluster]:
     """Start Ray or join a cluster. A Ray that was started here is shut down at the end.
 
     Args:
         address: Address of a running cluster; None starts Ray on this machine, unless this process has joined a cluster already.
         resources: What one trial holds while it runs.
-        store_uri: Folder or URI of the stage store.
         bits: The sweep's `bits`; worker processes are started accordingly.
+        name: Name of the sweep, which Ray's dashboard shows with the job.
 
     Raises:
-        ConfigError: If nothing answers at the address, no node has the resources for a trial, or a node cannot see the store.
+        ConfigError: If the cluster cannot be joined.
     """
     is_joined = ray.is_initialized()
     if is_joined and bits == "portable":
         _check_session_is_pinned()
     if not is_joined:
         if address is not None:
-            _check_address(address)
+            check_address(address)
         with runtime_environment(RAY_ENVIRONMENT, bits, ship=address is not None) as environment:
-            ray.init(
-                address=address or "local",
-                include_dashboard=False if address is None else None,
-                object_store_memory=OBJECT_STORE_BYTES if address is None else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env=environment,
-            )
+            job = JobConfig(metadata={"sweep": name} if name else None)
+            _init(address, environment, job)
     try:
-        _check_nodes(store_uri)
-        cluster = Cluster(resources)
-        cluster.check_fit()
-        yield cluster
+        yield Cluster(resources)
     finally:
         if not is_joined:
             ray.shutdown()
+
+
+def _init(address: str | None, environment: dict[str, Any], job: JobConfig) -> None:
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            object_store_memory=OBJECT_STORE_BYTES if address is None else None,
+            configure_logging=False,
+            log_to_driver=False,
+            runtime_env=environment,
+            job_config=job,
+        )
+    except (ConnectionError, RuntimeError, ImportError) as error:
+        if address is None:
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        remedy = "Look at `ray status` on its head; `pip install 'ray[default]'` if it says that a package is missing."
+        raise ConfigError([Fault("--address", f"must be a cluster that can be joined ({lines[0][:300]})", address, remedy)]) from None
 
 
 class Cluster:
@@ -110,6 +127,16 @@ class Cluster:
                 found.append(Node(node["NodeID"], node["NodeManagerHostname"], slots, node["NodeID"] in draining))
         return found
 
+    def unfit(self) -> list[str]:
+        """The live nodes that have CPUs and on which no trial fits, with what they have."""
+        found = []
+        for node in ray.nodes():
+            has = node["Resources"]
+            if node["Alive"] and has.get("CPU", 0) > 0 and self._resources.count_on(has, node["Labels"]) <= 0:
+                gpus = f", {has['GPU']:g} GPUs" if has.get("GPU") else ""
+                found.append(f"{node['NodeManagerHostname']} ({has['CPU']:g} CPUs{gpus}, {has.get('memory', 0) / 2**30:.0f} GiB)")
+        return sorted(found)
+
     def autoscaler(self) -> AutoscalerState | None:
         """The state of the autoscaler; None if there is none."""
         return read_autoscaler()
@@ -128,6 +155,27 @@ class Cluster:
         raise ConfigError([Fault("resources", rule, self._resources.model_dump(), "Ask for less, or give --address of a larger cluster.")])
 
 
+class RayGoneError(Exception):
+    """Ray's head is gone. Ray's own calls would wait for it for a minute, and then end this process."""
+
+
+def check_head() -> None:
+    """Check that Ray's head is there.
+
+    Raises:
+        RayGoneError: If nothing listens at its address for some seconds.
+    """
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    for seconds_left in reversed(range(HEAD_GONE_S)):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except OSError as error:
+            if seconds_left == 0:
+                raise RayGoneError(f"Ray's head does not answer ({error})") from error
+            time.sleep(1)
+
+
 def has_nodes() -> bool:
     """Whether any node of the cluster is alive."""
     return any(node["Alive"] for node in ray.nodes())
@@ -140,39 +188,3 @@ def _check_session_is_pinned() -> None:
         rule = "must be native in a Ray session that was started without the environment for portable bits"
         remedy = "Call ray.shutdown() first, or ray.init with runtime_env={'env_vars': orca_core.numerics.PORTABLE}."
         raise ConfigError([Fault("bits", rule, "portable", remedy)])
-
-
-def _check_address(address: str) -> None:
-    """Check that something listens at the address. Without this, Ray would keep trying for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal():
-        return  # `auto`, or a name that Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        remedy = "Start one with `ray start --head`, or omit --address to run on this machine."
-        raise ConfigError([Fault("--address", f"must be the address of a running Ray cluster ({error})", address, remedy)]) from None
-
-
-def _path_exists(path: str) -> bool:
-    return Path(path).exists()
-
-
-def _check_nodes(store_uri: str) -> None:
-    """Check that every node sees the stage store. A folder that is not shared would be a different one on each node."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2 or "://" in store_uri:
-        return
-    token = Path(store_uri).expanduser().resolve() / f".probe-{uuid.uuid4().hex}"
-    token.parent.mkdir(parents=True, exist_ok=True)
-    token.touch()
-    try:
-        exists = ray.remote(num_cpus=0)(_path_exists)
-        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        probes = [exists.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote(str(token)) for node in nodes]
-        blind = [node["NodeManagerHostname"] for node, sees in zip(nodes, ray.get(probes, timeout=120), strict=True) if not sees]
-    finally:
-        token.unlink(missing_ok=True)
-    if blind:
-        rule = f"must be a folder that all {len(nodes)} nodes see; not visible on {', '.join(sorted(set(blind)))}"
-        raise ConfigError([Fault("--store", rule, store_uri, "Give a shared folder, or s3:// or gs://.")])

@@ -6,6 +6,7 @@ whichever machine. Here instead
 
 - every error out of a trial's process is the loss of that process, and the session decides whether the trial is started again,
 - trials are kept away from machines that are about to be taken away, or on which they failed,
+- a process that hangs is ended at the time limit of its trial,
 - processes without a trial are kept for the trials to come, but no longer than there are any,
 - trials that have ended are forgotten.
 
@@ -24,13 +25,14 @@ import ray
 import ray.tune.tune
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-from ray.tune import PlacementGroupFactory
+from ray.tune import PlacementGroupFactory, TuneError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.utils.object_cache import _ObjectCache
 
 from sweeper.running.losses import Loss
 from sweeper.space.file import Resources
+from sweeper.tune.cluster import RayGoneError, check_head
 from sweeper.tune.trainable import REPORT_EVERY_S
 
 PENDING_GROUPS = 200
@@ -54,6 +56,12 @@ class Board(Protocol):
 
     def lost(self, tune_id: str, loss: Loss) -> None:
         """The process of a trial was lost."""
+
+    def hung(self) -> list[str]:
+        """The trials whose processes have to be ended, as they are beyond their time limit and do not report."""
+
+    def timed_out(self, tune_id: str) -> None:
+        """The process of such a trial is being ended."""
 
     def title(self, tune_id: str) -> str:
         """The name of a trial in Ray's dashboard."""
@@ -127,10 +135,21 @@ class SweepController(TuneController):
         if self._board.version != self._version:
             self._version = self._board.version
             self._ask_anew()
+        self._end_hung()
         super().step()
         if not self._actor_manager.num_total_actors and not self.is_finished():
             time.sleep(IDLE_S)
         self._forget_ended()
+
+    def cleanup(self) -> None:
+        """End all processes; if Ray's head is gone, only forget them."""
+        try:
+            check_head()
+        except RayGoneError:
+            manager: Any = self._actor_manager._resource_manager
+            type(manager).__init__(manager, manager.update_interval_s)  # or its end would ask the head to give resources back
+            return
+        super().cleanup()
 
     def _maybe_update_trial_queue(self) -> None:
         """Take trials from the searcher, without waiting for one as Tune does: the loop has other things to do meanwhile."""
@@ -302,6 +321,13 @@ class SweepController(TuneController):
         if trial.status in (Trial.RUNNING, Trial.PENDING):
             self._board.lost(trial.trial_id, _describe_loss(exception, *self._failed_process))
         self._process_trial_failure(trial, exception)
+
+    def _end_hung(self) -> None:
+        """End the processes that are beyond the time limit of their trial and do not report; Tune kills those that do not end then."""
+        for tune_id in self._board.hung():
+            self._board.timed_out(tune_id)
+            if (trial := self.get_trial(tune_id)) is not None:
+                self._process_trial_failure(trial, TuneError("beyond its time limit"))
 
 
 def _describe_loss(exception: Exception, node: str | None, had_started: bool) -> Loss:

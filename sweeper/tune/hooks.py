@@ -16,13 +16,17 @@ from ray.tune.search import Searcher
 
 from orca_core.rows import row_from_json
 from sweeper.planning.trials import PlannedTrial
+from sweeper.running.lookout import Lookout
 from sweeper.running.losses import Loss
 from sweeper.running.progress import Progress
 from sweeper.running.session import Session
-from sweeper.tune.cluster import Cluster, has_nodes
+from sweeper.tune.cluster import check_head, has_nodes
 
 LOOK_EVERY_S = 2.0
 """Seconds between looks at the cluster: which nodes have joined, which are gone or about to be taken away."""
+
+ENDING_S = 0.5
+"""Seconds from the wish to end to the end of trials. What ends a sweep, such as a batch scheduler, may end the processes of Ray as well."""
 
 TrialsByTuneId = dict[str, PlannedTrial]
 """Tune's id of a trial -> planned trial, of the trials that were handed out and have not ended."""
@@ -55,6 +59,16 @@ class SessionBoard:
         """The process of a trial was lost."""
         if (planned := self._trials.pop(tune_id, None)) is not None:
             self._session.lose(planned.id, loss)
+
+    def hung(self) -> list[str]:
+        """The trials whose processes have to be ended, as they are beyond their time limit and do not report."""
+        hung = self._session.hung
+        return [tune_id for tune_id, planned in self._trials.items() if planned.id in hung] if hung else []
+
+    def timed_out(self, tune_id: str) -> None:
+        """The process of such a trial is being ended."""
+        if (planned := self._trials.pop(tune_id, None)) is not None:
+            self._session.time_out(planned.id)
 
     def title(self, tune_id: str) -> str:
         """The name of a trial in Ray's dashboard: its task, its id, what it varies."""
@@ -111,9 +125,10 @@ class StopWithSession(_NotPickled, tune.Stopper):
     calls `stop_all` in every turn of its loop: periodic checks are there.
     """
 
-    def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress, cluster: Cluster) -> None:
-        self._session, self._trials, self._progress, self._cluster = session, trials, progress, cluster
+    def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress, lookout: Lookout) -> None:
+        self._session, self._trials, self._progress, self._lookout = session, trials, progress, lookout
         self._last_look = -math.inf
+        self._is_ending = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         if (trial := self._trials.get(trial_id)) is None:
@@ -129,12 +144,17 @@ class StopWithSession(_NotPickled, tune.Stopper):
         if not self._session.is_ending and time.monotonic() - self._last_look >= LOOK_EVERY_S:
             self._last_look = time.monotonic()
             self._look()
+        if self._session.is_ending and not self._is_ending:
+            self._is_ending = True
+            time.sleep(ENDING_S)
+            check_head()
         return self._session.is_ending
 
     def _look(self) -> None:
-        """Tell the session which nodes there are."""
+        """Look at the nodes, and at what keeps the sweep from going on."""
+        check_head()
         if has_nodes():
-            self._session.see(self._cluster.nodes(), may_grow=self._cluster.autoscaler() is not None)
+            self._lookout.look()
         else:  # a cluster that has no workers now still has its head
             self._session.lose_machines()
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,20 @@ from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim
+from sweeper.running.driver import clock_skew
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.lookout import Lookout
 from sweeper.running.own_data import find_own_data, send_own_data
 from sweeper.running.progress import Progress
+from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import LAST_ROWS_S, Outcome, Session, SweepCutError
-from sweeper.tune.cluster import Cluster, has_nodes, open_cluster, ray_environment
+from sweeper.tune.cluster import RayGoneError, has_nodes, open_cluster, ray_environment
 from sweeper.tune.controller import controlled, request_for
 from sweeper.tune.environment import without_copied_secrets
 from sweeper.tune.hooks import PlannedSearcher, Reporter, SessionBoard, StopWithSession, TrialsByTuneId
+from sweeper.tune.node_checks import NodeChecks, make_question, probed
+from sweeper.tune.ray_log import RayLog
 from sweeper.tune.trainable import TrialRunner
 from sweeper.workbench import sent_mib
 
@@ -44,6 +50,7 @@ _ENDED_EARLY = {
     Outcome.DISK_FULL: "the disk is full; the sweep was ended. Free some space and run the same command to continue.",
     Outcome.STORE_LOST: "storage stayed out of reach; the sweep was ended. Finished work is kept; run the same command to continue.",
     Outcome.LOST: "Ray's processes were lost; the sweep was ended. Finished work is kept; run the same command to continue.",
+    Outcome.NO_WORKER: "no worker came within the minutes of --wait; the sweep was ended. Run the same command to continue.",
     Outcome.UNFIT: "no machine can run the trials; the sweep was ended after the first few. "
     "Mend the cause and run the same command to continue.",
 }
@@ -61,6 +68,7 @@ def launch(
     address: str | None,
     max_concurrent: int | None,
     claim: SweepClaim,
+    reasons: Reasons,
     share: bool = True,
     wait_minutes: float = 15.0,
 ) -> Outcome:
@@ -77,6 +85,7 @@ def launch(
         address: Address of a running Ray cluster; None starts Ray on this machine.
         max_concurrent: Maximum number of trials at once; None = as many as the resources allow.
         claim: By which this process drives the sweep.
+        reasons: Where it is told what keeps the sweep from going on.
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
         wait_minutes: How long to wait for a first worker.
 
@@ -84,11 +93,18 @@ def launch(
         FINISHED or STOPPED.
 
     Raises:
-        ConfigError: If no machine has the resources for one trial, or one cannot see the store.
-        SweepCutError: If the disk is full, storage stays out of reach, no machine is left, or none can run the trials.
+        ConfigError: If no machine has the resources for one trial, or the cluster cannot be joined.
+        SweepCutError: If the disk is full, storage stays out of reach, no machine came or is left, or none can run the trials.
     """
     space = planner.space
-    with ray_environment(), open_cluster(address, space.resources, workspace.artifacts_uri, space.bits) as cluster:
+    log = RayLog(workspace.results.local_folder, space.name)
+    with (
+        ray_environment(),
+        log.writing(),
+        open_cluster(address, space.resources, space.bits, name=space.name) as cluster,
+        ExitStack() as stack,
+    ):
+        cluster.check_fit()
         keeper = StateKeeper(workspace.artifacts, planner, todo, recorder.writer) if share else None
         own_data = _send_own_data(todo, workspace) if address is not None else {}
         session = Session(
@@ -105,27 +121,56 @@ def launch(
             own_data=own_data,
         )
         recorder.prepare()
+        checks = None
+        if address is not None:
+            question = make_question(
+                (trial.config for trial in todo),
+                workspace.artifacts_uri,
+                free_gib=space.budget.free_gib,
+                own_data=own_data,
+                gpu=space.resources.gpu,
+            )
+            checks = NodeChecks(stack.enter_context(probed(question)))
+            progress.nodes = session.nodes
+        lookout = Lookout(
+            session,
+            cluster,
+            reasons,
+            checks=checks,
+            wait_minutes=wait_minutes,
+            skew=lambda: clock_skew(workspace.results, space.name),
+        )
+
+        def facts() -> dict[str, Any]:
+            return recorder.counts() | {"reasons": reasons.facts()}
+
         try:
-            with progress, _stop_on_signal(session), claim.connect(session.stop, recorder.counts), without_copied_secrets():
-                _run(session, cluster, progress)
+            with progress, _stop_on_signal(session), claim.connect(session.stop, facts), without_copied_secrets():
+                _run(session, lookout, progress)
         finally:
             session.close()
             _write_rows(recorder)
             session.drop_unneeded()
             recorder.writer.finish()
+    if log.note and not progress.console.quiet:
+        sys.stderr.write(f"{log.note}\n")
     if session.outcome in _ENDED_EARLY:
         raise SweepCutError(f"{space.name}: {_ENDED_EARLY[session.outcome]} ({session.reason})")
     return session.outcome
 
 
-def _run(session: Session, cluster: Cluster, progress: Progress) -> None:
+def _run(session: Session, lookout: Lookout, progress: Progress) -> None:
     """Let Ray Tune run trials until the session ends. An error of Tune's own ends one call of `fit`, not the run."""
     failures, rows = 0, session.num_new_rows
     while True:
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         try:
-            session.see(cluster.nodes(), may_grow=cluster.autoscaler() is not None)
-            _fit(session, cluster, progress, scratch)
+            lookout.look()
+            _fit(session, lookout, progress, scratch)
+            return
+        except RayGoneError:
+            if not session.is_ending:
+                session.lose_machines()
             return
         except Exception as error:  # whatever it is: the plan and the stores are whole, and trials go on from there
             if session.is_exhausted:
@@ -134,7 +179,9 @@ def _run(session: Session, cluster: Cluster, progress: Progress) -> None:
                 failures, rows = 0, session.num_new_rows
             failures += 1
             if failures > MAX_FIT_FAILURES or not has_nodes():
-                raise SweepCutError(f"{session.space.name}: Ray Tune failed {failures} times without a new result ({_last_line(error)})") from error
+                raise SweepCutError(
+                    f"{session.space.name}: Ray Tune failed {failures} times without a new result ({_last_line(error)})"
+                ) from error
             session.interrupt(f"Ray Tune failed ({_last_line(error)})")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -146,7 +193,7 @@ def _last_line(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _fit(session: Session, cluster: Cluster, progress: Progress, scratch: Path) -> None:
+def _fit(session: Session, lookout: Lookout, progress: Progress, scratch: Path) -> None:
     trials: TrialsByTuneId = {}
     resources = session.space.resources
     tuner = tune.Tuner(
@@ -162,7 +209,7 @@ def _fit(session: Session, cluster: Cluster, progress: Progress, scratch: Path) 
             storage_path=str(scratch),
             verbose=0,
             progress_reporter=tune.CLIReporter(),  # silent at verbose=0; the default in notebooks would clear our line
-            stop=StopWithSession(session, trials, progress, cluster),
+            stop=StopWithSession(session, trials, progress, lookout),
             callbacks=[Reporter(session, trials)],
             failure_config=tune.FailureConfig(max_failures=0),  # the session decides which trials are started again
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),

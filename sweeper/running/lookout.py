@@ -1,0 +1,154 @@
+"""Looks at a run every few seconds: which machines there are, whether they have what trials need, and what keeps it from going on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from orca_core.errors import StoreError
+from sweeper.running.nodes import Node
+from sweeper.running.obstacles import AutoscalerState, Sight, describe_lack, find_reasons
+from sweeper.running.reasons import Reasons
+from sweeper.running.session import Session
+
+IDLES_S = 15.0
+"""Seconds for which trials wait for room, with nothing being started, before the autoscaler counts as being at its limit."""
+
+SKEW_EVERY_S = 600.0
+"""Seconds between two comparisons of the clocks."""
+
+
+class Cluster(Protocol):
+    """The machines, as the lookout sees them."""
+
+    def nodes(self) -> list[Node]:
+        """The machines on which a trial fits."""
+
+    def unfit(self) -> list[str]:
+        """The machines that have CPUs and on which no trial fits, and what they have."""
+
+    def autoscaler(self) -> AutoscalerState | None:
+        """The state of the autoscaler; None if there is none."""
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What a check of a machine found.
+
+    Args:
+        node: Id of the machine.
+        cause: Why it cannot run trials, one of `NODE_CAUSES`; empty if it can.
+        why: What is wrong, in one line.
+    """
+
+    node: str
+    cause: str = ""
+    why: str = ""
+
+
+class NodeChecks(Protocol):
+    """Checks of the machines, made in the background."""
+
+    def look(self, nodes: Iterable[Node]) -> Iterable[NodeResult]:
+        """Check those that have not been checked; returns what has been found since the last call."""
+
+    @property
+    def unanswered(self) -> Sequence[str]:
+        """Host names of the machines that have not answered for long."""
+
+
+class Lookout:
+    """Looks at a run.
+
+    Args:
+        session: The run.
+        cluster: Its machines.
+        reasons: Where what is found is told.
+        checks: Checks of the machines; None = they are not checked.
+        wait_minutes: How long to wait for a first worker.
+        skew: Measures by how many seconds the clock of this machine is ahead; None = is not measured.
+        clock: Monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        cluster: Cluster,
+        reasons: Reasons,
+        *,
+        checks: NodeChecks | None = None,
+        wait_minutes: float = 15.0,
+        skew: Callable[[], float | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session, self._cluster, self._reasons, self._checks, self._clock = session, cluster, reasons, checks, clock
+        self._give_up_at = clock() + 60 * wait_minutes
+        self._idle_since: float | None = None
+        self._found_wrong: set[str] = set()
+        self._skew = _Measured(skew, clock) if skew is not None else None
+
+    def look(self) -> None:
+        """Tell the session what there is, and tell what keeps it from going on. Takes some milliseconds."""
+        session, autoscaler = self._session, self._cluster.autoscaler()
+        nodes = self._cluster.nodes()
+        session.see(nodes, may_grow=autoscaler is not None)
+        if self._checks is not None:
+            results = list(self._checks.look(nodes))
+            for result in results:
+                if result.cause:
+                    session.nodes.exclude(result.node, result.why, result.cause)
+                    self._found_wrong.add(result.node)
+                elif result.node in self._found_wrong:  # not one that was excluded for what became of trials there
+                    session.nodes.include(result.node)
+                    self._found_wrong.discard(result.node)
+            if results:
+                session.see(nodes, may_grow=autoscaler is not None)
+        session.find_hung()
+        session.recorder.look()
+        sight = Sight(
+            unfit=self._cluster.unfit(),
+            autoscaler=autoscaler,
+            idles=self._idles(autoscaler),
+            unanswered=self._checks.unanswered if self._checks is not None else (),
+            waits_until_s=None if session.had_worker else max(0.0, self._give_up_at - self._clock()),
+            skew=self._skew.value if self._skew is not None else None,
+        )
+        self._reasons.see(find_reasons(session, sight))
+        if not session.had_worker and self._clock() >= self._give_up_at:
+            session.give_up_waiting(describe_lack(session, sight))
+
+    def _idles(self, autoscaler: AutoscalerState | None) -> bool:
+        """Whether an autoscaler has done nothing for a while, though trials wait for room."""
+        if autoscaler is None or autoscaler.starting or autoscaler.failures or not self._session.num_unplaced:
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = self._clock()
+        return self._clock() - self._idle_since >= IDLES_S
+
+
+class _Measured:
+    """A measurement that may take long: it is made in a thread, again after a while."""
+
+    def __init__(self, measure: Callable[[], float | None], clock: Callable[[], float]) -> None:
+        self._measure, self._clock = measure, clock
+        self._value: float | None = None
+        self._next = clock()
+        self._is_busy = False
+
+    @property
+    def value(self) -> float | None:
+        """What was measured last; None if nothing was yet."""
+        if not self._is_busy and self._clock() >= self._next:
+            self._is_busy, self._next = True, self._clock() + SKEW_EVERY_S
+            threading.Thread(target=self._run, daemon=True, name="clock-skew").start()
+        return self._value
+
+    def _run(self) -> None:
+        with suppress(StoreError):  # a store out of reach is told elsewhere
+            self._value = self._measure()
+        self._is_busy = False

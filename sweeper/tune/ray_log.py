@@ -1,0 +1,49 @@
+"""Keeps Ray's own log lines and tracebacks off the user's terminal: they go to a file, which is named if anything was written."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOGGERS = ("ray", "ray.tune", "ray.train", "ray.air", "ray.data")
+"""Ray's loggers; those below them pass on what they are told."""
+
+
+class RayLog:
+    """The file.
+
+    Args:
+        folder: Where it is; None = in the folder for temporary files.
+        sweep: Name of the sweep.
+    """
+
+    def __init__(self, folder: str | None, sweep: str) -> None:
+        self.path = Path(folder) / "sweeps" / sweep / "ray.log" if folder is not None else Path(tempfile.gettempdir()) / f"{sweep}-ray.log"
+
+    @property
+    def note(self) -> str:
+        """A sentence that names the file; empty if nothing was written."""
+        return f"Ray's own messages are in {self.path}." if self.path.is_file() and self.path.stat().st_size else ""
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within: what Ray's Python code logs goes to the file, warnings and worse. A file of an earlier run is replaced."""
+        self.path.unlink(missing_ok=True)
+        handler = logging.FileHandler(self.path, encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setLevel(logging.WARNING)
+        before = {name: (logger := logging.getLogger(name)).handlers[:] for name in LOGGERS}
+        passed = {name: logging.getLogger(name).propagate for name in LOGGERS}
+        for name in LOGGERS:
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = ([handler], False) if name == "ray" else ([], True)
+        try:
+            yield
+        finally:
+            for name in LOGGERS:
+                logger = logging.getLogger(name)
+                logger.handlers, logger.propagate = before[name], passed[name]
+            handler.close()
