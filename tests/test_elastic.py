@@ -147,8 +147,8 @@ def test_idle_nodes_go_while_a_long_trial_runs_on(tmp_path):
     config = autoscaling({"cpu": {"resources": {"CPU": 1}, "max_workers": 3}}, idle_s=3)
     with LocalCluster(autoscaling=config) as cluster:
         sweep = Sweep(cluster, tmp_path)
-        (tmp_path / "harm" / "long-0").write_text("60")
-        sweep.start(seeds=6, epochs=4, epoch_s=0.5)
+        (tmp_path / "harm" / "long-0").write_text("100")
+        sweep.start(seeds=30, epochs=4, epoch_s=0.5)
         sweep.wait_for(lambda epochs: len({node for node, *_ in epochs}) == 3, 90)
         cluster.wait_until(lambda live: sum(node["Resources"].get("CPU", 0) for node in live) == 1, 60)
         assert sweep.process.poll() is None, "the long trial had ended before"

@@ -57,7 +57,8 @@ class Restarts:
             del self._losses[trial_id]
 
     def start(self, trial_id: str) -> None:
-        """Record that an attempt starts."""
+        """Record that an attempt starts, or goes on after a pause."""
+        self._furthest[trial_id] = max(self._furthest[trial_id], self._reported[trial_id])
         self._reported[trial_id] = 0
 
     def lose(self, trial_id: str, loss: Loss) -> bool:
