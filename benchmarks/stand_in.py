@@ -5,7 +5,17 @@
 
 Planner, session, recorder, Ray Tune and its processes are the real ones; only the work of a trial is replaced: it reports rows that depend
 on its config alone, and keeps its state in small files in the folder of the stages. Each epoch that is computed is a line of the log:
-node, trial, stage, epoch, and when it began and ended. A trial can be made to misbehave by files in the folder `harm`, see `Harm`.
+node, stage, epoch, and when it began and ended. Files in the folder `harm` make trials misbehave:
+
+    no-data[-NODE]     trials fail since their data is missing, on this node or on all
+    no-start[-NODE]    processes fail while they are set up
+    no-process[-NODE]  processes end while they are set up
+    memory-SEED        trials of this seed hold as many GiB as it says, for 30 s
+    memory-tries       how often they do; always if there is no such file
+    long-SEED          trials of this seed first sleep as many seconds as it says
+    hold               trials that could begin wait as long as it is there
+
+Each refusal of the first three kinds is a line in the file `refused`: node and kind.
 """
 
 from __future__ import annotations
@@ -39,6 +49,10 @@ class StandIn(TrialRunner):
 
     settings: ClassVar[dict[str, Any]] = {}
 
+    def setup(self, config: dict[str, Any]) -> None:
+        _refuse_to_start(self.settings)
+        super().setup(config)
+
     def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
         self._has_reported = True  # what computes it would load torch
         return _run(TrialJob.from_json(message), self.settings)
@@ -47,7 +61,7 @@ class StandIn(TrialRunner):
 def _run(job: TrialJob, settings: dict[str, Any]) -> Generator[Row, None, dict[str, Any]]:
     node = ray.get_runtime_context().get_node_id()
     try:
-        _harm(settings, node)
+        _harm(job, settings, node)
         for stage in stages_of(job.config, job.device):
             yield from _stage(job, stage, settings, node)
     except Exception as error:  # as `execute` does
@@ -102,25 +116,52 @@ def _error(job: TrialJob, epoch: int) -> float:
     return (job.config.finetune.lr * 1e3 + job.config.seed) / (epoch + 1)
 
 
-def _harm(settings: dict[str, Any], node: str) -> None:
-    """Do what the files of the folder `harm` say: `no-data` fails, `memory` takes that many GiB once, `hang` stops the process once.
+def _refuse_to_start(settings: dict[str, Any]) -> None:
+    node = ray.get_runtime_context().get_node_id()
+    if _refuses(settings, "no-start", node):
+        raise ImportError("a planted error while the process starts")
+    if _refuses(settings, "no-process", node):
+        os._exit(1)
 
-    A file may be named for one node, as in `no-data-NODEID`.
-    """
-    folder = Path(settings["harm"] or "/nonexistent")
-    if any((folder / name).exists() for name in ("no-data", f"no-data-{node}")):
+
+def _harm(job: TrialJob, settings: dict[str, Any], node: str) -> None:
+    if _refuses(settings, "no-data", node):
         raise DataError("x.npz: is not there")
+    folder = Path(settings["harm"] or "/nonexistent")
     if (file := folder / "hang").exists():
         file.unlink()
         os.kill(os.getpid(), signal.SIGSTOP)
-    for name in ("memory", "memory-always"):
-        if (file := folder / name).exists():
-            gib = float(file.read_text())
-            if name == "memory":
-                file.unlink()
-            held = [bytearray(os.urandom(2**20)) * 1024 for _ in range(int(gib))]
-            time.sleep(30)
-            del held
+    while _is_planted(settings, "hold", ""):
+        time.sleep(0.1)
+    if _is_planted(settings, "long", str(job.config.seed)):
+        time.sleep(float((folder / f"long-{job.config.seed}").read_text()))
+    if _is_planted(settings, "memory", str(job.config.seed)) and _take(folder / "memory-tries"):
+        gib = int((folder / f"memory-{job.config.seed}").read_text())
+        held = [bytearray(os.urandom(2**20)) * 1024 for _ in range(gib)]
+        time.sleep(30)
+        del held
+
+
+def _refuses(settings: dict[str, Any], name: str, node: str) -> bool:
+    if not _is_planted(settings, name, node):
+        return False
+    with open(Path(settings["harm"]) / "refused", "a") as refused:
+        refused.write(f"{node} {name}\n")
+    return True
+
+
+def _is_planted(settings: dict[str, Any], name: str, of: str) -> bool:
+    folder = Path(settings["harm"] or "/nonexistent")
+    return (folder / name).exists() or (folder / f"{name}-{of}").exists()
+
+
+def _take(tries: Path) -> bool:
+    """Take one of the tries that a file counts. Without the file there is no end to them."""
+    if not tries.exists():
+        return True
+    left = int(tries.read_text())
+    tries.write_text(str(left - 1))
+    return left > 0
 
 
 def main() -> None:

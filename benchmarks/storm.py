@@ -29,7 +29,7 @@ SPACE = Path(__file__).with_name("storm.yaml").resolve()
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 # `code_commit` is here because the working tree may change during the run.
-VARYING = ("attempt", "code_commit", "sequence", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "reused_from")
+VARYING = ("attempt", "code_commit", "run", "sequence", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "reused_from")
 VARYING += tuple(f"seconds_{kind}" for kind in ("pretrain", "source", "align", "finetune"))
 
 
@@ -42,7 +42,7 @@ def start(results: Path, log: Path) -> subprocess.Popen[bytes]:
 def kind_of(process: psutil.Process) -> str | None:
     """Return what kind of Ray process this is, or None for helpers whose loss has no effect."""
     title = " ".join(process.cmdline())
-    for kind, mark in (("worker", "ray::ResourceTrainable"), ("raylet", "raylet/raylet"), ("gcs", "gcs_server")):
+    for kind, mark in (("worker", "ray::train "), ("raylet", "raylet/raylet"), ("gcs", "gcs_server")):
         if mark in title:
             return kind
     return None

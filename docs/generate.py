@@ -1,4 +1,4 @@
-"""Write docs/knobs.md, docs/results.md and the table of reasons in docs/running.md from the code. `--check` only says whether they are up to date."""
+"""Write docs/knobs.md, docs/results.md and the reasons in docs/running.md from the code. `--check` says whether they are up to date."""
 
 from __future__ import annotations
 

@@ -36,16 +36,23 @@ PROCESS_LOST = Loss()
 
 
 class Restarts:
-    """Counts the losses of each trial since it last came further than before."""
+    """Counts the losses of each trial since it last came further than before.
+
+    Attributes:
+        num_new: Number of rows with which trials came further than any attempt before.
+    """
 
     def __init__(self) -> None:
+        self.num_new = 0
         self._losses: Counter[str] = Counter()
         self._reported: Counter[str] = Counter()
         self._furthest: Counter[str] = Counter()
 
     def advance(self, trial_id: str, rows: int) -> None:
         """Record that a running trial has reported rows. Each attempt reports all rows from the beginning, reused ones included."""
+        before = max(self._reported[trial_id], self._furthest[trial_id])
         self._reported[trial_id] += rows
+        self.num_new += max(0, self._reported[trial_id] - before)
         if trial_id in self._losses and self._reported[trial_id] > self._furthest[trial_id]:
             del self._losses[trial_id]
 

@@ -80,13 +80,14 @@ class Nodes:
 
     Attributes:
         joined, lost: How many nodes joined after the first look, and how many were lost, drained ones included.
-        version: A number that changes whenever the answers of `avoided` and `unusable` may.
+        version: A number that changes whenever the answers of `avoided` may.
     """
 
     joined: int = 0
     lost: int = 0
     version: int = 0
     _current: dict[str, Node] = field(default_factory=dict)
+    _gone: set[str] = field(default_factory=set)
     _records: dict[str, _Record] = field(default_factory=dict)
     _failed_on: dict[str, set[str]] = field(default_factory=dict)  # trial -> nodes on which it failed in a way that may be the node's fault
     _places: dict[str, str] = field(default_factory=dict)  # trial -> node that runs it
@@ -102,6 +103,7 @@ class Nodes:
         if self._was_seen:
             self.joined += len(current.keys() - self._current.keys())
             self.lost += len(self._current.keys() - current.keys())
+        self._gone = (self._gone | self._current.keys()) - current.keys()
         self.version += current != self._current
         self._current, self._was_seen = current, True
         for node in current.values():
@@ -133,6 +135,12 @@ class Nodes:
     def draining(self) -> list[str]:
         """Host names of the nodes that are about to be taken away."""
         return sorted(node.host for node in self._current.values() if node.is_draining)
+
+    def is_fit(self, node_id: str) -> bool:
+        """Whether a process on a node may get another trial: the node is there still, and can be used."""
+        node, record = self._current.get(node_id), self._records.get(node_id)
+        is_leaving = node_id in self._gone or (node is not None and node.is_draining)
+        return not is_leaving and (record is None or not record.excluded)
 
     @property
     def exclusions(self) -> list[Exclusion]:

@@ -114,7 +114,6 @@ class Recorder:
 
     Attributes:
         ended: Trial id -> how it ended in this run; not if it is to be started again.
-        num_rows: Number of rows of stages and epochs that were reported, except those that were reported before.
         trouble: Why rows could not be written and are buffered; empty if they could.
         batch: Number of the batch that rows are recorded in now; the first is 1.
         batches: Number of the last batch that was written completely, with all before it.
@@ -141,7 +140,6 @@ class Recorder:
         self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
         self._last_flush = clock()
         self._flushes = 0
-        self.num_rows = 0
         self.trouble = ""
         self.ended: dict[str, Ended] = {}
         self._starts_again: set[str] = set()
@@ -249,7 +247,6 @@ class Recorder:
             if key in live.reported:
                 continue
             live.reported.add(key)
-            self.num_rows += not getattr(row, "is_reused", False)
             if isinstance(row, StageRow):
                 row = live.complete_stage(row)
             cells = row.cells()

@@ -170,6 +170,11 @@ class Session:
         return self._ending is not None
 
     @property
+    def num_new_rows(self) -> int:
+        """Number of rows with which trials came further than any attempt before."""
+        return self._restarts.num_new
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether no more trials will be handed out."""
         # A running trial may be lost and started again; its score may make tpe propose others, its epochs may let paused trials go on.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +38,10 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # within a submitted job our environment is added to the job's, and wins
 }
+
+
+HEAD_GONE_S = 3
+"""Seconds for which nothing listens at the address of Ray's head before it counts as gone."""
 
 
 @contextmanager
@@ -147,6 +153,27 @@ class Cluster:
             return
         rule = f"must fit on one node; the largest have {most['CPU']:g} CPUs and {most['GPU']:g} GPUs"
         raise ConfigError([Fault("resources", rule, self._resources.model_dump(), "Ask for less, or give --address of a larger cluster.")])
+
+
+class RayGoneError(Exception):
+    """Ray's head is gone. Ray's own calls would wait for it for a minute, and then end this process."""
+
+
+def check_head() -> None:
+    """Check that Ray's head is there.
+
+    Raises:
+        RayGoneError: If nothing listens at its address for some seconds.
+    """
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    for seconds_left in reversed(range(HEAD_GONE_S)):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except OSError as error:
+            if seconds_left == 0:
+                raise RayGoneError(f"Ray's head does not answer ({error})") from error
+            time.sleep(1)
 
 
 def has_nodes() -> bool:

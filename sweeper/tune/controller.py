@@ -15,6 +15,7 @@ Tests hold each of these against the installed version of Ray.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -31,9 +32,14 @@ from ray.tune.utils.object_cache import _ObjectCache
 
 from sweeper.running.losses import Loss
 from sweeper.space.file import Resources
+from sweeper.tune.cluster import RayGoneError, check_head
+from sweeper.tune.trainable import REPORT_EVERY_S
 
 PENDING_GROUPS = 200
 """Most resource requests that Ray is given at once; more of them slow its scheduler down."""
+
+MAX_REPORTS = 100
+"""Most reports a second, of all running trials together; each takes the driver about a millisecond."""
 
 IDLE_S = 0.1
 """Seconds to wait in a turn of the loop in which nothing runs."""
@@ -60,13 +66,12 @@ class Board(Protocol):
     def title(self, tune_id: str) -> str:
         """The name of a trial in Ray's dashboard."""
 
-    @property
-    def unusable(self) -> frozenset[str]:
-        """Ids of the nodes that should get no more trials."""
+    def is_fit(self, node_id: str) -> bool:
+        """Whether a process on a node may get another trial."""
 
     @property
     def version(self) -> int:
-        """A number that changes with the answers of `avoided` and `unusable`."""
+        """A number that changes with the answers of `avoided`."""
 
     @property
     def num_waiting(self) -> int:
@@ -114,11 +119,14 @@ class SweepController(TuneController):
         super().__init__(**arguments)
         self._board, self._resources = board, resources
         self._nodes_of_actors: dict[Any, str] = {}
+        self._failed_process: tuple[str | None, bool] = (None, False)  # the last one that failed: its node, and whether it had started
         self._version = board.version
         self._requests: dict[frozenset[str], PlacementGroupFactory] = {}
+        self._avoided_by: dict[PlacementGroupFactory, frozenset[str]] = {}
         self._actor_manager = _ActorManager(self._actor_manager._resource_manager)
         self._actor_manager.title_of = self._title_of
-        self._actor_cache = _IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._is_fit, self._is_asked_for)
+        self._actor_manager.on_failure = self._note_failure
+        self._actor_cache = _IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._is_fit, self._may_run)
 
     # -------------------------------------------------------------------------------------------------------- the loop
 
@@ -132,6 +140,16 @@ class SweepController(TuneController):
         if not self._actor_manager.num_total_actors and not self.is_finished():
             time.sleep(IDLE_S)
         self._forget_ended()
+
+    def cleanup(self) -> None:
+        """End all processes; if Ray's head is gone, only forget them."""
+        try:
+            check_head()
+        except RayGoneError:
+            manager: Any = self._actor_manager._resource_manager
+            type(manager).__init__(manager, manager.update_interval_s)  # or its end would ask the head to give resources back
+            return
+        super().cleanup()
 
     def _maybe_update_trial_queue(self) -> None:
         """Take trials from the searcher, without waiting for one as Tune does: the loop has other things to do meanwhile."""
@@ -157,7 +175,7 @@ class SweepController(TuneController):
         """Do nothing, as `checkpoint`."""
 
     def _forget_ended(self) -> None:
-        """Drop the trials that have ended, of which Tune keeps some kilobytes each."""
+        """Drop the trials that have ended, of which Tune keeps some kilobytes and a folder each."""
         ended = self._stopped_trials | self._failed_trials
         if not ended:
             return
@@ -166,6 +184,8 @@ class SweepController(TuneController):
         self._live_trials -= ended
         self._trials = [trial for trial in self._trials if trial not in ended]
         for trial in ended:
+            if trial.relative_logdir:
+                shutil.rmtree(trial.local_path, ignore_errors=True)
             self._queued_trial_decisions.pop(trial.trial_id, None)
             self._cached_trial_decisions.pop(trial.trial_id, None)
             self._resetting_trials.discard(trial)
@@ -205,30 +225,47 @@ class SweepController(TuneController):
         actor = self._trial_to_actor.get(trial)
         return actor is not None and self._actor_manager.is_actor_started(actor)
 
+    def _schedule_trial_train(self, trial: Trial) -> None:
+        """Let a trial go on until its next report, which is the later the more trials run."""
+        report_every_s = max(REPORT_EVERY_S, len(self._running_trials) / MAX_REPORTS)
+        events: Any = {"on_result": self._on_training_result, "on_error": self._trial_task_failure}
+        self._schedule_trial_task(trial, "train", args=(report_every_s,), **events)
+
     def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
-        node = self._nodes_of_actors.setdefault(tracked_actor, self._find_node(tracked_actor))
-        self._board.started(self._actor_to_trial[tracked_actor].trial_id, node or None)
+        self._locate(tracked_actor)
+        self._board.started(self._actor_to_trial[tracked_actor].trial_id, self._nodes_of_actors.get(tracked_actor))
         super()._actor_started(tracked_actor, log)
 
     def _actor_stopped(self, tracked_actor: Any) -> None:
         super()._actor_stopped(tracked_actor)
         self._nodes_of_actors.pop(tracked_actor, None)
 
-    def _find_node(self, tracked_actor: Any) -> str:
-        """Id of the node on which a process runs or ran; empty if it is unknown."""
+    def _remove_actor(self, tracked_actor: Any) -> None:
+        super()._remove_actor(tracked_actor)
+        self._nodes_of_actors.pop(tracked_actor, None)  # of a process without a trial Tune does not hear that it has stopped
+        self._started_actors.discard(tracked_actor)
+
+    def _note_failure(self, tracked_actor: Any) -> None:
+        """Note what is known of a process that has failed, before Tune forgets it and then calls `_trial_task_failure`."""
+        self._locate(tracked_actor)
+        self._failed_process = self._nodes_of_actors.get(tracked_actor), tracked_actor in self._started_actors
+
+    def _locate(self, tracked_actor: Any) -> None:
+        """Find out on which node a process runs."""
+        if tracked_actor in self._nodes_of_actors:
+            return
         live = self._actor_manager._live_actors_to_ray_actors_resources.get(tracked_actor)
-        if live is None:
-            return ""
-        table = ray._private.state.state.actor_table(live[0]._actor_id.hex()) or {}
-        return str(table.get("Address", {}).get("NodeID", "") or table.get("node_id", ""))
+        table = ray._private.state.state.actor_table(live[0]._actor_id.hex()) if live is not None else None
+        if node := (table or {}).get("Address", {}).get("NodeID"):
+            self._nodes_of_actors[tracked_actor] = str(node)
 
     def _is_fit(self, tracked_actor: Any) -> bool:
         """Whether a process may get another trial."""
-        return self._nodes_of_actors.get(tracked_actor, "") not in self._board.unusable
+        return self._board.is_fit(self._nodes_of_actors.get(tracked_actor, ""))
 
-    def _is_asked_for(self, request: Any) -> bool:
-        """Whether trials to come will have this request; if not, a process that holds its resources would keep others from them."""
-        return request == self._request(self._board.unusable) or bool(self._resources_to_pending_trials.get(request))
+    def _may_run(self, request: PlacementGroupFactory, tracked_actor: Any) -> bool:
+        """Whether a process serves a request: requests differ only in the nodes that they avoid."""
+        return self._nodes_of_actors.get(tracked_actor, "") not in self._avoided_by.get(request, frozenset())
 
     def _title_of(self, tracked_actor: Any) -> str:
         trial = self._actor_to_trial.get(tracked_actor)
@@ -256,6 +293,7 @@ class SweepController(TuneController):
         """`request_for` a trial that avoids nodes; kept, since Ray's takes long to make."""
         if avoided not in self._requests:
             self._requests[avoided] = request_for(self._resources, avoided)
+            self._avoided_by[self._requests[avoided]] = avoided
         return self._requests[avoided]
 
     def _change_request(self, trial: Trial, request: PlacementGroupFactory) -> None:
@@ -281,7 +319,7 @@ class SweepController(TuneController):
     def _trial_task_failure(self, trial: Trial, exception: Any) -> None:
         """Tell the session of a lost process, and drop the trial; the session may hand it out again."""
         if trial.status in (Trial.RUNNING, Trial.PENDING):
-            self._board.lost(trial.trial_id, self._describe_loss(trial, exception))
+            self._board.lost(trial.trial_id, _describe_loss(exception, *self._failed_process))
         self._process_trial_failure(trial, exception)
 
     def _end_hung(self) -> None:
@@ -291,33 +329,43 @@ class SweepController(TuneController):
             if (trial := self.get_trial(tune_id)) is not None:
                 self._process_trial_failure(trial, TuneError("beyond its time limit"))
 
-    def _describe_loss(self, trial: Trial, exception: Exception) -> Loss:
-        actor = self._trial_to_actor.get(trial)
-        node = self._nodes_of_actors.get(actor) or (self._find_node(actor) if actor is not None else "")
-        cause = exception.__cause__ if isinstance(exception, _ProcessLostError) else exception
-        if isinstance(cause, OutOfMemoryError):
-            return Loss("out-of-memory", "Ray ended the worker's process because the machine was running out of memory", node or None)
-        is_announced = bool(getattr(cause, "preempted", False))
-        if actor not in self._started_actors and isinstance(cause, RayActorError) and not is_announced and not _is_node_gone(cause):
-            return Loss("process-start", f"the worker's process could not be started ({_last_line(cause)})", node or None)
-        if isinstance(cause, RayTaskError):
-            return Loss("infrastructure", f"the worker failed ({_last_line(cause)})", node or None)
-        return Loss("infrastructure", "the worker's process or machine was lost", node or None, is_announced)
+
+def _describe_loss(exception: Exception, node: str | None, had_started: bool) -> Loss:
+    """What the loss of a process was.
+
+    Args:
+        exception: What came out of it.
+        node: Its node; None if it is unknown.
+        had_started: Whether it had come up, so that it can have worked on a trial.
+    """
+    cause = exception.__cause__ if isinstance(exception, _ProcessLostError) else exception
+    is_announced = bool(getattr(cause, "preempted", False))
+    if isinstance(cause, OutOfMemoryError):
+        error = "Ray ended the worker's process because the machine was running out of memory"
+        return Loss("out-of-memory" if had_started else "process-start", error, node)  # not yet started, it did not take the memory
+    if not had_started and not is_announced and not _is_node_gone(cause):
+        return Loss("process-start", f"the worker's process could not be started ({_what_happened(cause)})", node)
+    if isinstance(cause, RayTaskError):
+        return Loss("infrastructure", f"the worker failed ({_what_happened(cause)})", node)
+    return Loss("infrastructure", "the worker's process or machine was lost", node, is_announced)
 
 
 _NODE_IS_GONE = ("node has died", "node was terminated", "node is dead", "died because its node", "preempted")
 
 
-def _is_node_gone(error: BaseException) -> bool:
+def _is_node_gone(error: BaseException | None) -> bool:
     """Whether a process did not come up because its machine was lost."""
-    return any(
-        words in str(error) for words in ("node has died", "node was terminated", "node is dead", "died because its node", "preempted")
-    )
+    return any(words in str(error) for words in _NODE_IS_GONE)
 
 
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()
+_NEVER_RAN = "The actor never ran - it was cancelled before it started running."
+"""What Ray says last of a process that ended while it was starting, too."""
+
+
+def _what_happened(error: BaseException | None) -> str:
+    """The line of an error of Ray's that says what happened: the last one, in which a traceback ends."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() not in ("", _NEVER_RAN)]
+    return lines[-1] if lines else type(error).__name__
 
 
 class _ProcessLostError(RayActorError):
@@ -333,12 +381,19 @@ class _ActorManager(RayActorManager):
 
     Attributes:
         title_of: The name of what a process does; empty if it does nothing.
+        on_failure: Called with a process that has failed, before it is forgotten.
     """
 
     title_of: Callable[[Any], str] = staticmethod(lambda tracked_actor: "")
+    on_failure: Callable[[Any], None] = staticmethod(lambda tracked_actor: None)
+
+    def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        self.on_failure(tracked_actor)
+        super()._actor_start_failed(tracked_actor, exception)
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         """Take what is neither an error of the process nor of the task, such as Ray's own end of a process for its memory, as a loss."""
+        self.on_failure(tracked_actor_task._tracked_actor)
         if not isinstance(exception, RayActorError | RayTaskError):
             exception = _ProcessLostError(exception)
         super()._actor_task_failed(tracked_actor_task, exception)
@@ -367,34 +422,48 @@ class _Titled:
 
 
 class _IdleProcesses(_ObjectCache):
-    """Processes without a trial, kept loaded for the next ones.
+    """Processes without a trial, kept loaded for the next ones. A process is kept when what the next trials ask for changes.
 
     Args:
         num_wanted: How many trials may still need one.
         is_fit: Whether a process may get another trial.
-        is_asked_for: Whether trials to come will have a request.
+        may_run: Whether a request is met by a process.
     """
 
-    def __init__(self, num_wanted: Callable[[], int], is_fit: Callable[[Any], bool], is_asked_for: Callable[[Any], bool]) -> None:
+    def __init__(self, num_wanted: Callable[[], int], is_fit: Callable[[Any], bool], may_run: Callable[[Any, Any], bool]) -> None:
         super().__init__(may_keep_one=False)
-        self._num_wanted, self._is_fit, self._is_asked_for = num_wanted, is_fit, is_asked_for
+        self._num_wanted, self._is_fit, self._may_run = num_wanted, is_fit, may_run
+        self._idle: list[Any] = []
 
     def cache_object(self, key: Any, obj: Any) -> bool:
         """Keep a process, if there may be a trial for it."""
-        if not self._is_fit(obj) or self._num_cached_objects >= self._num_wanted():
+        if not self._is_fit(obj) or len(self._idle) >= self._num_wanted():
             return False
-        self._cached_objects[key].append(obj)
-        self._num_cached_objects += 1
+        self._idle.append(obj)
+        self._num_cached_objects = len(self._idle)
         return True
+
+    def has_cached_object(self, key: Any) -> bool:
+        """Whether a request is met by an idle process."""
+        return any(self._may_run(key, process) for process in self._idle)
+
+    def pop_cached_object(self, key: Any) -> Any:
+        """Take the first process that meets a request; None if none does."""
+        found = next((process for process in self._idle if self._may_run(key, process)), None)
+        if found is not None:
+            self._drop(found)
+        return found
 
     def flush_cached_objects(self, force_all: bool = False) -> Generator[Any, None, None]:
         """Give up the processes that no trial will need, or that must get none."""
-        for key in list(self._cached_objects):
-            force_all_of_key = force_all or (bool(self._cached_objects[key]) and not self._is_asked_for(key))
-            for process in list(self._cached_objects[key]):
-                if force_all_of_key or not self._is_fit(process) or self._num_cached_objects > self._num_wanted():
-                    self._cached_objects[key].remove(process)
-                    self._num_cached_objects -= 1
-                    yield process
-            if not self._cached_objects[key]:
-                del self._cached_objects[key]
+        if not self._idle:
+            return
+        num_wanted = self._num_wanted()
+        for process in list(self._idle):
+            if force_all or not self._is_fit(process) or len(self._idle) > num_wanted:
+                self._drop(process)
+                yield process
+
+    def _drop(self, process: Any) -> None:
+        self._idle.remove(process)
+        self._num_cached_objects = len(self._idle)

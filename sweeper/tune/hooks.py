@@ -20,10 +20,13 @@ from sweeper.running.lookout import Lookout
 from sweeper.running.losses import Loss
 from sweeper.running.progress import Progress
 from sweeper.running.session import Session
-from sweeper.tune.cluster import has_nodes
+from sweeper.tune.cluster import check_head, has_nodes
 
 LOOK_EVERY_S = 2.0
 """Seconds between looks at the cluster: which nodes have joined, which are gone or about to be taken away."""
+
+ENDING_S = 0.5
+"""Seconds from the wish to end to the end of trials. What ends a sweep, such as a batch scheduler, may end the processes of Ray as well."""
 
 TrialsByTuneId = dict[str, PlannedTrial]
 """Tune's id of a trial -> planned trial, of the trials that were handed out and have not ended."""
@@ -45,7 +48,7 @@ class SessionBoard:
     def avoided(self, tune_id: str) -> frozenset[str]:
         """Ids of the nodes on which a trial must not start."""
         planned = self._trials.get(tune_id)
-        return self._session.nodes.avoided(planned.id) if planned is not None else self.unusable
+        return self._session.nodes.avoided(planned.id) if planned is not None else self._session.nodes.unusable
 
     def started(self, tune_id: str, node: str | None) -> None:
         """A process on a node begins a trial."""
@@ -72,14 +75,13 @@ class SessionBoard:
         planned = self._trials.get(tune_id)
         return f"{planned.config.task} {planned.id} {planned.variant}".rstrip() if planned is not None else ""
 
-    @property
-    def unusable(self) -> frozenset[str]:
-        """Ids of the nodes that should get no more trials."""
-        return self._session.nodes.unusable
+    def is_fit(self, node_id: str) -> bool:
+        """Whether a process on a node may get another trial."""
+        return self._session.nodes.is_fit(node_id)
 
     @property
     def version(self) -> int:
-        """A number that changes with the answers of `avoided` and `unusable`."""
+        """A number that changes with the answers of `avoided`."""
         return self._session.nodes.version
 
     @property
@@ -126,6 +128,7 @@ class StopWithSession(_NotPickled, tune.Stopper):
     def __init__(self, session: Session, trials: TrialsByTuneId, progress: Progress, lookout: Lookout) -> None:
         self._session, self._trials, self._progress, self._lookout = session, trials, progress, lookout
         self._last_look = -math.inf
+        self._is_ending = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         if (trial := self._trials.get(trial_id)) is None:
@@ -141,10 +144,15 @@ class StopWithSession(_NotPickled, tune.Stopper):
         if not self._session.is_ending and time.monotonic() - self._last_look >= LOOK_EVERY_S:
             self._last_look = time.monotonic()
             self._look()
+        if self._session.is_ending and not self._is_ending:
+            self._is_ending = True
+            time.sleep(ENDING_S)
+            check_head()
         return self._session.is_ending
 
     def _look(self) -> None:
         """Look at the nodes, and at what keeps the sweep from going on."""
+        check_head()
         if has_nodes():
             self._lookout.look()
         else:  # a cluster that has no workers now still has its head

@@ -34,7 +34,7 @@ from sweeper.running.progress import Progress
 from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import LAST_ROWS_S, Outcome, Session, SweepCutError
-from sweeper.tune.cluster import has_nodes, open_cluster, ray_environment
+from sweeper.tune.cluster import RayGoneError, has_nodes, open_cluster, ray_environment
 from sweeper.tune.controller import controlled, request_for
 from sweeper.tune.environment import without_copied_secrets
 from sweeper.tune.hooks import PlannedSearcher, Reporter, SessionBoard, StopWithSession, TrialsByTuneId
@@ -161,24 +161,36 @@ def launch(
 
 def _run(session: Session, lookout: Lookout, progress: Progress) -> None:
     """Let Ray Tune run trials until the session ends. An error of Tune's own ends one call of `fit`, not the run."""
-    failures, rows = 0, session.recorder.num_rows
+    failures, rows = 0, session.num_new_rows
     while True:
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         try:
             lookout.look()
             _fit(session, lookout, progress, scratch)
             return
+        except RayGoneError:
+            if not session.is_ending:
+                session.lose_machines()
+            return
         except Exception as error:  # whatever it is: the plan and the stores are whole, and trials go on from there
             if session.is_exhausted:
                 return
-            if session.recorder.num_rows > rows:
-                failures, rows = 0, session.recorder.num_rows
+            if session.num_new_rows > rows:
+                failures, rows = 0, session.num_new_rows
             failures += 1
             if failures > MAX_FIT_FAILURES or not has_nodes():
-                raise SweepCutError(f"{session.space.name}: Ray Tune failed {failures} times without a new result ({error})") from error
-            session.interrupt(f"Ray Tune failed ({error})")
+                raise SweepCutError(
+                    f"{session.space.name}: Ray Tune failed {failures} times without a new result ({_last_line(error)})"
+                ) from error
+            session.interrupt(f"Ray Tune failed ({_last_line(error)})")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _last_line(error: Exception) -> str:
+    """What went wrong: Tune's errors are the text of a traceback, which ends with it."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _fit(session: Session, lookout: Lookout, progress: Progress, scratch: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sweeper.running.execution import execute_message
 from sweeper.running.worker import report_text, worker_facts
 
 REPORT_EVERY_S = 1.0
-"""Seconds for which rows are collected into one report."""
+"""Least seconds for which rows are collected into one report."""
 
 
 CLEANUP_S = 3.0
@@ -45,13 +46,18 @@ class TrialRunner(tune.Trainable):
         if Path(message["folder"] or "/").is_dir():
             os.chdir(message["folder"] or ".")
         self._device, self._has_reported = message["device"], False
-        self._rungs = frozenset(message["rungs"])
+        self._rungs, self._scratch = frozenset(message["rungs"]), Path(self.logdir)
         self._patience = Patience()
         self._rows = self._execute(config["trial"])
 
     def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
         """The rows of the trial of a message and, at the end, how it ended."""
         return execute_message(message, self._patience)
+
+    def train(self, report_every_s: float = REPORT_EVERY_S) -> dict[str, Any]:
+        """As Tune's, for rows of about so many seconds; fewer, if there is something that the driver should know at once."""
+        self._report_every_s = report_every_s
+        return super().train()
 
     def step(self) -> dict[str, Any]:
         """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has
@@ -78,13 +84,15 @@ class TrialRunner(tune.Trainable):
                 break  # other trials may wait for this stage; after a phase of fine-tuning the trial itself may have to pause
             if isinstance(row, EpochRow) and row.stage == "finetune" and row.epoch in self._rungs:
                 break  # it may have to pause
-            if time.monotonic() - started >= REPORT_EVERY_S:
+            if time.monotonic() - started >= self._report_every_s:
                 break
         return {"rows": _rows_to_json(rows)}
 
     def cleanup(self) -> None:
         self._patience.stop(after_s=CLEANUP_S)
         self._rows.close()
+        with suppress(OSError):  # Tune makes a folder for each trial; it is removed unless something was written to it
+            self._scratch.rmdir()
 
 
 def _has_other_code(report: dict[str, Any]) -> bool:

@@ -483,3 +483,16 @@ def test_a_trial_that_ended_before_and_is_proposed_again_is_not_run_again(tmp_pa
         third = session.next()
         assert (third.id == second.id) is is_run
     assert run.workspace.results.live_trials("s") == [] or run.rows("in_plan")[0] == (True,)
+
+
+def test_rows_that_another_attempt_has_reported_are_not_new(run):
+    """By these a run is ended whose Tune fails again and again."""
+    trial = run.begin()
+    run.session.report(trial.id, [EpochRow(stage="align", epoch=epoch) for epoch in (1, 2)])
+    for _ in range(3):
+        run.session.interrupt("planted")
+        assert run.begin() is trial
+        run.session.report(trial.id, [EpochRow(stage="align", epoch=epoch) for epoch in (1, 2)])
+        assert run.session.num_new_rows == 2
+    run.session.report(trial.id, [EpochRow(stage="align", epoch=3)])
+    assert run.session.num_new_rows == 3
