@@ -106,8 +106,8 @@ def test_the_wait_for_a_worker_ends_and_wrong_addresses_are_one_sentence(local_c
 def test_a_doctor_examines_every_node_and_one_that_does_not_answer_is_a_finding(local_cluster, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
     (tmp_path / "shared").mkdir()
-    local_cluster.add_node(cpus=2, wait=False)
-    local_cluster.add_node(cpus=1, before=f"mount -t tmpfs none {tmp_path}/shared", wait=False)
+    well = local_cluster.add_node(cpus=2, wait=False)
+    blind = local_cluster.add_node(cpus=1, before=f"mount -t tmpfs none {tmp_path}/shared", wait=False)
     frozen = local_cluster.add_node(cpus=1, wait=False)
     local_cluster.wait_for_nodes()
     frozen.freeze()
@@ -123,12 +123,12 @@ def test_a_doctor_examines_every_node_and_one_that_does_not_answer_is_a_finding(
     assert "Traceback" not in done.stderr
     first, *_ = [line for line in done.stdout.splitlines() if line.startswith("node-")]
     assert "complete" in first
-    assert re.search(r"node-1 +2 ", first)
+    assert re.search(rf"{well.name} +2 ", first)
     wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
     assert len(wrong) == 2, done.stdout
-    assert "node-2" in wrong[0]
+    assert blind.name in wrong[0]
     assert "does not show what the driver has written" in wrong[0]
-    assert "node-3" in wrong[1]
+    assert frozen.name in wrong[1]
 
 
 @pytest.mark.slow
@@ -138,8 +138,8 @@ def test_a_node_without_the_store_is_named_as_it_joins_and_gets_no_trials(local_
     driver = Driver(local_cluster, tmp_path, "--epoch-s", 3)
     local_cluster.add_node(cpus=1)
     driver.wait_for(lambda: "1 joined" in driver.said or "1 running" in driver.said, 60)
-    local_cluster.add_node(cpus=1, before=f"mount -t tmpfs none {tmp_path}/results")
-    driver.wait_for(lambda: "node-2 gets no trials (store)" in driver.said, 40)
+    blind = local_cluster.add_node(cpus=1, before=f"mount -t tmpfs none {tmp_path}/results")
+    driver.wait_for(lambda: f"{blind.name} gets no trials (store)" in driver.said, 60)
     assert driver.end() == 0, driver.said
     assert driver.rows("select count(*) as n from trial_status where status = 'COMPLETE'") == [{"n": 4}]
 
