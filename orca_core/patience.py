@@ -140,7 +140,7 @@ class Patience:
             time.sleep(min(left_s, 0.25))  # the wait may be ended meanwhile
 
     def _give_up(self, error: StoreUnavailableError, waited_s: float) -> StoreUnavailableError:
-        if error.waited or waited_s < 1.0:
+        if error.waited or self.minutes <= 0:
             return error
         found = StoreUnavailableError(f"{error} It was waited for, {waited_s / 60:.2g} minutes.")
         found.waited = True

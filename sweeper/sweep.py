@@ -17,13 +17,13 @@ from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim, claim_sweep
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.notify import Notifier, parse_command
+from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
 from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_room, check_stores
 from sweeper.running.reasons import Reasons
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome, SweepCutError
 from sweeper.running.takeover import take_over
 from sweeper.running.unfinished import find_unfinished
 from sweeper.running.writer import InThread

@@ -311,3 +311,20 @@ def test_a_tune_that_always_fails_ends_the_run_with_one_sentence(sweep):
     assert sweep.run(script=PLANT.format(times=-1, stand_in=STAND_IN), epochs=1) == 1, sweep.said
     assert "Ray Tune failed 4 times without a new result (" in sweep.said
     assert "Traceback" not in sweep.said.rpartition("Ray Tune failed 4 times")[2]
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_ends_a_sweep_cleanly(tmp_path):
+    """Batch schedulers signal Ray's own processes, too. Ray's calls would then wait for its head for a minute, and end the driver."""
+    (tmp_path / "space.yaml").write_text(SPACE.format(seeds=4, epochs=100))
+    log = tmp_path / "epochs.jsonl"
+    command = [sys.executable, str(STAND_IN), "space.yaml", "--results", "results", "--log", str(log), "--epoch-s", "0.5"]
+    environment = os.environ | {"PYTHONPATH": str(STAND_IN.parents[1]), "RAY_AUTH_MODE": "disabled"}
+    sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    while not (log.exists() and log.read_text()):
+        assert sweep.poll() is None
+        time.sleep(0.2)
+    os.killpg(sweep.pid, signal.SIGTERM)
+    assert sweep.wait(50) == 130
+    statuses = Results(tmp_path / "results").sql("select distinct status, cause from trial_status").rows()
+    assert statuses == [{"status": "INTERRUPTED", "cause": "stopped"}]

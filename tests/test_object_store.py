@@ -21,8 +21,9 @@ from sweeper.planning.planner import Planner
 from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
 from sweeper.running.keeping import StateKeeper
+from sweeper.running.outcome import Outcome
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome, Session
+from sweeper.running.session import Session
 from sweeper.running.writer import InThread
 from sweeper.space.reading import parse_space
 

@@ -19,35 +19,31 @@ thousands of histories can be tested in seconds.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
-from enum import Enum
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from orca_core.errors import OrcaError, StoreError
+from orca_core.errors import StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.stages import Stage
-from orca_core.workbench import Workbench
 from sweeper.planning.planner import Planner
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
-from sweeper.running.code import code_here
+from sweeper.running.dispatch import make_job
 from sweeper.running.job import TrialJob
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.losses import PROCESS_LOST, Loss, Restarts
 from sweeper.running.meter import GpuMeter
 from sweeper.running.nodes import NODE_CAUSES, Node, Nodes
-from sweeper.running.own_data import contents_of
+from sweeper.running.outcome import Outcome
 from sweeper.running.reached import Reached
 from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
 from sweeper.space.space import SearchSpace
-from sweeper.workbench import shorten_home
 
 WAITING_TRIALS = 100
 """How many trials are offered beyond what fits on the machines now, where more machines may be added: an autoscaler adds them for these."""
@@ -62,28 +58,6 @@ _SCORES = ("train_loss", "valid_loss", "valid_error", "test_error")
 """Scores of the last epoch, which become those of a trial that was stopped early."""
 
 _STOPPED = {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"}
-
-
-class Outcome(Enum):
-    """The state of a run, or how it ended."""
-
-    RUNNING = "running"
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    DISK_FULL = "disk full"
-    LOST = "no machines left"
-    STORE_LOST = "results or stages out of reach"
-    UNFIT = "no machine can run the trials"
-    NO_WORKER = "no worker came"
-
-
-class SweepCutError(OrcaError):
-    """A sweep ended early: Ray was lost, the disk is full, storage stayed out of reach, no machine came, or none can run the trials.
-
-    Finished work is kept.
-    """
-
-    exit_code = 1
 
 
 class Session:
@@ -133,7 +107,7 @@ class Session:
         self.nodes, self._restarts = Nodes(), Restarts()
         self.reason = ""
         self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
-        self._workbench, self._own_data = Workbench.current(), own_data
+        self._own_data = own_data
         self._ended = ended
         self._stopping = stopping
         if stopping is None and planner.space.scheduler.name != "fifo":
@@ -211,29 +185,7 @@ class Session:
     def job(self, trial: PlannedTrial) -> TrialJob:
         """The message that starts a trial on a worker."""
         rungs = self._stopping.rungs_of(trial) if self._stopping is not None else ()
-        ends = {stage.folder: self._planner.ends_of(stage.folder) if self.share else [] for stage in trial.stages}
-        for stage in trial.finetuning:
-            ends[stage.folder] = sorted({*ends[stage.folder], *(rung for rung in rungs if stage.start < rung < stage.end)})
-        store = self._workspace.artifacts_uri if self.share else self._workspace.private_uri(self.space.name, trial.id)
-        return TrialJob(
-            config=trial.config,
-            store=store,
-            device=self.space.device,
-            keep_at={folder: epochs for folder, epochs in ends.items() if epochs},
-            keep=self.space.keep,
-            models=self._workspace.artifacts_uri,
-            rungs=list(rungs),
-            folder=os.getcwd(),
-            data_root=str(self._workbench.data_root),
-            cache_root=shorten_home(self._workbench.cache_root),
-            max_data_gib=self._workbench.max_data_gib,
-            artifact_cache_gib=self._workbench.artifact_cache_gib,
-            storage_minutes=self.space.budget.storage_minutes,
-            code=asdict(code_here()),
-            own_data=self._own_data,
-            result_key=trial.result_key,
-            contents=contents_of(trial.config),
-        )
+        return make_job(trial, self._planner, self._workspace, rungs=rungs, share=self.share, own_data=self._own_data)
 
     def see(self, nodes: Iterable[Node], *, may_grow: bool = False) -> None:
         """Take in which machines there are now, and offer as many trials as fit on them.

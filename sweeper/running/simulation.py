@@ -25,8 +25,9 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.losses import Loss
+from sweeper.running.outcome import Outcome
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome, Session
+from sweeper.running.session import Session
 from sweeper.running.simulated_cluster import NodeChances, SimulatedCluster
 
 EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "finetune": 4.0}

@@ -14,8 +14,8 @@ from sweeper.analysis.machines import describe_differences
 from sweeper.results.store import results_option
 from sweeper.results.views import INTERRUPTED, shown_status
 from sweeper.results.workspace import Workspace
+from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import Reconciliation
-from sweeper.running.session import Outcome
 from sweeper.running.unfinished import Unfinished
 from sweeper.show.results import describe_best
 

@@ -43,7 +43,7 @@ def _find(workspace: Workspace, trial: str) -> list[dict[str, Any]]:
     return rows
 
 
-_OF_THE_TRIAL = ("sweep", "trial", "attempt")
+_OF_THE_TRIAL = ("sweep", "trial", "attempt", "run")
 """Columns of stages and epochs that repeat what is said of the trial."""
 
 

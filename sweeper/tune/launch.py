@@ -29,11 +29,12 @@ from sweeper.running.claim import SweepClaim
 from sweeper.running.driver import clock_skew
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.lookout import Lookout
+from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.own_data import find_own_data, send_own_data
 from sweeper.running.progress import Progress
 from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import LAST_ROWS_S, Outcome, Session, SweepCutError
+from sweeper.running.session import LAST_ROWS_S, Session
 from sweeper.tune.cluster import RayGoneError, has_nodes, open_cluster, ray_environment
 from sweeper.tune.controller import controlled, request_for
 from sweeper.tune.environment import without_copied_secrets

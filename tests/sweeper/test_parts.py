@@ -12,8 +12,8 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from sweeper import sweep
 from sweeper.results.workspace import Workspace
+from sweeper.running.outcome import Outcome
 from sweeper.running.parts import parts_of, warn_of_small_parts
-from sweeper.running.session import Outcome
 from sweeper.show.catalogue import describe
 from sweeper.show.plan import describe_plan
 from sweeper.space.reading import parse_space

@@ -13,10 +13,10 @@ from sweeper.analysis.arms import rank_arms
 from sweeper.analysis.candidates import read_arms
 from sweeper.planning.planner import make_plan
 from sweeper.results import Workspace
+from sweeper.running.outcome import Outcome
 from sweeper.running.plan_note import plan_note
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome
 from sweeper.show.results import arms_status, best_arms, describe_best, describe_status, sweep_status
 from sweeper.show.summary import summarise_run
 from sweeper.space.reading import parse_space

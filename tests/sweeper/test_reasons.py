@@ -20,11 +20,12 @@ from sweeper.running.losses import Loss
 from sweeper.running.nodes import NODE_CAUSES, Node
 from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.obstacles import AutoscalerState
+from sweeper.running.outcome import Outcome
 from sweeper.running.plan_note import plan_note
 from sweeper.running.progress import Progress
 from sweeper.running.reasons import KINDS, Notice, Reason, Reasons
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import OVERDUE_GRACE_S, Outcome, Session
+from sweeper.running.session import OVERDUE_GRACE_S, Session
 from sweeper.show.results import describe_status
 from sweeper.space.reading import parse_space
 

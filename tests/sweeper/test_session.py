@@ -10,9 +10,10 @@ from sweeper.results import Workspace
 from sweeper.running.job import TrialJob
 from sweeper.running.losses import Loss
 from sweeper.running.nodes import Node
+from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome, Session
+from sweeper.running.session import Session
 from sweeper.space.reading import parse_space
 
 COMPLETE = {"status": "COMPLETE", "valid_error": 0.25}

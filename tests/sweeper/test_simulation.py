@@ -12,9 +12,9 @@ import pytest
 
 from orca_core.errors import StoreError
 from sweeper.planning.planner import Planner
+from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome
 from sweeper.running.simulated_cluster import NodeChances
 from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
 from sweeper.space.reading import parse_space

@@ -15,9 +15,9 @@ from orca_core.rows import EpochRow
 from sweeper.planning.planner import make_plan
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results import Workspace
+from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import Outcome
 from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation, simulate_error
 from sweeper.running.takeover import take_over
 from sweeper.space.reading import parse_space

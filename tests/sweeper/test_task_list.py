@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sweeper.cli import app
-from sweeper.running.session import Outcome
+from sweeper.running.outcome import Outcome
 
 sys.path.append(str(Path(__file__).parents[1] / "orca_core" / "tasks"))
 

@@ -14,7 +14,7 @@ from sweeper.planning.planner import make_plan
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results import ResultStore
 from sweeper.running.driver import Process
-from sweeper.running.session import Outcome, SweepCutError
+from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.unfinished import find_unfinished
 from sweeper.space.reading import parse_space
 from sweeper.sweep import run_space
