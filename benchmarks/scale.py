@@ -5,8 +5,8 @@
 
 Planner, session, recorder, result files, Tune's loop and the messages through Ray are the real ones. Replaced is what does not fit on one
 machine: the processes of the trials, and the machines. Trials run in a few Ray processes, each of which plays hundreds: starting one is a
-call of `Host`, its reports are tasks of that process, awaited by Tune's loop as in a real run. They hold no resources of Ray's (its fixed
-resource manager counts the slots), and report rows without computing anything.
+call of `Host`, its reports are tasks of that process, awaited by Tune's loop as in a real run. They hold no resources of Ray's (slots
+are counted instead), and report rows without computing anything.
 
 Latency is the time from the moment a report is ready in its process until the session has it. Memory and processor time are those of the
 driver's process, threads of Ray's included.
@@ -31,7 +31,8 @@ os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 import psutil
 import ray
-from ray.air.execution.resources.fixed import FixedResourceManager
+from ray.air.execution.resources.fixed import FixedAcquiredResources
+from ray.air.execution.resources.resource_manager import ResourceManager
 
 from orca_core.rows import EpochRow, StageRow, row_to_json
 from orca_core.stages import stages_of
@@ -112,6 +113,29 @@ class Method:
         return self._process._host.call.remote(self._process._number, self._name, *arguments, **named)
 
 
+class Slots(ResourceManager):
+    """Counts slots, where Ray would find room on a machine."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+
+    def request_resources(self, resource_request: Any) -> None:
+        """Nothing: what is asked for is there or not."""
+
+    def cancel_resource_request(self, resource_request: Any) -> None:
+        """Nothing."""
+
+    def has_resources_ready(self, resource_request: Any) -> bool:
+        return self._free > 0
+
+    def acquire_resources(self, resource_request: Any) -> FixedAcquiredResources:
+        self._free -= 1
+        return FixedAcquiredResources(bundles=[{}], resource_request=resource_request)
+
+    def free_resources(self, acquired_resource: Any) -> None:
+        self._free += 1
+
+
 class ProcessClass(ray.actor.ActorClass):
     """What Tune takes for the class of these processes."""
 
@@ -159,7 +183,7 @@ def stand_in(measured: Measured, at_once: int, hosts: list[Any]) -> list[Any]:
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self._class_cache = ProcessClass(hosts)  # type: ignore[assignment]
-            self._actor_manager._resource_manager = FixedResourceManager({"CPU": at_once})
+            self._actor_manager._resource_manager = Slots(at_once)
             controllers.append(self)
 
         def step(self) -> None:

@@ -134,7 +134,9 @@ def _run(session: Session, cluster: Cluster, progress: Progress) -> None:
                 failures, rows = 0, session.num_new_rows
             failures += 1
             if failures > MAX_FIT_FAILURES or not has_nodes():
-                raise SweepCutError(f"{session.space.name}: Ray Tune failed {failures} times without a new result ({_last_line(error)})") from error
+                raise SweepCutError(
+                    f"{session.space.name}: Ray Tune failed {failures} times without a new result ({_last_line(error)})"
+                ) from error
             session.interrupt(f"Ray Tune failed ({_last_line(error)})")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
