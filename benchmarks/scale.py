@@ -23,7 +23,6 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from sweeper.tune import controller, hooks
 from sweeper.tune.cluster import Cluster
 
 SLOTS_OF_NODE = 8
+LEAST_REPORT_S = 12.0
 HOSTS = 2
 
 
@@ -160,8 +160,9 @@ class Measured:
 
     def __init__(self) -> None:
         self.process = psutil.Process()
-        self.latencies: list[float] = []
-        self.turns: list[float] = []
+        self.latencies: list[tuple[float, float]] = []
+        self.turns: list[tuple[float, float]] = []
+        """When, and seconds."""
         self.running: list[tuple[float, float, int, int]] = []
         """When, processor seconds, memory in bytes, trials that run."""
         self.is_over = False
@@ -189,7 +190,7 @@ def stand_in(measured: Measured, at_once: int, hosts: list[Any]) -> list[Any]:
         def step(self) -> None:
             started = time.perf_counter()
             super().step()
-            measured.turns.append(time.perf_counter() - started)
+            measured.turns.append((time.monotonic(), time.perf_counter() - started))
 
     kill = ray.kill
     ray.kill = lambda actor, **named: None if isinstance(actor, Process) else kill(actor, **named)
@@ -197,7 +198,7 @@ def stand_in(measured: Measured, at_once: int, hosts: list[Any]) -> list[Any]:
 
     def timed(self: Any, trial_id: str, result: dict[str, Any]) -> bool:
         answer = report(self, trial_id, result)
-        measured.latencies.append(time.time() - result["ready"])
+        measured.latencies.append((time.monotonic(), time.time() - result["ready"]))
         return answer
 
     nodes = [Node(f"n{number}", f"n{number}", SLOTS_OF_NODE) for number in range(-(-at_once // SLOTS_OF_NODE))]
@@ -221,15 +222,11 @@ def write_space(folder: Path, trials: int, epochs: int) -> Path:
     return path
 
 
-def percentiles(values: list[float]) -> str:
-    """Median, 99th percentile and maximum, in seconds."""
+def percentiles(samples: list[tuple[float, float]], since: float, until: float) -> str:
+    """Median, 99th percentile and maximum of the seconds in a span of time."""
+    values = [value for at, value in samples if since <= at <= until]
     cuts = statistics.quantiles(values, n=100)
     return f"{cuts[49]:.3f} s median, {cuts[98]:.3f} s 99th percentile, {max(values):.3f} s most"
-
-
-def steady(measured: Measured, at_once: int) -> Iterator[tuple[float, float, int, int]]:
-    """The samples while all slots were busy."""
-    return (sample for sample in measured.running if sample[3] >= at_once)
 
 
 def main() -> None:
@@ -260,18 +257,20 @@ def main() -> None:
             code = run_space(space, Workspace(f"{name}/results"))
         seconds = time.monotonic() - started
     measured.is_over = True
-    busy = list(steady(measured, min(arguments.at_once, arguments.trials)))
+    count = min(arguments.at_once, arguments.trials)
+    busy = [sample for sample in measured.running if sample[3] >= count]
     print(
         f"{arguments.trials} trials of {arguments.epochs} epochs of {arguments.epoch_s:g} s, {arguments.at_once} at once: exit code {code}"
     )
     print(f"{'entire run':<34} {seconds:.0f} s, {1e3 * seconds / arguments.trials:.1f} ms a trial")
-    if len(busy) > 2:
-        span = busy[-1][0] - busy[0][0]
-        print(f"{'driver while all slots were busy':<34} {(busy[-1][1] - busy[0][1]) / span:.2f} cores, over {span:.0f} s")
-        print(f"{'until all slots were busy':<34} {busy[0][0] - started:.0f} s")
     print(f"{'reports':<34} {len(measured.latencies)}, {len(measured.latencies) / seconds:.0f} a second")
-    print(f"{'latency of a report':<34} {percentiles(measured.latencies)}")
-    print(f"{'turn of the loop':<34} {percentiles(measured.turns)}")
+    if len(busy) > 10:
+        (since, used, *_), (until, used_then, *_) = busy[0], busy[-1]
+        print(f"{'all slots were busy':<34} after {since - started:.0f} s, for {until - since:.0f} s; then:")
+        print(f"{'    driver':<34} {(used_then - used) / (until - since):.2f} cores")
+        since += LEAST_REPORT_S  # the first reports of all trials come together
+        print(f"{'    latency of a report':<34} {percentiles(measured.latencies, since, until)}")
+        print(f"{'    turn of the loop':<34} {percentiles(measured.turns, since, until)}")
     memory = [sample[2] / 2**30 for sample in measured.running]
     print(f"{'driver memory':<34} {max(memory):.2f} GiB at most, {memory[0]:.2f} GiB at the start")
     print(f"{'machine':<34} {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
