@@ -5,8 +5,8 @@
 
 Planner, session, recorder, result files, Tune's loop and the messages through Ray are the real ones. Replaced is what does not fit on one
 machine: the processes of the trials, and the machines. Trials run in a few Ray processes, each of which plays hundreds: starting one is a
-call of `Host`, its reports are tasks of that process, awaited by Tune's loop as in a real run. They hold no resources of Ray's (its fixed
-resource manager counts the slots), and report rows without computing anything.
+call of `Host`, its reports are tasks of that process, awaited by Tune's loop as in a real run. They hold no resources of Ray's (slots
+are counted instead), and report rows without computing anything.
 
 Latency is the time from the moment a report is ready in its process until the session has it. Memory and processor time are those of the
 driver's process, threads of Ray's included.
@@ -23,7 +23,6 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 import psutil
 import ray
-from ray.air.execution.resources.fixed import FixedResourceManager
+from ray.air.execution.resources.fixed import FixedAcquiredResources
+from ray.air.execution.resources.resource_manager import ResourceManager
 
 from orca_core.rows import EpochRow, StageRow, row_to_json
 from orca_core.stages import stages_of
@@ -44,6 +44,7 @@ from sweeper.tune import controller, hooks
 from sweeper.tune.cluster import Cluster
 
 SLOTS_OF_NODE = 8
+LEAST_REPORT_S = 12.0
 HOSTS = 2
 
 
@@ -112,6 +113,29 @@ class Method:
         return self._process._host.call.remote(self._process._number, self._name, *arguments, **named)
 
 
+class Slots(ResourceManager):
+    """Counts slots, where Ray would find room on a machine."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+
+    def request_resources(self, resource_request: Any) -> None:
+        """Nothing: what is asked for is there or not."""
+
+    def cancel_resource_request(self, resource_request: Any) -> None:
+        """Nothing."""
+
+    def has_resources_ready(self, resource_request: Any) -> bool:
+        return self._free > 0
+
+    def acquire_resources(self, resource_request: Any) -> FixedAcquiredResources:
+        self._free -= 1
+        return FixedAcquiredResources(bundles=[{}], resource_request=resource_request)
+
+    def free_resources(self, acquired_resource: Any) -> None:
+        self._free += 1
+
+
 class ProcessClass(ray.actor.ActorClass):
     """What Tune takes for the class of these processes."""
 
@@ -136,8 +160,9 @@ class Measured:
 
     def __init__(self) -> None:
         self.process = psutil.Process()
-        self.latencies: list[float] = []
-        self.turns: list[float] = []
+        self.latencies: list[tuple[float, float]] = []
+        self.turns: list[tuple[float, float]] = []
+        """When, and seconds."""
         self.running: list[tuple[float, float, int, int]] = []
         """When, processor seconds, memory in bytes, trials that run."""
         self.is_over = False
@@ -159,13 +184,13 @@ def stand_in(measured: Measured, at_once: int, hosts: list[Any]) -> list[Any]:
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self._class_cache = ProcessClass(hosts)  # type: ignore[assignment]
-            self._actor_manager._resource_manager = FixedResourceManager({"CPU": at_once})
+            self._actor_manager._resource_manager = Slots(at_once)
             controllers.append(self)
 
         def step(self) -> None:
             started = time.perf_counter()
             super().step()
-            measured.turns.append(time.perf_counter() - started)
+            measured.turns.append((time.monotonic(), time.perf_counter() - started))
 
     kill = ray.kill
     ray.kill = lambda actor, **named: None if isinstance(actor, Process) else kill(actor, **named)
@@ -173,7 +198,7 @@ def stand_in(measured: Measured, at_once: int, hosts: list[Any]) -> list[Any]:
 
     def timed(self: Any, trial_id: str, result: dict[str, Any]) -> bool:
         answer = report(self, trial_id, result)
-        measured.latencies.append(time.time() - result["ready"])
+        measured.latencies.append((time.monotonic(), time.time() - result["ready"]))
         return answer
 
     nodes = [Node(f"n{number}", f"n{number}", SLOTS_OF_NODE) for number in range(-(-at_once // SLOTS_OF_NODE))]
@@ -197,15 +222,11 @@ def write_space(folder: Path, trials: int, epochs: int) -> Path:
     return path
 
 
-def percentiles(values: list[float]) -> str:
-    """Median, 99th percentile and maximum, in seconds."""
+def percentiles(samples: list[tuple[float, float]], since: float, until: float) -> str:
+    """Median, 99th percentile and maximum of the seconds in a span of time."""
+    values = [value for at, value in samples if since <= at <= until]
     cuts = statistics.quantiles(values, n=100)
     return f"{cuts[49]:.3f} s median, {cuts[98]:.3f} s 99th percentile, {max(values):.3f} s most"
-
-
-def steady(measured: Measured, at_once: int) -> Iterator[tuple[float, float, int, int]]:
-    """The samples while all slots were busy."""
-    return (sample for sample in measured.running if sample[3] >= at_once)
 
 
 def main() -> None:
@@ -236,18 +257,20 @@ def main() -> None:
             code = run_space(space, Workspace(f"{name}/results"))
         seconds = time.monotonic() - started
     measured.is_over = True
-    busy = list(steady(measured, min(arguments.at_once, arguments.trials)))
+    count = min(arguments.at_once, arguments.trials)
+    busy = [sample for sample in measured.running if sample[3] >= count]
     print(
         f"{arguments.trials} trials of {arguments.epochs} epochs of {arguments.epoch_s:g} s, {arguments.at_once} at once: exit code {code}"
     )
     print(f"{'entire run':<34} {seconds:.0f} s, {1e3 * seconds / arguments.trials:.1f} ms a trial")
-    if len(busy) > 2:
-        span = busy[-1][0] - busy[0][0]
-        print(f"{'driver while all slots were busy':<34} {(busy[-1][1] - busy[0][1]) / span:.2f} cores, over {span:.0f} s")
-        print(f"{'until all slots were busy':<34} {busy[0][0] - started:.0f} s")
     print(f"{'reports':<34} {len(measured.latencies)}, {len(measured.latencies) / seconds:.0f} a second")
-    print(f"{'latency of a report':<34} {percentiles(measured.latencies)}")
-    print(f"{'turn of the loop':<34} {percentiles(measured.turns)}")
+    if len(busy) > 10:
+        (since, used, *_), (until, used_then, *_) = busy[0], busy[-1]
+        print(f"{'all slots were busy':<34} after {since - started:.0f} s, for {until - since:.0f} s; then:")
+        print(f"{'    driver':<34} {(used_then - used) / (until - since):.2f} cores")
+        since += LEAST_REPORT_S  # the first reports of all trials come together
+        print(f"{'    latency of a report':<34} {percentiles(measured.latencies, since, until)}")
+        print(f"{'    turn of the loop':<34} {percentiles(measured.turns, since, until)}")
     memory = [sample[2] / 2**30 for sample in measured.running]
     print(f"{'driver memory':<34} {max(memory):.2f} GiB at most, {memory[0]:.2f} GiB at the start")
     print(f"{'machine':<34} {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

@@ -41,6 +41,9 @@ PENDING_GROUPS = 200
 MAX_REPORTS = 100
 """Most reports a second, of all running trials together; each takes the driver about a millisecond."""
 
+EVENTS_S = 0.2
+"""Longest time for which events are handled in a turn of the loop, in seconds."""
+
 IDLE_S = 0.1
 """Seconds to wait in a turn of the loop in which nothing runs."""
 
@@ -386,6 +389,32 @@ class _ActorManager(RayActorManager):
 
     title_of: Callable[[Any], str] = staticmethod(lambda tracked_actor: "")
     on_failure: Callable[[Any], None] = staticmethod(lambda tracked_actor: None)
+
+    def next(self, timeout: float | None = None) -> bool:
+        """Handle all events that are there, and wait for one if there is none. Returns whether there was one.
+
+        Tune handles one at a time, and for each awaits the futures of all trials anew: with a thousand trials it falls behind.
+        """
+        is_killed = self._try_kill_actor()
+        self._try_start_actors()
+        if is_killed:
+            return True
+        resources = self._resource_manager.get_resource_futures()
+        futures = [*resources, *self._actor_state_events.get_futures(), *self._actor_task_events.get_futures()]
+        if not futures or not ray.wait(futures, num_returns=1, timeout=timeout)[0]:
+            return False
+        ready, _ = ray.wait(futures, num_returns=len(futures), timeout=0)
+        if not set(resources).isdisjoint(ready):
+            self._resource_manager.update_state()
+            self._try_start_actors()
+        events: Any
+        until = time.monotonic() + EVENTS_S
+        for events in (self._actor_state_events, self._actor_task_events):
+            for future in ready:
+                if future in events._tracked_futures and time.monotonic() < until:  # an event before may have discarded it
+                    events.resolve_future(future)
+        self._try_start_actors()
+        return True
 
     def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
         self.on_failure(tracked_actor)
