@@ -135,6 +135,9 @@ class Slots(ResourceManager):
     def free_resources(self, acquired_resource: Any) -> None:
         self._free += 1
 
+    def clear(self) -> None:
+        """Nothing: the run has ended."""
+
 
 class ProcessClass(ray.actor.ActorClass):
     """What Tune takes for the class of these processes."""

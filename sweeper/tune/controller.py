@@ -28,6 +28,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import PlacementGroupFactory, TuneError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.utils.object_cache import _ObjectCache
 
 from sweeper.running.losses import Loss
@@ -119,7 +120,9 @@ class SweepController(TuneController):
     """
 
     def __init__(self, board: Board, resources: Resources, **arguments: Any) -> None:
-        super().__init__(**arguments)
+        # Tune adds one that prints nothing here, but keeps every trial that has ended.
+        callbacks = [callback for callback in arguments.pop("callbacks", None) or () if not isinstance(callback, TrialProgressCallback)]
+        super().__init__(**arguments, callbacks=callbacks)
         self._board, self._resources = board, resources
         self._nodes_of_actors: dict[Any, str] = {}
         self._failed_process: tuple[str | None, bool] = (None, False)  # the last one that failed: its node, and whether it had started
