@@ -322,11 +322,11 @@ class LocalCluster:
 
     # ---------------------------------------------------------------------------------------------------------------------- commands
 
-    def sweeper(self, *arguments: object, timeout_s: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    def sweeper(self, *arguments: object, timeout_s: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a `sweeper` command as on the head; options are those of `start`."""
         return self.run([sys.executable, "-m", "sweeper.cli", *map(str, arguments)], timeout_s=timeout_s, **options)
 
-    def run(self, command: Sequence[str], *, timeout_s: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str], *, timeout_s: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command as on the head, to its end. One that takes longer is killed."""
         process = self.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
         try:
