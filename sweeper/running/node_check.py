@@ -174,7 +174,7 @@ def _check_gpus(ray_gpus: float, found: Answer) -> None:
     found.facts["GPUs"] = ", ".join(f"{name} with {gib:.0f} GiB" for name, gib in gpus) or "none that torch sees"
     if len(gpus) < ray_gpus:
         of = "" if build else ", as it is a build without CUDA"
-        found.troubles.append(("cuda", f"Ray has {ray_gpus:g} GPUs here, but torch sees {len(gpus)}{of}"))
+        found.troubles.append(("cuda", f"Ray sees {ray_gpus:g} of its GPUs, but torch {len(gpus)}{of}"))
 
 
 def try_cuda() -> str:
