@@ -275,7 +275,8 @@ def main() -> None:
         print(f"{'    latency of a report':<34} {percentiles(measured.latencies, since, until)}")
         print(f"{'    turn of the loop':<34} {percentiles(measured.turns, since, until)}")
     memory = [sample[2] / 2**30 for sample in measured.running]
-    print(f"{'driver memory':<34} {max(memory):.2f} GiB at most, {memory[0]:.2f} GiB at the start")
+    loop = [sample[2] / 2**30 for sample in measured.running if sample[3]]
+    print(f"{'driver memory':<34} {loop[0]:.2f} GiB when trials began, {max(loop):.2f} GiB while they ran, {max(memory):.2f} GiB at most")
     print(f"{'machine':<34} {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
 
