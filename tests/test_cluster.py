@@ -401,12 +401,12 @@ resources: {cpu: 2}
 def test_a_sweep_runs_on_a_cluster_and_counts_its_slots_node_by_node(local_cluster, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
     local_cluster.add_node(cpus=1, wait=False)
-    local_cluster.add_node(cpus=4, gpus=2, wait=False)
+    large = local_cluster.add_node(cpus=4, gpus=2, wait=False)
     local_cluster.wait_for_nodes()
     where = ("--results", "results", "--address", local_cluster.address)
     done = local_cluster.sweeper("run", "space.yaml", *where, "--max-concurrent", 1, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = Results(tmp_path / "results").sql("select status, device, host from trials").rows()
-    assert [tuple(row.values()) for row in rows] == [("COMPLETE", "cpu", "node-2")] * 2
+    assert [tuple(row.values()) for row in rows] == [("COMPLETE", "cpu", large.name)] * 2
     counted = local_cluster.run([sys.executable, "-c", COUNT_SLOTS], folder=tmp_path, environment={"RAY_ADDRESS": local_cluster.address})
     assert counted.returncode == 0, counted.stderr
