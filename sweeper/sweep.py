@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orca_core.errors import ConfigError, Fault
 from orca_core.patience import Trouble
+from sweeper.analysis.machines import COLUMNS
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.order import longest_path_first
@@ -32,6 +33,9 @@ from sweeper.workbench import on_workbench
 
 START_MINUTES = 1.0
 """How long storage is waited for before the first contact: what does not answer then may be a wrong address."""
+
+_READ_AT_THE_END = ("trial", "in_plan", "status", "cause", "error", "task", "result_key", "numpy_version", *COLUMNS)
+"""Columns of the rows that say how a run ended: with all columns, the rows of a large sweep take more memory than its run."""
 
 
 @on_workbench
@@ -120,7 +124,8 @@ def _run_space(
             found.mark_dropped(recorder)
             recorder.flush()
         results.compact(space.name)
-    planned = [row for row in results.live_trials(space.name) if row["in_plan"]]
+    varied = [path.replace(".", "_") for path in space.varied]
+    planned = [row for row in results.live_trials(space.name, {*_READ_AT_THE_END, *varied}) if row["in_plan"]]
     unfinished = find_unfinished(found.plan, planned)
     if not quiet:
         from sweeper.show.summary import summarise_run
