@@ -326,6 +326,8 @@ class SweepController(TuneController):
         """Tell the session of a lost process, and drop the trial; the session may hand it out again."""
         if trial.status in (Trial.RUNNING, Trial.PENDING):
             self._board.lost(trial.trial_id, _describe_loss(exception, *self._failed_process))
+        if getattr(exception, "preempted", False):  # then Tune would run the trial once more by itself, beside the session
+            exception = _ProcessLostError(exception)
         self._process_trial_failure(trial, exception)
 
     def _end_hung(self) -> None:
