@@ -16,6 +16,12 @@ from sweeper.results.views import shown_status
 
 Row = Mapping[str, Any]
 
+_READ = (
+    *("trial", "task", "arm", "candidate", "variant", "seed", "in_plan", "status", "cause", "seconds"),
+    *("test_error", "majority_error", "valid_samples", "score"),
+)
+"""Columns of the rows that are read, beside the metric and the varied knobs: all columns of a large sweep take gigabytes."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -133,7 +139,7 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
     for trial, (arm, number) in plan.get("candidates", {}).items():  # plans of version 0.1 do not have them
         cells = plan["trials"][trial]
         found[cells["task"], arm, number].cells = cells
-    for row in results.live_trials(sweep):
+    for row in results.live_trials(sweep, dict.fromkeys([*_READ, plan["metric"], *plan["varied"]])):
         if row["in_plan"]:
             of_candidate = found[row["task"], row["arm"], row["candidate"]]
             of_candidate.cells = row
