@@ -15,12 +15,13 @@ import json
 import shlex
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from orca_core.errors import MissingBucketError, StoreAccessError, StoreError, StoreUnavailableError
@@ -28,7 +29,15 @@ from orca_core.filesystem import explain
 from orca_core.patience import Patience
 from sweeper.results.notes import OLD_HEARTBEAT, SweepNotes
 from sweeper.results.records import IDENTITY, TABLES, schema
-from sweeper.results.views import current_rows, drop_doubled, drop_earlier_attempts, drop_superseded, find_superseded, last_rows_of_runs
+from sweeper.results.views import (
+    OF_AN_ATTEMPT,
+    current_rows,
+    distinct_rows,
+    drop_earlier_attempts,
+    drop_superseded,
+    find_superseded,
+    last_rows_of_runs,
+)
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # imported where it is used: it loads pandas, 0.3 s
@@ -45,6 +54,12 @@ _CODED = ("trial", "run", "stage")
 
 _OUT_OF_ORDER = (StoreUnavailableError, StoreAccessError, MissingBucketError)
 """Errors of the store as a whole, which say nothing about a file."""
+
+_GROUP_BYTES = 32 * 2**20
+"""Size in memory of a row group of a merged file."""
+
+_BATCH_ROWS = 4096
+"""Rows that are read at once when files are merged."""
 
 _TRIES = 20
 """How often a read starts again because a compaction removed a file, before it is given up."""
@@ -96,7 +111,7 @@ class ResultStore(SweepNotes):
         columns = schema(table)
         if unknown := {name for row in rows for name in row}.difference(columns.names):
             raise ValueError(f"{table} has no column {', '.join(sorted(unknown))}")
-        self._write_rows(pa.Table.from_pylist([{**row, "sweep": sweep} for row in rows], schema=columns), table, sweep)
+        self._write_rows([pa.Table.from_pylist([{**row, "sweep": sweep} for row in rows], schema=columns)], columns, table, sweep)
 
     def live_trials(self, sweep: str | None = None, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
         """The current row of each trial of each sweep, in the order in which they were written.
@@ -224,15 +239,18 @@ class ResultStore(SweepNotes):
         stored = [pq.read_schema(path, filesystem=self._files.fs).remove_metadata() for path in paths]
         everything = self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
         superseded = find_superseded(data["trials"])
+        keep: pa.ChunkedArray | None = None
         if table == "trials":
-            rows = last_rows_of_runs(drop_earlier_attempts(everything, superseded).to_table())
+            rows = drop_earlier_attempts(everything, superseded)
+            keep = last_rows_of_runs(rows.to_table(columns=list(OF_AN_ATTEMPT)))
         else:
-            rows = drop_superseded(everything, superseded).to_table()
-        if repair:
-            rows = drop_doubled(rows, IDENTITY[table])
+            rows = drop_superseded(everything, superseded)
+            if repair:
+                keep = distinct_rows(rows.to_table(columns=list(IDENTITY[table])), IDENTITY[table])
         # List the files that earlier merges replaced, too: a compaction that was suspended may still publish a file made from them.
         replaced = {_name(path) for path in paths}.union(*(self._read_replaced(path) for path in paths if path.endswith(_MERGED)))
-        self._write_rows(rows.replace_schema_metadata({_REPLACES: json.dumps(sorted(replaced))}), table, sweep, _MERGED)
+        columns = rows.schema.with_metadata({_REPLACES: json.dumps(sorted(replaced))})
+        self._write_rows(_row_groups(rows, keep), columns, table, sweep, _MERGED)
 
     # --------------------------------------------------------------------------------------------------------------- files
 
@@ -303,11 +321,13 @@ class ResultStore(SweepNotes):
             raise explain(self.uri, error) or _damage_error(path, error) from None
         return True
 
-    def _write_rows(self, rows: pa.Table, table: str, sweep: str, ending: str = ".parquet") -> None:
+    def _write_rows(self, groups: Iterable[pa.Table], columns: pa.Schema, table: str, sweep: str, ending: str = ".parquet") -> None:
         import pyarrow.parquet as pq
 
         content = pa.BufferOutputStream()
-        pq.write_table(rows, content, write_page_checksum=True)
+        with pq.ParquetWriter(content, columns, write_page_checksum=True) as writer:
+            for group in groups:
+                writer.write_table(group.replace_schema_metadata(columns.metadata))
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}{ending}"
         self._files.write(f"{table}/sweep={sweep}/{name}", content.getvalue().to_pybytes())
 
@@ -350,6 +370,22 @@ class ResultStore(SweepNotes):
         """
         for folder in (*(f"{table}/sweep={name}" for table in TABLES), f"sweeps/{name}"):
             self._files.delete_folder(folder)
+
+
+def _row_groups(rows: ds.Dataset, keep: pa.ChunkedArray | None) -> Iterator[pa.Table]:
+    """The rows at the positions `keep`, or all, in tables of about `_GROUP_BYTES`: rows of a large sweep take gigabytes in memory."""
+    kept = np.zeros(rows.count_rows() if keep is not None else 0, dtype=bool)
+    if keep is not None:
+        kept[keep.to_numpy()] = True
+    group: list[pa.RecordBatch] = []
+    position = 0
+    for batch in rows.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1):
+        group.append(batch if keep is None else batch.filter(pa.array(kept[position : position + len(batch)])))
+        position += len(batch)
+        if sum(of_group.nbytes for of_group in group) >= _GROUP_BYTES:
+            yield pa.Table.from_batches(group)
+            group = []
+    yield pa.Table.from_batches(group, rows.schema)
 
 
 def _reading_schema(table: str) -> pa.Schema:
