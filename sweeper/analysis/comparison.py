@@ -18,7 +18,7 @@ from sweeper.analysis.contrasts import Contrast, paired_differences
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import Factor, Row, spell_value
 from sweeper.analysis.fairness import Remark, arm_facts, find_remarks
-from sweeper.analysis.interaction import Interaction, find_interactions
+from sweeper.analysis.interaction import Interaction, find_interaction
 from sweeper.analysis.margins import DEFAULT_MARGIN, NEAR_ZERO, Margin, find_step, parse_margin
 from sweeper.analysis.over_tasks import MIN_TASKS, summarise_tasks
 from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, pitman_morgan, seeds_needed
@@ -269,26 +269,19 @@ def _finite(value: Any) -> float | None:
 
 
 def _add_interactions(effects: Sequence[Effect], contrasts: Sequence[Contrast], alpha: float) -> list[Effect]:
-    """The effects with the contexts in which they differ, tested as one family over all effects."""
-    tests = [find_interactions(contrast) for contrast in contrasts]
-    adjusted, _ = holm([test.p for of_contrast in tests for test in of_contrast] or [math.nan])
-    corrected = iter(adjusted)
+    """The effects with the context in which they differ, if they do: one test for each contrast, corrected over all of them."""
+    tests = [find_interaction(contrast) for contrast in contrasts]
+    adjusted, _ = holm([math.nan if test is None else test.p for test in tests])
     found = []
-    for effect, of_contrast in zip(effects, tests, strict=True):
-        shown = sorted(((float(next(corrected)), test) for test in of_contrast), key=lambda entry: (entry[0], -abs(entry[1].there)))
-        shown = [(p, test) for p, test in shown if p <= alpha]
-        found.append(
-            replace(
-                effect,
-                interactions=tuple(
-                    {"where": dict(test.where), "difference": test.there, "elsewhere": test.elsewhere, "p_adjusted": p} for p, test in shown
-                ),
-                notes=(*effect.notes, *(_describe_interaction(test) for _, test in shown[:1])),
-            )
-        )
+    for effect, test, p in zip(effects, tests, map(float, adjusted), strict=True):
+        if test is None or not p <= alpha:
+            found.append(effect)
+            continue
+        interaction = {"where": dict(test.where), "difference": test.there, "elsewhere": test.elsewhere, "p_adjusted": p}
+        found.append(replace(effect, interaction=interaction, notes=(*effect.notes, _describe_interaction(test, p))))
     return found
 
 
-def _describe_interaction(test: Interaction) -> str:
+def _describe_interaction(test: Interaction, p: float) -> str:
     where = ", ".join(f"{knob} {spell_value(value)}" for knob, value in test.where.items())
-    return f"The effect depends on the context: with {where} the difference is {test.there:+.3g}, elsewhere {test.elsewhere:+.3g}."
+    return f"The effect depends on the context: with {where} it is {test.there:+.3g}, elsewhere {test.elsewhere:+.3g} (p {p:.2g})."

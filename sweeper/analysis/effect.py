@@ -39,7 +39,8 @@ class Effect:
         flags: Names of what makes the comparison unfair, and `skewed-differences`; empty if there is nothing.
         notes: The flags as sentences, and what else is to know.
         covers: What the interval covers.
-        interactions: Where the difference is another one: knob -> value, the difference there and elsewhere, p corrected for the family.
+        interaction: If the difference depends on the context: `where` it is another one, `difference` there and `elsewhere`, and
+            `p_adjusted`, corrected for all tests of interaction. None if it is not shown to.
         sd_ratio, p_variance, p_variance_adjusted: Standard deviation of the level over seeds over that of the baseline, and the p of
             Pitman and Morgan that they are equal.
         prediction_low, prediction_high: Over tasks: 95 % interval of the relative difference of a new task.
@@ -75,7 +76,7 @@ class Effect:
     flags: Sequence[str] = ()
     notes: Sequence[str] = ()
     covers: str = ""
-    interactions: Sequence[Mapping[str, Any]] = ()
+    interaction: Mapping[str, Any] | None = None
     sd_ratio: float | None = None
     p_variance: float | None = None
     p_variance_adjusted: float | None = None
@@ -97,7 +98,7 @@ def to_table(effects: Sequence[Effect]) -> pa.Table:
     is_plain = len(types) == 1 and not types & {list, dict}
     for effect in effects:
         row = effect.to_data()
-        for name in ("pairs_missing", "interactions", "within"):
+        for name in ("pairs_missing", "interaction", "within"):
             row[name] = None if row[name] is None else json.dumps(row[name])
         if not is_plain:
             row |= {name: None if row[name] is None else json.dumps(row[name]) for name in ("level", "baseline")}
