@@ -202,7 +202,7 @@ def paired_differences(
     candidates = [column for column in KNOB_OF if column not in left_out and (varied is None or column in varied)]
     columns = varying_columns(chosen, candidates)
     if found.name == VARIANT:
-        columns = _not_set_by_variants(chosen, columns)
+        columns = crossed_with_variants(chosen, columns)
     deciding = deciding_columns(found, chosen)
     options = _Options(found, against, tuple(pair_by), metric, lists_plan, deciding, inner.columns[0] if inner is not None else None)
     contrasts: list[Contrast] = []
@@ -227,7 +227,7 @@ class _Options:
     within: str | None
 
 
-def _not_set_by_variants(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+def crossed_with_variants(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """The columns that take several values within a variant on one task: what variants are crossed with, not what they set."""
     seen: dict[tuple[Any, str, str], set[Any]] = defaultdict(set)
     for row in rows:
