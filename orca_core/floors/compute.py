@@ -27,7 +27,7 @@ from orca_core.floors.kernels import KernelRidge, SupportVectors
 from orca_core.floors.linear import Logistic, PatchRidge, Ridge
 from orca_core.floors.model import Candidate, Examples, FloorModel, Predict, Sizes
 from orca_core.floors.neighbours import Neighbours
-from orca_core.floors.rows import COMPLETE, FAIL, MODELS, TOO_LARGE, UNFIT, FloorCase, FloorRow
+from orca_core.floors.rows import COMPLETE, FAIL, MODELS, TOO_LARGE, UNFIT, VERSIONS, FloorCase, FloorRow, sklearn_version
 from orca_core.scoring import SCORES
 from orca_core.scoring.groups import group_means
 from orca_core.seeding import derive
@@ -102,7 +102,7 @@ def compute_floors(case: FloorCase, models: Sequence[str] | None = None) -> Iter
     base = partial(
         FloorRow,
         **case.cells(),
-        sklearn_version=_sklearn_version(),
+        sklearn_version=sklearn_version(),
         numpy_version=np.__version__,
         score=spec.score_name(case.reference_data),
     )
@@ -113,8 +113,7 @@ def compute_floors(case: FloorCase, models: Sequence[str] | None = None) -> Iter
         except (OrcaError, MemoryError) as error:
             digest = _digest_or_none(spec)
             for name in names:
-                version = find_model(name, spec.kind).version
-                yield base(task_digest=digest, model=name, version=version, status=FAIL, cause=_describe(error))
+                yield base(task_digest=digest, model=name, version=VERSIONS[name], status=FAIL, cause=_describe(error))
             return
         for name in names:
             model, start = find_model(name, spec.kind), time.perf_counter()
@@ -125,13 +124,7 @@ def compute_floors(case: FloorCase, models: Sequence[str] | None = None) -> Iter
             except Exception as error:  # whatever a library raises on unusual data: the other models are still computed
                 cells = {"status": FAIL, "cause": _describe(error)}
             seconds = round(time.perf_counter() - start, 3)
-            yield base(task_digest=digest, model=name, version=model.version, seconds=seconds, **cells)
-
-
-def _sklearn_version() -> str:
-    import sklearn
-
-    return str(sklearn.__version__)
+            yield base(task_digest=digest, model=name, version=VERSIONS[name], seconds=seconds, **cells)
 
 
 def _describe(error: Exception) -> str:

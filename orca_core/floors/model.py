@@ -75,7 +75,6 @@ class FloorModel(ABC):
     """A model that needs no transformer."""
 
     name: ClassVar[str]
-    version: ClassVar[int] = 1
     most: ClassVar[int | None] = 16_384
     """Largest number of training samples on any task; None = all, however many there are."""
 

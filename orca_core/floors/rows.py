@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated, Any, ClassVar, Self
 
 from orca_core.rows import Cells
@@ -18,11 +19,30 @@ MODELS: Mapping[Kind, tuple[str, ...]] = {
 }
 """The models for each kind of task, simple ones first. Of models with the same validation error the first counts as the best."""
 
+VERSIONS: Mapping[str, int] = {
+    "majority": 1,
+    "mean": 1,
+    "persistence": 1,
+    "logistic": 1,
+    "ridge": 1,
+    "patch-ridge": 1,
+    "neighbours": 1,
+    "svm": 1,
+    "kernel-ridge": 1,
+    "boosting": 1,
+}
+"""Version of each model's definition, raised when its numbers change."""
+
 SIMPLE_FIRST = tuple(dict.fromkeys(name for names in MODELS.values() for name in names))
 """All models, in this order."""
 
 COMPLETE, TOO_LARGE, UNFIT, FAIL = "COMPLETE", "TOO_LARGE", "UNFIT", "FAIL"
 """What can become of a floor."""
+
+
+def sklearn_version() -> str:
+    """The installed version of scikit-learn, without importing it."""
+    return version("scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ class FloorRow(Cells):
     validation_folds: Annotated[int | None, "As in `trials`. The settings with the least mean error over the folds are fitted to all rows."] = None
     validation_fold: Annotated[int | None, "As in `trials`."] = None
     model: Annotated[str, "Name of the model; docs/floors.md describes each."]
-    version: Annotated[int, "Version of the model's definition here; raised when its numbers change."]
+    version: Annotated[int, "Version of the model's definition in this package, raised when its numbers change."]
     sklearn_version: Annotated[str, "Version of scikit-learn."]
     numpy_version: Annotated[str, "Version of numpy."]
     status: Annotated[str, "COMPLETE; TOO_LARGE: the task is too large for the model; UNFIT: the model is not defined for its shapes; FAIL."]
