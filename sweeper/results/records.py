@@ -221,15 +221,15 @@ where sweep = 'quickstart' and task = 'digits' and stage = 'finetune'
 group by all order by all
 ```
 
-The best arms beside the floors of their task, on the same split; [floors.md](floors.md) says what each model is:
+Arms beside a floor of their task, on the same split ([floors.md](floors.md) says what each model is):
 
 ```sql
-select trials.task, count(*) as trials, min(trials.test_error) as least,
-       any_value(model) as model, any_value(floors.test_error) as floor
-from trials join floors on trials.task = floors.task
-  and trials.split_seed = floors.split_seed
-where sweep = 'quickstart' and trials.task = 'digits' and model = 'svm'
-group by all
+select freezing, avg(trials.test_error) as error,
+       any_value(floors.test_error) as svm, count(*) as trials
+from trials join floors using (task, split_seed)
+where sweep = 'quickstart' and task = 'digits' and model = 'svm'
+  and floors.train_samples is null
+group by all order by error
 ```
 
 How the trials of a sweep ended, and what could not be finished:
