@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from orca_core.alignment.joint import BatchDistance

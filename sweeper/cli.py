@@ -10,8 +10,8 @@ import typer
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands import node, upkeep
-from sweeper.commands.floors import floors
 from sweeper.commands import results as reading
+from sweeper.commands.floors import floors
 from sweeper.commands.options import (
     DataOption,
     FormatOption,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class PatchBoosting(FloorModel):
     """Gradient-boosted trees for a field: each position from the patch round it and from where it is, one series for each channel."""
 
     name = "boosting"
-    RADII = {1: 4, 2: 1}
+    RADII: ClassVar = {1: 4, 2: 1}
     POSITIONS = 20_000
     """Largest number of positions that trees are fitted to, taken from all training samples at equal steps."""
 

@@ -107,6 +107,7 @@ def compute_floors(case: FloorCase, models: Sequence[str] | None = None) -> Iter
         score=spec.score_name(case.reference_data),
     )
     with _on_one_core():
+        digest: str | None
         try:
             digest = spec.digest()
             parts = _load(spec, case)
@@ -116,14 +117,14 @@ def compute_floors(case: FloorCase, models: Sequence[str] | None = None) -> Iter
                 yield base(task_digest=digest, model=name, version=VERSIONS[name], status=FAIL, cause=_describe(error))
             return
         for name in names:
-            model, start = find_model(name, spec.kind), time.perf_counter()
+            model, start = find_model(name, spec.kind), time.process_time()
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of steps that ran out, and of classes with one sample: that is what the floor is
                     cells = _compute(model, spec, case, parts)
             except Exception as error:  # whatever a library raises on unusual data: the other models are still computed
                 cells = {"status": FAIL, "cause": _describe(error)}
-            seconds = round(time.perf_counter() - start, 3)
+            seconds = round(time.process_time() - start, 3)
             yield base(task_digest=digest, model=name, version=VERSIONS[name], seconds=seconds, **cells)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import numpy as np
 
 from orca_core.floors.kernels import KernelSolver, remember_last
 from orca_core.floors.model import EIGEN_WORK, Candidate, Centred, Examples, FloorModel, Sizes, class_logits, complete_targets, mean_target
 
-ALPHAS = (1.0, 1e-2, 1e-4, 1e-6, 1e-8)
+ALPHAS = (100.0, 1.0, 1e-2, 1e-4, 1e-6, 1e-8)
 """Penalties of ridge regression, in units of the mean eigenvalue of what is inverted."""
 
 
@@ -74,7 +75,7 @@ class PatchRidge(FloorModel):
     """
 
     name = "patch-ridge"
-    RADII = {1: (0, 2, 8, 32), 2: (0, 1, 3)}
+    RADII: ClassVar = {1: (0, 2, 8, 32), 2: (0, 1, 3)}
     ALPHAS = (1e-2, 1e-6)
 
     def fits(self, sizes: Sizes) -> bool:

@@ -33,8 +33,8 @@ VERSIONS: Mapping[str, int] = {
 }
 """Version of each model's definition, raised when its numbers change."""
 
-SIMPLE_FIRST = tuple(dict.fromkeys(name for names in MODELS.values() for name in names))
-"""All models, in this order."""
+SIMPLE_FIRST = tuple(VERSIONS)
+"""All models, simple ones first."""
 
 COMPLETE, TOO_LARGE, UNFIT, FAIL = "COMPLETE", "TOO_LARGE", "UNFIT", "FAIL"
 """What can become of a floor."""
@@ -106,13 +106,15 @@ class FloorRow(Cells):
     split_seed: Annotated[int, "Seed of the split."] = 0
     train_samples: Annotated[int | None, "Training samples as in `trials`, drawn by `split_seed`; null = all."] = None
     valid_share: Annotated[float | None, "As in `trials`."] = None
-    validation_folds: Annotated[int | None, "As in `trials`. The settings with the least mean error over the folds are fitted to all rows."] = None
+    validation_folds: Annotated[int | None, "As in `trials`. Settings with the least mean error over the folds are fitted to all rows."] = (
+        None
+    )
     validation_fold: Annotated[int | None, "As in `trials`."] = None
     model: Annotated[str, "Name of the model; docs/floors.md describes each."]
     version: Annotated[int, "Version of the model's definition in this package, raised when its numbers change."]
     sklearn_version: Annotated[str, "Version of scikit-learn."]
     numpy_version: Annotated[str, "Version of numpy."]
-    status: Annotated[str, "COMPLETE; TOO_LARGE: the task is too large for the model; UNFIT: the model is not defined for its shapes; FAIL."]
+    status: Annotated[str, "COMPLETE; TOO_LARGE: the task is too large for the model; UNFIT: it is not defined for such shapes; FAIL."]
     cause: Annotated[str | None, "Why there is no error, in a sentence."] = None
     score: Annotated[str, "Name of the score in which the errors are measured, as in `trials`."]
     valid_error: Annotated[float | None, "Least validation error of any of the model's settings; lower is better."] = None
@@ -127,7 +129,7 @@ class FloorRow(Cells):
     features: Annotated[int | None, "Values of one input, flattened."] = None
     valid_samples: Annotated[int | None, "Number of samples on which settings were chosen, of all folds together."] = None
     test_samples: Annotated[int | None, "Number of test samples; never capped."] = None
-    seconds: Annotated[float | None, "Seconds on one core."] = None
+    seconds: Annotated[float | None, "Seconds of processor time that it took."] = None
 
     @property
     def is_complete(self) -> bool:

@@ -126,7 +126,8 @@ def describe_floors(task: str, arms: Sequence[Compared], uri: str) -> list[str]:
     by_cases: dict[tuple[FloorCase, ...], list[Compared]] = {}
     for arm in arms:
         by_cases.setdefault(tuple(sorted(set(map(FloorCase.of_row, arm.rows)), key=str)), []).append(arm)
-    lines, unknown = [], []
+    lines: list[str] = []
+    unknown: list[FloorCase] = []
     for cases, group in by_cases.items():
         where = _describe_cases(cases) if len(by_cases) > 1 else ""
         if (floor := group[0].floor) is None:
@@ -157,8 +158,8 @@ def _compare(task: str, floor: Floor, arms: Sequence[Compared]) -> str:
     if not below:
         return f"No evidence of transfer on {task}: {at}, best arm {best.test_error:.3g}. No arm beats a model without a transformer."
     if best not in below:
-        which = "another arm is" if len(below) == 1 else f"{len(below)} other arms are"
-        return f"The best arm of {task} does not beat a model without a transformer: {at}, best arm {best.test_error:.3g}; {which} below it."
+        others = "another arm is below it" if len(below) == 1 else f"{len(below)} other arms are below it"
+        return f"The best arm of {task} does not beat a model without a transformer: {at}, best arm {best.test_error:.3g}; {others}."
     if best.half is None:
         return f"The best arm of {task} is below the best model without a transformer, with one seed: {at}, best arm {best.test_error:.3g}."
     if best.test_error + best.half >= floor.test_error:

@@ -17,7 +17,7 @@ def floors(
         typer.Option(
             "--set",
             metavar="KNOB=VALUE",
-            help="A knob that decides the samples: split_seed, train_samples, valid_share, validation.folds, validation.fold, reference_data.",
+            help="A knob that decides the samples: split_seed, train_samples, valid_share, validation.folds, reference_data.",
         ),
     ] = None,
     results: ResultsOption = "results",
@@ -26,8 +26,8 @@ def floors(
 ) -> int:
     """Compute what models without a transformer reach on tasks, by the tasks' own scores: the floors that arms have to beat.
 
-    Those that the results have already are not computed again. `sweeper run` computes the floors of its tasks, too; `sweeper best` shows the
-    best one beside the arms. Exit code 1 if a floor failed, for instance because data is missing.
+    Those that the results have already are not computed again. `sweeper run` computes the floors of its tasks, too; `sweeper best` shows
+    the best one beside the arms. Exit code 1 if a floor failed, for instance because data is missing.
 
     Example: `sweeper floors`, `sweeper floors digits --set train_samples=100`
     """

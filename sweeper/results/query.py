@@ -30,7 +30,7 @@ class QueryError(OrcaError, ValueError):
 
 
 class Results:
-    """The tables of all sweeps: `trials`, `metrics`, `stages`, further views of the trials, and `floors`; `docs/results.md` has their columns.
+    """The tables of all sweeps: `trials`, `metrics`, `stages`, further views of the trials, and `floors`; see `docs/results.md`.
 
     Nothing is read until the first query, and every query sees the rows written by then.
 

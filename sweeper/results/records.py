@@ -168,7 +168,8 @@ def schema(table: str) -> pa.Schema:
 _INTRODUCTION = """\
 # Results
 
-Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`, and `floors`, under `<results>/floors/`. This page is generated from `sweeper/results/records.py`.
+Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`, and `floors`, under `<results>/floors/`. This page is generated
+from `sweeper/results/records.py`.
 
 | View | Rows |
 |---|---|

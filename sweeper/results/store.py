@@ -160,7 +160,7 @@ class ResultStore(TableFiles):
         Raises:
             StoreError: If a file is damaged or cannot be written.
         """
-        for table in sorted(TABLES, key=READING_ORDER.index):  # trials last: the other tables need them to know which attempts are superseded
+        for table in sorted(TABLES, key=READING_ORDER.index):  # trials last: the others need them to know which attempts are superseded
 
             def merge(data: dict[str, ds.FileSystemDataset], table: str = table) -> None:
                 self._merge(table, sweep, data, repair)

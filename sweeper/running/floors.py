@@ -1,7 +1,7 @@
 """Computes the floors that results lack: in this process, or in one of its own beside the trials of a sweep.
 
-Beside trials it is a process of the lowest priority, so that it takes of a core only what the trials leave: it delays none of them, holds no
-slot, and can be ended at any moment. It writes its rows itself, whole files for each task and split, and ends with the process that started it.
+Beside trials it is a process of the lowest priority, which takes of a core only what the trials leave: it delays none of them, holds no
+slot, and can be ended at any moment. It writes its rows itself, whole files for each task and split, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def find_missing(results: ResultStore, cases: Iterable[FloorCase], *, retry_fail
         StoreError: If a file of the results is damaged.
     """
     known = {tuple(row[name] for name in FLOOR_KEY) for row in results.floors(FLOOR_KEY) if not (retry_failed and row["status"] == FAIL)}
-    missing = []
+    missing: list[Missing] = []
     for case in cases:
         spec = find_task(case.task)
         try:
@@ -133,7 +133,7 @@ class FloorsBeside:
             "folders": [str(bench.data_root), str(bench.cache_root), bench.max_data_gib],
             "missing": [[case.cells(), list(models)] for case, models in missing],
         }
-        self._output = tempfile.TemporaryFile("w+")
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by `_stop`)
         paths = os.pathsep.join(str(Path(path or ".").resolve()) for path in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sweeper.running.floors"],

@@ -212,8 +212,8 @@ class SpaceFile(_Part):
 
     floors: bool = Field(
         True,
-        description="Whether `run` also computes the floors of the sweep's tasks: what models without a transformer reach on them. It takes "
-        "seconds for each task and split, once, beside the trials. See docs/floors.md.",
+        description="Whether `run` also computes what models without a transformer reach on the sweep's tasks: seconds for each task and "
+        "split, once, beside the trials. See docs/floors.md.",
     )
 
     @field_validator("seeds", mode="before")
