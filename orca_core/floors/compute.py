@@ -38,8 +38,8 @@ from orca_core.tasks.sizes import group_targets
 from orca_core.tasks.splitting import stratified_order
 from orca_core.tasks.validation import Validation
 
-MAX_WORK = 1e11
-"""Most that a model may take on one task and split, in multiplications of a matrix product: about five seconds on one core."""
+MAX_WORK = 2e11
+"""Most that a model may take on one task and split, in multiplications of a matrix product: about ten seconds on one core."""
 
 MAX_BYTES = 1 << 30
 """Most memory that inputs and targets may take, as float64."""

@@ -16,7 +16,7 @@ class SupportVectors(FloorModel):
     WIDTHS = (0.3, 1.0, 3.0)
     """Of the kernel: exp(-width / features * squared distance), of inputs with a mean variance of 1."""
     PENALTIES = (1.0, 10.0, 100.0)
-    SOLVER_WORK = 500.0
+    SOLVER_WORK = 1_000.0
     """Multiplications of the solver for each pair of training samples."""
 
     def work(self, sizes: Sizes) -> float:

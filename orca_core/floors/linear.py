@@ -15,15 +15,20 @@ ALPHAS = (100.0, 1.0, 1e-2, 1e-4, 1e-6, 1e-8)
 
 
 class Logistic(FloorModel):
-    """Multinomial logistic regression with a squared penalty, by at most `STEPS` steps of L-BFGS."""
+    """Multinomial logistic regression with a squared penalty, by at most `STEPS` steps of L-BFGS.
+
+    With more features than samples, inputs are first turned into the space that the training inputs span. That leaves the solution as it
+    is, since weights outside of that space would only add to the penalty.
+    """
 
     name = "logistic"
     INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
     STEPS = 100
 
     def work(self, sizes: Sizes) -> float:
-        steps = 2.5 * self.STEPS * len(self.INVERSE_PENALTIES)
-        return steps * sizes.train * sizes.features * sizes.outputs
+        n, d = sizes.train, sizes.features
+        turning = (n + sizes.held_out) * n * (d + n) + EIGEN_WORK * n**3 if n < d else 0.0
+        return turning + 5.0 * self.STEPS * len(self.INVERSE_PENALTIES) * n * min(n, d) * sizes.outputs
 
     def candidates(self, train: Examples) -> Iterator[Candidate]:
         from sklearn.linear_model import LogisticRegression
@@ -31,13 +36,26 @@ class Logistic(FloorModel):
         assert train.num_classes is not None
         scale, num_classes = Centred(train.x), train.num_classes
         x = scale(train.x)
+        features = remember_last(scale)
+        if len(x) < x.shape[1]:
+            axes = _span(x)
+            features = remember_last(lambda x_new: (scale(x_new) @ x.T) @ axes)
+        rows = features(train.x)
         for inverse in self.INVERSE_PENALTIES:
-            model = LogisticRegression(C=inverse, max_iter=self.STEPS).fit(x, train.y)
+            model = LogisticRegression(C=inverse, max_iter=self.STEPS).fit(rows, train.y)
 
             def predict(x: np.ndarray, model: LogisticRegression = model) -> np.ndarray:
-                return class_logits(model.decision_function(scale(x)), model.classes_, num_classes)
+                return class_logits(model.decision_function(features(x)), model.classes_, num_classes)
 
             yield {"C": inverse}, predict
+
+
+def _span(x: np.ndarray) -> np.ndarray:
+    """(n, m) matrix A such that `rows @ x.T @ A` are coordinates of rows along orthogonal axes of the space that the rows of x span."""
+    eigenvalues, vectors = np.linalg.eigh(x @ x.T)
+    is_there = eigenvalues > 1e-10 * eigenvalues[-1]
+    axes: np.ndarray = vectors[:, is_there] / np.sqrt(eigenvalues[is_there])
+    return axes
 
 
 class Ridge(FloorModel):
@@ -86,7 +104,7 @@ class PatchRidge(FloorModel):
         widths = [channels * (2 * radius + 1) ** dims for radius in self.RADII[dims]]
         fitting = sum(sizes.train * positions * width * width + EIGEN_WORK * width**3 for width in widths)
         predicting = sum(sizes.valid * positions * width * (4 + len(self.ALPHAS) * sizes.output_shape[0]) for width in widths)
-        return fitting + predicting + sizes.test * positions * max(widths) * (4 + sizes.output_shape[0])
+        return 2.0 * (fitting + predicting + sizes.test * positions * max(widths) * (4 + sizes.output_shape[0]))
 
     def candidates(self, train: Examples) -> Iterator[Candidate]:
         centre = train.x.mean(0, dtype=np.float64)

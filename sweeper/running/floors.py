@@ -1,7 +1,8 @@
 """Computes the floors that results lack: in this process, or in one of its own beside the trials of a sweep.
 
-Beside trials it is a process of the lowest priority, which takes of a core only what the trials leave: it delays none of them, holds no
-slot, and can be ended at any moment. It writes its rows itself, whole files for each task and split, and ends with its parent.
+Beside trials it is a process of low priority, which takes of a core little more than what the trials leave: it delays none of them by more
+than a few seconds, holds no slot, and can be ended at any moment. It writes its rows itself, whole files for each task and split, and ends
+with its parent.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from orca_core.workbench import Workbench
 from sweeper.results.records import FLOOR_KEY
 from sweeper.results.store import ResultStore
 from sweeper.workbench import open_workbench
+
+LOW_PRIORITY = 10
+"""By how much the process beside trials is nicer than they are: it gets a tenth of a core that a trial keeps busy, all of an idle one."""
 
 Missing = tuple[FloorCase, Sequence[str]]
 """A task and split, and the models of which results have no row."""
@@ -195,7 +199,7 @@ def main() -> None:
     message = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(OSError):
-        os.nice(19)
+        os.nice(LOW_PRIORITY)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, this process goes before any trial
     data_root, cache_root, max_data_gib = message["folders"]

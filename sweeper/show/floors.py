@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,18 +87,30 @@ def _describe(cases: Sequence[FloorCase], rows: Sequence[Mapping[str, Any]]) -> 
         if sizes is not None:
             chosen = {"test": " on the test part, as the task validates on it", "folds": " by cross-validation"}.get(sizes["selection"], "")
             title += f": settings chosen{chosen or ' on validation'}, {sizes['test_samples']} test samples"
-        lines = [
-            [row["model"], row["valid_error"], row["test_error"], row["fitted_samples"], row["seconds"], _note(row)] for row in of_case
-        ]
-        columns = ["model", "valid_error", "test_error", "fitted", "seconds", "settings"]
-        text = f"{title}\n" + text_table(columns, lines, terminal_width())
+        text = f"{title}\n"
+        if sizes is not None:
+            lines = [[*(row[column] for column in _SHOWN), _settings(row)] for row in of_case]
+            text += text_table([*_SHOWN, "settings"], lines, terminal_width())
+        text += "".join(f"{textwrap.fill(reason, terminal_width(), break_on_hyphens=False)}\n" for reason in _reasons(of_case))
         if (best := known.best([case])) is not None:
             text += f"best by validation: {best.model}, test error {best.test_error:.3g}\n"
         parts.append(text)
     return "\n".join(parts)
 
 
-def _note(row: Mapping[str, Any]) -> str:
-    if row["status"] != COMPLETE:
-        return f"{row['status'].lower().replace('_', ' ')}: {row['cause']}"
-    return str(row["settings"]).strip("{}").replace('"', "")
+_SHOWN = ("model", "valid_error", "test_error", "fitted_samples", "seconds")
+"""Columns that people are shown of each model."""
+
+
+def _settings(row: Mapping[str, Any]) -> str:
+    """`width: 1.0, C: 10.0`."""
+    return str(row["settings"] or "").strip("{}").replace('"', "") or "-"
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why models have no error; one reason for several is said once."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] != COMPLETE:
+            by_reason.setdefault((row["status"].lower().replace("_", " "), row["cause"]), []).append(row["model"])
+    return [f"{', '.join(models)}: {status}: {cause}" for (status, cause), models in by_reason.items()]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.kernel_ridge import KernelRidge as KernelRidgeOfSklearn
+from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model import Ridge as RidgeOfSklearn
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -78,6 +79,16 @@ def test_ridge_solves_the_penalised_equations(samples, alpha):
     assert fitted(Ridge(), train, alpha=alpha)(NEW) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("samples", [40, 8], ids=["more samples than features", "fewer"])
+def test_logistic_regression_is_that_of_sklearn_also_in_the_space_of_few_samples(samples):
+    train = Examples(X[:samples], CLASSES[:samples], 3)
+    flat = train.x.reshape(samples, -1).astype("float64")
+    mean, scale = flat.mean(0), np.sqrt(flat.var(0).mean())
+    model = LogisticRegression(C=1.0, max_iter=100).fit((flat - mean) / scale, train.y)
+    expected = model.decision_function((NEW.reshape(9, -1) - mean) / scale)
+    assert fitted(Logistic(), train, C=1.0)(NEW) == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.parametrize("width", KernelRidge.WIDTHS)
 def test_kernel_ridge_is_that_of_sklearn(width):
     mean, features = Y.astype("float64").mean(0), 10
@@ -113,11 +124,15 @@ def test_a_class_without_training_samples_is_never_answered():
 
 def test_boosting_stops_after_the_rounds_that_it_says():
     flat, new = X.reshape(40, -1).astype("float64"), NEW.reshape(9, -1).astype("float64")
-    short = HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=7, early_stopping=False, random_state=0).fit(flat, CLASSES)
+    short = HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=7, max_bins=63, early_stopping=False, random_state=0).fit(
+        flat, CLASSES
+    )
     logits = fitted(Boosting(), Examples(X, CLASSES, 3), leaves=7, rounds=20)(NEW)
     assert logits == pytest.approx(short.decision_function(new))
     values = fitted(Boosting(), Examples(X, Y, None), leaves=7, rounds=50)(NEW)
-    second = HistGradientBoostingRegressor(max_iter=50, max_leaf_nodes=7, early_stopping=False, random_state=0).fit(flat, Y[:, 1])
+    second = HistGradientBoostingRegressor(max_iter=50, max_leaf_nodes=7, max_bins=63, early_stopping=False, random_state=0).fit(
+        flat, Y[:, 1]
+    )
     assert values[:, 1] == pytest.approx(second.predict(new))
 
 
