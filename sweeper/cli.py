@@ -11,6 +11,7 @@ import typer
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands import node, upkeep
 from sweeper.commands import results as reading
+from sweeper.commands.floors import floors
 from sweeper.commands.options import (
     DataOption,
     FormatOption,
@@ -217,6 +218,9 @@ def tasks(
     text, is_whole = check_tasks() if check else (list_tasks(), True) if name is None else describe_task(name)
     typer.echo(text, nl=False)
     return 0 if is_whole else 1
+
+
+app.command()(floors)
 
 
 @app.command()

@@ -14,10 +14,14 @@ import pytest
         (
             "orca_core.distances, orca_core.bodies, "
             "orca_core.config.knobs, sweeper, sweeper.cli, sweeper.planning.planner, sweeper.results, sweeper.sweep, sweeper.single, "
-            "sweeper.space.reading, sweeper.space.schema, sweeper.analysis.arms, sweeper.running.session, sweeper.upkeep.cleaning",
+            "sweeper.space.reading, sweeper.space.schema, sweeper.analysis.arms, "
+            "sweeper.running.floors, sweeper.show.floors, sweeper.running.session, sweeper.upkeep.cleaning",
             {"torch", "ray", "transformers", "duckdb", "optuna", "sklearn", "scipy"},
         ),
-        ("sweeper.results, sweeper.analysis.arms", {"torch", "ray", "transformers", "duckdb", "scipy", "sklearn", "optuna"}),
+        (
+            "sweeper.results, sweeper.analysis.arms, sweeper.analysis.floors",
+            {"torch", "ray", "transformers", "duckdb", "scipy", "sklearn", "optuna"},
+        ),
         ("orca_core.pipeline", {"ray", "sweeper", "optuna", "duckdb"}),
     ],
 )

@@ -56,6 +56,7 @@ class SearchSpace:
     budget: Budget
     bits: Bits
     keep: Keep
+    floors: bool
     source: Mapping[str, Any]
     file: str = ""
     options: tuple[str, ...] = ()
