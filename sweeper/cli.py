@@ -154,7 +154,16 @@ def trial(
     return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
 
 
-for _command in (reading.query, reading.best, analysis.compare, analysis.importance, reading.predict, reading.status, reading.show):
+for _command in (
+    reading.query,
+    reading.best,
+    analysis.compare,
+    analysis.importance,
+    analysis.findings,
+    reading.predict,
+    reading.status,
+    reading.show,
+):
     app.command()(_command)
 
 
