@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands import node, upkeep
+from sweeper.commands import analysis, node, upkeep
 from sweeper.commands import results as reading
 from sweeper.commands.floors import floors
 from sweeper.commands.options import (
@@ -155,7 +155,16 @@ def trial(
     return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
 
 
-for _command in (reading.query, reading.best, reading.predict, reading.status, reading.show):
+for _command in (
+    reading.query,
+    reading.best,
+    analysis.compare,
+    analysis.importance,
+    analysis.findings,
+    reading.predict,
+    reading.status,
+    reading.show,
+):
     app.command()(_command)
 
 

@@ -23,7 +23,7 @@ def describe_differences(rows: Iterable[Mapping[str, Any]]) -> str:
         rows: Rows of `trials`. Trials that are not finished are skipped, and those of version 0.1, which do not record what computed them.
     """
     ended = [row for row in rows if row["status"] in ("COMPLETE", "PRUNED")]
-    kinds = Counter(_select_compared(row) for row in ended if row["cpu_capability"] is not None)
+    kinds = Counter(select_compared(row) for row in ended if row["cpu_capability"] is not None)
     differing = [number for number in range(len(COMPARED)) if len({kind[number] for kind in kinds}) > 1]
     parts = []
     if differing:
@@ -39,9 +39,12 @@ def describe_differences(rows: Iterable[Mapping[str, Any]]) -> str:
     return " ".join(parts)
 
 
-def _select_compared(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The values that must be equal for equal bits. For portable trials the vendor of the processor counts, but not its model."""
-    values = {name: row[name] for name in COMPARED}
-    if row["bits"] == "portable":
+def select_compared(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The values that must be equal for equal bits, by `COMPARED`; columns that a row lacks count as null.
+
+    For portable trials the vendor of the processor counts, but not its model.
+    """
+    values = {name: row.get(name) for name in COMPARED}
+    if row.get("bits") == "portable" and values["device_name"] is not None:
         values["device_name"] = vendor(values["device_name"])
     return tuple(values.values())

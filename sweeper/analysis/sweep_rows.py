@@ -1,0 +1,136 @@
+"""The trials of a sweep as an analysis reads them: rows with the columns that matter, and what its plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orca_core.errors import ConfigError, Fault, nearest
+from sweeper.analysis.factors import KNOB_OF, Row
+from sweeper.analysis.machines import COLUMNS as MACHINE_COLUMNS
+from sweeper.results.records import schema
+from sweeper.results.store import ResultStore
+from sweeper.results.views import current_rows
+
+PAIR_BY = ("seed",)
+"""What seeds vary unless a plan says otherwise."""
+
+OBJECTIVE = "valid_error"
+"""The metric by which candidates are chosen unless a plan says otherwise."""
+
+_ALWAYS = (
+    *("trial", "task", "arm", "candidate", "variant", "role", "in_plan", "status", "cause", "selection", "score"),
+    *("test_error", "valid_error", "test_samples", "valid_samples", "proxy_distance", "device", "instance_type"),
+    *MACHINE_COLUMNS,
+)
+"""Columns that are read whatever is asked. All columns of a large sweep take gigabytes."""
+
+
+SCORES = ("test_error", "last_test_error", "valid_error", "last_valid_error", "valid_loss", "train_loss", "seconds")
+"""The columns that are usually compared."""
+
+
+@dataclass(frozen=True)
+class SweepRows:
+    """The planned trials of a sweep.
+
+    Args:
+        name: Name of the sweep; empty if it is unknown.
+        rows: Their current rows; of trials that have not started, their config with the status null.
+        varied: Columns of the knobs that the sweep varies; None if there is no plan.
+        pair_by: Columns that its seeds vary.
+        objective: Metric that its search minimises.
+        lists_plan: Whether `rows` has every planned trial.
+        scheduler: Its `scheduler`, as written.
+        question: Its `question`; empty if it has none.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    varied: Sequence[str] | None = None
+    pair_by: tuple[str, ...] = PAIR_BY
+    objective: str = OBJECTIVE
+    lists_plan: bool = False
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    question: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = ()) -> SweepRows:
+    """Read the planned trials of a sweep.
+
+    Args:
+        results: The result tables.
+        name: Name of the sweep.
+        metrics: Columns that are compared.
+
+    Raises:
+        ConfigError: If the sweep is unknown, or one of the metrics is no column of numbers.
+    """
+    results.check_sweep(name)
+    columns = schema("trials")
+    numbers = [field.name for field in columns if pa.types.is_floating(field.type)]
+    unknown = [metric for metric in metrics if metric not in numbers]
+    if unknown:
+        raise ConfigError(Fault("--metric", "must be a column of `trials` with numbers", name, nearest(name, SCORES)) for name in unknown)
+    plan = results.latest_plan(name) or {}
+    objective = plan.get("metric") or OBJECTIVE
+    wanted = {*_ALWAYS, *KNOB_OF, *metrics, objective, "sweep", "attempt", "run", "sequence"}
+    read = [field.name for field in columns if field.name in wanted]
+    table = results.read(["trials"], lambda data: data["trials"].to_table(columns=read), name)
+    if table["trial"].null_count < len(table):
+        table = current_rows(table)
+    rows = [row for row in to_rows(table) if row.get("in_plan") is not False]
+    pending = _pending_rows(plan, rows)
+    return SweepRows(
+        name=name,
+        rows=[*rows, *pending] if pending is not None else rows,
+        varied=plan.get("varied"),
+        pair_by=tuple(plan.get("vary") or PAIR_BY),
+        objective=objective,
+        lists_plan=pending is not None,
+        scheduler=_scheduler_of(plan),
+        question=plan.get("question") or {},
+    )
+
+
+def to_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """A table of trials as rows, without the columns of knobs that are the same in all of them."""
+    constant = []
+    for name in table.column_names:
+        column = table[name]
+        if name in KNOB_OF and name not in _ALWAYS and name != "seed":
+            is_list = pa.types.is_list(column.type)
+            values = len(set(map(str, column.to_pylist()))) if is_list else pc.count_distinct(column, mode="all").as_py()
+            if values <= 1 and name != "task":
+                constant.append(name)
+    if "status" in table.column_names and table["status"].null_count == len(table):  # a table without the column, read by its schema
+        constant.append("status")
+    found: list[dict[str, Any]] = table.drop_columns(constant).to_pylist()
+    return found
+
+
+def _pending_rows(plan: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]] | None:
+    """The planned trials that have no row, as rows with the status null; None if the plan does not list the trials that have one."""
+    planned: Mapping[str, Mapping[str, Any]] = plan.get("trials") or {}
+    started = {row["trial"] for row in rows}
+    if not planned or (rows and not started & planned.keys()):
+        return None
+    common = plan.get("common", {})  # plans of version 0.1 do not have it
+    variants = {row.get("arm"): row.get("variant") for row in rows}
+    pending = []
+    for trial, cells in planned.items():
+        if trial not in started:
+            arm, candidate = plan.get("candidates", {}).get(trial, (None, 0))
+            pending.append(
+                {**common, **cells, "trial": trial, "arm": arm, "candidate": candidate, "variant": variants.get(arm), "status": None}
+            )
+    return pending
+
+
+def _scheduler_of(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = (plan.get("space") or {}).get("scheduler") or {}
+    return {"name": given} if isinstance(given, str) else given
