@@ -11,10 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from orca_core.errors import ConfigError
+from sweeper.analysis.arms import rank_arms
 from sweeper.analysis.associations import RankAssociation, distance_against_error, final_distances, find_trends
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.factors import Row, cell
-from sweeper.analysis.findings import (
+from sweeper.analysis.answers import (
     DEPENDS,
     NO,
     YES,
@@ -249,6 +251,37 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def beats_floors(evidence: Evidence) -> Iterator[Finding]:
+    """Does any arm beat the models that need no transformer? The arm is chosen by validation, as `sweeper best` does."""
+    try:
+        ranking = rank_arms(evidence.results, evidence.sweep.name)
+    except ConfigError:  # no candidate is complete
+        return
+    statements, unknown = [], []
+    for task, arms in ranking.arms.items():
+        best = arms[0]
+        if (floor := best.floor) is None:
+            unknown.append(task)
+            continue
+        rows = best.rows
+        errors = paired_t([row["test_error"] - floor.test_error for row in rows])
+        mean, low, high = floor.test_error + float(errors.mean), as_number(errors.low), as_number(errors.high)
+        verdict = NO if mean >= floor.test_error - 1e-9 else YES if high is not None and high < 0 else UNDECIDED
+        interval = "" if low is None or high is None else f" [{floor.test_error + low:.3g}, {floor.test_error + high:.3g}]"
+        text = f"{floor.model} {floor.test_error:.3g}, best arm by validation {mean:.3g}{interval}, {len(rows)} seeds"
+        if verdict == NO:
+            text = f"no evidence of transfer on {task}: {text}"
+        numbers = {"floor": floor.model, "floor_error": floor.test_error, "test_error": mean, "low": low, "high": high, "n": len(rows)}
+        statements.append(Statement(task, verdict, text, [numbers]))
+    if statements:
+        query = f"sweeper best {shlex.quote(evidence.sweep.name)}{results_option(evidence.results.uri)}"
+        change = "arms that learn more, or more seeds where the interval reaches the floor."
+        if unknown:
+            change += f" Floors are unknown on {', '.join(unknown)}: `sweeper floors {' '.join(unknown)}` computes them."
+        verdict = summarise([statement.verdict for statement in statements])
+        yield Finding("floors", "Does the best arm beat the models without a transformer?", verdict, statements, query, change)
+
+
 QUESTIONS: tuple[Question, ...] = (
     embedder_training,
     proxy_matters,
@@ -259,4 +292,5 @@ QUESTIONS: tuple[Question, ...] = (
     pretraining,
     variance,
     speed,
+    beats_floors,
 )

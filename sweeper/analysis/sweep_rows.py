@@ -121,6 +121,7 @@ def _pending_rows(plan: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str
         return None
     common = plan.get("common", {})  # plans of version 0.1 do not have it
     variants = {row.get("arm"): row.get("variant") for row in rows}
+    common = plan.get("common") or {}
     pending = []
     for trial, cells in planned.items():
         if trial not in started:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.analysis.findings import DEPENDS, UNFAIR, Finding, findings
+from sweeper.analysis.answers import DEPENDS, UNFAIR, Finding, findings
 from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
 from sweeper.results.workspace import Workspace
 from sweeper.show.tables import terminal_width

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sweeper.analysis.findings import DEPENDS, UNFAIR, findings, summarise
+from sweeper.analysis.answers import DEPENDS, UNFAIR, findings, summarise
 from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
 from sweeper.cli import app
 
@@ -123,3 +123,16 @@ def test_the_command_prints_every_finding(simulate, workspace, format):
     assert "Does training the embedder help on 1D tasks?" in done.output
     if format == "text":
         assert max(len(line) for line in done.output.splitlines() if "sweeper " not in line) <= 80
+
+
+def test_no_arm_beats_the_floor_is_said_in_words(simulate, workspace):
+    """The floor of digits is that of its real data; the errors of the arms are made up."""
+    space = {"name": "s", "space": {"align.epochs": {"grid": [0, 10]}}, "base": {"task": "digits"}, "seeds": 4}
+    simulate(space, lambda cells: 0.07 + 1e-3 * draw(cells["seed"], cells["align_epochs"]))
+    assert "floors" not in found(workspace), "not known yet"
+    assert RUNNER.invoke(app, ["floors", "digits", "--results", workspace.uri]).exit_code == 0
+    answer = found(workspace)["floors"]
+    assert answer.verdict == "no"
+    assert "no evidence of transfer on digits" in answer.statements[0].text
+    simulate(space | {"name": "better"}, lambda cells: 1e-4 * (2 + draw(cells["seed"], cells["align_epochs"])))
+    assert found(workspace, "better")["floors"].verdict == "yes"
