@@ -25,6 +25,7 @@ from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
+from sweeper.show.plan_seeds import seed_lines
 from sweeper.show.plan_work import work_lines
 from sweeper.show.tables import terminal_width, text_table
 from sweeper.space.space import SearchSpace
@@ -59,7 +60,8 @@ def describe_plan(space: SearchSpace, workspace: Workspace, format: str, slots: 
         case "csv":
             return _format_csv(rows)
         case "text":
-            return _format_text(found, taken, rows, CostModel(load_measured_costs(workspace)), slots)
+            detectable = list(seed_lines(found.plan, workspace.results))
+            return _format_text(found, taken, rows, CostModel(load_measured_costs(workspace)), slots, detectable)
     raise ConfigError([Fault("--format", "must be text, json or csv", format)])
 
 
@@ -172,21 +174,33 @@ def _format_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _format_text(found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], costs: CostModel, slots: Sequence[int]) -> str:
+def _format_text(
+    found: Reconciliation,
+    taken: Container[str],
+    rows: list[dict[str, Any]],
+    costs: CostModel,
+    slots: Sequence[int],
+    detectable: Sequence[str],
+) -> str:
     """The trials first, however many; then the stages they share; last the lines that sum up, where a terminal shows them."""
     plan = found.plan
     columns = ["trial", "state", *(["variant"] if plan.space.variants else [])]
     columns += [*(knob.replace(".", "_") for knob in plan.space.varied), "seed"]
     trials = text_table(columns, ([row[key] for key in columns] for row in rows))
     tree = "\n".join(["Stages that trials share, and the epochs at which trials leave them", *_tree_lines(build_stage_tree(plan))])
-    summary = list(_summary_lines(found, taken, rows, costs, slots))
+    summary = list(_summary_lines(found, taken, rows, costs, slots, detectable))
     if sys.stdout.isatty():  # elsewhere each statement stays on one line, for programs that look for it
         summary = [textwrap.fill(line, terminal_width(), subsequent_indent=INDENT) for line in summary]
     return f"{trials}\n{tree}\n\n" + "\n".join(summary) + "\n"
 
 
 def _summary_lines(
-    found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], costs: CostModel, slots: Sequence[int]
+    found: Reconciliation,
+    taken: Container[str],
+    rows: list[dict[str, Any]],
+    costs: CostModel,
+    slots: Sequence[int],
+    detectable: Sequence[str],
 ) -> Iterator[str]:
     plan = found.plan
     yield f"{plan.space.name}: {plan.space.description}".rstrip(": ")
@@ -198,6 +212,8 @@ def _summary_lines(
     if plan.space.scheduler.name != "fifo":
         yield f"Stopping {_describe_stopping(plan)}"
     yield from plan_notes(plan, rows)
+    for number, line in enumerate(detectable):
+        yield f"{'' if number else 'Seeds':<8} {line}"
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     yield f"Stages   {', '.join(stages)}"
     todo = [trial for trial in found.todo if trial.id not in taken]
