@@ -15,12 +15,15 @@ from functools import cached_property
 from typing import Any
 
 from orca_core.errors import ConfigError, OrcaError
+from sweeper.analysis.associations import final_distances
 from sweeper.analysis.comparison import Comparison, compare
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import Row, cell, spell_value, varying_columns
+from sweeper.analysis.floors import Floors
 from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
 from sweeper.analysis.representatives import is_usable, represent_arms
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
+from sweeper.results.query import Results
 from sweeper.results.store import ResultStore
 
 YES, NO, DEPENDS, UNFAIR = "yes", "no", "depends", "unfair"
@@ -83,13 +86,19 @@ class Evidence:
 
     Args:
         sweep: The planned trials of the sweep.
-        results: The result tables, for what `trials` does not have.
+        distances: Trial -> distance of its embedder's features to the proxy's after alignment, where it is known.
+        epoch_seconds: Trial -> mean seconds of an epoch of its fine-tuning, where they are known.
+        floors: The floors that are known.
         dims: Task -> 1 or 2, where it is known.
+        results: Folder or URI of the results, for the commands that findings name.
     """
 
     sweep: SweepRows
-    results: ResultStore
+    distances: Mapping[str, float] = field(default_factory=dict)
+    epoch_seconds: Mapping[str, float] = field(default_factory=dict)
+    floors: Floors = field(default_factory=lambda: Floors(()))
     dims: Mapping[str, int] = field(default_factory=dict)
+    results: str = "results"
 
     @cached_property
     def arms(self) -> list[Row]:
@@ -142,24 +151,39 @@ class Evidence:
         return {kind: frozenset(of_kind) for kind, of_kind in groups.items()}
 
 
-def findings(results: ResultStore, name: str) -> list[Finding]:
-    """The findings of a sweep, one for each question that it varied something for.
-
-    Args:
-        results: The result tables.
-        name: Name of the sweep.
+def read_evidence(results: ResultStore, name: str) -> Evidence:
+    """What the tables have on a sweep.
 
     Raises:
         ConfigError: If the sweep is unknown.
     """
+    sweep = read_sweep_rows(results, name, ["test_error"])
+    return Evidence(
+        sweep,
+        final_distances(results, name),
+        _epoch_seconds(results, name),
+        Floors.read(results),
+        find_dims({row.get("task") for row in sweep.rows}),
+        results.uri,
+    )
+
+
+def answer(evidence: Evidence) -> list[Finding]:
+    """The findings, one for each question that the trials vary something for."""
     from sweeper.analysis.questions import QUESTIONS
 
-    sweep = read_sweep_rows(results, name, ["test_error"])
-    evidence = Evidence(sweep, results, _dims({row.get("task") for row in sweep.rows}))
     return [finding for ask in QUESTIONS for finding in ask(evidence)]
 
 
-def _dims(tasks: Collection[Any]) -> dict[str, int]:
+def _epoch_seconds(results: ResultStore, name: str) -> dict[str, float]:
+    rows = Results(results).sql(
+        "select trial, avg(seconds) as seconds from metrics "
+        f"where sweep = '{name.replace(chr(39), 2 * chr(39))}' and stage = 'finetune' and fold is null and seconds > 0 group by trial"
+    )
+    return {row["trial"]: row["seconds"] for row in rows.rows()}
+
+
+def find_dims(tasks: Collection[Any]) -> dict[str, int]:
     """Task -> its dimension, where the task is known here: results may come from a machine with other data or plug-ins."""
     from orca_core.tasks import find_task
 

@@ -11,11 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from orca_core.errors import ConfigError
-from sweeper.analysis.arms import rank_arms
-from sweeper.analysis.associations import RankAssociation, distance_against_error, final_distances, find_trends
-from sweeper.analysis.comparison import Comparison
-from sweeper.analysis.factors import Row, cell
 from sweeper.analysis.answers import (
     DEPENDS,
     NO,
@@ -29,6 +24,9 @@ from sweeper.analysis.answers import (
     summarise,
     what_would_change,
 )
+from sweeper.analysis.associations import RankAssociation, distance_against_error, find_trends
+from sweeper.analysis.comparison import Comparison
+from sweeper.analysis.factors import Row, cell
 from sweeper.analysis.paired import HELPS, HURTS, UNDECIDED, as_number, holm, paired_t
 from sweeper.analysis.representatives import is_usable, key_of
 from sweeper.results.store import results_option
@@ -41,7 +39,7 @@ Question = Callable[[Evidence], Iterator[Finding]]
 
 def _command(evidence: Evidence, factor: str, baseline: Any, more: str = "") -> str:
     level = shlex.quote(spell_level(baseline))
-    here = results_option(evidence.results.uri)
+    here = results_option(evidence.results)
     return f"sweeper compare {shlex.quote(evidence.sweep.name)}{here} --factor {factor} --baseline {level}{more}"
 
 
@@ -103,9 +101,7 @@ def lower_distance(evidence: Evidence) -> Iterator[Finding]:
         return
     apart = [column for column in evidence.varied if column != "align_epochs"]
     rows = [row for row in evidence.arms if row.get("align_epochs")]
-    found = distance_against_error(
-        rows, final_distances(evidence.results, evidence.sweep.name), pair_by=evidence.sweep.pair_by, apart=apart
-    )
+    found = distance_against_error(rows, evidence.distances, pair_by=evidence.sweep.pair_by, apart=apart)
     if found:
         question = "Does a lower distance after alignment go with a lower error?"
         sql = "select task, seed, align_epochs, arg_max(distance, epoch) as distance, any_value(test_error) as test_error\n"
@@ -116,7 +112,7 @@ def lower_distance(evidence: Evidence) -> Iterator[Finding]:
 
 def _sql(evidence: Evidence, select: str, where: str, more: str = "") -> str:
     name = evidence.sweep.name.replace("'", "''")
-    return f"sweeper query{results_option(evidence.results.uri)} \"{select} where sweep = '{name}' and {where}{more}\""
+    return f"sweeper query{results_option(evidence.results)} \"{select} where sweep = '{name}' and {where}{more}\""
 
 
 def _associations(name: str, question: str, found: Mapping[Any, RankAssociation], query: str, of: str) -> Finding:
@@ -209,7 +205,7 @@ def speed(evidence: Evidence) -> Iterator[Finding]:
     """How much faster is training LayerNorms only? Shen et al. 2023: by less than half."""
     if not {"full", "layernorm"} <= evidence.levels("freezing"):
         return
-    seconds = _epoch_seconds(evidence)
+    seconds = evidence.epoch_seconds
     by_task: dict[Any, dict[Any, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in evidence.arms:
         freezing = cell(row, "freezing")
@@ -235,35 +231,26 @@ def speed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("speed", "Is training LayerNorms only faster?", verdict, statements, query, change)
 
 
-def _epoch_seconds(evidence: Evidence) -> dict[str, float]:
-    """Trial -> mean seconds of its epochs of fine-tuning, where they were computed."""
-    from sweeper.results.query import Results
-
-    name = evidence.sweep.name.replace("'", "''")
-    rows = Results(evidence.results).sql(
-        f"select trial, avg(seconds) as seconds from metrics where sweep = '{name}' and stage = 'finetune' and fold is null "
-        "and seconds > 0 group by trial"
-    )
-    return {row["trial"]: row["seconds"] for row in rows.rows()}
-
-
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
 def beats_floors(evidence: Evidence) -> Iterator[Finding]:
     """Does any arm beat the models that need no transformer? The arm is chosen by validation, as `sweeper best` does."""
-    try:
-        ranking = rank_arms(evidence.results, evidence.sweep.name)
-    except ConfigError:  # no candidate is complete
-        return
+    arms: dict[Any, dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in evidence.arms:
+        arms[row.get("task")][row.get("arm")].append(row)
     statements, unknown = [], []
-    for task, arms in ranking.arms.items():
-        best = arms[0]
-        if (floor := best.floor) is None:
-            unknown.append(task)
+    for task, of_task in sorted(arms.items(), key=str):
+        complete = [rows for rows in of_task.values() if all(is_usable(row, "test_error") for row in rows)]
+        if not complete:
             continue
-        rows = best.rows
+        objective = evidence.sweep.objective
+        scored = [rows for rows in complete if all(is_usable(row, objective) for row in rows)] or complete[:1]
+        rows = min(scored, key=lambda rows: _mean([row.get(objective) or 0.0 for row in rows]))
+        if (floor := evidence.floors.of_trials(rows)) is None:
+            unknown.append(str(task))
+            continue
         errors = paired_t([row["test_error"] - floor.test_error for row in rows])
         mean, low, high = floor.test_error + float(errors.mean), as_number(errors.low), as_number(errors.high)
         verdict = NO if mean >= floor.test_error - 1e-9 else YES if high is not None and high < 0 else UNDECIDED
@@ -274,7 +261,7 @@ def beats_floors(evidence: Evidence) -> Iterator[Finding]:
         numbers = {"floor": floor.model, "floor_error": floor.test_error, "test_error": mean, "low": low, "high": high, "n": len(rows)}
         statements.append(Statement(task, verdict, text, [numbers]))
     if statements:
-        query = f"sweeper best {shlex.quote(evidence.sweep.name)}{results_option(evidence.results.uri)}"
+        query = f"sweeper best {shlex.quote(evidence.sweep.name)}{results_option(evidence.results)}"
         change = "arms that learn more, or more seeds where the interval reaches the floor."
         if unknown:
             change += f" Floors are unknown on {', '.join(unknown)}: `sweeper floors {' '.join(unknown)}` computes them."

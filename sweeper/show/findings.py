@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.analysis.answers import DEPENDS, UNFAIR, Finding, findings
+from sweeper.analysis.answers import DEPENDS, UNFAIR, Finding, answer, read_evidence
 from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
 from sweeper.results.workspace import Workspace
 from sweeper.show.tables import terminal_width
@@ -31,7 +31,7 @@ def show_findings(workspace: Workspace, name: str, format: str) -> str:
     """
     if format not in ("text", "json"):
         raise ConfigError([Fault("--format", "must be text or json", format)])
-    found = findings(workspace.results, name)
+    found = answer(read_evidence(workspace.results, name))
     if format == "json":
         return json.dumps([finding.to_data() for finding in found], indent=1) + "\n"
     if not found:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sweeper.analysis.answers import DEPENDS, UNFAIR, findings, summarise
+from sweeper.analysis import findings
+from sweeper.analysis.answers import DEPENDS, UNFAIR, answer, read_evidence, summarise
 from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
 from sweeper.cli import app
 
@@ -22,7 +23,7 @@ def draw(*key: object) -> float:
 
 
 def found(workspace, name="s"):
-    return {finding.name: finding for finding in findings(workspace.results, name)}
+    return {finding.name: finding for finding in answer(read_evidence(workspace.results, name))}
 
 
 def test_verdicts_of_several_are_one():
@@ -136,3 +137,13 @@ def test_no_arm_beats_the_floor_is_said_in_words(simulate, workspace):
     assert "no evidence of transfer on digits" in answer.statements[0].text
     simulate(space | {"name": "better"}, lambda cells: 1e-4 * (2 + draw(cells["seed"], cells["align_epochs"])))
     assert found(workspace, "better")["floors"].verdict == "yes"
+
+
+def test_the_function_on_tables_says_what_the_command_says(simulate, workspace):
+    """On tables as a query returns them, without the plan: so its trials must all have ended."""
+    simulate(SPACE, lambda cells: 0.3 + 0.05 * draw(cells["seed"], cells["task"], cells["align_epochs"]))
+    trials = workspace.sql("from trial_status where sweep = 's' and in_plan").arrow()
+    metrics = workspace.sql("from metrics where sweep = 's'").arrow()
+    of_table = findings(trials, metrics=metrics).to_pylist()
+    expected = [(f.name, f.verdict, s.task, s.verdict, s.text) for f in answer(read_evidence(workspace.results, "s")) for s in f.statements]
+    assert [(row["name"], row["verdict"], row["task"], row["task_verdict"], row["text"]) for row in of_table] == expected
