@@ -87,7 +87,7 @@ class EarlyStopping:
                 group.rungs = rungs
             self._load(trial)
             self._changed[group] = None
-        if self._planner.space.search.algorithm == "tpe":  # an arm may have proposed a trial that was known already: its cohort is complete
+        if self._planner.space.search.learns:  # an arm may have proposed a trial that was known already: its cohort is complete
             self._changed |= dict.fromkeys(self._groups.values())
 
     def recall(self, past: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Mapping[int, float | None]]) -> None:
@@ -172,6 +172,8 @@ class EarlyStopping:
     def _group(self, trial: PlannedTrial) -> _Group:
         task, is_by_arm = trial.config.task, self._config.among == "arm"
         key = (task, trial.arm) if is_by_arm else (task,)
+        if trial.role == "replicate":  # of a candidate that was chosen: it is compared with nothing
+            return self._groups.setdefault((task, trial.arm, trial.role), _Group([trial.arm], 1, 1))
         if key not in self._groups:
             arms = [trial.arm] if is_by_arm else self._planner.arms_of(task)
             totals = [self._planner.count_candidates(arm)[1] for arm in arms]

@@ -176,7 +176,7 @@ def _format_text(found: Reconciliation, taken: Container[str], rows: list[dict[s
     """The trials first, however many; then the stages they share; last the lines that sum up, where a terminal shows them."""
     plan = found.plan
     columns = ["trial", "state", *(["variant"] if plan.space.variants else [])]
-    columns += [*(knob.replace(".", "_") for knob in plan.space.varied), "seed"]
+    columns += [*(knob.replace(".", "_") for knob in plan.space.varied), *plan.space.vary]
     trials = text_table(columns, ([row[key] for key in columns] for row in rows))
     tree = "\n".join(["Stages that trials share, and the epochs at which trials leave them", *_tree_lines(build_stage_tree(plan))])
     summary = list(_summary_lines(found, taken, rows, costs, slots))

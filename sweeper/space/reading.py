@@ -15,13 +15,15 @@ from sweeper.space.axis_reader import read_axes
 from sweeper.space.conditions import Requirement, read_condition, refuse_tuned
 from sweeper.space.file import BITS_OF_THE_SWEEP, METRICS, SHORTHAND_KEYS, SpaceFile, parse_keys
 from sweeper.space.knobs import parse_knobs
+from sweeper.space.questions import check_question, list_looks
+from sweeper.space.seeds import expand_seeds
 from sweeper.space.space import SearchSpace
 from sweeper.space.yaml_reader import read_mapping
 from sweeper.workbench import on_workbench
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
-_COPIED = ("description", "design", "search", "scheduler", "metric", "resources", "budget", "bits", "keep")
+_COPIED = ("description", "design", "search", "scheduler", "metric", "question", "resources", "budget", "bits", "keep")
 """Keys of the file that a `SearchSpace` has unchanged."""
 
 
@@ -71,6 +73,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     variants = {str(variant): parse_knobs(knobs, faults.at(f"variants.{variant}")) for variant, knobs in named}
     axes = read_axes(data.get("space", {}), faults.at("space"))
     _check_knobs(data, base, variants, axes, overrides, faults)
+    _check_varied_by_seeds(parsed, base, variants, axes, faults)
     name = name or parsed.name or Path(file).stem or "sweep"
     check_name(name, "name", faults)
     wrong = {fault.path.partition(".")[0] for fault in faults}
@@ -78,6 +81,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     require = _read_requirements(parsed, axes, faults)
     _check_threads(parsed, base, faults)
     _check_folds(parsed, base, variants, axes, faults)
+    check_question(parsed, axes, variants, wrong, faults)
     if parsed.bits == "portable" and parsed.resources.gpu > 0:
         faults.add("bits", "must be native on GPUs, where bits cannot be pinned", parsed.bits)
     space = SearchSpace(
@@ -85,7 +89,9 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
         base=base if parsed.bits == "native" else {**base, "bits": parsed.bits},
         axes=tuple(axes),
         variants=variants,
-        seeds=tuple(range(parsed.seeds)) if isinstance(parsed.seeds, int) else tuple(parsed.seeds),
+        seeds=parsed.seeds.numbers(),
+        looks=list_looks(parsed.seeds.first, parsed.seeds.most) if parsed.seeds.until is not None else (),
+        vary=tuple(parsed.seeds.vary),
         require=require,
         source=data,
         file=file,
@@ -143,6 +149,8 @@ def _apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
         if path.startswith("sweep:"):
             section, _, key = path.removeprefix("sweep:").partition(".")
             inner = merged.get(section)
+            if section == "seeds" and inner is not None:
+                inner = expand_seeds(inner)
             if isinstance(inner, str) and section in SHORTHAND_KEYS:
                 inner = {SHORTHAND_KEYS[section]: inner}
             merged[section] = {**(inner if isinstance(inner, Mapping) else {}), key: value} if key else value
@@ -183,6 +191,18 @@ def _check_knobs(
     task_varies = isinstance(given_axes, Mapping) and "task" in given_axes
     if "task" not in base and not task_varies and not all("task" in knobs for knobs in (variants or {"": {}}).values()):
         faults.add("base.task", "must be given, here or in `space`", remedy="See `sweeper tasks`.")
+
+
+def _check_varied_by_seeds(
+    parsed: SpaceFile, base: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis], faults: Faults
+) -> None:
+    """Check that no knob that the seeds set is set anywhere else."""
+    for knob in parsed.seeds.vary[1:]:
+        for section, knobs in [("base", base), *((f"variants.{name}", knobs) for name, knobs in variants.items())]:
+            if knob in knobs:
+                faults.add(f"{section}.{knob}", "must not be set here: seeds.vary has it", knobs[knob], "Remove it here, or there.")
+        if any(knob in axis.knobs for axis in axes):
+            faults.add(f"space.{knob}", "must not vary in `space`, too: seeds.vary has it", remedy="Remove it here, or there.")
 
 
 def _check_sweep(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any], wrong: set[str], faults: Faults) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sweeper.planning.planner import make_plan
 from sweeper.planning.search import draw, list_candidates, mean_score
 from sweeper.space.axes import Axis
-from sweeper.space.file import SearchConfig
+from sweeper.space.search import SearchConfig
 
 LR = Axis("finetune.lr", "loguniform", (1e-5, 1e-1), log=True)
 EPOCHS = Axis("finetune.epochs", "int", (3, 10), step=3)
