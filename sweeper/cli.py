@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands import node, upkeep
+from sweeper.commands import analysis, node, upkeep
 from sweeper.commands import results as reading
 from sweeper.commands.options import (
     DataOption,
@@ -154,7 +154,7 @@ def trial(
     return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
 
 
-for _command in (reading.query, reading.best, reading.predict, reading.status, reading.show):
+for _command in (reading.query, reading.best, analysis.compare, analysis.importance, reading.predict, reading.status, reading.show):
     app.command()(_command)
 
 

@@ -108,7 +108,7 @@ def compare(
     if by == "all":
         effects = _judge(overall, alpha, allow_unfair)
     else:
-        with_context = _add_interactions(_add_variances(contrasts, singles), contrasts, alpha)
+        with_context = _add_interactions(_add_variances(singles, contrasts, alpha), contrasts, alpha)
         effects = _judge([*with_context, *overall], alpha, allow_unfair)
     return Comparison(contrasts[0].factor, contrasts[0].baseline, metric, asked, alpha, effects, contrasts)
 
@@ -116,11 +116,11 @@ def compare(
 def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_skewed: bool) -> Effect:
     """The numbers of one contrast, before the correction for the family."""
     factor, n = contrast.factor, len(contrast.keys)
-    notes = [remark.text for remark in remarks]
+    notes = [str(remark) for remark in remarks]
     flags = [remark.name for remark in remarks if remark.name]
     if is_skewed and n <= MAX_KEYS:
         flags.append(SKEWED)
-        notes.append(SKEWED_NOTE)
+        notes.append(f"{SKEWED}: {SKEWED_NOTE}")
     effect = Effect(
         task=contrast.task,
         factor=factor.name,
@@ -252,16 +252,20 @@ def _judge(effects: Sequence[Effect], alpha: float, allow_unfair: bool) -> list[
     return judged
 
 
-def _add_variances(contrasts: Sequence[Contrast], effects: Sequence[Effect]) -> list[Effect]:
+def _add_variances(effects: Sequence[Effect], contrasts: Sequence[Contrast], alpha: float) -> list[Effect]:
     """The effects with the test of Pitman and Morgan, corrected over all of them."""
-    tests = [
-        pitman_morgan(contrast.level_values, contrast.baseline_values) if contrast.keys else (math.nan, math.nan) for contrast in contrasts
-    ]
+    tests = [pitman_morgan(contrast.level_values, contrast.baseline_values) for contrast in contrasts]
     adjusted, _ = holm([float(p) for _, p in tests])
-    return [
-        replace(effect, sd_ratio=_finite(ratio), p_variance=as_number(p), p_variance_adjusted=as_number(corrected))
-        for effect, (ratio, p), corrected in zip(effects, tests, adjusted, strict=True)
-    ]
+    found = []
+    for effect, (ratio, p), corrected in zip(effects, tests, map(float, adjusted), strict=True):
+        notes = effect.notes
+        if corrected <= alpha:
+            compared = f"{ratio:.2g} times the baseline's" if math.isfinite(ratio) else "above 0, that of the baseline"
+            notes = (*notes, f"Its standard deviation over seeds is {compared} (Pitman-Morgan, p {corrected:.2g}).")
+        found.append(
+            replace(effect, sd_ratio=_finite(ratio), p_variance=as_number(p), p_variance_adjusted=as_number(corrected), notes=notes)
+        )
+    return found
 
 
 def _finite(value: Any) -> float | None:
@@ -283,5 +287,6 @@ def _add_interactions(effects: Sequence[Effect], contrasts: Sequence[Contrast], 
 
 
 def _describe_interaction(test: Interaction, p: float) -> str:
-    where = ", ".join(f"{knob} {spell_value(value)}" for knob, value in test.where.items())
+    read = {knob: value for knob, value in test.where.items() if value is not None} or test.where
+    where = ", ".join(f"{knob} {spell_value(value)}" for knob, value in read.items())
     return f"The effect depends on the context: with {where} it is {test.there:+.3g}, elsewhere {test.elsewhere:+.3g} (p {p:.2g})."

@@ -24,6 +24,10 @@ NOT_COMPARED = ("task", "recipe", "reference_behaviour")
 """Knobs that are no settings of their own: the last two say where others come from."""
 
 
+SELECTION = "selection"
+"""A knob that, where it goes with the level, does not keep trials from being paired: it makes the comparison unfair (`fairness`)."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two trials of one seed and context: rows of `trials`."""
@@ -202,13 +206,15 @@ def paired_differences(
     candidates = [column for column in KNOB_OF if column not in left_out and (varied is None or column in varied)]
     columns = varying_columns(chosen, candidates)
     if found.name == VARIANT:
-        columns = _not_set_by_variants(chosen, columns)
+        columns = crossed_with_variants(chosen, columns)
+    elif SELECTION in columns and not _is_crossed(SELECTION, found, chosen):
+        columns.remove(SELECTION)
     deciding = deciding_columns(found, chosen)
     options = _Options(found, against, tuple(pair_by), metric, lists_plan, deciding, inner.columns[0] if inner is not None else None)
     contrasts: list[Contrast] = []
     for task in sorted({row.get("task") for row in chosen}, key=str):
         of_task = [row for row in chosen if row.get("task") == task]
-        others = [column for column in KNOB_OF if column not in {*left_out, *columns} and found.name != VARIANT]
+        others = [column for column in KNOB_OF if column not in {*left_out, *columns, SELECTION} and found.name != VARIANT]
         along = varying_columns(of_task, others)
         contrasts += _contrasts_of_task(task, of_task, tuple(varying_columns(of_task, columns)), along, options)
     return contrasts
@@ -227,7 +233,16 @@ class _Options:
     within: str | None
 
 
-def _not_set_by_variants(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+def _is_crossed(column: str, factor: Factor, rows: Iterable[Row]) -> bool:
+    """Whether a column has several values at some level of the factor on one task."""
+    seen: dict[Any, set[Any]] = defaultdict(set)
+    for row in rows:
+        for level in factor.levels_of(row):
+            seen[row.get("task"), level].add(cell(row, column))
+    return any(len(values) > 1 for values in seen.values())
+
+
+def crossed_with_variants(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """The columns that take several values within a variant on one task: what variants are crossed with, not what they set."""
     seen: dict[tuple[Any, str, str], set[Any]] = defaultdict(set)
     for row in rows:

@@ -33,6 +33,9 @@ class Remark:
     name: str
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}" if self.name else self.text
+
 
 @dataclass(frozen=True)
 class ArmFacts:

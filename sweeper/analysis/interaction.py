@@ -64,8 +64,8 @@ def find_interaction(contrast: Contrast) -> Interaction | None:
 def repeated_measures(table: ArrayLike) -> float:
     """p that the columns of a table have the same mean, in an analysis of variance with rows as subjects.
 
-    Columns may vary unequally and be correlated: degrees of freedom are corrected by Greenhouse and Geisser's estimate of how much. With two
-    columns this is the paired t test.
+    Columns may vary unequally and be correlated: the degrees of freedom are corrected by Greenhouse and Geisser's estimate of how much.
+    With two columns this is the paired t test.
 
     Args:
         table: (seeds, contexts) values.

@@ -63,15 +63,19 @@ def match_arms(arms: Arms, baselines: Arms, columns: Sequence[str], free: Collec
     alike: dict[Setting, list[Setting]] = defaultdict(list)
     for other in baselines:
         alike[tuple(other[n] for n in strict)].append(other)
+
+    def conflicts(one: Setting, other: Setting, numbers: Iterable[int]) -> list[int]:
+        return [n for n in numbers if one[n] != other[n] and not (n in loose and (columns[n] in free or None in (one[n], other[n])))]
+
     found: dict[Setting, tuple[int, Setting, Setting]] = {}
     for one in arms:
         for other in alike.get(tuple(one[n] for n in strict), ()):
-            differing = [n for n in loose if one[n] != other[n]]
-            if all(columns[n] in free or None in (one[n], other[n]) for n in differing):
+            if not conflicts(one, other, loose):
+                differing = sum(one[n] != other[n] for n in loose)
                 context = tuple(other[n] if one[n] is None or later[n] else one[n] for n in range(len(columns)))
-                if context not in found or len(differing) < found[context][0]:
-                    found[context] = (len(differing), one, other)
+                if context not in found or differing < found[context][0]:
+                    found[context] = (differing, one, other)
     if found:
         return Matching({context: (one, other) for context, (_, one, other) in found.items()})
-    misses = ([n for n in range(len(columns)) if one[n] != other[n]] for one in arms for other in baselines)
-    return Matching({}, [columns[n] for n in min(misses, key=len, default=[]) if columns[n] not in free])
+    misses = (conflicts(one, other, range(len(columns))) for one in arms for other in baselines)
+    return Matching({}, [columns[n] for n in min(misses, key=len, default=[])])

@@ -1,0 +1,105 @@
+"""The analyses as functions on Arrow tables of trials: what the commands print, for scripts and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.comparison import ALPHA, compare
+from sweeper.analysis.effect import to_table
+from sweeper.analysis.factors import Row
+from sweeper.analysis.margins import DEFAULT_MARGIN, Margin
+from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, to_rows
+from sweeper.analysis.variance_shares import shares_of_variance, shares_to_table
+
+
+def effects(
+    trials: pa.Table,
+    factor: str,
+    baseline: Any,
+    *,
+    by: str = "task",
+    within: str | None = None,
+    metric: str = "test_error",
+    margin: Margin | str | float = DEFAULT_MARGIN,
+    alpha: float = ALPHA,
+    allow_unfair: bool = False,
+    pair_by: Sequence[str] = PAIR_BY,
+    varied: Collection[str] | None = None,
+    objective: str = OBJECTIVE,
+    scheduler: Mapping[str, Any] = {},
+) -> pa.Table:
+    """The effect of each level of a factor against a baseline, by task and over tasks, as `sweeper compare` has them.
+
+    Args:
+        trials: Rows of one sweep with columns of `trials`. Of `trial_status` rather than `trials`, so that failed trials are known, too.
+        factor: The knob, as a path or a column; a section of knobs; or `variant`.
+        baseline: Its level that the others are compared with; None for the trials that do not read the knob.
+        by: `task` for a row for each task and one over tasks; `all` for the one over tasks alone.
+        within: A knob whose values are looked at one by one.
+        metric: The column that is compared; lower is better.
+        margin: Margin of equivalence: `5%` of the baseline's mean error, at least one sample's worth, or a number in the metric's unit.
+        alpha: Error rate of all verdicts together.
+        allow_unfair: Whether comparisons that are not fair get a verdict.
+        pair_by: The columns that the seeds vary.
+        varied: Columns of the knobs that the sweep varies; None = all in which trials of a task differ.
+        objective: The column by which candidates of tuned knobs are chosen.
+        scheduler: The sweep's `scheduler`: `name` and `among`.
+
+    Returns:
+        A row for each `sweeper.analysis.effect.Effect`, whose fields are the columns.
+
+    Raises:
+        ConfigError: With all faults of the arguments.
+    """
+    compared = compare(
+        _rows_of_one_sweep(trials),
+        factor,
+        baseline,
+        by=by,
+        within=within,
+        metric=metric,
+        margin=margin,
+        alpha=alpha,
+        allow_unfair=allow_unfair,
+        pair_by=pair_by,
+        varied=varied,
+        objective=objective,
+        scheduler=scheduler,
+    )
+    return to_table(compared.effects)
+
+
+def importance(
+    trials: pa.Table,
+    *,
+    metric: str = "test_error",
+    pair_by: Sequence[str] = PAIR_BY,
+    varied: Collection[str] | None = None,
+    objective: str = OBJECTIVE,
+) -> pa.Table:
+    """How much of the variance of a metric each factor, and each pair of factors, accounts for, as `sweeper importance` has it.
+
+    Args:
+        trials, metric, pair_by, varied, objective: As for `effects`.
+
+    Returns:
+        A row for each `sweeper.analysis.variance_shares.Share`, whose fields are the columns.
+
+    Raises:
+        ConfigError: With all faults of the arguments.
+    """
+    rows = _rows_of_one_sweep(trials)
+    return shares_to_table(shares_of_variance(rows, metric=metric, pair_by=pair_by, varied=varied, objective=objective))
+
+
+def _rows_of_one_sweep(trials: pa.Table) -> list[Row]:
+    rows: list[Row] = list(to_rows(trials))
+    if not rows:
+        raise ConfigError([Fault("trials", "must have rows", Fault.ABSENT)])
+    if len({row.get("sweep") for row in rows}) > 1:
+        raise ConfigError([Fault("trials", "must be rows of one sweep: select them by its name", Fault.ABSENT)])
+    return rows

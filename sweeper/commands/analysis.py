@@ -1,0 +1,73 @@
+"""Commands that answer questions from the tables of a sweep: compare, importance."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sweeper.commands.options import FormatOption, ResultsOption, report_errors
+
+SweepArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")]
+MetricOption = Annotated[str | None, typer.Option("--metric", help="Column of `trials`; lower is better.  [default: test_error]")]
+
+
+@report_errors
+def compare(
+    name: SweepArgument,
+    factor: Annotated[
+        str | None, typer.Option("--factor", metavar="KNOB", help="Knob, section of knobs, or `variant`.  [default: the sweep's question]")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", metavar="LEVEL", help="Level that the others are compared with; `none` where it is not read."),
+    ] = None,
+    by: Annotated[str | None, typer.Option("--by", help="task: each task, and over tasks; all: over tasks alone.  [default: task]")] = None,
+    within: Annotated[str | None, typer.Option("--within", metavar="KNOB", help="Compare within each value of this knob.")] = None,
+    metric: MetricOption = None,
+    margin: Annotated[
+        str | None,
+        typer.Option("--margin", help="Difference that counts as none: 5%, of the baseline's error, or a number.  [default: 5%]"),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Error rate of all verdicts together.  [default: 0.05]")] = None,
+    allow_unfair: Annotated[bool, typer.Option("--allow-unfair", help="Give verdicts on comparisons that are not fair, too.")] = False,
+    format: FormatOption = "table",
+    results: ResultsOption = "results",
+) -> None:
+    """Compare the levels of a factor with a baseline, paired by seed: difference, interval, p, and a verdict in words.
+
+    A level helps, hurts, or makes no difference that matters; or it is undecided, and how many seeds would decide it is said. All verdicts
+    are corrected together. Tuned arms are compared at their best candidates by validation; a comparison that is not fair gets no verdict.
+
+    Example: `sweeper compare quickstart --factor align.epochs --baseline 0 --within freezing`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.comparison import show_comparison
+
+    options = {
+        "factor": factor,
+        "baseline": baseline,
+        "by": by,
+        "within": within,
+        "metric": metric,
+        "margin": margin,
+        "alpha": alpha,
+    }
+    typer.echo(show_comparison(Workspace(results), name, options, format, allow_unfair), nl=False)
+
+
+@report_errors
+def importance(
+    name: SweepArgument,
+    metric: MetricOption = None,
+    format: FormatOption = "table",
+    results: ResultsOption = "results",
+) -> None:
+    """Show which share of the error's variance each factor, and each pair of factors, accounts for, by task.
+
+    Example: `sweeper importance quickstart`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.comparison import show_importance
+
+    typer.echo(show_importance(Workspace(results), name, metric or "test_error", format), nl=False)
