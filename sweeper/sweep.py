@@ -103,7 +103,7 @@ def _run_space(
             _check_machine(space, workspace, found, address, share)
         workspace.patience.minutes = space.budget.storage_minutes  # it was in reach
         planned = found.plan.hash
-        results.save_plan(space.name, planned, plan_note(found.plan))
+        results.save_plan(space.name, planned, plan_note(found.plan, found.planner.earlier))
         recorder = Recorder(results, space.name, space.metric, reads=space.columns_read, run=claim.run, writer=writer)
         found.mark_planned(recorder)
         is_open = found.planner.proposed_later > 0  # scores may still lead to trials of earlier runs, so the rest are marked at the end
@@ -125,7 +125,7 @@ def _run_space(
             found.mark_dropped(recorder)
             recorder.flush()
         if found.plan.hash != planned:  # trials were proposed meanwhile
-            results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
+            results.save_plan(space.name, found.plan.hash, plan_note(found.plan, found.planner.earlier))
         results.compact(space.name)
     varied = [path.replace(".", "_") for path in space.varied]
     rows = [row for row in results.live_trials(space.name, {*_READ_AT_THE_END, *varied}) if row["in_plan"]]

@@ -72,7 +72,7 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
     for arm in known.arms:
         complete = [candidate for candidate in arm.compared if candidate.state == "COMPLETE"]
         if complete:
-            best = min(complete, key=lambda candidate: (_score(candidate, known.metric), candidate.number))
+            best = min(complete, key=lambda candidate: (*(_score(candidate, metric) for metric in known.metrics), candidate.number))
             ranked[arm.task].append((_score(best, known.metric), arm, best))
     if not ranked:
         raise ConfigError([_nothing_to_rank(known, results.uri)])

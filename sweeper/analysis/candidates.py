@@ -108,15 +108,20 @@ class Sweep:
 
     Args:
         name: Its name.
-        metric: The metric by which it is ranked; lower is better.
+        metrics: The metrics by which it is ranked, by the second one where the first ties; lower is better.
         varied: Columns of the knobs that it varies, without the task.
         arms: Its arms, by task and id.
     """
 
     name: str
-    metric: str
+    metrics: Sequence[str]
     varied: Sequence[str]
     arms: Sequence[Arm]
+
+    @property
+    def metric(self) -> str:
+        """The metric by which it is ranked first."""
+        return self.metrics[0]
 
     @property
     def is_tuned(self) -> bool:
@@ -152,6 +157,7 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
     """
     results.check_sweep(sweep)
     plan = results.latest_plan(sweep) or {"metric": "valid_error", "varied": [], "trials": {}}
+    metrics = plan.get("metrics") or [plan["metric"]]
     found: dict[tuple[str, str, bool, int], _Found] = defaultdict(_Found)
     common, roles = plan.get("common", {}), plan.get("roles", {})  # plans of version 0.1 have neither these nor candidates
     for trial, (arm, number) in plan.get("candidates", {}).items():
@@ -159,7 +165,7 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
         of_candidate = found[cells["task"], arm, roles.get(trial) == REPLICATE, number]
         of_candidate.cells = cells
         of_candidate.seeds.add(cells["seed"])
-    for row in results.live_trials(sweep, dict.fromkeys([*_READ, plan["metric"], *plan["varied"]])):
+    for row in results.live_trials(sweep, dict.fromkeys([*_READ, *metrics, *plan["varied"]])):
         if row["in_plan"]:
             of_candidate = found[row["task"], row["arm"], row["role"] == REPLICATE, row["candidate"]]
             of_candidate.cells = row
@@ -178,4 +184,4 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
             arms[task, arm].append(candidate)
     varied = [knob for knob in plan["varied"] if knob != "task"]
     keys = sorted({*arms, *replicated})
-    return Sweep(sweep, plan["metric"], varied, [Arm(*key, arms.get(key, []), replicated.get(key)) for key in keys])
+    return Sweep(sweep, metrics, varied, [Arm(*key, arms.get(key, []), replicated.get(key)) for key in keys])

@@ -105,7 +105,8 @@ def look_at(contrast: Contrast, margin: Any) -> Look:
     values = contrast.baseline_values
     step = find_step([row for pair in contrast.all_pairs() for row in (pair.level, pair.baseline)], contrast.metric)
     of_baseline = math.fsum(values) / len(values) if values else 0.0
-    return Look(contrast.differences, parse_margin(margin).of(of_baseline, step), step)
+    num_contexts = max(1, len({context for of_key in contrast.pairs.values() for context in of_key}))
+    return Look(contrast.differences, parse_margin(margin).of(of_baseline, step), step / num_contexts)
 
 
 class Deciding:

@@ -10,7 +10,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import hash_of, read_knobs, trial_id
 from orca_core.stages import result_key, stages_of
-from sweeper.planning.search import Score, Values, list_candidates, mean_score
+from sweeper.planning.search import Earlier, Score, Values, list_candidates, mean_score
 from sweeper.planning.trials import PlannedTrial, Role
 from sweeper.space.space import Arm, SearchSpace
 
@@ -26,6 +26,7 @@ class PlannedArm:
     Args:
         space: The search space.
         arm: The arm.
+        earlier: Key of an arm -> candidates of earlier sweeps from which it learns.
 
     Attributes:
         arm: The arm.
@@ -34,8 +35,8 @@ class PlannedArm:
         replicates: The trials that repeat the best candidate.
     """
 
-    def __init__(self, space: SearchSpace, arm: Arm) -> None:
-        self.arm, self._space = arm, space
+    def __init__(self, space: SearchSpace, arm: Arm, earlier: Mapping[str, Earlier] = {}) -> None:
+        self.arm, self._space, self._earlier = arm, space, earlier
         self.key = ""
         self.num_seeds = space.looks[0] if space.looks else len(space.seeds)
         self.replicates: list[PlannedTrial] = []
@@ -76,14 +77,14 @@ class PlannedArm:
             score_of: The scores of a trial; None while they are unknown.
             stopped: Ids of trials that were stopped early: their candidates are not repeated.
         """
-        self.key = self.key or _arm_key(self._space, self.arm)
+        self.key = self.key or arm_key(self._space, self.arm)
         if self._space.search.replicate and not self.arm.tuned:
             return [] if self._is_replicated else self._replicate({})  # nothing to choose: it runs with the seeds of the others' replicates
         before = len(self._candidates)
         while True:
             # A candidate may repeat an earlier one whose score is known: then the next one can be proposed right away.
             self._means = self._score_candidates(score_of)
-            values = list_candidates(self.arm.tuned, self._space.search, self._means, self._values)
+            values = list_candidates(self.arm.tuned, self._space.search, self._means, self._values, self._earlier.get(self.key, ()))
             if len(values) == len(self._values):
                 break
             for chosen in values[len(self._values) :]:
@@ -163,7 +164,7 @@ def plan_trial(
     return PlannedTrial(identity, config, arm or identity, candidate, variant, stages, result_key(config, stages), role)
 
 
-def _arm_key(space: SearchSpace, arm: Arm) -> str:
+def arm_key(space: SearchSpace, arm: Arm) -> str:
     """Hash of the knobs that an arm reads, without tuned knobs and those that seeds set. Which it reads is decided at the base values of
     the tuned ones."""
     left_out = {*space.vary} | {knob for axis in arm.tuned for knob in axis.knobs}

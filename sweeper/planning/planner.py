@@ -15,6 +15,7 @@ from dataclasses import replace
 from orca_core.errors import ConfigError, DataError, Fault
 from sweeper.planning.deciding import Deciding, find_contrasts
 from sweeper.planning.planned_arm import PlannedArm, Scores
+from sweeper.planning.search import Earlier
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.space.space import SearchSpace
 from sweeper.workbench import on_workbench
@@ -44,8 +45,10 @@ class Planner:
         result_keys: Trial id -> result key under which its score was computed, where known. If the trial's key has changed since, the
             score comes from other code or data and is ignored.
         stopped: Ids of those trials with scores that were stopped early.
+        earlier: Key of an arm -> candidates of earlier sweeps from which it learns.
 
     Attributes:
+        contrasts: The contrasts of the question, and the keys of the arms that each compares; empty without a question.
         deciding: Decides how many seeds each arm has; None if all have the same ones.
 
     Raises:
@@ -58,8 +61,9 @@ class Planner:
         scores: Mapping[str, float | Scores] = {},
         result_keys: Mapping[str, str] = {},
         stopped: Collection[str] = (),
+        earlier: Mapping[str, Earlier] = {},
     ) -> None:
-        self.space = space
+        self.space, self.earlier = space, earlier
         self._scores, self._result_keys = {trial: self._by_metric(score) for trial, score in scores.items()}, dict(result_keys)
         self._stopped = set(stopped)
         self._arms: list[PlannedArm] = []
@@ -70,7 +74,7 @@ class Planner:
         self._reported: set[str] = set()
         missing: dict[str, Fault] = {}
         for arm in space.arms():
-            planned = PlannedArm(space, arm)
+            planned = PlannedArm(space, arm, earlier)
             try:
                 self._index(planned, planned.grow(self._score_of, self._stopped))
             except DataError as error:  # missing files of a task or proxy: collected, to be reported together
@@ -80,8 +84,8 @@ class Planner:
         self._proposed_later = sum(arm.proposed_later for arm in self._arms)
         if missing:
             raise ConfigError(missing.values(), space.file)
-        contrasts = find_contrasts(space, self._by_key) if space.question is not None and self._arms else {}
-        self.deciding = Deciding(space, self._by_key, contrasts) if space.looks else None
+        self.contrasts = find_contrasts(space, self._by_key) if space.question is not None and self._arms else {}
+        self.deciding = Deciding(space, self._by_key, self.contrasts) if space.looks else None
         self._decide()
         self._check_budget()
 
@@ -133,6 +137,16 @@ class Planner:
     def most_trials(self) -> int:
         """Number of distinct trials, with those that may yet be proposed."""
         return len(self._arms_of) + self.proposed_later
+
+    @property
+    def least_trials(self) -> int:
+        """The same, if every open contrast were decided with the seeds that its arms have now."""
+        return len(self._arms_of) + self._proposed_later
+
+    @property
+    def arm_keys(self) -> list[str]:
+        """Keys of all arms, in the order of the file."""
+        return list(self._by_key)
 
     def arms_with(self, trial_id: str) -> list[str]:
         """Keys of the arms that contain a trial."""

@@ -9,7 +9,9 @@ once.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from orca_core.seeding import derive
@@ -57,8 +59,11 @@ def list_candidates(
         return [{}]
     if len(found) == search.trials:
         return list(found)
-    if search.algorithm == "qmc":
-        return _replay(tuned, search, search.trials, [])
+    if search.algorithm in ("qmc", "cmaes", "nsga2"):
+        known_scores = [score for score in takewhile(lambda score: score is not None, scores) if score is not None]
+        told = [score if isinstance(score, tuple) else (score,) for score in known_scores]
+        number = search.trials if search.algorithm == "qmc" else min(search.trials, len(told) + search.lag)
+        return _replay(tuned, search, number, told) if number > len(found) else list(found)
     known = list(found)
     for number in range(len(known), search.trials):
         if search.algorithm == "random":
@@ -68,12 +73,7 @@ def list_candidates(
         complete = [score for score in history if score is not None]
         if len(complete) < number - search.lag + 1:
             break
-        if point := _point(tuned, search, number):
-            known.append(point)
-        elif search.algorithm in ("cmaes", "nsga2"):
-            known.append(_replay(tuned, search, number + 1, complete)[-1])
-        else:
-            known.append(_propose(tuned, search, number, known, complete, earlier))
+        known.append(_point(tuned, search, number) or _propose(tuned, search, number, known, complete, earlier))
     return known
 
 
@@ -164,7 +164,9 @@ def _sampler(search: SearchConfig) -> BaseSampler:
         "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
         "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=search.population),
     }
-    return samplers[search.algorithm]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # QMCSampler has been experimental since Optuna 3
+        return samplers[search.algorithm]()
 
 
 def _new_study(sampler: BaseSampler, num_metrics: int) -> Study:

@@ -8,12 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from orca_core.addresses import Address
+from sweeper.planning.search import Earlier
 from sweeper.planning.trials import Plan
 from sweeper.running.provenance import provenance
 
 
-def plan_note(plan: Plan) -> dict[str, Any]:
+def plan_note(plan: Plan, earlier: Mapping[str, Earlier] = {}) -> dict[str, Any]:
     """A plan as JSON data.
+
+    Args:
+        plan: The plan.
+        earlier: What the sweep was warm-started with (`Planner.earlier`).
 
     `common` has the cells that all trials have in common, `trials` the other ones of each trial, as large plans are read often. `places`
     lists the folders in the stage store that its trials write, stages and fine-tuned weights; `candidates` has (arm, candidate) by trial,
@@ -28,9 +33,11 @@ def plan_note(plan: Plan) -> dict[str, Any]:
         "file": plan.space.file,
         "space": plan.space.source,
         "metric": plan.space.metric,
+        "metrics": list(plan.space.metrics),
         "question": plan.space.question.model_dump() if plan.space.question is not None else None,
         "vary": list(plan.space.vary),
         "looks": list(plan.space.looks),
+        "warm_start": {"sweeps": list(plan.space.search.warm_start), "candidates": earlier},
         "varied": [knob.replace(".", "_") for knob in plan.space.varied],
         "common": common,
         "trials": trials,

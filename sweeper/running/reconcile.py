@@ -11,6 +11,7 @@ from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.store import ResultStore
 from sweeper.running.recorder import NOT_RETRIED, Recorder, scores_of
+from sweeper.running.warm_start import recall_candidates
 from sweeper.space.space import SearchSpace
 
 
@@ -88,7 +89,9 @@ def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = Fal
 
     ended = {trial: row for trial, row in known.items() if has_ended(row)}
     scores = {trial: scores_of(row, space.columns_read) for trial, row in ended.items() if row["status"] != "PRUNED"}
-    planner = planner or Planner(space, scores, {trial: row["result_key"] for trial, row in ended.items()})
+    if planner is None:
+        result_keys = {trial: row["result_key"] for trial, row in ended.items()}
+        planner = Planner(space, scores, result_keys, earlier=recall_candidates(space, results))
     stopping = _decide_again(planner, ended, results.curves(space.name, space.metric) if ended else {}) if stops_early else None
     plan = planner.plan
     current = {trial.id for trial in plan.trials if _is_done(trial, ended.get(trial.id), stopping)}

@@ -32,7 +32,7 @@ Keep = Literal["none", "best", "last", "all"]
 class SchedulerConfig(Section):
     """Which candidates are stopped early, each with all its seeds. Time is counted in epochs of fine-tuning."""
 
-    name: Literal["fifo", "asha", "median"] = Field("fifo", description="The scheduler; `fifo` never stops a trial early.")
+    name: Literal["fifo", "asha", "hyperband", "median"] = Field("fifo", description="The scheduler; `fifo` never stops a trial early.")
     among: Literal["arm", "task"] = Field(
         "arm", description="What is compared: the candidates of each arm among themselves, or those of all arms of a task."
     )
@@ -47,7 +47,12 @@ class SchedulerConfig(Section):
         "far as the one before; there is none after the last epoch.",
     )
     reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
-        3.0, description="asha: one in this many candidates goes on after each comparison."
+        3.0, description="asha, hyperband: one in this many candidates goes on after each comparison."
+    )
+    brackets: Annotated[int, Field(ge=2)] = Field(
+        3,
+        description="hyperband: number of brackets, which cohorts take in turn. The first one compares as asha does, the second leaves out "
+        "the first comparison, and so on; candidates are compared within their bracket.",
     )
     min_trials: Annotated[int, Field(ge=1)] = Field(
         3, description="median: minimum number of other candidates with which a candidate is compared before it is stopped."
@@ -184,7 +189,11 @@ class SpaceFile(Section):
     )
     search: SearchConfig = SearchConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
-    metric: str = Field("valid_error", description="Metric that search and scheduler minimise and by which trials are ranked.")
+    metric: list[str] = Field(
+        ["valid_error"],
+        description="Metric that search and scheduler minimise and by which trials are ranked. Under nsga2 it may be a list of two: "
+        "candidates are then ranked by the first and, if they tie, by the second.",
+    )
     require: list[Rule] = Field([], description="Rules that a combination must satisfy; others are left out.")
     resources: Resources = Resources()
     budget: Budget = Budget()
@@ -212,6 +221,11 @@ class SpaceFile(Section):
         else:
             check_count(value, "")
         return expand_seeds(value)
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _metric(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @field_validator("scheduler", "search", mode="before")
     @classmethod

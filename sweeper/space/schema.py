@@ -44,7 +44,8 @@ def json_schema() -> dict[str, Any]:
     properties["base"] = {"$ref": "#/$defs/Knobs"}
     properties["space"] = {"$ref": "#/$defs/Space"}
     properties["variants"]["additionalProperties"] = {"$ref": "#/$defs/Knobs"}
-    properties["metric"]["enum"] = list(METRICS)
+    one = {"enum": list(METRICS)}
+    properties["metric"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": 2}]}
     numbers = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
     several = {"type": "array", "items": numbers, "minItems": 1, "uniqueItems": True}
     count = {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS}

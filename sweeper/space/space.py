@@ -40,9 +40,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A validated search space. Its fields are those of `SpaceFile`, except that `base` is flat, `axes` come from `space`, `seeds` are all
-    seeds that an arm may have, `looks` the numbers of seeds after which an arm may have enough of them (empty if it has all of them from
-    the start), `vary` the knobs that seeds set, and `options` the knobs of `base` that the command line set."""
+    """A validated search space. Its fields are those of `SpaceFile`, except that `base` is flat, `axes` come from `space`, `metrics` are
+    those of `metric`, `seeds` are all seeds that an arm may have, `looks` the numbers of seeds after which an arm may have enough of them
+    (empty if it has all of them from the start), `vary` the knobs that seeds set, and `options` the knobs of `base` that the command line
+    set."""
 
     name: str
     description: str
@@ -53,7 +54,7 @@ class SearchSpace:
     seeds: tuple[int, ...]
     search: SearchConfig
     scheduler: SchedulerConfig
-    metric: str
+    metrics: tuple[str, ...]
     require: tuple[Requirement, ...]
     resources: Resources
     budget: Budget
@@ -77,9 +78,9 @@ class SearchSpace:
         return self.scheduler.cohort or self.search.lag
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that the search minimises. Candidates are ranked by the first; by the next one, if they tie."""
-        return (self.metric,)
+    def metric(self) -> str:
+        """The metric that the search minimises; of two, the one by which candidates are ranked first."""
+        return self.metrics[0]
 
     @property
     def columns_read(self) -> tuple[str, ...]:
