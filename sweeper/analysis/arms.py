@@ -62,7 +62,8 @@ class Ranking:
 
 
 def rank_arms(results: ResultStore, sweep: str) -> Ranking:
-    """Rank the arms of each task by the sweep's metric, averaged over seeds. A tuned arm is ranked by its best candidate.
+    """Rank the arms of each task by the sweep's metric, averaged over seeds. A tuned arm is ranked by its replicates; if it has none, by
+    its best candidate.
 
     Only candidates of which every planned seed is COMPLETE are ranked. Arms with the same mean have the same rank, and are listed by id.
     Intervals are Student's t at 95 % over seeds; there are none for one seed.
@@ -74,9 +75,9 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
     floors = Floors.read(results)
     ranked: dict[str, list[tuple[float, Arm, Candidate]]] = defaultdict(list)
     for arm in known.arms:
-        complete = [candidate for candidate in arm.candidates if candidate.state == "COMPLETE"]
+        complete = [candidate for candidate in arm.compared if candidate.state == "COMPLETE"]
         if complete:
-            best = min(complete, key=lambda candidate: (_score(candidate, known.metric), candidate.number))
+            best = min(complete, key=lambda candidate: (*(_score(candidate, metric) for metric in known.metrics), candidate.number))
             ranked[arm.task].append((_score(best, known.metric), arm, best))
     if not ranked:
         raise ConfigError([_nothing_to_rank(known, results.uri)])
@@ -89,7 +90,7 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
 
 
 def _nothing_to_rank(sweep: Sweep, uri: str) -> Fault:
-    trials = [row for arm in sweep.arms for candidate in arm.candidates for row in candidate.rows.values()]
+    trials = [row for arm in sweep.arms for row in arm.rows]
     see = f"See `sweeper status {shlex.quote(sweep.name)}{results_option(uri)}`."
     if not any(row["status"] == "COMPLETE" for row in trials):
         return Fault("", f"{sweep.name} has no finished trials yet", Fault.ABSENT, see)

@@ -85,7 +85,17 @@ TRIALS: tuple[Column, ...] = (
         "The files have FAIL with the cause `stopped` where SQL shows INTERRUPTED.",
     ),
     Column("in_plan", _FLAG, "Whether the plan of the sweep's last run contains this trial; analyses read only such rows."),
-    Column("arm", _TEXT, "Id of the trial without its seed and its tuned knobs: trials of an arm are repeats."),
+    Column(
+        "role",
+        _TEXT,
+        "What the trial is for: `tuning` chooses the setting of its arm, `replicate` repeats the chosen one with other seeds, `trial` does "
+        "both; null in rows of versions before roles, which means `trial`.",
+    ),
+    Column(
+        "arm",
+        _TEXT,
+        "Id of the trial without its tuned knobs and those that seeds set (`seeds.vary`): trials of an arm are repeats.",
+    ),
     Column("candidate", _COUNT, "Number of the candidate of tuned knobs within the arm, from 0; 0 when nothing is tuned."),
     Column("variant", _TEXT, "Names of the variants that contain the trial, joined by commas; null in sweeps without named variants."),
     Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
