@@ -216,7 +216,7 @@ def _summary_lines(
     if plan.space.scheduler.name != "fifo":
         yield f"Stopping {_describe_stopping(plan)}"
     yield from plan_notes(plan, rows)
-    for number, line in enumerate(detectable):
+    for number, line in enumerate(seed_lines(plan, workspace.results)):
         yield f"{'' if number else 'Seeds':<8} {line}"
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     yield f"Stages   {', '.join(stages)}"
