@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +36,9 @@ TASKS, LEVELS, CONTEXTS = 4, 3, 4
 SEEDS = (3, 5, 10)
 ALPHA, SHARE = 0.05, 0.05
 """Error rate of a family, and the margin as a share of the baseline's error: the defaults of `compare`."""
+
+STANDARD_ERRORS = 2.0
+"""A rate breaks a promise if it is worse by more than so many standard errors."""
 
 BASELINE, NOISE = 0.3, 0.01
 """Mean error of the baseline on the first task, and standard deviation of a trial about its seed's mean."""
@@ -199,9 +202,9 @@ def count_false(sweeps: Sweeps, verdicts: Verdicts) -> tuple[NDArray[np.bool_], 
 
 
 def rate(hits: NDArray[np.bool_], limit: float, is_held: bool, faults: list[str], what: str, at_least: bool = False) -> str:
-    """A rate in percent, marked if it breaks its promise by more than two standard errors."""
+    """A rate in percent, marked if it breaks its promise."""
     found, n = float(np.mean(hits)), hits.size
-    slack = 2 * math.sqrt(limit * (1 - limit) / n)
+    slack = STANDARD_ERRORS * math.sqrt(limit * (1 - limit) / n)
     is_broken = found < limit - slack if at_least else found > limit + slack
     if is_broken and is_held:
         faults.append(f"{what}: {100 * found:.2f} %")
@@ -215,7 +218,11 @@ MIXED = np.tile([0.0, 1.0, -2.0], (TASKS, 1))
 
 
 def measure(case: Case, name: str, seeds: int, families: int, faults: list[str]) -> list[str]:
-    """The rates of one kind of errors at one number of seeds."""
+    """The rates of one kind of errors at one number of seeds, as a line of the table; broken promises are added to `faults`.
+
+    False differences without any effect and with some; false equality where all effects are at the margin; any false verdict with some
+    effects; how often intervals cover the truth, by task and over tasks; and how often an interaction is found that is not there.
+    """
     rng = np.random.default_rng([seeds, *name.encode()])
     what = f"{name}, {seeds} seeds"
     null = simulate(case, NULL, seeds, families, rng)
@@ -305,10 +312,10 @@ def measure_flags(families: int) -> list[list[str]]:
     return rows
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for row in rows:
-        print("| " + " | ".join(row) + " |")
+        print("| " + " | ".join(row) + " |", flush=True)
     print(flush=True)
 
 
@@ -321,8 +328,7 @@ def main() -> int:
     faults: list[str] = []
     head = ["errors", "seeds", "false differences", "with effects", "false equality", "any false", "coverage", "over tasks", "interaction"]
     print(f"Rates in percent, {options.families} families; * is worse than promised by more than two standard errors.\n")
-    rows = [measure(CASES[name], name, n, options.families, faults) for name in options.case or CASES for n in SEEDS]
-    print_table(head, rows)
+    print_table(head, (measure(CASES[name], name, n, options.families, faults) for name in options.case or CASES for n in SEEDS))
     print_table(["power", "value", "stated", "found"], measure_power(options.families, faults))
     print_table(["standard deviations", "seeds", "false, equal", "power, ratio 3"], measure_variances(options.families))
     print_table(["seeds", "series", "flagged: normal", "flagged: exponential"], measure_flags(options.families))

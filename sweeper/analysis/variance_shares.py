@@ -148,7 +148,7 @@ def _crossed_shares(task: Any, cells: Sequence[_Cell], columns: Sequence[str], m
     data = [(key, tuple(setting[number] for number in used), float(row[metric])) for key, setting, row in cells]
     whole = _anova(data, pairs)
     if whole is None:
-        return
+        whole = {(number,): (0.0, None) for number in range(len(used))}
     without = [_anova([entry for entry in data if entry[0] != key], pairs) for key in keys] if len(keys) > 2 else []
     jackknife = [shares for shares in without if shares is not None]
     found = []
@@ -165,7 +165,7 @@ def _crossed_shares(task: Any, cells: Sequence[_Cell], columns: Sequence[str], m
 def _anova(
     data: Sequence[tuple[Key, tuple[Any, ...], float]], pairs: Sequence[tuple[int, int]]
 ) -> dict[Any, tuple[float, float | None]] | None:
-    """Term -> (share, corrected share), by sums of squares of type 2; None if nothing varies.
+    """Term -> (share, corrected share), by sums of squares of type 2; None if all values are the same.
 
     Args:
         data: Seed, levels and value of each row.
@@ -190,7 +190,8 @@ def _anova(
         terms[f"C({SEED})"] = SEED
     if spent + sum((sizes[f"f{a}"] - 1) * (sizes[f"f{b}"] - 1) for a, b in pairs) < len(data):
         terms |= {f"C(f{a}):C(f{b})": (a, b) for a, b in pairs if sizes[f"f{a}"] > 1 and sizes[f"f{b}"] > 1}
-    table = anova_lm(ols(f"y ~ {' + '.join(terms)}", frame).fit(), typ=2)
+    with np.errstate(divide="ignore", invalid="ignore"):  # F, which is not used, may be infinite
+        table = anova_lm(ols(f"y ~ {' + '.join(terms)}", frame).fit(), typ=2)
     squares, df = table["sum_sq"], table["df"]
     residual_df = float(df["Residual"])
     noise = float(squares["Residual"]) / residual_df if residual_df > 0 else None
@@ -221,8 +222,8 @@ def _tuned_shares(task: Any, rows: Sequence[Row], tuned: Sequence[str], pair_by:
     for column, values in means.items():
         if values and any(values):
             t = paired_t(values)
-            bounds = (max(float(t.low), 0.0), min(float(t.high), 1.0)) if len(values) > 1 else (None, None)
-            found.append(Share(task, [KNOB_OF[column]], float(t.mean), *bounds, None, FANOVA, len(values), True))
+            low, high = (max(float(t.low), 0.0), min(float(t.high), 1.0)) if len(values) > 1 else (None, None)
+            found.append(Share(task, [KNOB_OF[column]], float(t.mean), low, high, None, FANOVA, len(values), True))
     return sorted(found, key=lambda share: -share.share)
 
 
