@@ -13,9 +13,21 @@ from orca_core.declarations import describe_knob
 from orca_core.freezing.schedule import FREEZING_NAMES, Phase
 from sweeper.results.records import markdown
 from sweeper.running.reasons import reasons_table
-from sweeper.space.file import Budget, Resources, SchedulerConfig, SearchConfig, SpaceFile
+from sweeper.space.file import Budget, Resources, SchedulerConfig, SpaceFile
+from sweeper.space.search import SearchConfig
+from sweeper.space.seeds import Question, SeedsConfig
 
 DOCS = Path(__file__).resolve().parent
+
+
+_SECTIONS = (
+    ("seeds", SeedsConfig),
+    ("question", Question),
+    ("search", SearchConfig),
+    ("scheduler", SchedulerConfig),
+    ("resources", Resources),
+    ("budget", Budget),
+)
 
 
 def knobs_page() -> str:
@@ -37,7 +49,7 @@ def knobs_page() -> str:
     lines += _table(Phase)
     lines += ["", "# Keys of a search space", ""]
     lines += _table(SpaceFile)
-    for section, model in (("search", SearchConfig), ("scheduler", SchedulerConfig), ("resources", Resources), ("budget", Budget)):
+    for section, model in _SECTIONS:
         lines += ["", f"## {section}", "", *_table(model)]
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,7 @@ import typer
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands import analysis, node, upkeep
 from sweeper.commands import results as reading
+from sweeper.commands.floors import floors
 from sweeper.commands.options import (
     DataOption,
     FormatOption,
@@ -114,16 +115,33 @@ def plan(
         list[int] | None,
         typer.Option("--slots", min=1, help="Estimate the time on this many slots, of a cluster for instance; may be repeated."),
     ] = None,
+    decide: Annotated[
+        int | None,
+        typer.Option(
+            "--decide",
+            metavar="N",
+            min=1,
+            help="Choose the N further trials that are expected to settle most open verdicts of a sweep; SPACE is its name.",
+        ),
+    ] = None,
     format: Annotated[str, typer.Option("--format", help="text, json or csv.")] = "text",
 ) -> None:
     """Show what `run` would do: the trials, the stages they share, what is done already, and how long it takes.
 
-    Example: `sweeper plan quickstart --slots 8 --slots 64`
+    Example: `sweeper plan quickstart --slots 8 --slots 64`, `sweeper plan quickstart --decide 24`
     """
     from sweeper.results.workspace import Workspace
     from sweeper.show.plan import describe_plan
     from sweeper.space.reading import load_space
 
+    if decide is not None:
+        from sweeper.show.decide import describe_advice
+
+        only_without = {"--name": name, "--slots": slots}
+        if faults := [Fault(option, "must be used without --decide", Fault.ABSENT) for option, given in only_without.items() if given]:
+            raise ConfigError(faults)
+        typer.echo(describe_advice(space, decide, parse_settings(settings), Workspace(results), format), nl=False)
+        return
     typer.echo(describe_plan(load_space(space, parse_settings(settings), name), Workspace(results), format, slots or ()), nl=False)
 
 
@@ -154,7 +172,16 @@ def trial(
     return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
 
 
-for _command in (reading.query, reading.best, analysis.compare, analysis.importance, reading.predict, reading.status, reading.show):
+for _command in (
+    reading.query,
+    reading.best,
+    analysis.compare,
+    analysis.importance,
+    analysis.findings,
+    reading.predict,
+    reading.status,
+    reading.show,
+):
     app.command()(_command)
 
 
@@ -217,6 +244,9 @@ def tasks(
     text, is_whole = check_tasks() if check else (list_tasks(), True) if name is None else describe_task(name)
     typer.echo(text, nl=False)
     return 0 if is_whole else 1
+
+
+app.command()(floors)
 
 
 @app.command()

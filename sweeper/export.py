@@ -92,7 +92,7 @@ def _build_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list
     """The content of a search-space file for one arm, with every knob that the arm reads."""
     config = json.loads(trial.config.model_dump_json())
     knobs = {}
-    for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {"seed", "bits"}):
+    for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {*space.vary, "bits"}):
         value = config
         for part in path.split("."):
             value = value[part]
@@ -101,7 +101,7 @@ def _build_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list
         "name": f"{name}-best",
         "description": f"The best arm of {name}.",
         "base": nest(knobs),
-        "seeds": sorted(seeds),
+        "seeds": {"list": sorted(seeds), "vary": list(space.vary)} if len(space.vary) > 1 else sorted(seeds),
         "metric": space.metric,
         "resources": space.resources.model_dump(),
         "bits": space.bits,

@@ -12,7 +12,7 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.numerics import check_pinned
 from orca_core.rows import Row, StageRow, row_to_json
 from sweeper.faults import Faults
-from sweeper.planning.planner import plan_trial
+from sweeper.planning.planned_arm import plan_trial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import new_run
 from sweeper.running.data_notes import tell_notes

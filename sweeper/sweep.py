@@ -17,6 +17,7 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim, claim_sweep
 from sweeper.running.data_notes import tell_notes
+from sweeper.running.floors import FloorsBeside, cases_of
 from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.parts import warn_of_small_parts
@@ -73,13 +74,15 @@ def run_space(
     """
     notifier = Notifier(parse_command(notify)) if notify is not None else None
     workspace, minutes = Workspace.of(workspace), space.budget.storage_minutes
-    with workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble):
-        return _run_space(space, workspace, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
+    patience = workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble)
+    with patience, FloorsBeside(workspace.results, quiet) as floors:
+        return _run_space(space, workspace, floors, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
 
 
 def _run_space(
     space: SearchSpace,
     workspace: Workspace,
+    floors: FloorsBeside,
     address: str | None,
     max_concurrent: int | None,
     retry_failed: bool,
@@ -102,16 +105,19 @@ def _run_space(
         if found.todo:
             _check_machine(space, workspace, found, address, share)
         workspace.patience.minutes = space.budget.storage_minutes  # it was in reach
-        results.save_plan(space.name, found.plan.hash, plan_note(found.plan))
-        recorder = Recorder(results, space.name, space.metric, run=claim.run, writer=writer)
+        planned = found.plan.hash
+        results.save_plan(space.name, planned, plan_note(found.plan, found.planner.earlier))
+        recorder = Recorder(results, space.name, space.metric, reads=space.columns_read, run=claim.run, writer=writer)
         found.mark_planned(recorder)
-        is_open = found.planner.proposed_later > 0  # tpe may still propose trials of earlier runs, so the rest are marked at the end
+        is_open = found.planner.proposed_later > 0  # scores may still lead to trials of earlier runs, so the rest are marked at the end
         if not is_open:
             found.mark_dropped(recorder)
         taken, todo = _take_over(found, workspace, recorder) if share else (set[str](), list(found.todo))
         recorder.flush()
         found.recall(results, taken)
         outcome = Outcome.FINISHED
+        if space.floors:
+            floors.start(cases_of(trial.config for trial in found.plan.trials))
         if todo:
             reasons = Reasons(space.name)
             if notifier is not None:
@@ -123,14 +129,18 @@ def _run_space(
         if is_open:
             found.mark_dropped(recorder)
             recorder.flush()
+        if found.plan.hash != planned:  # trials were proposed meanwhile
+            results.save_plan(space.name, found.plan.hash, plan_note(found.plan, found.planner.earlier))
         results.compact(space.name)
+    if outcome is Outcome.FINISHED:
+        floors.finish()
     varied = [path.replace(".", "_") for path in space.varied]
-    planned = [row for row in results.live_trials(space.name, {*_READ_AT_THE_END, *varied}) if row["in_plan"]]
-    unfinished = find_unfinished(found.plan, planned)
+    rows = [row for row in results.live_trials(space.name, {*_READ_AT_THE_END, *varied}) if row["in_plan"]]
+    unfinished = find_unfinished(found.plan, rows)
     if not quiet:
         from sweeper.show.summary import summarise_run
 
-        sys.stdout.write(summarise_run(found, workspace, len(taken), outcome, planned, unfinished))
+        sys.stdout.write(summarise_run(found, workspace, len(taken), outcome, rows, unfinished))
     if outcome is Outcome.STOPPED:
         return 130
     return 1 if unfinished or found.planner.proposed_later else 0
@@ -167,13 +177,14 @@ def _take_over(found: Reconciliation, workspace: Workspace, recorder: Recorder) 
     planner, taken, todo = found.planner, set[str](), list(found.todo)
     while todo and (more := take_over(workspace, recorder, todo)):
         taken |= more
-        for trial in more:  # tpe may propose further trials from these scores, which other sweeps may have, too
-            proposed = planner.tell(trial, recorder.ended[trial].score)
+        for taken_over in more:  # tpe may propose further trials from these scores, which other sweeps may have, too
+            proposed = planner.tell(taken_over, recorder.ended[taken_over].scores)
             if found.stopping is not None:
                 found.stopping.add(proposed)
         todo = [trial for trial in planner.plan.trials if trial.id not in taken and not found.is_done(trial)]
-    replanned = [found.ended[trial.id] for trial in planner.plan.trials if found.is_done(trial) and trial.id not in found.done]
-    recorder.set_in_plan(replanned, True)
+    for trial in planner.plan.trials:
+        if found.is_done(trial) and trial.id not in found.done:
+            recorder.plan_again(trial, found.ended[trial.id], planner.arms_with(trial.id))
     return taken, todo
 
 
@@ -194,7 +205,7 @@ def _launch(
     from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
 
     planner = found.planner
-    progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, found.done, quiet, reasons)
+    progress = Progress(recorder, planner.most_trials, found.done, quiet, reasons)
     costs, cohort_of = CostModel(load_measured_costs(workspace)), found.stopping.cohort_of if found.stopping is not None else None
     ordered = longest_path_first(todo, costs.seconds, share=share, cohort_of=cohort_of)
     try:

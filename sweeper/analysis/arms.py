@@ -11,6 +11,7 @@ from typing import Any
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.candidates import Arm, Candidate, Row, Sweep, read_arms
+from sweeper.analysis.floors import Floor, Floors
 from sweeper.analysis.resolution import is_at_majority
 from sweeper.results.store import ResultStore, results_option
 
@@ -22,12 +23,15 @@ class RankedArm:
     Args:
         arm: The arm.
         candidate: Its best candidate.
-        line: Its line in the output of `best`: rank, task, scores with half the width of their intervals, seeds, settings, counts.
+        line: Its line in the output of `best`: rank, task, scores with half the width of their intervals, the best floor, seeds, settings,
+            counts.
+        floor: The best floor on its task and splits; None if it is not known.
     """
 
     arm: Arm
     candidate: Candidate
     line: Mapping[str, Any]
+    floor: Floor | None
 
     @property
     def rows(self) -> list[Row]:
@@ -58,7 +62,8 @@ class Ranking:
 
 
 def rank_arms(results: ResultStore, sweep: str) -> Ranking:
-    """Rank the arms of each task by the sweep's metric, averaged over seeds. A tuned arm is ranked by its best candidate.
+    """Rank the arms of each task by the sweep's metric, averaged over seeds. A tuned arm is ranked by its replicates; if it has none, by
+    its best candidate.
 
     Only candidates of which every planned seed is COMPLETE are ranked. Arms with the same mean have the same rank, and are listed by id.
     Intervals are Student's t at 95 % over seeds; there are none for one seed.
@@ -67,11 +72,12 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
         ConfigError: If the sweep is unknown, or none of its candidates is complete.
     """
     known = read_arms(results, sweep)
+    floors = Floors.read(results)
     ranked: dict[str, list[tuple[float, Arm, Candidate]]] = defaultdict(list)
     for arm in known.arms:
-        complete = [candidate for candidate in arm.candidates if candidate.state == "COMPLETE"]
+        complete = [candidate for candidate in arm.compared if candidate.state == "COMPLETE"]
         if complete:
-            best = min(complete, key=lambda candidate: (_score(candidate, known.metric), candidate.number))
+            best = min(complete, key=lambda candidate: (*(_score(candidate, metric) for metric in known.metrics), candidate.number))
             ranked[arm.task].append((_score(best, known.metric), arm, best))
     if not ranked:
         raise ConfigError([_nothing_to_rank(known, results.uri)])
@@ -79,12 +85,12 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
     for task, of_task in sorted(ranked.items()):
         of_task.sort(key=lambda entry: (entry[0], entry[1].id))
         ranks = _ranks([score for score, _, _ in of_task])
-        arms[task] = [RankedArm(arm, best, _line(rank, known, arm, best)) for rank, (_, arm, best) in zip(ranks, of_task, strict=True)]
+        arms[task] = [_describe(rank, known, arm, best, floors) for rank, (_, arm, best) in zip(ranks, of_task, strict=True)]
     return Ranking(known, arms)
 
 
 def _nothing_to_rank(sweep: Sweep, uri: str) -> Fault:
-    trials = [row for arm in sweep.arms for candidate in arm.candidates for row in candidate.rows.values()]
+    trials = [row for arm in sweep.arms for row in arm.rows]
     see = f"See `sweeper status {shlex.quote(sweep.name)}{results_option(uri)}`."
     if not any(row["status"] == "COMPLETE" for row in trials):
         return Fault("", f"{sweep.name} has no finished trials yet", Fault.ABSENT, see)
@@ -105,16 +111,18 @@ def _score(candidate: Candidate, metric: str) -> float:
     return _mean([candidate.rows[seed][metric] for seed in candidate.seeds])
 
 
-def _line(rank: int, sweep: Sweep, arm: Arm, candidate: Candidate) -> dict[str, Any]:
+def _describe(rank: int, sweep: Sweep, arm: Arm, candidate: Candidate, floors: Floors) -> RankedArm:
     rows = [candidate.rows[seed] for seed in sorted(candidate.seeds)]
+    floor = floors.of_trials(rows)
     line: dict[str, Any] = {"rank": rank, "task": arm.task}
     if sweep.has_variants:
         line["variant"] = arm.variant
     for metric in dict.fromkeys((sweep.metric, "test_error")):
         values = [row[metric] for row in rows]
         line |= {metric: _mean(values), f"{metric}_ci95": _half_interval(values)}
+    line |= {"best_floor": floor.test_error if floor else None, "floor_model": floor.model if floor else None}
     line |= {"seeds": len(rows), "at_majority": is_at_majority(rows)} | {knob: candidate.cells.get(knob) for knob in sweep.varied}
-    return line | arm.counts()
+    return RankedArm(arm, candidate, line | arm.counts(), floor)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -17,8 +17,9 @@ from sweeper.results.views import shown_status
 Row = Mapping[str, Any]
 
 _READ = (
-    *("trial", "task", "arm", "candidate", "variant", "seed", "in_plan", "status", "cause", "seconds"),
+    *("trial", "role", "task", "arm", "candidate", "variant", "seed", "in_plan", "status", "cause", "seconds"),
     *("test_error", "majority_error", "valid_samples", "score"),
+    *("reference_data", "split_seed", "train_samples", "valid_share", "validation_folds", "validation_fold"),  # the case of a floor
 )
 """Columns of the rows that are read, beside the metric and the varied knobs: all columns of a large sweep take gigabytes."""
 
@@ -58,16 +59,29 @@ class Arm:
         task: The task.
         id: Its id, the column `arm`.
         candidates: Its planned candidates, by number.
+        replicated: The candidate that was chosen, with the seeds of the replicates; None if there are none.
     """
 
     task: str
     id: str
     candidates: Sequence[Candidate]
+    replicated: Candidate | None = None
+
+    @property
+    def compared(self) -> Sequence[Candidate]:
+        """What may stand for the arm beside others: the replicates, or else its candidates."""
+        return self.candidates if self.replicated is None else [self.replicated]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The current rows of all its trials."""
+        of_candidates = [row for candidate in self.candidates for row in candidate.rows.values()]
+        return of_candidates + (list(self.replicated.rows.values()) if self.replicated is not None else [])
 
     @property
     def variant(self) -> str | None:
         """Names of the variants that it belongs to, joined by commas; None if there are none."""
-        return next((row["variant"] for candidate in self.candidates for row in candidate.rows.values()), None)
+        return next((row["variant"] for row in self.rows), None)
 
     def count(self, state: str) -> int:
         """Number of candidates in a state."""
@@ -75,18 +89,17 @@ class Arm:
 
     def counts(self) -> dict[str, int | float]:
         """What has come of its candidates, and the wall time of its trials in seconds, as cells of a table."""
-        rows = [row for candidate in self.candidates for row in candidate.rows.values()]
         return {
             "candidates": len(self.candidates),
             "completed": self.count("COMPLETE"),
             "pruned": self.count("PRUNED"),
             "failed": self.count("FAIL"),
-            "trial_seconds": round(sum(row["seconds"] or 0.0 for row in rows), 1),
+            "trial_seconds": round(sum(row["seconds"] or 0.0 for row in self.rows), 1),
         }
 
     def fixed(self, knobs: Sequence[str]) -> dict[str, Any]:
         """Those of some knobs that are equal in all candidates, with their values: the settings of the arm as a whole."""
-        values = {knob: [candidate.cells.get(knob) for candidate in self.candidates] for knob in knobs}
+        values = {knob: [candidate.cells.get(knob) for candidate in self.candidates or self.compared] for knob in knobs}
         return {knob: found[0] for knob, found in values.items() if all(value == found[0] for value in found)}
 
 
@@ -96,15 +109,20 @@ class Sweep:
 
     Args:
         name: Its name.
-        metric: The metric by which it is ranked; lower is better.
+        metrics: The metrics by which it is ranked, by the second one where the first ties; lower is better.
         varied: Columns of the knobs that it varies, without the task.
         arms: Its arms, by task and id.
     """
 
     name: str
-    metric: str
+    metrics: Sequence[str]
     varied: Sequence[str]
     arms: Sequence[Arm]
+
+    @property
+    def metric(self) -> str:
+        """The metric by which it is ranked first."""
+        return self.metrics[0]
 
     @property
     def is_tuned(self) -> bool:
@@ -120,7 +138,12 @@ class Sweep:
 @dataclass
 class _Found:
     cells: Row = field(default_factory=dict)
+    seeds: set[int] = field(default_factory=set)
     rows: dict[int, Row] = field(default_factory=dict)
+
+
+REPLICATE = "replicate"
+"""Role of the trials that repeat the best candidate of an arm."""
 
 
 def read_arms(results: ResultStore, sweep: str) -> Sweep:
@@ -135,20 +158,31 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
     """
     results.check_sweep(sweep)
     plan = results.latest_plan(sweep) or {"metric": "valid_error", "varied": [], "trials": {}}
-    found: dict[tuple[str, str, int], _Found] = defaultdict(_Found)
-    common = plan.get("common", {})  # plans of version 0.1 have neither this nor candidates
+    metrics = plan.get("metrics") or [plan["metric"]]
+    found: dict[tuple[str, str, bool, int], _Found] = defaultdict(_Found)
+    common, roles = plan.get("common", {}), plan.get("roles", {})  # plans of version 0.1 have neither these nor candidates
     for trial, (arm, number) in plan.get("candidates", {}).items():
         cells = common | plan["trials"][trial]
-        found[cells["task"], arm, number].cells = cells
-    for row in results.live_trials(sweep, dict.fromkeys([*_READ, plan["metric"], *plan["varied"]])):
+        of_candidate = found[cells["task"], arm, roles.get(trial) == REPLICATE, number]
+        of_candidate.cells = cells
+        of_candidate.seeds.add(cells["seed"])
+    for row in results.live_trials(sweep, dict.fromkeys([*_READ, *metrics, *plan["varied"]])):
         if row["in_plan"]:
-            of_candidate = found[row["task"], row["arm"], row["candidate"]]
+            of_candidate = found[row["task"], row["arm"], row["role"] == REPLICATE, row["candidate"]]
             of_candidate.cells = row
             of_candidate.rows[row["seed"]] = row
-    planned = frozenset((common | cells)["seed"] for cells in plan["trials"].values())
+    # A candidate that was proposed after the plan was stored has the seeds of the others.
+    others = {(common | cells)["seed"] for trial, cells in plan["trials"].items() if roles.get(trial) != REPLICATE}
     arms: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
-    for (task, arm, number), of_candidate in sorted(found.items(), key=lambda entry: entry[0]):
-        seeds = planned or frozenset(of_candidate.rows)  # no plan: trials recorded one by one
-        arms[task, arm].append(Candidate(number, of_candidate.cells, seeds, of_candidate.rows))
+    replicated: dict[tuple[str, str], Candidate] = {}
+    for (task, arm, is_replicate, number), of_candidate in sorted(found.items(), key=lambda entry: entry[0]):
+        known = of_candidate.seeds | of_candidate.rows.keys()
+        seeds = known if of_candidate.seeds or is_replicate else others or known  # no plan: trials recorded one by one
+        candidate = Candidate(number, of_candidate.cells, frozenset(seeds), of_candidate.rows)
+        if is_replicate:
+            replicated[task, arm] = candidate
+        else:
+            arms[task, arm].append(candidate)
     varied = [knob for knob in plan["varied"] if knob != "task"]
-    return Sweep(sweep, plan["metric"], varied, [Arm(task, arm, candidates) for (task, arm), candidates in arms.items()])
+    keys = sorted({*arms, *replicated})
+    return Sweep(sweep, metrics, varied, [Arm(*key, arms.get(key, []), replicated.get(key)) for key in keys])

@@ -120,15 +120,15 @@ def _pending_rows(plan: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str
     started = {row["trial"] for row in rows}
     if not planned or (rows and not started & planned.keys()):
         return None
-    common = plan.get("common", {})  # plans of version 0.1 do not have it
+    common, roles = plan.get("common", {}), plan.get("roles", {})  # plans of version 0.1 do not have them
     variants = {row.get("arm"): row.get("variant") for row in rows}
+    common = plan.get("common") or {}
     pending = []
     for trial, cells in planned.items():
         if trial not in started:
             arm, candidate = plan.get("candidates", {}).get(trial, (None, 0))
-            pending.append(
-                {**common, **cells, "trial": trial, "arm": arm, "candidate": candidate, "variant": variants.get(arm), "status": None}
-            )
+            known = {"trial": trial, "arm": arm, "candidate": candidate, "variant": variants.get(arm), "role": roles.get(trial)}
+            pending.append({**common, **cells, **known, "status": None})
     return pending
 
 

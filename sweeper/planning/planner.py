@@ -1,36 +1,34 @@
 """Plans a search space once, then extends the plan score by score.
 
-Only `tpe` proposes trials from scores. A score affects only the arms that contain its trial, so `Planner.tell` costs as much as proposing
-one candidate, however large the sweep is. An arm is one combination of grid levels and variant; a candidate is one choice of values for its
-tuned knobs.
+Scores lead to new trials in three ways: algorithms that learn propose candidates; `search.replicate` repeats the best candidate of an arm;
+and a question adds seeds where it is open. Each is a pure function of the scores, so a plan made anew from the results goes on where the
+one before had come to. A candidate depends only on the scores of its arm, so `Planner.tell` costs as much as proposing one, however large
+the sweep is. An arm is one combination of grid levels and variant; a candidate is one choice of values for its tuned knobs.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from orca_core.config.knobs import TrialConfig
-from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
-from orca_core.identity import hash_of, read_knobs, trial_id
-from orca_core.stages import result_key, stages_of
-from sweeper.planning.search import Values, list_candidates, mean_score
+from sweeper.planning.deciding import Deciding, find_contrasts
+from sweeper.planning.planned_arm import PlannedArm, Scores
+from sweeper.planning.search import Earlier
 from sweeper.planning.trials import Plan, PlannedTrial
-from sweeper.space.space import Arm, SearchSpace
+from sweeper.space.space import SearchSpace
 from sweeper.workbench import on_workbench
-
-ScoreOf = Callable[[PlannedTrial], float | None]
 
 
 @on_workbench
-def make_plan(space: SearchSpace, *, scores: Mapping[str, float] = {}) -> Plan:
+def make_plan(space: SearchSpace, *, scores: Mapping[str, float | Scores] = {}) -> Plan:
     """Plan a search space.
 
     Args:
         space: The search space.
-        scores: Trial id -> the metric of finished trials, infinite for failed ones; `tpe` proposes from these.
+        scores: Trial id -> the metric of finished trials, or metric -> value if several are read (`SearchSpace.columns_read`); infinite for
+            failed trials.
 
     Raises:
         ConfigError: If a combination breaks a rule of the knobs, files of a task or proxy are missing, or the plan exceeds its budget.
@@ -46,25 +44,39 @@ class Planner:
         scores: As for `make_plan`.
         result_keys: Trial id -> result key under which its score was computed, where known. If the trial's key has changed since, the
             score comes from other code or data and is ignored.
+        stopped: Ids of those trials with scores that were stopped early.
+        earlier: Key of an arm -> candidates of earlier sweeps from which it learns.
+
+    Attributes:
+        contrasts: The contrasts of the question, and the keys of the arms that each compares; empty without a question.
+        deciding: Decides how many seeds each arm has; None if all have the same ones.
 
     Raises:
         ConfigError: As `make_plan`.
     """
 
-    def __init__(self, space: SearchSpace, scores: Mapping[str, float] = {}, result_keys: Mapping[str, str] = {}) -> None:
-        self.space = space
-        self._scores, self._result_keys = dict(scores), dict(result_keys)
-        self._arms: list[_PlannedArm] = []
-        self._arms_of: defaultdict[str, list[_PlannedArm]] = defaultdict(list)
+    def __init__(
+        self,
+        space: SearchSpace,
+        scores: Mapping[str, float | Scores] = {},
+        result_keys: Mapping[str, str] = {},
+        stopped: Collection[str] = (),
+        earlier: Mapping[str, Earlier] = {},
+    ) -> None:
+        self.space, self.earlier = space, earlier
+        self._scores, self._result_keys = {trial: self._by_metric(score) for trial, score in scores.items()}, dict(result_keys)
+        self._stopped = set(stopped)
+        self._arms: list[PlannedArm] = []
+        self._arms_of: defaultdict[str, list[PlannedArm]] = defaultdict(list)
         self._ends: defaultdict[str, set[int]] = defaultdict(set)
-        self._by_key: defaultdict[str, list[_PlannedArm]] = defaultdict(list)
+        self._by_key: defaultdict[str, list[PlannedArm]] = defaultdict(list)
         self._plan: Plan | None = None
         self._reported: set[str] = set()
         missing: dict[str, Fault] = {}
         for arm in space.arms():
-            planned = _PlannedArm(space, arm)
+            planned = PlannedArm(space, arm, earlier)
             try:
-                self._index(planned, planned.grow(self._score_of))
+                self._index(planned, planned.grow(self._score_of, self._stopped))
             except DataError as error:  # missing files of a task or proxy: collected, to be reported together
                 missing |= {line: Fault(error.knob, line.rstrip("."), Fault.ABSENT) for line in str(error).splitlines()}
             self._arms.append(planned)
@@ -72,31 +84,42 @@ class Planner:
         self._proposed_later = sum(arm.proposed_later for arm in self._arms)
         if missing:
             raise ConfigError(missing.values(), space.file)
+        self.contrasts = find_contrasts(space, self._by_key) if space.question is not None and self._arms else {}
+        self.deciding = Deciding(space, self._by_key, self.contrasts) if space.looks else None
+        self._decide()
         self._check_budget()
 
-    def tell(self, trial_id: str, score: float) -> list[PlannedTrial]:
-        """Take in the metric of a trial that has ended, infinite if it failed.
+    def tell(self, trial_id: str, score: float | Scores, *, is_stopped: bool = False) -> list[PlannedTrial]:
+        """Take in the score of a trial that has ended.
+
+        Args:
+            trial_id: The trial.
+            score: As in `make_plan`.
+            is_stopped: Whether it was stopped early.
 
         Returns:
             The trials that are proposed because of it and are new to the plan.
 
         Raises:
-            ValueError: If the trial already has a different score, under `tpe`.
+            ValueError: If the trial already has a different score, where trials are proposed from scores.
             ConfigError: If a proposed combination breaks a rule of the knobs.
         """
-        if self.space.search.algorithm != "tpe":
+        if not self.space.learns:
             return []
-        if trial_id in self._reported and self._scores[trial_id] != score:
-            raise ValueError(f"the score of trial {trial_id} must not change, but got {score} after {self._scores[trial_id]}")
+        values = self._by_metric(score)
+        if trial_id in self._reported and self._scores[trial_id] != values:
+            raise ValueError(f"the score of trial {trial_id} must not change, but got {values} after {self._scores[trial_id]}")
         self._reported.add(trial_id)
-        self._scores[trial_id] = score
+        self._scores[trial_id] = values
         self._result_keys.pop(trial_id, None)
+        if is_stopped:
+            self._stopped.add(trial_id)
         proposed: list[PlannedTrial] = []
         for arm in tuple(self._arms_of.get(trial_id, ())):
             before = arm.proposed_later
-            proposed += self._index(arm, arm.grow(self._score_of))
+            proposed += self._index(arm, arm.grow(self._score_of, self._stopped))
             self._proposed_later += arm.proposed_later - before
-        return proposed
+        return proposed + self._decide(trial_id)
 
     @property
     def plan(self) -> Plan:
@@ -107,8 +130,27 @@ class Planner:
 
     @property
     def proposed_later(self) -> int:
-        """Number of trials that `tpe` will propose once it has seen more scores."""
-        return self._proposed_later
+        """Number of trials that may be proposed once more scores are known: those of a search, and the most that a question may add."""
+        return self._proposed_later + (self.deciding.most_later if self.deciding is not None else 0)
+
+    @property
+    def most_trials(self) -> int:
+        """Number of distinct trials, with those that may yet be proposed."""
+        return len(self._arms_of) + self.proposed_later
+
+    @property
+    def least_trials(self) -> int:
+        """The same, if every open contrast were decided with the seeds that its arms have now."""
+        return len(self._arms_of) + self._proposed_later
+
+    @property
+    def arm_keys(self) -> list[str]:
+        """Keys of all arms, in the order of the file."""
+        return list(self._by_key)
+
+    def arms_with(self, trial_id: str) -> list[str]:
+        """Keys of the arms that contain a trial."""
+        return [arm.key for arm in self._arms_of.get(trial_id, ())]
 
     def count_candidates(self, arm: str) -> tuple[int, int]:
         """Number of candidates of an arm that are proposed so far, and that there will be in the end."""
@@ -124,12 +166,24 @@ class Planner:
         ends = self._ends.get(trajectory, ())
         return sorted(ends) if len(ends) > 1 else []
 
-    def _score_of(self, trial: PlannedTrial) -> float | None:
-        """The score of a trial; None if it is unknown, or was computed by other code or from other data."""
+    def _decide(self, told: str | None = None) -> list[PlannedTrial]:
+        """Let the question add seeds, now that a trial has its score (None: that any may have). Returns the trials that are new."""
+        proposed: list[PlannedTrial] = []
+        while self.deciding is not None and (wanted := self.deciding.look(self._score_of, told)):
+            for arm in [arm for key in wanted for arm in self._by_key[key]]:
+                proposed += self._index(arm, arm.extend(wanted[arm.key]))
+            told = None  # scores of these may be known from an earlier run
+        return proposed
+
+    def _by_metric(self, score: float | Scores) -> Scores:
+        return score if isinstance(score, Mapping) else {self.space.metric: score}
+
+    def _score_of(self, trial: PlannedTrial) -> Scores | None:
+        """The scores of a trial; None if it is unknown, or was computed by other code or from other data."""
         is_current = self._result_keys.get(trial.id, trial.result_key) == trial.result_key
         return self._scores.get(trial.id) if is_current else None
 
-    def _index(self, arm: _PlannedArm, grown: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+    def _index(self, arm: PlannedArm, grown: Sequence[PlannedTrial]) -> list[PlannedTrial]:
         """Register the trials that an arm has grown by; returns those that no other arm has."""
         new = []
         for trial in grown:
@@ -152,103 +206,15 @@ class Planner:
                 trials[trial.id] = trial
             elif trial.variant and trial.variant not in known.variant.split(","):
                 trials[trial.id] = replace(known, variant=f"{known.variant},{trial.variant}")
-        order = {seed: position for position, seed in enumerate(self.space.seeds)}
+        order = {seed: position for position, seed in enumerate((*self.space.seeds, *self.space.fresh_seeds))}
         in_order = sorted(trials.values(), key=lambda trial: order[trial.config.seed])
         combinations = sum(len(arm.trials) for arm in self._arms)
-        return Plan(self.space, tuple(in_order), combinations + self._proposed_later, self._proposed_later)
+        return Plan(self.space, tuple(in_order), combinations + self.proposed_later, self.proposed_later)
 
     def _check_budget(self) -> None:
-        trials, allowed = len(self._arms_of) + self._proposed_later, self.space.budget.trials
+        trials, allowed = self.most_trials, self.space.budget.trials
         if allowed is not None and trials > allowed:
             rule = f"must allow the {trials} trials of the plan"
             raise ConfigError([Fault("budget.trials", rule, allowed, "Raise it, or vary fewer knobs.")], self.space.file)
         if not self._arms_of:
             raise ConfigError([Fault("require", "must leave at least one combination", Fault.ABSENT)], self.space.file)
-
-
-class _PlannedArm:
-    """An arm with the candidates proposed so far."""
-
-    def __init__(self, space: SearchSpace, arm: Arm) -> None:
-        self._space, self._arm = space, arm
-        self._values: list[Values] = []
-        self._candidates: list[list[PlannedTrial]] = []
-        self._means: list[float | None] = []
-        self.key = ""
-
-    @property
-    def num_proposed(self) -> int:
-        """Number of candidates proposed so far."""
-        return len(self._candidates)
-
-    @property
-    def num_candidates(self) -> int:
-        """Number of candidates in the end."""
-        return self._space.search.trials if self._arm.tuned else 1
-
-    def may_have(self, task: str) -> bool:
-        """Whether the arm may have trials on a task."""
-        return self._arm.config.task == task or any("task" in axis.knobs for axis in self._arm.tuned)
-
-    @property
-    def trials(self) -> list[PlannedTrial]:
-        """The trials of all candidates, each with every seed."""
-        return [trial for candidate in self._candidates for trial in candidate]
-
-    @property
-    def proposed_later(self) -> int:
-        """Number of trials still to be proposed."""
-        return len(self._space.seeds) * (self.num_candidates - len(self._candidates))
-
-    def grow(self, score_of: ScoreOf) -> list[PlannedTrial]:
-        """Propose every candidate that the scores allow; returns the new trials."""
-        self.key = self.key or _arm_key(self._arm)
-        before = len(self._candidates)
-        while True:
-            # A candidate may repeat an earlier one whose score is known: then the next one can be proposed right away.
-            self._means = self._score_candidates(score_of)
-            values = list_candidates(self._arm.tuned, self._space.search, self._means, self._values)
-            if len(values) == len(self._values):
-                return [trial for candidate in self._candidates[before:] for trial in candidate]
-            for chosen in values[len(self._values) :]:
-                self._candidates.append(self._plan_candidate(chosen))
-                self._values.append(chosen)
-
-    def _score_candidates(self, score_of: ScoreOf) -> list[float | None]:
-        """The mean score of each candidate. Means known before are reused, which keeps `tell` fast."""
-        known = self._means + [None] * (len(self._candidates) - len(self._means))
-        return [
-            mean_score({trial.config.seed: score_of(trial) for trial in trials}) if mean is None else mean
-            for mean, trials in zip(known, self._candidates, strict=True)
-        ]
-
-    def _plan_candidate(self, values: Values) -> list[PlannedTrial]:
-        """The trials of the next candidate, one per seed."""
-        config, number = self._arm.config, len(self._candidates)
-        if self._arm.tuned:
-            overrides = dict(self._arm.overrides)
-            for axis in self._arm.tuned:
-                overrides = axis.put(overrides, values[axis.path])
-            config = _resolve(self._space, overrides)
-        # No other knob depends on the seed: resolve once, then fill in each seed.
-        seeded = [config.model_copy(update={"seed": seed}) for seed in self._space.seeds]
-        return [plan_trial(one, self._space.device, self.key, number, self._arm.variant) for one in seeded]
-
-
-def plan_trial(config: TrialConfig, device: str, arm: str = "", candidate: int = 0, variant: str = "") -> PlannedTrial:
-    """One trial with its stages. Without an `arm`, the trial is an arm of its own."""
-    stages, identity = stages_of(config, device), trial_id(config)
-    return PlannedTrial(identity, config, arm or identity, candidate, variant, stages, result_key(config, stages))
-
-
-def _arm_key(arm: Arm) -> str:
-    """Hash of the knobs that an arm reads, without seed and tuned knobs. Which it reads is decided at the base values of the tuned ones."""
-    left_out = {"seed"} | {knob for axis in arm.tuned for knob in axis.knobs}
-    return hash_of({path: value for path, value in read_knobs(arm.config).items() if path not in left_out})
-
-
-def _resolve(space: SearchSpace, overrides: Mapping[str, object]) -> TrialConfig:
-    try:
-        return resolve_config(overrides)
-    except ConfigError as error:
-        raise ConfigError([fault.at("space") for fault in error.faults], space.file) from None

@@ -19,25 +19,26 @@ Curve = Mapping[int, float]
 """Epoch of fine-tuning, from 1 -> metric after it."""
 
 
-def list_rungs(config: SchedulerConfig, epochs: int) -> tuple[int, ...]:
+def list_rungs(config: SchedulerConfig, epochs: int, bracket: int = 0) -> tuple[int, ...]:
     """The epochs after which a candidate that trains for `epochs` epochs may be stopped, ascending.
 
     The first is `grace_period`; each next one is `reduction_factor` times as far for asha, and twice as far for median. The last epoch is
-    never one: stopping there would not be early. Rungs do not depend on `epochs` otherwise.
+    never one: stopping there would not be early. Rungs do not depend on `epochs` otherwise. A candidate of `bracket` b of hyperband is
+    not compared at the first b.
     """
     found: list[int] = []
     rung = config.grace_period
-    factor = config.reduction_factor if config.name == "asha" else 2.0
+    factor = config.reduction_factor if config.name in ("asha", "hyperband") else 2.0
     while config.name != "fifo" and rung < epochs:
         found.append(rung)
         rung = max(rung + 1, int(rung * factor + 1e-9))
-    return tuple(found)
+    return tuple(found[bracket:])
 
 
 def find_stopped(config: SchedulerConfig, curves: Mapping[T, Curve], judged: Collection[T], rung: int) -> set[T]:
     """The candidates that are stopped at a rung. Equal candidates are treated equally, and the best one is never stopped.
 
-    asha: those worse than the best 1 / `reduction_factor` of all candidates, rounded down, but at least than the best one.
+    asha, hyperband: those worse than the best 1 / `reduction_factor` of all candidates, rounded down, but at least than the best one.
 
     median: those whose best value so far is worse than the median, over the other candidates, of their mean value from epoch
     `grace_period` to the rung; none if there are fewer than `min_trials` others.
@@ -48,7 +49,7 @@ def find_stopped(config: SchedulerConfig, curves: Mapping[T, Curve], judged: Col
         judged: Those of them that may be stopped.
         rung: The epoch.
     """
-    if config.name == "asha":
+    if config.name in ("asha", "hyperband"):
         values = sorted(curve[rung] for curve in curves.values())
         kept = max(1, int(len(values) / config.reduction_factor + 1e-9))
         return {candidate for candidate in judged if curves[candidate][rung] > values[kept - 1]}

@@ -9,6 +9,7 @@ A candidate is one setting of an arm's tuned knobs, with all its seeds. It goes 
 - A candidate with a failed seed is not waited for. It is compared at the rungs that all its seeds reached, and stopped at the next one.
 - A candidate with a COMPLETE seed is not stopped any more. That seed was taken over from another sweep, or had ended before the file asked
   for early stopping; its values count in the comparison.
+- Under hyperband cohorts take the brackets in turn, and a candidate is compared with those of its bracket alone.
 - A trial that several candidates contain, of one arm or of several, belongs to the one that its row names.
 
 So decisions do not depend on the order in which trials run or report, and the scores of a cohort are known before `tpe` proposes the first
@@ -83,11 +84,11 @@ class EarlyStopping:
                 group.cohorts[self.cohort_of(trial)].append(candidate)
             candidate.trials.append(trial)
             self._candidate_of[trial.id], self._group_of[trial.id] = candidate, group
-            if len(rungs := list_rungs(self._config, candidate.epochs)) > len(group.rungs):
+            if len(rungs := list_rungs(self._config, candidate.epochs, self._bracket_of(trial))) > len(group.rungs):
                 group.rungs = rungs
             self._load(trial)
             self._changed[group] = None
-        if self._planner.space.search.algorithm == "tpe":  # an arm may have proposed a trial that was known already: its cohort is complete
+        if self._planner.space.search.learns:  # an arm may have proposed a trial that was known already: its cohort is complete
             self._changed |= dict.fromkeys(self._groups.values())
 
     def recall(self, past: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Mapping[int, float | None]]) -> None:
@@ -119,7 +120,9 @@ class EarlyStopping:
 
     def rungs_of(self, trial: PlannedTrial) -> tuple[int, ...]:
         """The epochs after which a trial may have to wait or to stop; empty if it is compared with nothing."""
-        return list_rungs(self._config, self._candidate_of[trial.id].epochs) if self._group_of[trial.id].size > 1 else ()
+        if self._group_of[trial.id].size <= 1:
+            return ()
+        return list_rungs(self._config, self._candidate_of[trial.id].epochs, self._bracket_of(trial))
 
     def limit(self, trial_id: str) -> float:
         """The epoch after which a trial must not go on for now: its next rung, or the one at which it is stopped; else infinite."""
@@ -171,12 +174,24 @@ class EarlyStopping:
 
     def _group(self, trial: PlannedTrial) -> _Group:
         task, is_by_arm = trial.config.task, self._config.among == "arm"
-        key = (task, trial.arm) if is_by_arm else (task,)
+        bracket = self._bracket_of(trial)
+        key = (task, trial.arm if is_by_arm else "", str(bracket))
+        if trial.role == "replicate":  # of a candidate that was chosen: it is compared with nothing
+            return self._groups.setdefault((task, trial.arm, trial.role), _Group([trial.arm], 1, 1))
         if key not in self._groups:
             arms = [trial.arm] if is_by_arm else self._planner.arms_of(task)
             totals = [self._planner.count_candidates(arm)[1] for arm in arms]
-            self._groups[key] = _Group(arms, sum(totals), -(-max(totals) // self._planner.space.cohort))
+            cohort = self._planner.space.cohort
+            size = sum(self._bracket(number // cohort) == bracket for total in totals for number in range(total))
+            self._groups[key] = _Group(arms, size, -(-max(totals) // cohort))
         return self._groups[key]
+
+    def _bracket_of(self, trial: PlannedTrial) -> int:
+        return self._bracket(self.cohort_of(trial))
+
+    def _bracket(self, cohort: int) -> int:
+        """The bracket of a cohort; 0 unless there are several."""
+        return cohort % self._config.brackets if self._config.name == "hyperband" else 0
 
     def _load(self, trial: PlannedTrial) -> None:
         """Take in what is known of a trial from earlier runs."""

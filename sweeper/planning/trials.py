@@ -6,12 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.identity import canonical_knobs, hash_of
 from orca_core.stages import Stage
 from sweeper.space.space import SearchSpace
+
+Role = Literal["trial", "tuning", "replicate"]
+"""What a trial is for: `tuning` chooses the setting of an arm, and `replicate` repeats the chosen one; other trials do both."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,12 @@ class PlannedTrial:
     Args:
         id: Hash of the canonical config.
         config: Its complete config.
-        arm: Hash of the config without seed and tuned knobs: the trials of an arm repeat one experiment.
+        arm: Hash of the config without tuned knobs and those that seeds set: the trials of an arm repeat one experiment.
         candidate: Number of the candidate in its arm; 0 when nothing is tuned.
         variant: Names of the variants that contain it, joined by commas.
         stages: Its stages, in order.
         result_key: Hash of its id and stage keys: equal keys, equal results.
+        role: What it is for.
     """
 
     id: str
@@ -35,6 +39,7 @@ class PlannedTrial:
     variant: str
     stages: tuple[Stage, ...]
     result_key: str
+    role: Role = "trial"
 
     @property
     def finetuning(self) -> tuple[Stage, ...]:
@@ -68,7 +73,7 @@ class Plan:
         space: The search space.
         trials: Distinct trials, in the order of the file, grouped by seed.
         combinations: Trials before canonicalisation.
-        proposed_later: Number of trials that `tpe` will propose once it has seen results.
+        proposed_later: Number of trials that may be proposed once there are results.
     """
 
     space: SearchSpace

@@ -8,16 +8,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from orca_core.addresses import Address
+from sweeper.planning.search import Earlier
 from sweeper.planning.trials import Plan
 from sweeper.running.provenance import provenance
 
 
-def plan_note(plan: Plan) -> dict[str, Any]:
+def plan_note(plan: Plan, earlier: Mapping[str, Earlier] = {}) -> dict[str, Any]:
     """A plan as JSON data.
+
+    Args:
+        plan: The plan.
+        earlier: What the sweep was warm-started with (`Planner.earlier`).
 
     `common` has the cells that all trials have in common, `trials` the other ones of each trial, as large plans are read often. `places`
     lists the folders in the stage store that its trials write, stages and fine-tuned weights; `candidates` has (arm, candidate) by trial,
-    so that arms can be counted whose trials have not started.
+    so that arms can be counted whose trials have not started, and `roles` the role of each trial that is no plain one. `vary` has the
+    columns that seeds set, `question` what is compared (null if the file does not say), and `looks` the numbers of seeds at which open
+    contrasts are tested (empty if all arms have the same seeds).
     """
     stages = {stage.folder for trial in plan.trials for stage in trial.stages}
     common, trials = _split({trial.id: trial.cells() for trial in plan.trials})
@@ -26,10 +33,16 @@ def plan_note(plan: Plan) -> dict[str, Any]:
         "file": plan.space.file,
         "space": plan.space.source,
         "metric": plan.space.metric,
+        "metrics": list(plan.space.metrics),
+        "question": plan.space.question.model_dump() if plan.space.question is not None else None,
+        "vary": list(plan.space.vary),
+        "looks": list(plan.space.looks),
+        "warm_start": {"sweeps": list(plan.space.search.warm_start), "candidates": earlier},
         "varied": [knob.replace(".", "_") for knob in plan.space.varied],
         "common": common,
         "trials": trials,
         "candidates": {trial.id: [trial.arm, trial.candidate] for trial in plan.trials},
+        "roles": {trial.id: trial.role for trial in plan.trials if trial.role != "trial"},
         "proposed_later": plan.proposed_later,
         "places": sorted(stages | {Address.model(trial.result_key, "best").folder for trial in plan.trials}),
         "host": socket.gethostname(),

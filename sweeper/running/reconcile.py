@@ -10,7 +10,8 @@ from sweeper.planning.planner import Planner
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.store import ResultStore
-from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
+from sweeper.running.recorder import NOT_RETRIED, Recorder, scores_of
+from sweeper.running.warm_start import recall_candidates
 from sweeper.space.space import SearchSpace
 
 
@@ -50,8 +51,10 @@ class Reconciliation:
             self.stopping.recall(rows, results.curves(space.name, space.metric))
 
     def mark_planned(self, recorder: Recorder) -> None:
-        """Set `in_plan` in the rows of earlier trials that are planned again."""
-        recorder.set_in_plan((row for trial, row in self.known.items() if trial in self.done and not row["in_plan"]), True)
+        """Bring the rows of earlier trials that need not run up to date with the plan."""
+        for trial in self.plan.trials:
+            if trial.id in self.done:
+                recorder.plan_again(trial, self.known[trial.id], self.planner.arms_with(trial.id))
 
     def mark_dropped(self, recorder: Recorder) -> None:
         """Clear `in_plan` in the rows of earlier trials that the current plan no longer contains."""
@@ -85,8 +88,10 @@ def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = Fal
         return row["status"] == "COMPLETE" or (row["status"] == "PRUNED" and stops_early)
 
     ended = {trial: row for trial, row in known.items() if has_ended(row)}
-    scores = {trial: score_of(row, space.metric) for trial, row in ended.items() if row["status"] != "PRUNED"}
-    planner = planner or Planner(space, scores, {trial: row["result_key"] for trial, row in ended.items()})
+    scores = {trial: scores_of(row, space.columns_read) for trial, row in ended.items() if row["status"] != "PRUNED"}
+    if planner is None:
+        result_keys = {trial: row["result_key"] for trial, row in ended.items()}
+        planner = Planner(space, scores, result_keys, earlier=recall_candidates(space, results))
     stopping = _decide_again(planner, ended, results.curves(space.name, space.metric) if ended else {}) if stops_early else None
     plan = planner.plan
     current = {trial.id for trial in plan.trials if _is_done(trial, ended.get(trial.id), stopping)}
@@ -135,4 +140,5 @@ def _decide_again(
         if not confirmed:
             return stopping
         for trial in confirmed:
-            stopping.add(planner.tell(trial, score_of(open_trials.pop(trial), planner.space.metric)))
+            scores = scores_of(open_trials.pop(trial), planner.space.columns_read)
+            stopping.add(planner.tell(trial, scores, is_stopped=True))

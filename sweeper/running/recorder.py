@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -90,6 +90,7 @@ class Ended:
         status: COMPLETE, PRUNED, FAIL or INTERRUPTED.
         task: Its task.
         score: What it is ranked by; infinite if it failed.
+        scores: The values from which further trials are planned, by column; infinite if it failed.
         saved_s: Compute time saved by reuse.
         reused_from: Sweep whose results were taken over; None if the trial was run.
     """
@@ -97,6 +98,7 @@ class Ended:
     status: str
     task: str
     score: float
+    scores: Mapping[str, float]
     saved_s: float
     reused_from: str | None
 
@@ -108,6 +110,7 @@ class Recorder:
         store: Where rows are written.
         sweep: Name of the sweep.
         metric: What trials are ranked by.
+        reads: Columns from which further trials are planned; empty = `metric` alone.
         run: Id of the run, which stands in every row; None = null.
         clock: Monotonic clock, in seconds.
         writer: Where batches of rows are written, except by `flush`; None = at once.
@@ -126,10 +129,12 @@ class Recorder:
         metric: str,
         clock: Callable[[], float] = time.monotonic,
         *,
+        reads: Sequence[str] = (),
         run: str | None = None,
         writer: Writer | None = None,
     ) -> None:
         self.store, self.sweep, self.metric, self.run, self._clock = store, sweep, metric, run, clock
+        self._reads = reads or (metric,)
         self.writer = writer or AtOnce()
         # Rows are recorded in `_buffers` by the thread that runs trials. One batch at a time is handed to the writer: `_batch` belongs to
         # the writer while `_is_writing`, and what it could not write is joined with the next batch. So neither needs a lock.
@@ -185,6 +190,7 @@ class Recorder:
             "sequence": 0,
             "status": "RUNNING",
             "in_plan": True,
+            "role": trial.role,
             "arm": trial.arm,
             "candidate": trial.candidate,
             "variant": trial.variant or None,
@@ -271,7 +277,8 @@ class Recorder:
         live.stage_seconds["finetune"] += live.stage_before  # type: ignore[assignment]  # a trial pauses only there
         row |= {"seconds": seconds, "saved_s": live.saved_s, "mixed_numerics": live.mixed_numerics}
         row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
-        ended = Ended(shown_status(row), row["task"], score_of(row, self.metric), live.saved_s, row.get("reused_from"))
+        score, scores = score_of(row, self.metric), scores_of(row, self._reads)
+        ended = Ended(shown_status(row), row["task"], score, scores, live.saved_s, row.get("reused_from"))
         if starts_again:
             self._starts_again.add(trial_id)
         else:
@@ -283,8 +290,26 @@ class Recorder:
     def set_in_plan(self, rows: Iterable[Mapping[str, Any]], in_plan: bool) -> None:
         """Record that an edited space contains trials of earlier runs again, or no longer."""
         for row in rows:
-            self._buffers["trials"].append(dict(row) | {"in_plan": in_plan, "sequence": row["sequence"] + 1})
+            self._amend(row, {"in_plan": in_plan})
         self._flush_if_due()
+
+    def plan_again(self, trial: PlannedTrial, row: Mapping[str, Any], arms: Collection[str]) -> None:
+        """Record that the plan contains a trial that an earlier run finished, if its row does not say so, or says it otherwise.
+
+        Args:
+            trial: The trial as it is planned now.
+            row: Its row.
+            arms: Keys of all arms that contain it.
+        """
+        planned: dict[str, Any] = {"in_plan": True, "role": trial.role}
+        if row.get("arm") not in (None, *arms):  # what is tuned, or what seeds set, has changed since
+            planned |= {"arm": trial.arm, "candidate": trial.candidate, "variant": trial.variant or None}
+        if {name: row.get(name) for name in planned} | {"role": row.get("role") or "trial"} != planned:
+            self._amend(row, planned)
+            self._flush_if_due()
+
+    def _amend(self, row: Mapping[str, Any], cells: Mapping[str, Any]) -> None:
+        self._buffers["trials"].append(dict(row) | dict(cells) | {"sequence": row["sequence"] + 1})
 
     def flush(self) -> None:
         """Write the buffered rows, and wait until that is done.
@@ -347,3 +372,8 @@ def score_of(row: Mapping[str, Any], metric: str) -> float:
     """The value by which an ended trial is ranked; infinite if it failed."""
     value = row.get(metric) if row["status"] in ("COMPLETE", "PRUNED") else None
     return math.inf if value is None else float(value)
+
+
+def scores_of(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, float]:
+    """The values of an ended trial from which further trials are planned; infinite if it failed."""
+    return {column: score_of(row, column) for column in columns}

@@ -42,7 +42,7 @@ from sweeper.running.meter import GpuMeter
 from sweeper.running.nodes import NODE_CAUSES, Node, Nodes
 from sweeper.running.outcome import Outcome
 from sweeper.running.reached import Reached
-from sweeper.running.recorder import NOT_RETRIED, Recorder, score_of
+from sweeper.running.recorder import NOT_RETRIED, Recorder, scores_of
 from sweeper.space.space import SearchSpace
 
 WAITING_TRIALS = 100
@@ -160,6 +160,11 @@ class Session:
         return 0 if self.is_ending else self._queue.num_waiting + len(self._paused) + self._planner.proposed_later
 
     @property
+    def most_trials(self) -> int:
+        """Number of trials of the sweep, as far as it is known: with those that may yet be proposed."""
+        return self._planner.most_trials
+
+    @property
     def outcome(self) -> Outcome:
         """The state of the run."""
         if not self._is_closed:
@@ -274,7 +279,7 @@ class Session:
             if self._stopping is not None and result["status"] != "PRUNED":
                 self._stopping.end(trial_id, result["status"])
             if ended is not None:
-                self._add(self._planner.tell(trial_id, ended.score))
+                self._add(self._planner.tell(trial_id, ended.scores, is_stopped=result["status"] == "PRUNED"))
             self._decide()
 
     def cut(self, trial_id: str) -> None:
@@ -398,7 +403,8 @@ class Session:
                 self._enqueue([trial])
             elif self._is_stopped_early(trial):
                 del self._undecided[trial.id]
-                self._add(self._planner.tell(trial.id, score_of(self._ended[trial.id], self.space.metric)))
+                scores = scores_of(self._ended[trial.id], self.space.columns_read)
+                self._add(self._planner.tell(trial.id, scores, is_stopped=True))
 
     def _is_stopped_early(self, trial: PlannedTrial) -> bool:
         return self._stopping is not None and self._stopping.is_stopped(trial.id)
@@ -471,7 +477,7 @@ class Session:
         self._is_closed = True
 
     def _add(self, proposed: Iterable[PlannedTrial]) -> None:
-        """Queue trials that tpe proposes. One that an earlier run finished is marked as planned again instead of being run."""
+        """Queue trials that are proposed from scores. One that an earlier run finished is marked as planned again instead of being run."""
         proposed, todo = list(proposed), []
         if self._stopping is not None:
             self._stopping.add(proposed)
@@ -482,8 +488,7 @@ class Session:
                 continue
             if self._was_pruned(trial):
                 self._undecided[trial.id] = trial
-            if not row["in_plan"]:
-                self.recorder.set_in_plan([row], True)
+            self.recorder.plan_again(trial, row, self._planner.arms_with(trial.id))
         self._enqueue(todo)
 
     def _enqueue(self, trials: Sequence[PlannedTrial]) -> None:

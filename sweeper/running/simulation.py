@@ -204,7 +204,7 @@ class Simulation:
         self.num_lost: Counter[str] = Counter()
         self._cluster: SimulatedCluster | None = None
         todo = list(todo)
-        self.recorder = Recorder(tables, planner.space.name, planner.space.metric, clock=self._clock)
+        self.recorder = Recorder(tables, planner.space.name, planner.space.metric, self._clock, reads=planner.space.columns_read)
         keeper = StateKeeper(workspace.shared, planner, todo) if share else None
         self.session = Session(
             planner,

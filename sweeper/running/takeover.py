@@ -15,7 +15,21 @@ _BATCH_SIZE = 500
 """Number of trials whose rows are read by one query."""
 
 _SWEEP_COLUMNS = frozenset(
-    {"sweep", "attempt", "run", "sequence", "in_plan", "arm", "candidate", "variant", "reused_from", "started_at", "ended_at", "saved_s"}
+    {
+        "sweep",
+        "attempt",
+        "run",
+        "sequence",
+        "in_plan",
+        "role",
+        "arm",
+        "candidate",
+        "variant",
+        "reused_from",
+        "started_at",
+        "ended_at",
+        "saved_s",
+    }
 ) | {f"seconds{of}" for of in ("", "_pretrain", "_source", "_align", "_finetune")}
 """Columns about a trial's history in one sweep. The others are results of the trial itself and are copied unchanged."""
 

@@ -27,6 +27,7 @@ from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
 from sweeper.show.plan_seeds import seed_lines
 from sweeper.show.plan_work import work_lines
+from sweeper.show.question import question_lines
 from sweeper.show.tables import terminal_width, text_table
 from sweeper.space.space import SearchSpace
 
@@ -60,8 +61,7 @@ def describe_plan(space: SearchSpace, workspace: Workspace, format: str, slots: 
         case "csv":
             return _format_csv(rows)
         case "text":
-            detectable = list(seed_lines(found.plan, workspace.results))
-            return _format_text(found, taken, rows, CostModel(load_measured_costs(workspace)), slots, detectable)
+            return _format_text(found, taken, rows, workspace, slots)
     raise ConfigError([Fault("--format", "must be text, json or csv", format)])
 
 
@@ -79,7 +79,10 @@ def _describe_stopping(plan: Plan) -> str:
         return f"{scheduler.name} compares nothing: no trial is longer than scheduler.grace_period = {scheduler.grace_period}"
     epochs = f"epoch{'s' if len(rungs) > 1 else ''} {', '.join(map(str, rungs))}"
     cohorts = f", in cohorts of {plan.space.cohort} candidates" if any(axis.is_tuned for axis in plan.space.axes) else ""
-    return f"{scheduler.name} after {epochs} of fine-tuning, {among}{cohorts}"
+    brackets = (
+        f"; {scheduler.brackets} brackets, each without the first comparison of the one before" if scheduler.name == "hyperband" else ""
+    )
+    return f"{scheduler.name} after {epochs} of fine-tuning, {among}{cohorts}{brackets}"
 
 
 def _describe_disk(plan: Plan, todo: Sequence[PlannedTrial], costs: CostModel) -> str:
@@ -175,44 +178,45 @@ def _format_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _format_text(
-    found: Reconciliation,
-    taken: Container[str],
-    rows: list[dict[str, Any]],
-    costs: CostModel,
-    slots: Sequence[int],
-    detectable: Sequence[str],
+    found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], workspace: Workspace, slots: Sequence[int]
 ) -> str:
     """The trials first, however many; then the stages they share; last the lines that sum up, where a terminal shows them."""
     plan = found.plan
     columns = ["trial", "state", *(["variant"] if plan.space.variants else [])]
-    columns += [*(knob.replace(".", "_") for knob in plan.space.varied), "seed"]
+    columns += [*(knob.replace(".", "_") for knob in plan.space.varied), *plan.space.vary]
     trials = text_table(columns, ([row[key] for key in columns] for row in rows))
     tree = "\n".join(["Stages that trials share, and the epochs at which trials leave them", *_tree_lines(build_stage_tree(plan))])
-    summary = list(_summary_lines(found, taken, rows, costs, slots, detectable))
+    summary = list(_summary_lines(found, taken, rows, workspace, slots))
     if sys.stdout.isatty():  # elsewhere each statement stays on one line, for programs that look for it
         summary = [textwrap.fill(line, terminal_width(), subsequent_indent=INDENT) for line in summary]
     return f"{trials}\n{tree}\n\n" + "\n".join(summary) + "\n"
 
 
+def _why_later(plan: Plan) -> str:
+    if plan.space.looks:
+        return "are run only where the question is open"
+    if plan.space.search.learns:
+        replicates = " or repeat its best candidates" if plan.space.search.replicate else ""
+        return f"are proposed by {plan.space.search.algorithm}{replicates} as results come in"
+    return "repeat the best candidates once these are known"
+
+
 def _summary_lines(
-    found: Reconciliation,
-    taken: Container[str],
-    rows: list[dict[str, Any]],
-    costs: CostModel,
-    slots: Sequence[int],
-    detectable: Sequence[str],
+    found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], workspace: Workspace, slots: Sequence[int]
 ) -> Iterator[str]:
-    plan = found.plan
+    plan, costs = found.plan, CostModel(load_measured_costs(workspace))
     yield f"{plan.space.name}: {plan.space.description}".rstrip(": ")
     distinct = len(plan.trials) + plan.proposed_later
     merged = plan.combinations - distinct
     yield f"Trials   {plan.combinations} combinations, {distinct} distinct ({merged} differ from others only in knobs that are not read)"
     if plan.proposed_later:
-        yield f"{INDENT}{plan.proposed_later} of them are proposed by {plan.space.search.algorithm} as results come in"
+        yield f"{INDENT}{plan.proposed_later} of them {_why_later(plan)}"
+    for number, line in enumerate(question_lines(found.planner, workspace)):
+        yield f"{INDENT if number else 'Question '}{line}"
     if plan.space.scheduler.name != "fifo":
         yield f"Stopping {_describe_stopping(plan)}"
     yield from plan_notes(plan, rows)
-    for number, line in enumerate(detectable):
+    for number, line in enumerate(seed_lines(plan, workspace.results)):
         yield f"{'' if number else 'Seeds':<8} {line}"
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     yield f"Stages   {', '.join(stages)}"

@@ -17,6 +17,7 @@ from sweeper.results.workspace import Workspace
 from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import Reconciliation
 from sweeper.running.unfinished import Unfinished
+from sweeper.show.question import decision_lines
 from sweeper.show.results import describe_best
 
 
@@ -53,7 +54,9 @@ def summarise_run(
         lines.append(f"{space.name}: stopped{cut}. Run the same command to continue.")
     lines += _describe_unfinished(unfinished, outcome, here)
     if outcome is Outcome.FINISHED and found.planner.proposed_later:
-        lines.append(f"{found.planner.proposed_later} trials were never proposed: {space.search.algorithm} lacks scores of earlier ones.")
+        what = "the question" if space.looks else space.search.algorithm
+        lines.append(f"{found.planner.proposed_later} trials were never proposed: {what} lacks scores of earlier ones.")
+    lines += decision_lines(found.planner)
     if note := describe_differences(planned):
         lines.append(f"{space.name}: {note}")
     text = "".join(f"{line}\n" for line in lines)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from orca_core.config.faults import broken_rule, faults_of
 from orca_core.errors import nearest
 from sweeper.faults import Faults
 from sweeper.space.labels import check_label_key, check_selector, select, selector_text
+from sweeper.space.search import SearchConfig
+from sweeper.space.section import Section
+from sweeper.space.seeds import Question, SeedsConfig, check_count, check_list, expand_seeds
 
 METRICS = ("valid_error", "valid_loss", "train_loss", "test_error")
 """The metrics that every task reports after each epoch of fine-tuning; lower is better for all of them."""
-
-MAX_SEEDS = 10_000
-"""Maximum number of seeds: a larger one is a typo, and its plan would fill the memory."""
 
 
 BITS_OF_THE_SWEEP = "It applies to the complete sweep: write `bits: portable` at the top of the file, or --set sweep:bits=portable."
@@ -29,27 +29,10 @@ Keep = Literal["none", "best", "last", "all"]
 """Which fine-tuned weights are kept in the store."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
-
-
-class SearchConfig(_Part):
-    """How values of tuned knobs are chosen."""
-
-    algorithm: Literal["grid", "random", "tpe"] = Field("grid", description="`grid` tunes nothing; `random` and `tpe` tune each arm.")
-    trials: Annotated[int, Field(ge=1)] = Field(16, description="Number of candidates per arm; each is run with every seed.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the draws, which are the same for all arms.")
-    lag: Annotated[int, Field(ge=1)] = Field(
-        4,
-        description="tpe: a candidate is proposed from the results of the candidates at least `lag` before it. So `lag` candidates of "
-        "an arm can run at the same time, and proposals do not depend on timing.",
-    )
-
-
-class SchedulerConfig(_Part):
+class SchedulerConfig(Section):
     """Which candidates are stopped early, each with all its seeds. Time is counted in epochs of fine-tuning."""
 
-    name: Literal["fifo", "asha", "median"] = Field("fifo", description="The scheduler; `fifo` never stops a trial early.")
+    name: Literal["fifo", "asha", "hyperband", "median"] = Field("fifo", description="The scheduler; `fifo` never stops a trial early.")
     among: Literal["arm", "task"] = Field(
         "arm", description="What is compared: the candidates of each arm among themselves, or those of all arms of a task."
     )
@@ -64,7 +47,12 @@ class SchedulerConfig(_Part):
         "far as the one before; there is none after the last epoch.",
     )
     reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
-        3.0, description="asha: one in this many candidates goes on after each comparison."
+        3.0, description="asha, hyperband: one in this many candidates goes on after each comparison."
+    )
+    brackets: Annotated[int, Field(ge=2)] = Field(
+        3,
+        description="hyperband: number of brackets, which cohorts take in turn. The first one compares as asha does, the second leaves out "
+        "the first comparison, and so on; candidates are compared within their bracket.",
     )
     min_trials: Annotated[int, Field(ge=1)] = Field(
         3, description="median: minimum number of other candidates with which a candidate is compared before it is stopped."
@@ -93,7 +81,7 @@ _Custom = Annotated[str, AfterValidator(_check_custom)]
 _Amount = Annotated[float, Field(ge=1 / RESOURCE_UNITS, allow_inf_nan=False)]
 
 
-class Resources(_Part):
+class Resources(Section):
     """The resources that one trial holds while it runs, and the nodes on which it may run."""
 
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1.0, description="CPUs.")
@@ -151,7 +139,7 @@ def _count(name: str, total: float, amount: float) -> int:
 _Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
 
-class Budget(_Part):
+class Budget(Section):
     """Limits of a sweep; null = no limit."""
 
     trials: Annotated[int, Field(ge=1)] | None = Field(None, description="A plan with more trials is refused.")
@@ -174,14 +162,14 @@ class Budget(_Part):
     )
 
 
-class Rule(_Part):
+class Rule(Section):
     """A combination is left out if `if` holds and `then` does not."""
 
     if_: dict[str, Any] = Field(alias="if")
     then: dict[str, Any]
 
 
-class SpaceFile(_Part):
+class SpaceFile(Section):
     """The keys of a search-space file."""
 
     name: str | None = Field(None, description="Name of the sweep in the results; by default the name of the file.")
@@ -192,10 +180,20 @@ class SpaceFile(_Part):
     design: Literal["factorial", "one-factor-at-a-time"] = Field(
         "factorial", description="All combinations of grid levels; or, for every task, a baseline and each level of each grid on its own."
     )
-    seeds: int | list[int] = Field(1, description="Number of seeds, or a list of seeds. Every arm has the same ones.")
+    seeds: SeedsConfig = Field(
+        SeedsConfig(count=1),
+        description="Number of seeds, or a list of seeds, or a mapping. Every arm has the same ones, as far as it has them.",
+    )
+    question: Question | None = Field(
+        None, description="What is compared with what; `seeds: {until: decided}` adds seeds until it is answered."
+    )
     search: SearchConfig = SearchConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
-    metric: str = Field("valid_error", description="Metric that search and scheduler minimise and by which trials are ranked.")
+    metric: list[str] = Field(
+        ["valid_error"],
+        description="Metric that search and scheduler minimise and by which trials are ranked. Under nsga2 it may be a list of two: "
+        "candidates are then ranked by the first and, if they tie, by the second.",
+    )
     require: list[Rule] = Field([], description="Rules that a combination must satisfy; others are left out.")
     resources: Resources = Resources()
     budget: Budget = Budget()
@@ -210,19 +208,30 @@ class SpaceFile(_Part):
         "ones and the state of every epoch. Unless `all`, states that trials share are dropped when the last of these trials ends.",
     )
 
+    floors: bool = Field(
+        True,
+        description="Whether `run` also computes what models without a transformer reach on the sweep's tasks: seconds for each task and "
+        "split, once, beside the trials. See docs/floors.md.",
+    )
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:
-        seeds = [value] if not isinstance(value, list) else value
+        if isinstance(value, Mapping | SeedsConfig):
+            return value
+        seeds = value if isinstance(value, list) else [value]
         if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
-            raise ValueError("must be a count or a list of whole numbers")
-        if not isinstance(value, list) and value < 1:
-            raise ValueError("must be at least 1")
-        if not isinstance(value, list) and value > MAX_SEEDS:
-            raise ValueError(f"must be at most {MAX_SEEDS}")
-        if isinstance(value, list) and (not value or len(set(value)) < len(value) or min(value) < 0 or max(value) >= 2**32):
-            raise ValueError("must be a list of different whole numbers from 0, at least one")
-        return value
+            raise ValueError("must be a count, a list of whole numbers or a mapping")
+        if isinstance(value, list):
+            check_list(value, "")
+        else:
+            check_count(value, "")
+        return expand_seeds(value)
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _metric(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @field_validator("scheduler", "search", mode="before")
     @classmethod

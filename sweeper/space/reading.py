@@ -15,13 +15,16 @@ from sweeper.space.axis_reader import read_axes
 from sweeper.space.conditions import Requirement, read_condition, refuse_tuned
 from sweeper.space.file import BITS_OF_THE_SWEEP, METRICS, SHORTHAND_KEYS, SpaceFile, parse_keys
 from sweeper.space.knobs import parse_knobs
+from sweeper.space.questions import check_question, list_looks
+from sweeper.space.search_rules import check_search
+from sweeper.space.seeds import expand_seeds
 from sweeper.space.space import SearchSpace
 from sweeper.space.yaml_reader import read_mapping
 from sweeper.workbench import on_workbench
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
-_COPIED = ("description", "design", "search", "scheduler", "metric", "resources", "budget", "bits", "keep")
+_COPIED = ("description", "design", "search", "scheduler", "question", "resources", "budget", "bits", "keep", "floors")
 """Keys of the file that a `SearchSpace` has unchanged."""
 
 
@@ -71,6 +74,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     variants = {str(variant): parse_knobs(knobs, faults.at(f"variants.{variant}")) for variant, knobs in named}
     axes = read_axes(data.get("space", {}), faults.at("space"))
     _check_knobs(data, base, variants, axes, overrides, faults)
+    _check_varied_by_seeds(parsed, base, variants, axes, faults)
     name = name or parsed.name or Path(file).stem or "sweep"
     check_name(name, "name", faults)
     wrong = {fault.path.partition(".")[0] for fault in faults}
@@ -78,6 +82,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     require = _read_requirements(parsed, axes, faults)
     _check_threads(parsed, base, faults)
     _check_folds(parsed, base, variants, axes, faults)
+    check_question(parsed, axes, variants, wrong, faults)
     if parsed.bits == "portable" and parsed.resources.gpu > 0:
         faults.add("bits", "must be native on GPUs, where bits cannot be pinned", parsed.bits)
     space = SearchSpace(
@@ -85,7 +90,10 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
         base=base if parsed.bits == "native" else {**base, "bits": parsed.bits},
         axes=tuple(axes),
         variants=variants,
-        seeds=tuple(range(parsed.seeds)) if isinstance(parsed.seeds, int) else tuple(parsed.seeds),
+        metrics=tuple(parsed.metric),
+        seeds=parsed.seeds.numbers(),
+        looks=list_looks(parsed.seeds.first, parsed.seeds.most) if parsed.seeds.until is not None else (),
+        vary=tuple(parsed.seeds.vary),
         require=require,
         source=data,
         file=file,
@@ -143,6 +151,8 @@ def _apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
         if path.startswith("sweep:"):
             section, _, key = path.removeprefix("sweep:").partition(".")
             inner = merged.get(section)
+            if section == "seeds" and inner is not None:
+                inner = expand_seeds(inner)
             if isinstance(inner, str) and section in SHORTHAND_KEYS:
                 inner = {SHORTHAND_KEYS[section]: inner}
             merged[section] = {**(inner if isinstance(inner, Mapping) else {}), key: value} if key else value
@@ -185,6 +195,18 @@ def _check_knobs(
         faults.add("base.task", "must be given, here or in `space`", remedy="See `sweeper tasks`.")
 
 
+def _check_varied_by_seeds(
+    parsed: SpaceFile, base: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis], faults: Faults
+) -> None:
+    """Check that no knob that the seeds set is set anywhere else."""
+    for knob in parsed.seeds.vary[1:]:
+        for section, knobs in [("base", base), *((f"variants.{name}", knobs) for name, knobs in variants.items())]:
+            if knob in knobs:
+                faults.add(f"{section}.{knob}", "must not be set here: seeds.vary has it", knobs[knob], "Remove it here, or there.")
+        if any(knob in axis.knobs for axis in axes):
+            faults.add(f"space.{knob}", "must not vary in `space`, too: seeds.vary has it", remedy="Remove it here, or there.")
+
+
 def _check_sweep(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any], wrong: set[str], faults: Faults) -> None:
     """Check the sweep's own keys against each other. Keys in `wrong` have faults of their own and are skipped."""
     tuned = [axis for axis in axes if axis.is_tuned]
@@ -197,11 +219,21 @@ def _check_sweep(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any
         faults.add("search.algorithm", "must be grid when nothing is tuned", parsed.search.algorithm, remedy)
     if not {"search", "scheduler", "space"} & wrong:
         _check_scheduler(parsed, tuned, faults)
-    if parsed.metric not in METRICS:
-        faults.add("metric", "must be a metric that tasks report", parsed.metric, nearest(parsed.metric, METRICS))
-    elif parsed.metric == "test_error" and base.get("selection", "test" if base.get("reference_behaviour") else None) != "test":
-        remedy = "Select on validation data, or set base.selection to test, which every row records."
-        faults.add("metric", "must not use the test set", parsed.metric, remedy)
+    if "metric" not in wrong:
+        _check_metrics(parsed, base, faults)
+    if not {"search", "space"} & wrong:
+        check_search(parsed.search, tuned, faults)
+
+
+def _check_metrics(parsed: SpaceFile, base: Mapping[str, Any], faults: Faults) -> None:
+    for metric in parsed.metric:
+        if metric not in METRICS:
+            faults.add("metric", "must be a metric that tasks report", metric, nearest(metric, METRICS))
+        elif metric == "test_error" and base.get("selection", "test" if base.get("reference_behaviour") else None) != "test":
+            remedy = "Select on validation data, or set base.selection to test, which every row records."
+            faults.add("metric", "must not use the test set", metric, remedy)
+    if len(parsed.metric) != 1 and (parsed.search.algorithm != "nsga2" or len(set(parsed.metric)) != 2 or len(parsed.metric) > 2):
+        faults.add("metric", "must be one metric, or under nsga2 a list of two", parsed.metric)
 
 
 def _check_scheduler(parsed: SpaceFile, tuned: Sequence[Axis], faults: Faults) -> None:
@@ -216,9 +248,13 @@ def _check_scheduler(parsed: SpaceFile, tuned: Sequence[Axis], faults: Faults) -
             "arms of a task stop each other."
         )
         faults.add("scheduler.among", rule, scheduler.among, remedy)
-    if search.algorithm == "tpe" and scheduler.cohort is not None and scheduler.cohort > search.lag:
-        rule = f"must be at most search.lag = {search.lag} under tpe, which proposes no more candidates before it has seen results"
+    if search.learns and scheduler.cohort is not None and scheduler.cohort > search.lag:
+        algorithm = search.algorithm
+        rule = f"must be at most search.lag = {search.lag} under {algorithm}, which proposes no more candidates before it has seen results"
         faults.add("scheduler.cohort", rule, scheduler.cohort, "Lower it, or raise search.lag.")
+    if scheduler.name == "hyperband" and (cohorts := -(-search.trials // (scheduler.cohort or search.lag))) < scheduler.brackets:
+        rule = f"must be at most the number of cohorts, {cohorts} of {scheduler.cohort or search.lag} candidates"
+        faults.add("scheduler.brackets", rule, scheduler.brackets, "Lower it or scheduler.cohort, or raise search.trials.")
 
 
 def _read_requirements(parsed: SpaceFile, axes: Sequence[Axis], faults: Faults) -> tuple[Requirement, ...]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, SHORTHAND
 from sweeper.space.file import METRICS, SHORTHAND_KEYS, SpaceFile
+from sweeper.space.seeds import MAX_SEEDS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -43,7 +44,12 @@ def json_schema() -> dict[str, Any]:
     properties["base"] = {"$ref": "#/$defs/Knobs"}
     properties["space"] = {"$ref": "#/$defs/Space"}
     properties["variants"]["additionalProperties"] = {"$ref": "#/$defs/Knobs"}
-    properties["metric"]["enum"] = list(METRICS)
+    one = {"enum": list(METRICS)}
+    properties["metric"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": 2}]}
+    numbers = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
+    several = {"type": "array", "items": numbers, "minItems": 1, "uniqueItems": True}
+    count = {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS}
+    properties["seeds"] = {"anyOf": [count, several, {"$ref": "#/$defs/SeedsConfig"}]}
     for section, key in SHORTHAND_KEYS.items():
         model = SpaceFile.model_fields[section].annotation.__name__  # type: ignore[union-attr]
         properties[section] = {"anyOf": [{"$ref": f"#/$defs/{model}"}, {"enum": definitions[model]["properties"][key]["enum"]}]}

@@ -13,7 +13,9 @@ from orca_core.errors import ConfigError
 from sweeper.faults import Faults
 from sweeper.space.axes import Axis, sort_by_condition
 from sweeper.space.conditions import Requirement
-from sweeper.space.file import Bits, Budget, Keep, Resources, SchedulerConfig, SearchConfig
+from sweeper.space.file import Bits, Budget, Keep, Resources, SchedulerConfig
+from sweeper.space.search import SearchConfig
+from sweeper.space.seeds import Question
 
 Knobs = dict[str, Any]
 """Knob -> value."""
@@ -38,8 +40,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A validated search space. Its fields are those of `SpaceFile`, except that `base` is flat, `axes` come from `space`, and
-    `options` are the knobs of `base` that the command line set."""
+    """A validated search space. Its fields are those of `SpaceFile`, except that `base` is flat, `axes` come from `space`, `metrics` are
+    those of `metric`, `seeds` are all seeds that an arm may have, `looks` the numbers of seeds after which an arm may have enough of them
+    (empty if it has all of them from the start), `vary` the knobs that seeds set, and `options` the knobs of `base` that the command line
+    set."""
 
     name: str
     description: str
@@ -50,13 +54,17 @@ class SearchSpace:
     seeds: tuple[int, ...]
     search: SearchConfig
     scheduler: SchedulerConfig
-    metric: str
+    metrics: tuple[str, ...]
     require: tuple[Requirement, ...]
     resources: Resources
     budget: Budget
     bits: Bits
     keep: Keep
+    floors: bool
     source: Mapping[str, Any]
+    question: Question | None = None
+    looks: tuple[int, ...] = ()
+    vary: tuple[str, ...] = ("seed",)
     file: str = ""
     options: tuple[str, ...] = ()
 
@@ -69,6 +77,27 @@ class SearchSpace:
     def cohort(self) -> int:
         """Number of candidates of an arm that early stopping decides together."""
         return self.scheduler.cohort or self.search.lag
+
+    @property
+    def metric(self) -> str:
+        """The metric that the search minimises; of two, the one by which candidates are ranked first."""
+        return self.metrics[0]
+
+    @property
+    def columns_read(self) -> tuple[str, ...]:
+        """The columns of the rows of ended trials from which further trials are planned."""
+        asked = (self.question.metric, "test_samples") if self.question is not None and self.looks else ()
+        return tuple(dict.fromkeys([*self.metrics, *asked]))
+
+    @property
+    def learns(self) -> bool:
+        """Whether scores lead to further trials."""
+        return self.search.learns or self.search.replicate > 0 or bool(self.looks)
+
+    @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """The seeds of `search.replicate`: the numbers after those with which candidates are compared."""
+        return tuple(range(max(self.seeds) + 1, max(self.seeds) + 1 + self.search.replicate))
 
     @property
     def varied(self) -> list[str]:

@@ -111,7 +111,7 @@ def test_a_combination_is_resolved_once_whatever_the_number_of_seeds(monkeypatch
 
     resolve = spaces.resolve_config
     monkeypatch.setattr(spaces, "resolve_config", lambda overrides: calls.append(overrides) or resolve(overrides))
-    monkeypatch.setattr("sweeper.planning.planner.resolve_config", lambda overrides: calls.append(overrides) or resolve(overrides))
+    monkeypatch.setattr("sweeper.planning.planned_arm.resolve_config", lambda overrides: calls.append(overrides) or resolve(overrides))
     space = parse_space({"name": "s", "base": {"task": "digits"}, "space": {"align.epochs": {"grid": [0, 1, 2]}}, "seeds": 5})
     assert len(make_plan(space).trials) == 15
     assert len(calls) == 3

@@ -137,7 +137,7 @@ FAULTS = {
     ),
     "number as a label": ("resources: {labels: {zone: 3}}", "resources.labels.zone: must be a value of a node label or a selector of"),
     "no labels in a list": ("resources: {labels: {zone: []}}", "resources.labels.zone: must be a list of values of a node label, at least"),
-    "seeds true": ("seeds: true", "seeds: must be a count or a list of whole numbers, but got True."),
+    "seeds true": ("seeds: true", "seeds: must be a count, a list of whole numbers or a mapping, but got True."),
     "no seeds": ("seeds: 0", "seeds: must be at least 1, but got 0."),
     "seed twice": ("seeds: [1, 1]", "seeds: must be a list of different whole numbers from 0, at least one, but got [1, 1]."),
     "seed as a knob": ("base: {task: digits, seed: 3}", "base.seed: must not be set here, but got 3. Use `seeds`."),
@@ -170,7 +170,7 @@ FAULTS = {
     ),
     "condition that never holds": (
         "space: {finetune.lr: {grid: [1], when: {body.modality: {not: [text, picture]}}}}",
-        "space.finetune.lr.when.body.modality: must be text or images, but got 'picture'.",
+        "space.finetune.lr.when.body.modality: must be text or images or none, but got 'picture'.",
     ),
     "condition that is no value": (
         "require: [{if: {freezing: full}, then: {align.epochs: {nott: 0}}}]",
@@ -453,7 +453,7 @@ def test_set_reaches_knobs_and_with_sweep_the_keys_of_the_sweep(load):
         ("body", "mini-swin", "--set body.name: must not be a knob that the space varies, but got 'mini-swin'. Edit the file instead."),
         ("freezing", "full", "--set freezing: must not be a knob that the space varies, but got 'full'. Edit the file instead."),
         ("finetune.lr", 0, "base.finetune.lr: must be greater than 0, but got 0."),
-        ("sweep:seeds", True, "seeds: must be a count or a list of whole numbers, but got True."),
+        ("sweep:seeds", True, "seeds: must be a count, a list of whole numbers or a mapping, but got True."),
         ("sweep:sedes", 1, "sedes: must be a known key. Did you mean 'seeds'?"),
     ],
 )

@@ -1,0 +1,196 @@
+"""The output of `sweeper plan NAME --decide N`: which further trials are expected to settle most open verdicts of a sweep."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.comparison import compare
+from sweeper.analysis.contrasts import Contrast
+from sweeper.analysis.paired import UNDECIDED
+from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
+from sweeper.planning.deciding import Name, name_of
+from sweeper.planning.outlook import Open, Step, choose_trials, describe
+from sweeper.results.workspace import Workspace
+from sweeper.running.reconcile import reconcile
+from sweeper.show.plan_work import format_duration
+from sweeper.show.question import name_contrast
+from sweeper.show.tables import terminal_width, text_table
+from sweeper.space.reading import parse_space
+from sweeper.space.space import SearchSpace
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Trials that are expected to settle most open verdicts.
+
+    Args:
+        space: The sweep's space.
+        number: Number of trials that may be spent.
+        verdicts: Number of contrasts.
+        undecided: Those without a verdict.
+        too_few: Those of them with fewer than two pairs, of which nothing can be expected.
+        steps: What is done for which contrast.
+        trials: The trials, as cells: task, arm, what the sweep varies, and what its seeds set.
+        seconds: Expected work; None if no trial of these arms was timed.
+    """
+
+    space: SearchSpace
+    number: int
+    verdicts: int
+    undecided: Sequence[Name]
+    too_few: Sequence[Name]
+    steps: Sequence[Step]
+    trials: Sequence[Row]
+    seconds: float | None
+
+
+def describe_advice(name: str, number: int, settings: Mapping[str, Any], workspace: Workspace, format: str) -> str:
+    """The advice as text, or its trials as JSON or CSV.
+
+    Args:
+        name: Name of a sweep with results.
+        number: Number of trials that may be spent.
+        settings: The options `--set`, by which a sweep without a question can be given one.
+        workspace: Where the results are.
+        format: `text`, `json` or `csv`.
+
+    Raises:
+        ConfigError: If the sweep is unknown, has no question or no results that answer it, or the format is unknown.
+    """
+    advice = advise(name, number, settings, workspace)
+    match format:
+        case "json":
+            return json.dumps(advice.trials, indent=1) + "\n"
+        case "csv":
+            text = io.StringIO()
+            if advice.trials:
+                writer = csv.DictWriter(text, fieldnames=list(advice.trials[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(advice.trials)
+            return text.getvalue()
+        case "text":
+            return _format_text(name, advice)
+    raise ConfigError([Fault("--format", "must be text, json or csv", format)])
+
+
+def advise(name: str, number: int, settings: Mapping[str, Any], workspace: Workspace) -> Advice:
+    """Choose trials; arguments and errors as for `describe_advice`."""
+    results = workspace.results
+    results.check_sweep(name)
+    plan = results.latest_plan(name)
+    if plan is None:
+        raise ConfigError([Fault("--decide", "must be used with a sweep that has a plan in the results", name, "Run it once more.")])
+    space = parse_space(plan["space"] | {"name": name}, overrides=settings)
+    if space.question is None:
+        remedy = "Give it one: --set sweep:question='{factor: KNOB, baseline: LEVEL}'."
+        raise ConfigError([Fault("question", "must say what is to be decided", Fault.ABSENT, remedy)])
+    sweep = read_sweep_rows(results, name, [space.question.metric, "seconds"])
+    compared = _compare(space, sweep)
+    contrasts = [contrast for contrast, _ in compared]
+    if space.looks:  # its own verdicts take the looks into account
+        deciding = reconcile(space, results).planner.deciding
+        decisions = deciding.decisions if deciding is not None else {}
+        undecided = [of for of in contrasts if (own := decisions.get(name_of(of))) is None or own.verdict == UNDECIDED]
+    else:
+        undecided = [contrast for contrast, verdict in compared if verdict == UNDECIDED]
+    levels = (space.question.alpha / max(1, len(contrasts)),) * 2
+    candidates, too_few = [], []
+    for contrast in undecided:
+        known = describe(space, contrast)
+        if known is None:
+            too_few.append(name_of(contrast))
+        else:
+            arms = frozenset(str(arm) for context in contrast.contexts for arm in contrast.arms[context])
+            candidates.append(Open(name_of(contrast), arms, known, levels))
+    steps, extra = choose_trials(candidates, number)
+    rows_of = defaultdict(list)
+    for row in sweep.rows:
+        if str(row.get("arm")) in extra:
+            rows_of[str(row["arm"])].append(row)
+    trials = [cells for arm, seeds in extra.items() for cells in _trials_of(space, arm, rows_of[arm], seeds)]
+    names = [name_of(contrast) for contrast in undecided]
+    return Advice(space, number, len(contrasts), names, too_few, steps, trials, _seconds(extra, rows_of))
+
+
+def _compare(space: SearchSpace, sweep: SweepRows) -> list[tuple[Contrast, str | None]]:
+    """The contrasts of the question with their verdicts, as `sweeper compare` has them."""
+    question = space.question
+    assert question is not None
+    comparison = compare(
+        sweep.rows,
+        question.factor,
+        question.baseline,
+        within=question.within,
+        metric=question.metric,
+        margin=question.margin,
+        alpha=question.alpha,
+        allow_unfair=True,
+        pair_by=sweep.pair_by,
+        varied=sweep.varied,
+        lists_plan=sweep.lists_plan,
+        objective=sweep.objective,
+    )
+    verdicts = [effect.verdict for effect in comparison.effects if effect.task is not None]
+    return [(contrast, verdict) for contrast, verdict in zip(comparison.contrasts, verdicts, strict=True) if contrast.contexts]
+
+
+def _trials_of(space: SearchSpace, arm: str, rows: Sequence[Row], seeds: int) -> Iterable[dict[str, Any]]:
+    """Further trials of an arm: the seeds after those it has."""
+    shown = [knob.replace(".", "_") for knob in space.varied if knob != "task"]
+    cells = {"task": rows[0].get("task"), "arm": arm} | {column: rows[0].get(column) for column in shown}
+    last = max(row["seed"] for row in rows)
+    for seed in range(last + 1, last + 1 + seeds):
+        yield cells | dict.fromkeys(space.vary, seed)
+
+
+def _seconds(extra: Mapping[str, int], rows_of: Mapping[str, Sequence[Row]]) -> float | None:
+    total = 0.0
+    for arm, seeds in extra.items():
+        timed = [row["seconds"] for row in rows_of[arm] if row.get("status") == "COMPLETE" and row.get("seconds") is not None]
+        if not timed:
+            return None
+        total += seeds * math.fsum(timed) / len(timed)
+    return total
+
+
+def _format_text(name: str, advice: Advice) -> str:
+    if not advice.undecided:
+        return f"{name}: all {advice.verdicts} verdicts are there; nothing is left to decide.\n"
+    head = f"{name}: {len(advice.undecided)} of {advice.verdicts} verdicts are open."
+    if advice.too_few:
+        head += f" Of {len(advice.too_few)} there are fewer than two pairs, from which nothing can be expected."
+    if not advice.steps:
+        return f"{head} {advice.number} further trials are not expected to settle any of them.\n"
+    settled = sum(step.probability for step in advice.steps)
+    work = "" if advice.seconds is None else f", with about {format_duration(advice.seconds)} of work"
+    head += f" {len(advice.trials)} further trials are expected to settle {settled:.1f} of them{work}.\n"
+    contrasts = text_table(
+        ["contrast", "seeds", "further", "trials", "settled"],
+        (
+            [name_contrast(advice.space, step.contrast.name), step.contrast.known.pairs, step.seeds, step.trials, f"{step.probability:.0%}"]
+            for step in advice.steps
+        ),
+        terminal_width(),
+        wrapped=0,
+    )
+    by_arm: dict[str, list[Row]] = {}
+    for trial in advice.trials:
+        by_arm.setdefault(str(trial["arm"]), []).append(trial)
+    columns = [column for column in advice.trials[0] if column not in advice.space.vary]
+    lines = ([of_arm[0][column] for column in columns] + [_spell_range([trial["seed"] for trial in of_arm])] for of_arm in by_arm.values())
+    hint = "With `seeds: {until: decided}` in its file, a sweep adds seeds where they are needed by itself.\n"
+    return f"{head}\n{contrasts}\n{text_table([*columns, 'seeds'], lines)}\n{hint}"
+
+
+def _spell_range(seeds: Sequence[int]) -> str:
+    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
