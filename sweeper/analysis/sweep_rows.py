@@ -91,7 +91,7 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
     return SweepRows(
         name=name,
         rows=[*rows, *pending] if pending is not None else rows,
-        varied=plan.get("varied"),
+        varied=plan.get("varied") or None,
         pair_by=pair_by,
         objective=objective,
         lists_plan=pending is not None,
