@@ -77,6 +77,8 @@ class FaultyS3:
         self.requests: list[Request] = []
         self._choose: Callable[[str, str], str] = lambda method, path: ""
         self._random, self._lock = random.Random(seed), threading.Lock()
+        self._running = threading.Event()
+        self._running.set()
         self._proxy: ThreadingHTTPServer | None = None
         self._port = 0
 
@@ -160,6 +162,15 @@ class FaultyS3:
         finally:
             self._choose = before
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within: take requests, but answer none of them until the end."""
+        self._running.clear()
+        try:
+            yield
+        finally:
+            self._running.set()
+
     def _ask(self, method: str, path: str) -> tuple[int, bytes]:
         """Ask the server itself."""
         connection = http.client.HTTPConnection("127.0.0.1", self.moto_port)
@@ -209,6 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self._read_body()
+        self.s3._running.wait()
         time.sleep(self.s3.delay_s)
         fault = self.s3._choose(self.command, self.path)
         if fault in ANSWERS:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from two_machines import TWO_MACHINES
 
 from sweeper.results import Results
 
@@ -209,22 +210,6 @@ def test_ray_starts_the_machines_of_the_file_in_an_account_that_was_set_up(accou
     assert len(zones) == 3, "a subnet in each zone"
 
 
-# Two machines, as in tests/test_deploy.py: this network namespace, and another one that a cable joins to it.
-COME_UP = """
-set -e
-ip link set lo up
-ip link add left type veth peer name right
-unshare --net sleep 1000 &
-sleep 1
-ip link set right netns $!
-ip addr add 10.9.0.1/24 dev left
-ip link set left up
-ip route add default dev left
-nsenter --net --target $! sh -c 'ip addr add 10.9.0.2/24 dev right; ip link set right up; ip link set lo up; ip route add default dev right'
-export SECOND=$!
-exec "$@"
-"""
-
 CHECKS = """
 import json, os, subprocess, sys, time
 from pathlib import Path
@@ -353,7 +338,7 @@ def test_every_command_of_the_file_runs_in_a_clean_environment_and_the_cluster_g
         "PYTHONPATH": str(PROJECT),
         "RAY_TMPDIR": str(clean_home),
     }
-    up = ["bash", "-c", COME_UP, "bash", str(clean_home / "image/bin/python"), "-c", CHECKS, str(FILE)]
+    up = ["bash", "-c", TWO_MACHINES, "bash", str(clean_home / "image/bin/python"), "-c", CHECKS, str(FILE)]
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", *up],
         cwd=clean_home, env=environment, capture_output=True, text=True, timeout=280,

@@ -18,6 +18,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from two_machines import TWO_MACHINES
 
 PROJECT = Path(__file__).parents[1]
 SBATCH = PROJECT / "deploy/slurm/sweep.sbatch"
@@ -135,21 +136,6 @@ def test_the_slurm_script_says_how_it_is_used():
     used = subprocess.run(["bash", SBATCH], capture_output=True, text=True)
     assert (used.returncode, used.stderr[:14]) == (2, "usage: sbatch ")
 
-
-# Two nodes: this network namespace, and another one that a cable joins to it. All ports are the same on both.
-TWO_MACHINES = """
-set -e
-ip link set lo up
-ip link add left type veth peer name right
-unshare --net sleep 1000 &
-sleep 1
-ip link set right netns $!
-ip addr add 10.9.0.1/24 dev left
-ip link set left up
-nsenter --net --target $! sh -c 'ip addr add 10.9.0.2/24 dev right; ip link set right up; ip link set lo up'
-export SECOND=$!
-exec "$@"
-"""
 
 SRUN = """#!/bin/bash
 # srun, as far as the script uses it: `--exclude` is the step on the other node.

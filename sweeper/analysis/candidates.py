@@ -11,10 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orca_core.floors.rows import FloorCase
 from sweeper.results.store import ResultStore
 from sweeper.results.views import shown_status
 
 Row = Mapping[str, Any]
+
+_READ = (
+    *("trial", "task", "arm", "candidate", "variant", "seed", "in_plan", "status", "cause", "seconds"),
+    *("test_error", "majority_error", "valid_samples", "score"),
+    *FloorCase("").cells(),
+)
+"""Columns of the rows that are read, beside the metric and the varied knobs: all columns of a large sweep take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +138,16 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
     results.check_sweep(sweep)
     plan = results.latest_plan(sweep) or {"metric": "valid_error", "varied": [], "trials": {}}
     found: dict[tuple[str, str, int], _Found] = defaultdict(_Found)
-    for trial, (arm, number) in plan.get("candidates", {}).items():  # plans of version 0.1 do not have them
-        cells = plan["trials"][trial]
+    common = plan.get("common", {})  # plans of version 0.1 have neither this nor candidates
+    for trial, (arm, number) in plan.get("candidates", {}).items():
+        cells = common | plan["trials"][trial]
         found[cells["task"], arm, number].cells = cells
-    for row in results.live_trials(sweep):
+    for row in results.live_trials(sweep, dict.fromkeys([*_READ, plan["metric"], *plan["varied"]])):
         if row["in_plan"]:
             of_candidate = found[row["task"], row["arm"], row["candidate"]]
             of_candidate.cells = row
             of_candidate.rows[row["seed"]] = row
-    planned = frozenset(cells["seed"] for cells in plan["trials"].values())
+    planned = frozenset((common | cells)["seed"] for cells in plan["trials"].values())
     arms: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
     for (task, arm, number), of_candidate in sorted(found.items(), key=lambda entry: entry[0]):
         seeds = planned or frozenset(of_candidate.rows)  # no plan: trials recorded one by one

@@ -22,10 +22,11 @@ from orca_core.errors import MissingBucketError, StoreAccessError, StoreError, S
 from orca_core.floors.rows import FloorRow
 from sweeper.results.notes import OLD_HEARTBEAT
 from sweeper.results.records import FLOOR_IDENTITY, FLOOR_KEY, IDENTITY, TABLES, schema
-from sweeper.results.table_files import READING_ORDER, TableFiles
+from sweeper.results.table_files import READING_ORDER, TableFiles, row_groups
 from sweeper.results.views import (
+    OF_AN_ATTEMPT,
     current_rows,
-    drop_doubled,
+    distinct_rows,
     drop_earlier_attempts,
     drop_superseded,
     find_superseded,
@@ -74,7 +75,9 @@ class ResultStore(TableFiles):
         columns = schema(table)
         if unknown := {name for row in rows for name in row}.difference(columns.names):
             raise ValueError(f"{table} has no column {', '.join(sorted(unknown))}")
-        self._write_rows(pa.Table.from_pylist([{**row, "sweep": sweep} for row in rows], schema=columns), f"{table}/sweep={sweep}")
+        self._write_rows(
+            [pa.Table.from_pylist([{**row, "sweep": sweep} for row in rows], schema=columns)], columns, f"{table}/sweep={sweep}"
+        )
 
     def append_floors(self, rows: Sequence[FloorRow]) -> None:
         """Add floors as one new file, none if there are no rows.
@@ -83,8 +86,9 @@ class ResultStore(TableFiles):
             StoreError: If the file cannot be written.
         """
         if rows:
-            now = datetime.now(UTC)
-            self._write_rows(pa.Table.from_pylist([{**row.cells(), "computed_at": now} for row in rows], schema=schema("floors")), "floors")
+            now, columns = datetime.now(UTC), schema("floors")
+            table = pa.Table.from_pylist([{**row.cells(), "computed_at": now} for row in rows], schema=columns)
+            self._write_rows([table], columns, "floors")
 
     def floors(self, by: Sequence[str] = FLOOR_IDENTITY) -> list[dict[str, Any]]:
         """The latest row of each model on each task and split.
@@ -179,7 +183,8 @@ class ResultStore(TableFiles):
         def merge(data: dict[str, ds.FileSystemDataset]) -> None:
             paths = data["floors"].files
             if len(paths) > 1:
-                self._write_merged(latest_floors(self._with_later_columns(paths, "floors").to_table(), FLOOR_KEY), paths, "floors")
+                rows = latest_floors(self._with_later_columns(paths, "floors").to_table(), FLOOR_KEY)
+                self._write_merged([rows], rows.schema, paths, "floors")
 
         self.read(["floors"], merge)
         for path in self._files.attempt(partial(self._sort_files, "floors", None), "floors cannot be listed").dead:
@@ -191,13 +196,15 @@ class ResultStore(TableFiles):
             return
         everything = self._with_later_columns(paths, table)
         superseded = find_superseded(data["trials"])
+        keep: pa.ChunkedArray | None = None
         if table == "trials":
-            rows = last_rows_of_runs(drop_earlier_attempts(everything, superseded).to_table())
+            rows = drop_earlier_attempts(everything, superseded)
+            keep = last_rows_of_runs(rows.to_table(columns=list(OF_AN_ATTEMPT)))
         else:
-            rows = drop_superseded(everything, superseded).to_table()
-        if repair:
-            rows = drop_doubled(rows, IDENTITY[table])
-        self._write_merged(rows, paths, f"{table}/sweep={sweep}")
+            rows = drop_superseded(everything, superseded)
+            if repair:
+                keep = distinct_rows(rows.to_table(columns=list(IDENTITY[table])), IDENTITY[table])
+        self._write_merged(row_groups(rows, keep), rows.schema, paths, f"{table}/sweep={sweep}")
 
     # -------------------------------------------------------------------------------------------------------------- sweeps
 

@@ -55,8 +55,9 @@ CREATE_VIEWS = f"""
     ) = 1;
 
     CREATE VIEW floors AS
-    FROM {STORED_FLOORS} QUALIFY row_number() OVER (PARTITION BY {", ".join(FLOOR_IDENTITY)} 
-    ORDER BY task_digest IS NULL, computed_at DESC) = 1;
+    FROM {STORED_FLOORS} QUALIFY row_number() OVER (
+        PARTITION BY {", ".join(FLOOR_IDENTITY)} ORDER BY task_digest IS NULL, computed_at DESC
+    ) = 1;
 """
 """Windows are over trials only, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded` instead."""
 
@@ -73,14 +74,21 @@ def column_names() -> set[str]:
 
 def current_rows(trials: pa.Table) -> pa.Table:
     """For each trial in each sweep, the row with the largest (attempt, run, sequence), in the order of the table."""
-    return _last_rows(trials, ["sweep", "trial"])
+    return trials.take(_last_rows(trials, ["sweep", "trial"]))
 
 
-def last_rows_of_runs(trials: pa.Table) -> pa.Table:
-    """The current row of each trial, and the last row of every other run that made the same attempt at once.
+OF_AN_ATTEMPT = ("sweep", "trial", "attempt", "run", "sequence")
+"""Columns of `trials` that say which rows count."""
+
+
+def last_rows_of_runs(trials: pa.Table) -> pa.ChunkedArray:
+    """Positions of the current row of each trial, and of the last row of every other run that made the same attempt at once, ascending.
 
     What remains of `trials` after superseded attempts are dropped: the rows of the other runs must stay, as `find_superseded` has to know
     about those runs for as long as they may still write rows of epochs.
+
+    Args:
+        trials: Rows of `trials` with at least the columns `OF_AN_ATTEMPT`.
     """
     return _last_rows(trials, ["sweep", "trial", "run"])
 
@@ -94,19 +102,19 @@ def latest_floors(rows: pa.Table, by: Sequence[str] = FLOOR_IDENTITY) -> pa.Tabl
     return rows.take(last.sort_by("row_last")["row_last"])
 
 
-def drop_doubled(rows: pa.Table, identity: Sequence[str]) -> pa.Table:
-    """Of rows that agree in the columns `identity` only the first, in the order of the table."""
+def distinct_rows(rows: pa.Table, identity: Sequence[str]) -> pa.ChunkedArray:
+    """Positions of the rows that differ in the columns `identity`, ascending: of rows that agree, the first."""
     keys = rows.select(list(identity)).append_column("row", pa.array(range(len(rows)), pa.int64()))
     first = keys.group_by(list(identity), use_threads=False).aggregate([("row", "first")])
-    return rows.take(first.sort_by("row_first")["row_first"])
+    return first.sort_by("row_first")["row_first"]
 
 
-def _last_rows(trials: pa.Table, by: Sequence[str]) -> pa.Table:
-    keys = _named_runs(trials.select(["sweep", "trial", "attempt", "run", "sequence"]))
+def _last_rows(trials: pa.Table, by: Sequence[str]) -> pa.ChunkedArray:
+    keys = _named_runs(trials.select(OF_AN_ATTEMPT))
     keys = keys.append_column("row", pa.array(range(len(trials)), pa.int64()))
     ascending = keys.sort_by([(name, "ascending") for name in ("attempt", "run", "sequence", "row")])
     last = ascending.group_by(list(by), use_threads=False).aggregate([("row", "last")])
-    return trials.take(last.sort_by("row_last")["row_last"])
+    return last.sort_by("row_last")["row_last"]
 
 
 def _named_runs(rows: pa.Table) -> pa.Table:

@@ -7,12 +7,13 @@ lacks data or has other data is known by its name before the first trial fails t
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -96,6 +97,17 @@ class NodeNeeds:
                     digests[what, name] = _digest(what, name)
         bench = Workbench.current()
         return cls(digests, tuple(forms), os.getcwd(), str(bench.data_root), shorten_home(bench.cache_root), bench.max_data_gib, free_gib)
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self) | {"digests": [[*read, digest] for read, digest in self.digests.items()]})
+
+    @classmethod
+    def from_json(cls, text: str) -> NodeNeeds:
+        """What `to_json` wrote, by the same code."""
+        fields = json.loads(text)
+        digests = {(what, name): digest for what, name, digest in fields["digests"]}
+        return cls(**fields | {"digests": digests, "reference": tuple((task, is_so) for task, is_so in fields["reference"])})
 
 
 def prepare_node(needs: NodeNeeds, bench: Workbench | None = None) -> list[NodeFinding]:

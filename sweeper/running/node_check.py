@@ -7,7 +7,6 @@ say so.
 from __future__ import annotations
 
 import os
-import pickle
 import platform
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeper.running.node import NodeFinding, NodeNeeds
+    from sweeper.running.node import NodeFinding
 
 Trouble = tuple[str, str]
 """(cause, one of `NODE_CAUSES`; what is wrong, in one line)"""
@@ -45,7 +44,7 @@ class Question:
         code: The code with which the sweep was started, as `dataclasses.asdict(Code)`.
         store: Folder or URI of the stage store; empty = not asked for.
         probe: Name of a file in the store that the driver has written, and its content.
-        needs: What trials read, a pickled `NodeNeeds`; empty = not asked for.
+        needs: What trials read, a `NodeNeeds` as JSON; empty = not asked for.
         own_data: The user's own data that was sent, as for `TrialJob`.
         gpu: Share of a GPU that a trial asks for.
     """
@@ -53,7 +52,7 @@ class Question:
     code: dict[str, Any]
     store: str = ""
     probe: str = ""
-    needs: bytes = b""
+    needs: str = ""
     own_data: dict[str, str] = field(default_factory=dict)
     gpu: float = 0.0
 
@@ -135,11 +134,11 @@ def _check_needs(question: Question, found: Answer) -> None:
     """Check data and disk, and decode published data, as trials find them there."""
     if not question.needs:
         return
-    from sweeper.running.node import prepare_node
+    from sweeper.running.node import NodeNeeds, prepare_node
     from sweeper.running.own_data import fetch_own_data
     from sweeper.workbench import open_on_worker
 
-    needs: NodeNeeds = pickle.loads(question.needs)
+    needs = NodeNeeds.from_json(question.needs)
     bench = open_on_worker(needs.data_root, needs.cache_root, needs.max_data_gib)
     try:
         fetch_own_data(question.own_data, question.store, bench)

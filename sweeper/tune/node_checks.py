@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +39,7 @@ def make_question(configs: Iterable[TrialConfig], store: str, *, free_gib: float
         own_data: As for `TrialJob`.
         gpu: Share of a GPU that a trial asks for.
     """
-    needs = pickle.dumps(NodeNeeds.of(configs, free_gib))
+    needs = NodeNeeds.of(configs, free_gib).to_json()
     return Question(asdict(code_here()), store=store, needs=needs, own_data=own_data, gpu=gpu)
 
 

@@ -40,8 +40,8 @@ def configs(*tasks: str) -> list[TrialConfig]:
 
 
 def on_node(needs: NodeNeeds, root: Path, **folders: object) -> list[NodeFinding]:
-    """What is found on a node with folders of its own: sent there and back as Ray does it."""
-    fields = vars(pickle.loads(pickle.dumps(needs))) | {"data_root": str(root), "cache_root": str(root.parent / "cache of the node")}
+    """What is found on a node with folders of its own: sent there as the driver does it, and back as Ray does it."""
+    fields = vars(NodeNeeds.from_json(needs.to_json())) | {"data_root": str(root), "cache_root": str(root.parent / "cache of the node")}
     return pickle.loads(pickle.dumps(prepare_node(NodeNeeds(**fields | folders))))
 
 
