@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.adaptive import judge_at_looks
 from sweeper.analysis.contrasts import Contrast, paired_differences
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import Factor, Row, spell_value
@@ -68,6 +69,7 @@ def compare(
     lists_plan: bool = False,
     objective: str = OBJECTIVE,
     scheduler: Mapping[str, Any] = {},
+    looks: Sequence[int] = (),
 ) -> Comparison:
     """Compare the levels of a factor with a baseline.
 
@@ -79,6 +81,7 @@ def compare(
         alpha: Error rate of the family.
         allow_unfair: Whether comparisons that are not fair get a verdict.
         scheduler: The sweep's `scheduler`: `name` and `among`.
+        looks: If this is the question of a sweep that added seeds until it was decided: the numbers of seeds after which it looked.
 
     Raises:
         ConfigError: With all faults of the arguments; or if no task has the baseline and another level.
@@ -103,13 +106,19 @@ def compare(
     if not contrasts:
         raise ConfigError([Fault("--baseline", "must be a level on a task that has another level, too", baseline)])
     facts, skewed = arm_facts(rows), find_skewed(contrasts)
-    singles = [_measure(contrast, asked, find_remarks(contrast, facts, scheduler), contrast.level in skewed) for contrast in contrasts]
+    remarks = [find_remarks(contrast, facts, scheduler, objective) for contrast in contrasts]
+    singles = [_measure(contrast, asked, of, contrast.level in skewed) for contrast, of in zip(contrasts, remarks, strict=True)]
     overall = _over_tasks(contrasts, singles)
+    if by == "all" and not overall:
+        raise ConfigError([Fault("--by", "must be task: no two tasks have the same levels, and a baseline that is not near 0", by)])
     if by == "all":
         effects = _judge(overall, alpha, allow_unfair)
     else:
         with_context = _add_interactions(_add_variances(singles, contrasts, alpha), contrasts, alpha)
         effects = _judge([*with_context, *overall], alpha, allow_unfair)
+        if looks:  # the family of the running sweep are its contrasts; those over tasks are a family of their own
+            at_looks = judge_at_looks(with_context, contrasts, looks, asked, alpha)
+            effects = [*(_withhold(effect, allow_unfair) for effect in at_looks), *_judge(overall, alpha, allow_unfair)]
     return Comparison(contrasts[0].factor, contrasts[0].baseline, metric, asked, alpha, effects, contrasts)
 
 
@@ -238,18 +247,22 @@ def _judge(effects: Sequence[Effect], alpha: float, allow_unfair: bool) -> list[
         needed = None
         if verdict == UNDECIDED and mean is not None and effect.sd and effect.margin:
             needed = seeds_needed(mean, effect.sd, effect.margin, alpha / factors[number], alpha / of_equivalence[number])
-        is_unfair = any(flag != SKEWED for flag in effect.flags)
-        judged.append(
-            replace(
-                effect,
-                p_adjusted=adjusted,
-                p_equivalence_adjusted=adjusted_equivalence,
-                verdict=None if is_unfair and not allow_unfair else verdict,
-                seeds_needed=needed if effect.task is not None else None,
-                tasks_needed=needed if effect.task is None else None,
-            )
+        given = replace(
+            effect,
+            p_adjusted=adjusted,
+            p_equivalence_adjusted=adjusted_equivalence,
+            verdict=verdict,
+            seeds_needed=needed if effect.task is not None else None,
+            tasks_needed=needed if effect.task is None else None,
         )
+        judged.append(_withhold(given, allow_unfair))
     return judged
+
+
+def _withhold(effect: Effect, allow_unfair: bool) -> Effect:
+    """An effect without its verdict if the comparison is not fair, unless that is allowed."""
+    is_unfair = any(flag != SKEWED for flag in effect.flags)
+    return replace(effect, verdict=None) if is_unfair and not allow_unfair else effect
 
 
 def _add_variances(effects: Sequence[Effect], contrasts: Sequence[Contrast], alpha: float) -> list[Effect]:

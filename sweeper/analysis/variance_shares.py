@@ -96,7 +96,9 @@ def shares_of_variance(
             found += _crossed_shares(task, _expand(of_task, crossed, pair_by), crossed, metric)
         found += _tuned_shares(task, [row for row in rows if row.get("task") == task], tuned, pair_by, objective)
     if not found:
-        raise ConfigError([Fault("", "complete trials of a task must differ in a knob for shares of variance", Fault.ABSENT)])
+        raise ConfigError(
+            [Fault("", "complete trials of a task must differ in knobs, and be more than the levels, for shares of variance", Fault.ABSENT)]
+        )
     return found
 
 
@@ -190,8 +192,9 @@ def _anova(
         terms[f"C({SEED})"] = SEED
     if spent + sum((sizes[f"f{a}"] - 1) * (sizes[f"f{b}"] - 1) for a, b in pairs) < len(data):
         terms |= {f"C(f{a}):C(f{b})": (a, b) for a, b in pairs if sizes[f"f{a}"] > 1 and sizes[f"f{b}"] > 1}
-    with np.errstate(divide="ignore", invalid="ignore"):  # F, which is not used, may be infinite
-        table = anova_lm(ols(f"y ~ {' + '.join(terms)}", frame).fit(), typ=2)
+    if spent >= len(data):  # nothing is left to tell the terms apart by
+        return {terms[f"C({mains[0]})"]: (1.0, None), REST: (0.0, None)} if len(terms) == 1 else {}
+    table = anova_lm(ols(f"y ~ {' + '.join(terms)}", frame).fit(), typ=2)
     squares, df = table["sum_sq"], table["df"]
     residual_df = float(df["Residual"])
     noise = float(squares["Residual"]) / residual_df if residual_df > 0 else None

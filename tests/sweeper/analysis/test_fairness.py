@@ -105,6 +105,12 @@ def test_what_does_not_go_with_the_arm_is_a_note():
     assert any("chose their epochs by test error" in note for note in effect_of(FAIR["both chose by test"][0]).notes)
 
 
+def test_candidates_that_were_chosen_by_test_error_are_a_note():
+    rows = candidates(fair_rows(), {0: 3, 5: 3})
+    assert any("Candidates were chosen by test_error" in note for note in effect_of(rows, objective="test_error").notes)
+    assert not any("Candidates were chosen" in note for note in effect_of(rows).notes)
+
+
 def test_the_missing_trial_is_named():
     effect = effect_of(UNFAIR["missing-in-one-arm"][0])
     assert effect.pairs_missing == ({"seed": 3, "context": {}, "side": "level", "why": "FAIL out-of-memory"},)
