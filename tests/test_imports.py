@@ -17,7 +17,10 @@ import pytest
             "sweeper.space.reading, sweeper.space.schema, sweeper.analysis.arms, sweeper.running.session, sweeper.upkeep.cleaning",
             {"torch", "ray", "transformers", "duckdb", "optuna", "sklearn", "scipy"},
         ),
-        ("sweeper.results, sweeper.analysis.arms", {"torch", "ray", "transformers", "duckdb", "scipy", "sklearn", "optuna"}),
+        (
+            "sweeper.results, sweeper.analysis.arms, sweeper.analysis.tables, sweeper.analysis.associations, sweeper.analysis.detectable",
+            {"torch", "ray", "transformers", "duckdb", "scipy", "sklearn", "optuna", "pandas", "statsmodels"},
+        ),
         ("orca_core.pipeline", {"ray", "sweeper", "optuna", "duckdb"}),
     ],
 )
@@ -27,7 +30,7 @@ def test_modules_do_not_load_what_they_do_not_need(modules, forbidden):
     assert set(loaded) & forbidden == set()
 
 
-@pytest.mark.parametrize("package", ["sweeper", "orca_core"])
+@pytest.mark.parametrize("package", ["sweeper", "sweeper.analysis", "orca_core"])
 def test_the_public_names_are_what_tab_completion_shows(package):
     """In a new process, in which nothing has been imported on demand."""
     code = f"import {package} as p; print(dir(p) == sorted(p.__all__))"

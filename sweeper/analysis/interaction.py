@@ -48,15 +48,14 @@ def find_interaction(contrast: Contrast) -> Interaction | None:
     contexts = list(by_context)
     table = np.array([[by_context[context][key] for context in contexts] for key in keys])
     means = table.mean(axis=0)
-    best: tuple[float, Sequence[int], float, float] | None = None
+    splits = []
     for group in _groups(contexts):
         rest = [number for number in range(len(contexts)) if number not in group]
         there, elsewhere = float(means[group].mean()), float(means[rest].mean())
-        explained = len(group) * len(rest) * (there - elsewhere) ** 2
-        if best is None or explained > best[0] * (1 + 1e-9):
-            best = explained, group, there, elsewhere
-    assert best is not None
-    _, group, there, elsewhere = best
+        splits.append((len(group) * len(rest) * (there - elsewhere) ** 2, group, there, elsewhere))
+    most = max(explained for explained, *_ in splits)
+    tied = [split for split in splits if split[0] >= most * (1 - 1e-9)]  # both halves of contexts, for one
+    _, group, there, elsewhere = max(tied, key=lambda split: abs(split[2]) > abs(split[3]))
     where = _shared_by(contrast, [contexts[number] for number in group])
     return Interaction(float(repeated_measures(table)), len(keys), where, there, elsewhere)
 

@@ -34,7 +34,7 @@ def deciding_columns(factor: Factor, rows: Iterable[Row]) -> frozenset[str]:
     """
     if len(factor.columns) != 1 or factor.name == VARIANT:
         return frozenset()
-    named = [path.replace(".", "_") for path in re.findall(r"`([a-z_.]+)`", reading_sentence(factor.name)) if path in KNOBS]
+    named = [path.replace(".", "_") for path in re.findall(r"`([a-z_.]+)`", reading_sentence(KNOB_OF[factor.columns[0]])) if path in KNOBS]
     sides: dict[bool, dict[str, set[Any]]] = {True: defaultdict(set), False: defaultdict(set)}
     for row in rows:
         for column in named:

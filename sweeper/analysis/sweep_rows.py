@@ -83,13 +83,14 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
     table = results.read(["trials"], lambda data: data["trials"].to_table(columns=read), name)
     if table["trial"].null_count < len(table):
         table = current_rows(table)
-    rows = [row for row in to_rows(table) if row.get("in_plan") is not False]
+    pair_by = tuple(plan.get("vary") or PAIR_BY)
+    rows = [row for row in to_rows(table, pair_by) if row.get("in_plan") is not False]
     pending = _pending_rows(plan, rows)
     return SweepRows(
         name=name,
         rows=[*rows, *pending] if pending is not None else rows,
         varied=plan.get("varied"),
-        pair_by=tuple(plan.get("vary") or PAIR_BY),
+        pair_by=pair_by,
         objective=objective,
         lists_plan=pending is not None,
         scheduler=_scheduler_of(plan),
@@ -97,15 +98,15 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
     )
 
 
-def to_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """A table of trials as rows, without the columns of knobs that are the same in all of them."""
+def to_rows(table: pa.Table, keep: Collection[str] = PAIR_BY) -> list[dict[str, Any]]:
+    """A table of trials as rows, without the columns of knobs that are the same in all of them, but for those to keep."""
     constant = []
     for name in table.column_names:
         column = table[name]
-        if name in KNOB_OF and name not in _ALWAYS and name != "seed":
+        if name in KNOB_OF and name not in _ALWAYS and name not in keep:
             is_list = pa.types.is_list(column.type)
             values = len(set(map(str, column.to_pylist()))) if is_list else pc.count_distinct(column, mode="all").as_py()
-            if values <= 1 and name != "task":
+            if values <= 1:
                 constant.append(name)
     if "status" in table.column_names and table["status"].null_count == len(table):  # a table without the column, read by its schema
         constant.append("status")

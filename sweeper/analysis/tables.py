@@ -56,7 +56,7 @@ def effects(
         ConfigError: With all faults of the arguments.
     """
     compared = compare(
-        _rows_of_one_sweep(trials),
+        _rows_of_one_sweep(trials, pair_by),
         factor,
         baseline,
         by=by,
@@ -92,12 +92,12 @@ def importance(
     Raises:
         ConfigError: With all faults of the arguments.
     """
-    rows = _rows_of_one_sweep(trials)
+    rows = _rows_of_one_sweep(trials, pair_by)
     return shares_to_table(shares_of_variance(rows, metric=metric, pair_by=pair_by, varied=varied, objective=objective))
 
 
-def _rows_of_one_sweep(trials: pa.Table) -> list[Row]:
-    rows: list[Row] = list(to_rows(trials))
+def _rows_of_one_sweep(trials: pa.Table, pair_by: Sequence[str]) -> list[Row]:
+    rows: list[Row] = list(to_rows(trials, pair_by))
     if not rows:
         raise ConfigError([Fault("trials", "must have rows", Fault.ABSENT)])
     if len({row.get("sweep") for row in rows}) > 1:

@@ -221,8 +221,8 @@ def _tuned_shares(task: Any, rows: Sequence[Row], tuned: Sequence[str], pair_by:
     for column, values in means.items():
         if values and any(values):
             t = paired_t(values)
-            bounds = (max(float(t.low), 0.0), min(float(t.high), 1.0)) if len(values) > 1 else (None, None)
-            found.append(Share(task, [KNOB_OF[column]], float(t.mean), *bounds, None, FANOVA, len(values), True))
+            low, high = (max(float(t.low), 0.0), min(float(t.high), 1.0)) if len(values) > 1 else (None, None)
+            found.append(Share(task, [KNOB_OF[column]], float(t.mean), low, high, None, FANOVA, len(values), True))
     return sorted(found, key=lambda share: -share.share)
 
 

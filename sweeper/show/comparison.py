@@ -115,7 +115,7 @@ def _title(effect: Effect) -> str:
 
 
 def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None) -> str:
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "level": list(map(_level, effects)),
         "error": [_number(effect.level_mean) for effect in effects],
         "difference": [_signed(effect.difference) for effect in effects],
@@ -129,7 +129,8 @@ def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None
     text = f"{_title(effects[0])}: {baseline} has {' or '.join(errors)}" if errors else _title(effects[0])
     if len(errors) > 1:
         text += ", as levels share different contexts with it"
-    if len(seeds := set(columns["seeds"])) == 1:
+    seeds = {effect.n for effect in effects}
+    if len(seeds) == 1:
         columns.pop("seeds")
         text += f"; {min(seeds)} seed{'' if seeds == {1} else 's'}"
     lines = (*_margins(measured), *_notes(effects), *_trend(trend))

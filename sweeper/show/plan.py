@@ -25,6 +25,7 @@ from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
+from sweeper.show.plan_seeds import seed_lines
 from sweeper.show.plan_work import work_lines
 from sweeper.show.question import question_lines
 from sweeper.show.tables import terminal_width, text_table
@@ -215,6 +216,8 @@ def _summary_lines(
     if plan.space.scheduler.name != "fifo":
         yield f"Stopping {_describe_stopping(plan)}"
     yield from plan_notes(plan, rows)
+    for number, line in enumerate(seed_lines(plan, workspace.results)):
+        yield f"{'' if number else 'Seeds':<8} {line}"
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]
     yield f"Stages   {', '.join(stages)}"
     todo = [trial for trial in found.todo if trial.id not in taken]
