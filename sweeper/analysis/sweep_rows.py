@@ -47,6 +47,7 @@ class SweepRows:
         lists_plan: Whether `rows` has every planned trial.
         scheduler: Its `scheduler`, as written.
         question: Its `question`; empty if it has none.
+        looks: Numbers of seeds after which contrasts were tested, if seeds were added until the question was decided; else empty.
     """
 
     name: str
@@ -57,6 +58,7 @@ class SweepRows:
     lists_plan: bool = False
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     question: Mapping[str, Any] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
 
 
 def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = ()) -> SweepRows:
@@ -95,6 +97,7 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
         lists_plan=pending is not None,
         scheduler=_scheduler_of(plan),
         question=plan.get("question") or {},
+        looks=tuple(plan.get("looks") or ()),
     )
 
 

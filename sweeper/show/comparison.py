@@ -62,6 +62,7 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
         lists_plan=sweep.lists_plan,
         objective=sweep.objective,
         scheduler=sweep.scheduler,
+        looks=sweep.looks,
     )
 
 
