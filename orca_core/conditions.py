@@ -40,11 +40,20 @@ def objective_is(*names: str) -> Condition:
 
 ALWAYS = Condition("", lambda config: True)
 
-PRETRAINED = Condition("`body.weights` is pretrained", lambda config: config.body.weights == "pretrained")
+HAS_BODY = Condition("the arm is not bodiless", lambda config: not config.body_spec.is_bodiless)
+HAS_LAYERS = Condition("`body.name` is not none", lambda config: config.body_spec.num_layers != 0)
+PRETRAINED = Condition(
+    "`body.weights` is pretrained", lambda config: config.body.weights == "pretrained" and not config.body_spec.is_bodiless
+)
+"""Bodiless arms do not read `body.weights`."""
+
 NO_EMBEDDER_FILE = Condition("`embedder.weights` is null", lambda config: config.embedder.weights is None)
 RANDOM = Condition("`body.weights` is random", lambda config: config.body.weights == "random")
 PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda config: config.body_spec.pretrained_here)
-READS_TEXT = Condition("the body reads text", lambda config: config.body_spec.modality == "text")
+READS_TOKENS = Condition(
+    "the body reads text, or is none, attention-1 or transformer-1",
+    lambda config: config.body_spec.modality != "images" and not config.body_spec.is_convolutional,
+)
 SHARED_ITS_KEYS = Condition(
     "",
     lambda config: (
@@ -60,7 +69,7 @@ IS_DECODER = Condition("the body is a decoder", lambda config: config.body_spec.
 HAS_REFERENCE_FORM = Condition("the task has splits of the reference code", lambda config: bool(config.task_spec.reference))
 IS_CLASSIFICATION = Condition("the task is a classification", lambda config: config.task_spec.kind == "classification")
 
-ALIGNS = Condition("`align.epochs` > 0", lambda config: config.align.epochs > 0)
+ALIGNS = Condition("`align.epochs` > 0", lambda config: config.aligns)
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
 RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")

@@ -167,7 +167,7 @@ COMMON = Group((knob("threads", always_in_key=True), knob("bits")))
 
 _BODY = (
     content("body.name", "body", lambda config: config.body_spec.digest()),
-    knob("body.weights", key_name="weights", always_in_key=True),
+    knob("body.weights", when.HAS_BODY, otherwise="random", key_name="weights", always_in_key=True),
     knob("seed", when.RANDOM, key_name="seed", always_in_key=True),
 )
 
@@ -192,7 +192,7 @@ _EMBEDDER = (
     knob("reference_data", when.HAS_REFERENCE_FORM),
     knob("embedder.init", when.PRETRAINED & when.NO_EMBEDDER_FILE, otherwise="random"),
     Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
-    knob("embedder.target_seq_len", when.READS_TEXT),
+    knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
     knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
 )
 
@@ -293,13 +293,13 @@ _TUNING = {
     "schedule": when.RATE_CHANGES,
     "warmup_epochs": ALWAYS,
     "decay_epochs": ALWAYS,
-    "dropout": ALWAYS,
-    "checkpointing": ALWAYS,
+    "dropout": when.HAS_LAYERS,
+    "checkpointing": when.HAS_LAYERS,
     "compile": ALWAYS,
     "label_smoothing": when.IS_CLASSIFICATION,
     "layer_decay": ALWAYS,
     "reinit_top": when.PRETRAINED,
-    "mixout": when.NO_ADAPTER,
+    "mixout": when.HAS_BODY & when.NO_ADAPTER,
 }
 
 FINETUNE = Declaration(
@@ -312,7 +312,7 @@ FINETUNE = Declaration(
                 *(knob(f"finetune.{name}", condition) for name, condition in _TUNING.items()),
                 knob("precision"),
                 knob("body.flip", when.IS_DECODER),
-                knob("adapter"),
+                knob("adapter", when.HAS_BODY),
             )
         ),
         "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
@@ -326,7 +326,7 @@ FINETUNE = Declaration(
 STAGES: Mapping[Kind, Declaration] = {declared.kind: declared for declared in (PRETRAIN, SOURCE, ALIGN, FINETUNE)}
 """Every kind of stage, in the order they run. A trial has one of each kind that exists for it; of fine-tuning, one for each phase."""
 
-RESULT: tuple[Read, ...] = (knob("align.epochs"), knob("selection"), knob("selection_ties"))
+RESULT: tuple[Read, ...] = (knob("align.epochs", when.HAS_BODY), knob("selection"), knob("selection_ties"))
 """What a trial's result depends on beside the settings of its stages: whether it aligns at all, and which epoch counts."""
 
 
@@ -346,7 +346,7 @@ def _uses_of(path: str) -> tuple[_Use, ...]:
         if read.knob == path
     ]
     uses += [_Use(declared.exists, ALWAYS) for declared in STAGES.values() if declared.length == path]
-    return (*uses, *(_Use(ALWAYS, ALWAYS) for read in RESULT if read.knob == path))
+    return (*uses, *(_Use(ALWAYS, read.when) for read in RESULT if read.knob == path))
 
 
 USES: Mapping[str, tuple[_Use, ...]] = {path: _uses_of(path) for path in KNOBS}
@@ -367,7 +367,8 @@ def reading_sentence(path: str) -> str:
     for use in uses:
         stages.setdefault(use.when.text, []).append(use.exists.text)
     conditions = list(dict.fromkeys(_spell_use(condition, exists) for condition, exists in stages.items()))
-    return f"Read only if {', or '.join(conditions)}.".replace(f"`{path}` > 0 and ", "")  # that 0 changes nothing goes without saying
+    text = f"Read only if {', or '.join(conditions)}."
+    return text.replace(f"`{path}` > 0 and ", "").replace(f"`{path}` > 0, or ", "")  # that 0 changes nothing goes without saying
 
 
 def _spell_use(condition: str, stages: list[str]) -> str:

@@ -35,7 +35,7 @@ def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
     """
     values = {path: canonical_value(config, path) if is_read(path, config) else None for path in KNOBS}
     values["freezing"] = freezing_label(config.phases)
-    if values["align.weight"] is None:
+    if values["align.weight"] is None and not config.body_spec.is_bodiless:
         values["align.weight"] = 0.0  # as good as none where the embedder never trains
     values["reference_behaviour"] = _reference_behaviour(values, config)
     return values

@@ -26,6 +26,7 @@ Purpose = Literal[
     "k-means",
     "align-samples",
     "train-subset",
+    "floor-subset",
     "data-order",
     "augment",
     "joint-distance",

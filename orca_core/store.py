@@ -86,9 +86,11 @@ class Store:
         """The artifact, or None if it is absent or does not agree with its marker."""
         if (contents := self.files(address)) is None:
             return None
-        from safetensors.torch import load
+        tensors: dict[str, Tensor] = {}
+        if "tensors.safetensors" in contents:
+            from safetensors.torch import load  # loads torch, which takes seconds and 400 MiB: the driver of a sweep does without
 
-        tensors = load(contents["tensors.safetensors"]) if "tensors.safetensors" in contents else {}
+            tensors = load(contents["tensors.safetensors"])
         return Artifact(tensors, json.loads(contents["data.json"]))
 
     def files(self, address: Address) -> Mapping[str, bytes] | None:
@@ -106,10 +108,10 @@ class Store:
 
     def put(self, address: Address, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> int:
         """Store an artifact and return its size in bytes. Tensors may be on any device."""
-        from safetensors.torch import save
-
         contents = {"data.json": json.dumps(data).encode()}
         if tensors:
+            from safetensors.torch import save
+
             contents["tensors.safetensors"] = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         attempt = uuid.uuid4().hex[:12]
         files: dict[str, dict[str, Any]] = {

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from orca_core.alignment.joint import BatchDistance
@@ -26,13 +25,11 @@ from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.scoring import LOSSES, SCORES
-from orca_core.seeding import derive
 from orca_core.settings import Settings
 from orca_core.stages import Stage, stages_of_training
 from orca_core.store import Artifact, Store
-from orca_core.tasks import Split, TaskData, TaskSpec
-from orca_core.tasks.spec import check_train_samples
-from orca_core.tasks.splitting import stratified_order
+from orca_core.tasks import TaskData, TaskSpec
+from orca_core.tasks.loading import load_parts
 from orca_core.tasks.validation import Validation
 from orca_core.trajectory import Trajectory, advance, rows_of
 from orca_core.workbench import Workbench
@@ -242,17 +239,7 @@ def load_data(settings: Settings) -> TaskData:
     spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
     validation = Validation(settings["valid_share"], settings["validation.folds"], settings["validation.fold"])
     _check_scoring(spec, reference)
-    key = (spec.digest(), split_seed, reference, validation)
-    data = Workbench.current().recall("tasks", key, lambda: spec.load(split_seed, reference, validation), maxsize=4)
-    samples = settings["train_samples"]
-    if samples is None:
-        return data
-    check_train_samples(data, samples, settings["task"])
-    labels = data.train.y if data.num_classes is not None else np.zeros(len(data.train), dtype=np.int64)
-    # The end of a stratified order holds every class, and a smaller subset is a part of a larger one.
-    chosen = np.sort(stratified_order(labels, derive(split_seed, "train-subset"))[-samples:])
-    train = Split(np.ascontiguousarray(data.train.x[chosen]), np.ascontiguousarray(data.train.y[chosen]))
-    return replace(data, train=train)
+    return load_parts(spec, split_seed, reference, validation, settings["train_samples"])
 
 
 def _check_scoring(spec: TaskSpec, reference: bool) -> None:

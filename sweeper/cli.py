@@ -11,6 +11,7 @@ import typer
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands import analysis, node, upkeep
 from sweeper.commands import results as reading
+from sweeper.commands.floors import floors
 from sweeper.commands.options import (
     DataOption,
     FormatOption,
@@ -171,7 +172,16 @@ def trial(
     return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
 
 
-for _command in (reading.query, reading.best, analysis.compare, analysis.importance, reading.predict, reading.status, reading.show):
+for _command in (
+    reading.query,
+    reading.best,
+    analysis.compare,
+    analysis.importance,
+    analysis.findings,
+    reading.predict,
+    reading.status,
+    reading.show,
+):
     app.command()(_command)
 
 
@@ -234,6 +244,9 @@ def tasks(
     text, is_whole = check_tasks() if check else (list_tasks(), True) if name is None else describe_task(name)
     typer.echo(text, nl=False)
     return 0 if is_whole else 1
+
+
+app.command()(floors)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim, claim_sweep
 from sweeper.running.data_notes import tell_notes
+from sweeper.running.floors import FloorsBeside, cases_of
 from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.parts import warn_of_small_parts
@@ -73,13 +74,15 @@ def run_space(
     """
     notifier = Notifier(parse_command(notify)) if notify is not None else None
     workspace, minutes = Workspace.of(workspace), space.budget.storage_minutes
-    with workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble):
-        return _run_space(space, workspace, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
+    patience = workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble)
+    with patience, FloorsBeside(workspace.results, quiet) as floors:
+        return _run_space(space, workspace, floors, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
 
 
 def _run_space(
     space: SearchSpace,
     workspace: Workspace,
+    floors: FloorsBeside,
     address: str | None,
     max_concurrent: int | None,
     retry_failed: bool,
@@ -113,6 +116,8 @@ def _run_space(
         recorder.flush()
         found.recall(results, taken)
         outcome = Outcome.FINISHED
+        if space.floors:
+            floors.start(cases_of(trial.config for trial in found.plan.trials))
         if todo:
             reasons = Reasons(space.name)
             if notifier is not None:
@@ -127,6 +132,8 @@ def _run_space(
         if found.plan.hash != planned:  # trials were proposed meanwhile
             results.save_plan(space.name, found.plan.hash, plan_note(found.plan, found.planner.earlier))
         results.compact(space.name)
+    if outcome is Outcome.FINISHED:
+        floors.finish()
     varied = [path.replace(".", "_") for path in space.varied]
     rows = [row for row in results.live_trials(space.name, {*_READ_AT_THE_END, *varied}) if row["in_plan"]]
     unfinished = find_unfinished(found.plan, rows)

@@ -376,6 +376,7 @@ else:
 
 SPACE = """
 name: s
+floors: false
 base: {task: openml/187, body.weights: random, align.epochs: 0, finetune: {epochs: 1, warmup_epochs: 0, decay_epochs: null}}
 seeds: 2
 resources: {cpu: 2}

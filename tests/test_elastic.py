@@ -20,6 +20,7 @@ from sweeper.results import Results
 STAND_IN = Path(__file__).parents[1] / "benchmarks" / "stand_in.py"
 SPACE = """
 name: s
+floors: false
 base: {{task: digits, body.weights: random, align.epochs: 0, finetune: {{epochs: {epochs}, warmup_epochs: 0, decay_epochs: null}}}}
 seeds: {seeds}
 """

@@ -26,6 +26,7 @@ pytestmark = [
 
 SPACE = """
 name: ship
+floors: false
 base: {body.weights: random, align.epochs: 0, finetune.epochs: 1, finetune.warmup_epochs: 0, finetune.decay_epochs: null}
 space:
   task: {grid: ["csv:mine.csv", sign]}

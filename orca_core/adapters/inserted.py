@@ -34,7 +34,7 @@ def check_adapter(adapter: str, body: BodySpec) -> None:
     Raises:
         ConfigError: If not.
     """
-    if adapter != NONE:
+    if adapter != NONE and not body.is_bodiless:
         from orca_core.bodies.loading import random_body
 
         Adapter(adapter, random_body(body, seed=0).body)

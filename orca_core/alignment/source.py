@@ -78,6 +78,7 @@ def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, dev
         if not proxy.fits_width(width):
             raise DataError(f"{proxy.name}: must be as wide as the tokens of {loaded.spec.name}, {width}, but is {proxy.width()} wide.")
         return torch.as_tensor(data.inputs)[chosen], labels
+    assert loaded.embedding is not None, "a bodiless arm has no source features"
     embedding = loaded.embedding.to(device)
     parts = []
     with torch.no_grad():

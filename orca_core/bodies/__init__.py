@@ -3,6 +3,7 @@
     mini-roberta, mini-swin     small bodies that are pretrained here, as a stage, on data that comes with Python packages
     hf:NAME_OR_FOLDER           a Hugging Face encoder or decoder of a family in `orca_core.bodies.family`, from a folder or by hub name
     timm:NAME_OR_FOLDER         a Swin or ViT of timm, from a folder as timm saves it or by its name (`timm/NAME` on the hub)
+    none, attention-1, ...      bodiless arms: what is left without a pretrained body (`orca_core.bodies.bodiless`)
 
 A `BodySpec` says what a body is without importing torch; `orca_core.bodies.loading` builds the modules. Other packages add theirs, with
 their code, through the entry-point group `orca_core.bodies`.
@@ -18,7 +19,18 @@ from orca_core.bodies.spec import BodySpec
 from orca_core.catalogue import Catalogue, NameForm
 from orca_core.plugins import check_reference
 
-__all__ = ["BODIES", "BODY_CATALOGUE", "BodySpec", "find_body"]
+__all__ = ["BODIES", "BODILESS", "BODY_CATALOGUE", "BodySpec", "find_body"]
+
+BODILESS: dict[str, BodySpec] = {
+    name: BodySpec(name, summary, "none", model_type, num_layers=layers, rows_before_third=0)
+    for name, model_type, layers, summary in (
+        ("none", "none", 0, "no body: the embedder's tokens go straight to the predictor"),
+        ("attention-1", "attention", 1, "one layer of self-attention in place of a body, not pretrained"),
+        ("transformer-1", "transformer", 1, "one transformer layer in place of a body, not pretrained"),
+        ("cnn", "cnn", 4, "a small residual network of convolutions in place of a body, 1D or 2D as the task, not pretrained"),
+    )
+}
+"""The bodiless arms by name."""
 
 BODIES: dict[str, BodySpec] = {
     spec.name: spec
@@ -43,6 +55,7 @@ BODIES: dict[str, BodySpec] = {
             width=32,
             rows_before_third=0,
         ),
+        *BODILESS.values(),
     )
 }
 

@@ -22,13 +22,16 @@ class Geometry:
     """Shapes of a body that embedders and predictors are built to.
 
     Args:
-        modality: `text` bodies take a sequence, `images` bodies a square grid.
+        modality: `text` bodies take a sequence, `images` bodies a square grid; `none` is for bodiless arms, which take a sequence, or the
+            tokens of a grid in raster order.
         width: d of the tokens it takes.
         output_width: d of the tokens it returns.
-        max_tokens: Longest sequence; text only.
+        max_tokens: Longest sequence; not for images.
         image_size: Side of the image that is cut into patches, in pixels; images only.
         patch_size: Side of a patch, in pixels; images only.
         output_side: Side of the grid it returns, in tokens; images only.
+        linear_embedder: Whether its embedder is a projection alone, without the LayerNorm that takes the size of a value from it, and
+            without positions.
     """
 
     modality: str
@@ -38,6 +41,7 @@ class Geometry:
     image_size: int = 0
     patch_size: int = 0
     output_side: int = 0
+    linear_embedder: bool = False
 
     @property
     def side(self) -> int:
@@ -53,7 +57,7 @@ class Body(nn.Module, ABC):
     @property
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """The transformer blocks, counted from the bottom; Swin's over all its stages."""
+        """The transformer blocks, counted from the bottom; Swin's over all its stages. Of a bodiless arm whatever layers it has."""
 
     @property
     @abstractmethod
@@ -137,7 +141,7 @@ class ImageEmbedding(nn.Module):
 BodyEmbedding = TextEmbedding | ImageEmbedding
 
 
-def rows_before_third(embedding: BodyEmbedding) -> int:
+def rows_before_third(embedding: BodyEmbedding | None) -> int:
     """Rows of its position table that a text body uses before row 2, which is where RoBERTa starts; 0 without such a table."""
     if not isinstance(embedding, TextEmbedding) or embedding.positions is None:
         return 0

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from orca_core.bodies.base import Body, BodyEmbedding
+from orca_core.bodies.bodiless import bodiless
 from orca_core.bodies.family import find_family
 from orca_core.bodies.files import VOCABULARY_FILES, weight_files
 from orca_core.bodies.mini import mini_model, mini_tokenizer
@@ -28,12 +29,12 @@ class LoadedBody:
 
     Args:
         body: The transformer, in eval mode.
-        embedding: The body's own embedding, for source features and for the embedder's start.
+        embedding: The body's own embedding, for source features and for the embedder's start; None for a bodiless arm.
         spec: What it was made from.
     """
 
     body: Body
-    embedding: BodyEmbedding
+    embedding: BodyEmbedding | None
     spec: BodySpec
 
     def tokenizer(self) -> Any:
@@ -52,6 +53,8 @@ def random_body(spec: BodySpec, *, seed: int, dropout: float = 0.0) -> LoadedBod
         DataError: If the body brings its own code, and that fails or makes another thing than promised.
     """
     with seeded(seed, "body-init"):
+        if spec.is_bodiless:
+            return _frozen(bodiless(spec, dropout), None, spec)
         if spec.build:
             return _built(spec, dropout, pretrained=False)
         model = mini_model(spec, dropout) if spec.pretrained_here else _model_in_folder(spec, dropout, pretrained=False)[0]
@@ -134,9 +137,10 @@ def _types(made: object) -> str:
     return f"({', '.join(type(part).__name__ for part in made)})" if isinstance(made, tuple) else type(made).__name__
 
 
-def _frozen(body: Body, embedding: BodyEmbedding, spec: BodySpec) -> LoadedBody:
+def _frozen(body: Body, embedding: BodyEmbedding | None, spec: BodySpec) -> LoadedBody:
     for module in (body, embedding):
-        module.requires_grad_(False).eval()
+        if module is not None:
+            module.requires_grad_(False).eval()
     return LoadedBody(body, embedding, spec)
 
 

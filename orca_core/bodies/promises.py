@@ -12,12 +12,12 @@ from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.bodies.spec import BodySpec
 
 
-def broken_promises(spec: BodySpec, body: Body, embedding: BodyEmbedding) -> list[str]:
+def broken_promises(spec: BodySpec, body: Body, embedding: BodyEmbedding | None) -> list[str]:
     """What a body that brings its own code does not keep, one line each; of several in a row that follow from one another, the first.
 
     Args:
         spec: The body, as declared.
-        body, embedding: Its modules, in eval mode.
+        body, embedding: Its modules, in eval mode; a bodiless arm has no embedding.
     """
     for promises in (_geometry(spec, body), _parts(spec, body, embedding), _declared(spec, body, embedding), _tokens(body)):
         if broken := list(promises):
@@ -33,7 +33,7 @@ def _geometry(spec: BodySpec, body: Body) -> Iterator[str]:
         yield f"body.geometry.modality must be {spec.modality}, as the spec says, but is {geometry.modality}."
     elif min(geometry.width, geometry.output_width) < 1:
         yield f"body.geometry must have widths of at least 1, but has {geometry.width} and {geometry.output_width}."
-    elif geometry.modality == "text" and geometry.max_tokens < 1:
+    elif geometry.modality != "images" and geometry.max_tokens < 1:
         yield f"body.geometry.max_tokens must be at least 1, but is {geometry.max_tokens}."
     elif geometry.modality == "images" and (
         min(geometry.image_size, geometry.patch_size, geometry.output_side) < 1 or geometry.image_size % geometry.patch_size
@@ -41,8 +41,12 @@ def _geometry(spec: BodySpec, body: Body) -> Iterator[str]:
         yield f"body.geometry must have an image_size that patch_size divides, and an output_side of at least 1, but is {geometry}."
 
 
-def _parts(spec: BodySpec, body: Body, embedding: BodyEmbedding) -> Iterator[str]:
+def _parts(spec: BodySpec, body: Body, embedding: BodyEmbedding | None) -> Iterator[str]:
     geometry, modules = body.geometry, set(body.modules())
+    if spec.is_bodiless:
+        if embedding is not None or not modules.issuperset((*body.blocks, *body.attention)):
+            yield "a bodiless arm must have no embedding, and as blocks and attention only modules of its own."
+        return
     kind = TextEmbedding if spec.modality == "text" else ImageEmbedding
     if not isinstance(embedding, kind):
         yield f"the embedding must be a {kind.__name__} for {spec.modality}, but is a {type(embedding).__name__}."
@@ -64,7 +68,7 @@ def _parts(spec: BodySpec, body: Body, embedding: BodyEmbedding) -> Iterator[str
             yield f"embedding.projection must be Conv2d(3, width, patch_size), for images of image_size, but its weight is of {shape}."
 
 
-def _declared(spec: BodySpec, body: Body, embedding: BodyEmbedding) -> Iterator[str]:
+def _declared(spec: BodySpec, body: Body, embedding: BodyEmbedding | None) -> Iterator[str]:
     found = {"num_layers": len(body.blocks), "width": body.geometry.width, "rows_before_third": rows_before_third(embedding)}
     for name, value in found.items():
         if getattr(spec, name) not in (None, value):
@@ -75,8 +79,9 @@ def _declared(spec: BodySpec, body: Body, embedding: BodyEmbedding) -> Iterator[
 
 def _tokens(body: Body) -> Iterator[str]:
     geometry = body.geometry
-    length = min(4, geometry.max_tokens) if geometry.modality == "text" else geometry.side**2
-    expected = (2, length if geometry.modality == "text" else geometry.output_side**2, geometry.output_width)
+    is_grid = geometry.modality == "images"
+    length = geometry.side**2 if is_grid else min(4, geometry.max_tokens)
+    expected = (2, geometry.output_side**2 if is_grid else length, geometry.output_width)
     tokens = torch.linspace(-1, 1, 2 * length * geometry.width).reshape(2, length, geometry.width)
     try:
         with torch.no_grad():

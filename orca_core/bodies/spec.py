@@ -20,7 +20,7 @@ class BodySpec:
     Args:
         name: As written in a config.
         summary: One line for `sweeper bodies`.
-        modality: What it was pretrained on.
+        modality: What it was pretrained on; `none` for a bodiless arm, in which something untrained, or nothing, takes the body's place.
         model_type: Name of a family in `orca_core.bodies.family.FAMILIES`; anything for a body that `build` makes.
         corpus: Proxies that a mini body is pretrained on; empty for a body that comes with weights.
         folder: The checkpoint folder; None for the mini bodies, and where `build` needs none.
@@ -34,11 +34,12 @@ class BodySpec:
         tokenizer: `"module:function"` of a text body that brings its own code, called as `tokenizer(spec)`; returns a tokenizer of
             Hugging Face. Without one the body cannot embed a proxy of texts.
         files: The files whose content, beside that of `folder`, defines a body that brings its own code.
+        dims: Dimensions of the task that a bodiless arm is built for; other bodies are the same for every task.
     """
 
     name: str
     summary: str
-    modality: Literal["text", "images"]
+    modality: Literal["text", "images", "none"]
     model_type: str = ""
     corpus: tuple[str, ...] = ()
     folder: Path | None = None
@@ -49,6 +50,17 @@ class BodySpec:
     build: str = ""
     tokenizer: str = ""
     files: Callable[[], tuple[Path, ...]] = tuple
+    dims: int = 1
+
+    @property
+    def is_bodiless(self) -> bool:
+        """Whether there is no body to adapt: nothing pretrained, no embedding of its own, no proxy to align with."""
+        return self.modality == "none"
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether it is the convolutional network, which takes points or pixels rather than patches."""
+        return self.is_bodiless and self.model_type == "cnn"
 
     @property
     def pretrained_here(self) -> bool:

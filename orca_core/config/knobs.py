@@ -12,6 +12,7 @@ When a knob is read is declared with the stages that read it (`orca_core/declara
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -51,7 +52,8 @@ class BodyConfig(_Part):
     """The transformer that is adapted."""
 
     name: str = Field(
-        description="Body: `mini-roberta`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, `timm:NAME_OR_FOLDER` for timm's."
+        description="Body: `mini-roberta`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, `timm:NAME_OR_FOLDER` for timm's; "
+        "or, for a bodiless arm, `none`, `attention-1`, `transformer-1`, `cnn`."
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="Start from the pretrained weights, or from random weights in the same configuration."
@@ -255,8 +257,8 @@ class TrialConfig(_Part):
     task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
     recipe: Literal["laptop", "published", "published-style"] = Field(
         "laptop",
-        description="Which of the task's recipes provided the defaults. Omitted: `laptop` for a mini body, otherwise `published` or, for a "
-        "task without a published recipe, `published-style`. Not part of a trial's id; the knobs it sets are.",
+        description="Which of the task's recipes provided the defaults. Omitted: `laptop` for a mini body or a bodiless arm, otherwise "
+        "`published` or, for a task without a published recipe, `published-style`. Not part of a trial's id; the knobs it sets are.",
     )
     reference_behaviour: bool = Field(
         False,
@@ -346,7 +348,8 @@ class TrialConfig(_Part):
     @cached_property
     def body_spec(self) -> BodySpec:
         """The body, without its weights."""
-        return find_body(self.body.name)
+        spec = find_body(self.body.name)
+        return replace(spec, dims=self.task_spec.dims) if spec.is_bodiless else spec
 
     @property
     def is_cross_validated(self) -> bool:
@@ -386,6 +389,18 @@ class TrialConfig(_Part):
         return parse_freezing(self.freezing, self.finetune.epochs, self.body_spec.num_layers)
 
     @property
+    def aligns(self) -> bool:
+        """Whether the embedder is aligned before fine-tuning."""
+        return self.align.epochs > 0 and not self.body_spec.is_bodiless
+
+    @property
     def aligns_jointly(self) -> bool:
         """Whether fine-tuning minimises the distance to the proxy, too."""
-        return self.align.weight > 0 and any("embedder" in phase.train for phase in self.phases)
+        if self.align.weight == 0 or self.body_spec.is_bodiless:
+            return False
+        return any("embedder" in phase.train for phase in self.phases)
+
+    @property
+    def reads_proxy(self) -> bool:
+        """Whether the trial compares with a proxy at all."""
+        return self.aligns or self.aligns_jointly

@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
-from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies import BODILESS, BodySpec, find_body
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
-from orca_core.freezing.schedule import Phase, parse_freezing
+from orca_core.freezing.schedule import Phase, bodiless_faults, parse_freezing
 from orca_core.proxies import DEFAULT_PROXY, ProxySpec, complete_name, find_proxy
 from orca_core.tasks import TaskSpec, find_task
 from orca_core.tasks.published_style import PUBLISHED_STYLE, recipes_of
@@ -50,9 +50,9 @@ _PUBLISHED_WIDTH = 768
 def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A complete config from a user's settings, nested or dotted.
 
-    The task's recipe provides the defaults, then `reference_behaviour`. With a mini body, or without a named one, the recipe is `laptop`
-    if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults to the recipe's if
-    the body can embed it, otherwise to the default of the body's modality.
+    The task's recipe provides the defaults, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named body, the
+    recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults
+    to the recipe's if the body can embed it, otherwise to the default of the body's modality. A bodiless arm reads no proxy.
 
     Raises:
         ConfigError: With all faults.
@@ -75,14 +75,14 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
             faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], recipes)))
     _checked("embedder.weights", values, check_weights_file, faults)
     body = _checked("body.name", values, find_body, faults)
-    if body is not None and spec is not None:
+    if body is not None and spec is not None and not body.is_bodiless:
         otherwise = _default_proxy(of_recipe.get("proxy"), body)
         if isinstance(given.get("proxy"), str):
             given["proxy"] = complete_name(given["proxy"], otherwise)
         values["proxy"] = given.get("proxy", otherwise)
     proxy = _checked("proxy", values, find_proxy, faults) if "proxy" in given else None
-    if body is None:
-        values.setdefault("proxy", "noise")  # a stand-in too: which proxy is the default depends on the body
+    if body is None or body.is_bodiless:
+        values.setdefault("proxy", "noise")  # a stand-in too: which proxy is the default depends on the body, and a bodiless arm has none
     elif proxy is not None and not proxy.fits(body.modality):
         fitting = f"{body.name} reads {body.modality}; omit the proxy, or take {DEFAULT_PROXY[body.modality]} or noise-matched."
         faults.append(Fault("proxy", f"must be a proxy of {body.modality}", given["proxy"], fitting))
@@ -110,7 +110,7 @@ def choose_recipe(spec: TaskSpec, given: Mapping[str, Any]) -> str:
     if isinstance(asked, str) and asked in recipes:
         return asked
     body = given.get("body.name")
-    is_small = body is None or str(body).startswith("mini-")
+    is_small = body is None or str(body).startswith("mini-") or str(body) in BODILESS
     suiting = ("laptop",) if is_small else ("published", PUBLISHED_STYLE)
     return next((name for name in suiting if name in recipes), next(iter(recipes)))
 
@@ -165,7 +165,7 @@ def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault
 
 def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:
     """Faults of knobs that count the body's layers."""
-    if config is None or body is None or body.num_layers is None or config.finetune.reinit_top <= body.num_layers:
+    if config is None or body is None or body.num_layers is None or body.is_bodiless or config.finetune.reinit_top <= body.num_layers:
         return []
     rule = f"must be at most the {body.num_layers} layers of {body.name}"
     return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
@@ -199,10 +199,13 @@ def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: li
     if any(fault.path.startswith(("freezing", "finetune.epochs")) for fault in known):
         return []
     freezing, epochs = (values.get(path, KNOBS[path].default) for path in ("freezing", "finetune.epochs"))
-    layers = body.num_layers if body else 10**6  # any number of layers is accepted while the body is unknown
+    is_bodiless = body is not None and body.is_bodiless
+    layers = 10**6 if body is None or is_bodiless else body.num_layers  # any number is accepted where there are no layers to count
     try:
         listed = freezing if isinstance(freezing, str) else [Phase.model_validate(phase) for phase in freezing]
         phases = parse_freezing(listed, epochs, layers)
+        if body is not None and is_bodiless:
+            return bodiless_faults(body.name, phases)
         if not any(fault.path.startswith("adapter") for fault in known):
             return schedule_faults(spell_adapter(values.get("adapter", NONE)), phases)
     except ConfigError as error:

@@ -131,6 +131,21 @@ def check_layers(name: str, layers: int | None) -> None:
             raise _fault(f"must name {low} to {high} after {base}: for a body of {layers} layers", name)
 
 
+def bodiless_faults(body: str, phases: Sequence[Phase]) -> list[Fault]:
+    """Faults of a schedule for a bodiless arm: without pretrained layers to keep, what takes the body's place belongs to the embedder.
+
+    So a phase trains both or neither, and no part of them: `full`, `frozen-both`, `lp-ft:N` and lists of such phases are left.
+
+    Args:
+        body: Its name.
+        phases: The schedule.
+    """
+    if all(("embedder" in phase.train) == ("body" in phase.train) and set(phase.train) <= set(ALL) for phase in phases):
+        return []
+    remedy = "Take full, frozen-both or lp-ft:N. In a space, `when: {body.modality: [text, images]}` limits an axis to arms with a body."
+    return [Fault("freezing", f"must train embedder and body together for {body}, which has no pretrained layers", Fault.ABSENT, remedy)]
+
+
 def _fill(freezing: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
     if not freezing:
         raise _fault("must have at least one phase", [])

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from orca_core.adapters.inserted import Adapter
 from orca_core.adapters.names import NONE
 from orca_core.bodies.base import Body, rows_before_third
+from orca_core.bodies.bodiless import ConvolutionalNetwork
 from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.bodies.loading import LoadedBody, random_body
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.groups import body_group
-from orca_core.model.embedder import Embedder, load_weights, make_embedder
+from orca_core.model.embedder import Embedder, ImageEmbedder, load_weights, make_embedder
 from orca_core.model.predictor import make_predictor
 from orca_core.seeding import seeded
 from orca_core.settings import Settings
@@ -71,6 +72,9 @@ class CrossModalModel(nn.Module):
             _reinitialise_top(self.body, random_body(loaded.spec, seed=seed).body, settings["finetune.reinit_top"])
         if isinstance(self.body, DecoderBody):
             self.body.flipped, self.body.doubled = settings["body.flip"], settings["body.double"]
+        if isinstance(self.body, ConvolutionalNetwork):
+            assert not isinstance(self.embedder, ImageEmbedder)
+            self.body.grid = self.embedder.grid
         self.adapter: Adapter | None = None
         if settings["adapter"] != NONE:
             with seeded(seed, "adapter-init"):

@@ -5,6 +5,8 @@
     ImageEmbedder       2D input -> image body: resize to the body's image size, patches, LayerNorm, positions
                         1D input -> image body: the series folded into a square, row by row, then the same
 
+Bodiless arms have the first two. That of `cnn` is a projection alone: of a single value, LayerNorm leaves little but the sign.
+
 Shapes: n samples, l tokens, d width of the body's tokens.
 """
 
@@ -46,8 +48,9 @@ class SeriesEmbedder(nn.Module):
         super().__init__()
         self.stride = series_stride(length, min(target_seq_len, geometry.max_tokens))
         self.num_tokens = length // self.stride
+        self.grid = (self.num_tokens,)
         self.projection = nn.Conv1d(channels, geometry.width, self.stride, self.stride)
-        self.norm = nn.LayerNorm(geometry.width)
+        self.norm = nn.Identity() if geometry.linear_embedder else nn.LayerNorm(geometry.width)
         self.positions = _fresh_positions(self.num_tokens, geometry.width) if positions else None
         # Xavier with gain sqrt 2 and bias 0, as the reference has it.
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
@@ -72,7 +75,7 @@ class FieldEmbedder(nn.Module):
         self.grid = (math.ceil(height / self.patch), math.ceil(width / self.patch))
         self.padding = (0, self.grid[1] * self.patch - width, 0, self.grid[0] * self.patch - height)
         self.projection = nn.Conv2d(channels, geometry.width, self.patch, self.patch)
-        self.norm = nn.LayerNorm(geometry.width)
+        self.norm = nn.Identity() if geometry.linear_embedder else nn.LayerNorm(geometry.width)
         self.positions = _fresh_positions(self.grid[0] * self.grid[1], geometry.width) if positions else None
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
@@ -129,7 +132,7 @@ Embedder = SeriesEmbedder | FieldEmbedder | ImageEmbedder
 def make_embedder(
     input_shape: tuple[int, ...],
     geometry: Geometry,
-    embedding: BodyEmbedding,
+    embedding: BodyEmbedding | None,
     *,
     target_seq_len: int,
     pretrained: bool,
@@ -140,9 +143,9 @@ def make_embedder(
     Args:
         input_shape: (channels, length) or (channels, height, width).
         geometry: Of the body.
-        embedding: The body's own embedding.
-        target_seq_len: Maximum number of tokens; text bodies only.
-        pretrained: Copy what fits from `embedding`.
+        embedding: The body's own embedding; None for a bodiless arm.
+        target_seq_len: Maximum number of tokens; not for image bodies.
+        pretrained: Copy what fits from `embedding`; not for a bodiless arm.
         positions_from: Copy its positions from this row on, even if nothing else.
     """
     embedder: Embedder
@@ -152,13 +155,14 @@ def make_embedder(
             embedder.copy_pretrained(embedding)
     else:
         channels, *sizes = input_shape
+        positions = not geometry.linear_embedder if embedding is None else embedding.positions is not None
         if len(sizes) == 1:
-            embedder = SeriesEmbedder(channels, sizes[0], geometry, target_seq_len, embedding.positions is not None)
+            embedder = SeriesEmbedder(channels, sizes[0], geometry, target_seq_len, positions)
         else:
-            embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len, embedding.positions is not None)
-        if pretrained:
+            embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len, positions)
+        if pretrained and embedding is not None:
             embedder.copy_pretrained(embedding)
-    if positions_from is not None:
+    if positions_from is not None and embedding is not None:
         _copy_positions(embedder, embedding, positions_from)
     return embedder
 
@@ -198,7 +202,7 @@ def _fresh_positions(count: int, width: int) -> nn.Parameter:
 
 
 def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding: TextEmbedding) -> None:
-    if embedding.norm is not None:
+    if embedding.norm is not None and isinstance(embedder.norm, nn.LayerNorm):
         _copy_norm(embedder.norm, embedding.norm)
     _copy_positions(embedder, embedding)
 

@@ -58,8 +58,8 @@ class ProxySpec(DataSpec):
     matched: bool = False
 
     def fits(self, modality: str) -> bool:
-        """Whether a body of that modality can embed it."""
-        return self.modality in ("any", modality)
+        """Whether a body of that modality can embed it; a bodiless arm, of modality `none`, embeds nothing."""
+        return modality != "none" and self.modality in ("any", modality)
 
     def fits_width(self, width: int | None) -> bool:
         """Whether features that are read as such are as wide as a body's tokens; true where the width is unknown.

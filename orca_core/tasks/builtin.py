@@ -10,11 +10,15 @@ from orca_core.datafiles.packaged import find_package_file
 from orca_core.errors import DataError
 from orca_core.tasks.preparation import Answers, Preparation
 from orca_core.tasks.raw_arrays import ArrayInputs, Divide, array_range
-from orca_core.tasks.spec import TaskData, TaskSpec
+from orca_core.tasks.spec import Split, TaskData, TaskSpec
 from orca_core.tasks.splitting import deal, standardise
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+FIELD_SIDE, SHIFTS = 16, 9
+"""Side of the fields of `digits-shifted`, and the places of an 8 x 8 digit along it."""
 
 
 def laptop_recipe(dims: int, *, epochs: int, batch_size: int, lr: float = 1e-3, tokens: int = 16) -> dict[str, Any]:
@@ -88,6 +92,19 @@ BUILTIN_TASKS: tuple[TaskSpec, ...] = (
         files=partial(_shipped, "digits.csv.gz"),
         licence="CC BY 4.0",
         source="UCI, Optical Recognition of Handwritten Digits (test part), as scikit-learn ships it",
+    ),
+    TaskSpec(
+        name="digits-shifted",
+        summary="3594 fields of 16 x 16 pixels with one of these digits anywhere, 10 classes",
+        dims=2,
+        kind="classification",
+        loss="cross-entropy",
+        score="1-accuracy",
+        loader="orca_core.tasks.builtin:load_shifted_digits",
+        recipes={"laptop": laptop_recipe(2, epochs=6, batch_size=32, lr=3e-3)},
+        files=partial(_shipped, "digits.csv.gz"),
+        licence="CC BY 4.0",
+        source="the digits of `digits`, each at two places",
     ),
     TaskSpec(
         name="openml/1510",
@@ -175,6 +192,31 @@ def load_digits(spec: TaskSpec, split_seed: int) -> TaskData:
     parts = deal(x, y, split_seed, num_valid=round(0.1 * len(y)), num_test=round(0.2 * len(y)))
     preparation = Preparation(inputs, Answers("classification", tuple(range(10))))
     return TaskData(*parts, num_classes=10, preparation=preparation)
+
+
+def load_shifted_digits(spec: TaskSpec, split_seed: int) -> TaskData:
+    """x (n, 1, 16, 16) in [0, 1]: every image of `digits` at two different places of an empty field, drawn from a fixed seed.
+
+    Where the digit lies says nothing of its class, so a model has to recognise it wherever it is: what convolutions and attention are for,
+    and methods that compare pixel by pixel are not. Both fields of an image are in the same part; parts are those of `digits`.
+    """
+    import numpy as np
+
+    table = _read(spec)
+    images, y = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype("int64")
+    generator = np.random.Generator(np.random.PCG64(4))
+    places = generator.integers(SHIFTS**2, size=len(images))
+    places = np.stack([places, (places + generator.integers(1, SHIFTS**2, size=len(images))) % SHIFTS**2], axis=1)
+    fields = np.zeros((len(images), 2, 1, FIELD_SIDE, FIELD_SIDE))
+    for field, image, corners in zip(fields, images, places, strict=True):
+        for copy, corner in zip(field, corners, strict=True):
+            row, column = divmod(corner, SHIFTS)
+            copy[0, row : row + 8, column : column + 8] = image
+    inputs = ArrayInputs(fields.shape[2:], (Divide(16),), 0, 16, about="pixels")
+    x = inputs.transform(fields.reshape(-1, *fields.shape[2:])).reshape(fields.shape)
+    pairs = deal(x, y, split_seed, num_valid=round(0.1 * len(y)), num_test=round(0.2 * len(y)))
+    train, valid, test = (Split(pair.x.reshape(-1, *fields.shape[2:]), pair.y.repeat(2)) for pair in pairs)
+    return TaskData(train, valid, test, num_classes=10, preparation=Preparation(inputs, Answers("classification", tuple(range(10)))))
 
 
 def load_table(spec: TaskSpec, split_seed: int) -> TaskData:

@@ -55,13 +55,13 @@ def part_sizes(spec: TaskSpec, data: TaskData, reference: bool = False) -> PartS
         data: Its data.
         reference: Whether they are scored as the reference does.
     """
-    train, valid, test = (_targets(part) for part in (data.train, data.valid, data.test))
+    train, valid, test = (group_targets(part) for part in (data.train, data.valid, data.test))
     score = spec.score_name(reference)
     errors = [constant_error(score, train, y) if len(y) else None for y in (valid, test)]
     return PartSizes(len(train), len(valid), len(test), data.num_classes, errors[0], errors[1])
 
 
-def _targets(part: Split) -> np.ndarray:
+def group_targets(part: Split) -> np.ndarray:
     """The targets of a part, one for each group."""
     import numpy as np
 

@@ -1,11 +1,12 @@
 """Analyses of the results of a sweep, from tables to tables. They need neither Ray nor torch.
 
 from sweeper import Results
-from sweeper.analysis import effects, importance
+from sweeper.analysis import effects, findings, importance
 
 trials = Results("results").sql("from trial_status where sweep = 'quickstart' and in_plan").arrow()
 effects(trials, factor="align.epochs", baseline=0)      # an Arrow table: a row for each task and level, and over tasks
 importance(trials)                                      # shares of variance by factor and pair
+findings(trials)                                        # the questions that the trials can answer, in words
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeper.analysis.tables import effects, importance
+    from sweeper.analysis.tables import effects, findings, importance
 
-__all__ = ["effects", "importance"]
+__all__ = ["effects", "findings", "importance"]
 
-_EXPORTS = {"effects": "sweeper.analysis.tables", "importance": "sweeper.analysis.tables"}
+_EXPORTS = dict.fromkeys(__all__, "sweeper.analysis.tables")
 """Public name -> the module that has it. No module of this package may have the name of a public function: importing it would hide that."""
 
 

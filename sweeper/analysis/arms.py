@@ -11,6 +11,7 @@ from typing import Any
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.candidates import Arm, Candidate, Row, Sweep, read_arms
+from sweeper.analysis.floors import Floor, Floors
 from sweeper.analysis.resolution import is_at_majority
 from sweeper.results.store import ResultStore, results_option
 
@@ -22,12 +23,15 @@ class RankedArm:
     Args:
         arm: The arm.
         candidate: Its best candidate.
-        line: Its line in the output of `best`: rank, task, scores with half the width of their intervals, seeds, settings, counts.
+        line: Its line in the output of `best`: rank, task, scores with half the width of their intervals, the best floor, seeds, settings,
+            counts.
+        floor: The best floor on its task and splits; None if it is not known.
     """
 
     arm: Arm
     candidate: Candidate
     line: Mapping[str, Any]
+    floor: Floor | None
 
     @property
     def rows(self) -> list[Row]:
@@ -68,6 +72,7 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
         ConfigError: If the sweep is unknown, or none of its candidates is complete.
     """
     known = read_arms(results, sweep)
+    floors = Floors.read(results)
     ranked: dict[str, list[tuple[float, Arm, Candidate]]] = defaultdict(list)
     for arm in known.arms:
         complete = [candidate for candidate in arm.compared if candidate.state == "COMPLETE"]
@@ -80,7 +85,7 @@ def rank_arms(results: ResultStore, sweep: str) -> Ranking:
     for task, of_task in sorted(ranked.items()):
         of_task.sort(key=lambda entry: (entry[0], entry[1].id))
         ranks = _ranks([score for score, _, _ in of_task])
-        arms[task] = [RankedArm(arm, best, _line(rank, known, arm, best)) for rank, (_, arm, best) in zip(ranks, of_task, strict=True)]
+        arms[task] = [_describe(rank, known, arm, best, floors) for rank, (_, arm, best) in zip(ranks, of_task, strict=True)]
     return Ranking(known, arms)
 
 
@@ -106,16 +111,18 @@ def _score(candidate: Candidate, metric: str) -> float:
     return _mean([candidate.rows[seed][metric] for seed in candidate.seeds])
 
 
-def _line(rank: int, sweep: Sweep, arm: Arm, candidate: Candidate) -> dict[str, Any]:
+def _describe(rank: int, sweep: Sweep, arm: Arm, candidate: Candidate, floors: Floors) -> RankedArm:
     rows = [candidate.rows[seed] for seed in sorted(candidate.seeds)]
+    floor = floors.of_trials(rows)
     line: dict[str, Any] = {"rank": rank, "task": arm.task}
     if sweep.has_variants:
         line["variant"] = arm.variant
     for metric in dict.fromkeys((sweep.metric, "test_error")):
         values = [row[metric] for row in rows]
         line |= {metric: _mean(values), f"{metric}_ci95": _half_interval(values)}
+    line |= {"best_floor": floor.test_error if floor else None, "floor_model": floor.model if floor else None}
     line |= {"seeds": len(rows), "at_majority": is_at_majority(rows)} | {knob: candidate.cells.get(knob) for knob in sweep.varied}
-    return line | arm.counts()
+    return RankedArm(arm, candidate, line | arm.counts(), floor)
 
 
 def _mean(values: Sequence[float]) -> float:

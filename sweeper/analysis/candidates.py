@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 _READ = (
     *("trial", "role", "task", "arm", "candidate", "variant", "seed", "in_plan", "status", "cause", "seconds"),
     *("test_error", "majority_error", "valid_samples", "score"),
+    *("reference_data", "split_seed", "train_samples", "valid_share", "validation_folds", "validation_fold"),  # the case of a floor
 )
 """Columns of the rows that are read, beside the metric and the varied knobs: all columns of a large sweep take gigabytes."""
 

@@ -76,9 +76,10 @@ def spell_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
-def varying_columns(rows: Iterable[Row], columns: Collection[str]) -> list[str]:
+def varying_columns(rows: Sequence[Row], columns: Collection[str]) -> list[str]:
     """Those of some columns that have more than one value on the same task."""
-    seen: dict[str, dict[Any, Any]] = {column: {} for column in columns}
+    present = {name for row in rows for name in row}
+    seen: dict[str, dict[Any, Any]] = {column: {} for column in columns if column in present}
     found = set()
     for row in rows:
         task = row.get("task")

@@ -125,6 +125,7 @@ def _pending_rows(plan: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str
         return None
     common, roles = plan.get("common", {}), plan.get("roles", {})  # plans of version 0.1 do not have them
     variants = {row.get("arm"): row.get("variant") for row in rows}
+    common = plan.get("common") or {}
     pending = []
     for trial, cells in planned.items():
         if trial not in started:

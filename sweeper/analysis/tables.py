@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.answers import Evidence, answer, find_dims
 from sweeper.analysis.comparison import ALPHA, compare
 from sweeper.analysis.effect import to_table
 from sweeper.analysis.factors import Row
+from sweeper.analysis.floors import Floors
 from sweeper.analysis.margins import DEFAULT_MARGIN, Margin
-from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, to_rows
+from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, SweepRows, to_rows
 from sweeper.analysis.variance_shares import shares_of_variance, shares_to_table
 
 
@@ -103,3 +107,70 @@ def _rows_of_one_sweep(trials: pa.Table, pair_by: Sequence[str]) -> list[Row]:
     if len({row.get("sweep") for row in rows}) > 1:
         raise ConfigError([Fault("trials", "must be rows of one sweep: select them by its name", Fault.ABSENT)])
     return rows
+
+
+def findings(
+    trials: pa.Table,
+    *,
+    metrics: pa.Table | None = None,
+    floors: pa.Table | None = None,
+    pair_by: Sequence[str] = PAIR_BY,
+    varied: Collection[str] | None = None,
+    objective: str = OBJECTIVE,
+    scheduler: Mapping[str, Any] = {},
+) -> pa.Table:
+    """The questions that the trials vary something for, with a verdict for each task, as `sweeper findings` has them.
+
+    Args:
+        trials, pair_by, varied, objective, scheduler: As for `effects`.
+        metrics: Rows of `metrics` of the same trials, for distances after alignment and seconds of epochs; None leaves out what needs them.
+        floors: Rows of `floors`; None leaves out the question about them.
+
+    Returns:
+        A row for each question and task: `name`, `question`, `verdict` over all tasks, `task`, `task_verdict`, `text`, `numbers` as JSON
+        text, `query` and `would_change`.
+
+    Raises:
+        ConfigError: If the trials are not of one sweep.
+    """
+    rows = _rows_of_one_sweep(trials)
+    name = next((str(row["sweep"]) for row in rows if row.get("sweep")), "")
+    sweep = SweepRows(name, rows, None if varied is None else tuple(varied), tuple(pair_by), objective, scheduler=scheduler)
+    evidence = Evidence(
+        sweep,
+        _last_distances(metrics) if metrics is not None else {},
+        _mean_seconds(metrics) if metrics is not None else {},
+        Floors(floors.to_pylist() if floors is not None else ()),
+        find_dims({row.get("task") for row in rows}),
+    )
+    texts = ("name", "question", "verdict", "task", "task_verdict", "text", "numbers", "query", "would_change")
+    found = [
+        (
+            *(finding.name, finding.question, finding.verdict, statement.task, statement.verdict, statement.text),
+            *(json.dumps(list(statement.numbers)), finding.query, finding.would_change),
+        )
+        for finding in answer(evidence)
+        for statement in finding.statements
+    ]
+    return pa.Table.from_pylist([dict(zip(texts, row, strict=True)) for row in found], pa.schema([(text, pa.string()) for text in texts]))
+
+
+def _of_stage(metrics: pa.Table, stage: str, column: str) -> pa.Table:
+    """The rows of one stage that have a column, without those of folds."""
+    is_of = pc.and_(pc.equal(metrics["stage"], stage), pc.is_valid(metrics[column]))
+    if "fold" in metrics.column_names:
+        is_of = pc.and_(is_of, pc.is_null(metrics["fold"]))
+    return metrics.filter(is_of)
+
+
+def _last_distances(metrics: pa.Table) -> dict[str, float]:
+    """Trial -> distance in its last epoch of alignment."""
+    aligned = _of_stage(metrics, "align", "distance").sort_by("epoch")
+    return dict(zip(aligned["trial"].to_pylist(), aligned["distance"].to_pylist(), strict=True))
+
+
+def _mean_seconds(metrics: pa.Table) -> dict[str, float]:
+    """Trial -> mean seconds of its epochs of fine-tuning."""
+    tuned = _of_stage(metrics, "finetune", "seconds")
+    means = tuned.filter(pc.greater(tuned["seconds"], 0)).group_by("trial").aggregate([("seconds", "mean")])
+    return dict(zip(means["trial"].to_pylist(), means["seconds_mean"].to_pylist(), strict=True))

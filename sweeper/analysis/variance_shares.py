@@ -96,7 +96,9 @@ def shares_of_variance(
             found += _crossed_shares(task, _expand(of_task, crossed, pair_by), crossed, metric)
         found += _tuned_shares(task, [row for row in rows if row.get("task") == task], tuned, pair_by, objective)
     if not found:
-        raise ConfigError([Fault("", "complete trials of a task must differ in a knob for shares of variance", Fault.ABSENT)])
+        raise ConfigError(
+            [Fault("", "complete trials of a task must differ in knobs, and be more than the levels, for shares of variance", Fault.ABSENT)]
+        )
     return found
 
 
@@ -148,7 +150,7 @@ def _crossed_shares(task: Any, cells: Sequence[_Cell], columns: Sequence[str], m
     data = [(key, tuple(setting[number] for number in used), float(row[metric])) for key, setting, row in cells]
     whole = _anova(data, pairs)
     if whole is None:
-        return
+        whole = {(number,): (0.0, None) for number in range(len(used))}
     without = [_anova([entry for entry in data if entry[0] != key], pairs) for key in keys] if len(keys) > 2 else []
     jackknife = [shares for shares in without if shares is not None]
     found = []
@@ -165,7 +167,7 @@ def _crossed_shares(task: Any, cells: Sequence[_Cell], columns: Sequence[str], m
 def _anova(
     data: Sequence[tuple[Key, tuple[Any, ...], float]], pairs: Sequence[tuple[int, int]]
 ) -> dict[Any, tuple[float, float | None]] | None:
-    """Term -> (share, corrected share), by sums of squares of type 2; None if nothing varies.
+    """Term -> (share, corrected share), by sums of squares of type 2; None if all values are the same.
 
     Args:
         data: Seed, levels and value of each row.
@@ -190,6 +192,8 @@ def _anova(
         terms[f"C({SEED})"] = SEED
     if spent + sum((sizes[f"f{a}"] - 1) * (sizes[f"f{b}"] - 1) for a, b in pairs) < len(data):
         terms |= {f"C(f{a}):C(f{b})": (a, b) for a, b in pairs if sizes[f"f{a}"] > 1 and sizes[f"f{b}"] > 1}
+    if spent >= len(data):  # nothing is left to tell the terms apart by
+        return {terms[f"C({mains[0]})"]: (1.0, None), REST: (0.0, None)} if len(terms) == 1 else {}
     table = anova_lm(ols(f"y ~ {' + '.join(terms)}", frame).fit(), typ=2)
     squares, df = table["sum_sq"], table["df"]
     residual_df = float(df["Residual"])

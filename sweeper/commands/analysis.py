@@ -1,4 +1,4 @@
-"""Commands that answer questions from the tables of a sweep: compare, importance."""
+"""Commands that answer questions from the tables of a sweep: compare, importance, findings."""
 
 from __future__ import annotations
 
@@ -71,3 +71,22 @@ def importance(
     from sweeper.show.comparison import show_importance
 
     typer.echo(show_importance(Workspace(results), name, metric or "test_error", format), nl=False)
+
+
+@report_errors
+def findings(
+    name: SweepArgument,
+    format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    results: ResultsOption = "results",
+) -> None:
+    """Answer the questions that a sweep varied something for: a verdict by task and overall, its numbers, and what would change it.
+
+    Does training the embedder help, does the proxy matter, does a lower distance go with a lower error, what has to be trained, is
+    pretraining needed? The verdicts are those of `sweeper compare`; the command behind each is printed with it.
+
+    Example: `sweeper findings quickstart`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.findings import show_findings
+
+    typer.echo(show_findings(Workspace(results), name, format), nl=False)

@@ -70,6 +70,8 @@ def compact(
     for sweep in [name] if name else tables.sweeps():
         tables.compact(sweep)
         typer.echo(f"{sweep}: compacted")
+    if name is None:
+        tables.compact_floors()
 
 
 @report_errors

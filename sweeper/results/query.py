@@ -12,7 +12,7 @@ import pyarrow as pa
 from orca_core.errors import OrcaError, StoreError, nearest
 from sweeper.results.records import TABLES
 from sweeper.results.store import ResultStore
-from sweeper.results.views import CREATE_VIEWS, STORED_TRIALS, VIEWS, column_names, drop_superseded, find_superseded
+from sweeper.results.views import CREATE_VIEWS, STORED_FLOORS, STORED_TRIALS, VIEWS, column_names, drop_superseded, find_superseded
 
 if TYPE_CHECKING:
     import duckdb  # imported where it is used: commands without a query start faster
@@ -30,7 +30,7 @@ class QueryError(OrcaError, ValueError):
 
 
 class Results:
-    """The tables of all sweeps: `trials`, `metrics`, `stages` and further views of the trials; `docs/results.md` has their columns.
+    """The tables of all sweeps: `trials`, `metrics`, `stages`, further views of the trials, and `floors`; see `docs/results.md`.
 
     Nothing is read until the first query, and every query sees the rows written by then.
 
@@ -57,7 +57,7 @@ class Results:
             raise StoreError(f"{self._store.uri}: must hold results. Run a sweep first, or give --results.")
         try:
             # DuckDB wraps pyarrow's errors about a file in an InvalidInputException.
-            answer = self._store.read(TABLES, lambda data: _ask(query, data), failures=(duckdb.InvalidInputException,))
+            answer = self._store.read((*TABLES, "floors"), lambda data: _ask(query, data), failures=(duckdb.InvalidInputException,))
         except duckdb.Error as error:
             raise QueryError(_explain(error, query)) from None
         return Answer(answer)
@@ -153,7 +153,7 @@ _SETTINGS = """
 
 
 def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
-    """The answer to a query over the three tables.
+    """The answer to a query over the tables.
 
     Raises:
         QueryError: If it is not a single SELECT.
@@ -165,6 +165,7 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
         connection.execute(_SETTINGS)
         _refuse_all_but_select(query, connection)
         connection.register(STORED_TRIALS, data["trials"])
+        connection.register(STORED_FLOORS, data["floors"])
         connection.execute(CREATE_VIEWS)
         superseded = find_superseded(data["trials"])
         for table in ("metrics", "stages"):

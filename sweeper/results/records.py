@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from orca_core.config.paths import KNOBS
 from orca_core.declarations import describe_knob
+from orca_core.floors.rows import FloorCase, FloorRow
 from orca_core.numerics import NumericalKind
 from orca_core.rows import EpochRow, StageRow, TrialResult, row_columns
 from sweeper.results.worker_facts import WorkerFacts
@@ -40,7 +41,7 @@ def config_columns() -> tuple[Column, ...]:
     return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), describe_knob(path)) for path, field in KNOBS.items())
 
 
-def columns_of(row: type[EpochRow | StageRow | TrialResult | NumericalKind | WorkerFacts]) -> tuple[Column, ...]:
+def columns_of(row: type[EpochRow | StageRow | TrialResult | FloorRow | NumericalKind | WorkerFacts]) -> tuple[Column, ...]:
     """A column for every field of a row type."""
     hints = get_type_hints(row, include_extras=True)
     return tuple(Column(field.name, _arrow_type(hints[field.name]), hints[field.name].__metadata__[0]) for field in row_columns(row))
@@ -150,6 +151,15 @@ STAGES: tuple[Column, ...] = (*_ATTEMPT, *columns_of(StageRow))
 TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES}
 """The result tables by name."""
 
+FLOORS: tuple[Column, ...] = (*columns_of(FloorRow), Column("computed_at", _TIME, "When it was computed, UTC."))
+"""Columns of the table of floors, which belong to tasks rather than to sweeps."""
+
+FLOOR_IDENTITY = (*FloorCase("").cells(), "model")
+"""The columns that tell floors apart. Of rows that agree in them, the latest counts: the others are of other data or versions."""
+
+FLOOR_KEY = (*FLOOR_IDENTITY, "task_digest", "version", "sklearn_version")
+"""What the result of a floor depends on; it is computed once for each value."""
+
 _OF_ATTEMPT = tuple(column.name for column in _ATTEMPT)
 
 IDENTITY: dict[str, tuple[str, ...]] = {
@@ -161,14 +171,15 @@ IDENTITY: dict[str, tuple[str, ...]] = {
 
 
 def schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table of `TABLES`."""
-    return pa.schema([(column.name, column.type) for column in TABLES[table]])
+    """The Arrow schema of a table of `TABLES`, or of `floors`."""
+    return pa.schema([(column.name, column.type) for column in (FLOORS if table == "floors" else TABLES[table])])
 
 
 _INTRODUCTION = """\
 # Results
 
-Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`. This page is generated from `sweeper/results/records.py`.
+Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`, and `floors`, under `<results>/floors/`. This page is generated
+from `sweeper/results/records.py`.
 
 | View | Rows |
 |---|---|
@@ -177,6 +188,7 @@ Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`. This pa
 | `trial_status` | the latest row of every trial in each sweep, whatever its status and also if it is no longer planned |
 | `all_trials` | every row that has not been compacted away, earlier attempts included |
 | `metrics`, `stages` | epochs and stages of the latest attempt of every trial, whatever its status |
+| `floors` | what models without a transformer reach on each task and split: the latest row of each model; see [floors.md](floors.md) |
 
 All views of trials have the columns of `trials`. A finished trial that a sweep took over from another one stands in both. So name the
 sweep in each query, or read `distinct_trials`; and name the task, as errors of different tasks cannot be averaged. To see only the epochs
@@ -220,6 +232,17 @@ where sweep = 'quickstart' and task = 'digits' and stage = 'finetune'
 group by all order by all
 ```
 
+Arms beside a floor of their task, on the same split ([floors.md](floors.md) says what each model is):
+
+```sql
+select freezing, avg(trials.test_error) as error,
+       any_value(floors.test_error) as svm, count(*) as trials
+from trials join floors using (task, split_seed)
+where sweep = 'quickstart' and task = 'digits' and model = 'svm'
+  and floors.train_samples is null
+group by all order by error
+```
+
 How the trials of a sweep ended, and what could not be finished:
 
 ```sql
@@ -233,13 +256,14 @@ _ROWS = {
     "trials": "One row per trial: config, scores, times, provenance, status.",
     "metrics": "One row per trial, stage, fold and epoch. A reused stage has the same rows as the trial that computed it.",
     "stages": "One row per trial, stage and fold (fine-tuning: and phase), computed or reused.",
+    "floors": "One row per task, split and model. Only `split_seed`, `train_samples`, `reference_data` and the knobs of validation matter.",
 }
 
 
 def markdown() -> str:
     """The text of `docs/results.md`."""
     parts = [_INTRODUCTION]
-    for table, columns in TABLES.items():
+    for table, columns in {**TABLES, "floors": FLOORS}.items():
         lines = [f"## {table}", "", _ROWS[table], "", "| Column | Type | Meaning |", "|---|---|---|"]
         lines += [f"| `{column.name}` | {_type_name(column.type)} | {column.meaning.replace('|', chr(92) + '|')} |" for column in columns]
         parts.append("\n".join(lines) + "\n")

@@ -2,33 +2,27 @@
 
     <uri>/trials/sweep=<name>/<time>-<random>.parquet       likewise metrics/ and stages/; each file also has the column `sweep`
     <uri>/trials/sweep=<name>/<time>-<random>.merged.parquet
+    <uri>/floors/<time>-<random>.parquet                    floors belong to tasks, not to sweeps
     <uri>/sweeps/<name>/<plan hash>.json, <run>.claim, <run>.stop, clock
 
-A file is complete or absent, and never changes. A merged file lists, in its Parquet metadata, every file whose rows it contains. Readers
-skip the files that are listed, and compaction deletes them only after the merged file is published. So a compaction that dies at any moment
-neither loses nor duplicates a row, and readers need no lock: one that finds a file deleted lists the folder again.
+`table_files` says how they are read and merged.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
-import time
-import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from orca_core.errors import MissingBucketError, StoreAccessError, StoreError, StoreUnavailableError
-from orca_core.filesystem import explain
-from orca_core.patience import Patience
-from sweeper.results.notes import OLD_HEARTBEAT, SweepNotes
-from sweeper.results.records import IDENTITY, TABLES, schema
+from orca_core.floors.rows import FloorRow
+from sweeper.results.notes import OLD_HEARTBEAT
+from sweeper.results.records import FLOOR_IDENTITY, FLOOR_KEY, IDENTITY, TABLES, schema
+from sweeper.results.table_files import READING_ORDER, TableFiles, row_groups
 from sweeper.results.views import (
     OF_AN_ATTEMPT,
     current_rows,
@@ -37,40 +31,14 @@ from sweeper.results.views import (
     drop_superseded,
     find_superseded,
     last_rows_of_runs,
+    latest_floors,
 )
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # imported where it is used: it loads pandas, 0.3 s
 
-T = TypeVar("T")
-
-READING_ORDER = ("metrics", "stages", "trials")
-"""Trials last. The first row of an attempt is written before its metrics and stages, so whoever reads those then also finds the attempt."""
-
-_MERGED = ".merged.parquet"
-_REPLACES = b"replaces"
-_CODED = ("trial", "run", "stage")
-"""Columns of `metrics` and `stages` that are read dictionary-encoded: grouping 10 M rows by them takes a third of the time."""
-
 _OUT_OF_ORDER = (StoreUnavailableError, StoreAccessError, MissingBucketError)
 """Errors of the store as a whole, which say nothing about a file."""
-
-_GROUP_BYTES = 32 * 2**20
-"""Size in memory of a row group of a merged file."""
-
-_BATCH_ROWS = 4096
-"""Rows that are read at once when files are merged."""
-
-_TRIES = 20
-"""How often a read starts again because a compaction removed a file, before it is given up."""
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Paths of a table's files: those to read, and those replaced by a merged file. Oldest first within a sweep."""
-
-    live: Sequence[str]
-    dead: Sequence[str]
 
 
 def results_option(uri: str) -> str:
@@ -78,7 +46,7 @@ def results_option(uri: str) -> str:
     return "" if uri == "results" else f" --results {shlex.quote(uri)}"
 
 
-class ResultStore(SweepNotes):
+class ResultStore(TableFiles):
     """The result tables and the notes about sweeps under one folder.
 
     Args:
@@ -89,13 +57,9 @@ class ResultStore(SweepNotes):
         StoreError: From every method: if it cannot be opened, read or written; see `Files`.
     """
 
-    def __init__(self, uri: str | Path, patience: Patience | None = None) -> None:
-        super().__init__(uri, patience)
-        self._sizes: dict[str, int] = {}  # of listed files, which never change; an object store is asked once less for each
-
     def exists(self) -> bool:
         """Whether there are any results."""
-        return any(self._files.infos(folder) for folder in (*TABLES, "sweeps"))
+        return any(self._files.infos(folder) for folder in (*TABLES, "floors", "sweeps"))
 
     # ---------------------------------------------------------------------------------------------------------------- rows
 
@@ -111,7 +75,32 @@ class ResultStore(SweepNotes):
         columns = schema(table)
         if unknown := {name for row in rows for name in row}.difference(columns.names):
             raise ValueError(f"{table} has no column {', '.join(sorted(unknown))}")
-        self._write_rows([pa.Table.from_pylist([{**row, "sweep": sweep} for row in rows], schema=columns)], columns, table, sweep)
+        added = pa.Table.from_pylist([{**row, "sweep": sweep} for row in rows], schema=columns)
+        self._write_rows([added], columns, f"{table}/sweep={sweep}")
+
+    def append_floors(self, rows: Sequence[FloorRow]) -> None:
+        """Add floors as one new file, none if there are no rows.
+
+        Raises:
+            StoreError: If the file cannot be written.
+        """
+        if rows:
+            now, columns = datetime.now(UTC), schema("floors")
+            self._write_rows(
+                [pa.Table.from_pylist([{**row.cells(), "computed_at": now} for row in rows], schema=columns)], columns, "floors"
+            )
+
+    def floors(self, by: Sequence[str] = FLOOR_IDENTITY) -> list[dict[str, Any]]:
+        """The latest row of each model on each task and split.
+
+        Args:
+            by: Columns of which each combination of values has a row; `FLOOR_KEY` for the rows of other data and versions, too.
+
+        Raises:
+            StoreError: If a file is damaged.
+        """
+        found: list[dict[str, Any]] = latest_floors(self.read(["floors"], lambda data: data["floors"].to_table()), by).to_pylist()
+        return found
 
     def live_trials(self, sweep: str | None = None, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
         """The current row of each trial of each sweep, in the order in which they were written.
@@ -165,51 +154,6 @@ class ResultStore(SweepNotes):
             found.setdefault(trial, {})[epoch] = value
         return found
 
-    def read(
-        self,
-        tables: Collection[str],
-        use: Callable[[dict[str, ds.FileSystemDataset]], T],
-        sweep: str | None = None,
-        failures: tuple[type[Exception], ...] = (),
-    ) -> T:
-        """Call `use` with the tables as data sets of all rows, including superseded ones, and return its result.
-
-        Args:
-            tables: Names of the tables.
-            use: Called again with new data sets if a compaction removed a file before it was read.
-            sweep: Only the rows of this sweep; None = all sweeps.
-            failures: Exceptions, in addition to pyarrow's, that `use` raises when a file cannot be read.
-
-        Raises:
-            StoreError: If a file is damaged; the message names it.
-        """
-        return self._files.attempt(lambda: self._read(tables, use, sweep, failures), "the tables cannot be read")
-
-    def _read(
-        self,
-        tables: Collection[str],
-        use: Callable[[dict[str, ds.FileSystemDataset]], T],
-        sweep: str | None,
-        failures: tuple[type[Exception], ...],
-    ) -> T:
-        for _ in range(_TRIES):
-            try:
-                files = {table: self._sort_files(table, sweep).live for table in sorted(tables, key=READING_ORDER.index)}
-            except FileNotFoundError:
-                continue
-            try:
-                return use({table: self._dataset(paths, _reading_schema(table)) for table, paths in files.items()})
-            except (OSError, pa.ArrowInvalid, *failures) as error:
-                if (trouble := explain(self.uri, error)) is not None:
-                    raise trouble from error
-                # Find out which file it was: damaged raises here, removed starts again, and if all are fine it was the query.
-                if not all(self._verify(path) for paths in files.values() for path in paths):
-                    continue
-                if isinstance(error, failures):
-                    raise
-                raise StoreError(f"{self.uri}: cannot be read ({error})") from error
-        raise StoreError(f"{self.uri}: files kept being removed while they were read. Try again when no compaction is running.")
-
     def compact(self, sweep: str, *, repair: bool = False) -> None:
         """Merge the files of each table of a sweep into one, without superseded rows. Safe while others read and write.
 
@@ -220,7 +164,7 @@ class ResultStore(SweepNotes):
         Raises:
             StoreError: If a file is damaged or cannot be written.
         """
-        for table in READING_ORDER:  # trials last: the other tables need them to know which attempts are superseded
+        for table in sorted(TABLES, key=READING_ORDER.index):  # trials last: the others need them to know which attempts are superseded
 
             def merge(data: dict[str, ds.FileSystemDataset], table: str = table) -> None:
                 self._merge(table, sweep, data, repair)
@@ -229,15 +173,28 @@ class ResultStore(SweepNotes):
             for path in self._files.attempt(partial(self._sort_files, table, sweep), f"{table} cannot be listed").dead:
                 self._files.delete(self._relative(path))
 
-    def _merge(self, table: str, sweep: str, data: dict[str, ds.FileSystemDataset], repair: bool) -> None:
-        import pyarrow.parquet as pq
+    def compact_floors(self) -> None:
+        """Merge the files of floors into one, without rows of which there is a later one. Safe while others read and write.
 
+        Raises:
+            StoreError: If a file is damaged or cannot be written.
+        """
+
+        def merge(data: dict[str, ds.FileSystemDataset]) -> None:
+            paths = data["floors"].files
+            if len(paths) > 1:
+                rows = latest_floors(self._with_later_columns(paths, "floors").to_table(), FLOOR_KEY)
+                self._write_merged([rows], rows.schema, paths, "floors")
+
+        self.read(["floors"], merge)
+        for path in self._files.attempt(partial(self._sort_files, "floors", None), "floors cannot be listed").dead:
+            self._files.delete(self._relative(path))
+
+    def _merge(self, table: str, sweep: str, data: dict[str, ds.FileSystemDataset], repair: bool) -> None:
         paths = data[table].files
         if len(paths) < (1 if repair else 2):
             return
-        # Keep columns that only a later version of this code knows.
-        stored = [pq.read_schema(path, filesystem=self._files.fs).remove_metadata() for path in paths]
-        everything = self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
+        everything = self._with_later_columns(paths, table)
         superseded = find_superseded(data["trials"])
         keep: pa.ChunkedArray | None = None
         if table == "trials":
@@ -247,95 +204,13 @@ class ResultStore(SweepNotes):
             rows = drop_superseded(everything, superseded)
             if repair:
                 keep = distinct_rows(rows.to_table(columns=list(IDENTITY[table])), IDENTITY[table])
-        # List the files that earlier merges replaced, too: a compaction that was suspended may still publish a file made from them.
-        replaced = {_name(path) for path in paths}.union(*(self._read_replaced(path) for path in paths if path.endswith(_MERGED)))
-        columns = rows.schema.with_metadata({_REPLACES: json.dumps(sorted(replaced))})
-        self._write_rows(_row_groups(rows, keep), columns, table, sweep, _MERGED)
-
-    # --------------------------------------------------------------------------------------------------------------- files
-
-    def _sort_files(self, table: str, sweep: str | None) -> _Files:
-        """The files of a table, separated by what the merged ones list.
-
-        Raises:
-            FileNotFoundError: If a merged file was removed after it was listed.
-        """
-        paths = self._list(table, sweep)
-        # A listing is not atomic: it may miss both a new merged file and the deleted file it replaces. List until two agree.
-        while (again := self._list(table, sweep)) != paths:
-            paths = again
-        merged = {path: self._read_replaced(path) for path in paths if path.endswith(_MERGED)}
-        replaced = frozenset[str]().union(*merged.values())
-        # Of two simultaneous compactions, the file that replaces more wins; of equal ones, the later.
-        rivals = [(names, path) for path, names in merged.items()]
-        replaced |= {_name(path) for names, path in rivals if any(names < more or (names == more and path < by) for more, by in rivals)}
-        return _Files([path for path in paths if _name(path) not in replaced], [path for path in paths if _name(path) in replaced])
-
-    def _list(self, table: str, sweep: str | None) -> list[str]:
-        infos = self._files.infos(table if sweep is None else f"{table}/sweep={sweep}", recursive=True)
-        self._sizes.update({info.path: info.size for info in infos})
-        return sorted(info.path for info in infos if info.path.endswith(".parquet"))
-
-    def _read_replaced(self, path: str) -> frozenset[str]:
-        """Names of the files that a merged file replaces."""
-        import pyarrow.parquet as pq
-
-        try:
-            metadata = pq.read_metadata(path, filesystem=self._files.fs).metadata
-        except FileNotFoundError:
-            raise
-        except (OSError, pa.ArrowInvalid) as error:
-            raise explain(self.uri, error) or _damage_error(path, error) from None
-        return frozenset(json.loads(metadata[_REPLACES]))
-
-    def _dataset(self, paths: Sequence[str], columns: pa.Schema) -> ds.FileSystemDataset:
-        import pyarrow.dataset as ds
-
-        coded = [field.name for field in columns if pa.types.is_dictionary(field.type)]
-        parquet = ds.ParquetFileFormat(
-            read_options=ds.ParquetReadOptions(dictionary_columns=coded),
-            default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
-        )
-        # The folder of a file tells its sweep: so a filter on the sweep skips files without opening them, and the column is never decoded.
-        fragments = [
-            parquet.make_fragment(path, self._files.fs, ds.field("sweep") == _sweep_of(path), file_size=self._sizes.get(path))
-            for path in paths
-        ]
-        return ds.FileSystemDataset(fragments, columns, parquet, self._files.fs)
-
-    def _verify(self, path: str) -> bool:
-        """Read a file completely to verify it. Returns False if it does not exist, else True.
-
-        Raises:
-            StoreError: If it is damaged.
-        """
-        import pyarrow.parquet as pq
-
-        try:
-            with self._files.fs.open_input_file(path) as file:
-                for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
-                    pass
-        except FileNotFoundError:
-            return False
-        except (OSError, pa.ArrowInvalid) as error:
-            raise explain(self.uri, error) or _damage_error(path, error) from None
-        return True
-
-    def _write_rows(self, groups: Iterable[pa.Table], columns: pa.Schema, table: str, sweep: str, ending: str = ".parquet") -> None:
-        import pyarrow.parquet as pq
-
-        content = pa.BufferOutputStream()
-        with pq.ParquetWriter(content, columns, write_page_checksum=True) as writer:
-            for group in groups:
-                writer.write_table(group.replace_schema_metadata(columns.metadata))
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}{ending}"
-        self._files.write(f"{table}/sweep={sweep}/{name}", content.getvalue().to_pybytes())
+        self._write_merged(row_groups(rows, keep), rows.schema, paths, f"{table}/sweep={sweep}")
 
     # -------------------------------------------------------------------------------------------------------------- sweeps
 
     def find_damaged(self) -> Iterator[tuple[str, str]]:
         """Read all files of rows and plans completely; yields (path, error) of each that is damaged."""
-        for table in TABLES:
+        for table in (*TABLES, "floors"):
             for path in self._list(table, None):
                 try:
                     self._files.attempt(partial(self._verify, path), f"{path} cannot be read")
@@ -370,42 +245,3 @@ class ResultStore(SweepNotes):
         """
         for folder in (*(f"{table}/sweep={name}" for table in TABLES), f"sweeps/{name}"):
             self._files.delete_folder(folder)
-
-
-def _row_groups(rows: ds.Dataset, keep: pa.ChunkedArray | None) -> Iterator[pa.Table]:
-    """The rows at the positions `keep`, or all, in tables of about `_GROUP_BYTES`: rows of a large sweep take gigabytes in memory."""
-    kept = np.zeros(rows.count_rows() if keep is not None else 0, dtype=bool)
-    if keep is not None:
-        kept[keep.to_numpy()] = True
-    group: list[pa.RecordBatch] = []
-    position = 0
-    for batch in rows.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1):
-        group.append(batch if keep is None else batch.filter(pa.array(kept[position : position + len(batch)])))
-        position += len(batch)
-        if sum(of_group.nbytes for of_group in group) >= _GROUP_BYTES:
-            yield pa.Table.from_batches(group)
-            group = []
-    yield pa.Table.from_batches(group, rows.schema)
-
-
-def _reading_schema(table: str) -> pa.Schema:
-    """The schema with which a table is read."""
-    columns = schema(table)
-    if table == "trials":
-        return columns
-    coded = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema([field.with_type(coded) if field.name in _CODED else field for field in columns])
-
-
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def _sweep_of(path: str) -> str:
-    return path.split("/")[-2].removeprefix("sweep=")
-
-
-def _damage_error(path: str, error: Exception) -> StoreError:
-    reason = " ".join(str(error).split())
-    remedy = "Restore the file, or set it aside with `sweeper doctor --repair` and run its sweep again."
-    return StoreError(f"{path}: is damaged ({reason}). {remedy}")

@@ -5,6 +5,7 @@
     trials            of these the ones that are in the plan and COMPLETE: one row per sweep and trial
     distinct_trials   of these one per result key: a trial that several sweeps share counts once
     metrics, stages   the rows of the current attempts
+    floors            the latest row of each model on each task and split
 
 An attempt is known by its number and by the run that made it. There is one driver at a time, so one run makes it. If two got in all the
 same, and both made the same attempt, the later run counts, and nothing of the other is shown.
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeper.results.records import TABLES
+from sweeper.results.records import FLOOR_IDENTITY, FLOORS, TABLES
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -32,11 +33,11 @@ INTERRUPTED = "INTERRUPTED"
 STATUSES = ("COMPLETE", "PRUNED", "FAIL", INTERRUPTED, "RUNNING")
 """Every status that is shown."""
 
-VIEWS = ("trials", "distinct_trials", "trial_status", "all_trials", "metrics", "stages")
+VIEWS = ("trials", "distinct_trials", "trial_status", "all_trials", "metrics", "stages", "floors")
 """What a query can read."""
 
-STORED_TRIALS = "stored_trials"
-"""Name under which the rows of the table `trials` are registered, as they are stored."""
+STORED_TRIALS, STORED_FLOORS = "stored_trials", "stored_floors"
+"""Names under which the rows of the tables `trials` and `floors` are registered, as they are stored."""
 
 CREATE_VIEWS = f"""
     CREATE VIEW all_trials AS
@@ -52,6 +53,10 @@ CREATE_VIEWS = f"""
     FROM trials QUALIFY row_number() OVER (
         PARTITION BY coalesce(result_key, trial) ORDER BY reused_from IS NOT NULL, ended_at, sweep, trial
     ) = 1;
+
+    CREATE VIEW floors AS
+    FROM {STORED_FLOORS} QUALIFY row_number() OVER (PARTITION BY {", ".join(FLOOR_IDENTITY)} 
+    ORDER BY task_digest IS NULL, computed_at DESC) = 1;
 """
 """Windows are over trials only, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded` instead."""
 
@@ -63,7 +68,7 @@ def shown_status(row: Mapping[str, Any]) -> str:
 
 def column_names() -> set[str]:
     """The names of all columns of all tables."""
-    return {column.name for columns in TABLES.values() for column in columns}
+    return {column.name for columns in (*TABLES.values(), FLOORS) for column in columns}
 
 
 def current_rows(trials: pa.Table) -> pa.Table:
@@ -85,6 +90,15 @@ def last_rows_of_runs(trials: pa.Table) -> pa.ChunkedArray:
         trials: Rows of `trials` with at least the columns `OF_AN_ATTEMPT`.
     """
     return _last_rows(trials, ["sweep", "trial", "run"])
+
+
+def latest_floors(rows: pa.Table, by: Sequence[str] = FLOOR_IDENTITY) -> pa.Table:
+    """Of rows of `floors` that agree in some columns the latest, in the order of the table. One without data counts only if all are."""
+    keys = rows.select(list(by)).append_column("row", pa.array(range(len(rows)), pa.int64()))
+    keys = keys.append_column("has_data", pc.is_valid(rows["task_digest"])).append_column("time", rows["computed_at"])
+    ordered = keys.sort_by([(name, "ascending") for name in ("has_data", "time", "row")])
+    last = ordered.group_by(list(by), use_threads=False).aggregate([("row", "last")])
+    return rows.take(last.sort_by("row_last")["row_last"])
 
 
 def distinct_rows(rows: pa.Table, identity: Sequence[str]) -> pa.ChunkedArray:

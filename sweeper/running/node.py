@@ -152,7 +152,7 @@ def _reads(config: TrialConfig) -> Iterator[tuple[What, str]]:
     """What a trial reads."""
     yield "task", config.task
     yield "body", config.body.name
-    if config.align.epochs > 0 or config.aligns_jointly:
+    if config.reads_proxy:
         yield "proxy", config.proxy
     if config.embedder.weights is not None:
         yield "weights", config.embedder.weights

@@ -70,7 +70,7 @@ def find_own_data(configs: Iterable[TrialConfig]) -> list[OwnData]:
     """The user's own data that trials read, each once."""
     found: dict[str, OwnData] = {}
     for config in configs:
-        specs = [config.task_spec, *([find_proxy(config.proxy)] if _reads_proxy(config) else [])]
+        specs = [config.task_spec, *([find_proxy(config.proxy)] if config.reads_proxy else [])]
         for spec in specs:
             if spec.own_path and spec.own_path not in found:
                 found[spec.own_path] = OwnData(spec.own_path, spec.files())
@@ -180,7 +180,7 @@ def contents_of(config: TrialConfig) -> dict[str, str]:
         DataError: If files are missing.
     """
     found = {f"task {config.task}": config.task_spec.digest()}
-    if _reads_proxy(config):
+    if config.reads_proxy:
         found[f"proxy {config.proxy}"] = find_proxy(config.proxy).digest()
     return found
 
@@ -200,7 +200,3 @@ def other_contents(wanted: Mapping[str, str]) -> Iterator[str]:
             continue
         if here != digest:
             yield f"{label} has other content here"
-
-
-def _reads_proxy(config: TrialConfig) -> bool:
-    return config.align.epochs > 0 or config.aligns_jointly

@@ -37,7 +37,7 @@ def check_data(configs: Iterable[TrialConfig], file: str = "", decode: bool = Tr
         ConfigError: With a fault for every task or proxy that cannot be used.
     """
     faults, configs = Faults(), tuple(configs)
-    for name in sorted({config.proxy for config in configs if config.align.epochs > 0 or config.aligns_jointly}):
+    for name in sorted({config.proxy for config in configs if config.reads_proxy}):
         with faults.collecting("proxy"), _fitting_memory(name):
             proxy = find_proxy(name)
             proxy.check_files()

@@ -234,6 +234,8 @@ def describe_source(name: str, body: str) -> str:
     from orca_core.alignment.source import describe_features
 
     spec, body_spec = find_proxy(name), find_body(body)
+    if body_spec.is_bodiless:
+        raise ConfigError([Fault("--body", "must be a body with an embedding of its own, which makes features of a proxy", body)])
     if not spec.fits(body_spec.modality):
         raise ConfigError([Fault("--body", f"must read {spec.modality}", body, f"{body} reads {body_spec.modality}.")])
     found = describe_features(spec, body_spec)
@@ -248,6 +250,8 @@ def _describe_bodies(name: str | None) -> str:
         return _list_catalogue(BODY_CATALOGUE, "modality")
     spec = find_body(name)
     shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}
+    if spec.is_bodiless:
+        shown |= {"family": "bodiless, not pretrained", "layers": spec.num_layers}
     shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder, "code": spec.build}
     return "\n".join(_format_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
 

@@ -78,6 +78,8 @@ def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, T
     if faults:
         raise ConfigError(faults.values())
     modality = config.body_spec.modality
+    if config.body_spec.is_bodiless:
+        raise ConfigError([Fault("--body", "must be a body with an embedding of its own, to align with proxies", config.body.name)])
     usable, unusable = {}, {}
     for name in dict.fromkeys([*PROXY_CATALOGUE.entries(), *names]):
         spec = find_proxy(name)

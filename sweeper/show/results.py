@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.analysis.arms import RankedArm, Ranking, rank_arms
 from sweeper.analysis.candidates import Arm, Sweep, read_arms
+from sweeper.analysis.floors import Compared, describe_floors
 from sweeper.analysis.resolution import describe_resolution
 from sweeper.results.store import ResultStore
 from sweeper.results.views import shown_status
@@ -37,13 +38,13 @@ def best_arms(workspace: Workspace, name: str, top: int, task: str | None = None
 
 
 def describe_best(workspace: Workspace, name: str, top: int, task: str | None = None) -> str:
-    """The same as text: for each task a table whose last column has the settings of an arm.
+    """The same as text: for each task a table whose last column has the settings of an arm, and whether arms beat the best floor.
 
     Raises:
         ConfigError: As `best_arms`.
     """
     ranking = rank_arms(workspace.results, name)
-    return "\n".join(_describe_task(ranking, of_task, ranking.arms[of_task][:top]) for of_task in _tasks(ranking, task))
+    return "\n".join(_describe_task(ranking, of_task, ranking.arms[of_task][:top], workspace.uri) for of_task in _tasks(ranking, task))
 
 
 def _tasks(ranking: Ranking, task: str | None) -> list[str]:
@@ -53,7 +54,7 @@ def _tasks(ranking: Ranking, task: str | None) -> list[str]:
     return list(ranking.arms) if task is None else [task]
 
 
-def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm]) -> str:
+def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm], uri: str) -> str:
     sweep, metrics = ranking.sweep, list(dict.fromkeys((ranking.metric, "test_error")))
     seeds = len(arms[0].candidate.seeds)
     over = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed"
@@ -74,6 +75,8 @@ def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm]) -> st
         arms_are, they_have = ("arm is", "it has") if unranked == 1 else ("arms are", "they have")
         text += f"{unranked} {arms_are} not ranked: {they_have} no candidate of which all seeds are complete.\n"
     notes = describe_resolution(ranking.metric, [arm.rows for arm in ranking.arms[task]])
+    compared = [Compared(arm.rows, arm.line["test_error"], arm.line["test_error_ci95"], arm.floor) for arm in ranking.arms[task]]
+    notes += describe_floors(task, compared, uri)
     return text + "".join(f"{textwrap.fill(note, terminal_width())}\n" for note in notes)
 
 

@@ -13,7 +13,7 @@ from orca_core.proxies import stands_for
 from sweeper.faults import Faults
 from sweeper.space.knobs import check_knob
 
-DERIVED: Mapping[str, tuple[Any, ...]] = {"body.modality": ("text", "images"), "task.dims": (1, 2)}
+DERIVED: Mapping[str, tuple[Any, ...]] = {"body.modality": ("text", "images", "none"), "task.dims": (1, 2)}
 """Properties, in addition to the knobs, on which a condition can depend, with their values."""
 
 DECIDED_BY = {"body.modality": "body.name", "task.dims": "task"}

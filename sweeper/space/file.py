@@ -208,6 +208,12 @@ class SpaceFile(Section):
         "ones and the state of every epoch. Unless `all`, states that trials share are dropped when the last of these trials ends.",
     )
 
+    floors: bool = Field(
+        True,
+        description="Whether `run` also computes what models without a transformer reach on the sweep's tasks: seconds for each task and "
+        "split, once, beside the trials. See docs/floors.md.",
+    )
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:

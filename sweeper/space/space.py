@@ -60,6 +60,7 @@ class SearchSpace:
     budget: Budget
     bits: Bits
     keep: Keep
+    floors: bool
     source: Mapping[str, Any]
     question: Question | None = None
     looks: tuple[int, ...] = ()

@@ -66,8 +66,8 @@ def test_a_mini_body_of_another_name_is_refused():
         random_body(spec, seed=0)
 
 
-class TestMiniBodies(BodyContract):
-    """The bodies that are pretrained here."""
+class TestBuiltInBodies(BodyContract):
+    """The mini bodies, which are pretrained here, and the bodiless arms."""
 
     test_an_entry_point_can_register_it = None  # they are built in
 

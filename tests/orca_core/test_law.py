@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from trials import TINY_BODIES, TINY_TASKS, VALUES, WINES_START, copy_pretraining, differences, run, small, tiny_bodies
 
 from orca_core import declarations
+from orca_core.bodies import BODILESS
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind, Read
@@ -223,7 +224,7 @@ def test_without_its_length_a_stage_keeps_two_results_at_one_address(kind, monke
 # --------------------------------------------------------------------------------------------------------- (b) random pairs
 
 TASKS = tuple(TINY_TASKS)
-BODIES = ("mini-roberta", "mini-swin", BERT, GPT2, f"hf:{TINY_BODIES['roberta-pad-0']}")
+BODIES = ("mini-roberta", "mini-swin", BERT, GPT2, f"hf:{TINY_BODIES['roberta-pad-0']}", *BODILESS)
 
 
 @st.composite

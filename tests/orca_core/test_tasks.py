@@ -26,6 +26,7 @@ FROM_FILES = [name for name, spec in TASKS.items() if spec.files()]
 GENERATED = [name for name in TASKS if name not in FROM_FILES]
 SIZES = {
     "digits": (1258, 180, 359),
+    "digits-shifted": (2516, 360, 718),
     "openml/1510": (455, 57, 57),
     "openml/187": (142, 18, 18),
     "mnist1d": (3600, 400, 1000),
@@ -35,6 +36,7 @@ SIZES = {
 }
 SHAPES = {
     "digits": ((1, 8, 8), (10,)),
+    "digits-shifted": ((1, 16, 16), (10,)),
     "openml/1510": ((30, 1), (2,)),
     "openml/187": ((13, 1), (3,)),
     "mnist1d": ((1, 40), (10,)),
@@ -112,6 +114,23 @@ def test_recipes_fit_the_task(name):
 def test_published_alignment_learns_ten_times_faster_than_fine_tuning(name):
     published = TASKS[name].recipes["published"]
     assert published["align"]["lr"] == pytest.approx(10 * published["finetune"]["lr"])
+
+
+def test_shifted_digits_are_those_of_digits_at_other_places():
+    """Both fields of an image follow one another, in the part of the image and with its class; every place occurs."""
+    plain, shifted = load("digits"), load("digits-shifted")
+    corners = set()
+    for part in PARTS:
+        images, fields = getattr(plain, part), getattr(shifted, part)
+        assert fields.y.tolist() == images.y.repeat(2).tolist()
+        for number, field in enumerate(fields.x[:, 0]):
+            image = images.x[number // 2, 0]
+            windows = np.lib.stride_tricks.sliding_window_view(field, (8, 8))
+            at = np.argwhere((windows == image).all((2, 3)))
+            assert len(at) == 1
+            assert field.sum() == pytest.approx(image.sum())
+            corners.add(tuple(at[0]))
+    assert corners == {(row, column) for row in range(9) for column in range(9)}
 
 
 def test_generated_data_are_the_same_bits_in_another_process_with_other_threads():

@@ -279,6 +279,8 @@ def test_best_as_latex(ask):
         ("tasks", "openml/1510", "1-auroc (an error, lower is better)"),
         ("proxies", "noise-matched", "the control"),
         ("bodies", "mini-roberta", "text"),
+        ("bodies", "none", "bodiless, not pretrained"),
+        ("bodies", "cnn", "a small residual network"),
     ],
 )
 def test_the_catalogue_lists_entries_and_shows_one_in_full(command, entry, shown):
@@ -318,6 +320,13 @@ def test_proxies_are_ranked_by_the_numbers_that_a_trial_has(tmp_path, use_data, 
     trials = json.loads(answer.stdout)
     assert len(trials) == 2
     assert all(found[row["proxy"]] | row == found[row["proxy"]] for row in trials)
+
+
+@pytest.mark.parametrize("arguments", [("noise",), ("--task", "digits")])
+def test_a_bodiless_arm_has_no_proxies(arguments):
+    asked = sweeper("proxies", *arguments, "--body", "cnn")
+    assert (asked.exit_code, asked.stdout) == (2, "")
+    assert "--body: must be a body with an embedding of its own" in asked.stderr
 
 
 def test_a_proxy_that_cannot_be_read_is_listed_and_the_others_are_ranked(tmp_path, use_data, monkeypatch):

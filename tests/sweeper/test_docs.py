@@ -14,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import sweeper
+from orca_core.floors.rows import FloorRow
 from orca_core.rows import EpochRow
 from sweeper.cli import app
 from sweeper.planning.planner import make_plan
@@ -127,6 +128,9 @@ def shown_sweeps(tmp_path_factory) -> Path:
             scores = {"valid_error": error, "test_error": error, "proxy_distance": 30 + number / 7, "proxy_distance_unlabelled": 15.0}
             recorder.end(trial.id, {"status": "COMPLETE", "device_name": "a processor", "torch_version": "2.9"} | scores)
         recorder.flush()
+    about = {"version": 1, "sklearn_version": "1.7", "numpy_version": "2.3", "status": "COMPLETE", "score": "1-accuracy"}
+    svm = FloorRow(task="digits", model="svm", valid_error=0.01, test_error=0.008, **about)
+    ResultStore(folder).append_floors([svm])
     return folder
 
 

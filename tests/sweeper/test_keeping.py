@@ -35,6 +35,7 @@ BASE = {
 }
 SPACE = {
     "name": "kept",
+    "floors": False,
     "base": BASE,
     "space": {"finetune.epochs": {"grid": [2, 4]}, "freezing": {"grid": ["full", "frozen-body:1"]}},
 }

@@ -58,7 +58,7 @@ def test_a_run_warns_before_anything_starts(task, tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(sweep, "_launch", launch)
     monkeypatch.setattr(sweep, "_check_machine", lambda *_: None)
-    space = parse_space({"name": "s", "base": {"task": task, "body.weights": "random", "align.epochs": 0}})
+    space = parse_space({"name": "s", "base": {"task": task, "body.weights": "random", "align.epochs": 0}, "floors": False})
     assert sweep.run_space(space, tmp_path / "results") == 130
 
 

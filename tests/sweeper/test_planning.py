@@ -107,6 +107,40 @@ def test_the_budget_counts_trials_that_tpe_proposes_later(load, allowed, fits):
             make_plan(space)
 
 
+BODILESS = """
+    name: t
+    base: {task: digits}
+    space:
+      body: {grid: [recipe, none, cnn]}
+      align.epochs: {grid: [0, 10]}
+      body.weights: {grid: [pretrained, random]}
+      proxy: {grid: [photos, noise]}
+    seeds: 2
+"""
+
+
+def test_a_bodiless_body_is_one_arm_whatever_is_said_of_proxies_and_alignment(load):
+    """By hand, for a seed: mini-swin has 2 weights x (not aligned, or aligned to 2 proxies) = 6 arms, each bodiless body one."""
+    plan = make_plan(load(BODILESS))
+    assert (plan.combinations, len(plan.trials)) == (2 * 3 * 8, 2 * (6 + 1 + 1))
+    arms = [(trial.config.body.name, trial.knobs()["align.epochs"], trial.knobs()["proxy"]) for trial in plan.trials]
+    assert {arm for arm in arms if arm[0] != "mini-swin"} == {("none", None, None), ("cnn", None, None)}
+
+
+@pytest.mark.parametrize("text", ["{base: {task: digits, body: none}}", "base: {task: digits}\nspace: {body: {grid: [none]}}"])
+def test_none_is_the_name_of_a_body(load, text):
+    assert [trial.config.body.name for trial in make_plan(load(text)).trials] == ["none"]
+
+
+def test_a_freezing_schedule_that_needs_a_body_is_limited_to_arms_with_one(load, faults_in):
+    text = "{base: {task: digits}, space: {body: {grid: [recipe, none]}, freezing: {grid: [full, frozen-body]%s}}}"
+    (fault,) = faults_in(text % "")
+    assert "freezing: must train embedder and body together for none" in fault
+    plan = make_plan(load(text % ", when: {body.modality: [text, images]}"))
+    arms = {(trial.config.body.name, trial.config.freezing) for trial in plan.trials}
+    assert arms == {("mini-swin", "full"), ("mini-swin", "frozen-body"), ("none", "full")}
+
+
 # ----------------------------------------------------------------------------------------------------------------------- shown
 
 SPACE = "{base: {task: digits, finetune.epochs: 1}, space: {align.epochs: {grid: [0, 1]}, proxy: {grid: [photos, noise]}}, seeds: 2}"

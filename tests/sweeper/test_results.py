@@ -398,7 +398,10 @@ def test_sql_can_only_read_the_tables(store: ResultStore, tmp_path: Path, query:
         ("select tast from trials", r"\"tast\" not found.* Did you mean 'task'\?"),
         ("select t.valid_eror from trials t", r"\"valid_eror\".* Did you mean 'valid_error'\?"),
         ("select zzzzzz from trials", "DESCRIBE trials lists what there is"),
-        ("select * from metric", r"Did you mean 'metrics'\? Known: all_trials, distinct_trials, metrics, stages, trial_status, trials"),
+        (
+            "select * from metric",
+            r"Did you mean 'metrics'\? Known: all_trials, distinct_trials, floors, metrics, stages, trial_status, trials",
+        ),
         ("select metics.epoch from trials", r"Did you mean 'metrics'\?"),
         ("select 1 from trials where task = digits", "If digits is a text, put it in single quotes: 'digits'"),
         ("select 1 from trials where task = openml/187", "put it in single quotes: 'openml/187'"),

@@ -41,6 +41,7 @@ BASE = {
 
 FOUR_AXES = {
     "name": "four-axes",
+    "floors": False,
     "base": BASE,
     "space": {
         "align.epochs": {"grid": [0, 1]},
@@ -61,7 +62,7 @@ class Sweep:
 
     def run(self, data: dict[str, Any], *, max_concurrent: int = 1, **options: Any) -> int:
         """Run a search space in this process; the exit code. One slot unless two matter: each starts a process, which imports torch."""
-        return run_space(parse_space(data), str(self.folder), quiet=True, max_concurrent=max_concurrent, **options)
+        return run_space(parse_space({"floors": False, **data}), str(self.folder), quiet=True, max_concurrent=max_concurrent, **options)
 
     def ask(self, sql: str) -> list[dict[str, Any]]:
         return Results(self.folder).sql(sql).rows()
@@ -200,7 +201,7 @@ def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep, caps
     assert bad["traceback"].strip() in describe_trial(Workspace(sweep.folder), bad["trial"])
 
     space["space"]["finetune.lr"] = {"grid": [1e30]}
-    assert run_space(parse_space(space), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
+    assert run_space(parse_space({"floors": False, **space}), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
     assert "1 failed (not-finite): " in capsys.readouterr().out
     assert sweep.ask("select max(attempt) n from trial_status") == [{"n": 1}]
 

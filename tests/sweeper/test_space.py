@@ -170,7 +170,7 @@ FAULTS = {
     ),
     "condition that never holds": (
         "space: {finetune.lr: {grid: [1], when: {body.modality: {not: [text, picture]}}}}",
-        "space.finetune.lr.when.body.modality: must be text or images, but got 'picture'.",
+        "space.finetune.lr.when.body.modality: must be text or images or none, but got 'picture'.",
     ),
     "condition that is no value": (
         "require: [{if: {freezing: full}, then: {align.epochs: {nott: 0}}}]",

@@ -130,7 +130,7 @@ def test_an_error_that_no_reader_foresaw_is_a_broken_file(root, monkeypatch):
 def test_the_plan_says_which_column_is_predicted_and_warns(root, tmp_path):
     write_table()
     (tmp_path / "space.yaml").write_text(
-        'name: t\nbase: {align.epochs: 0}\nspace: {task: {grid: ["csv:t.csv?target=species"]}}\nseeds: 2\n'
+        'name: t\nfloors: false\nbase: {align.epochs: 0}\nspace: {task: {grid: ["csv:t.csv?target=species"]}}\nseeds: 2\n'
     )
     result = sweeper("plan", "space.yaml", "--format", "json")
     assert result.exit_code == 0
@@ -191,7 +191,9 @@ def test_the_last_part_of_a_knob_suggests_the_whole(knob, suggestion):
 
 def test_a_run_says_it_too_unless_it_is_quiet(root, tmp_path, monkeypatch):
     write_table()
-    (tmp_path / "space.yaml").write_text('name: t\nbase: {align.epochs: 0}\nspace: {task: {grid: ["csv:t.csv?target=species"]}}\n')
+    (tmp_path / "space.yaml").write_text(
+        'name: t\nfloors: false\nbase: {align.epochs: 0}\nspace: {task: {grid: ["csv:t.csv?target=species"]}}\n'
+    )
     monkeypatch.setattr("sweeper.sweep._launch", lambda *_: Outcome.STOPPED)  # what is said comes before any trial starts
     said = sweeper("run", "space.yaml").stderr
     assert said.startswith("csv:t.csv?target=species: 3 classes of column 'species' by 3 other columns, 60 rows\nwarning: ")

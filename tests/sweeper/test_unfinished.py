@@ -19,7 +19,7 @@ from sweeper.running.unfinished import find_unfinished
 from sweeper.space.reading import parse_space
 from sweeper.sweep import run_space
 
-SPACE: dict[str, Any] = {"name": "s", "base": {"task": "digits", "body.weights": "random"}, "seeds": 5}
+SPACE: dict[str, Any] = {"name": "s", "base": {"task": "digits", "body.weights": "random"}, "seeds": 5, "floors": False}
 COMPLETE = {"status": "COMPLETE", "valid_error": 0.1, "test_error": 0.2, "best_epoch": 1, "numpy_version": "2"}
 PRUNED = COMPLETE | {"status": "PRUNED", "cause": "asha after epoch 1"}
 LOST = {"status": "FAIL", "cause": "infrastructure", "error": "the worker's process or machine was lost too often"}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from orca_core.config.resolve import resolve_config
-from orca_core.finetuning.evaluation import group_means
 from orca_core.finetuning.loop import Finetuning
 from orca_core.identity import trial_id, unread_knobs
+from orca_core.scoring.groups import group_means
 from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.tasks import find_task

@@ -95,8 +95,14 @@ def test_tuned_knobs_are_looked_at_by_functional_anova():
     assert found["finetune.lr",].low <= found["finetune.lr",].share <= found["finetune.lr",].high
 
 
+def test_one_seed_and_equal_errors_have_shares_too():
+    one = shares(cross({"seed": [0], "freezing": ["full", "bias"]}, lambda c: 0.5 * (c["freezing"] == "full")))
+    assert (one["freezing",].share, one["freezing",].low, one["freezing",].corrected) == (pytest.approx(1), None, None)
+    assert shares(cross({"seed": [0, 1], "freezing": ["full", "bias"]}, lambda c: 0.5))["freezing",].share == 0
+
+
 def test_where_nothing_varies_there_are_no_shares():
-    with pytest.raises(ConfigError, match="must differ in a knob"):
+    with pytest.raises(ConfigError, match="must differ in knobs"):
         shares_of_variance(cross({"seed": [0, 1]}, lambda c: 0.5))
     with pytest.raises(ConfigError, match="--metric"):
         shares_of_variance(cross({"seed": [0, 1], "freezing": ["full", "bias"]}, lambda c: 0.5), metric="err")

@@ -1,0 +1,61 @@
+"""What `sweeper findings` prints: each question, its verdict, what every task says, and the command behind it."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.answers import DEPENDS, UNFAIR, Finding, answer, read_evidence
+from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
+from sweeper.results.workspace import Workspace
+from sweeper.show.tables import terminal_width
+
+WORDS = {
+    HELPS: "it helps",
+    HURTS: "it hurts",
+    NO_DIFFERENCE: "no difference that matters",
+    UNDECIDED: "undecided",
+    DEPENDS: "it depends",
+    UNFAIR: "no fair comparison",
+}
+"""Verdicts in words; the others are words already."""
+
+
+def show_findings(workspace: Workspace, name: str, format: str) -> str:
+    """The findings of a sweep as text for people (`text`) or JSON.
+
+    Raises:
+        ConfigError: If the sweep is unknown, or the format is.
+    """
+    if format not in ("text", "json"):
+        raise ConfigError([Fault("--format", "must be text or json", format)])
+    found = answer(read_evidence(workspace.results, name))
+    if format == "json":
+        return json.dumps([finding.to_data() for finding in found], indent=1) + "\n"
+    if not found:
+        return f"{name} varies nothing that a question is about; see `sweeper compare` and `sweeper importance`.\n"
+    return "\n".join(_describe(number, finding) for number, finding in enumerate(found, 1))
+
+
+def _describe(number: int, finding: Finding) -> str:
+    lines = [_fill(f"{number}. {finding.question} {_word(finding.verdict).capitalize()}.", "   ")]
+    lines += _statements(finding)
+    lines.append(_fill(f"   It would change with {finding.would_change}", "   "))
+    return "".join(lines) + f"   {finding.query}\n"
+
+
+def _statements(finding: Finding) -> Iterator[str]:
+    for statement in finding.statements:
+        where = statement.task or "over tasks"
+        yield _fill(f"   {where}: {_word(statement.verdict)}. {statement.text}.", "     ")
+
+
+def _word(verdict: str) -> str:
+    return WORDS.get(verdict, verdict)
+
+
+def _fill(text: str, indent: str) -> str:
+    lines: Sequence[str] = textwrap.wrap(text, terminal_width(), subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+    return "".join(f"{line}\n" for line in lines)

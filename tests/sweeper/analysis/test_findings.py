@@ -1,0 +1,156 @@
+"""The questions of the papers, asked of sweeps whose truth was made up."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sweeper.analysis import findings
+from sweeper.analysis.answers import DEPENDS, UNFAIR, answer, read_evidence, summarise
+from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
+from sweeper.cli import app
+
+RUNNER = CliRunner()
+SPACE = {"name": "s", "space": {"task": {"grid": ["digits", "mnist1d"]}, "align.epochs": {"grid": [0, 10, 20]}}, "seeds": 8}
+
+
+def draw(*key: object) -> float:
+    """A standard normal number for some values, the same in every call."""
+    return float(np.random.default_rng([zlib.crc32(str(part).encode()) for part in key]).normal())
+
+
+def found(workspace, name="s"):
+    return {finding.name: finding for finding in answer(read_evidence(workspace.results, name))}
+
+
+def test_verdicts_of_several_are_one():
+    assert summarise([HELPS, HELPS]) == HELPS
+    assert summarise([HELPS, HURTS]) == DEPENDS
+    assert summarise([HELPS, NO_DIFFERENCE]) == DEPENDS
+    assert summarise([NO_DIFFERENCE, UNDECIDED]) == UNDECIDED
+    assert summarise([HELPS, UNDECIDED]) == UNDECIDED
+    assert summarise([HELPS, HURTS, UNDECIDED]) == DEPENDS
+    assert summarise([UNFAIR]) == UNFAIR
+    assert summarise([]) == UNDECIDED
+
+
+def test_training_the_embedder_is_answered_for_1d_and_2d_tasks_apart(simulate, workspace):
+    """Planted: it helps on the series and does nothing on the images."""
+
+    def outcome(cells):
+        helps = 0.05 if cells["task"] == "mnist1d" and cells["align_epochs"] else 0.0
+        return 0.3 - helps + 0.02 * draw(cells["seed"], cells["task"]) + 1e-3 * draw(cells["seed"], cells["task"], cells["align_epochs"])
+
+    simulate(SPACE, outcome)
+    answers = found(workspace)
+    assert answers["embedder-training-1d"].verdict == HELPS
+    assert answers["embedder-training-2d"].verdict == NO_DIFFERENCE
+    assert [statement.task for statement in answers["embedder-training-1d"].statements] == ["mnist1d"]
+    assert len(answers["embedder-training-1d"].statements[0].numbers) == 2, "an effect for each level"
+    assert answers["embedder-training-1d"].query == (f"sweeper compare s --results {workspace.uri} --factor align.epochs --baseline 0")
+
+
+def test_a_sweep_is_asked_only_what_it_varied(simulate, workspace):
+    simulate(
+        {"name": "s", "space": {"freezing": {"grid": ["full", "frozen-body"]}}, "base": {"task": "digits"}, "seeds": 4}, lambda cells: 0.1
+    )
+    assert found(workspace).keys() == {"what-to-train"}
+    assert found(workspace)["what-to-train"].verdict == NO_DIFFERENCE
+
+
+def test_what_has_to_be_trained_names_the_levels(simulate, workspace):
+    def outcome(cells):
+        return {"full": 0.1, "layernorm": 0.1, "frozen-body": 0.4}[cells["freezing"]] + 1e-3 * draw(cells["seed"], cells["freezing"])
+
+    space = {"freezing": {"grid": ["full", "layernorm", "frozen-body"]}}
+    simulate({"name": "s", "space": space, "base": {"task": "digits"}, "seeds": 8}, outcome)
+    answer = found(workspace)["what-to-train"]
+    assert answer.verdict == DEPENDS
+    assert {number["level"]: number["verdict"] for number in answer.statements[0].numbers} == {
+        "layernorm": NO_DIFFERENCE,
+        "frozen-body": HURTS,
+    }
+
+
+def test_the_proxy_is_compared_with_a_real_one(simulate, workspace):
+    space = {"align.epochs": {"grid": [0, 10]}, "proxy": {"grid": ["photos", "noise-matched"], "when": {"align.epochs": 10}}}
+    outcome = lambda cells: 0.1 + 0.1 * (cells["proxy"] == "noise-matched:photos") + 1e-3 * draw(cells["seed"], cells["proxy"])  # noqa: E731
+    simulate({"name": "s", "space": space, "base": {"task": "digits"}, "seeds": 8}, outcome)
+    answer = found(workspace)["proxy"]
+    assert "against photos" in answer.question
+    assert answer.verdict == HURTS
+    assert "--factor proxy --baseline photos" in answer.query
+
+
+def test_a_lower_distance_is_ranked_with_the_error_within_seeds(simulate, workspace):
+    """Planted: among five proxies the closer one has the lower error, in every seed."""
+    names = ["photos", "fractals", "noise", "photos+shuffled", "noise-matched"]
+
+    def outcome(cells):
+        distance = 1.0 + names.index(cells["proxy"].partition(":")[0])
+        return {"test_error": 0.1 * distance + 1e-3 * draw(cells["seed"], cells["proxy"]), "proxy_distance": distance}
+
+    simulate({"name": "s", "space": {"proxy": {"grid": names}}, "base": {"task": "digits", "align.epochs": 10}, "seeds": 5}, outcome)
+    answer = found(workspace)["closer-proxy"]
+    assert answer.verdict == "yes"
+    assert answer.statements[0].numbers[0]["correlation"] > 0.8
+
+
+def test_lower_variance_needs_evidence(simulate, workspace):
+    """Planted: the deviation over seeds of the aligned arm is a tenth."""
+
+    def outcome(cells):
+        return 0.3 + (0.002 if cells["align_epochs"] else 0.02) * draw(cells["seed"], cells["align_epochs"])
+
+    simulate(SPACE | {"seeds": 12, "base": {"task": "digits"}, "space": {"align.epochs": {"grid": [0, 10]}}}, outcome)
+    assert found(workspace)["variance"].verdict == "yes"
+
+
+def test_missing_evidence_is_undecided_and_says_what_would_change_it(simulate, workspace):
+    simulate(SPACE | {"seeds": 3}, lambda cells: 0.3 + 0.05 * draw(cells["seed"], cells["task"], cells["align_epochs"]))
+    answer = found(workspace)["embedder-training-1d"]
+    assert answer.verdict == UNDECIDED
+    assert "seeds" in answer.would_change
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_the_command_prints_every_finding(simulate, workspace, format):
+    simulate(SPACE, lambda cells: 0.3 + 0.05 * draw(cells["seed"], cells["task"], cells["align_epochs"]))
+    done = RUNNER.invoke(app, ["findings", "s", "--results", workspace.uri, "--format", format])
+    assert done.exit_code == 0, done.output
+    assert "Does training the embedder help on 1D tasks?" in done.output
+    if format == "text":
+        assert max(len(line) for line in done.output.splitlines() if "sweeper " not in line) <= 80
+
+
+def test_no_arm_beats_the_floor_is_said_in_words(simulate, workspace):
+    """The floor of digits is that of its real data; the errors of the arms are made up."""
+    space = {"name": "s", "space": {"align.epochs": {"grid": [0, 10]}}, "base": {"task": "digits"}, "seeds": 4}
+    simulate(space, lambda cells: 0.07 + 1e-3 * draw(cells["seed"], cells["align_epochs"]))
+    assert "floors" not in found(workspace), "not known yet"
+    assert RUNNER.invoke(app, ["floors", "digits", "--results", workspace.uri]).exit_code == 0
+    answer = found(workspace)["floors"]
+    assert answer.verdict == "no"
+    assert "no evidence of transfer on digits" in answer.statements[0].text
+    simulate(space | {"name": "better"}, lambda cells: 1e-4 * (2 + draw(cells["seed"], cells["align_epochs"])))
+    assert found(workspace, "better")["floors"].verdict == "yes"
+
+
+def test_the_function_on_tables_says_what_the_command_says(simulate, workspace):
+    """On tables as a query returns them, without the plan: so its trials must all have ended."""
+    simulate(SPACE, lambda cells: 0.3 + 0.05 * draw(cells["seed"], cells["task"], cells["align_epochs"]))
+    trials = workspace.sql("from trial_status where sweep = 's' and in_plan").arrow()
+    metrics = workspace.sql("from metrics where sweep = 's'").arrow()
+    of_table = findings(trials, metrics=metrics).to_pylist()
+    expected = [(f.name, f.verdict, s.task, s.verdict, s.text) for f in answer(read_evidence(workspace.results, "s")) for s in f.statements]
+    assert [(row["name"], row["verdict"], row["task"], row["task_verdict"], row["text"]) for row in of_table] == expected
+
+
+def test_a_section_of_which_one_knob_varies_is_compared(simulate, workspace):
+    simulate({"name": "s", "space": {"body": {"grid": ["mini-swin", "mini-roberta"]}}, "base": {"task": "digits"}, "seeds": 3}, lambda c: 0.1)
+    done = RUNNER.invoke(app, ["compare", "s", "--factor", "body", "--baseline", "mini-swin", "--results", workspace.uri])
+    assert done.exit_code == 0, done.output
+    assert "no difference" in done.output
