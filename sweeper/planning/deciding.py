@@ -29,7 +29,7 @@ _KEYS = {"--factor": "question.factor", "--baseline": "question.baseline", "--wi
 
 
 @dataclass(frozen=True)
-class Name:
+class ContrastName:
     """What a contrast is known by.
 
     Args:
@@ -43,7 +43,7 @@ class Name:
     within: Any = None
 
 
-def find_contrasts(space: SearchSpace, arms: Arms) -> dict[Name, frozenset[str]]:
+def find_contrasts(space: SearchSpace, arms: Arms) -> dict[ContrastName, frozenset[str]]:
     """The contrasts of a space's question, and the keys of the arms that each compares.
 
     Raises:
@@ -90,9 +90,9 @@ def compare(space: SearchSpace, rows: Sequence[Mapping[str, Any]]) -> list[Contr
     )
 
 
-def name_of(contrast: Contrast) -> Name:
+def name_of(contrast: Contrast) -> ContrastName:
     """The name of a contrast."""
-    return Name(contrast.task, contrast.level, contrast.within[1] if contrast.within is not None else None)
+    return ContrastName(contrast.task, contrast.level, contrast.within[1] if contrast.within is not None else None)
 
 
 def look_at(contrast: Contrast, margin: Any) -> Look:
@@ -123,14 +123,14 @@ class Deciding:
         open_arms: Keys of the arms of contrasts that are open, in the order of the plan.
     """
 
-    def __init__(self, space: SearchSpace, arms: Arms, contrasts: Mapping[Name, frozenset[str]]) -> None:
+    def __init__(self, space: SearchSpace, arms: Arms, contrasts: Mapping[ContrastName, frozenset[str]]) -> None:
         assert space.question is not None
         self.contrasts = contrasts
         self._space, self._question, self._arms = space, space.question, arms
-        self._seen: dict[Name, list[Look]] = {name: [] for name in contrasts}
+        self._seen: dict[ContrastName, list[Look]] = {name: [] for name in contrasts}
         self._num_taken = 0
         self._awaited: set[str] | None = None
-        self.decisions: Mapping[Name, Decision] = {name: Decision() for name in contrasts}
+        self.decisions: Mapping[ContrastName, Decision] = {name: Decision() for name in contrasts}
         self.open_arms: list[str] = self._find_open_arms()
 
     @property

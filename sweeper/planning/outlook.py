@@ -19,7 +19,7 @@ from sweeper.analysis.paired import paired_t
 from sweeper.analysis.representatives import is_usable
 from sweeper.analysis.sequential import conditional_power, simulate_seeds
 from sweeper.analysis.sweep_rows import SweepRows
-from sweeper.planning.deciding import Name, look_at, name_of
+from sweeper.planning.deciding import ContrastName, look_at, name_of
 from sweeper.space.space import SearchSpace
 
 
@@ -40,8 +40,8 @@ class Known:
 
 
 def find_known(
-    space: SearchSpace, names: Sequence[Name], sweeps: Sequence[SweepRows], spread: Mapping[tuple[str, str], Spread] = {}
-) -> dict[Name, Known]:
+    space: SearchSpace, names: Sequence[ContrastName], sweeps: Sequence[SweepRows], spread: Mapping[tuple[str, str], Spread] = {}
+) -> dict[ContrastName, Known]:
     """What earlier sweeps tell of contrasts, from the sweep that has most pairs of each; contrasts of which nothing is known are left out.
 
     Where no sweep has the contrast itself, the deviation is that of differences between arms of the same task and body.
@@ -52,7 +52,7 @@ def find_known(
         sweeps: Rows of earlier sweeps.
         spread: (task, body) -> the spread in earlier sweeps.
     """
-    found: dict[Name, Known] = {}
+    found: dict[ContrastName, Known] = {}
     for sweep in sweeps:
         for contrast in _contrasts_in(space, sweep):
             known = describe(space, contrast)
@@ -102,7 +102,9 @@ def _of_other_arms(space: SearchSpace, task: str, sweeps: Sequence[SweepRows], s
     return Known(0.0, found.sd, 0, parse_margin(question.margin).of(math.fsum(errors) / len(errors), 0.0))
 
 
-def expect_trials(space: SearchSpace, contrasts: Mapping[Name, frozenset[str]], known: Mapping[Name, Known], arms: Sequence[str]) -> float:
+def expect_trials(
+    space: SearchSpace, contrasts: Mapping[ContrastName, frozenset[str]], known: Mapping[ContrastName, Known], arms: Sequence[str]
+) -> float:
     """The expected number of trials of a question.
 
     Args:
@@ -135,7 +137,7 @@ class Open:
         levels: Levels of its two tests, as the correction for the family leaves them.
     """
 
-    name: Name
+    name: ContrastName
     arms: frozenset[str]
     known: Known
     levels: tuple[float, float]

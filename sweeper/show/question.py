@@ -9,7 +9,7 @@ from sweeper.analysis.factors import spell_value
 from sweeper.analysis.paired import UNDECIDED
 from sweeper.analysis.sequential import Decision
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
-from sweeper.planning.deciding import Name
+from sweeper.planning.deciding import ContrastName
 from sweeper.planning.outlook import expect_trials, find_known
 from sweeper.planning.planner import Planner
 from sweeper.results.workspace import Workspace
@@ -82,7 +82,7 @@ def describe_question(space: SearchSpace, num_contrasts: int) -> str:
     )
 
 
-def name_contrast(space: SearchSpace, name: Name) -> str:
+def name_contrast(space: SearchSpace, name: ContrastName) -> str:
     """A contrast in words: `digits: align.epochs 10 against 0`."""
     question = space.question
     assert question is not None

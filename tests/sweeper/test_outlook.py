@@ -15,7 +15,7 @@ from sweeper.analysis import sequential
 from sweeper.analysis.paired import equivalence, paired_t
 from sweeper.analysis.sweep_rows import read_sweep_rows
 from sweeper.cli import app
-from sweeper.planning.deciding import Name
+from sweeper.planning.deciding import ContrastName
 from sweeper.planning.outlook import Known, Open, choose_trials, expect_trials, find_known
 from sweeper.planning.planner import Planner
 from sweeper.results import Workspace
@@ -126,7 +126,7 @@ def test_what_is_given_up_keeps_its_place_in_the_family():
 
 def test_the_expected_number_of_trials_is_the_mean_of_simulated_sweeps(tmp_path):
     space = space_of(seeds={"until": "decided", "from": 3, "to": 12})
-    planner, names = Planner(space), [Name("digits", 1), Name("digits", 2)]
+    planner, names = Planner(space), [ContrastName("digits", 1), ContrastName("digits", 2)]
     known = {names[0]: Known(0.0, 0.02, 5, 0.02), names[1]: Known(-0.2, 0.02, 5, 0.02)}
     ends = {name: sequential.simulate_seeds(of.mean / 0.02, 1.0, space.looks, 0.05 / 2) for name, of in known.items()}
     assert ends[names[1]].mean() < 4 < ends[names[0]].mean()
@@ -140,8 +140,8 @@ def test_earlier_results_of_the_same_contrasts_are_found_and_else_the_spread_of_
     adaptive = space_of(seeds={"until": "decided", "from": 3, "to": 12})
     known = find_known(adaptive, list(Planner(adaptive).contrasts), rows)
     assert {name.level: of.pairs for name, of in known.items()} == {1: 4, 2: 4}
-    assert known[Name("digits", 2)].mean == pytest.approx(-0.2, abs=0.05)
-    assert find_known(adaptive, [Name("digits", 7)], rows) == {}
+    assert known[ContrastName("digits", 2)].mean == pytest.approx(-0.2, abs=0.05)
+    assert find_known(adaptive, [ContrastName("digits", 7)], rows) == {}
 
 
 def test_the_plan_says_at_least_at_most_and_what_is_expected(tmp_path, monkeypatch):
@@ -162,7 +162,10 @@ def test_the_plan_says_at_least_at_most_and_what_is_expected(tmp_path, monkeypat
 
 def test_trials_go_where_they_settle_most():
     clear, hopeless = Known(0.05, 0.04, 3, 0.01), Known(0.001, 0.5, 3, 0.001)
-    contrasts = [Open(Name("t", 1), frozenset("ab"), hopeless, (0.05, 0.05)), Open(Name("t", 2), frozenset("ac"), clear, (0.05, 0.05))]
+    contrasts = [
+        Open(ContrastName("t", 1), frozenset("ab"), hopeless, (0.05, 0.05)),
+        Open(ContrastName("t", 2), frozenset("ac"), clear, (0.05, 0.05)),
+    ]
     steps, extra = choose_trials(contrasts, 12)
     assert [step.contrast.name.level for step in steps if step.trials] == [2]
     assert extra == {"a": 6, "c": 6}
@@ -171,7 +174,7 @@ def test_trials_go_where_they_settle_most():
 
 def test_a_shared_baseline_is_paid_once():
     known = Known(0.05, 0.05, 3, 0.01)
-    contrasts = [Open(Name("t", level), frozenset({"base", str(level)}), known, (0.05, 0.05)) for level in (1, 2)]
+    contrasts = [Open(ContrastName("t", level), frozenset({"base", str(level)}), known, (0.05, 0.05)) for level in (1, 2)]
     steps, extra = choose_trials(contrasts, 9)
     assert len(steps) == 2
     assert extra["base"] == max(extra["1"], extra["2"])
@@ -179,7 +182,7 @@ def test_a_shared_baseline_is_paid_once():
 
 
 def test_no_trials_are_spent_on_what_stays_open():
-    assert choose_trials([Open(Name("t", 1), frozenset("ab"), Known(0.0, 1.0, 3, 0.0001), (0.001, 0.001))], 4) == ([], {})
+    assert choose_trials([Open(ContrastName("t", 1), frozenset("ab"), Known(0.0, 1.0, 3, 0.0001), (0.001, 0.001))], 4) == ([], {})
 
 
 def test_the_command_names_the_trials_that_would_settle_most(tmp_path):
