@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.adaptive import judge_at_looks
 from sweeper.analysis.contrasts import Contrast, paired_differences
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import Factor, Row, spell_value
@@ -22,7 +23,6 @@ from sweeper.analysis.interaction import Interaction, find_interaction
 from sweeper.analysis.margins import DEFAULT_MARGIN, NEAR_ZERO, Margin, find_step, parse_margin
 from sweeper.analysis.over_tasks import MIN_TASKS, summarise_tasks
 from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, pitman_morgan, seeds_needed
-from sweeper.analysis.sequential import pass_rates
 from sweeper.analysis.skewness import MAX_KEYS, SKEWED, SKEWED_NOTE, find_skewed
 from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY
 
@@ -81,8 +81,7 @@ def compare(
         alpha: Error rate of the family.
         allow_unfair: Whether comparisons that are not fair get a verdict.
         scheduler: The sweep's `scheduler`: `name` and `among`.
-        looks: If seeds were added until the verdicts were there: the numbers of seeds after which that was looked at. p of single tasks are
-            corrected for them, too, and are a family by themselves, as it was when the sweep decided.
+        looks: If this is the question of a sweep that added seeds until it was decided: the numbers of seeds after which it looked.
 
     Raises:
         ConfigError: With all faults of the arguments; or if no task has the baseline and another level.
@@ -113,8 +112,10 @@ def compare(
         effects = _judge(overall, alpha, allow_unfair)
     else:
         with_context = _add_interactions(_add_variances(singles, contrasts, alpha), contrasts, alpha)
-        families = [with_context, overall] if looks else [[*with_context, *overall]]
-        effects = [effect for family in families for effect in _judge(family, alpha, allow_unfair, looks)]
+        effects = _judge([*with_context, *overall], alpha, allow_unfair)
+        if looks:  # the family of the running sweep are its contrasts; those over tasks are a family of their own
+            at_looks = judge_at_looks(with_context, contrasts, looks, asked, alpha)
+            effects = [*(_withhold(effect, allow_unfair) for effect in at_looks), *_judge(overall, alpha, allow_unfair)]
     return Comparison(contrasts[0].factor, contrasts[0].baseline, metric, asked, alpha, effects, contrasts)
 
 
@@ -230,16 +231,10 @@ def _over_tasks(contrasts: Sequence[Contrast], singles: Sequence[Effect]) -> lis
     return found
 
 
-def _judge(effects: Sequence[Effect], alpha: float, allow_unfair: bool, looks: Sequence[int] = ()) -> list[Effect]:
-    """The effects with p corrected over all of them and, on single tasks, over the looks; and their verdicts."""
-    rates = pass_rates(tuple(looks)) if looks and any(effect.task is not None for effect in effects) else None
-    tested = [(effect.p, effect.p_equivalence) for effect in effects]
-    if rates is not None:
-        tested = [(p if p is None else rates.of_two_sided(p), q if q is None else rates.of_one_sided(q)) for p, q in tested]
-        seen = f"p_adjusted takes into account that it was looked at after {', '.join(map(str, looks))} seeds."
-        effects = [replace(effect, notes=(*effect.notes, seen)) for effect in effects]
-    p, factors = holm([math.nan if value is None else value for value, _ in tested])
-    p_equivalence, of_equivalence = holm([math.nan if value is None else value for _, value in tested])
+def _judge(effects: Sequence[Effect], alpha: float, allow_unfair: bool) -> list[Effect]:
+    """The effects with p corrected over all of them, and their verdicts."""
+    p, factors = holm([math.nan if effect.p is None else effect.p for effect in effects])
+    p_equivalence, of_equivalence = holm([math.nan if effect.p_equivalence is None else effect.p_equivalence for effect in effects])
     judged = []
     for number, effect in enumerate(effects):
         adjusted, adjusted_equivalence = as_number(p[number]), as_number(p_equivalence[number])
@@ -248,22 +243,23 @@ def _judge(effects: Sequence[Effect], alpha: float, allow_unfair: bool, looks: S
         verdict = UNDECIDED if mean is None else decide(mean, adjusted, adjusted_equivalence, is_zero, alpha)
         needed = None
         if verdict == UNDECIDED and mean is not None and effect.sd and effect.margin:
-            levels = alpha / factors[number], alpha / of_equivalence[number]
-            if rates is not None:
-                levels = rates.two_sided_level(levels[0]), rates.one_sided_level(levels[1])
-            needed = seeds_needed(mean, effect.sd, effect.margin, *levels)
-        is_unfair = any(flag != SKEWED for flag in effect.flags)
-        judged.append(
-            replace(
-                effect,
-                p_adjusted=adjusted,
-                p_equivalence_adjusted=adjusted_equivalence,
-                verdict=None if is_unfair and not allow_unfair else verdict,
-                seeds_needed=needed if effect.task is not None else None,
-                tasks_needed=needed if effect.task is None else None,
-            )
+            needed = seeds_needed(mean, effect.sd, effect.margin, alpha / factors[number], alpha / of_equivalence[number])
+        given = replace(
+            effect,
+            p_adjusted=adjusted,
+            p_equivalence_adjusted=adjusted_equivalence,
+            verdict=verdict,
+            seeds_needed=needed if effect.task is not None else None,
+            tasks_needed=needed if effect.task is None else None,
         )
+        judged.append(_withhold(given, allow_unfair))
     return judged
+
+
+def _withhold(effect: Effect, allow_unfair: bool) -> Effect:
+    """An effect without its verdict if the comparison is not fair, unless that is allowed."""
+    is_unfair = any(flag != SKEWED for flag in effect.flags)
+    return replace(effect, verdict=None) if is_unfair and not allow_unfair else effect
 
 
 def _add_variances(effects: Sequence[Effect], contrasts: Sequence[Contrast], alpha: float) -> list[Effect]:

@@ -162,8 +162,8 @@ def paired_differences(
         baseline: The level that the others are compared with, or how it is written, as in `find_level`.
         pair_by: The columns that the seeds vary.
         metric: The column that is compared; lower is better.
-        varied: Columns of the knobs that the sweep varies. Others that differ follow from these, through a recipe. None = every knob in
-            which trials of a task differ is a setting of its own.
+        varied: Columns of the knobs that the sweep varies. Others that differ follow from these, through a recipe. None, or if these do not
+            tell trials apart: every knob in which trials of a task differ is a setting of its own.
         within: A knob: its values are looked at one by one.
         lists_plan: Whether every planned trial has a row, also one that has not started, with any status but COMPLETE. Then a trial without
             a row is not expected; otherwise every arm of a task is expected to have every seed of the task.
@@ -203,8 +203,10 @@ def paired_differences(
         faults.append(Fault("--within", "must be a single knob other than the factor, not tuned", within))
     if faults:
         raise ConfigError(faults)
-    candidates = [column for column in KNOB_OF if column not in left_out and (varied is None or column in varied)]
-    columns = varying_columns(chosen, candidates)
+    differing = varying_columns(chosen, [column for column in KNOB_OF if column not in left_out])
+    columns = [column for column in differing if varied is None or column in varied]
+    if not _are_told_apart(chosen, [*found.columns, *columns], pair_by):
+        columns = differing  # rows that the plan does not know
     if found.name == VARIANT:
         columns = crossed_with_variants(chosen, columns)
     elif SELECTION in columns and not _is_crossed(SELECTION, found, chosen):
@@ -231,6 +233,16 @@ class _Options:
     lists_plan: bool
     deciding: frozenset[str]
     within: str | None
+
+
+def _are_told_apart(rows: Iterable[Row], columns: Sequence[str], pair_by: Sequence[str]) -> bool:
+    """Whether no two trials of a task agree in some columns and in what the seeds vary."""
+    seen: dict[Any, Any] = {}
+    for row in rows:
+        key = (row.get("task"), key_of(row, pair_by), *(cell(row, column) for column in columns))
+        if seen.setdefault(key, row.get("trial")) != row.get("trial"):
+            return False
+    return True
 
 
 def _is_crossed(column: str, factor: Factor, rows: Iterable[Row]) -> bool:

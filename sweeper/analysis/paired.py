@@ -28,7 +28,7 @@ MAX_SEEDS = 1000
 """Numbers of seeds above this are not stated."""
 
 _ROUNDING = 1e-12
-"""Spread of differences, as a share of their size, that is rounding."""
+"""Means and spreads of differences that are rounding, as a share of the largest difference."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def paired_t(differences: ArrayLike, confidence: float = 0.95, resolution: float
         mean = total / n
         sd = np.sqrt(np.nansum((d - mean[..., None]) ** 2, axis=-1) / (n - 1))
         largest = np.max(np.abs(np.nan_to_num(d)), axis=-1, initial=0.0)
+        mean = np.where(np.abs(mean) <= _ROUNDING * largest, 0.0, mean)
         sd = np.where(sd <= _ROUNDING * largest, 0.0, sd)
         used = np.where((sd == 0) & (mean != 0), resolution / math.sqrt(6), sd)
         error = used / np.sqrt(n)

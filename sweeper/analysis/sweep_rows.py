@@ -47,7 +47,7 @@ class SweepRows:
         lists_plan: Whether `rows` has every planned trial.
         scheduler: Its `scheduler`, as written.
         question: Its `question`; empty if it has none.
-        looks: Numbers of seeds after which contrasts were tested, if seeds were added until the question was decided; else empty.
+        looks: Numbers of seeds after which it looks whether the question is decided; empty if all arms have the same seeds.
     """
 
     name: str
@@ -58,7 +58,7 @@ class SweepRows:
     lists_plan: bool = False
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     question: Mapping[str, Any] = field(default_factory=dict)
-    looks: tuple[int, ...] = ()
+    looks: Sequence[int] = ()
 
 
 def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = ()) -> SweepRows:
@@ -91,13 +91,13 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
     return SweepRows(
         name=name,
         rows=[*rows, *pending] if pending is not None else rows,
-        varied=plan.get("varied"),
+        varied=plan.get("varied") or None,
         pair_by=pair_by,
         objective=objective,
         lists_plan=pending is not None,
         scheduler=_scheduler_of(plan),
         question=plan.get("question") or {},
-        looks=tuple(plan.get("looks") or ()),
+        looks=plan.get("looks") or (),
     )
 
 

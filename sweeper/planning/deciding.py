@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.adaptive import look_at
 from sweeper.analysis.contrasts import Contrast, paired_differences
-from sweeper.analysis.margins import find_step, parse_margin
+from sweeper.analysis.margins import parse_margin
 from sweeper.analysis.sequential import Decision, Look, decide
 from sweeper.planning.planned_arm import PlannedArm, ScoreOf, Scores
 from sweeper.planning.trials import PlannedTrial
@@ -95,20 +96,6 @@ def name_of(contrast: Contrast) -> ContrastName:
     return ContrastName(contrast.task, contrast.level, contrast.within[1] if contrast.within is not None else None)
 
 
-def look_at(contrast: Contrast, margin: Any) -> Look:
-    """What there is to see of a contrast.
-
-    Args:
-        contrast: The contrast.
-        margin: As in `parse_margin`.
-    """
-    values = contrast.baseline_values
-    step = find_step([row for pair in contrast.all_pairs() for row in (pair.level, pair.baseline)], contrast.metric)
-    of_baseline = math.fsum(values) / len(values) if values else 0.0
-    num_contexts = max(1, len({context for of_key in contrast.pairs.values() for context in of_key}))
-    return Look(contrast.differences, parse_margin(margin).of(of_baseline, step), step / num_contexts)
-
-
 class Deciding:
     """Decides how many seeds each arm has.
 
@@ -168,9 +155,10 @@ class Deciding:
         """Take a look: the scores of all these trials are known."""
         rows = [_row(self._space, trial, score_of(trial) or {}) for trial in trials]
         by_name = {name_of(contrast): contrast for contrast in compare(self._space, rows)}
+        margin = parse_margin(self._question.margin)
         for name, decision in self.decisions.items():
             if decision.is_open:
-                self._seen[name].append(look_at(by_name[name], self._question.margin) if name in by_name else Look((), 0.0))
+                self._seen[name].append(look_at(by_name[name], margin) if name in by_name else Look((), 0.0))
         self._num_taken += 1
         self.decisions = decide(self._seen, self._space.looks, self._question.alpha)
         self.open_arms = self._find_open_arms()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orca_core.errors import ConfigError
+from sweeper.analysis.adaptive import look_at
 from sweeper.analysis.contrasts import Contrast, paired_differences
 from sweeper.analysis.detectable import Spread
 from sweeper.analysis.margins import parse_margin
@@ -19,7 +20,7 @@ from sweeper.analysis.paired import paired_t
 from sweeper.analysis.representatives import is_usable
 from sweeper.analysis.sequential import conditional_power, simulate_seeds
 from sweeper.analysis.sweep_rows import SweepRows
-from sweeper.planning.deciding import ContrastName, look_at, name_of
+from sweeper.planning.deciding import ContrastName, name_of
 from sweeper.space.space import SearchSpace
 
 
@@ -67,7 +68,7 @@ def describe(space: SearchSpace, contrast: Contrast) -> Known | None:
     if len(contrast.keys) < 2:
         return None
     assert space.question is not None
-    look = look_at(contrast, space.question.margin)
+    look = look_at(contrast, parse_margin(space.question.margin))
     t = paired_t(look.differences, resolution=look.resolution)
     return Known(float(t.mean), float(t.sd), len(contrast.keys), look.margin)
 

@@ -62,8 +62,13 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
         lists_plan=sweep.lists_plan,
         objective=sweep.objective,
         scheduler=sweep.scheduler,
-        looks=sweep.looks,
+        looks=sweep.looks if _is_question(given, sweep.question) else (),
     )
+
+
+def _is_question(given: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
+    """Whether the options that are given, by their spelling, are those of the sweep's question."""
+    return all(spell_value(question.get(key)) == spell_value(value) for key, value in given.items())
 
 
 def show_comparison(workspace: Workspace, name: str, options: Mapping[str, Any], format: str, allow_unfair: bool = False) -> str:

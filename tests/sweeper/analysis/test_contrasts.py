@@ -88,6 +88,14 @@ def test_knobs_that_recipes_set_are_no_settings_if_the_sweep_says_what_it_varies
     assert (len(found.keys), found.along) == (3, ("finetune.epochs",))
 
 
+def test_knobs_that_a_plan_does_not_know_are_settings_if_trials_are_not_told_apart_without_them():
+    rows = cross(
+        {"seed": SEEDS, "align_epochs": [0, 5], "freezing": ["full", "bias"]}, lambda cells: 0.5 - 0.1 * bool(cells["align_epochs"])
+    )
+    (found,) = paired_differences(rows, "align.epochs", 0, varied=["align_epochs"])
+    assert len(found.contexts) == 2
+
+
 def test_a_section_is_one_factor():
     rows = cross({"seed": SEEDS, "body_name": ["a", "b"], "body_weights": ["random", "pretrained"]}, lambda cells: 0.5)
     found = paired_differences(rows, "body", "{name: a, weights: random}")

@@ -76,6 +76,13 @@ def test_equal_differences_are_certain_only_where_they_are_not_counted():
     assert paired_t(spread, resolution=0.01).p == paired_t(spread).p
 
 
+def test_a_mean_of_rounding_is_zero():
+    differences = [0.1, 0.2, -0.3]
+    assert sum(differences) != 0
+    found = paired_t(differences)
+    assert (found.mean, bool(found.is_zero)) == (0, False)
+
+
 def test_rounding_is_no_spread():
     same = [0.3 - 0.1, 0.2, 0.4 - 0.2]
     assert len(set(same)) > 1
