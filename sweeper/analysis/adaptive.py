@@ -65,11 +65,17 @@ def _looks_at(contrast: Contrast, looks: Sequence[int], margin: Margin) -> list[
         if len([seed for seed in seeds if seed < number]) < number or awaited < number:
             break
         seen = replace(contrast, pairs={key: contexts for key, contexts in contrast.pairs.items() if key[seed_of] < number})
-        rows = [row for pair in seen.all_pairs() for row in (pair.level, pair.baseline)]
-        step, values = find_step(rows, contrast.metric), seen.baseline_values
-        baseline = math.fsum(values) / len(values) if values else 0.0
-        found.append(Look(seen.differences, margin.of(baseline, step), step))
+        found.append(look_at(seen, margin))
     return found
+
+
+def look_at(contrast: Contrast, margin: Margin) -> Look:
+    """What there is to see of a contrast, from all of its pairs."""
+    values = contrast.baseline_values
+    step = find_step([row for pair in contrast.all_pairs() for row in (pair.level, pair.baseline)], contrast.metric)
+    baseline = math.fsum(values) / len(values) if values else 0.0
+    num_contexts = max(1, len({context for of_key in contrast.pairs.values() for context in of_key}))
+    return Look(contrast.differences, margin.of(baseline, step), step / num_contexts)
 
 
 def _is_final(why: str) -> bool:

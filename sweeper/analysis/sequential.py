@@ -1,7 +1,7 @@
 """Verdicts at looks: is what the seeds so far show enough, although one has looked before and will look again?
 
 A contrast is a level of a factor against the baseline, given as paired differences, one per seed. Each is tested at fixed numbers of seeds,
-its looks. Looking several times at the level of a single test finds too much: of contrasts without any difference 12 % would be called
+its looks. Looking several times at the level of a single test finds too much: of contrasts without any difference 16 % would be called
 different after five looks at 5 %. So all looks of a contrast use one lower level, at which the probability of passing at *any* look is the
 intended one (Pocock 1977; levels for Student's t by simulation, see `pass_rates`). Over a family of contrasts the levels are Holm's: valid
 for sequential tests, too, as the levels grow with what is intended (Maurer & Bretz 2013). `benchmarks/sequential.py` measures the rates,

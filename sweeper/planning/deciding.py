@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
+from sweeper.analysis.adaptive import look_at
 from sweeper.analysis.contrasts import Contrast, paired_differences
-from sweeper.analysis.margins import find_step, parse_margin
+from sweeper.analysis.margins import parse_margin
 from sweeper.analysis.sequential import Decision, Look, decide
 from sweeper.planning.planned_arm import PlannedArm, ScoreOf, Scores
 from sweeper.planning.trials import PlannedTrial
@@ -29,7 +30,7 @@ _KEYS = {"--factor": "question.factor", "--baseline": "question.baseline", "--wi
 
 
 @dataclass(frozen=True)
-class Name:
+class ContrastName:
     """What a contrast is known by.
 
     Args:
@@ -43,7 +44,7 @@ class Name:
     within: Any = None
 
 
-def find_contrasts(space: SearchSpace, arms: Arms) -> dict[Name, frozenset[str]]:
+def find_contrasts(space: SearchSpace, arms: Arms) -> dict[ContrastName, frozenset[str]]:
     """The contrasts of a space's question, and the keys of the arms that each compares.
 
     Raises:
@@ -90,23 +91,9 @@ def compare(space: SearchSpace, rows: Sequence[Mapping[str, Any]]) -> list[Contr
     )
 
 
-def name_of(contrast: Contrast) -> Name:
+def name_of(contrast: Contrast) -> ContrastName:
     """The name of a contrast."""
-    return Name(contrast.task, contrast.level, contrast.within[1] if contrast.within is not None else None)
-
-
-def look_at(contrast: Contrast, margin: Any) -> Look:
-    """What there is to see of a contrast.
-
-    Args:
-        contrast: The contrast.
-        margin: As in `parse_margin`.
-    """
-    values = contrast.baseline_values
-    step = find_step([row for pair in contrast.all_pairs() for row in (pair.level, pair.baseline)], contrast.metric)
-    of_baseline = math.fsum(values) / len(values) if values else 0.0
-    num_contexts = max(1, len({context for of_key in contrast.pairs.values() for context in of_key}))
-    return Look(contrast.differences, parse_margin(margin).of(of_baseline, step), step / num_contexts)
+    return ContrastName(contrast.task, contrast.level, contrast.within[1] if contrast.within is not None else None)
 
 
 class Deciding:
@@ -123,14 +110,14 @@ class Deciding:
         open_arms: Keys of the arms of contrasts that are open, in the order of the plan.
     """
 
-    def __init__(self, space: SearchSpace, arms: Arms, contrasts: Mapping[Name, frozenset[str]]) -> None:
+    def __init__(self, space: SearchSpace, arms: Arms, contrasts: Mapping[ContrastName, frozenset[str]]) -> None:
         assert space.question is not None
         self.contrasts = contrasts
         self._space, self._question, self._arms = space, space.question, arms
-        self._seen: dict[Name, list[Look]] = {name: [] for name in contrasts}
+        self._seen: dict[ContrastName, list[Look]] = {name: [] for name in contrasts}
         self._num_taken = 0
         self._awaited: set[str] | None = None
-        self.decisions: Mapping[Name, Decision] = {name: Decision() for name in contrasts}
+        self.decisions: Mapping[ContrastName, Decision] = {name: Decision() for name in contrasts}
         self.open_arms: list[str] = self._find_open_arms()
 
     @property
@@ -168,9 +155,10 @@ class Deciding:
         """Take a look: the scores of all these trials are known."""
         rows = [_row(self._space, trial, score_of(trial) or {}) for trial in trials]
         by_name = {name_of(contrast): contrast for contrast in compare(self._space, rows)}
+        margin = parse_margin(self._question.margin)
         for name, decision in self.decisions.items():
             if decision.is_open:
-                self._seen[name].append(look_at(by_name[name], self._question.margin) if name in by_name else Look((), 0.0))
+                self._seen[name].append(look_at(by_name[name], margin) if name in by_name else Look((), 0.0))
         self._num_taken += 1
         self.decisions = decide(self._seen, self._space.looks, self._question.alpha)
         self.open_arms = self._find_open_arms()

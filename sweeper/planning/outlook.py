@@ -6,23 +6,22 @@ Expectations take the mean and deviation of earlier differences for the true one
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from orca_core.errors import ConfigError
+from sweeper.analysis.adaptive import look_at
 from sweeper.analysis.contrasts import Contrast, paired_differences
+from sweeper.analysis.detectable import Spread
+from sweeper.analysis.margins import parse_margin
 from sweeper.analysis.paired import paired_t
 from sweeper.analysis.representatives import is_usable
 from sweeper.analysis.sequential import conditional_power, simulate_seeds
 from sweeper.analysis.sweep_rows import SweepRows
-from sweeper.planning.deciding import Name, look_at, name_of
+from sweeper.planning.deciding import ContrastName, name_of
 from sweeper.space.space import SearchSpace
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,9 @@ class Known:
     margin: float
 
 
-def find_known(space: SearchSpace, names: Sequence[Name], sweeps: Sequence[SweepRows]) -> dict[Name, Known]:
+def find_known(
+    space: SearchSpace, names: Sequence[ContrastName], sweeps: Sequence[SweepRows], spread: Mapping[tuple[str, str], Spread] = {}
+) -> dict[ContrastName, Known]:
     """What earlier sweeps tell of contrasts, from the sweep that has most pairs of each; contrasts of which nothing is known are left out.
 
     Where no sweep has the contrast itself, the deviation is that of differences between arms of the same task and body.
@@ -50,14 +51,15 @@ def find_known(space: SearchSpace, names: Sequence[Name], sweeps: Sequence[Sweep
         space: The space whose question is asked.
         names: The contrasts.
         sweeps: Rows of earlier sweeps.
+        spread: (task, body) -> the spread in earlier sweeps.
     """
-    found: dict[Name, Known] = {}
+    found: dict[ContrastName, Known] = {}
     for sweep in sweeps:
         for contrast in _contrasts_in(space, sweep):
             known = describe(space, contrast)
             if known is not None and known.pairs > found.get(name_of(contrast), Known(0, 0, 0, 0)).pairs:
                 found[name_of(contrast)] = known
-    of_task = {task: _of_other_arms(space, task, sweeps) for task in {name.task for name in names if name not in found}}
+    of_task = {task: _of_other_arms(space, task, sweeps, spread) for task in {name.task for name in names if name not in found}}
     return {name: known for name in names if (known := found.get(name) or of_task.get(name.task)) is not None}
 
 
@@ -66,7 +68,7 @@ def describe(space: SearchSpace, contrast: Contrast) -> Known | None:
     if len(contrast.keys) < 2:
         return None
     assert space.question is not None
-    look = look_at(contrast, space.question.margin)
+    look = look_at(contrast, parse_margin(space.question.margin))
     t = paired_t(look.differences, resolution=look.resolution)
     return Known(float(t.mean), float(t.sd), len(contrast.keys), look.margin)
 
@@ -90,37 +92,20 @@ def _contrasts_in(space: SearchSpace, sweep: SweepRows) -> list[Contrast]:
         return []
 
 
-def _of_other_arms(space: SearchSpace, task: str, sweeps: Sequence[SweepRows]) -> Known | None:
-    """The deviation of differences between arms of a task: what is left of their errors without the means of arms and of seeds."""
+def _of_other_arms(space: SearchSpace, task: str, sweeps: Sequence[SweepRows], spread: Mapping[tuple[str, str], Spread]) -> Known | None:
+    """What other arms of a task tell: the spread of differences between them, and with their mean error the margin."""
     question = space.question
     assert question is not None
-    bodies = {arm.config.body.name for arm in space.arms() if arm.config.task == task}
-    squares, degrees, errors = 0.0, 0, []
-    for sweep in sweeps:
-        arms: defaultdict[tuple[Any, Any], dict[Any, float]] = defaultdict(dict)
-        for row in sweep.rows:
-            if row.get("task") == task and row.get("body_name", next(iter(bodies))) in bodies and is_usable(row, question.metric):
-                arms[row.get("arm"), row.get("candidate")][tuple(row.get(column) for column in sweep.pair_by)] = row[question.metric]
-        shared = set.intersection(*(set(of_arm) for of_arm in arms.values())) if arms else set()
-        if len(arms) < 2 or len(shared) < 2:
-            continue
-        table = np.array([[of_arm[key] for key in sorted(shared)] for of_arm in arms.values()])
-        rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-        squares, degrees = squares + float((rest**2).sum()), degrees + (len(arms) - 1) * (len(shared) - 1)
-        errors.append(float(table.mean()))
-    if not degrees:
+    found = next((spread[key] for key in sorted(spread) if key[0] == task), None)
+    errors = [row[question.metric] for sweep in sweeps for row in sweep.rows if row.get("task") == task and is_usable(row, question.metric)]
+    if found is None or not errors:
         return None
-    margin = _margin(question.margin, math.fsum(errors) / len(errors))
-    return Known(0.0, math.sqrt(2 * squares / degrees), 0, margin)
+    return Known(0.0, found.sd, 0, parse_margin(question.margin).of(math.fsum(errors) / len(errors), 0.0))
 
 
-def _margin(given: Any, baseline: float) -> float:
-    from sweeper.analysis.margins import parse_margin
-
-    return parse_margin(given).of(baseline, 0.0)
-
-
-def expect_trials(space: SearchSpace, contrasts: Mapping[Name, frozenset[str]], known: Mapping[Name, Known], arms: Sequence[str]) -> float:
+def expect_trials(
+    space: SearchSpace, contrasts: Mapping[ContrastName, frozenset[str]], known: Mapping[ContrastName, Known], arms: Sequence[str]
+) -> float:
     """The expected number of trials of a question.
 
     Args:
@@ -153,7 +138,7 @@ class Open:
         levels: Levels of its two tests, as the correction for the family leaves them.
     """
 
-    name: Name
+    name: ContrastName
     arms: frozenset[str]
     known: Known
     levels: tuple[float, float]

@@ -16,7 +16,7 @@ from sweeper.analysis.comparison import compare
 from sweeper.analysis.contrasts import Contrast
 from sweeper.analysis.paired import UNDECIDED
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
-from sweeper.planning.deciding import Name, name_of
+from sweeper.planning.deciding import ContrastName, name_of
 from sweeper.planning.outlook import Open, Step, choose_trials, describe
 from sweeper.results.workspace import Workspace
 from sweeper.running.reconcile import reconcile
@@ -47,8 +47,8 @@ class Advice:
     space: SearchSpace
     number: int
     verdicts: int
-    undecided: Sequence[Name]
-    too_few: Sequence[Name]
+    undecided: Sequence[ContrastName]
+    too_few: Sequence[ContrastName]
     steps: Sequence[Step]
     trials: Sequence[Row]
     seconds: float | None
@@ -58,7 +58,7 @@ def describe_advice(name: str, number: int, settings: Mapping[str, Any], workspa
     """The advice as text, or its trials as JSON or CSV.
 
     Args:
-        name: Name of a sweep with results.
+        name: ContrastName of a sweep with results.
         number: Number of trials that may be spent.
         settings: The options `--set`, by which a sweep without a question can be given one.
         workspace: Where the results are.
@@ -113,11 +113,15 @@ def advise(name: str, number: int, settings: Mapping[str, Any], workspace: Works
             arms = frozenset(str(arm) for context in contrast.contexts for arm in contrast.arms[context])
             candidates.append(Open(name_of(contrast), arms, known, levels))
     steps, extra = choose_trials(candidates, number)
-    rows_of = defaultdict(list)
-    for row in sweep.rows:
-        if str(row.get("arm")) in extra:
-            rows_of[str(row["arm"])].append(row)
-    trials = [cells for arm, seeds in extra.items() for cells in _trials_of(space, arm, rows_of[arm], seeds)]
+    rows_of = defaultdict(list)  # of the candidate by which a tuned arm is compared
+    for row in (row for contrast in undecided for pair in contrast.all_pairs() for row in (pair.level, pair.baseline)):
+        rows_of[str(row["arm"])].append(row)
+    last = {key: max(row["seed"] for row in sweep.rows if str(row.get("arm")) == key) for key in extra}
+    trials = [
+        cells
+        for arm, seeds in extra.items()
+        for cells in _trials_of(space, arm, rows_of[arm][0], range(last[arm] + 1, last[arm] + 1 + seeds))
+    ]
     names = [name_of(contrast) for contrast in undecided]
     return Advice(space, number, len(contrasts), names, too_few, steps, trials, _seconds(extra, rows_of))
 
@@ -144,12 +148,11 @@ def _compare(space: SearchSpace, sweep: SweepRows) -> list[tuple[Contrast, str |
     return [(contrast, verdict) for contrast, verdict in zip(comparison.contrasts, verdicts, strict=True) if contrast.contexts]
 
 
-def _trials_of(space: SearchSpace, arm: str, rows: Sequence[Row], seeds: int) -> Iterable[dict[str, Any]]:
-    """Further trials of an arm: the seeds after those it has."""
+def _trials_of(space: SearchSpace, arm: str, row: Row, seeds: Iterable[int]) -> Iterable[dict[str, Any]]:
+    """Further trials of an arm, as one of its trials, with other seeds."""
     shown = [knob.replace(".", "_") for knob in space.varied if knob != "task"]
-    cells = {"task": rows[0].get("task"), "arm": arm} | {column: rows[0].get(column) for column in shown}
-    last = max(row["seed"] for row in rows)
-    for seed in range(last + 1, last + 1 + seeds):
+    cells = {"task": row.get("task"), "arm": arm} | {column: row.get(column) for column in shown}
+    for seed in seeds:
         yield cells | dict.fromkeys(space.vary, seed)
 
 

@@ -166,7 +166,7 @@ def _walk(node: Branch, depth: int) -> Iterator[tuple[str, Branch, int]]:
 
 def _plan_row(trial: PlannedTrial, found: Reconciliation, taken: Container[str]) -> dict[str, Any]:
     state = "done" if trial.id in found.done else "take over" if trial.id in taken else "stale" if trial.id in found.stale else "to run"
-    return {"trial": trial.id, "state": state, "arm": trial.arm, "variant": trial.variant or None} | trial.cells()
+    return {"trial": trial.id, "state": state, "role": trial.role, "arm": trial.arm, "variant": trial.variant or None} | trial.cells()
 
 
 def _format_csv(rows: list[dict[str, Any]]) -> str:

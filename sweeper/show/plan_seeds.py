@@ -18,7 +18,7 @@ def seed_lines(plan: Plan, results: ResultStore) -> Iterator[str]:
     It is for one arm against another in one context, before any correction for the number of verdicts, from the spread in earlier results
     of the same task and body; without any it is unknown.
     """
-    seeds = len(plan.space.seeds)
+    seeds = plan.space.search.replicate or len(plan.space.seeds)
     if seeds < 2:
         yield "one seed: no difference between arms can be told from chance"
         return

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sweeper.analysis.detectable import spreads
 from sweeper.analysis.factors import spell_value
 from sweeper.analysis.paired import UNDECIDED
 from sweeper.analysis.sequential import Decision
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
-from sweeper.planning.deciding import Name
+from sweeper.planning.deciding import ContrastName
 from sweeper.planning.outlook import expect_trials, find_known
 from sweeper.planning.planner import Planner
 from sweeper.results.workspace import Workspace
@@ -37,7 +38,9 @@ def _describe_expected(planner: Planner, workspace: Workspace) -> str:
     """The expected number of trials, from earlier results of the same tasks."""
     space, names = planner.space, list(planner.contrasts)
     assert space.question is not None
-    known = find_known(space, names, earlier_sweeps(workspace, {name.task for name in names}, space.question.metric))
+    tasks, metric = {name.task for name in names}, space.question.metric
+    bodies = [(trial.config.task, trial.config.body.name) for trial in planner.plan.trials]
+    known = find_known(space, names, earlier_sweeps(workspace, tasks, metric), spreads(workspace.results, dict.fromkeys(bodies), metric))
     unknown = sorted({name.task for name in names if name not in known})
     if unknown:
         return f"the expected number is unknown: there are no earlier results of {', '.join(unknown)} from which pairs can be made"
@@ -79,7 +82,7 @@ def describe_question(space: SearchSpace, num_contrasts: int) -> str:
     )
 
 
-def name_contrast(space: SearchSpace, name: Name) -> str:
+def name_contrast(space: SearchSpace, name: ContrastName) -> str:
     """A contrast in words: `digits: align.epochs 10 against 0`."""
     question = space.question
     assert question is not None

@@ -56,8 +56,9 @@ def _tasks(ranking: Ranking, task: str | None) -> list[str]:
 
 def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm], uri: str) -> str:
     sweep, metrics = ranking.sweep, list(dict.fromkeys((ranking.metric, "test_error")))
-    seeds = len(arms[0].candidate.seeds)
-    over = f"mean and 95 % interval over {seeds} seeds" if seeds > 1 else "one seed"
+    numbers = sorted({len(arm.candidate.seeds) for arm in arms})
+    seeds = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    over = f"mean and 95 % interval over {seeds} seeds" if numbers[-1] > 1 else "one seed"
     settings = _settings([arm.candidate.cells for arm in arms], sweep.varied)
     rows = [
         [

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from orca_core.errors import ConfigError
+from sweeper.analysis.comparison import compare
 from sweeper.planning.planner import Planner, make_plan
 from sweeper.planning.trials import PlannedTrial
 from sweeper.running.outcome import Outcome
@@ -205,6 +206,18 @@ def test_numbers_of_slots_and_interruptions_do_not_change_the_trials(seed):
         assert runs > 1 or not stop
         found.append({trial for trial, row in planned_rows(tables).items() if row["status"] == "COMPLETE"})
     assert found == [found[0]] * len(found)
+
+
+@pytest.mark.parametrize("seed", range(0, 24, 4))
+def test_compare_says_what_the_sweep_decided(seed):
+    space = space_of()
+    tables, _ = run_to_the_end(seed, space)
+    rows = list(planned_rows(tables).values())
+    found = compare(rows, "align.epochs", 0, margin=0.02, lists_plan=True, varied=["align_epochs", "freezing"], looks=space.looks)
+    planner = Planner(space, {row["trial"]: scores_of(row, space.columns_read) for row in rows})
+    decisions = {name.level: decision for name, decision in planner.deciding.decisions.items()}
+    assert {effect.level: effect.verdict for effect in found.effects} == {level: of.verdict for level, of in decisions.items()}
+    assert {effect.level: effect.n for effect in found.effects} == {level: of.seeds for level, of in decisions.items()}
 
 
 # --------------------------------------------------------------------------------------------------------------- what may be asked

@@ -34,6 +34,11 @@ def test_rungs_are_spaced_geometrically_and_end_before_the_last_epoch(keys, epoc
     assert list_rungs(SchedulerConfig(**keys), epochs) == rungs
 
 
+def test_a_bracket_of_hyperband_leaves_out_the_first_rungs_of_asha():
+    config = SchedulerConfig(name="hyperband")
+    assert [list_rungs(config, 30, bracket) for bracket in range(5)] == [(1, 3, 9, 27), (3, 9, 27), (9, 27), (27,), ()]
+
+
 def test_asha_keeps_one_in_so_many_rounded_down_but_at_least_the_best():
     curves = at(1, a=0.1, b=0.2, c=0.3, d=0.4, e=0.5)
     assert find_stopped(ASHA, curves, curves, 1) == {"b", "c", "d", "e"}  # 5 / 3 is 1

@@ -122,6 +122,8 @@ SPACES = {
         "scheduler": {"name": "asha", "reduction_factor": 2},
     },
     "median, tpe": {"search": LONG_TPE, "scheduler": {"name": "median", "min_trials": 1}},
+    "hyperband, tpe": {"search": LONG_TPE, "scheduler": {"name": "hyperband", "brackets": 2}},
+    "hyperband, all arms": {"scheduler": {"name": "hyperband", "among": "task", "cohort": 2, "brackets": 3}},
     "median, all arms": {"scheduler": {"name": "median", "among": "task"}},
 }
 
@@ -195,6 +197,14 @@ def test_a_finished_sweep_is_done_and_a_second_run_has_nothing_to_run():
     found = reconcile(sweep.space, sweep.tables)
     assert (found.todo, found.planner.proposed_later) == ((), 0)
     assert found.done == set(found.plan.by_id)
+
+
+def test_hyperband_compares_within_brackets_which_cohorts_take_in_turn():
+    """Cohorts of 2: numbers 0, 1, 4, 5 may stop after epoch 1; the second bracket, 2, 3, 6, 7, first after epoch 3."""
+    scheduler = {"name": "hyperband", "cohort": 2, "brackets": 2, "reduction_factor": 3}
+    sweep = finished(space_of(scheduler=scheduler), lambda trial, epoch: trial.candidate / 10)
+    stopped = {candidate: {epoch for _, epoch in ends} for (_, candidate), ends in by_candidate(sweep.ends()).items()}
+    assert stopped == {0: {10}, 1: {1}, 2: {10}, 3: {3}, 4: {1}, 5: {1}, 6: {3}, 7: {3}}
 
 
 # ------------------------------------------------------------------------------------------------------- what is compared
