@@ -83,7 +83,7 @@ def find_remarks(
     arms = [(facts.get((contrast.task, one)), facts.get((contrast.task, other))) for one, other in contrast.arms.values()]
     known = [(one, other) for one, other in arms if one is not None and other is not None]
     return [
-        *_about_tuning(known, objective),
+        *_about_tuning(known, objective, contrast.metric),
         *_about_stopping(contrast, known, scheduler),
         *_about_selection(contrast),
         *_about_missing(contrast),
@@ -92,7 +92,7 @@ def find_remarks(
     ]
 
 
-def _about_tuning(arms: Sequence[tuple[ArmFacts, ArmFacts]], objective: str) -> Iterator[Remark]:
+def _about_tuning(arms: Sequence[tuple[ArmFacts, ArmFacts]], objective: str, metric: str) -> Iterator[Remark]:
     unequal = [(one.candidates, other.candidates) for one, other in arms if one.candidates != other.candidates]
     if unequal:
         yield Remark("unequal-tuning", f"{unequal[0][0]} candidates were tuned against {unequal[0][1]} of the baseline.")
@@ -102,7 +102,8 @@ def _about_tuning(arms: Sequence[tuple[ArmFacts, ArmFacts]], objective: str) -> 
         yield Remark("best-of-unequal", text)
     if any(one.is_replicated != other.is_replicated for one, other in arms):
         yield Remark("unequal-replication", "One side is compared on fresh seeds, the other on those by which it was chosen.")
-    if objective.startswith("test") and any(max(one.candidates, other.candidates) > 1 for one, other in arms):
+    is_tuned = any(max(one.candidates, other.candidates) > 1 and not one.is_replicated for one, other in arms)
+    if is_tuned and (objective == metric or objective.startswith("test")):
         yield Remark("", f"Candidates were chosen by {objective}, so errors are too low on both sides.")
 
 

@@ -42,11 +42,20 @@ def candidates(rows, counts, **cells):
     ]
 
 
+def replicated(counts):
+    """Arms that were tuned with so many candidates and then compared on fresh seeds, each at its own best rate."""
+    tuning = [row | {"role": "tuning"} for row in candidates(fair_rows(), counts)]
+    best = {0: 0, 5: 1}
+    chosen = [row for row in tuning if row["candidate"] == best[row["align_epochs"]]]
+    return [*tuning, *(row | {"role": "replicate", "trial": f"r{row['trial']}"} for row in chosen)]
+
+
 def level(row):
     return row["align_epochs"] == 5
 
 
 UNFAIR = {
+    "unequal-tuning of replicates": (replicated({0: 2, 5: 3}), {}),
     "unequal-tuning": (candidates(fair_rows(), {0: 2, 5: 3}), {}),
     "best-of-unequal": (candidates(fair_rows(), {0: 3, 5: 3}, status="FAIL", cause="not-finite"), {}),
     "early-stopped": (candidates(fair_rows(), {0: 3, 5: 3}, status="PRUNED", cause="asha after epoch 2"), {}),
@@ -58,9 +67,9 @@ UNFAIR = {
 }
 
 
-@pytest.mark.parametrize("flag", UNFAIR)
-def test_what_is_not_fair_is_flagged_and_gets_no_verdict_unless_it_is_asked_for(flag):
-    rows, options = UNFAIR[flag]
+@pytest.mark.parametrize("case", UNFAIR)
+def test_what_is_not_fair_is_flagged_and_gets_no_verdict_unless_it_is_asked_for(case):
+    (rows, options), flag = UNFAIR[case], case.partition(" ")[0]
     effect = effect_of(rows, **options)
     assert effect.flags == (flag,)
     assert effect.verdict is None
@@ -72,6 +81,7 @@ def test_what_is_not_fair_is_flagged_and_gets_no_verdict_unless_it_is_asked_for(
 
 FAIR = {
     "nothing is the matter": (fair_rows(), {}),
+    "equal tuning, then replicates": (replicated({0: 3, 5: 3}), {}),
     "equal tuning": (candidates(fair_rows(), {0: 3, 5: 3}), {}),
     "candidates stopped on both sides": (
         change(candidates(fair_rows(), {0: 3, 5: 3}), lambda row: row["candidate"] > 0, status="PRUNED"),
