@@ -25,6 +25,8 @@ def question_lines(planner: Planner, workspace: Workspace) -> Iterator[str]:
     if space.question is None:
         return
     yield describe_question(space, len(planner.contrasts))
+    if not planner.contrasts:
+        yield f"no two arms of a task differ in {space.question.factor} alone: `sweeper compare` will have nothing to pair"
     if planner.deciding is None:
         return
     looks = ", ".join(map(str, space.looks[:-1])) + f" and {space.looks[-1]}" if len(space.looks) > 1 else str(space.looks[0])
