@@ -55,7 +55,8 @@ class Finding:
     Args:
         name: Its name.
         question: The question in words.
-        verdict: The verdict over all tasks.
+        verdict: The verdict over all tasks; `depends` or `undecided` if levels or tasks differ.
+        by_level: Level -> its verdict over all tasks, for questions about the levels of a factor.
         statements: What each task says; the one over tasks last, if there is one.
         query: The command that shows the numbers behind it.
         would_change: What evidence would change the verdict.
@@ -67,6 +68,7 @@ class Finding:
     statements: Sequence[Statement]
     query: str
     would_change: str
+    by_level: Mapping[str, str] = field(default_factory=dict)
 
     def to_data(self) -> dict[str, Any]:
         """The finding as JSON data."""
@@ -74,6 +76,7 @@ class Finding:
             "name": self.name,
             "question": self.question,
             "verdict": self.verdict,
+            "by_level": dict(self.by_level),
             "statements": [vars(statement) | {"numbers": list(statement.numbers)} for statement in self.statements],
             "query": self.query,
             "would_change": self.would_change,
@@ -225,6 +228,24 @@ def describe_effect(effect: Effect) -> str:
     return f"{level}: {verdict} ({effect.difference:+.3g}{interval}, {effect.n} seeds)"
 
 
+def describe_interaction(effect: Effect) -> str:
+    """Where an effect is another one than elsewhere, as a phrase; empty if it is the same in all contexts."""
+    if (first := effect.interaction) is None:
+        return ""
+    where = ", ".join(f"{knob} {spell_value(value)}" for knob, value in first["where"].items())
+    here, elsewhere = first["difference"], first["elsewhere"]
+    return f"{spell_level(effect.level)} depends on the context: with {where} {here:+.3g}, elsewhere {elsewhere:+.3g}"
+
+
+def levels_overall(effects: Sequence[Effect]) -> dict[str, str]:
+    """Level -> one verdict for all tasks."""
+    found: dict[str, list[str]] = {}
+    for effect in effects:
+        if effect.task is not None:
+            found.setdefault(spell_level(effect.level), []).append(effect.verdict or UNFAIR)
+    return {level: summarise(verdicts) for level, verdicts in found.items()}
+
+
 def spell_level(level: Any) -> str:
     """A level as text; of a section its values."""
     if isinstance(level, Mapping):
@@ -241,7 +262,7 @@ def state_effects(comparison: Comparison) -> list[Statement]:
         Statement(
             task,
             summarise([effect.verdict or UNFAIR for effect in effects]),
-            "; ".join(map(describe_effect, effects)),
+            ". ".join(["; ".join(map(describe_effect, effects)), *dict.fromkeys(filter(None, map(describe_interaction, effects)))]),
             [effect.to_data() for effect in effects],
         )
         for task, effects in groups.items()
@@ -268,7 +289,7 @@ def what_would_change(effects: Sequence[Effect]) -> str:
     needed = [effect.seeds_needed for effect in undecided if effect.seeds_needed is not None]
     if needed:
         few, many = min(needed), max(needed)
-        parts.append(f"{few if few == many else f'{few} to {many}'} seeds, about as many as the open differences need if they are as seen")
+        parts.append(f"about {few if few == many else f'{few} to {many}'} seeds, if the open differences are as large as they seem")
     elif undecided:
         parts.append("more seeds; how many cannot be said from so few")
     if any(effect.verdict == NO_DIFFERENCE for effect in single):

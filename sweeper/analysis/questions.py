@@ -18,6 +18,7 @@ from sweeper.analysis.answers import (
     Evidence,
     Finding,
     Statement,
+    levels_overall,
     overall,
     spell_level,
     state_effects,
@@ -45,7 +46,8 @@ def _command(evidence: Evidence, factor: str, baseline: Any, more: str = "") -> 
 
 def _finding(name: str, question: str, comparison: Comparison, query: str) -> Finding:
     statements = state_effects(comparison)
-    return Finding(name, question, overall(statements), statements, query, what_would_change(comparison.effects))
+    by_level = levels_overall(comparison.effects)
+    return Finding(name, question, overall(statements), statements, query, what_would_change(comparison.effects), by_level)
 
 
 def embedder_training(evidence: Evidence) -> Iterator[Finding]:

@@ -40,10 +40,20 @@ def show_findings(workspace: Workspace, name: str, format: str) -> str:
 
 
 def _describe(number: int, finding: Finding) -> str:
-    lines = [_fill(f"{number}. {finding.question} {_word(finding.verdict).capitalize()}.", "   ")]
+    lines = [_fill(f"{number}. {finding.question} {_answer(finding)}", "   ")]
     lines += _statements(finding)
     lines.append(_fill(f"   It would change with {finding.would_change}", "   "))
     return "".join(lines) + f"   {finding.query}\n"
+
+
+def _answer(finding: Finding) -> str:
+    """The verdict as a sentence; of levels with different verdicts, what each does."""
+    levels: dict[str, list[str]] = {}
+    for level, verdict in finding.by_level.items():
+        levels.setdefault(verdict, []).append(level)
+    if len(levels) < 2:
+        return f"{_word(finding.verdict).capitalize()}."
+    return "; ".join(f"{', '.join(of_verdict)}: {_word(verdict)}" for verdict, of_verdict in levels.items()) + "."
 
 
 def _statements(finding: Finding) -> Iterator[str]:

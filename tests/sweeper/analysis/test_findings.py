@@ -69,6 +69,7 @@ def test_what_has_to_be_trained_names_the_levels(simulate, workspace):
     simulate({"name": "s", "space": space, "base": {"task": "digits"}, "seeds": 8}, outcome)
     answer = found(workspace)["what-to-train"]
     assert answer.verdict == DEPENDS
+    assert answer.by_level == {"frozen-body": HURTS, "layernorm": NO_DIFFERENCE}
     assert {number["level"]: number["verdict"] for number in answer.statements[0].numbers} == {
         "layernorm": NO_DIFFERENCE,
         "frozen-body": HURTS,
@@ -155,3 +156,16 @@ def test_a_section_of_which_one_knob_varies_is_compared(simulate, workspace):
     done = RUNNER.invoke(app, ["compare", "s", "--factor", "body", "--baseline", "mini-swin", "--results", workspace.uri])
     assert done.exit_code == 0, done.output
     assert "no difference" in done.output
+
+
+def test_a_context_in_which_the_effect_is_another_one_is_named(simulate, workspace):
+    """Planted: alignment helps only a frozen body."""
+
+    def outcome(cells):
+        helps = 0.1 if cells["align_epochs"] and cells["freezing"] == "frozen-body" else 0.0
+        return 0.4 - helps + 1e-3 * draw(cells["seed"], cells["freezing"], cells["align_epochs"])
+
+    space = {"align.epochs": {"grid": [0, 10]}, "freezing": {"grid": ["full", "layernorm", "frozen-body"]}}
+    simulate({"name": "s", "space": space, "base": {"task": "digits"}, "seeds": 6}, outcome)
+    text = found(workspace)["embedder-training-2d"].statements[0].text
+    assert "depends on the context: with freezing frozen-body -0.1" in text
