@@ -168,4 +168,4 @@ def test_a_context_in_which_the_effect_is_another_one_is_named(simulate, workspa
     space = {"align.epochs": {"grid": [0, 10]}, "freezing": {"grid": ["full", "layernorm", "frozen-body"]}}
     simulate({"name": "s", "space": space, "base": {"task": "digits"}, "seeds": 6}, outcome)
     text = found(workspace)["embedder-training-2d"].statements[0].text
-    assert "depends on the context: with freezing frozen-body -0.1" in text
+    assert "depends on the context: with freezing frozen-body -0.0998, elsewhere" in text
