@@ -48,7 +48,8 @@ def find_contrasts(space: SearchSpace, arms: Arms) -> dict[ContrastName, frozens
     """The contrasts of a space's question, and the keys of the arms that each compares.
 
     Raises:
-        ConfigError: If factor, baseline or `within` are not among what the arms have, or there is nothing to compare.
+        ConfigError: If factor, baseline or `within` are not among what the arms have; or if seeds are to be added until the question is
+            decided, and there is nothing to compare.
     """
     assert space.question is not None
     values = dict.fromkeys([space.question.metric, space.metric], 0.0)
@@ -61,13 +62,16 @@ def find_contrasts(space: SearchSpace, arms: Arms) -> dict[ContrastName, frozens
     try:
         contrasts = compare(space, rows)
     except ConfigError as error:
-        raise ConfigError([replace(fault, path=_KEYS.get(fault.path, fault.path)) for fault in error.faults], space.file) from None
+        faults = [replace(fault, path=_KEYS[fault.path]) for fault in error.faults if fault.path in _KEYS]
+        if not faults and not space.looks:
+            return {}
+        raise ConfigError(faults or error.faults, space.file) from None
     found = {
         name_of(contrast): frozenset(str(arm) for context in contrast.contexts for arm in contrast.arms[context])
         for contrast in contrasts
         if contrast.contexts
     }
-    if not found:
+    if not found and space.looks:
         rule = "must have levels that arms differ in alone, on a task that has the baseline, too"
         remedy = next((f"Here they also differ in {', '.join(of.also_differs)}." for of in contrasts if of.also_differs), "")
         raise ConfigError([Fault("question.factor", rule, space.question.factor, remedy)], space.file)

@@ -32,6 +32,8 @@ class Progress:
         reasons: Why the sweep cannot go on, or is slowed; None = nothing is known of that.
 
     Attributes:
+        total: Number of trials, with all that may yet be proposed.
+        least: Number of trials if a question is decided with the seeds that are planned now; else equal to `total`.
         nodes: The machines of a cluster, to be shown; None if the sweep runs on this machine.
     """
 
@@ -43,7 +45,7 @@ class Progress:
         quiet: bool = False,
         reasons: Reasons | None = None,
     ) -> None:
-        self.recorder, self.total, self._done_before = recorder, total, frozenset(done_before)
+        self.recorder, self.total, self.least, self._done_before = recorder, total, total, frozenset(done_before)
         self.console = Console(file=sys.stderr, quiet=quiet)
         self.nodes: Nodes | None = None
         self._reasons = reasons
@@ -90,7 +92,8 @@ class Progress:
         counts = Counter(trial.status for trial in ended)
         earlier = len(self._done_before - self.recorder.started)
         done = earlier + len(ended) - counts[INTERRUPTED]
-        parts = [f"{done}/{self.total} trials", f"{self.recorder.running} running"]
+        whole = f"{done}/{self.total} trials" if self.least == self.total else f"{done} of {self.least} to {self.total} trials"
+        parts = [whole, f"{self.recorder.running} running"]
         if self._reasons is not None and (clause := self._reasons.clause()):
             parts.insert(0, f"[yellow]{escape(clause)}[/yellow]")
         if self.recorder.paused:
@@ -111,8 +114,8 @@ class Progress:
         elapsed = time.monotonic() - self._started
         parts.append(f"{_clock(elapsed)} elapsed")
         ran = sum(not trial.reused_from and trial.status != INTERRUPTED for trial in ended)
-        if ran and done < self.total:
-            parts.append(f"about {_clock(elapsed / ran * (self.total - done))} left")
+        if ran and done < self.least:
+            parts.append(f"about {_clock(elapsed / ran * (self.least - done))} left")
         return ", ".join(parts)
 
     def _best(self, ended: Iterable[Ended]) -> Mapping[str, float]:

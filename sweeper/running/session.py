@@ -165,6 +165,11 @@ class Session:
         return self._planner.most_trials
 
     @property
+    def least_trials(self) -> int:
+        """The same, if a question is decided with the seeds that are planned now."""
+        return self._planner.least_trials
+
+    @property
     def outcome(self) -> Outcome:
         """The state of the run."""
         if not self._is_closed:

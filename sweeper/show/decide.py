@@ -19,7 +19,6 @@ from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.planning.deciding import ContrastName, name_of
 from sweeper.planning.outlook import Open, Step, choose_trials, describe
 from sweeper.results.workspace import Workspace
-from sweeper.running.reconcile import reconcile
 from sweeper.show.plan_work import format_duration
 from sweeper.show.question import name_contrast
 from sweeper.show.tables import terminal_width, text_table
@@ -97,12 +96,7 @@ def advise(name: str, number: int, settings: Mapping[str, Any], workspace: Works
     sweep = read_sweep_rows(results, name, [space.question.metric, "seconds"])
     compared = _compare(space, sweep)
     contrasts = [contrast for contrast, _ in compared]
-    if space.looks:  # its own verdicts take the looks into account
-        deciding = reconcile(space, results).planner.deciding
-        decisions = deciding.decisions if deciding is not None else {}
-        undecided = [of for of in contrasts if (own := decisions.get(name_of(of))) is None or own.verdict == UNDECIDED]
-    else:
-        undecided = [contrast for contrast, verdict in compared if verdict == UNDECIDED]
+    undecided = [contrast for contrast, verdict in compared if verdict == UNDECIDED]
     levels = (space.question.alpha / max(1, len(contrasts)),) * 2
     candidates, too_few = [], []
     for contrast in undecided:
@@ -143,6 +137,7 @@ def _compare(space: SearchSpace, sweep: SweepRows) -> list[tuple[Contrast, str |
         varied=sweep.varied,
         lists_plan=sweep.lists_plan,
         objective=sweep.objective,
+        looks=space.looks,
     )
     verdicts = [effect.verdict for effect in comparison.effects if effect.task is not None]
     return [(contrast, verdict) for contrast, verdict in zip(comparison.contrasts, verdicts, strict=True) if contrast.contexts]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sweeper.analysis.detectable import spreads
 from sweeper.analysis.factors import spell_value
-from sweeper.analysis.paired import UNDECIDED
+from sweeper.analysis.paired import NO_DIFFERENCE, UNDECIDED
 from sweeper.analysis.sequential import Decision
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.planning.deciding import ContrastName
@@ -25,6 +25,8 @@ def question_lines(planner: Planner, workspace: Workspace) -> Iterator[str]:
     if space.question is None:
         return
     yield describe_question(space, len(planner.contrasts))
+    if not planner.contrasts:
+        yield f"no two arms of a task differ in {space.question.factor} alone: `sweeper compare` will have nothing to pair"
     if planner.deciding is None:
         return
     looks = ", ".join(map(str, space.looks[:-1])) + f" and {space.looks[-1]}" if len(space.looks) > 1 else str(space.looks[0])
@@ -91,7 +93,7 @@ def name_contrast(space: SearchSpace, name: ContrastName) -> str:
 
 
 def _describe(decision: Decision) -> str:
-    p = "" if decision.p_adjusted is None else f", p {decision.p_adjusted:.2g}"
+    p = f", p {decision.p_adjusted:.2g}" if decision.p_adjusted is not None and decision.verdict != NO_DIFFERENCE else ""
     if decision.verdict != UNDECIDED:
         return f"{decision.verdict} after {decision.seeds} seeds{p}"
     if decision.is_open:

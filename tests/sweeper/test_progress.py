@@ -28,6 +28,13 @@ def test_a_line_counts_what_runs_and_what_ended_and_has_the_best_score():
     assert "1 pruned" in progress.line()
 
 
+def test_where_seeds_are_added_until_a_question_is_decided_the_number_of_trials_is_a_range():
+    progress = Progress(Recorder(SimulatedTables(), "s", "valid_error"), total=24, quiet=True)
+    assert progress.line().startswith("0/24 trials, ")
+    progress.least = 9
+    assert progress.line().startswith("0 of 9 to 24 trials, ")
+
+
 def test_a_trial_of_an_earlier_run_that_starts_again_counts_once():
     """Early stopping may let a trial go on that an earlier run had stopped."""
     recorder = Recorder(SimulatedTables(), "s", "valid_error")
