@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orca_core.floors.rows import FloorCase
 from sweeper.results.store import ResultStore
 from sweeper.results.views import shown_status
 
@@ -19,7 +20,7 @@ Row = Mapping[str, Any]
 _READ = (
     *("trial", "role", "task", "arm", "candidate", "variant", "seed", "in_plan", "status", "cause", "seconds"),
     *("test_error", "majority_error", "valid_samples", "score"),
-    *("reference_data", "split_seed", "train_samples", "valid_share", "validation_folds", "validation_fold"),  # the case of a floor
+    *FloorCase("").cells(),
 )
 """Columns of the rows that are read, beside the metric and the varied knobs: all columns of a large sweep take gigabytes."""
 

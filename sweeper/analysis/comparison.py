@@ -106,8 +106,11 @@ def compare(
     if not contrasts:
         raise ConfigError([Fault("--baseline", "must be a level on a task that has another level, too", baseline)])
     facts, skewed = arm_facts(rows), find_skewed(contrasts)
-    singles = [_measure(contrast, asked, find_remarks(contrast, facts, scheduler), contrast.level in skewed) for contrast in contrasts]
+    remarks = [find_remarks(contrast, facts, scheduler, objective) for contrast in contrasts]
+    singles = [_measure(contrast, asked, of, contrast.level in skewed) for contrast, of in zip(contrasts, remarks, strict=True)]
     overall = _over_tasks(contrasts, singles)
+    if by == "all" and not overall:
+        raise ConfigError([Fault("--by", "must be task: no two tasks have the same levels, and a baseline that is not near 0", by)])
     if by == "all":
         effects = _judge(overall, alpha, allow_unfair)
     else:

@@ -45,6 +45,8 @@ class Effect:
             Pitman and Morgan that they are equal.
         prediction_low, prediction_high: Over tasks: 95 % interval of the relative difference of a new task.
         tasks_lower, tasks_higher: Over tasks: number of tasks on which the level's mean error is lower, and higher.
+        floor: Name (`model`) and `test_error` of the best model without a transformer on the same samples; None if it is not known, and for
+            metrics other than test errors.
     """
 
     task: str | None
@@ -84,6 +86,7 @@ class Effect:
     prediction_high: float | None = None
     tasks_lower: int | None = None
     tasks_higher: int | None = None
+    floor: Mapping[str, Any] | None = None
 
     def to_data(self) -> dict[str, Any]:
         """The effect as JSON data."""
@@ -98,7 +101,7 @@ def to_table(effects: Sequence[Effect]) -> pa.Table:
     is_plain = len(types) == 1 and not types & {list, dict}
     for effect in effects:
         row = effect.to_data()
-        for name in ("pairs_missing", "interaction", "within"):
+        for name in ("pairs_missing", "interaction", "within", "floor"):
             row[name] = None if row[name] is None else json.dumps(row[name])
         if not is_plain:
             row |= {name: None if row[name] is None else json.dumps(row[name]) for name in ("level", "baseline")}

@@ -15,6 +15,7 @@ from sweeper.analysis.contrasts import Contrast
 from sweeper.analysis.factors import Row
 from sweeper.analysis.machines import COMPARED, select_compared
 from sweeper.analysis.representatives import REPLICATE, group_arms, role_of
+from sweeper.analysis.sweep_rows import OBJECTIVE
 
 GOES_WITH_ARM = 0.75
 """Machines go with the arm from this share on: of the pairs, by how many more one kind computed the level than the baseline. Machines drawn
@@ -68,18 +69,21 @@ def arm_facts(rows: Iterable[Row]) -> dict[tuple[Any, Any], ArmFacts]:
     return found
 
 
-def find_remarks(contrast: Contrast, facts: Mapping[tuple[Any, Any], ArmFacts], scheduler: Mapping[str, Any]) -> list[Remark]:
+def find_remarks(
+    contrast: Contrast, facts: Mapping[tuple[Any, Any], ArmFacts], scheduler: Mapping[str, Any], objective: str = OBJECTIVE
+) -> list[Remark]:
     """All that speaks against a comparison, as flags, and what else is to know, as notes.
 
     Args:
         contrast: The comparison.
         facts: What `arm_facts` says of all arms.
         scheduler: The sweep's `scheduler`: `name` and `among`; empty if unknown.
+        objective: The metric by which candidates were chosen.
     """
     arms = [(facts.get((contrast.task, one)), facts.get((contrast.task, other))) for one, other in contrast.arms.values()]
     known = [(one, other) for one, other in arms if one is not None and other is not None]
     return [
-        *_about_tuning(known),
+        *_about_tuning(known, objective, contrast.metric),
         *_about_stopping(contrast, known, scheduler),
         *_about_selection(contrast),
         *_about_missing(contrast),
@@ -88,7 +92,7 @@ def find_remarks(contrast: Contrast, facts: Mapping[tuple[Any, Any], ArmFacts], 
     ]
 
 
-def _about_tuning(arms: Sequence[tuple[ArmFacts, ArmFacts]]) -> Iterator[Remark]:
+def _about_tuning(arms: Sequence[tuple[ArmFacts, ArmFacts]], objective: str, metric: str) -> Iterator[Remark]:
     unequal = [(one.candidates, other.candidates) for one, other in arms if one.candidates != other.candidates]
     if unequal:
         yield Remark("unequal-tuning", f"{unequal[0][0]} candidates were tuned against {unequal[0][1]} of the baseline.")
@@ -98,6 +102,12 @@ def _about_tuning(arms: Sequence[tuple[ArmFacts, ArmFacts]]) -> Iterator[Remark]
         yield Remark("best-of-unequal", text)
     if any(one.is_replicated != other.is_replicated for one, other in arms):
         yield Remark("unequal-replication", "One side is compared on fresh seeds, the other on those by which it was chosen.")
+    if tuned := next((one for one, other in arms if one.candidates == other.candidates > 1), None):
+        fresh = ", run again on fresh seeds" if tuned.is_replicated else ""
+        yield Remark("", f"Each arm stands for the best of its {tuned.candidates} candidates by {objective}{fresh}.")
+    is_tuned = any(max(one.candidates, other.candidates) > 1 and not one.is_replicated for one, other in arms)
+    if is_tuned and (objective == metric or objective.startswith("test")):
+        yield Remark("", f"Candidates were chosen by {objective}, so errors are too low on both sides.")
 
 
 def _about_stopping(contrast: Contrast, arms: Sequence[tuple[ArmFacts, ArmFacts]], scheduler: Mapping[str, Any]) -> Iterator[Remark]:

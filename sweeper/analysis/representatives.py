@@ -13,8 +13,8 @@ from typing import Any
 
 from sweeper.analysis.factors import KNOB_OF, Row, cell
 
-TRIAL, REPLICATE = "trial", "replicate"
-"""The roles of trials that are compared."""
+TRIAL, TUNING, REPLICATE = "trial", "tuning", "replicate"
+"""The roles of the trials of an arm: tuning runs choose its candidate, replicates are compared, ordinary trials do both."""
 
 OPEN = "OPEN"
 """Status given to the trials of an arm none of whose candidates is complete."""
@@ -26,10 +26,10 @@ def role_of(row: Row) -> str:
 
 
 def group_arms(rows: Iterable[Row]) -> dict[tuple[Any, Any], list[Row]]:
-    """The rows of each arm on each task, of planned trials whose role is compared. A row without `arm` is an arm of its own."""
+    """The rows of each arm on each task, of planned trials that are not derived. A row without `arm` is an arm of its own."""
     arms: dict[tuple[Any, Any], list[Row]] = defaultdict(list)
     for number, row in enumerate(rows):
-        if row.get("in_plan") is not False and role_of(row) in (TRIAL, REPLICATE):
+        if row.get("in_plan") is not False and role_of(row) in (TRIAL, TUNING, REPLICATE):
             arm = row.get("arm")
             arms[row.get("task"), ("row", number) if arm is None else arm].append(row)
     return arms
@@ -61,7 +61,8 @@ def represent_arms(rows: Iterable[Row], pair_by: Sequence[str] = ("seed",), obje
     found: list[Row] = []
     for of_arm in group_arms(rows).values():
         replicates = [row for row in of_arm if role_of(row) == REPLICATE]
-        found += replicates or _choose_candidate(of_arm, pair_by, objective)
+        trials = [row for row in of_arm if role_of(row) == TRIAL]
+        found += replicates or (_choose_candidate(trials, pair_by, objective) if trials else [])
     return found
 
 

@@ -25,9 +25,11 @@ OBJECTIVE = "valid_error"
 _ALWAYS = (
     *("trial", "task", "arm", "candidate", "variant", "role", "in_plan", "status", "cause", "selection", "score"),
     *("test_error", "valid_error", "test_samples", "valid_samples", "proxy_distance", "device", "instance_type"),
+    *("split_seed", "train_samples", "reference_data", "valid_share", "validation_folds", "validation_fold"),
     *MACHINE_COLUMNS,
 )
-"""Columns that are read whatever is asked. All columns of a large sweep take gigabytes."""
+"""Columns that are read whatever is asked, those among them that say on which samples a floor must stand. All columns of a large sweep take
+gigabytes."""
 
 
 SCORES = ("test_error", "last_test_error", "valid_error", "last_valid_error", "valid_loss", "train_loss", "seconds")

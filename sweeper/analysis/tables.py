@@ -133,7 +133,7 @@ def findings(
     Raises:
         ConfigError: If the trials are not of one sweep.
     """
-    rows = _rows_of_one_sweep(trials)
+    rows = _rows_of_one_sweep(trials, pair_by)
     name = next((str(row["sweep"]) for row in rows if row.get("sweep")), "")
     sweep = SweepRows(name, rows, None if varied is None else tuple(varied), tuple(pair_by), objective, scheduler=scheduler)
     evidence = Evidence(

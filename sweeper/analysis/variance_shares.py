@@ -22,7 +22,7 @@ from sweeper.analysis.contrasts import NOT_COMPARED, crossed_with_variants
 from sweeper.analysis.factors import KNOB_OF, VARIANT, Factor, Row, cell, varying_columns
 from sweeper.analysis.matching import Key, deciding_columns
 from sweeper.analysis.paired import paired_t
-from sweeper.analysis.representatives import group_arms, is_usable, key_of, represent_arms, role_of, tuned_columns
+from sweeper.analysis.representatives import REPLICATE, group_arms, is_usable, key_of, represent_arms, role_of, tuned_columns
 from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY
 
 ANOVA, FANOVA = "anova", "fanova"
@@ -213,7 +213,7 @@ def _tuned_shares(task: Any, rows: Sequence[Row], tuned: Sequence[str], pair_by:
     """Shares of the tuned knobs among the candidates of each arm, as means over arms, with an interval over seeds."""
     by_key: dict[Key, list[Mapping[str, float]]] = defaultdict(list)
     for of_arm in group_arms(rows).values():
-        candidates = [row for row in of_arm if role_of(row) == "trial" and is_usable(row, objective)]
+        candidates = [row for row in of_arm if role_of(row) != REPLICATE and is_usable(row, objective)]
         for key in sorted({key_of(row, pair_by) for row in candidates}):
             of_seed = [row for row in candidates if key_of(row, pair_by) == key]
             if len({row.get("candidate") for row in of_seed}) >= MIN_CANDIDATES:

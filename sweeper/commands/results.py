@@ -12,9 +12,7 @@ from sweeper.commands.options import FormatOption, ResultsOption, StoreOption, r
 
 @report_errors
 def query(
-    sql: Annotated[
-        str, typer.Argument(metavar="SQL", help="One SELECT over `trials`, `metrics`, `stages`, `floors`; see docs/results.md.")
-    ],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over `trials`, `metrics`, `stages`, `floors`: docs/results.md.")],
     results: ResultsOption = "results",
     format: FormatOption = "table",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,

@@ -86,9 +86,8 @@ class ResultStore(TableFiles):
         """
         if rows:
             now, columns = datetime.now(UTC), schema("floors")
-            self._write_rows(
-                [pa.Table.from_pylist([{**row.cells(), "computed_at": now} for row in rows], schema=columns)], columns, "floors"
-            )
+            table = pa.Table.from_pylist([{**row.cells(), "computed_at": now} for row in rows], schema=columns)
+            self._write_rows([table], columns, "floors")
 
     def floors(self, by: Sequence[str] = FLOOR_IDENTITY) -> list[dict[str, Any]]:
         """The latest row of each model on each task and split.

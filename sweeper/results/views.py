@@ -55,8 +55,9 @@ CREATE_VIEWS = f"""
     ) = 1;
 
     CREATE VIEW floors AS
-    FROM {STORED_FLOORS} QUALIFY row_number() OVER (PARTITION BY {", ".join(FLOOR_IDENTITY)} 
-    ORDER BY task_digest IS NULL, computed_at DESC) = 1;
+    FROM {STORED_FLOORS} QUALIFY row_number() OVER (
+        PARTITION BY {", ".join(FLOOR_IDENTITY)} ORDER BY task_digest IS NULL, computed_at DESC
+    ) = 1;
 """
 """Windows are over trials only, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded` instead."""
 

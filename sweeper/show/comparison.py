@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.associations import Trend, find_trends
+from sweeper.analysis.beside_floors import add_floors, arms_beside_floors
 from sweeper.analysis.comparison import ALPHA, Comparison, compare
 from sweeper.analysis.description import interquartile_means, rank_levels
 from sweeper.analysis.effect import Effect, to_table
 from sweeper.analysis.factors import spell_value
+from sweeper.analysis.floors import Floors, describe_floors
 from sweeper.analysis.margins import DEFAULT_MARGIN
 from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE
 from sweeper.analysis.sweep_rows import read_sweep_rows
@@ -79,11 +82,15 @@ def show_comparison(workspace: Workspace, name: str, options: Mapping[str, Any],
     """
     check_format(format)
     comparison = compare_sweep(workspace, name, options, allow_unfair)
+    floors = Floors.read(workspace.results)
+    comparison = replace(comparison, effects=add_floors(comparison, floors))
     if format == "json":
         return json.dumps([effect.to_data() for effect in comparison.effects], indent=1) + "\n"
     if format == "csv":
         return render(to_table(comparison.effects), format)
-    return describe_comparison(comparison, name) if format == "table" else render(_short_table(comparison), format)
+    if format == "table":
+        return describe_comparison(comparison, name, floors, workspace.uri)
+    return render(_short_table(comparison), format)
 
 
 _SHORT = ("task", "level", "level_mean", "baseline_mean", "difference", "relative", "low", "high", "p_adjusted", "n", "verdict")
@@ -95,8 +102,15 @@ def _short_table(comparison: Comparison) -> pa.Table:
     return to_table(comparison.effects).select([*_SHORT[:2], *within, *_SHORT[2:]])
 
 
-def describe_comparison(comparison: Comparison, name: str) -> str:
-    """A comparison as text that fits the terminal."""
+def describe_comparison(comparison: Comparison, name: str, floors: Floors, uri: str) -> str:
+    """A comparison as text that fits the terminal.
+
+    Args:
+        comparison: The comparison.
+        name: Name of the sweep.
+        floors: What models without a transformer reach.
+        uri: Folder or URI of the results, for the advice how to get floors.
+    """
     baseline = comparison.factor.spell(comparison.baseline)
     head = f"{name}: {comparison.metric} by {comparison.factor.name}, each level against {baseline}. Lower is better."
     parts = [_fill(head)]
@@ -104,9 +118,16 @@ def describe_comparison(comparison: Comparison, name: str) -> str:
     groups: dict[Any, list[Effect]] = {}
     for effect in comparison.effects:
         groups.setdefault((effect.task, json.dumps(effect.within)), []).append(effect)
+    told = set[Any]()
     for (task, _), effects in groups.items():
         within = next(iter((effects[0].within or {}).items()), None)
-        parts.append(_describe_tasks(effects, baseline) if task is None else _describe_task(effects, baseline, trends.get((task, within))))
+        if task is None:
+            parts.append(_describe_tasks(effects, baseline))
+            continue
+        arms = arms_beside_floors(comparison, task, floors) if task not in told else []  # once for all values of --within
+        told.add(task)
+        beside = describe_floors(task, arms, uri) if arms else []
+        parts.append(_describe_task(effects, baseline, trends.get((task, within)), beside))
     parts.append("".join(_fill(line) for line in (*_describe_levels(comparison), *_footer(comparison))))
     return "\n".join(parts)
 
@@ -120,7 +141,7 @@ def _title(effect: Effect) -> str:
     return f"{effect.task or 'over tasks'}{f', with {within}' if within else ''}"
 
 
-def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None) -> str:
+def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None, beside: Sequence[str]) -> str:
     columns: dict[str, Sequence[Any]] = {
         "level": list(map(_level, effects)),
         "error": [_number(effect.level_mean) for effect in effects],
@@ -139,7 +160,10 @@ def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None
     if len(seeds) == 1:
         columns.pop("seeds")
         text += f"; {min(seeds)} seed{'' if seeds == {1} else 's'}"
-    lines = (*_margins(measured), *_notes(effects), *_trend(trend))
+    contexts = {effect.contexts for effect in effects}
+    if max(contexts) > 1:
+        text += f", averaged over {min(contexts)}{f' to {max(contexts)}' if len(contexts) > 1 else ''} contexts"
+    lines = (*_margins(measured), *_notes(effects), *_trend(trend), *beside)
     return _fill(text) + _fit(columns, ["error", "seeds"]) + "".join(_fill(line, "  ") for line in lines)
 
 

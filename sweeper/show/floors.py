@@ -90,7 +90,7 @@ def _describe(cases: Sequence[FloorCase], rows: Sequence[Mapping[str, Any]]) -> 
         text = f"{title}\n"
         if sizes is not None:
             lines = [[*(row[column] for column in _SHOWN), _settings(row)] for row in of_case]
-            text += text_table([*_SHOWN, "settings"], lines, terminal_width())
+            text += text_table([*_SHOWN.values(), "settings"], lines, terminal_width())
         text += "".join(f"{textwrap.fill(reason, terminal_width(), break_on_hyphens=False)}\n" for reason in _reasons(of_case))
         if (best := known.best([case])) is not None:
             text += f"best by validation: {best.model}, test error {best.test_error:.3g}\n"
@@ -98,8 +98,8 @@ def _describe(cases: Sequence[FloorCase], rows: Sequence[Mapping[str, Any]]) -> 
     return "\n".join(parts)
 
 
-_SHOWN = ("model", "valid_error", "test_error", "fitted_samples", "seconds")
-"""Columns that people are shown of each model."""
+_SHOWN = {name: name for name in ("model", "valid_error", "test_error")} | {"fitted_samples": "fitted", "seconds": "seconds"}
+"""Columns that people are shown of each model -> their heads."""
 
 
 def _settings(row: Mapping[str, Any]) -> str:

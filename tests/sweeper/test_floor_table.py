@@ -182,6 +182,35 @@ def test_best_shows_the_floor_beside_the_arms(two):
     assert [(row["best_floor"], row["floor_model"]) for row in csv.DictReader(io.StringIO(result.stdout))] == [("0.008", "svm")] * 2
 
 
+def test_each_arm_stands_beside_the_floor_of_its_own_samples(store):
+    """As rows are stored and read back: their splits alone tell which floor is theirs."""
+    space = {"train_samples": {"grid": [50, 100]}, "split_seed": {"grid": [0, 1]}}
+    plan = make_plan(parse_space({"name": "few", "base": {"task": "digits"}, "space": space}))
+    store.save_plan("few", plan.hash, plan_note(plan))
+    recorder = Recorder(store, "few", "valid_error")
+    for trial in plan.trials:
+        recorder.start(trial, device="cpu")
+        recorder.end(trial.id, {"status": "COMPLETE", "valid_error": 0.5, "test_error": 0.5})
+    recorder.flush()
+    cases = [(samples, seed) for samples in (50, 100, None) for seed in (0, 1)]
+    store.append_floors([floor("svm", 0.1, (samples or 0) + seed / 10, train_samples=samples, split_seed=seed) for samples, seed in cases])
+    found = {(row["train_samples"], row["split_seed"]): row["best_floor"] for row in best_arms(Workspace(store.uri), "few", 9).to_pylist()}
+    assert found == {(samples, seed): samples + seed / 10 for samples, seed in cases if samples}
+
+
+def test_a_sweep_of_one_split_stands_beside_the_floor_of_its_samples(store):
+    """The knobs of the split are not among what the sweep varies, and are read all the same."""
+    plan = make_plan(parse_space({"name": "few", "base": {"task": "digits", "train_samples": 50, "split_seed": 1}}))
+    store.save_plan("few", plan.hash, plan_note(plan))
+    recorder = Recorder(store, "few", "valid_error")
+    recorder.start(plan.trials[0], device="cpu")
+    recorder.end(plan.trials[0].id, {"status": "COMPLETE", "valid_error": 0.5, "test_error": 0.5})
+    recorder.flush()
+    store.append_floors([floor("svm", 0.1, 0.1), floor("ridge", 0.3, 0.3, train_samples=50, split_seed=1)])
+    (row,) = best_arms(Workspace(store.uri), "few", 9).to_pylist()
+    assert (row["best_floor"], row["floor_model"]) == (0.3, "ridge")
+
+
 def test_best_without_floors_says_how_to_get_them(two):
     text = " ".join(describe_best(two, "two", 5).split())
     assert f"Not compared with models that need no transformer: `sweeper floors digits --results {two.uri}` computes them." in text

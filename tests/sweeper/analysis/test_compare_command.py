@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from made_rows import cross
 from typer.testing import CliRunner
 
+from orca_core.floors.rows import FloorRow
 from sweeper import Results
 from sweeper.analysis import effects
 from sweeper.analysis.comparison import compare
@@ -122,6 +124,21 @@ def test_the_text_says_what_is_found(workspace, simulate):
     assert "cover the draws of training by seed, on one split of the data; not other splits or pretrained bodies." in text
     allowed = sweeper(workspace, "compare", "quick", "--factor", "align.epochs", "--baseline", "0", "--allow-unfair")
     assert "none: not fair" not in allowed
+
+
+def test_the_best_floor_stands_beside_the_arms(workspace, simulate):
+    """It is the one of the split on which the sweep ran; on the other task none is known."""
+    simulate(QUICKSTART | {"base": {"split_seed": 3}}, noisy())
+    known = {"task": "digits", "status": "COMPLETE", "version": 1, "sklearn_version": "1", "numpy_version": "2", "score": "1-accuracy"}
+    best = FloorRow(**known, model="svm", split_seed=3, valid_error=0.01, test_error=0.0125)
+    worse = FloorRow(**known, model="majority", split_seed=3, valid_error=0.9, test_error=0.9)
+    workspace.results.append_floors([best, worse, replace(best, split_seed=0, test_error=0.5)])
+    options = ("quick", "--factor", "align.epochs", "--baseline", "0")
+    assert [row["floor"] for row in as_json(workspace, *options)] == [{"model": "svm", "test_error": 0.0125}, None, None]
+    assert [row["floor"] for row in as_json(workspace, *options, "--metric", "valid_error")] == [None, None, None]
+    text = " ".join(sweeper(workspace, "compare", *options, "--within", "freezing").split())
+    assert text.count("No evidence of transfer on digits: svm 0.0125, best arm 0.") == 1, "once for all values of freezing"
+    assert "`sweeper floors openml/1510 --set split_seed=3" in text
 
 
 def test_a_failed_trial_is_missing_and_one_that_was_not_planned_is_not(workspace, simulate):

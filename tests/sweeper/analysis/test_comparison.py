@@ -223,6 +223,11 @@ def test_all_faults_are_told_at_once():
     assert {fault.path for fault in caught.value.faults} == {"--by", "--margin", "--alpha", "--metric", "--baseline"}
 
 
+def test_over_tasks_alone_takes_two_tasks():
+    with pytest.raises(ConfigError, match="--by: must be task"):
+        compare([row for row in ROWS if row["task"] == "digits"], "align.epochs", 0, by="all")
+
+
 def test_effects_of_an_arrow_table_are_those_of_its_rows():
     found = effects(pa.Table.from_pylist(ROWS), "align.epochs", 0).to_pylist()
     compared = compare(ROWS, "align.epochs", 0).effects

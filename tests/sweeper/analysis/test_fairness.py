@@ -42,11 +42,20 @@ def candidates(rows, counts, **cells):
     ]
 
 
+def replicated(counts):
+    """Arms that were tuned with so many candidates and then compared on fresh seeds, each at its own best rate."""
+    tuning = [row | {"role": "tuning"} for row in candidates(fair_rows(), counts)]
+    best = {0: 0, 5: 1}
+    chosen = [row for row in tuning if row["candidate"] == best[row["align_epochs"]]]
+    return [*tuning, *(row | {"role": "replicate", "trial": f"r{row['trial']}"} for row in chosen)]
+
+
 def level(row):
     return row["align_epochs"] == 5
 
 
 UNFAIR = {
+    "unequal-tuning of replicates": (replicated({0: 2, 5: 3}), {}),
     "unequal-tuning": (candidates(fair_rows(), {0: 2, 5: 3}), {}),
     "best-of-unequal": (candidates(fair_rows(), {0: 3, 5: 3}, status="FAIL", cause="not-finite"), {}),
     "early-stopped": (candidates(fair_rows(), {0: 3, 5: 3}, status="PRUNED", cause="asha after epoch 2"), {}),
@@ -58,9 +67,9 @@ UNFAIR = {
 }
 
 
-@pytest.mark.parametrize("flag", UNFAIR)
-def test_what_is_not_fair_is_flagged_and_gets_no_verdict_unless_it_is_asked_for(flag):
-    rows, options = UNFAIR[flag]
+@pytest.mark.parametrize("case", UNFAIR)
+def test_what_is_not_fair_is_flagged_and_gets_no_verdict_unless_it_is_asked_for(case):
+    (rows, options), flag = UNFAIR[case], case.partition(" ")[0]
     effect = effect_of(rows, **options)
     assert effect.flags == (flag,)
     assert effect.verdict is None
@@ -72,6 +81,7 @@ def test_what_is_not_fair_is_flagged_and_gets_no_verdict_unless_it_is_asked_for(
 
 FAIR = {
     "nothing is the matter": (fair_rows(), {}),
+    "equal tuning, then replicates": (replicated({0: 3, 5: 3}), {}),
     "equal tuning": (candidates(fair_rows(), {0: 3, 5: 3}), {}),
     "candidates stopped on both sides": (
         change(candidates(fair_rows(), {0: 3, 5: 3}), lambda row: row["candidate"] > 0, status="PRUNED"),
@@ -103,6 +113,21 @@ def test_what_does_not_go_with_the_arm_is_a_note():
     assert "Missing pairs: seed 3: neither trial is there (FAIL data)." in lost.notes
     assert lost.pairs_missing == ({"seed": 3, "context": {}, "side": "both", "why": "FAIL data"},)
     assert any("chose their epochs by test error" in note for note in effect_of(FAIR["both chose by test"][0]).notes)
+
+
+def test_what_a_tuned_arm_stands_for_is_told():
+    notes = effect_of(candidates(fair_rows(), {0: 3, 5: 3})).notes
+    assert "Each arm stands for the best of its 3 candidates by valid_error." in notes
+    assert (
+        "Each arm stands for the best of its 3 candidates by valid_error, run again on fresh seeds."
+        in effect_of(replicated({0: 3, 5: 3})).notes
+    )
+
+
+def test_candidates_that_were_chosen_by_test_error_are_a_note():
+    rows = candidates(fair_rows(), {0: 3, 5: 3})
+    assert any("Candidates were chosen by test_error" in note for note in effect_of(rows, objective="test_error").notes)
+    assert not any("Candidates were chosen" in note for note in effect_of(rows).notes)
 
 
 def test_the_missing_trial_is_named():

@@ -150,9 +150,8 @@ def test_the_function_on_tables_says_what_the_command_says(simulate, workspace):
 
 
 def test_a_section_of_which_one_knob_varies_is_compared(simulate, workspace):
-    simulate(
-        {"name": "s", "space": {"body": {"grid": ["mini-swin", "mini-roberta"]}}, "base": {"task": "digits"}, "seeds": 3}, lambda c: 0.1
-    )
+    space = {"body": {"grid": ["mini-swin", "mini-roberta"]}}
+    simulate({"name": "s", "space": space, "base": {"task": "digits"}, "seeds": 3}, lambda cells: 0.1)
     done = RUNNER.invoke(app, ["compare", "s", "--factor", "body", "--baseline", "mini-swin", "--results", workspace.uri])
     assert done.exit_code == 0, done.output
     assert "no difference" in done.output
