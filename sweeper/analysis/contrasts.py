@@ -185,6 +185,10 @@ def paired_differences(
         faults.append(Fault("--metric", "must be a column of numbers of `trials`", metric, nearest(metric, known)))
     try:
         found = find_factor(factor, chosen) if isinstance(factor, str) else factor
+        if fixed := [column for column in found.columns if column in {*pair_by, *tuned}]:
+            remedy = "An arm is compared at its best candidate; see `sweeper importance`." if fixed[0] in tuned else ""
+            rule = f"must not be {'tuned within the arms' if fixed[0] in tuned else 'varied by the seeds'}"
+            raise ConfigError([Fault("--factor", rule, found.name, remedy)])
         against = find_level(found, list_levels(found, chosen), baseline)
     except ConfigError as error:
         raise ConfigError([*faults, *error.faults]) from None
@@ -195,10 +199,6 @@ def paired_differences(
         except ConfigError as error:
             faults += error.faults
     left_out = {*NOT_COMPARED, *found.columns, *pair_by, *tuned}
-    if fixed := [column for column in found.columns if column in {*pair_by, *tuned}]:
-        remedy = "An arm is compared at its best candidate; see `sweeper importance`." if fixed[0] in tuned else ""
-        rule = f"must not be {'tuned within the arms' if fixed[0] in tuned else 'varied by the seeds'}"
-        faults.append(Fault("--factor", rule, found.name, remedy))
     if inner is not None and (len(inner.columns) > 1 or inner.columns[0] in {*left_out, VARIANT}):
         faults.append(Fault("--within", "must be a single knob other than the factor, not tuned", within))
     if faults:

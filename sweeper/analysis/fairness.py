@@ -102,6 +102,9 @@ def _about_tuning(arms: Sequence[tuple[ArmFacts, ArmFacts]], objective: str, met
         yield Remark("best-of-unequal", text)
     if any(one.is_replicated != other.is_replicated for one, other in arms):
         yield Remark("unequal-replication", "One side is compared on fresh seeds, the other on those by which it was chosen.")
+    if tuned := next((one for one, other in arms if one.candidates == other.candidates > 1), None):
+        fresh = ", run again on fresh seeds" if tuned.is_replicated else ""
+        yield Remark("", f"Each arm stands for the best of its {tuned.candidates} candidates by {objective}{fresh}.")
     is_tuned = any(max(one.candidates, other.candidates) > 1 and not one.is_replicated for one, other in arms)
     if is_tuned and (objective == metric or objective.startswith("test")):
         yield Remark("", f"Candidates were chosen by {objective}, so errors are too low on both sides.")

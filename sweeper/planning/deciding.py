@@ -9,7 +9,7 @@ depends on the scores alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,13 +151,23 @@ class Deciding:
                 self._awaited.discard(told)
             if self._awaited:
                 break
-            self._take(score_of, [trial for key in open_arms for trial in self._arms[key][0].trials])
+            self._take(score_of, seeds)
             told = None
         return {}
 
-    def _take(self, score_of: ScoreOf, trials: Iterable[PlannedTrial]) -> None:
-        """Take a look: the scores of all these trials are known."""
-        rows = [_row(self._space, trial, score_of(trial) or {}) for trial in trials]
+    def _take(self, score_of: ScoreOf, seeds: int) -> None:
+        """Take the look after so many seeds: all scores of the arms of open contrasts are known.
+
+        The other arms have rows, too, as which knobs make up a context depends on all arms. So do those that are compared with nothing,
+        whose scores are not waited for and must not count.
+        """
+        compared, seen = frozenset().union(*self.contrasts.values()), set(self._space.seeds[:seeds])
+        rows = [
+            _row(self._space, trial, (score_of(trial) if key in compared else None) or {})
+            for key, of_key in self._arms.items()
+            for trial in of_key[0].trials
+            if trial.config.seed in seen
+        ]
         by_name = {name_of(contrast): contrast for contrast in compare(self._space, rows)}
         margin = parse_margin(self._question.margin)
         for name, decision in self.decisions.items():

@@ -145,7 +145,10 @@ FAULTS = {
     "name that is no file name": ("name: a/b", "name: must be usable as a file name: letters, digits, dots, dashes, underscores, at most"),
     "unknown metric": ("metric: accuracy", "metric: must be a metric that tasks report, but got 'accuracy'. Known: test_error, train_lo"),
     "metric on the test set": ("metric: test_error", "metric: must not use the test set, but got 'test_error'. Select on validation"),
-    "unknown scheduler": ("scheduler: ahsa", "scheduler.name: must be one of fifo, asha, median, but got 'ahsa'. Did you mean 'asha'?"),
+    "unknown scheduler": (
+        "scheduler: ahsa",
+        "scheduler.name: must be one of fifo, asha, hyperband, median, but got 'ahsa'. Did you mean 'asha'?",
+    ),
     "early stopping with nothing tuned": (
         "scheduler: asha",
         "scheduler.among: must be task for asha when nothing is tuned: each arm has one candidate then, and nothing to compare it with, "

@@ -228,6 +228,15 @@ def test_replicates_take_the_place_of_the_trials_by_which_they_were_chosen():
     assert (found.keys, found.differences) == (((7,), (8,)), pytest.approx((-0.1, -0.1)))
 
 
+def test_tuned_knobs_and_what_seeds_vary_are_no_factors():
+    rows = tuned([0.3, 0.2], [0.1, 0.35], "a", 5) + tuned([0.3, 0.4], [0.3, 0.1], "b", 0)
+    with pytest.raises(ConfigError, match=r"--factor: must not be tuned within the arms, but got 'finetune.lr'"):
+        paired_differences(rows, "finetune.lr", "7")
+    rows = cross({"seed": [0, 1], "split_seed": [0, 1], "align_epochs": [0, 5]}, lambda cells: 0.5)
+    with pytest.raises(ConfigError, match="--factor: must not be varied by the seeds"):
+        paired_differences(rows, "split_seed", 0, ("seed", "split_seed"))
+
+
 # ------------------------------------------------------------------------------------------------------------------------ faults
 
 

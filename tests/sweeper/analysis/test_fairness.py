@@ -115,6 +115,15 @@ def test_what_does_not_go_with_the_arm_is_a_note():
     assert any("chose their epochs by test error" in note for note in effect_of(FAIR["both chose by test"][0]).notes)
 
 
+def test_what_a_tuned_arm_stands_for_is_told():
+    notes = effect_of(candidates(fair_rows(), {0: 3, 5: 3})).notes
+    assert "Each arm stands for the best of its 3 candidates by valid_error." in notes
+    assert (
+        "Each arm stands for the best of its 3 candidates by valid_error, run again on fresh seeds."
+        in effect_of(replicated({0: 3, 5: 3})).notes
+    )
+
+
 def test_candidates_that_were_chosen_by_test_error_are_a_note():
     rows = candidates(fair_rows(), {0: 3, 5: 3})
     assert any("Candidates were chosen by test_error" in note for note in effect_of(rows, objective="test_error").notes)
