@@ -31,7 +31,7 @@ BURGERS_VISCOSITY, BURGERS_TIME, BURGERS_STEPS = 0.04 / math.pi, 0.5, 100
 """nu / pi with one of PDEBench's nu. ORCA's PDE-Burgers has nu 1, under which a state has almost vanished by t = 2."""
 
 DARCY_SIDE, DARCY_SCALE = 32, 100.0
-"""Cells on a side of the unit square; what pressures of about 0.01 are multiplied by."""
+"""Cells on a side of the unit square in `darcy-mini`; what pressures of about 0.01 are multiplied by."""
 
 
 def load_advection(spec: TaskSpec, split_seed: int) -> TaskData:
@@ -53,18 +53,28 @@ def load_burgers(spec: TaskSpec, split_seed: int) -> TaskData:
 
 
 def load_darcy(spec: TaskSpec, split_seed: int) -> TaskData:
-    """400 / 50 / 50 squares; y is 100 times the pressure, (n, 1, 32, 32).
+    """400 / 50 / 50 squares of 32 x 32 cells, see `_darcy`."""
+    return _darcy(DARCY_SIDE, split_seed, draws=3)
 
-    x is (n, 3, 32, 32): the standardised coefficient and, as in the reference's Darcy Flow, the two coordinates of each cell,
+
+def load_darcy_16(spec: TaskSpec, split_seed: int) -> TaskData:
+    """The same of 16 x 16 cells, other squares: as fine as mini-swin's answers."""
+    return _darcy(16, split_seed, draws=5)
+
+
+def _darcy(side: int, split_seed: int, draws: int) -> TaskData:
+    """400 / 50 / 50 squares; y is 100 times the pressure, (n, 1, side, side).
+
+    x is (n, 3, side, side): the standardised coefficient and, as in the reference's Darcy Flow, the two coordinates of each cell,
     also standardised. A Swin knows no absolute position by itself, and the pressure is zero on the boundary.
     """
     import numpy as np
 
-    coefficients = random_coefficients(np.random.Generator(np.random.PCG64(3)), samples=500, side=DARCY_SIDE)
+    coefficients = random_coefficients(np.random.Generator(np.random.PCG64(draws)), samples=500, side=side)
     pressures = np.stack([solve_darcy(coefficient) for coefficient in coefficients])
-    centres = (np.arange(DARCY_SIDE) + 0.5) / DARCY_SIDE
+    centres = (np.arange(side) + 0.5) / side
     grid = np.stack(np.meshgrid(centres, centres, indexing="ij"))
-    inputs = ArrayInputs((1, DARCY_SIDE, DARCY_SIDE), (Coordinates(grid),), about="coefficients")
+    inputs = ArrayInputs((1, side, side), (Coordinates(grid),), about="coefficients")
     unit = f"{DARCY_SCALE:g} times the pressure"
     return standardise(_split(inputs, coefficients[:, None], DARCY_SCALE * pressures[:, None], split_seed, num_held_out=50, unit=unit))
 

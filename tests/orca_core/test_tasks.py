@@ -33,6 +33,7 @@ SIZES = {
     "advection-mini": (600, 100, 100),
     "burgers-mini": (600, 100, 100),
     "darcy-mini": (400, 50, 50),
+    "darcy-16": (400, 50, 50),
 }
 SHAPES = {
     "digits": ((1, 8, 8), (10,)),
@@ -43,6 +44,7 @@ SHAPES = {
     "advection-mini": ((1, 128), (1, 128)),
     "burgers-mini": ((1, 128), (1, 128)),
     "darcy-mini": ((3, 32, 32), (1, 32, 32)),
+    "darcy-16": ((3, 16, 16), (1, 16, 16)),
 }
 
 
