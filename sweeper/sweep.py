@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from orca_core.errors import ConfigError, Fault
+from orca_core.errors import ConfigError, Fault, StoreUnavailableError
 from orca_core.patience import Trouble
 from sweeper.analysis.machines import COLUMNS
 from sweeper.planning.cost import CostModel
@@ -69,12 +69,17 @@ def run_space(
 
     Raises:
         ConfigError: If the space, the data or the machines do not allow it, or another process drives the sweep. Nothing was started.
+        StoreUnavailableError: If results or stages are out of reach before the first trial or after the last.
         SweepCutError: If the sweep was ended early because the disk is full, Ray was lost, or another run has taken the sweep over.
     """
     notifier = Notifier(parse_command(notify)) if notify is not None else None
     workspace, minutes = Workspace.of(workspace), space.budget.storage_minutes
-    with workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble):
-        return _run_space(space, workspace, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
+    try:
+        with workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble):
+            return _run_space(space, workspace, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
+    except StoreUnavailableError as error:
+        remedy = "If the address is right, run the same command again once the storage answers; what has been finished is kept."
+        raise StoreUnavailableError(f"{error} {remedy}") from None
 
 
 def _run_space(

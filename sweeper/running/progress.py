@@ -84,6 +84,10 @@ class Progress:
         """Say in a line of its own that something keeps the sweep from going on, or no longer does."""
         self.console.print(escape(notice.text), highlight=False, soft_wrap=True, style="green" if notice.is_over else "yellow")
 
+    def say(self, text: str) -> None:
+        """Say something in a line of its own."""
+        self.console.print(escape(text), highlight=False, soft_wrap=True, style="yellow")
+
     def line(self) -> str:
         """The state in one line: what hinders it, trials done, running and failed, nodes, work reused, best so far, time left."""
         ended = self.recorder.ended.values()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orca_core.patience import describe_seconds
+
 SETTLE_S = 2.0
 """Seconds for which something has to last before it is told, and to be gone before it is told to be over."""
 
@@ -201,7 +203,7 @@ class Notice:
     def text(self) -> str:
         """In sentences."""
         if self.is_over:
-            return f"{self.sweep}: over after {_duration(time.time() - self.since)}: {self.reason.text}"
+            return f"{self.sweep}: over after {describe_seconds(time.time() - self.since)}: {self.reason.text}"
         return f"{self.sweep}: {self.reason.text} {self.reason.remedy}"
 
     def cells(self) -> dict[str, Any]:
@@ -269,7 +271,7 @@ class Reasons:
         if not (held := self._current):
             return ""
         others = f" (and {len(held) - 1} more)" if len(held) > 1 else ""
-        return f"{held[0].reason.clause} for {_duration(self._clock() - held[0].first)}{others}"
+        return f"{held[0].reason.clause} for {describe_seconds(self._clock() - held[0].first)}{others}"
 
     def facts(self) -> list[dict[str, Any]]:
         """What others are told with the driver's claim, as JSON data. May be called from another thread."""
@@ -277,12 +279,6 @@ class Reasons:
             {"kind": held.reason.kind, "text": held.reason.text, "remedy": held.reason.remedy, "for_s": round(self._clock() - held.first)}
             for held in self._current
         ]
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds} s"
 
 
 def reasons_table() -> str:

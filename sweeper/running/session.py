@@ -33,6 +33,7 @@ from sweeper.planning.planner import Planner
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
+from sweeper.results.views import INTERRUPTED
 from sweeper.results.workspace import Workspace
 from sweeper.running.dispatch import make_job
 from sweeper.running.job import TrialJob
@@ -450,6 +451,23 @@ class Session:
         if given_up := self._workspace.patience.given_up:
             self._ending, self.reason = Outcome.STORE_LOST, given_up
             self._workspace.patience.stop(after_s=LAST_ROWS_S)
+
+    @property
+    def num_interrupted(self) -> int:
+        """How many trials were cut short when the run ended; they go on in the next one."""
+        return sum(ended.status == INTERRUPTED for ended in self.recorder.ended.values())
+
+    @property
+    def ending_note(self) -> str:
+        """What is said when the run begins to end, if it would otherwise be silent for a while; empty if it would not."""
+        if self._ending is not Outcome.STORE_LOST:
+            return ""
+        count, minutes = len(self._reports) + len(self._paused), self.space.budget.storage_minutes
+        are = "trial is" if count == 1 else "trials are"
+        return (
+            f"{self.space.name}: storage has been out of reach for as long as budget.storage_minutes ({minutes:g}) allows. "
+            f"The sweep ends: {count} {are} interrupted, and the last rows are tried for another {LAST_ROWS_S:g} s."
+        )
 
     def drop_unneeded(self) -> None:
         """Drop states that no trial needs any more and whose rows are written."""
