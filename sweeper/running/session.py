@@ -246,7 +246,7 @@ class Session:
         elif cause in NODE_CAUSES and trial_id in self._running:
             if self.nodes.blame(trial_id, cause, result["error"]):
                 host = self.nodes.host(self.nodes.node_of(trial_id))
-                error = f"{host}: {cause}: {result['error']}; the trial was started again on another machine"
+                error = f"{host}: {cause}: {result['error']}; the trial is started again on another machine"
                 self._start_again(trial_id, dict(result) | {"cause": "infrastructure", "error": error})
                 return
             self._end_if_hopeless(result["error"])
@@ -310,12 +310,12 @@ class Session:
             return
         self.nodes.place(trial_id, loss.node)
         if loss.cause == "process-start" and self.nodes.blame(trial_id, loss.cause, loss.error):
-            self._start_again(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": loss.error})
+            self._start_again(trial_id, {"cause": "infrastructure", "error": f"{loss.error}; the trial is started again on another machine"})
             return
         loss = replace(loss, is_announced=loss.is_announced or self.nodes.was_draining(loss.node))
         if self._restarts.lose(trial_id, loss):
-            error = f"{loss.error}; the trial was started again"
-            self._start_again(trial_id, {"status": "FAIL", "cause": loss.cause, "error": error})
+            error = f"{loss.error}; the trial is started again"
+            self._start_again(trial_id, {"cause": loss.cause, "error": error})
             return
         if not self.recorder.has_begun(trial_id):  # also a trial whose process never came up has a row
             self.recorder.start(self._running[trial_id], device=self.space.device)
@@ -323,8 +323,12 @@ class Session:
         self._finish(trial_id, {"status": "FAIL", "cause": loss.cause, "error": f"{loss.error}, too often in a row"})
 
     def _start_again(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Record the end of an attempt, and let the trial wait for its next one."""
-        self.recorder.end(trial_id, result, starts_again=True)
+        """Record the end of an attempt, and let the trial wait for its next one.
+
+        Its row is INTERRUPTED: nothing is wrong with the trial, whether its next attempt starts in this run or, if that is killed
+        meanwhile, in a later one.
+        """
+        self.recorder.end(trial_id, dict(result) | {"status": INTERRUPTED}, starts_again=True)
         self._reached.forget(trial_id)
         self._reports.pop(trial_id, None)
         self.meter.stop(trial_id)

@@ -171,9 +171,12 @@ def _status_lines(workspace: Workspace, name: str | None) -> tuple[list[dict[str
         driver, begun, interrupted = driver_of(results, sweep), shown.count("RUNNING"), shown.count("INTERRUPTED")
         paused = min(driver.facts.get("paused", 0), begun) if driver else 0  # rows say RUNNING; only the driver knows
         planned = _count_planned(results, sweep)
+        pending = None if planned is None else max(0, planned - len(rows))
+        if driver and pending is not None:  # the driver starts again what was cut short, in an earlier run or with its machine
+            pending, interrupted = pending + interrupted, 0
         told.append(_describe_reasons(driver.facts) if driver else [])
         lines.append(
-            {"sweep": sweep, "planned": planned, "pending": None if planned is None else max(0, planned - len(rows))}
+            {"sweep": sweep, "planned": planned, "pending": pending}
             | {status.lower(): count for status, count in counts.items()}
             | {"running": begun - paused if driver else 0, "paused": paused}
             | {"interrupted": interrupted + (0 if driver else begun), "driver": str(driver) if driver else "none"}

@@ -26,7 +26,7 @@ from sweeper.running.progress import Progress
 from sweeper.running.reasons import KINDS, Notice, Reason, Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import OVERDUE_GRACE_S, Session
-from sweeper.show.results import describe_status
+from sweeper.show.results import arms_status, describe_status, sweep_status
 from sweeper.space.reading import parse_space
 
 ONE, TWO = Node("1" * 8, "node-1"), Node("2" * 8, "node-2")
@@ -370,6 +370,24 @@ def test_status_says_it_on_any_machine(tmp_path):
             text = describe_status(Workspace(sweep.workspace.uri), None)
     assert "s: No worker has come yet. A trial asks for 2 CPUs." in text
     assert "--wait bounds this. (for 10 s)" in text
+
+
+def test_a_lost_trial_waits_while_its_driver_lives_and_is_interrupted_if_the_driver_dies(sweep):
+    sweep.look(2)
+    trial = sweep.begin()
+    results = sweep.workspace.results
+    results.save_plan("s", sweep.plan.hash, plan_note(sweep.plan))
+    sweep.session.lose(trial.id, Loss(node=ONE.id))
+    sweep.recorder.flush()
+    assert sweep.workspace.sql("select status, cause, error from trial_status").rows() == [
+        {"status": "INTERRUPTED", "cause": "infrastructure", "error": "the worker's process or machine was lost; the trial is started again"}
+    ]
+    with claim_sweep(results, "s"):
+        (line,) = sweep_status(sweep.workspace, "s").to_pylist()
+        assert (line["pending"], line["fail"], line["interrupted"]) == (4, 0, 0)
+        assert [arm["failed"] for arm in arms_status(sweep.workspace, "s").to_pylist()] == [0]
+    (line,) = sweep_status(sweep.workspace, "s").to_pylist()
+    assert (line["pending"], line["fail"], line["interrupted"]) == (3, 0, 1)
 
 
 def test_progress_says_a_reason_in_a_line_of_its_own_once(capsys, sweep):
