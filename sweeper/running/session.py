@@ -310,7 +310,8 @@ class Session:
             return
         self.nodes.place(trial_id, loss.node)
         if loss.cause == "process-start" and self.nodes.blame(trial_id, loss.cause, loss.error):
-            self._start_again(trial_id, {"cause": "infrastructure", "error": f"{loss.error}; the trial is started again on another machine"})
+            error = f"{loss.error}; the trial is started again on another machine"
+            self._start_again(trial_id, {"cause": "infrastructure", "error": error})
             return
         loss = replace(loss, is_announced=loss.is_announced or self.nodes.was_draining(loss.node))
         if self._restarts.lose(trial_id, loss):

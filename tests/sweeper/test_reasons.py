@@ -379,9 +379,9 @@ def test_a_lost_trial_waits_while_its_driver_lives_and_is_interrupted_if_the_dri
     results.save_plan("s", sweep.plan.hash, plan_note(sweep.plan))
     sweep.session.lose(trial.id, Loss(node=ONE.id))
     sweep.recorder.flush()
-    assert sweep.workspace.sql("select status, cause, error from trial_status").rows() == [
-        {"status": "INTERRUPTED", "cause": "infrastructure", "error": "the worker's process or machine was lost; the trial is started again"}
-    ]
+    (row,) = sweep.workspace.sql("select status, cause, error from trial_status").rows()
+    error = "the worker's process or machine was lost; the trial is started again"
+    assert row == {"status": "INTERRUPTED", "cause": "infrastructure", "error": error}
     with claim_sweep(results, "s"):
         (line,) = sweep_status(sweep.workspace, "s").to_pylist()
         assert (line["pending"], line["fail"], line["interrupted"]) == (4, 0, 0)
