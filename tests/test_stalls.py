@@ -78,7 +78,7 @@ def test_a_sweep_without_a_worker_says_so_everywhere_and_begins_when_one_joins(l
     assert "s: No worker has come yet. A trial asks for 1 CPU." in status.stdout, status.stderr
     local_cluster.add_node(cpus=2)
     assert driver.end() == 0, driver.said
-    assert "s: over after" in driver.said
+    assert "s: a worker has joined (after " in driver.said
     assert re.search(r"4/4 trials, 0 running, 1 node, 1 joined, ", driver.said)
     assert [(notice["kind"], notice["is_over"]) for notice in driver.notices()] == [("no-worker", False), ("no-worker", True)]
     assert "Traceback" not in driver.said

@@ -399,7 +399,7 @@ def test_progress_says_a_reason_in_a_line_of_its_own_once(capsys, sweep):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("s: No worker has come yet. ")
-    assert lines[1].startswith("s: over after ")
+    assert re.fullmatch(r"s: a worker has joined \(after \d+ s\)\.", lines[1]), "not what is no longer so"
     assert shown.nodes is None
 
 
@@ -432,7 +432,10 @@ def test_a_command_gets_the_text_and_json_and_no_shell_sees_them(tmp_path):
         "is_over": False,
         "message": text,
     }
-    assert json.loads(second.split("|", 1)[1])["is_over"]
+    text, data = second.split("|", 1)
+    assert text.startswith("s: the rows could be written (after ")
+    over = json.loads(data)
+    assert (over["is_over"], over["text"], over["remedy"], over["message"]) == (True, "the rows could be written.", "", text)
 
 
 @pytest.mark.parametrize(
