@@ -34,7 +34,7 @@ _ENDED_EARLY = {
     Outcome.STORE_LOST: "storage stayed out of reach for as long as budget.storage_minutes allows; the sweep was ended. "
     "Run the same command to continue once the storage answers.",
     Outcome.LOST: "Ray's processes were lost; the sweep was ended. Finished work is kept; run the same command to continue.",
-    Outcome.NO_WORKER: "no worker came in time (--wait MINUTES); the sweep was ended. Run the same command to continue.",
+    Outcome.NO_WORKER: "no node that may run trials came in time (--wait MINUTES); the sweep was ended. Run the same command to continue.",
     Outcome.UNFIT: "no machine can run the trials; the sweep was ended after the first few. "
     "Mend the cause and run the same command to continue.",
 }

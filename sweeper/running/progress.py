@@ -128,8 +128,11 @@ class Progress:
 
 
 def _describe_nodes(nodes: Nodes) -> str:
-    """`3 nodes, 1 joined, 2 lost`."""
-    counted = f"{nodes.count} node{'' if nodes.count == 1 else 's'}"
+    """`3 nodes, 1 joined, 2 lost`; or `1 of 3 nodes may run trials` if something is wrong with the others."""
+    total = nodes.count + len(nodes.exclusions)
+    counted = f"{total} node{'' if total == 1 else 's'}"
+    if nodes.exclusions:
+        counted = f"{nodes.count} of {counted} may run trials"
     joined = f", {nodes.joined} joined" if nodes.joined else ""
     return counted + joined + (f", {nodes.lost} lost" if nodes.lost else "")
 

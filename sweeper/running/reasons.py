@@ -55,17 +55,26 @@ KINDS: Mapping[str, Kind] = {
     ),
     "no-worker": Kind(
         "waiting for the first worker",
-        "no node for trials has joined yet, or none that has may be used",
-        "Start a node with `ray start --address=...`, or look at the autoscaler with `ray status`; --wait bounds this.",
+        "no node for trials has joined yet",
+        "Start a node with `ray start --address=HOST:PORT`; where there is an autoscaler, see what it says with `ray status`. "
+        "--wait MINUTES bounds the wait.",
         "When a node joins.",
         "a worker has joined",
     ),
     "workers-lost": Kind(
         "no worker is left",
-        "all nodes for trials have gone or may not be used any more",
-        "Start a node with `ray start --address=...`, or look at the autoscaler with `ray status`.",
+        "all nodes for trials have gone",
+        "Start a node with `ray start --address=HOST:PORT`; where there is an autoscaler, see what it says with `ray status`.",
         "When a node joins.",
         "there is a worker again",
+    ),
+    "refused": Kind(
+        "no node may run trials",
+        "there are nodes, but something is wrong with each of them, which is said as well",
+        "Mend what is wrong with them, or start another node with `ray start --address=HOST:PORT`. If no trial has got anywhere yet, "
+        "--wait MINUTES bounds the wait.",
+        "When a node has been mended, or another one joins.",
+        "a node may run trials again",
     ),
     "no-fit": Kind(
         "no node fits a trial",
@@ -175,6 +184,9 @@ KINDS: Mapping[str, Kind] = {
 }
 """Kinds of reasons, what keeps most trials from running first."""
 
+_WITHOUT_WORKER = frozenset({"no-worker", "workers-lost", "refused", "no-fit"})
+"""Kinds of which one holds while no trial can run. When another of them takes its place, nothing is over."""
+
 _ORDER = {kind: number for number, kind in enumerate(KINDS)}
 
 
@@ -280,7 +292,7 @@ class Reasons:
                     notices.append(Notice(self.sweep, held.reason, held.since))
             elif not held.is_told or clock - held.last >= SETTLE_S:
                 del self._held[key]
-                if held.is_told:
+                if held.is_told and not (key[0] in _WITHOUT_WORKER and any(kind in _WITHOUT_WORKER for kind, _ in self._held)):
                     notices.append(Notice(self.sweep, held.reason, held.since, is_over=True))
         told = [held for held in self._held.values() if held.is_told]
         self._current = tuple(sorted(told, key=lambda held: (_ORDER[held.reason.kind], held.reason.about)))
@@ -297,7 +309,7 @@ class Reasons:
         """For the progress line: the most important reason, since when, and how many others there are; empty if there is none."""
         if not (held := self._current):
             return ""
-        others = f" (and {len(held) - 1} more)" if len(held) > 1 else ""
+        others = f" (and {len(held) - 1} other problem{'' if len(held) == 2 else 's'})" if len(held) > 1 else ""
         return f"{held[0].reason.clause} for {describe_seconds(self._clock() - held[0].first)}{others}"
 
     def facts(self) -> list[dict[str, Any]]:
