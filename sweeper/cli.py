@@ -85,9 +85,12 @@ def run(
     Example: `sweeper run quickstart --set sweep:seeds=1 --results /tmp/results`
     """
     from sweeper.results.workspace import Workspace
+    from sweeper.running.cluster_address import check_form
     from sweeper.space.reading import load_space
     from sweeper.sweep import run_space
 
+    if address is not None:
+        check_form(address)
     loaded = load_space(space, parse_settings(settings), name)
     return run_space(
         loaded,

@@ -16,6 +16,7 @@ from sweeper.planning.order import longest_path_first
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim, claim_sweep
+from sweeper.running.cluster_address import check_form
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.outcome import Outcome, SweepCutError
@@ -72,6 +73,8 @@ def run_space(
         StoreUnavailableError: If results or stages are out of reach before the first trial or after the last.
         SweepCutError: If the sweep was ended early because the disk is full, Ray was lost, or another run has taken the sweep over.
     """
+    if address is not None:
+        check_form(address)
     notifier = Notifier(parse_command(notify)) if notify is not None else None
     workspace, minutes = Workspace.of(workspace), space.budget.storage_minutes
     try:
@@ -218,5 +221,6 @@ def _launch(
             share=share,
             wait_minutes=wait_minutes,
         )
-    except ConfigError as error:  # raised by the cluster, which does not know the file
-        raise ConfigError(error.faults, planner.space.file) from None
+    except ConfigError as error:  # raised by the cluster, which does not know the file; an option of the command is not in it
+        is_option = all(fault.path.startswith("--") for fault in error.faults)
+        raise ConfigError(error.faults, "" if is_option else planner.space.file) from None

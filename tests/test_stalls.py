@@ -94,7 +94,7 @@ def test_the_wait_for_a_worker_ends_and_wrong_addresses_are_one_sentence(local_c
     )
     for address, sentence in {
         "ray://127.0.0.2:10001": "Give --address 127.0.0.2:6379, the port of `ray start --head`",
-        "127.0.0.2:9": "must be the address of a running Ray cluster ([Errno 111] Connection refused)",
+        "127.0.0.2:9": "must be the address of a running Ray cluster (nothing listens there)",
     }.items():
         done = local_cluster.sweeper("doctor", "--address", address, "--results", "results", folder=tmp_path)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
