@@ -181,7 +181,7 @@ for _command in (upkeep.rm, upkeep.clean, upkeep.compact, upkeep.doctor):
     app.command()(_command)
 
 
-app.add_typer(node.app, name="node", hidden=True)
+app.add_typer(node.app, name="node")
 
 
 def _catalogue(kind: str) -> Callable[..., None]:
