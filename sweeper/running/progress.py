@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ class Progress:
         done_before: Ids of trials finished by earlier runs. One that early stopping lets go on counts as new.
         quiet: Show nothing.
         reasons: Why the sweep cannot go on, or is slowed; None = nothing is known of that.
+        clock: Monotonic clock, in seconds.
 
     Attributes:
         nodes: The machines of a cluster, to be shown; None if the sweep runs on this machine.
@@ -42,6 +44,7 @@ class Progress:
         done_before: Iterable[str] = (),
         quiet: bool = False,
         reasons: Reasons | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.recorder, self.total, self._done_before = recorder, total, frozenset(done_before)
         self.console = Console(file=sys.stderr, quiet=quiet)
@@ -49,8 +52,10 @@ class Progress:
         self._reasons = reasons
         if reasons is not None:
             reasons.listeners.append(self.tell)
-        self._started = time.monotonic()
-        self._last = 0.0
+        self._clock = clock
+        self._started = self._seen_at = clock()
+        self._busy_s = 0.0
+        self._last = -math.inf
         self._live: _TerminalLine | _NotebookLine | None = None
         if not quiet:
             self._live = _NotebookLine() if is_notebook() else _TerminalLine(self.console) if self.console.is_terminal else None
@@ -67,13 +72,22 @@ class Progress:
 
     def update(self) -> None:
         """Show the current state if it is time to."""
+        self._measure()
         every = 0.5 if self._live is not None else PLAIN_EVERY_S
-        if time.monotonic() - self._last >= every:
+        if self._clock() - self._last >= every:
             self.show()
+
+    def _measure(self) -> None:
+        """Count the time in which trials get on: from it follows what is left. Not that without a worker, or without storage."""
+        now = self._clock()
+        waits = self._reasons is not None and any(reason.kind == "storage" for reason in self._reasons.current)
+        if self.recorder.running and not waits:
+            self._busy_s += now - self._seen_at
+        self._seen_at = now
 
     def show(self, final: bool = False) -> None:
         """Show the current state."""
-        self._last = time.monotonic()
+        self._last = self._clock()
         line = self.line()
         if isinstance(self._live, _NotebookLine) or (self._live is not None and not final):
             self._live.show(line)  # in a notebook the last line stays where the live one was
@@ -89,11 +103,14 @@ class Progress:
         self.console.print(escape(text), highlight=False, soft_wrap=True, style="yellow")
 
     def line(self) -> str:
-        """The state in one line: what hinders it, trials done, running and failed, nodes, work reused, best so far, time left."""
+        """The state in one line: what hinders it, trials done, running and failed, nodes, work reused, best so far, time left.
+
+        A trial that failed is not done. The time left is that of the trials so far that did not fail, without time in which none got on.
+        """
         ended = self.recorder.ended.values()
         counts = Counter(trial.status for trial in ended)
         earlier = len(self._done_before - self.recorder.started)
-        done = earlier + len(ended) - counts[INTERRUPTED]
+        done = earlier + len(ended) - counts[INTERRUPTED] - counts["FAIL"]
         parts = [f"{done}/{self.total} trials", f"{self.recorder.running} running"]
         if self._reasons is not None and (clause := self._reasons.clause()):
             parts.insert(0, f"[yellow]{escape(clause)}[/yellow]")
@@ -110,13 +127,12 @@ class Progress:
         if self.nodes is not None:
             parts.append(_describe_nodes(self.nodes))
         if saved := sum(trial.saved_s for trial in ended):
-            parts.append(f"{_clock(saved)} of work reused")
+            parts.append(f"{_format(saved)} of work reused")
         parts += [f"best {task} {value:.4g}" for task, value in sorted(self._best(ended).items())]
-        elapsed = time.monotonic() - self._started
-        parts.append(f"{_clock(elapsed)} elapsed")
-        ran = sum(not trial.reused_from and trial.status != INTERRUPTED for trial in ended)
-        if ran and done < self.total:
-            parts.append(f"about {_clock(elapsed / ran * (self.total - done))} left")
+        parts.append(f"{_format(self._clock() - self._started)} elapsed")
+        ran = sum(not trial.reused_from and trial.status not in (INTERRUPTED, "FAIL") for trial in ended)
+        if ran and (left := self.total - done - counts["FAIL"]) > 0:
+            parts.append(f"about {_format(self._busy_s / ran * left)} left")
         return ", ".join(parts)
 
     def _best(self, ended: Iterable[Ended]) -> Mapping[str, float]:
@@ -180,5 +196,5 @@ def is_notebook() -> bool:
     return shell is not None and getattr(shell, "kernel", None) is not None
 
 
-def _clock(seconds: float) -> str:
+def _format(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))

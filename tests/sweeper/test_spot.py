@@ -285,11 +285,12 @@ assert "this machine runs the head, which cannot be drained" in again.stderr, ag
 
 drain = [*command, "drain", "--address", "127.0.0.2:7001", "--node-ip", "127.0.0.3", "--seconds", "40", "--wait"]
 stopping = subprocess.Popen(drain, stdout=subprocess.PIPE, text=True)
-time.sleep(5)
+first = stopping.stdout.readline().strip()
+time.sleep(3)
 assert stopping.poll() is None, "it waits while a trial runs"
 ray.kill(trial)
 assert stopping.wait(40) == 0, "the node has ended, once it was idle"
-first, last = stopping.stdout.read().splitlines()
+last = stopping.stdout.read().strip()
 assert first == f"this machine is taken out of the cluster: draining {os.uname().nodename} (node {node[:8]}), 40 s left", first
 assert last == "drained: the Ray node has ended, and no trial runs on it any more", last
 print("all well")
