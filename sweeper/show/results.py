@@ -10,6 +10,7 @@ from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.analysis.arms import RankedArm, Ranking, rank_arms
 from sweeper.analysis.candidates import Arm, Sweep, read_arms
 from sweeper.analysis.resolution import describe_resolution
+from sweeper.results.notes import no_results
 from sweeper.results.store import ResultStore
 from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
@@ -157,7 +158,7 @@ def _sweeps(workspace: Workspace, name: str | None) -> list[str]:
         return [name]
     sweeps = workspace.results.sweeps()
     if not sweeps:
-        raise ConfigError([Fault("", f"{workspace.uri}: must hold results", Fault.ABSENT, "Run a sweep first, or give --results.")])
+        raise ConfigError([no_results(workspace.uri)])
     return sweeps
 
 
