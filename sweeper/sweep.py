@@ -199,10 +199,13 @@ def _launch(
     wait_minutes: float,
 ) -> Outcome:
     from sweeper.running.progress import Progress
-    from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
 
     planner = found.planner
     progress = Progress(recorder, len(planner.plan.trials) + planner.proposed_later, found.done, quiet, reasons)
+    if address is not None:  # it takes seconds until there is more to say
+        progress.say(f"{planner.space.name}: connecting to the cluster at {address}")
+    from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
+
     costs, cohort_of = CostModel(load_measured_costs(workspace)), found.stopping.cohort_of if found.stopping is not None else None
     ordered = longest_path_first(todo, costs.seconds, share=share, cohort_of=cohort_of)
     try:

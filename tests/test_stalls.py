@@ -72,6 +72,8 @@ class Driver:
 def test_a_sweep_without_a_worker_says_so_everywhere_and_begins_when_one_joins(local_cluster, tmp_path):
     driver = Driver(local_cluster, tmp_path)
     driver.wait_for(lambda: "0/4 trials" in driver.said, 60)
+    assert driver.said.startswith(f"s: connecting to the cluster at {local_cluster.address}\n"), driver.said
+    assert "s: connected; the cluster has no node for trials yet\n" in driver.said
     assert driver.wait_for(lambda: "s: No worker has joined yet. A trial needs 1 CPU." in driver.said, 10) < 10
     time.sleep(5.5)  # the driver's next heartbeat
     status = local_cluster.sweeper("status", "--results", "results", folder=tmp_path)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape, render
 
 from sweeper.results.views import INTERRUPTED
-from sweeper.running.nodes import Nodes
+from sweeper.running.nodes import Node, Nodes
 from sweeper.running.reasons import Notice, Reasons
 from sweeper.running.recorder import Ended, Recorder
 
@@ -98,9 +98,9 @@ class Progress:
         """Say in a line of its own that something keeps the sweep from going on, or no longer does."""
         self.console.print(escape(notice.text), highlight=False, soft_wrap=True, style="green" if notice.is_over else "yellow")
 
-    def say(self, text: str) -> None:
-        """Say something in a line of its own."""
-        self.console.print(escape(text), highlight=False, soft_wrap=True, style="yellow")
+    def say(self, text: str, style: str = "") -> None:
+        """Say something in a line of its own; `style` is rich's."""
+        self.console.print(escape(text), highlight=False, soft_wrap=True, style=style)
 
     def line(self) -> str:
         """The state in one line: what hinders it, trials done, running and failed, nodes, work reused, best so far, time left.
@@ -141,6 +141,15 @@ class Progress:
             if trial.status == "COMPLETE":
                 best[trial.task] = min(best.get(trial.task, float("inf")), trial.score)
         return best
+
+
+def describe_start(nodes: Iterable[Node]) -> str:
+    """What happens next on a cluster that was joined: `processes are starting on 2 nodes, which have room for 4 trials at once`."""
+    slots = [node.slots for node in nodes]
+    if not slots:
+        return "connected; the cluster has no node for trials yet"
+    on = "1 node, which has" if len(slots) == 1 else f"{len(slots)} nodes, which have"
+    return f"processes are starting on {on} room for {sum(slots)} trial{'' if sum(slots) == 1 else 's'} at once"
 
 
 def _describe_nodes(nodes: Nodes) -> str:

@@ -31,7 +31,7 @@ from sweeper.running.keeping import StateKeeper
 from sweeper.running.lookout import Lookout
 from sweeper.running.outcome import Outcome, SweepCutError, describe_end
 from sweeper.running.own_data import find_own_data, send_own_data
-from sweeper.running.progress import Progress
+from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import LAST_ROWS_S, Session
@@ -124,6 +124,7 @@ def launch(
             )
             checks = NodeChecks(stack.enter_context(probed(question)))
             progress.nodes = session.nodes
+            progress.say(f"{space.name}: {describe_start(cluster.nodes())}")
         lookout = Lookout(
             session,
             cluster,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sweeper.planning.planner import make_plan
-from sweeper.running.progress import Progress
+from sweeper.running.nodes import Node
+from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reason, Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.simulation import SimulatedTables
@@ -38,6 +39,13 @@ def test_a_trial_of_an_earlier_run_that_starts_again_counts_once():
     assert progress.line().startswith("1/4 trials, 1 running, 1 from earlier runs, ")
     recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
     assert progress.line().startswith("2/4 trials, 0 running, 1 from earlier runs, ")
+
+
+def test_a_cluster_that_was_joined_is_described_before_its_processes_run():
+    assert describe_start([Node("a", "one", 1)]) == "processes are starting on 1 node, which has room for 1 trial at once"
+    two = [Node("a", "one", 1), Node("b", "two", 3)]
+    assert describe_start(two) == "processes are starting on 2 nodes, which have room for 4 trials at once"
+    assert describe_start([]) == "connected; the cluster has no node for trials yet"
 
 
 def test_nothing_is_printed_after_the_final_line(capsys, monkeypatch):
