@@ -46,7 +46,8 @@ class Patience:
 
     Args:
         minutes: How long a store is waited for, >= 0; 0 = not at all. It may be changed while nothing is waiting.
-        tell: Called with the trouble when a wait begins, and with None when the last one is over, in the thread that waits.
+        tell: Called with the trouble when a wait begins, and with None when the store has answered and nothing waits any more, in the
+            thread that waits. A wait that is given up ends with an error, and nothing is told.
         pause_s: Seconds before the second try.
 
     Attributes:
@@ -98,10 +99,13 @@ class Patience:
         """
         wait, began, pause_s = object(), 0.0, self._pause_s
         since = until = 0.0
+        has_answered = False
         try:
             while True:
                 try:
-                    return attempt()
+                    answer = attempt()
+                    has_answered = True
+                    return answer
                 except StoreUnavailableError as error:
                     now = time.monotonic()
                     if not since:
@@ -113,7 +117,7 @@ class Patience:
                 self._sleep(min(now + pause_s * random.uniform(0.75, 1.25), began + self.minutes * 60))
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:
-            self._note(wait, None)
+            self._note(wait, None, is_told=has_answered)
 
     @contextmanager
     def watching(self, store: str) -> Iterator[None]:
@@ -142,13 +146,13 @@ class Patience:
     def _give_up(self, error: StoreUnavailableError, waited_s: float) -> StoreUnavailableError:
         if error.waited or self.minutes <= 0:
             return error
-        found = StoreUnavailableError(f"{error} It was waited for, {waited_s / 60:.2g} minutes.")
+        found = StoreUnavailableError(f"{error} It did not answer for {describe_seconds(waited_s)}." if waited_s >= 1 else str(error))
         found.waited = True
         if time.monotonic() < self._ends_at:
             self.given_up = self.given_up or str(found)
         return found
 
-    def _note(self, wait: object, trouble: Trouble | None) -> None:
+    def _note(self, wait: object, trouble: Trouble | None, is_told: bool = True) -> None:
         with self._lock:
             before = bool(self._waits)
             if trouble is None:
@@ -156,5 +160,12 @@ class Patience:
             else:
                 self._waits[wait] = trouble
             after = bool(self._waits)
-        if self.tell is not None and before != after:
+        if self.tell is not None and before != after and is_told:
             self.tell(trouble)
+
+
+def describe_seconds(seconds: float) -> str:
+    """A span of time for people: `45 s`, `14 min`, `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{rest} s"

@@ -86,9 +86,12 @@ def run(
     Example: `sweeper run quickstart --set sweep:seeds=1 --results /tmp/results`
     """
     from sweeper.results.workspace import Workspace
+    from sweeper.running.cluster_address import check_form
     from sweeper.space.reading import load_space
     from sweeper.sweep import run_space
 
+    if address is not None:
+        check_form(address)
     loaded = load_space(space, parse_settings(settings), name)
     return run_space(
         loaded,
@@ -205,7 +208,7 @@ for _command in (upkeep.rm, upkeep.clean, upkeep.compact, upkeep.doctor):
     app.command()(_command)
 
 
-app.add_typer(node.app, name="node", hidden=True)
+app.add_typer(node.app, name="node")
 
 
 def _catalogue(kind: str) -> Callable[..., None]:

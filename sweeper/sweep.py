@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from orca_core.errors import ConfigError, Fault
+from orca_core.errors import ConfigError, Fault, StoreUnavailableError
 from orca_core.patience import Trouble
 from sweeper.analysis.machines import COLUMNS
 from sweeper.planning.cost import CostModel
@@ -16,6 +16,7 @@ from sweeper.planning.order import longest_path_first
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim, claim_sweep
+from sweeper.running.cluster_address import check_form
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.floors import FloorsBeside, cases_of
 from sweeper.running.notify import Notifier, parse_command
@@ -70,13 +71,20 @@ def run_space(
 
     Raises:
         ConfigError: If the space, the data or the machines do not allow it, or another process drives the sweep. Nothing was started.
+        StoreUnavailableError: If results or stages are out of reach before the first trial or after the last.
         SweepCutError: If the sweep was ended early because the disk is full, Ray was lost, or another run has taken the sweep over.
     """
+    if address is not None:
+        check_form(address)
     notifier = Notifier(parse_command(notify)) if notify is not None else None
     workspace, minutes = Workspace.of(workspace), space.budget.storage_minutes
     patience = workspace.patience.lasting(min(START_MINUTES, minutes), None if quiet else _tell_trouble)
-    with patience, FloorsBeside(workspace.results, quiet) as floors:
-        return _run_space(space, workspace, floors, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
+    try:
+        with patience, FloorsBeside(workspace.results, quiet) as floors:
+            return _run_space(space, workspace, floors, address, max_concurrent, retry_failed, share, quiet, wait_minutes, notifier)
+    except StoreUnavailableError as error:
+        remedy = "If the address is right, run the same command again once the storage answers; what has been finished is kept."
+        raise StoreUnavailableError(f"{error} {remedy}") from None
 
 
 def _run_space(
@@ -202,10 +210,13 @@ def _launch(
     wait_minutes: float,
 ) -> Outcome:
     from sweeper.running.progress import Progress
-    from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
 
     planner = found.planner
     progress = Progress(recorder, planner.most_trials, found.done, quiet, reasons)
+    if address is not None:  # it takes seconds until there is more to say
+        progress.say(f"{planner.space.name}: connecting to the cluster at {address}")
+    from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
+
     costs, cohort_of = CostModel(load_measured_costs(workspace)), found.stopping.cohort_of if found.stopping is not None else None
     ordered = longest_path_first(todo, costs.seconds, share=share, cohort_of=cohort_of)
     try:
@@ -224,5 +235,6 @@ def _launch(
             share=share,
             wait_minutes=wait_minutes,
         )
-    except ConfigError as error:  # raised by the cluster, which does not know the file
-        raise ConfigError(error.faults, planner.space.file) from None
+    except ConfigError as error:  # raised by the cluster, which does not know the file; an option of the command is not in it
+        is_option = all(fault.path.startswith("--") for fault in error.faults)
+        raise ConfigError(error.faults, "" if is_option else planner.space.file) from None

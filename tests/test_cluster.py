@@ -147,6 +147,28 @@ def account(tmp_path_factory) -> Iterator[tuple[Any, dict[str, str]]]:
         yield session, lines
 
 
+@pytest.mark.parametrize(
+    ("ssh_from", "code", "said"),
+    [
+        (
+            "203.0.113.7",
+            1,
+            r"^AWS credentials are missing \(.+\): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or .+\.$",
+        ),
+        ("foo", 2, r"--ssh-from: Expected 4 octets in 'foo'; give your IPv4 address as others see it, such as 203\.0\.113\.7"),
+    ],
+)
+def test_an_account_that_cannot_be_set_up_is_one_sentence(tmp_path, ssh_from, code, said):
+    pytest.importorskip("boto3")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    command = [sys.executable, str(PROJECT / "deploy/aws/setup.py"), "--bucket", "b", "--region", "us-west-2", "--ssh-from", ssh_from]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert re.search(said, done.stderr.splitlines()[-1]), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_account_is_set_up_no_wider_than_said(account):
     aws, lines = account
     assert lines["image"].endswith(".dkr.ecr.us-west-2.amazonaws.com/orca-sweeper:latest")

@@ -87,8 +87,8 @@ def test_a_worker_is_drained_before_it_is_stopped_and_within_its_time(job):
     assert program == "sweeper"
     assert seconds < spec["terminationGracePeriodSeconds"]
     ran = CliRunner().invoke(app, [*arguments, "--address", "127.0.0.1:9"])
-    assert ran.exit_code == 1, "a command that exists, here without a Ray to drain"
-    assert "no Ray cluster was reached" in ran.output
+    assert ran.exit_code == 2, "a command that exists, here without a Ray to drain"
+    assert ran.output.startswith("no Ray cluster was reached at 127.0.0.1:9 (nothing listens there). Start a cluster there")
 
 
 def test_the_image_is_made_of_files_that_are_there_and_ends_in_the_commit():

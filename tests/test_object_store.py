@@ -21,11 +21,12 @@ from sweeper.planning.planner import Planner
 from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
 from sweeper.running.keeping import StateKeeper
-from sweeper.running.outcome import Outcome
+from sweeper.running.outcome import Outcome, describe_end
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.writer import InThread
 from sweeper.space.reading import parse_space
+from sweeper.sweep import run_space
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from faulty_s3 import CREDENTIALS, TRANSIENT, FaultyS3
@@ -122,10 +123,10 @@ def test_a_store_that_is_out_of_reach_is_waited_for_and_nothing_is_lost(s3, uri)
     store, tables = Store(uri, patience), ResultStore(uri, patience)
     put(store)
     s3.disconnect()
-    back = threading.Timer(8, s3.connect)
+    back = threading.Timer(10, s3.connect)
     back.start()
     seen: list[Trouble | None] = []
-    looking = threading.Timer(7, lambda: seen.append(patience.trouble))
+    looking = threading.Timer(9, lambda: seen.append(patience.trouble))
     looking.start()
     tables.append("trials", "s", [ROW])
     assert store.get(ADDRESS) is not None
@@ -157,13 +158,15 @@ def test_patience_ends_and_says_how_long_it_waited():
     def fail() -> None:
         raise StoreUnavailableError("s3://b: is out of reach (no answer).")
 
-    patience = Patience(minutes=0.02, pause_s=0.1)
+    told: list[Trouble | None] = []
+    patience = Patience(minutes=0.02, pause_s=0.1, tell=told.append)
     outer = Patience(minutes=1, pause_s=0.1)
     began = time.monotonic()
-    with pytest.raises(StoreUnavailableError, match=r"^s3://b: is out of reach \(no answer\)\. It was waited for, 0\.0\d+ minutes\.$"):
+    with pytest.raises(StoreUnavailableError, match=r"^s3://b: is out of reach \(no answer\)\. It did not answer for 1 s\.$"):
         outer.wait_for("b", lambda: patience.wait_for("b", fail))
     assert 1.2 <= time.monotonic() - began < 10
     assert patience.given_up
+    assert [trouble is None for trouble in told] == [False], "it is not told that the store answers again"
 
 
 def test_a_wait_can_be_ended_from_outside():
@@ -222,10 +225,42 @@ def test_no_trial_is_handed_out_while_storage_is_out_of_reach_and_a_wait_in_vain
     is_back.clear()
     with patience.lasting(0.001), pytest.raises(StoreUnavailableError):
         patience.wait_for("s3://b", answer)
+    started = run.session.next() or next(iter(run.session._running.values()))
+    run.session.start(started.id)
+    assert run.session.ending_note == ""
     run.session.check_deadline()
+    assert "The sweep ends: 1 trial is interrupted" in run.session.ending_note
     run.session.close()
     assert run.session.outcome is Outcome.STORE_LOST
     assert "no answer" in run.session.reason
+    said = describe_end(run.session.outcome, run.session.reason, run.session.num_interrupted, StoreUnavailableError("s3://b: no answer."))
+    assert said == (
+        "storage stayed out of reach for as long as budget.storage_minutes allows; the sweep was ended. "
+        "Run the same command to continue once the storage answers. (s3://b: is out of reach (no answer).) "
+        "1 trial was interrupted: the next run continues from the last stored state. "
+        "The last rows could not be written. The next run reports them from the stage store."
+    )
+
+
+def test_a_run_that_comes_to_its_end_but_for_its_last_rows_says_why():
+    assert describe_end(Outcome.FINISHED, "", 0, None) == ""
+    assert describe_end(Outcome.FINISHED, "", 0, StoreError("results: the disk is full.")) == (
+        "the last rows could not be written (results: the disk is full.). The next run reports them from the stage store. "
+        "Run the same command to continue."
+    )
+
+
+def test_a_run_whose_storage_never_answers_says_what_to_do_and_not_that_it_answers(s3, uri, monkeypatch, capsys):
+    monkeypatch.setattr("sweeper.sweep.START_MINUTES", 0.05)
+    s3.disconnect()
+    try:
+        with pytest.raises(StoreUnavailableError, match=r"It did not answer for \d+ s\. If the address is right, run the same command"):
+            run_space(parse_space({"name": "s", "base": {"task": "digits"}}), uri)
+    finally:
+        s3.connect()
+    said = capsys.readouterr().err
+    assert "waiting for storage since" in said
+    assert "answers again" not in said
 
 
 def test_the_loop_that_runs_trials_does_not_wait_for_a_slow_store(s3, uri):

@@ -73,13 +73,15 @@ class Driver:
 def test_a_sweep_without_a_worker_says_so_everywhere_and_begins_when_one_joins(local_cluster, tmp_path):
     driver = Driver(local_cluster, tmp_path)
     driver.wait_for(lambda: "0/4 trials" in driver.said, 60)
-    assert driver.wait_for(lambda: "s: No worker has come yet. A trial asks for 1 CPU." in driver.said, 10) < 10
+    assert driver.said.startswith(f"s: connecting to the cluster at {local_cluster.address}\n"), driver.said
+    assert "s: connected; the cluster has no node for trials yet\n" in driver.said
+    assert driver.wait_for(lambda: "s: No worker has joined yet. A trial needs 1 CPU." in driver.said, 10) < 10
     time.sleep(5.5)  # the driver's next heartbeat
     status = local_cluster.sweeper("status", "--results", "results", folder=tmp_path)
-    assert "s: No worker has come yet. A trial asks for 1 CPU." in status.stdout, status.stderr
+    assert "s: No worker has joined yet. A trial needs 1 CPU." in status.stdout, status.stderr
     local_cluster.add_node(cpus=2)
     assert driver.end() == 0, driver.said
-    assert "s: over after" in driver.said
+    assert "s: a worker has joined (after " in driver.said
     assert re.search(r"4/4 trials, 0 running, 1 node, 1 joined, ", driver.said)
     assert [(notice["kind"], notice["is_over"]) for notice in driver.notices()] == [("no-worker", False), ("no-worker", True)]
     assert "Traceback" not in driver.said
@@ -90,12 +92,12 @@ def test_the_wait_for_a_worker_ends_and_wrong_addresses_are_one_sentence(local_c
     driver = Driver(local_cluster, tmp_path, "--wait", 0.05)
     assert driver.end() == 1
     assert driver.said.splitlines()[-1] == (
-        "s: no worker came within the minutes of --wait; the sweep was ended. Run the same command to continue. "
-        "(A trial asks for 1 CPU. No node for trials is there. There is no autoscaler.)"
+        "s: no node that may run trials came in time (--wait MINUTES); the sweep was ended. Run the same command to continue. "
+        "(A trial needs 1 CPU. The cluster has no node for trials. There is no autoscaler.)"
     )
     for address, sentence in {
         "ray://127.0.0.2:10001": "Give --address 127.0.0.2:6379, the port of `ray start --head`",
-        "127.0.0.2:9": "must be the address of a running Ray cluster ([Errno 111] Connection refused)",
+        "127.0.0.2:9": "must be the address of a running Ray cluster (nothing listens there)",
     }.items():
         done = local_cluster.sweeper("doctor", "--address", address, "--results", "results", folder=tmp_path)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr

@@ -16,11 +16,12 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound
 
 FOLDER = Path(__file__).parent
 
@@ -108,18 +109,43 @@ def _unless_there(make: Any, error_codes: str, **arguments: Any) -> None:
             raise
 
 
+def _read_network(text: str) -> ipaddress.IPv4Network:
+    try:
+        return ipaddress.IPv4Network(text)
+    except ValueError as error:
+        remedy = "give your IPv4 address as others see it, such as 203.0.113.7 (`curl https://checkip.amazonaws.com` prints it)"
+        raise argparse.ArgumentTypeError(f"{error}; {remedy}") from None
+
+
+def explain(error: BotoCoreError | ClientError) -> str:
+    """What AWS, or the way to it, refuses, and what to do about it, in a sentence."""
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+        return (
+            f"AWS credentials are missing ({str(error).rstrip('.')}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
+            "or call `aws configure`, then run this again."
+        )
+    if isinstance(error, ClientError):
+        about = error.response["Error"]
+        remedy = "Check that the credentials are valid and may do this; run again, it completes what is missing."
+        return f"AWS refuses {error.operation_name} ({about['Code']}: {about['Message'].rstrip('.')}). {remedy}"
+    return f"AWS cannot be reached ({str(error).rstrip('.')}). Check --region and the network, then run this again."
+
+
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bucket", required=True, help="name of the bucket, unique in the world")
     parser.add_argument("--region", required=True, help="such as us-west-2")
-    parser.add_argument("--ssh-from", required=True, type=ipaddress.ip_network, help="your address, as others see it")
+    parser.add_argument("--ssh-from", required=True, type=_read_network, help="your address, as others see it")
     parser.add_argument("--name", default="orca-sweeper", help="cluster_name in cluster.yaml (default: %(default)s)")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     given = _read_arguments()
-    lines = set_up(boto3.Session(region_name=given.region), given.bucket, given.name, str(given.ssh_from))
+    try:
+        lines = set_up(boto3.Session(region_name=given.region), given.bucket, given.name, str(given.ssh_from))
+    except (BotoCoreError, ClientError) as error:
+        sys.exit(explain(error))
     print("In cluster.yaml:")
     for key, value in lines.items():
         print(f"  {key}: {value}")

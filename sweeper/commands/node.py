@@ -1,4 +1,4 @@
-"""Commands for the machines of a cluster, called by the files in `deploy/`: node describe, node watch, node drain."""
+"""Commands for the machines of a cluster, for people and for the files in `deploy/`: node describe, node watch, node drain."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ import typer
 from sweeper.commands.options import report_errors
 
 app = typer.Typer(
-    no_args_is_help=True, help="What a machine of a cluster runs for itself; see docs/cluster.md.\n\nExample: `sweeper node watch`"
+    no_args_is_help=True,
+    help="Take this machine out of its cluster, or watch for the cloud's notice that it will be taken away.\n\n"
+    "Example: `sweeper node drain --seconds 600 --wait`",
 )
+
+WAIT_S = 60.0
+"""Seconds that `drain --wait` waits without `--seconds`."""
 
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="Address of the Ray cluster.  [default: $RAY_ADDRESS, the Ray of this machine]")
@@ -75,8 +80,10 @@ def drain(
     address: AddressOption = None,
     node_ip: NodeIpOption = None,
     seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Time until this machine ends.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the node has ended, or the time is over.")] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the logs.")] = "this machine is about to stop",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when the node has ended, or after --seconds, a minute without it, with exit code 1.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the logs.")] = "this machine is taken out of the cluster",
 ) -> int:
     """Drain the Ray node of this machine: no new trials; those that run save their state and continue elsewhere.
 
@@ -87,4 +94,13 @@ def drain(
     typer.echo(drain_nodes(Notice(reason, seconds), address, node_ip))
     if not wait:
         return 0
-    return 0 if wait_until_gone(60.0 if seconds is None else seconds, address, node_ip) else 1
+    limit_s = WAIT_S if seconds is None else seconds
+    if wait_until_gone(limit_s, address, node_ip):
+        typer.echo("drained: the Ray node has ended, and no trial runs on it any more")
+        return 0
+    typer.echo(
+        f"the Ray node has not ended within {limit_s:g} s; trials that still run on it go on elsewhere from their last stored state "
+        "when it is stopped",
+        err=True,
+    )
+    return 1

@@ -109,15 +109,20 @@ def doctor(
 
 def _examine_nodes(address: str, workspace: Workspace, name: str | None) -> int:
     from sweeper.planning.planner import make_plan
+    from sweeper.running.cluster_address import check_form
     from sweeper.show.tables import terminal_width, text_table
     from sweeper.space.reading import load_space
     from sweeper.tune.examination import describe_reports, examine_cluster
 
+    check_form(address)
     space = load_space(name) if name is not None else None
     configs = [trial.config for trial in make_plan(space).trials] if space is not None else []
     reports = examine_cluster(address, workspace, space, configs)
     if not reports:
-        typer.echo("WRONG  no node that has CPUs is there")
+        typer.echo(
+            f"WRONG  the cluster at {address} has no node with CPUs. Start one with `ray start --address=HOST:PORT`; "
+            "where there is an autoscaler, it starts nodes when a sweep runs, and `ray status` says what it can start."
+        )
     for part in describe_reports(reports) if reports else ():
         if isinstance(part, str):
             typer.echo(part)

@@ -91,8 +91,9 @@ class SweepNotes:
         """
         known = self.sweeps()
         if name not in known:
-            remedy = nearest(name, known) if known else "There are no results yet: run a sweep, or give --results."
-            raise ConfigError([Fault(option, "must be the name of a sweep in the results", name, remedy)])
+            if not known:
+                raise ConfigError([no_results(self.uri)])
+            raise ConfigError([Fault(option, "must be the name of a sweep in the results", name, nearest(name, known))])
 
     # Claims are read and written every few seconds. So nothing here waits for a store that is out of reach: another try follows.
 
@@ -197,6 +198,15 @@ class SweepNotes:
     def _relative(self, path: str) -> str:
         """The path of a listed file, from the root on."""
         return path.removeprefix(self._files.root).lstrip("/")
+
+
+def no_results(uri: str) -> Fault:
+    """What is said of a place without results, by every command that reads them."""
+    if uri == "results":
+        remedy = "Run a sweep first, or give the place of its results by --results."
+    else:
+        remedy = "Check the spelling of --results: it is the place with which the sweep was run."
+    return Fault("", f"{shown_uri(uri)}: there are no results here", Fault.ABSENT, remedy)
 
 
 def _note(name: str, run: str, ending: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from orca_core.errors import OrcaError, StoreError, nearest
+from sweeper.results.notes import no_results
 from sweeper.results.records import TABLES
 from sweeper.results.store import ResultStore
 from sweeper.results.views import CREATE_VIEWS, STORED_FLOORS, STORED_TRIALS, VIEWS, column_names, drop_superseded, find_superseded
@@ -54,7 +55,7 @@ class Results:
         import duckdb
 
         if not self._store.exists():
-            raise StoreError(f"{self._store.uri}: must hold results. Run a sweep first, or give --results.")
+            raise StoreError(no_results(self._store.uri).text())
         try:
             # DuckDB wraps pyarrow's errors about a file in an InvalidInputException.
             answer = self._store.read((*TABLES, "floors"), lambda data: _ask(query, data), failures=(duckdb.InvalidInputException,))

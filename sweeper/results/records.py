@@ -81,8 +81,8 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "status",
         _TEXT,
-        "COMPLETE, PRUNED (stopped early by the scheduler), FAIL, INTERRUPTED (cut short by a stop, continued by the next run) or RUNNING. "
-        "The files have FAIL with the cause `stopped` where SQL shows INTERRUPTED.",
+        "COMPLETE, PRUNED (stopped early by the scheduler), FAIL, RUNNING, or INTERRUPTED: cut short by a stop, and continued by the next "
+        "run, or by the loss of its machine, and about to be started again. The files have FAIL where SQL shows INTERRUPTED after a stop.",
     ),
     Column("in_plan", _FLAG, "Whether the plan of the sweep's last run contains this trial; analyses read only such rows."),
     Column(
@@ -126,9 +126,9 @@ TRIALS: tuple[Column, ...] = (
         _TEXT,
         "Why the trial is not COMPLETE. FAIL: user-error, config, not-finite, data, import, cuda, other-code, other-data, out-of-memory, "
         "disk, store, infrastructure, process-start, timeout. "
-        "INTERRUPTED: stopped. PRUNED: the rule that stopped it.",
+        "INTERRUPTED: stopped, infrastructure, out-of-memory. PRUNED: the rule that stopped it.",
     ),
-    Column("error", _TEXT, "FAIL: the error in one line."),
+    Column("error", _TEXT, "FAIL and INTERRUPTED: what happened, in one line."),
     Column("traceback", _TEXT, "FAIL: Python's traceback."),
     Column("started_at", _TIME, "Start of the attempt, UTC."),
     Column("ended_at", _TIME, "End of the attempt, UTC; null while it runs."),

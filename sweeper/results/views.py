@@ -11,6 +11,7 @@ An attempt is known by its number and by the run that made it. There is one driv
 same, and both made the same attempt, the later run counts, and nothing of the other is shown.
 
 A stop at the user's request is stored as FAIL with the cause `stopped`, and is shown as INTERRUPTED: nothing is wrong with such a trial.
+An attempt whose process or machine was lost is stored as INTERRUPTED, as long as the trial is to be started again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 INTERRUPTED = "INTERRUPTED"
-"""Status of a trial that a stop cut short; the next run of its sweep continues it."""
+"""Status of a trial that was cut short, by a stop or with its machine: the same run or the next one continues it."""
 
 STATUSES = ("COMPLETE", "PRUNED", "FAIL", INTERRUPTED, "RUNNING")
 """Every status that is shown."""

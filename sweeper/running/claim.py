@@ -27,7 +27,7 @@ from typing import Any
 from orca_core.errors import ConfigError, Fault, StoreError
 from sweeper.results.store import ResultStore
 from sweeper.running import driver as drivers
-from sweeper.running.driver import STALE_AFTER_S, Driver, Process, Watch
+from sweeper.running.driver import STALE_AFTER_S, Driver, Process, Watch, stop_command
 
 LOOK_EVERY_S = 1.0
 """Seconds between two looks at the claims of others, while a run waits for its own."""
@@ -209,7 +209,7 @@ def _lock(results: ResultStore, sweep: str, process: Process) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             known = [driver for driver in Watch(results, sweep, process=process).look() if driver.holds]
-            raise _refusal(sweep, known[-1] if known else None) from None
+            raise _refusal(results, sweep, known[-1] if known else None) from None
         except OSError:
             is_locked = False
         yield is_locked
@@ -236,7 +236,7 @@ def _wait_for_silence(
             return [driver.run for driver in found]
         sure = [driver for driver in living if driver.is_sure]
         if sure or clock() >= give_up_at:
-            raise _refusal(sweep, (sure or living)[0])
+            raise _refusal(watch.results, sweep, (sure or living)[0])
         if not has_said:
             has_said, rest = True, max(0.0, STALE_AFTER_S - living[0].age)
             say(
@@ -246,13 +246,10 @@ def _wait_for_silence(
         sleep(LOOK_EVERY_S)
 
 
-def _refusal(sweep: str, driver: Driver | None) -> ConfigError:
-    if driver is None:
-        by, remedy = "another process runs it", f"Wait for it, end it with `sweeper stop {sweep}`, or give this run another --name."
-    else:
-        by, remedy = f"{driver} runs it, whose last heartbeat is {driver.age:.0f} s old", ""
-        remedy = f"Wait for it, end it with `sweeper stop {sweep}`, or give this run another --name."
-        if not driver.is_sure and driver.age <= STALE_AFTER_S:
-            rest = STALE_AFTER_S - driver.age
-            remedy += f" If it is dead, its claim expires in {rest:.0f} s; --wait MINUTES waits for that."
-    return ConfigError([Fault("", f"sweep {sweep} must have one driver at a time, but {by}", Fault.ABSENT, remedy)])
+def _refusal(results: ResultStore, sweep: str, driver: Driver | None) -> ConfigError:
+    by = "another process" if driver is None else f"{driver}, whose last heartbeat was {driver.age:.0f} s ago"
+    remedy = f"Wait for it, end it with `{stop_command(results, sweep)}`, or give this run another --name."
+    if driver is not None and not driver.is_sure and driver.age <= STALE_AFTER_S:
+        rest = STALE_AFTER_S - driver.age
+        remedy += f" If it is dead, its claim expires in {rest:.0f} s; --wait MINUTES waits for that."
+    return ConfigError([Fault("", f"sweep {sweep} is already being run by {by}", Fault.ABSENT, remedy)])

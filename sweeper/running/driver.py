@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.results.store import ResultStore
+from sweeper.results.store import ResultStore, results_option
 
 HEARTBEAT_EVERY_S = 5.0
 STALE_AFTER_S = 30.0
@@ -142,6 +143,9 @@ class Watch:
         has_lock: Whether this process holds the lock of the sweep, so that no other driver lives on this machine.
         clock: Monotonic clock of the watcher, in seconds.
         process: Who watches.
+
+    Attributes:
+        results: As given.
     """
 
     def __init__(
@@ -153,7 +157,7 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
         process: Process | None = None,
     ) -> None:
-        self._results, self._sweep, self._has_lock, self._clock = results, sweep, has_lock, clock
+        self.results, self._sweep, self._has_lock, self._clock = results, sweep, has_lock, clock
         self._process = process or Process.current()
         self._beats: dict[str, _Beat] = {}
 
@@ -171,11 +175,11 @@ class Watch:
         Raises:
             StoreError: If the claims cannot be read.
         """
-        claims = self._results.claims(self._sweep)
+        claims = self.results.claims(self._sweep)
         marks = {run: (claim.data.get("beats"), claim.written_at) for run, claim in claims.items()}
         before, self._beats = self._beats, {run: beat for run, beat in self._beats.items() if marks.get(run) == beat.mark}
         fresh = [run for run in claims if run not in self._beats]
-        store_time = self._results.store_time(self._sweep) if set(fresh) - {own} else None
+        store_time = self.results.store_time(self._sweep) if set(fresh) - {own} else None
         for run in fresh:
             written_at, is_first = claims[run].written_at, run not in before
             is_timed = store_time is not None and written_at is not None
@@ -242,6 +246,11 @@ def driver_of(results: ResultStore, sweep: str) -> Driver | None:
         StoreError: If the claims cannot be read.
     """
     return max(find_drivers(results, sweep), key=lambda driver: (driver.holds, driver.run), default=None)
+
+
+def stop_command(results: ResultStore, sweep: str) -> str:
+    """The command that ends a sweep, to be pasted into a shell."""
+    return f"sweeper stop {shlex.quote(sweep)}{results_option(results.uri)}"
 
 
 def stop_sweep(results: ResultStore, sweep: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import traceback
 from collections.abc import Generator
 from contextlib import closing, nullcontext
@@ -102,7 +101,7 @@ def check_code(wanted: Any) -> None:
         OtherCodeError: With all that differs.
     """
     if wanted and (found := differences(Code.from_data(wanted), code_here())):
-        raise OtherCodeError(f"{socket.gethostname()} has other code than the machine on which the sweep was started: {'; '.join(found)}.")
+        raise OtherCodeError(f"the code of this worker is not that with which the sweep was started: {'; '.join(found)}.")
 
 
 def check_contents(job: TrialJob) -> None:
@@ -116,7 +115,7 @@ def check_contents(job: TrialJob) -> None:
 
     if result_key(job.config, stages_of(job.config, job.device)) != job.result_key:
         found = list(other_contents(job.contents)) or ["the weights of the body, or data that comes with a library, are others here"]
-        raise OtherDataError(f"{socket.gethostname()} has other data than the machine on which the sweep was planned: {'; '.join(found)}.")
+        raise OtherDataError(f"the data of this worker is not that with which the sweep was planned: {'; '.join(found)}.")
 
 
 def _open_workbench(job: Any, patience: Patience) -> Workbench | None:
@@ -130,7 +129,8 @@ def _open_workbench(job: Any, patience: Patience) -> Workbench | None:
 
 def _failure(error: Exception) -> Result:
     text = str(error).strip().splitlines()
-    line = f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
+    is_sentence = isinstance(error, OrcaError) and bool(text)  # of our own errors the cause is a column, and the text is for people
+    line = text[0] if is_sentence else f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
     return {"status": "FAIL", "cause": cause_of(error), "error": conceal(line), "traceback": conceal(traceback.format_exc())}
 
 

@@ -34,6 +34,10 @@ class Cluster(Protocol):
     def autoscaler(self) -> AutoscalerState | None:
         """The state of the autoscaler; None if there is none."""
 
+    @property
+    def address(self) -> str:
+        """The address at which further nodes join; empty if it is unknown."""
+
 
 @dataclass(frozen=True)
 class NodeResult:
@@ -69,7 +73,7 @@ class Lookout:
         cluster: Its machines.
         reasons: Where what is found is told.
         checks: Checks of the machines; None = they are not checked.
-        wait_minutes: How long to wait for a first worker.
+        wait_minutes: How long to wait for a first worker: one that may run trials, as long as no trial has got anywhere.
         skew: Measures by how many seconds the clock of this machine is ahead; None = is not measured.
         clock: Monotonic clock, in seconds.
     """
@@ -86,7 +90,7 @@ class Lookout:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._cluster, self._reasons, self._checks, self._clock = session, cluster, reasons, checks, clock
-        self._give_up_at = clock() + 60 * wait_minutes
+        self._wait_s, self._without_since = 60 * wait_minutes, clock()
         self._idle_since: float | None = None
         self._found_wrong: set[str] = set()
         self._skew = _Measured(skew, clock) if skew is not None else None
@@ -109,17 +113,26 @@ class Lookout:
                 session.see(nodes, may_grow=autoscaler is not None)
         session.find_hung()
         session.recorder.look()
+        if session.nodes.slots > 0:
+            self._without_since = self._clock()
+        left_s = max(0.0, self._without_since + self._wait_s - self._clock()) if self._waits_for_first() else None
         sight = Sight(
             unfit=self._cluster.unfit(),
             autoscaler=autoscaler,
             idles=self._idles(autoscaler),
             unanswered=self._checks.unanswered if self._checks is not None else (),
-            waits_until_s=None if session.had_worker else max(0.0, self._give_up_at - self._clock()),
+            waits_until_s=left_s,
+            address=self._cluster.address,
             skew=self._skew.value if self._skew is not None else None,
         )
         self._reasons.see(find_reasons(session, sight))
-        if not session.had_worker and self._clock() >= self._give_up_at:
+        if left_s == 0.0:
             session.give_up_waiting(describe_lack(session, sight))
+
+    def _waits_for_first(self) -> bool:
+        """Whether no worker is there that may run trials, and there was none that could."""
+        session = self._session
+        return session.nodes.slots == 0 and (not session.had_worker or (bool(session.nodes.exclusions) and not session.num_new_rows))
 
     def _idles(self, autoscaler: AutoscalerState | None) -> bool:
         """Whether an autoscaler has done nothing for a while, though trials wait for room."""

@@ -125,7 +125,8 @@ def _check_store(question: Question, found: Answer) -> None:
         files.write(own, b"")
         files.delete(own)
     except (OrcaError, OSError) as error:
-        found.troubles.append(("store", f"{shown}: cannot be read and written: {_line(error)}"))
+        line = _line(error)
+        found.troubles.append(("store", line if line.startswith(f"{shown}: ") else f"{shown}: cannot be read and written: {line}"))
     else:
         found.facts["store"] = f"{time.monotonic() - started:.2f} s"
 

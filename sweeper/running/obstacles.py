@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from orca_core.patience import describe_seconds
 from sweeper.running.driver import MAX_SKEW_S
+from sweeper.running.nodes import Exclusion
 from sweeper.running.reasons import Reason
 from sweeper.running.session import Session
 
@@ -35,7 +37,8 @@ class Sight:
         autoscaler: Its state; None if there is none.
         idles: Whether trials have been waiting for room for a while, and the autoscaler has not been starting anything.
         unanswered: Host names of the machines that were asked what they have, and have not answered for long.
-        waits_until_s: In how many seconds the wait for a first worker ends.
+        waits_until_s: In how many seconds the wait for a first worker ends; None if it has no end.
+        address: Of the cluster, for nodes that join; empty if it is unknown.
         skew: By how many seconds the clock of this machine is ahead of that of the results; None if that is unknown.
     """
 
@@ -44,30 +47,42 @@ class Sight:
     idles: bool = False
     unanswered: Sequence[str] = ()
     waits_until_s: float | None = None
+    address: str = ""
     skew: float | None = field(default=None)
 
 
 def find_reasons(session: Session, sight: Sight) -> Iterator[Reason]:
-    """The reasons that there are now."""
+    """The reasons that there are now; causes come before what follows from them."""
     yield from _storage_reasons(session, sight)
-    yield from _worker_reasons(session, sight)
     yield from _node_reasons(session, sight)
+    yield from _worker_reasons(session, sight)
     yield from _silent_trials(session)
 
 
 def describe_lack(session: Session, sight: Sight) -> str:
     """What is missing for a first trial to run, and what the autoscaler does about it, in sentences."""
-    asked = f"A trial asks for {session.space.resources.describe()}."
+    if session.nodes.exclusions:
+        causes = "; ".join(_describe_exclusion(one) for one in session.nodes.exclusions[:NAMED])
+        return f"No node may run trials: {causes}{_more(session.nodes.exclusions)}. {_describe_autoscaler(sight)}"
+    needs = f"A trial needs {session.space.resources.describe()}."
+    return f"{needs} {_describe_nodes(session, sight)} {_describe_autoscaler(sight)}"
+
+
+def _describe_nodes(session: Session, sight: Sight) -> str:
     if sight.unfit and session.nodes.is_empty:
-        shown = ", ".join(sight.unfit[:NAMED]) + (f" and {len(sight.unfit) - NAMED} more" if len(sight.unfit) > NAMED else "")
-        found = f"None of the nodes has room for it: {shown}."
-    elif session.nodes.exclusions:
-        found = "No node may be used: " + "; ".join(f"{one.host}: {one.why}" for one in session.nodes.exclusions[:NAMED]) + "."
-    elif session.nodes.draining:
-        found = "All nodes are about to be taken away."
-    else:
-        found = "No node for trials is there."
-    return f"{asked} {found} {_describe_autoscaler(sight)}"
+        return f"None of the nodes has room for it: {', '.join(sight.unfit[:NAMED])}{_more(sight.unfit)}."
+    if session.nodes.draining:
+        return "All nodes are about to be taken away."
+    return "The cluster has no node for trials."
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+
+
+def _describe_exclusion(one: Exclusion) -> str:
+    """`node-1: the code there is ...`, without a full stop."""
+    return f"{one.host}: {one.why.rstrip('.')}"
 
 
 def _describe_autoscaler(sight: Sight) -> str:
@@ -96,20 +111,38 @@ def _storage_reasons(session: Session, sight: Sight) -> Iterator[Reason]:
 def _worker_reasons(session: Session, sight: Sight) -> Iterator[Reason]:
     state = sight.autoscaler
     if session.nodes.slots == 0:
-        lack = describe_lack(session, sight)
-        if sight.unfit and session.nodes.is_empty:
-            yield Reason("no-fit", f"No node has room for a trial. {lack}")
+        until = f" The wait ends in {describe_seconds(sight.waits_until_s)}." if sight.waits_until_s is not None else ""
+        if exclusions := session.nodes.exclusions:
+            causes = ", ".join(Reason(one.cause, "", about=one.host).clause for one in exclusions[:NAMED]) + _more(exclusions)
+            text = f"None of the {len(exclusions)} nodes" if len(exclusions) > 1 else "The only node"
+            is_able = "may run trials" if len(exclusions) > 1 else "may not run trials"
+            text = f"{text} {is_able}: {causes}. {_describe_autoscaler(sight)}{until}"
+            yield Reason("refused", text, f"Mend what is wrong with {'them' if len(exclusions) > 1 else 'it'}, or {_start_node(sight)}.")
+        elif sight.unfit and session.nodes.is_empty:
+            yield Reason("no-fit", f"No node has room for a trial. {describe_lack(session, sight)}{until}")
         elif session.had_worker:
-            yield Reason("workers-lost", f"The last worker is gone, and trials wait for another one. {lack}")
+            text = f"The last worker is gone, and trials wait for another one. {describe_lack(session, sight)}"
+            yield Reason("workers-lost", text, _remedy(sight))
         else:
-            until = f" The wait ends in {sight.waits_until_s / 60:.0f} min." if sight.waits_until_s is not None else ""
-            yield Reason("no-worker", f"No worker has come yet. {lack}{until}")
+            remedy = f"{_remedy(sight)} --wait MINUTES bounds the wait."
+            yield Reason("no-worker", f"No worker has joined yet. {describe_lack(session, sight)}{until}", remedy)
     elif state is not None and sight.idles and not state.failures and session.num_unplaced:
-        asked = session.space.resources.describe()
-        text = f"Trials wait for room ({asked}), and the autoscaler starts no more nodes than the {session.nodes.count} there are."
+        needed = session.space.resources.describe()
+        text = f"Trials wait for room ({needed} each), and the autoscaler starts no more nodes than the {session.nodes.count} there are."
         yield Reason("limit", text)
     if state is not None and state.failures and (session.nodes.slots == 0 or session.num_unplaced):
         yield Reason("launch", f"The autoscaler could not start nodes: {'; '.join(state.failures[-NAMED:])}.")
+
+
+def _remedy(sight: Sight) -> str:
+    """What to do where a node is missing: what the autoscaler says counts if there is one."""
+    if sight.autoscaler is not None:
+        return "See what the autoscaler says with `ray status`."
+    return f"S{_start_node(sight)[1:]}."
+
+
+def _start_node(sight: Sight) -> str:
+    return f"start another node with `ray start --address={sight.address or 'HOST:PORT'}`"
 
 
 def _node_reasons(session: Session, sight: Sight) -> Iterator[Reason]:
@@ -118,7 +151,9 @@ def _node_reasons(session: Session, sight: Sight) -> Iterator[Reason]:
     for host in session.nodes.draining:
         yield Reason("draining", f"{host} is about to be taken away; its trials store their state and go on elsewhere.", about=host)
     for host in sight.unanswered:
-        yield Reason("no-answer", f"{host} has joined, but has not told for a minute what it has.", about=host)
+        yield Reason(
+            "no-answer", f"{host} joined more than a minute ago, but has not answered yet whether trials can run there.", about=host
+        )
 
 
 def _silent_trials(session: Session) -> Iterator[Reason]:
@@ -126,4 +161,4 @@ def _silent_trials(session: Session) -> Iterator[Reason]:
         return
     for trial, seconds in session.silent(minutes):
         host = session.nodes.host(session.nodes.node_of(trial))
-        yield Reason("silent", f"Trial {trial} on {host} has not reported for {seconds / 60:.0f} min.", about=f"trial {trial}")
+        yield Reason("silent", f"Trial {trial} on {host} has not reported for {describe_seconds(seconds)}.", about=f"trial {trial}")

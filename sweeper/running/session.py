@@ -33,6 +33,7 @@ from sweeper.planning.planner import Planner
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
+from sweeper.results.views import INTERRUPTED
 from sweeper.results.workspace import Workspace
 from sweeper.running.dispatch import make_job
 from sweeper.running.job import TrialJob
@@ -255,7 +256,7 @@ class Session:
         elif cause in NODE_CAUSES and trial_id in self._running:
             if self.nodes.blame(trial_id, cause, result["error"]):
                 host = self.nodes.host(self.nodes.node_of(trial_id))
-                error = f"{host}: {cause}: {result['error']}; the trial was started again on another machine"
+                error = f"{host}: {cause}: {result['error']}; the trial is started again on another machine"
                 self._start_again(trial_id, dict(result) | {"cause": "infrastructure", "error": error})
                 return
             self._end_if_hopeless(result["error"])
@@ -319,12 +320,13 @@ class Session:
             return
         self.nodes.place(trial_id, loss.node)
         if loss.cause == "process-start" and self.nodes.blame(trial_id, loss.cause, loss.error):
-            self._start_again(trial_id, {"status": "FAIL", "cause": "infrastructure", "error": loss.error})
+            error = f"{loss.error}; the trial is started again on another machine"
+            self._start_again(trial_id, {"cause": "infrastructure", "error": error})
             return
         loss = replace(loss, is_announced=loss.is_announced or self.nodes.was_draining(loss.node))
         if self._restarts.lose(trial_id, loss):
-            error = f"{loss.error}; the trial was started again"
-            self._start_again(trial_id, {"status": "FAIL", "cause": loss.cause, "error": error})
+            error = f"{loss.error}; the trial is started again"
+            self._start_again(trial_id, {"cause": loss.cause, "error": error})
             return
         if not self.recorder.has_begun(trial_id):  # also a trial whose process never came up has a row
             self.recorder.start(self._running[trial_id], device=self.space.device)
@@ -332,8 +334,12 @@ class Session:
         self._finish(trial_id, {"status": "FAIL", "cause": loss.cause, "error": f"{loss.error}, too often in a row"})
 
     def _start_again(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Record the end of an attempt, and let the trial wait for its next one."""
-        self.recorder.end(trial_id, result, starts_again=True)
+        """Record the end of an attempt, and let the trial wait for its next one.
+
+        Its row is INTERRUPTED: nothing is wrong with the trial, whether its next attempt starts in this run or, if that is killed
+        meanwhile, in a later one.
+        """
+        self.recorder.end(trial_id, dict(result) | {"status": INTERRUPTED}, starts_again=True)
         self._reached.forget(trial_id)
         self._reports.pop(trial_id, None)
         self.meter.stop(trial_id)
@@ -461,6 +467,23 @@ class Session:
         if given_up := self._workspace.patience.given_up:
             self._ending, self.reason = Outcome.STORE_LOST, given_up
             self._workspace.patience.stop(after_s=LAST_ROWS_S)
+
+    @property
+    def num_interrupted(self) -> int:
+        """How many trials were cut short when the run ended; they go on in the next one."""
+        return sum(ended.status == INTERRUPTED for ended in self.recorder.ended.values())
+
+    @property
+    def ending_note(self) -> str:
+        """What is said when the run begins to end, if it would otherwise be silent for a while; empty if it would not."""
+        if self._ending is not Outcome.STORE_LOST:
+            return ""
+        count, minutes = len(self._reports) + len(self._paused), self.space.budget.storage_minutes
+        are = "trial is" if count == 1 else "trials are"
+        return (
+            f"{self.space.name}: storage has been out of reach for as long as budget.storage_minutes ({minutes:g}) allows. "
+            f"The sweep ends: {count} {are} interrupted, and the last rows are tried for another {LAST_ROWS_S:g} s."
+        )
 
     def drop_unneeded(self) -> None:
         """Drop states that no trial needs any more and whose rows are written."""

@@ -11,6 +11,7 @@ from sweeper.analysis.arms import RankedArm, Ranking, rank_arms
 from sweeper.analysis.candidates import Arm, Sweep, read_arms
 from sweeper.analysis.floors import Compared, describe_floors
 from sweeper.analysis.resolution import describe_resolution
+from sweeper.results.notes import no_results
 from sweeper.results.store import ResultStore
 from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
@@ -161,7 +162,7 @@ def _sweeps(workspace: Workspace, name: str | None) -> list[str]:
         return [name]
     sweeps = workspace.results.sweeps()
     if not sweeps:
-        raise ConfigError([Fault("", f"{workspace.uri}: must hold results", Fault.ABSENT, "Run a sweep first, or give --results.")])
+        raise ConfigError([no_results(workspace.uri)])
     return sweeps
 
 
@@ -175,9 +176,12 @@ def _status_lines(workspace: Workspace, name: str | None) -> tuple[list[dict[str
         driver, begun, interrupted = driver_of(results, sweep), shown.count("RUNNING"), shown.count("INTERRUPTED")
         paused = min(driver.facts.get("paused", 0), begun) if driver else 0  # rows say RUNNING; only the driver knows
         planned = _count_planned(results, sweep)
+        pending = None if planned is None else max(0, planned - len(rows))
+        if driver and pending is not None:  # the driver starts again what was cut short, in an earlier run or with its machine
+            pending, interrupted = pending + interrupted, 0
         told.append(_describe_reasons(driver.facts) if driver else [])
         lines.append(
-            {"sweep": sweep, "planned": planned, "pending": None if planned is None else max(0, planned - len(rows))}
+            {"sweep": sweep, "planned": planned, "pending": pending}
             | {status.lower(): count for status, count in counts.items()}
             | {"running": begun - paused if driver else 0, "paused": paused}
             | {"interrupted": interrupted + (0 if driver else begun), "driver": str(driver) if driver else "none"}

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray._private.services import find_gcs_addresses
 
-from orca_core.errors import ConfigError, Fault
+from sweeper.running.cluster_address import GCS_PORT, address_fault, check_form, describe_failure
 
 CONNECT_S = 5.0
 """Seconds in which something has to listen at the address."""
@@ -21,9 +21,9 @@ CONNECT_S = 5.0
 ANSWER_S = 15.0
 """Seconds in which Ray has to answer there, with those in which a process starts that asks."""
 
-GCS_PORT = 6379
+_OMIT = "Without --address the sweep runs on this machine."
 
-_START = "Start one with `ray start --head`, or omit --address to run on this machine."
+_START = f"Start one with `ray start --head`. {_OMIT}"
 
 _TOKEN = (
     "Copy the file ~/.ray/auth_token of its head to this machine, or set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; "
@@ -37,21 +37,15 @@ def check_address(address: str) -> None:
     Raises:
         ConfigError: If not.
     """
-    if "://" in address:
-        host = address.partition("://")[2].rpartition(":")[0] or "HEAD"
-        raise _fault(
-            "must be the address of the cluster itself; Ray Client, at ray://, cannot run Ray Tune",
-            address,
-            f"Give --address {host}:{GCS_PORT}, the port of `ray start --head`, from a machine of the cluster or its network.",
-        )
+    check_form(address)
     target = _resolve(address)
-    host, colon, port = target.rpartition(":")
-    if not colon or not port.isdecimal():
-        raise _fault("must be HOST:PORT, or `auto` on a machine of the cluster", address, f"The port is usually {GCS_PORT}.")
+    check_form(target)  # $RAY_ADDRESS may be anything
+    host, _, port = target.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise _fault(f"must be the address of a running Ray cluster ({error})", address, _START) from None
+        why, remedy = describe_failure(error, target)
+        raise address_fault(f"must be the address of a running Ray cluster ({why})", address, f"{remedy} {_OMIT}") from None
     _check_versions(_ask(address, target), address)
 
 
@@ -59,11 +53,11 @@ def _resolve(address: str) -> str:
     """The address that Ray would join."""
     if address != "auto":
         return address
-    if given := os.environ.get("RAY_ADDRESS"):
+    if (given := os.environ.get("RAY_ADDRESS", "auto")) != "auto":
         return given
     if found := sorted(find_gcs_addresses()):
         return found[0]
-    raise _fault("must be that of a cluster: `auto` found no Ray on this machine", address, _START)
+    raise address_fault("must be that of a cluster: `auto` found no Ray on this machine", address, _START)
 
 
 def _ask(address: str, target: str) -> dict[str, Any]:
@@ -72,17 +66,17 @@ def _ask(address: str, target: str) -> dict[str, Any]:
         done = subprocess.run([sys.executable, "-c", _QUESTION, target], capture_output=True, text=True, timeout=ANSWER_S)
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        raise _fault(
-            f"must be the address of a Ray cluster; what listens there has not answered for {ANSWER_S:g} s", address, _START
-        ) from None
+        rule = f"must be the address of a Ray cluster; what listens there has not answered for {ANSWER_S:g} s"
+        remedy = f"Check the port, usually {GCS_PORT}, and whether the machine is overloaded. {_OMIT}"
+        raise address_fault(rule, address, remedy) from None
     except (IndexError, ValueError):  # Ray's C++ part ended the process
         lines = done.stderr.strip().splitlines() or ["no answer"]
         answer = {"error": lines[-1]}
     if wrong := answer.get("token"):
-        raise _fault(f"must be a cluster that lets us in; {wrong}", address, _TOKEN)
+        raise address_fault(f"must be a cluster that lets us in; {wrong}", address, _TOKEN)
     if error := answer.get("error"):
         rule = f"must be the address of a Ray cluster; what listens there is none ({error[:200]})"
-        raise _fault(rule, address, f"Give the port of `ray start --head`, usually {GCS_PORT}.")
+        raise address_fault(rule, address, f"Give the port of `ray start --head`, usually {GCS_PORT}.")
     return answer
 
 
@@ -114,8 +108,4 @@ def _check_versions(about: dict[str, Any], address: str) -> None:
     other = [f"{name} {there[name]} instead of {here[name]}" for name in here if there[name] and there[name] != here[name]]
     if other:
         rule = f"must be a cluster with the versions of this machine; it has {' and '.join(other)}"
-        raise _fault(rule, address, "Install the same versions on both.")
-
-
-def _fault(rule: str, address: str, remedy: str) -> ConfigError:
-    return ConfigError([Fault("--address", rule, address, remedy)])
+        raise address_fault(rule, address, "Install the same versions on both.")

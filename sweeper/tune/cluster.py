@@ -141,6 +141,11 @@ class Cluster:
         """The state of the autoscaler; None if there is none."""
         return read_autoscaler()
 
+    @property
+    def address(self) -> str:
+        """The address at which further nodes join."""
+        return str(ray.get_runtime_context().gcs_address)
+
     def check_fit(self) -> None:
         """Check that a trial fits on a node, or may fit on one to come: there is an autoscaler, or no node for trials has joined yet.
 

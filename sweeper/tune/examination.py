@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +99,7 @@ def _examine(question: Question, resources: Resources, limit_s: float) -> list[N
     for node, examiner, reference, tried in asked:
         report = NodeReport(node["NodeManagerHostname"])
         report.facts["trials"] = str(resources.count_on(node["Resources"], node["Labels"]))
-        _take_answer(report, reference, deadline)
+        _take_answer(report, reference, deadline, node)
         if report.facts.get("code"):
             _take_clock(report, examiner)
         if tried is not None:
@@ -107,7 +107,7 @@ def _examine(question: Question, resources: Resources, limit_s: float) -> list[N
         reports.append(report)
     if reports and all(report.facts["trials"] == "0" for report in reports):
         for report in reports:
-            report.troubles.append(f"a trial does not fit: it asks for {resources.describe()}")
+            report.troubles.append(f"a trial does not fit: it needs {resources.describe()}")
     return sorted(reports, key=lambda report: report.host)
 
 
@@ -116,16 +116,39 @@ def _is_ready(reference: Any, deadline: float) -> bool:
     return bool(ready)
 
 
-def _take_answer(report: NodeReport, reference: Any, deadline: float) -> None:
+def _take_answer(report: NodeReport, reference: Any, deadline: float, node: Mapping[str, Any]) -> None:
     if not _is_ready(reference, deadline):
-        report.troubles.append("it has not answered in time: it may be gone, overloaded, or out of memory")
+        free = ray._private.state.state.available_resources_per_node().get(node["NodeID"])
+        report.troubles.append(describe_silence(node["Resources"]["CPU"], None if free is None else free.get("CPU", 0.0)))
         return
     found = read_answer(reference)
     if found is None:
-        report.troubles.append("it was lost while it was examined, or its processes do not start")
+        report.troubles.append(f"it was lost while it was examined, or its processes do not start. {_LOGS}")
         return
     report.facts |= found.facts
     report.troubles += [f"{why} ({cause})" for cause, why in found.troubles]
+
+
+_LOGS = "Ray's logs are there in /tmp/ray/session_latest/logs."
+
+
+def describe_silence(cpus: float, free_cpus: float | None) -> str:
+    """Why a node may not have answered, as far as Ray knows, and what to do about it.
+
+    Args:
+        cpus: CPUs of the node.
+        free_cpus: Those that nothing runs on; None if Ray no longer hears from the node.
+    """
+    text = "it has not answered in time"
+    if free_cpus is None:
+        return f"{text}, and Ray no longer hears from it: it is gone, or the network is. Start its Ray again. {_LOGS}"
+    if free_cpus < cpus:
+        busy = f"{cpus - free_cpus:g} of its {cpus:g} CPUs are in use, so it may only be busy"
+        return f"{text}: {busy}. Examine it again once they are free, or look at its load and memory with `uptime` and `free -h`."
+    return (
+        f"{text}, though none of its CPUs is in use: it is overloaded by something else, short of memory, or hangs. "
+        f"Look at it with `uptime` and `free -h`, then start its Ray again. {_LOGS}"
+    )
 
 
 def _take_clock(report: NodeReport, examiner: Any) -> None:

@@ -147,6 +147,8 @@ class StopWithSession(_NotPickled, tune.Stopper):
             self._look()
         if self._session.is_ending and not self._is_ending:
             self._is_ending = True
+            if note := self._session.ending_note:
+                self._progress.say(note, "yellow")
             time.sleep(ENDING_S)
             check_head()
         return self._session.is_ending

@@ -29,9 +29,9 @@ from sweeper.running.claim import SweepClaim
 from sweeper.running.driver import clock_skew
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.lookout import Lookout
-from sweeper.running.outcome import Outcome, SweepCutError
+from sweeper.running.outcome import Outcome, SweepCutError, describe_end
 from sweeper.running.own_data import find_own_data, send_own_data
-from sweeper.running.progress import Progress
+from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import LAST_ROWS_S, Session
@@ -46,15 +46,6 @@ from sweeper.workbench import sent_mib
 
 MAX_FIT_FAILURES = 3
 """How often in a row Ray Tune itself may fail, with no new row in between, before the run ends."""
-
-_ENDED_EARLY = {
-    Outcome.DISK_FULL: "the disk is full; the sweep was ended. Free some space and run the same command to continue.",
-    Outcome.STORE_LOST: "storage stayed out of reach; the sweep was ended. Finished work is kept; run the same command to continue.",
-    Outcome.LOST: "Ray's processes were lost; the sweep was ended. Finished work is kept; run the same command to continue.",
-    Outcome.NO_WORKER: "no worker came within the minutes of --wait; the sweep was ended. Run the same command to continue.",
-    Outcome.UNFIT: "no machine can run the trials; the sweep was ended after the first few. "
-    "Mend the cause and run the same command to continue.",
-}
 
 
 def launch(
@@ -133,6 +124,7 @@ def launch(
             )
             checks = NodeChecks(stack.enter_context(probed(question)))
             progress.nodes = session.nodes
+            progress.say(f"{space.name}: {describe_start(cluster.nodes())}")
         lookout = Lookout(
             session,
             cluster,
@@ -150,13 +142,13 @@ def launch(
                 _run(session, lookout, progress)
         finally:
             session.close()
-            _write_rows(recorder)
+            unwritten = _write_rows(recorder)
             session.drop_unneeded()
             recorder.writer.finish()
     if log.note and not progress.console.quiet:
         sys.stderr.write(f"{log.note}\n")
-    if session.outcome in _ENDED_EARLY:
-        raise SweepCutError(f"{space.name}: {_ENDED_EARLY[session.outcome]} ({session.reason})")
+    if text := describe_end(session.outcome, session.reason, session.num_interrupted, unwritten):
+        raise SweepCutError(f"{space.name}: {text}")
     return session.outcome
 
 
@@ -229,20 +221,16 @@ def _send_own_data(todo: list[PlannedTrial], workspace: Workspace) -> dict[str, 
     return sent
 
 
-def _write_rows(recorder: Recorder) -> None:
-    """Write the last rows; if that fails, retry for a while.
-
-    Raises:
-        SweepCutError: If they still cannot be written.
-    """
+def _write_rows(recorder: Recorder) -> StoreError | None:
+    """Write the last rows; if that fails, retry for a while. Returns why they still cannot be written; None if they are."""
     give_up_at = time.monotonic() + LAST_ROWS_S
     while True:
         try:
-            return recorder.flush()
+            recorder.flush()
+            return None
         except StoreError as error:
             if time.monotonic() > give_up_at:
-                text = "the last rows could not be written. Finished work is in the stage store; run the same command to report it."
-                raise SweepCutError(f"{recorder.sweep}: {text} ({error})") from error
+                return error
             time.sleep(1.0)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 LOGGERS = ("ray", "ray.tune", "ray.train", "ray.air", "ray.data")
 """Ray's loggers; those below them pass on what they are told."""
@@ -30,7 +34,13 @@ class RayLog:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Within: what Ray's Python code logs goes to the file, warnings and worse. A file of an earlier run is replaced."""
+        """Within: what Ray says goes to the file. A file of an earlier run is replaced.
+
+        That is what its Python code logs, warnings and worse, and the errors of nodes that it prints on the driver, whatever
+        `log_to_driver` is: when a node is killed, the last lines of its log.
+        """
+        import ray._private.worker as ray_worker
+
         self.path.unlink(missing_ok=True)
         handler = logging.FileHandler(self.path, encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -40,10 +50,19 @@ class RayLog:
         for name in LOGGERS:
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = ([handler], False) if name == "ray" else ([], True)
+        printing = ray_worker.print_to_stdstream
+        ray_worker.print_to_stdstream = _log_printed
         try:
             yield
         finally:
+            ray_worker.print_to_stdstream = printing
             for name in LOGGERS:
                 logger = logging.getLogger(name)
                 logger.handlers, logger.propagate = before[name], passed[name]
             handler.close()
+
+
+def _log_printed(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    """Log what Ray would print on the driver, without the codes of colours."""
+    for line in data.get("lines", ()):
+        logging.getLogger("ray").warning("(%s) %s", data.get("pid"), _COLOUR.sub("", str(line)))

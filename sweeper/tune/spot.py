@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from orca_core.errors import ConfigError, Fault, OrcaError
+from sweeper.running.cluster_address import GCS_PORT, check_form, describe_failure
 
 ADDRESS_VARIABLE = "SWEEPER_METADATA_URL"
 """Variable that holds the address of the metadata service, instead of the clouds' own."""
@@ -39,6 +40,12 @@ class NodeError(OrcaError):
     """The Ray node of this machine was not found, or could not be drained."""
 
     exit_code = 1
+
+
+class NoClusterError(NodeError):
+    """No Ray cluster was reached at the address that was given or found."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -226,12 +233,12 @@ def drain_nodes(notice: Notice, address: str | None = None, node_ip: str | None 
     reasons: Any = autoscaler_pb2  # generated, without types
     ends = 0 if notice.seconds is None else int((time.time() + notice.seconds) * 1000)
     reason = reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    for node in nodes:
+    for node, name in nodes.items():
         is_accepted, why_not = cluster.drain_node(node, reason, notice.reason, ends)
         if not is_accepted:
-            raise NodeError(f"Ray did not accept that node {node} be drained: {why_not}")
+            raise NodeError(f"Ray did not accept that {name} be drained: {why_not}")
     left = "" if notice.seconds is None else f", {notice.seconds:.0f} s left"
-    return f"{notice.reason}: draining {' '.join(nodes)}{left}"
+    return f"{notice.reason}: draining {' and '.join(nodes.values())}{left}"
 
 
 def wait_until_gone(seconds: float, address: str | None = None, node_ip: str | None = None) -> bool:
@@ -246,29 +253,53 @@ def wait_until_gone(seconds: float, address: str | None = None, node_ip: str | N
     return False
 
 
-def _find_nodes(address: str | None, node_ip: str | None) -> tuple[Any, list[str]]:
-    """A client of the cluster's head, and the ids of the live worker nodes whose raylet runs on this machine."""
+def _find_nodes(address: str | None, node_ip: str | None) -> tuple[Any, dict[str, str]]:
+    """A client of the cluster's head, and the live worker nodes whose raylet runs on this machine: their ids, and how they are called."""
     import ray
     from ray._private import services
 
+    place = address or "auto"
+    if place != "auto":
+        check_form(place)
     try:
-        place = services.canonicalize_bootstrap_address_or_die(address or "auto")
+        place = services.canonicalize_bootstrap_address_or_die(place)
         host, _, port = place.rpartition(":")
         socket.create_connection((host, int(port)), REQUEST_SECONDS).close()  # Ray's client would try for 40 s
         raylet: Any = ray._raylet  # compiled, without types
         cluster = raylet.GcsClient(address=place)
         infos: Mapping[Any, Any] = cluster.get_all_node_info(timeout=10)
     except Exception as error:  # Ray has no common class for them
-        what = str(error).splitlines()[0] if str(error) else repr(error)
-        raise NodeError(f"no Ray cluster was reached from this machine ({what})") from None
+        raise _explain(error, address, place) from None
     here = services.find_node_ids()
     alive = [(node.hex(), info) for node, info in infos.items() if info.state == 0 and node.hex() in here]
     found = [(node, info) for node, info in alive if node_ip in (None, info.node_manager_address)]
     if not found:
         raise NodeError("no Ray node runs on this machine")
-    if workers := [node for node, info in found if not info.is_head_node]:
+    if workers := {node: f"{info.node_manager_hostname} (node {node[:8]})" for node, info in found if not info.is_head_node}:
         return cluster, workers
-    raise NodeError("this machine runs the head, which cannot be drained")
+    raise NodeError("this machine runs the head, which cannot be drained: the sweep and all other nodes end with it")
+
+
+def _explain(error: Exception, address: str | None, place: str) -> NoClusterError:
+    """Why no cluster was reached, and what to do about it.
+
+    Args:
+        error: What was raised on the way to it.
+        address: The address that was given; None if none was.
+        place: The address that was tried, or `auto` if none was found.
+    """
+    if place == "auto":
+        what = "no Ray runs on this machine"
+        remedy = "If it runs in a container, call this there; else give --address HOST:PORT of the cluster's head."
+    elif isinstance(error, OSError):
+        why, remedy = describe_failure(error, place)
+        what = f"no Ray cluster was reached at {address or place} ({why})"
+    else:
+        what = f"no Ray cluster was reached at {address or place} ({str(error).splitlines()[0] if str(error) else repr(error)})"
+        remedy = f"Give --address HOST:PORT of the cluster's head; the port is usually {GCS_PORT}."
+    if address is None and place != "auto":
+        remedy = f"The address is that of $RAY_ADDRESS, or of the Ray that was started on this machine last. {remedy}"
+    return NoClusterError(f"{what}. {remedy}")
 
 
 def _request(address: str, headers: Mapping[str, str], method: str = "GET") -> str | None:

@@ -11,7 +11,7 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.store import Entry
 from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
-from sweeper.running.driver import driver_of
+from sweeper.running.driver import driver_of, stop_command
 
 GIB = 2**30
 
@@ -101,9 +101,8 @@ def remove_sweep(results: ResultStore, name: str) -> str:
     """
     results.check_sweep(name)
     if driver := driver_of(results, name):
-        raise ConfigError(
-            [Fault("", f"sweep {name} must not be running, but {driver} runs it", Fault.ABSENT, f"End it first: sweeper stop {name}")]
-        )
+        remedy = f"End it first with `{stop_command(results, name)}`."
+        raise ConfigError([Fault("", f"sweep {name} cannot be removed while it is being run by {driver}", Fault.ABSENT, remedy)])
     trials = len(results.live_trials(name, columns=["trial"]))
     results.remove(name)
     return f"{name}: removed, with the rows of {trials} trials. Its stages remain in the store; `sweeper clean` drops them.\n"

@@ -92,14 +92,13 @@ def test_builds_of_torch_for_a_gpu_and_a_cpu_are_one_release(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["sources", "versions"])
-def test_a_worker_with_other_code_runs_nothing_and_says_what_differs(kind, monkeypatch):
-    monkeypatch.setattr("sweeper.running.execution.socket.gethostname", lambda: "node-7")
+def test_a_worker_with_other_code_runs_nothing_and_says_what_differs(kind):
     name = {"sources": "orca_core", "versions": "torch"}[kind]
     wanted = replace(HERE, **{kind: {**getattr(HERE, kind), name: "0ther"}})
     result = ended(message(wanted))
     assert (result["status"], result["cause"]) == ("FAIL", "other-code")
     here = getattr(HERE, kind)[name]
-    assert result["error"].startswith("OtherCodeError: node-7 has other code than the machine on which the sweep was started: ")
+    assert result["error"].startswith("the code of this worker is not that with which the sweep was started: ")
     expected = (
         f"torch is {here} instead of 0ther." if kind == "versions" else f"source {here} instead of {HERE.releases[name]}, source 0ther."
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from sweeper.planning.planner import make_plan
-from sweeper.running.progress import Progress
+from sweeper.running.nodes import Node
+from sweeper.running.progress import Progress, describe_start
+from sweeper.running.reasons import Reason, Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.simulation import SimulatedTables
 from sweeper.space.reading import parse_space
@@ -20,9 +22,9 @@ def test_a_line_counts_what_runs_and_what_ended_and_has_the_best_score():
     recorder.end(TRIALS[1].id, {"status": "COMPLETE", "valid_error": 0.25})
     recorder.end(TRIALS[2].id, {"status": "FAIL", "cause": "user-error"})
     line = progress.line()
-    assert line.startswith("4/5 trials, 1 running, [red]1 failed[/red], 1 from earlier runs, best digits 0.25, ")
+    assert line.startswith("3/5 trials, 1 running, [red]1 failed[/red], 1 from earlier runs, best digits 0.25, ")
     recorder.pause(TRIALS[3].id)
-    assert progress.line().startswith("4/5 trials, 0 running, 1 paused, ")
+    assert progress.line().startswith("3/5 trials, 0 running, 1 paused, ")
     recorder.end(TRIALS[3].id, {"status": "PRUNED", "cause": "asha after epoch 1", "valid_error": 0.1})
     assert "0 running" in progress.line()
     assert "1 pruned" in progress.line()
@@ -44,6 +46,13 @@ def test_a_trial_of_an_earlier_run_that_starts_again_counts_once():
     assert progress.line().startswith("1/4 trials, 1 running, 1 from earlier runs, ")
     recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
     assert progress.line().startswith("2/4 trials, 0 running, 1 from earlier runs, ")
+
+
+def test_a_cluster_that_was_joined_is_described_before_its_processes_run():
+    assert describe_start([Node("a", "one", 1)]) == "processes are starting on 1 node, which has room for 1 trial at once"
+    two = [Node("a", "one", 1), Node("b", "two", 3)]
+    assert describe_start(two) == "processes are starting on 2 nodes, which have room for 4 trials at once"
+    assert describe_start([]) == "connected; the cluster has no node for trials yet"
 
 
 def test_nothing_is_printed_after_the_final_line(capsys, monkeypatch):
@@ -68,3 +77,30 @@ def test_trials_that_a_stop_cut_short_are_interrupted_and_not_done():
     line = progress.line()
     assert line.startswith("1/4 trials, 2 running, 1 interrupted, best digits 0.5, ")
     assert "failed" not in line
+
+
+def test_the_time_left_follows_from_the_time_in_which_trials_got_on_and_from_those_that_did_not_fail():
+    now, reasons = [0.0], Reasons("s", clock=lambda: now[0])
+    recorder = Recorder(SimulatedTables(), "s", "valid_error", clock=lambda: now[0])
+    progress = Progress(recorder, total=4, quiet=True, reasons=reasons, clock=lambda: now[0])
+
+    def pass_by(seconds: float, *found: Reason) -> str:
+        for _ in range(int(seconds / 2)):
+            reasons.see(found)
+            progress.update()
+            now[0] += 2.0
+        progress.update()
+        return progress.line().rpartition(", ")[2]
+
+    recorder.start(TRIALS[0], device="cpu")
+    pass_by(60)
+    recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
+    assert pass_by(0) == "about 0:03:00 left"
+    assert pass_by(600) == "about 0:03:00 left", "no trial runs: there is no worker"
+    recorder.start(TRIALS[1], device="cpu")
+    pass_by(4, Reason("storage", "The driver is waiting for storage."))
+    before = pass_by(0)
+    assert pass_by(600, Reason("storage", "The driver is waiting for storage.")) == before
+    recorder.end(TRIALS[1].id, {"status": "FAIL", "cause": "user-error"})
+    assert pass_by(0) < "about 0:02:20 left", "two are left, at the pace of the one that did not fail"
+    assert "1/4 trials, 0 running, [red]1 failed[/red], " in progress.line()

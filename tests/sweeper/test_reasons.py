@@ -26,7 +26,7 @@ from sweeper.running.progress import Progress
 from sweeper.running.reasons import KINDS, Notice, Reason, Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import OVERDUE_GRACE_S, Session
-from sweeper.show.results import describe_status
+from sweeper.show.results import arms_status, describe_status, sweep_status
 from sweeper.space.reading import parse_space
 
 ONE, TWO = Node("1" * 8, "node-1"), Node("2" * 8, "node-2")
@@ -50,6 +50,8 @@ class Machines:
 
     def autoscaler(self) -> AutoscalerState | None:
         return self.state
+
+    address = "10.0.0.1:6379"
 
 
 @dataclass
@@ -140,7 +142,7 @@ def test_a_sweep_that_goes_on_says_nothing(sweep):
 def test_no_worker_yet(sweep):
     sweep.machines.now = []
     sweep.machines.state = AutoscalerState(starting=1)
-    reason = sweep.names("no-worker", "2 CPUs", "starting 1 node.", "The wait ends in 15 min.")
+    reason = sweep.names("no-worker", "2 CPUs", "starting 1 node.", "The wait ends in 14 min.")
     assert "--wait" in reason.remedy
     sweep.machines.now = [ONE]
     sweep.is_over("no-worker")
@@ -156,7 +158,7 @@ def test_the_wait_for_a_first_worker_ends_with_what_is_missing(tmp_path):
     sweep.session.close()
     assert sweep.session.outcome is Outcome.NO_WORKER
     assert sweep.session.reason == (
-        "A trial asks for 2 CPUs. No node for trials is there. The autoscaler could not start any: gpu: InsufficientInstanceCapacity."
+        "A trial needs 2 CPUs. The cluster has no node for trials. The autoscaler could not start any: gpu: InsufficientInstanceCapacity."
     )
 
 
@@ -175,12 +177,56 @@ def test_no_node_fits(sweep):
     sweep.is_over("no-fit")
 
 
+def test_all_nodes_are_refused(tmp_path):
+    """The causes come first; the headline does not repeat them, and says nothing of workers that are gone."""
+    sweep = Sweep(tmp_path, wait_minutes=1.0)
+    sweep.machines.now = [ONE, TWO]
+    sweep.look(2)
+    code, store = "the code of this worker is not that with which the sweep was started: x.", "s3://b: access is denied (403). Check."
+    sweep.checks.results = [NodeResult(ONE.id, "other-code", code), NodeResult(TWO.id, "store", store)]
+    told = [notice.reason for notice in sweep.look(8)]
+    assert [reason.kind for reason in told] == ["other-code", "store", "refused"]
+    assert told[0].text == f"node-1 gets no trials (other-code): {code}"
+    assert told[2].text == (
+        "None of the 2 nodes may run trials: node-1 has other code, node-2 cannot reach the store. There is no autoscaler. "
+        "The wait ends in 56 s."
+    )
+    assert told[2].remedy == "Mend what is wrong with them, or start another node with `ray start --address=10.0.0.1:6379`."
+    line = sweep.progress.line()
+    assert line.startswith("[yellow]no node may run trials for 8 s (and 2 other problems)[/yellow], 0/4 trials, ")
+    assert "0 of 2 nodes may run trials" in line
+    sweep.look(60)
+    sweep.session.close()
+    assert sweep.session.outcome is Outcome.NO_WORKER, "no trial has got anywhere: the wait has an end"
+    assert sweep.session.reason == (
+        "No node may run trials: node-1: the code of this worker is not that with which the sweep was started: x; "
+        "node-2: s3://b: access is denied (403). Check. There is no autoscaler."
+    )
+
+
+def test_nodes_that_are_all_refused_after_a_trial_got_somewhere_are_waited_for(tmp_path):
+    sweep = Sweep(tmp_path, wait_minutes=1.0)
+    sweep.look(2)
+    sweep.session.report(sweep.begin().id, [EpochRow(stage="finetune", epoch=1, valid_error=0.5)])
+    sweep.checks.results = [NodeResult(ONE.id, "data", "no file x")]
+    sweep.look(300)
+    assert not sweep.session.is_ending
+    assert "The only node may not run trials: node-1 lacks data. There is no autoscaler." in {
+        reason.text for reason in sweep.reasons.current
+    }
+    sweep.machines.now = []
+    told = sweep.look()
+    assert {(notice.reason.kind, notice.is_over) for notice in told} == {("data", True), ("workers-lost", False)}, "no worker has joined"
+    sweep.machines.now = [TWO]
+    sweep.is_over("workers-lost")
+
+
 def test_the_last_worker_is_lost(sweep):
     sweep.look(2)
     trial = sweep.begin()
     sweep.machines.now = []
     sweep.session.lose(trial.id, Loss(node=ONE.id))
-    sweep.names("workers-lost", "No node for trials is there.")
+    sweep.names("workers-lost", "The cluster has no node for trials.")
     assert "0 nodes, 1 lost" in sweep.progress.line()
     sweep.machines.now = [TWO]
     sweep.is_over("workers-lost")
@@ -355,7 +401,7 @@ def test_the_most_important_reason_comes_first_and_the_others_are_counted(sweep)
     for _ in range(4):
         sweep.reasons.see([Reason("draining", "D.", about="node-2"), Reason("rows", "R."), Reason("data", "X.", about="node-1")])
         sweep.clock += 2
-    assert sweep.progress.line().startswith("[yellow]rows held back for 8 s (and 2 more)[/yellow], ")
+    assert sweep.progress.line().startswith("[yellow]rows held back for 8 s (and 2 other problems)[/yellow], ")
     assert [reason.kind for reason in sweep.reasons.current] == ["rows", "data", "draining"]
 
 
@@ -368,8 +414,29 @@ def test_status_says_it_on_any_machine(tmp_path):
         with claim.connect(lambda: None, lambda: sweep.recorder.counts() | {"reasons": sweep.reasons.facts()}):
             claim.write()
             text = describe_status(Workspace(sweep.workspace.uri), None)
-    assert "s: No worker has come yet. A trial asks for 2 CPUs." in text
-    assert "--wait bounds this. (for 10 s)" in text
+    assert "s: No worker has joined yet. A trial needs 2 CPUs." in text
+    assert (
+        "There is no autoscaler. The wait ends in 14 min. Start another node with `ray start --address=10.0.0.1:6379`. --wait MINUTES"
+        in text
+    )
+
+
+def test_a_lost_trial_waits_while_its_driver_lives_and_is_interrupted_if_the_driver_dies(sweep):
+    sweep.look(2)
+    trial = sweep.begin()
+    results = sweep.workspace.results
+    results.save_plan("s", sweep.plan.hash, plan_note(sweep.plan))
+    sweep.session.lose(trial.id, Loss(node=ONE.id))
+    sweep.recorder.flush()
+    (row,) = sweep.workspace.sql("select status, cause, error from trial_status").rows()
+    error = "the worker's process or machine was lost; the trial is started again"
+    assert row == {"status": "INTERRUPTED", "cause": "infrastructure", "error": error}
+    with claim_sweep(results, "s"):
+        (line,) = sweep_status(sweep.workspace, "s").to_pylist()
+        assert (line["pending"], line["fail"], line["interrupted"]) == (4, 0, 0)
+        assert [arm["failed"] for arm in arms_status(sweep.workspace, "s").to_pylist()] == [0]
+    (line,) = sweep_status(sweep.workspace, "s").to_pylist()
+    assert (line["pending"], line["fail"], line["interrupted"]) == (3, 0, 1)
 
 
 def test_progress_says_a_reason_in_a_line_of_its_own_once(capsys, sweep):
@@ -380,8 +447,8 @@ def test_progress_says_a_reason_in_a_line_of_its_own_once(capsys, sweep):
     sweep.look()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("s: No worker has come yet. ")
-    assert lines[1].startswith("s: over after ")
+    assert lines[0].startswith("s: No worker has joined yet. ")
+    assert re.fullmatch(r"s: a worker has joined \(after \d+ s\)\.", lines[1]), "not what is no longer so"
     assert shown.nodes is None
 
 
@@ -414,7 +481,10 @@ def test_a_command_gets_the_text_and_json_and_no_shell_sees_them(tmp_path):
         "is_over": False,
         "message": text,
     }
-    assert json.loads(second.split("|", 1)[1])["is_over"]
+    text, data = second.split("|", 1)
+    assert text.startswith("s: the rows could be written (after ")
+    over = json.loads(data)
+    assert (over["is_over"], over["text"], over["remedy"], over["message"]) == (True, "the rows could be written.", "", text)
 
 
 @pytest.mark.parametrize(

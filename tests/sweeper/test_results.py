@@ -344,7 +344,7 @@ def test_a_damaged_file_is_named(store: ResultStore, damage: Callable[[Path], No
 
 
 def test_no_results_are_said_to_be_none(store: ResultStore) -> None:
-    with pytest.raises(StoreError, match=r"results: must hold results\. Run a sweep first, or give --results"):
+    with pytest.raises(StoreError, match=r"results: there are no results here\. Check the spelling of --results"):
         Results(store.uri).sql("select 1")
     assert store.live_trials() == []
     assert store.sweeps() == []

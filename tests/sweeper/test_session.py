@@ -115,8 +115,8 @@ def test_a_lost_trial_is_another_attempt_and_one_lost_too_often_fails(run):
     trial = run.begin()
     for attempt in range(1, 4):
         run.session.lose(trial.id)
-        assert run.rows("status, cause, attempt") == [("FAIL", "infrastructure", attempt)]
-        assert "was lost; the trial was started again" in run.rows("error")[0][0]
+        assert run.rows("status, cause, attempt") == [("INTERRUPTED", "infrastructure", attempt)]
+        assert "was lost; the trial is started again" in run.rows("error")[0][0]
         assert run.begin() is trial, "before the trials that wait for what it led"
         assert run.rows("status, cause, attempt") == [("RUNNING", None, attempt + 1)]
     run.session.lose(trial.id)
@@ -230,7 +230,7 @@ def test_a_machine_that_fails_everything_gets_no_more_and_its_trials_run_elsewhe
         assert run.session.nodes.avoided(trial.id) == {"bad"}
         run.recorder.flush()
         error = run.workspace.sql(f"select error from trial_status where trial = '{trial.id}'").rows()[0]["error"]
-        assert error == "one: data: DataError: no file x.npz; the trial was started again on another machine"
+        assert error == "one: data: DataError: no file x.npz; the trial is started again on another machine"
         assert begin_on(run, "good") is trial
         run.session.end(trial.id, COMPLETE)
     assert run.session.nodes.excluded == {"one": "DataError: no file x.npz"}

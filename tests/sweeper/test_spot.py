@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -215,6 +216,15 @@ def test_what_the_cloud_says_reaches_the_shell_as_text_only(aws):
     assert "SWEEPER_INSTANCE_TYPE='x; touch /tmp/oops'" in run("describe", address=aws.address).stdout
 
 
+def test_a_drain_without_a_cluster_says_what_to_give_and_is_in_the_help():
+    missing = run("drain", "--address", "127.0.0.1:9", address="")
+    assert missing.exit_code == 2
+    assert missing.output.startswith("no Ray cluster was reached at 127.0.0.1:9 (nothing listens there). Start a cluster")
+    wrong = run("drain", "--address", "127.0.0.1", address="")
+    assert (wrong.exit_code, "Did you mean 127.0.0.1:6379?" in wrong.output) == (2, True)
+    assert re.search(r"\bnode +Take this machine out of its cluster", CliRunner().invoke(app, ["--help"]).output)
+
+
 @pytest.fixture
 def short_tmp() -> Iterator[str]:
     """A folder for Ray, whose sockets allow no long path."""
@@ -273,11 +283,16 @@ again = subprocess.run([*command, "drain", "--address", "127.0.0.2:7001", "--nod
 assert again.returncode == 1, again
 assert "this machine runs the head, which cannot be drained" in again.stderr, again
 
-stopping = subprocess.Popen([*command, "drain", "--address", "127.0.0.2:7001", "--node-ip", "127.0.0.3", "--seconds", "40", "--wait"])
-time.sleep(5)
+drain = [*command, "drain", "--address", "127.0.0.2:7001", "--node-ip", "127.0.0.3", "--seconds", "40", "--wait"]
+stopping = subprocess.Popen(drain, stdout=subprocess.PIPE, text=True)
+first = stopping.stdout.readline().strip()
+time.sleep(3)
 assert stopping.poll() is None, "it waits while a trial runs"
 ray.kill(trial)
 assert stopping.wait(40) == 0, "the node has ended, once it was idle"
+last = stopping.stdout.read().strip()
+assert first == f"this machine is taken out of the cluster: draining {os.uname().nodename} (node {node[:8]}), 40 s left", first
+assert last == "drained: the Ray node has ended, and no trial runs on it any more", last
 print("all well")
 """
 

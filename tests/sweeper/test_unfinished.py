@@ -112,10 +112,11 @@ def test_a_run_that_lost_its_claim_ends_and_says_so(run):
 
 def test_a_sweep_with_a_driver_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ResultStore("results").write_claim("quickstart", "20260101T000000-a", {"beats": 1, "holds": True} | Process("elsewhere", 7).cells())
-    result = CliRunner().invoke(app, ["run", "quickstart", "--set", "sweep:seeds=1", "--wait", "0"])
+    ResultStore("my results").write_claim("quickstart", "20260101T000000-a", {"beats": 1, "holds": True} | Process("elsewhere", 7).cells())
+    result = CliRunner().invoke(app, ["run", "quickstart", "--set", "sweep:seeds=1", "--wait", "0", "--results", "my results"])
     assert result.exit_code == 2
-    assert "sweep quickstart must have one driver at a time, but process 7 on elsewhere runs it" in result.output
+    assert "sweep quickstart is already being run by process 7 on elsewhere" in result.output
+    assert "end it with `sweeper stop quickstart --results 'my results'`, or" in result.output, "as it can be pasted"
     assert "--wait MINUTES" in result.output
-    assert list((tmp_path / "results").iterdir()) == [tmp_path / "results" / "sweeps"]
-    assert not list((tmp_path / "results").rglob("*.json"))
+    assert list((tmp_path / "my results").iterdir()) == [tmp_path / "my results" / "sweeps"]
+    assert not list((tmp_path / "my results").rglob("*.json"))

@@ -31,7 +31,7 @@ def test_questions_are_answered_from_its_tables(tmp_path):
     workspace = sweeper.Workspace(tmp_path)
     workspace.results.append("trials", "s", [{"trial": "t", "attempt": 1, "sequence": 0}])
     assert workspace.sql("select trial from trial_status").rows() == [{"trial": "t"}]
-    with pytest.raises(StoreError, match="must hold results"):
+    with pytest.raises(StoreError, match="there are no results here"):
         Workspace(tmp_path / "nowhere").sql("select 1")
 
 
