@@ -7,8 +7,8 @@ A recipe is one setting for all arms of a task: a body that is pretrained and al
 arms. So every candidate runs with every arm, and the one is chosen whose validation errors are lowest relative to the best of each arm, in
 the geometric mean over arms: what suits one arm alone does not win, whichever arm that is. Test errors are written down and decide nothing.
 
-Candidates of a task are the recipe as it was before, and three learning rates, at as many epochs as the time of a trial allows, with a rate that
-falls to 0 at the end. Seconds are those of the processor, as other jobs may run beside.
+Candidates of a task are the recipe as it was before, and three learning rates, at as many epochs as the time of a trial allows, with a
+rate that falls to 0 at the end. Seconds are those of the processor, as other jobs may run beside.
 """
 
 from __future__ import annotations
