@@ -482,7 +482,7 @@ class Session:
         are = "trial is" if count == 1 else "trials are"
         return (
             f"{self.space.name}: storage has been out of reach for as long as budget.storage_minutes ({minutes:g}) allows. "
-            f"The sweep ends: {count} {are} interrupted, and the last rows are tried for another {LAST_ROWS_S:g} s."
+            f"The sweep ends: {count} {are} interrupted. Writing the last rows is tried for up to a minute more."
         )
 
     def drop_unneeded(self) -> None:

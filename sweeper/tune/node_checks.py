@@ -116,7 +116,7 @@ class NodeChecks:
         cause = found.troubles[0][0]
         if all(of in HEALING for of, _ in found.troubles):
             self._again_at[id] = self._clock() + AGAIN_S
-        return NodeResult(id, cause, "; ".join(dict.fromkeys(why for _, why in found.troubles)))
+        return NodeResult(id, cause, "; ".join(dict.fromkeys(why.rstrip(".") for _, why in found.troubles)))
 
 
 def ask_node(task: Any, node_id: str, question: Any) -> Any:

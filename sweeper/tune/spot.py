@@ -274,7 +274,7 @@ def _find_nodes(address: str | None, node_ip: str | None) -> tuple[Any, dict[str
     alive = [(node.hex(), info) for node, info in infos.items() if info.state == 0 and node.hex() in here]
     found = [(node, info) for node, info in alive if node_ip in (None, info.node_manager_address)]
     if not found:
-        raise NodeError("no Ray node runs on this machine")
+        raise NodeError("no Ray node of this cluster runs on this machine. Call this on the machine that shall leave it.")
     if workers := {node: f"{info.node_manager_hostname} (node {node[:8]})" for node, info in found if not info.is_head_node}:
         return cluster, workers
     raise NodeError("this machine runs the head, which cannot be drained: the sweep and all other nodes end with it")
