@@ -49,7 +49,7 @@ SIGN = TaskSpec(name="sign", summary="s", dims=1, kind="classification", loss="c
 
 HEAD = "$PYTHON -m ray.scripts.scripts start --head --node-ip-address 127.0.0.2 --port 6399 --temp-dir $SESSION"
 HEAD += " --object-store-memory 100000000"
-HIDE = "mount -t tmpfs none $FOLDER/project; mount -t tmpfs none $ROOT; cd /"
+HIDE = "mount -t tmpfs none $FOLDER/project; mount -t tmpfs none $ROOT/orca_core; mount -t tmpfs none $ROOT/sweeper; cd /"
 NODE = "-m ray.scripts.scripts start --address 127.0.0.2:6399 --num-cpus 1 --object-store-memory 100000000"
 
 
