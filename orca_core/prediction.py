@@ -176,7 +176,8 @@ class TunedModel:
         if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
             raise DataError(Fault("device", "must be a device of this machine", device, "Take cpu.").text())
         inputs = self._preparation.inputs
-        rows = torch.from_numpy(self._encode(self._samples(data)))
+        # Contiguous: on some processors other strides mean another order of sums.
+        rows = torch.from_numpy(self._encode(self._samples(data))).contiguous()
         precision, size = self.config.precision, batch_size or self.config.finetune.eval_batch_size
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
         autocast = torch.autocast(device.partition(":")[0], dtype, enabled=precision != "fp32")

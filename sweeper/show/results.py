@@ -79,7 +79,9 @@ def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm], uri: 
     notes = describe_resolution(ranking.metric, [arm.rows for arm in ranking.arms[task]])
     compared = [Compared(arm.rows, arm.line["test_error"], arm.line["test_error_ci95"], arm.floor) for arm in ranking.arms[task]]
     notes += describe_floors(task, compared, uri)
-    return text + "".join(f"{textwrap.fill(note, terminal_width())}\n" for note in notes)
+    # Commands in notes are pasted: neither they nor paths are broken within a word.
+    filled = (textwrap.fill(note, terminal_width(), break_on_hyphens=False, break_long_words=False) for note in notes)
+    return text + "".join(f"{note}\n" for note in filled)
 
 
 def _format_mean(line: Mapping[str, Any], metric: str) -> str:

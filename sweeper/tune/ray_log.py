@@ -65,4 +65,4 @@ class RayLog:
 def _log_printed(data: Mapping[str, Any], ignore_prefix: bool) -> None:
     """Log what Ray would print on the driver, without the codes of colours."""
     for line in data.get("lines", ()):
-        logging.getLogger("ray").warning("(%s) %s", data.get("pid"), _COLOUR.sub("", str(line)))
+        logging.getLogger("ray").error("(%s) %s", data.get("pid"), _COLOUR.sub("", str(line)))

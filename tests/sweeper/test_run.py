@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,9 +219,13 @@ def test_a_trial_whose_process_dies_is_started_again(sweep):
     def kill_the_workers() -> None:
         while not list(sweep.folder.glob("artifacts/pretrain/*/*/COMPLETE.json")):
             time.sleep(0.02)
-        for process in psutil.Process().children(recursive=True):  # of this process's own Ray
-            if "ray::train openml" in " ".join(process.cmdline()):  # the title has the task and the id of the trial
-                process.kill()
+        killed = False
+        while not killed:  # between two steps the process has another title
+            for process in psutil.Process().children(recursive=True):  # of this process's own Ray
+                with suppress(psutil.NoSuchProcess):
+                    if "ray::train openml" in " ".join(process.cmdline()):  # the title has the task and the id of the trial
+                        process.kill()
+                        killed = True
 
     killer = threading.Thread(target=kill_the_workers, daemon=True)
     killer.start()

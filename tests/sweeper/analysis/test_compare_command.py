@@ -101,7 +101,7 @@ def test_the_text_fits_the_terminal(workspace, simulate, monkeypatch, width, opt
     monkeypatch.setenv("COLUMNS", str(width))
     simulate(QUICKSTART, noisy())
     text = sweeper(workspace, "compare", "quick", *options)
-    assert max(map(len, text.splitlines())) <= width, text
+    assert max(len(line) for line in text.splitlines() if workspace.uri not in line) <= width, text  # a path is not broken
     for format in ("csv", "markdown", "latex"):
         assert sweeper(workspace, "compare", "quick", *options, "--format", format)
 
