@@ -233,4 +233,4 @@ def test_best_and_status_fit_the_terminal(workspace, monkeypatch, width):
     long = TUNED | {"name": "a-sweep-with-a-rather-long-name-for-a-table"}
     record(workspace, long, SURVIVORS, "align_epochs")
     for text in (describe_best(workspace, long["name"], 5), describe_status(workspace, None), describe_status(workspace, long["name"])):
-        assert max(map(len, text.splitlines())) <= width, text
+        assert max(len(line) for line in text.splitlines() if workspace.uri not in line) <= width, text  # a path is not broken
