@@ -11,7 +11,7 @@ node, stage, epoch, and when it began and ended. Files in the folder `harm` make
     no-start[-NODE]    processes fail while they are set up
     no-process[-NODE]  processes end while they are set up
     memory-SEED        trials of this seed hold as many GiB as it says, for 30 s
-    memory-tries       how often they do; always if there is no such file
+    memory-tries       how often they do; always if the file is absent
     long-SEED          trials of this seed first sleep as many seconds as it says
     hold               trials that could begin wait as long as it is there
 

@@ -244,7 +244,7 @@ class Files:
         self.attempt(write, f"{name} cannot be written")
 
     def infos(self, folder: str = "", recursive: bool = False) -> list[fs.FileInfo]:
-        """What is in a folder; empty if there is no such folder."""
+        """What is in a folder; empty if the folder does not exist."""
 
         def find() -> list[fs.FileInfo]:
             selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=recursive)

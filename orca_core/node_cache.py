@@ -43,7 +43,7 @@ class NodeCache:
         return cls(workbench.cache_root / "artifacts", int(workbench.artifact_cache_gib * GIB))
 
     def get(self, digest: str) -> bytes | None:
-        """The content with this SHA-256, in hexadecimal digits; None if there is no such copy."""
+        """The content with this SHA-256, in hexadecimal digits; None if the cache has no copy of it."""
         if self.max_bytes <= 0:
             return None
         path = self.folder / digest

@@ -95,7 +95,7 @@ def compute_floors(case: FloorCase, models: Sequence[str] | None = None) -> Iter
         A row for each model. What cannot be computed is a row, too, with the cause.
 
     Raises:
-        ConfigError: If there is no such task.
+        ConfigError: If the task is unknown.
     """
     spec = find_task(case.task)
     names = MODELS[spec.kind] if models is None else models
