@@ -259,7 +259,7 @@ def beats_floors(evidence: Evidence) -> Iterator[Finding]:
         interval = "" if low is None or high is None else f" [{floor.test_error + low:.3g}, {floor.test_error + high:.3g}]"
         text = f"{floor.model} {floor.test_error:.3g}, best arm by validation {mean:.3g}{interval}, {len(rows)} seeds"
         if verdict == NO:
-            text = f"no evidence of transfer on {task}: {text}"
+            text = f"No evidence of transfer on {task}: {text}"
         numbers = {"floor": floor.model, "floor_error": floor.test_error, "test_error": mean, "low": low, "high": high, "n": len(rows)}
         statements.append(Statement(task, verdict, text, [numbers]))
     if statements:

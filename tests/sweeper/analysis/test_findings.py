@@ -135,7 +135,7 @@ def test_no_arm_beats_the_floor_is_said_in_words(simulate, workspace):
     assert RUNNER.invoke(app, ["floors", "digits", "--results", workspace.uri]).exit_code == 0
     answer = found(workspace)["floors"]
     assert answer.verdict == "no"
-    assert "no evidence of transfer on digits" in answer.statements[0].text
+    assert "No evidence of transfer on digits" in answer.statements[0].text
     simulate(space | {"name": "better"}, lambda cells: 1e-4 * (2 + draw(cells["seed"], cells["align_epochs"])))
     assert found(workspace, "better")["floors"].verdict == "yes"
 
