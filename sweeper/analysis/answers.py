@@ -10,13 +10,13 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from orca_core.errors import ConfigError, OrcaError
 from sweeper.analysis.associations import final_distances
-from sweeper.analysis.comparison import Comparison, compare
+from sweeper.analysis.comparison import Comparison, compare_levels
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import Row, cell, spell_value, varying_columns
 from sweeper.analysis.floors import Floors
@@ -123,24 +123,13 @@ class Evidence:
         factor: str,
         baseline: Any,
         *,
-        metric: str = "test_error",
         where: Callable[[Row], bool] = lambda row: True,
         alpha: float = 0.05,
     ) -> Comparison | None:
         """`sweeper compare` on some of the trials; None if these do not vary the factor, or do not have the baseline."""
-        rows = [row for row in self.sweep.rows if where(row)]
+        chosen = replace(self.sweep, rows=[row for row in self.sweep.rows if where(row)])
         try:
-            return compare(
-                rows,
-                factor,
-                baseline,
-                alpha=alpha,
-                pair_by=self.sweep.pair_by,
-                varied=self.sweep.varied,
-                lists_plan=self.sweep.lists_plan,
-                objective=self.sweep.objective,
-                scheduler=self.sweep.scheduler,
-            )
+            return compare_levels(chosen, factor, baseline, alpha=alpha)
         except ConfigError:
             return None
 

@@ -24,7 +24,7 @@ from sweeper.analysis.margins import DEFAULT_MARGIN, NEAR_ZERO, Margin, find_ste
 from sweeper.analysis.over_tasks import MIN_TASKS, summarise_tasks
 from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, pitman_morgan, seeds_needed
 from sweeper.analysis.skewness import MAX_KEYS, SKEWED, SKEWED_NOTE, find_skewed
-from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY
+from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, SweepRows
 
 ALPHA = 0.05
 """Default error rate of a family."""
@@ -120,6 +120,30 @@ def compare(
             at_looks = judge_at_looks(with_context, contrasts, looks, asked, alpha)
             effects = [*(_withhold(effect, allow_unfair) for effect in at_looks), *_judge(overall, alpha, allow_unfair)]
     return Comparison(contrasts[0].factor, contrasts[0].baseline, metric, asked, alpha, effects, contrasts)
+
+
+def compare_levels(sweep: SweepRows, factor: str, baseline: Any, **options: Any) -> Comparison:
+    """`compare` on the trials of a sweep, with what its plan says about them.
+
+    Args:
+        sweep: The trials.
+        factor, baseline: As for `compare`.
+        options: Those arguments of `compare` that are no part of a sweep: by, within, metric, margin, alpha, allow_unfair, looks.
+
+    Raises:
+        ConfigError: As `compare`.
+    """
+    return compare(
+        sweep.rows,
+        factor,
+        baseline,
+        pair_by=sweep.pair_by,
+        varied=sweep.varied,
+        lists_plan=sweep.lists_plan,
+        objective=sweep.objective,
+        scheduler=sweep.scheduler,
+        **options,
+    )
 
 
 def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_skewed: bool) -> Effect:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.answers import Evidence, answer, find_dims
-from sweeper.analysis.comparison import ALPHA, compare
+from sweeper.analysis.comparison import ALPHA, compare_levels
 from sweeper.analysis.effect import to_table
 from sweeper.analysis.factors import Row
 from sweeper.analysis.floors import Floors
@@ -59,20 +59,9 @@ def effects(
     Raises:
         ConfigError: With all faults of the arguments.
     """
-    compared = compare(
-        _rows_of_one_sweep(trials, pair_by),
-        factor,
-        baseline,
-        by=by,
-        within=within,
-        metric=metric,
-        margin=margin,
-        alpha=alpha,
-        allow_unfair=allow_unfair,
-        pair_by=pair_by,
-        varied=varied,
-        objective=objective,
-        scheduler=scheduler,
+    sweep = _one_sweep(trials, pair_by, varied, objective, scheduler)
+    compared = compare_levels(
+        sweep, factor, baseline, by=by, within=within, metric=metric, margin=margin, alpha=alpha, allow_unfair=allow_unfair
     )
     return to_table(compared.effects)
 
@@ -96,17 +85,24 @@ def importance(
     Raises:
         ConfigError: With all faults of the arguments.
     """
-    rows = _rows_of_one_sweep(trials, pair_by)
+    rows = _one_sweep(trials, pair_by).rows
     return shares_to_table(shares_of_variance(rows, metric=metric, pair_by=pair_by, varied=varied, objective=objective))
 
 
-def _rows_of_one_sweep(trials: pa.Table, pair_by: Sequence[str]) -> list[Row]:
+def _one_sweep(
+    trials: pa.Table,
+    pair_by: Sequence[str],
+    varied: Collection[str] | None = None,
+    objective: str = OBJECTIVE,
+    scheduler: Mapping[str, Any] = {},
+) -> SweepRows:
     rows: list[Row] = list(to_rows(trials, pair_by))
     if not rows:
         raise ConfigError([Fault("trials", "must have rows", Fault.ABSENT)])
     if len({row.get("sweep") for row in rows}) > 1:
         raise ConfigError([Fault("trials", "must be rows of one sweep: select them by its name", Fault.ABSENT)])
-    return rows
+    name = next((str(row["sweep"]) for row in rows if row.get("sweep")), "")
+    return SweepRows(name, rows, None if varied is None else tuple(varied), tuple(pair_by), objective, scheduler=scheduler)
 
 
 def findings(
@@ -133,15 +129,13 @@ def findings(
     Raises:
         ConfigError: If the trials are not of one sweep.
     """
-    rows = _rows_of_one_sweep(trials, pair_by)
-    name = next((str(row["sweep"]) for row in rows if row.get("sweep")), "")
-    sweep = SweepRows(name, rows, None if varied is None else tuple(varied), tuple(pair_by), objective, scheduler=scheduler)
+    sweep = _one_sweep(trials, pair_by, varied, objective, scheduler)
     evidence = Evidence(
         sweep,
         _last_distances(metrics) if metrics is not None else {},
         _mean_seconds(metrics) if metrics is not None else {},
         Floors(floors.to_pylist() if floors is not None else ()),
-        find_dims({row.get("task") for row in rows}),
+        find_dims({row.get("task") for row in sweep.rows}),
     )
     texts = ("name", "question", "verdict", "task", "task_verdict", "text", "numbers", "query", "would_change")
     found = [

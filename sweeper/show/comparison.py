@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.associations import Trend, find_trends
 from sweeper.analysis.beside_floors import add_floors, arms_beside_floors
-from sweeper.analysis.comparison import ALPHA, Comparison, compare
+from sweeper.analysis.comparison import ALPHA, Comparison, compare_levels
 from sweeper.analysis.description import interquartile_means, rank_levels
 from sweeper.analysis.effect import Effect, to_table
 from sweeper.analysis.factors import spell_value
@@ -50,8 +50,8 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
         rule = "must be given: no question of the search space says it"
         raise ConfigError(Fault(f"--{option}", rule, Fault.ABSENT) for option in missing)
     asked = {key: value for key, value in asked.items() if value is not None or key in ("factor", "baseline")}
-    return compare(
-        sweep.rows,
+    return compare_levels(
+        sweep,
         asked["factor"],
         asked["baseline"],
         by=asked.get("by", "task"),
@@ -60,11 +60,6 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
         margin=asked.get("margin", DEFAULT_MARGIN),
         alpha=asked.get("alpha", ALPHA),
         allow_unfair=allow_unfair,
-        pair_by=sweep.pair_by,
-        varied=sweep.varied,
-        lists_plan=sweep.lists_plan,
-        objective=sweep.objective,
-        scheduler=sweep.scheduler,
         looks=sweep.looks if _is_question(given, sweep.question) else (),
     )
 
