@@ -88,12 +88,14 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
     if table["trial"].null_count < len(table):
         table = current_rows(table)
     pair_by = tuple(plan.get("vary") or PAIR_BY)
-    rows = [row for row in to_rows(table, pair_by) if row.get("in_plan") is not False]
+    varied = plan.get("varied") or None
+    keep = {*pair_by, *(varied or ())}  # early in a sweep, the rows may have one level of a knob, and the plan the others
+    rows = [row for row in to_rows(table, keep) if row.get("in_plan") is not False]
     pending = _pending_rows(plan, rows)
     return SweepRows(
         name=name,
         rows=[*rows, *pending] if pending is not None else rows,
-        varied=plan.get("varied") or None,
+        varied=varied,
         pair_by=pair_by,
         objective=objective,
         lists_plan=pending is not None,
@@ -125,9 +127,8 @@ def _pending_rows(plan: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str
     started = {row["trial"] for row in rows}
     if not planned or (rows and not started & planned.keys()):
         return None
-    common, roles = plan.get("common", {}), plan.get("roles", {})  # plans of version 0.1 do not have them
+    common, roles = plan.get("common") or {}, plan.get("roles", {})  # plans of version 0.1 do not have them
     variants = {row.get("arm"): row.get("variant") for row in rows}
-    common = plan.get("common") or {}
     pending = []
     for trial, cells in planned.items():
         if trial not in started:

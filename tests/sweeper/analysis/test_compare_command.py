@@ -163,6 +163,15 @@ def test_a_failed_trial_is_missing_and_one_that_was_not_planned_is_not(workspace
     assert (row["n"], row["pairs_missing"], row["verdict"]) == (2, [], "no-difference")
 
 
+def test_a_knob_that_the_first_trials_have_in_common_is_read_from_their_rows(workspace, simulate):
+    """Early in a sweep all trials that have started may have one level; the plan has the others."""
+    space = {"name": "s", "base": {"task": "digits"}, "space": {"freezing": {"grid": ["full", "bias"]}}, "seeds": 3}
+    simulate(space, lambda cells: 0.3 if cells["freezing"] == "full" and cells["seed"] < 2 else None)
+    (row,) = as_json(workspace, "s", "--factor", "freezing", "--baseline", "full")
+    assert (row["level"], row["n"]) == ("bias", 0)
+    assert [(missing["seed"], missing["side"]) for missing in row["pairs_missing"]] == [(0, "level"), (1, "level"), (2, "both")]
+
+
 def test_the_question_of_a_sweep_is_asked_unless_another_is(workspace, simulate):
     space = {
         "name": "s",
