@@ -154,6 +154,8 @@ def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_sk
     if is_skewed and n <= MAX_KEYS:
         flags.append(SKEWED)
         notes.append(f"{SKEWED}: {SKEWED_NOTE}")
+    if contrast.uneven_keys:
+        notes.append(_describe_uneven(contrast))
     effect = Effect(
         task=contrast.task,
         factor=factor.name,
@@ -193,6 +195,18 @@ def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_sk
         margin=margin or None,
         p_equivalence=None if t.is_zero else as_number(p_equivalence),
     )
+
+
+def _describe_uneven(contrast: Contrast) -> str:
+    keys = contrast.uneven_keys
+    named = ", ".join(" ".join(f"{name} {value}" for name, value in contrast.name_key(key).items()) for key in keys[:MAX_NAMED])
+    more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+    rest = "averaged over fewer contexts, as pairs are missing. Where the effect depends on the context, this widens the interval."
+    return f"{named}{more}: {rest}"
+
+
+MAX_NAMED = 5
+"""Maximum number of seeds that a note names."""
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -290,8 +304,14 @@ def _withhold(effect: Effect, allow_unfair: bool) -> Effect:
 
 
 def _add_variances(effects: Sequence[Effect], contrasts: Sequence[Contrast], alpha: float) -> list[Effect]:
-    """The effects with the test of Pitman and Morgan, corrected over all of them."""
-    tests = [pitman_morgan(contrast.level_values, contrast.baseline_values) for contrast in contrasts]
+    """The effects with the test of Pitman and Morgan, corrected over all of them.
+
+    Means over different contexts differ by that alone, so of a contrast with such seeds nothing is said about variances.
+    """
+    tests = [
+        (math.nan, math.nan) if contrast.uneven_keys else pitman_morgan(contrast.level_values, contrast.baseline_values)
+        for contrast in contrasts
+    ]
     adjusted, _ = holm([float(p) for _, p in tests])
     found = []
     for effect, (ratio, p), corrected in zip(effects, tests, map(float, adjusted), strict=True):

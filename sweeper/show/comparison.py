@@ -302,12 +302,15 @@ def _describe_levels(comparison: Comparison) -> Iterator[str]:
     )
     if means:
         baseline = spelled[comparison.baseline]
-        listed = ", ".join(f"{spelled[level]}: {means[level]:.3g}" for level in in_order)
-        yield f"Interquartile mean of the error over that of {baseline}: {listed}."
+        listed = ", ".join(f"{spelled[level]}: {means[level]:.3g}" for level in in_order if level != comparison.baseline)
+        own = f"{means[comparison.baseline]:.3g}"
+        yield f"Interquartile mean of the error over the mean error of {baseline}, whose own is {own}: {listed}."
 
 
 def _footer(comparison: Comparison) -> Iterator[str]:
     effects = comparison.effects
+    if len({effect.task for effect in effects if effect.n}) > 1 and all(effect.task is not None for effect in effects):
+        yield "Nothing is said over tasks: fewer than two of them have the same levels, and a baseline whose error is not near 0."
     if len(effects) > 1:
         yield f"p are corrected for all {len(effects)} verdicts (Holm); the family's error rate is {100 * comparison.alpha:g} %."
     if comparison.margin.is_relative:

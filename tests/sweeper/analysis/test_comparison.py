@@ -94,6 +94,23 @@ def one(rows, **options):
     return effect
 
 
+def test_a_seed_that_lacks_a_context_is_named_and_nothing_is_said_about_variances():
+    """With full bodies the level is better by about 0.1, with frozen ones not at all; seed 2 has no trial with a full body."""
+    noise = [0.001, -0.002, 0.0015, 0.0005, -0.001, 0.002]
+
+    def error(cells):
+        if cells["freezing"] == "full" and cells["seed"] == 2:
+            return None
+        return 0.5 - 0.1 * (cells["align_epochs"] == 5 and cells["freezing"] == "full") + noise[cells["seed"] - cells["align_epochs"]]
+
+    grid = {"align_epochs": [0, 5], "freezing": ["full", "frozen-body"], "seed": list(range(6))}
+    uneven, even = one(cross(grid, error)), one(cross(grid | {"seed": [0, 1, 3, 4, 5]}, error))
+    assert even.p_variance is not None
+    assert (uneven.n, uneven.sd_ratio, uneven.p_variance) == (6, None, None)
+    assert any(note.startswith("seed 2: averaged over fewer contexts") for note in uneven.notes)
+    assert not any("fewer contexts" in note for note in even.notes)
+
+
 def test_verdicts_by_hand():
     """Differences -0.1, -0.11, -0.12: mean -0.11, sd 0.01, t = -19.05 with two degrees of freedom, p = 1 - 19.05 / sqrt(2 + 19.05^2)."""
     better = one(table([0.4, 0.39, 0.38], [0.5, 0.5, 0.5]))
