@@ -60,6 +60,7 @@ class Finding:
         statements: What each task says; the one over tasks last, if there is one.
         query: The command that shows the numbers behind it.
         would_change: What evidence would change the verdict.
+        subject: What helps or hurts, for verdicts in words.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Finding:
     query: str
     would_change: str
     by_level: Mapping[str, str] = field(default_factory=dict)
+    subject: str = "it"
 
     def to_data(self) -> dict[str, Any]:
         """The finding as JSON data."""
@@ -214,7 +216,7 @@ def describe_effect(effect: Effect) -> str:
     if effect.difference is None:
         return f"{level}: {verdict}, no pairs"
     interval = "" if effect.low is None or effect.high is None else f" [{effect.low:+.3g}, {effect.high:+.3g}]"
-    return f"{level}: {verdict} ({effect.difference:+.3g}{interval}, {effect.n} seeds)"
+    return f"{level}: {verdict} ({effect.difference:+.3g}{interval}, {effect.n} seed{'' if effect.n == 1 else 's'})"
 
 
 def describe_interaction(effect: Effect) -> str:
@@ -270,6 +272,8 @@ def overall(statements: Sequence[Statement]) -> str:
 def what_would_change(effects: Sequence[Effect]) -> str:
     """What evidence would change the verdicts of effects, from the seeds that they need and the margins that they have."""
     single = [effect for effect in effects if effect.task is not None]
+    if not any(effect.n for effect in single):
+        return "pairs of complete trials: there are none; `sweeper status` counts trials that failed or have not run."
     parts = []
     unfair = sorted({flag for effect in single if effect.verdict is None for flag in effect.flags})
     if unfair:

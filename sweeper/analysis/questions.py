@@ -44,10 +44,10 @@ def _command(evidence: Evidence, factor: str, baseline: Any, more: str = "") -> 
     return f"sweeper compare {shlex.quote(evidence.sweep.name)}{here} --factor {factor} --baseline {level}{more}"
 
 
-def _finding(name: str, question: str, comparison: Comparison, query: str) -> Finding:
+def _finding(name: str, question: str, comparison: Comparison, query: str, subject: str = "it") -> Finding:
     statements = state_effects(comparison)
     by_level = levels_overall(comparison.effects)
-    return Finding(name, question, overall(statements), statements, query, what_would_change(comparison.effects), by_level)
+    return Finding(name, question, overall(statements), statements, query, what_would_change(comparison.effects), by_level, subject)
 
 
 def embedder_training(evidence: Evidence) -> Iterator[Finding]:
@@ -162,7 +162,7 @@ def what_to_train(evidence: Evidence) -> Iterator[Finding]:
     """What has to be trained? Figure 4 of the ablation paper."""
     if "freezing" in evidence.varied and (comparison := evidence.compare("freezing", "full")):
         question = "What has to be trained (each against training everything)?"
-        yield _finding("what-to-train", question, comparison, _command(evidence, "freezing", "full"))
+        yield _finding("what-to-train", question, comparison, _command(evidence, "freezing", "full"), "training less")
 
 
 def pretraining(evidence: Evidence) -> Iterator[Finding]:

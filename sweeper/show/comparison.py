@@ -223,7 +223,7 @@ LEAST_P = 0.0001
 def _verdict(effect: Effect) -> str:
     """A verdict in words. What is in doubt about it stands in the notes."""
     if effect.verdict is None:
-        return "none: not fair"
+        return "not given: unfair"
     doubt = "?" if effect.flags else ""
     if effect.verdict in (HELPS, HURTS):
         return effect.verdict + doubt

@@ -115,7 +115,7 @@ def test_the_text_says_what_is_found(workspace, simulate):
     simulate(QUICKSTART, outcome)
     text = " ".join(sweeper(workspace, "compare", "quick", "--factor", "align.epochs", "--baseline", "0").split())
     assert "quick: test_error by align.epochs, each level against 0. Lower is better." in text
-    assert "none: not fair" in text
+    assert "not given: unfair" in text
     assert "missing-in-one-arm: More trials are missing on one side: 4 of the level, 0 of the baseline" in text
     assert "seed 3" in text
     assert "FAIL not-finite" in text
@@ -123,7 +123,7 @@ def test_the_text_says_what_is_found(workspace, simulate):
     assert "p are corrected for all 3 verdicts (Holm); the family's error rate is 5 %." in text
     assert "cover the draws of training by seed, on one split of the data; not other splits or pretrained bodies." in text
     allowed = sweeper(workspace, "compare", "quick", "--factor", "align.epochs", "--baseline", "0", "--allow-unfair")
-    assert "none: not fair" not in allowed
+    assert "not given: unfair" not in allowed
 
 
 def test_the_best_floor_stands_beside_the_arms(workspace, simulate):
