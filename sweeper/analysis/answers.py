@@ -9,14 +9,14 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from orca_core.errors import ConfigError, OrcaError
 from sweeper.analysis.associations import final_distances
-from sweeper.analysis.comparison import Comparison, compare_levels
+from sweeper.analysis.comparison import ALPHA, Comparison, compare_levels
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import Row, cell, spell_value, varying_columns
 from sweeper.analysis.floors import Floors
@@ -125,13 +125,12 @@ class Evidence:
         factor: str,
         baseline: Any,
         *,
-        where: Callable[[Row], bool] = lambda row: True,
-        alpha: float = 0.05,
+        where: str | None = None,
+        alpha: float = ALPHA,
     ) -> Comparison | None:
-        """`sweeper compare` on some of the trials; None if these do not vary the factor, or do not have the baseline."""
-        chosen = replace(self.sweep, rows=[row for row in self.sweep.rows if where(row)])
+        """`sweeper compare --where` on some of the trials; None if these do not vary the factor, or do not have the baseline."""
         try:
-            return compare_levels(chosen, factor, baseline, alpha=alpha)
+            return compare_levels(self.sweep.where(where), factor, baseline, alpha=alpha)
         except ConfigError:
             return None
 

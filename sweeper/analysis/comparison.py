@@ -13,6 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.adaptive import judge_at_looks
 from sweeper.analysis.contrasts import Contrast, paired_differences
@@ -304,25 +306,48 @@ def _withhold(effect: Effect, allow_unfair: bool) -> Effect:
 
 
 def _add_variances(effects: Sequence[Effect], contrasts: Sequence[Contrast], alpha: float) -> list[Effect]:
-    """The effects with the test of Pitman and Morgan, corrected over all of them.
-
-    Means over different contexts differ by that alone, so of a contrast with such seeds nothing is said about variances.
-    """
-    tests = [
-        (math.nan, math.nan) if contrast.uneven_keys else pitman_morgan(contrast.level_values, contrast.baseline_values)
-        for contrast in contrasts
-    ]
-    adjusted, _ = holm([float(p) for _, p in tests])
+    """The effects with a test whether the level varies as much over seeds as the baseline, corrected over all of them."""
+    tests = [compare_variances(contrast) for contrast in contrasts]
+    adjusted, _ = holm([p for _, p in tests])
     found = []
     for effect, (ratio, p), corrected in zip(effects, tests, map(float, adjusted), strict=True):
         notes = effect.notes
-        if corrected <= alpha:
+        if corrected <= alpha and all(flag == SKEWED for flag in effect.flags):
             compared = f"{ratio:.2g} times the baseline's" if math.isfinite(ratio) else "above 0, that of the baseline"
             notes = (*notes, f"Its standard deviation over seeds is {compared} (Pitman-Morgan, p {corrected:.2g}).")
         found.append(
             replace(effect, sd_ratio=_finite(ratio), p_variance=as_number(p), p_variance_adjusted=as_number(corrected), notes=notes)
         )
     return found
+
+
+def compare_variances(contrast: Contrast) -> tuple[float, float]:
+    """Whether a level varies more over seeds than the baseline: the ratio of the standard deviations, and p that they are equal.
+
+    Both sides are means over equally many trials, else one would vary less by that alone: where trials of one side serve several contexts,
+    each group of contexts without such is tested by itself, and p corrected for the number of groups (Bonferroni). Seeds with different
+    contexts are not compared.
+
+    Returns:
+        The ratio over all groups, and p; NaN where nothing can be said.
+
+    Reference:
+        Pitman 1939, Morgan 1939.
+    """
+    if contrast.uneven_keys or len(contrast.keys) < 3:
+        return math.nan, math.nan
+    level, baseline, p = 0.0, 0.0, []
+    for contexts in contrast.slices():
+        one, other = (
+            np.array([[getattr(contrast.pairs[key][context], side)[contrast.metric] for context in contexts] for key in contrast.keys])
+            for side in ("level", "baseline")
+        )
+        one, other = one.mean(axis=1), other.mean(axis=1)
+        level, baseline = level + float(np.var(one)), baseline + float(np.var(other))
+        p.append(float(pitman_morgan(one, other)[1]))
+    tested = [value for value in p if not math.isnan(value)]
+    ratio = math.sqrt(level / baseline) if baseline else math.inf if level else math.nan
+    return ratio, min(1.0, len(tested) * min(tested)) if tested else math.nan
 
 
 def _finite(value: Any) -> float | None:

@@ -116,6 +116,23 @@ class Contrast:
         most = {context for of_key in self.pairs.values() for context in of_key}
         return tuple(key for key in self.keys if len(self.pairs[key]) < len(most))
 
+    def slices(self) -> list[list[Setting]]:
+        """The contexts in groups, in each of which no trial occurs twice.
+
+        A trial that does not read a knob, as a naive one does not read the proxy, is the baseline in all contexts that differ in that knob.
+        """
+        groups: list[tuple[list[Setting], set[int]]] = []
+        for context, pair in self.pairs[self.keys[0]].items() if self.keys else ():
+            trials = {id(pair.level), id(pair.baseline)}
+            for contexts, used in groups:
+                if not used & trials:
+                    contexts.append(context)
+                    used |= trials
+                    break
+            else:
+                groups.append(([context], trials))
+        return [contexts for contexts, _ in groups]
+
     def by_context(self) -> dict[Setting, dict[Key, float]]:
         """Context -> key -> difference."""
         found: dict[Setting, dict[Key, float]] = {context: {} for context in self.contexts}

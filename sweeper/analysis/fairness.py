@@ -156,10 +156,13 @@ def _about_machines(contrast: Contrast) -> Iterator[Remark]:
     balance = Counter(tuple(one[name] for name in known) for one, _ in pairs)
     balance.subtract(tuple(other[name] for name in known) for _, other in pairs)
     if sum(map(abs, balance.values())) / 2 >= GOES_WITH_ARM * len(pairs):
-        yield Remark("machines-go-with-arm", f"Level and baseline ran on different kinds of machine: {', '.join(known)}.")
+        yield Remark(OTHER_MACHINES, f"Level and baseline ran on different kinds of machine: {', '.join(known)}.")
     else:
         yield Remark("", f"Trials of both sides ran on {len(balance)} kinds of machine, which differ in {', '.join(known)}.")
 
+
+OTHER_MACHINES = "machines-go-with-arm"
+"""The flag of a comparison whose sides ran on different kinds of machine."""
 
 _MACHINE = ("device", "instance_type", *COMPARED)
 """Columns that tell kinds of machine apart."""

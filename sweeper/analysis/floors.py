@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +136,7 @@ def describe_floors(task: str, arms: Sequence[Compared], uri: str) -> list[str]:
         else:
             lines.append(_compare(task + where, floor, group))
     if unknown:
-        commands = dict.fromkeys(f"`sweeper floors {task}{case.settings()}{results_option(uri)}`" for case in unknown)
+        commands = dict.fromkeys(f"`sweeper floors {shlex.quote(task)}{case.settings()}{results_option(uri)}`" for case in unknown)
         shown = ", ".join(list(commands)[:MAX_COMMANDS]) + (", ..." if len(commands) > MAX_COMMANDS else "")
         lines.append(f"Not compared with models that need no transformer: {shown} computes them.")
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.analysis.factors import KNOB_OF, Row
 from sweeper.analysis.machines import COLUMNS as MACHINE_COLUMNS
+from sweeper.results.query import select_rows
 from sweeper.results.records import schema
 from sweeper.results.store import ResultStore
 from sweeper.results.views import current_rows
@@ -62,17 +63,27 @@ class SweepRows:
     question: Mapping[str, Any] = field(default_factory=dict)
     looks: Sequence[int] = ()
 
+    def where(self, condition: str | None) -> SweepRows:
+        """The trials that meet a condition in SQL; all of them if it is None.
 
-def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = ()) -> SweepRows:
+        Raises:
+            QueryError: If the condition is not valid.
+        """
+        return self if condition is None else replace(self, rows=select_rows(self.rows, condition))
+
+
+def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = (), condition: str | None = None) -> SweepRows:
     """Read the planned trials of a sweep.
 
     Args:
         results: The result tables.
         name: Name of the sweep.
         metrics: Columns that are compared.
+        condition: A condition in SQL that the trials meet; None = all trials.
 
     Raises:
         ConfigError: If the sweep is unknown, or one of the metrics is no column of numbers.
+        QueryError: If the condition is not valid.
     """
     results.check_sweep(name)
     columns = schema("trials")
@@ -89,10 +100,11 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
         table = current_rows(table)
     pair_by = tuple(plan.get("vary") or PAIR_BY)
     varied = plan.get("varied") or None
-    keep = {*pair_by, *(varied or ())}  # early in a sweep, the rows may have one level of a knob, and the plan the others
+    # Early in a sweep, the rows may have one level of a knob, and the plan the others; and a condition may name any knob.
+    keep = {*pair_by, *(varied or ()), *(KNOB_OF if condition else ())}
     rows = [row for row in to_rows(table, keep) if row.get("in_plan") is not False]
     pending = _pending_rows(plan, rows)
-    return SweepRows(
+    found = SweepRows(
         name=name,
         rows=[*rows, *pending] if pending is not None else rows,
         varied=varied,
@@ -103,6 +115,7 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
         question=plan.get("question") or {},
         looks=plan.get("looks") or (),
     )
+    return found.where(condition)
 
 
 def to_rows(table: pa.Table, keep: Collection[str] = PAIR_BY) -> list[dict[str, Any]]:

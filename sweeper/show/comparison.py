@@ -30,7 +30,9 @@ OPTIONS = ("factor", "baseline", "by", "within", "metric", "margin", "alpha")
 """The options of a comparison that a sweep's `question` may answer."""
 
 
-def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], allow_unfair: bool = False) -> Comparison:
+def compare_sweep(
+    workspace: Workspace, name: str, options: Mapping[str, Any], allow_unfair: bool = False, condition: str | None = None
+) -> Comparison:
     """Compare the levels of a factor in a sweep.
 
     Args:
@@ -38,12 +40,16 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
         name: Name of the sweep.
         options: Those of `OPTIONS` that are given; others come from the sweep's `question`, or have their defaults.
         allow_unfair: Whether comparisons that are not fair get a verdict.
+        condition: A condition in SQL that the trials meet; None = all trials.
 
     Raises:
         ConfigError: With all faults.
+        QueryError: If the condition is not valid.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    sweep = read_sweep_rows(workspace.results, name, [given.get("metric", "test_error")])
+    sweep = read_sweep_rows(workspace.results, name, [given.get("metric", "test_error")], condition)
+    if condition is not None and not sweep.rows:
+        raise ConfigError([Fault("--where", "must be met by a trial of the sweep", condition)])
     is_its_question = given.get("factor", sweep.question.get("factor")) == sweep.question.get("factor")
     asked = {key: value for key, value in sweep.question.items() if key in OPTIONS and is_its_question} | given
     if missing := [option for option in ("factor", "baseline") if option not in asked]:
@@ -60,7 +66,7 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
         margin=asked.get("margin", DEFAULT_MARGIN),
         alpha=asked.get("alpha", ALPHA),
         allow_unfair=allow_unfair,
-        looks=sweep.looks if _is_question(given, sweep.question) else (),
+        looks=sweep.looks if condition is None and _is_question(given, sweep.question) else (),
     )
 
 
@@ -69,14 +75,21 @@ def _is_question(given: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
     return all(spell_value(question.get(key)) == spell_value(value) for key, value in given.items())
 
 
-def show_comparison(workspace: Workspace, name: str, options: Mapping[str, Any], format: str, allow_unfair: bool = False) -> str:
+def show_comparison(
+    workspace: Workspace,
+    name: str,
+    options: Mapping[str, Any],
+    format: str,
+    allow_unfair: bool = False,
+    condition: str | None = None,
+) -> str:
     """A comparison as text for people (`table`), JSON, CSV, markdown or LaTeX.
 
     Raises:
         ConfigError: As `compare_sweep`; or if the format is unknown.
     """
     check_format(format)
-    comparison = compare_sweep(workspace, name, options, allow_unfair)
+    comparison = compare_sweep(workspace, name, options, allow_unfair, condition)
     floors = Floors.read(workspace.results)
     comparison = replace(comparison, effects=add_floors(comparison, floors))
     if format == "json":

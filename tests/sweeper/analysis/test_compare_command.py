@@ -172,6 +172,18 @@ def test_a_knob_that_the_first_trials_have_in_common_is_read_from_their_rows(wor
     assert [(missing["seed"], missing["side"]) for missing in row["pairs_missing"]] == [(0, "level"), (1, "level"), (2, "both")]
 
 
+def test_trials_are_selected_by_a_condition_on_any_column(workspace, simulate):
+    """Knobs that the sweep does not vary can be named, too, and trials that have not started are among those selected."""
+    space = {"name": "s", "space": {"task": {"grid": ["digits", "mnist1d"]}, "align.epochs": {"grid": [0, 5, 10]}}, "seeds": 3}
+    simulate(space, lambda cells: None if cells["seed"] == 2 and cells["align_epochs"] == 10 else 0.3 + 0.01 * cells["seed"])
+    asked = ("s", "--factor", "align.epochs", "--baseline", "5", "--where")
+    (row,) = as_json(workspace, *asked, "align_epochs > 0 and task = 'digits' and freezing = 'full'")
+    assert (row["task"], row["level"], row["n"], len(row["pairs_missing"])) == ("digits", 10, 2, 1)
+    assert "--where: must be met by a trial" in sweeper(workspace, "compare", *asked, "seed > 7", code=2)
+    assert 'align_epoch" not found' in sweeper(workspace, "compare", *asked, "align_epoch > 0", code=2)
+    assert "give one SELECT" in sweeper(workspace, "compare", *asked, "true); drop table trials; select (1", code=2)
+
+
 def test_the_question_of_a_sweep_is_asked_unless_another_is(workspace, simulate):
     space = {
         "name": "s",

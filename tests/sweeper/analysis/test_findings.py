@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import zlib
 
 import numpy as np
@@ -50,7 +52,42 @@ def test_training_the_embedder_is_answered_for_1d_and_2d_tasks_apart(simulate, w
     assert answers["embedder-training-2d"].verdict == NO_DIFFERENCE
     assert [statement.task for statement in answers["embedder-training-1d"].statements] == ["mnist1d"]
     assert len(answers["embedder-training-1d"].statements[0].numbers) == 2, "an effect for each level"
-    assert answers["embedder-training-1d"].query == (f"sweeper compare s --results {workspace.uri} --factor align.epochs --baseline 0")
+    command = f"sweeper compare s --results {workspace.uri} --factor align.epochs --baseline 0 --where "
+    assert answers["embedder-training-1d"].query == command + shlex.quote("task in ('mnist1d')")
+
+
+def test_the_command_behind_a_finding_gives_its_numbers(simulate, workspace):
+    """The tasks have other proxies, so there are two families; each aligned length has the proxies, naive trials have none."""
+    space = {
+        "name": "s",
+        "space": {
+            "task": {"grid": ["digits", "mnist1d"]},
+            "align.epochs": {"grid": [0, 5, 10]},
+            "proxy": {"grid": ["recipe", "noise-matched"], "when": {"align.epochs": [5, 10]}},
+        },
+        "seeds": 6,
+    }
+    simulate(space, lambda cells: 0.3 - 0.002 * cells["align_epochs"] + 0.003 * draw(*map(str, cells.values())))
+    asked = [finding for finding in answer(read_evidence(workspace.results, "s")) if "sweeper compare" in finding.query]
+    assert {finding.name for finding in asked} >= {"embedder-training-1d", "embedder-training-2d", "proxy"}
+    for finding in (finding for finding in asked if finding.name not in ("more-alignment", "variance")):
+        shown = RUNNER.invoke(app, [*shlex.split(finding.query)[1:], "--format", "json"])
+        assert shown.exit_code == 0, shown.output
+        effects = [{key: effect[key] for key in NUMBERS} for effect in json.loads(shown.stdout)]
+        stated = [{key: number[key] for key in NUMBERS} for statement in finding.statements for number in statement.numbers]
+        assert sorted(effects, key=str) == sorted(stated, key=str)
+
+
+NUMBERS = ("task", "level", "difference", "low", "high", "p", "p_adjusted", "n", "verdict")
+
+
+def test_arms_that_are_not_compared_fairly_do_not_vary_less_either(simulate, workspace):
+    def outcome(cells):
+        noise = (0.001 if cells["align_epochs"] else 0.05) * draw(cells["seed"], cells["align_epochs"])
+        return {"test_error": 0.3 + noise, "selection": "test" if cells["align_epochs"] else "valid"}
+
+    simulate({"name": "s", "base": {"task": "digits"}, "space": {"align.epochs": {"grid": [0, 10]}}, "seeds": 8}, outcome)
+    assert found(workspace)["variance"].verdict == UNFAIR
 
 
 def test_a_sweep_is_asked_only_what_it_varied(simulate, workspace):
