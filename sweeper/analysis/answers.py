@@ -215,6 +215,8 @@ def describe_effect(effect: Effect) -> str:
     if effect.difference is None:
         return f"{level}: {verdict}, no pairs"
     interval = "" if effect.low is None or effect.high is None else f" [{effect.low:+.3g}, {effect.high:+.3g}]"
+    if effect.verdict == NO_DIFFERENCE and effect.margin:
+        interval += f", within {effect.margin:.2g} by two one-sided tests"
     return f"{level}: {verdict} ({effect.difference:+.3g}{interval}, {effect.n} seed{'' if effect.n == 1 else 's'})"
 
 

@@ -116,7 +116,7 @@ def lower_distance(evidence: Evidence) -> Iterator[Finding]:
     found = distance_against_error(rows, evidence.distances, pair_by=evidence.sweep.pair_by, apart=apart)
     if found:
         question = "Does a lower distance after alignment go with a lower error?"
-        sql = "select task, seed, align_epochs, arg_max(distance, epoch) as distance, any_value(test_error) as test_error\n"
+        sql = "select task, seed, align_epochs, arg_max(distance, epoch) as distance, any_value(trials.test_error) as test_error\n"
         sql += "from metrics join trials using (sweep, trial)"
         query = _sql(evidence, sql, "stage = 'align'", " group by all")
         yield _associations("lower-distance", question, found, query, "four or more lengths of alignment")
@@ -282,13 +282,13 @@ def beats_floors(evidence: Evidence) -> Iterator[Finding]:
         if (floor := evidence.floors.of_trials(rows)) is None:
             unknown.append(str(task))
             continue
-        errors = paired_t([row["test_error"] - floor.test_error for row in rows])
-        mean, low, high = floor.test_error + float(errors.mean), as_number(errors.low), as_number(errors.high)
-        verdict = NO if mean >= floor.test_error - 1e-9 else YES if high is not None and high < 0 else UNDECIDED
+        errors = paired_t([row["test_error"] - floor.to_beat for row in rows])
+        mean, low, high = floor.to_beat + float(errors.mean), as_number(errors.low), as_number(errors.high)
+        verdict = NO if mean >= floor.to_beat - 1e-9 else YES if high is not None and high < 0 else UNDECIDED
         if verdict == YES and any(row.get("selection") == "test" for row in rows):
             verdict = UNFAIR  # its epochs were chosen by test error, the floor by validation error
-        interval = "" if low is None or high is None else f" [{floor.test_error + low:.3g}, {floor.test_error + high:.3g}]"
-        text = f"{floor.model} {floor.test_error:.3g}, best arm by validation {mean:.3g}{interval}, {len(rows)} seeds"
+        interval = "" if low is None or high is None else f" [{floor.to_beat + low:.3g}, {floor.to_beat + high:.3g}]"
+        text = f"{floor}, best arm by validation {mean:.3g}{interval}, {len(rows)} seeds"
         if verdict == NO:
             text = f"No evidence of transfer on {task}: {text}"
         numbers = {"floor": floor.model, "floor_error": floor.test_error, "test_error": mean, "low": low, "high": high, "n": len(rows)}

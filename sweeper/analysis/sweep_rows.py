@@ -118,6 +118,17 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
     return found.where(condition)
 
 
+def infer_pair_by(trials: pa.Table) -> tuple[str, ...]:
+    """What the seeds of some trials vary, where no plan says it: `seed`, and `split_seed` if there are several and each seed has one."""
+    if not {"seed", "split_seed"} <= set(trials.column_names):
+        return PAIR_BY
+    splits: dict[Any, set[Any]] = {}
+    for seed, split in zip(trials["seed"].to_pylist(), trials["split_seed"].to_pylist(), strict=True):
+        splits.setdefault(seed, set()).add(split)
+    redraws = all(len(of_seed) == 1 for of_seed in splits.values()) and len(set.union(*splits.values(), set())) > 1
+    return (*PAIR_BY, "split_seed") if redraws else PAIR_BY
+
+
 def to_rows(table: pa.Table, keep: Collection[str] = PAIR_BY) -> list[dict[str, Any]]:
     """A table of trials as rows, without the columns of knobs that are the same in all of them, but for those to keep."""
     constant = []

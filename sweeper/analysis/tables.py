@@ -16,7 +16,7 @@ from sweeper.analysis.effect import to_table
 from sweeper.analysis.factors import Row
 from sweeper.analysis.floors import Floors
 from sweeper.analysis.margins import DEFAULT_MARGIN, Margin
-from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, SweepRows, to_rows
+from sweeper.analysis.sweep_rows import OBJECTIVE, SweepRows, infer_pair_by, to_rows
 from sweeper.analysis.variance_shares import shares_of_variance, shares_to_table
 
 
@@ -31,7 +31,7 @@ def effects(
     margin: Margin | str | float = DEFAULT_MARGIN,
     alpha: float = ALPHA,
     allow_unfair: bool = False,
-    pair_by: Sequence[str] = PAIR_BY,
+    pair_by: Sequence[str] | None = None,
     varied: Collection[str] | None = None,
     objective: str = OBJECTIVE,
     scheduler: Mapping[str, Any] = {},
@@ -48,7 +48,7 @@ def effects(
         margin: Margin of equivalence: `5%` of the baseline's mean error, at least one sample's worth, or a number in the metric's unit.
         alpha: Error rate of all verdicts together.
         allow_unfair: Whether comparisons that are not fair get a verdict.
-        pair_by: The columns that the seeds vary.
+        pair_by: The columns that the seeds vary; None = `seed`, and `split_seed` if every seed has its own.
         varied: Columns of the knobs that the sweep varies; None = all in which trials of a task differ.
         objective: The column by which candidates of tuned knobs are chosen.
         scheduler: The sweep's `scheduler`: `name` and `among`.
@@ -70,7 +70,7 @@ def importance(
     trials: pa.Table,
     *,
     metric: str = "test_error",
-    pair_by: Sequence[str] = PAIR_BY,
+    pair_by: Sequence[str] | None = None,
     varied: Collection[str] | None = None,
     objective: str = OBJECTIVE,
 ) -> pa.Table:
@@ -85,17 +85,19 @@ def importance(
     Raises:
         ConfigError: With all faults of the arguments.
     """
-    rows = _one_sweep(trials, pair_by).rows
-    return shares_to_table(shares_of_variance(rows, metric=metric, pair_by=pair_by, varied=varied, objective=objective))
+    sweep = _one_sweep(trials, pair_by, varied, objective)
+    shares = shares_of_variance(sweep.rows, metric=metric, pair_by=sweep.pair_by, varied=varied, objective=objective)
+    return shares_to_table(shares)
 
 
 def _one_sweep(
     trials: pa.Table,
-    pair_by: Sequence[str],
+    pair_by: Sequence[str] | None,
     varied: Collection[str] | None = None,
     objective: str = OBJECTIVE,
     scheduler: Mapping[str, Any] = {},
 ) -> SweepRows:
+    pair_by = infer_pair_by(trials) if pair_by is None else pair_by
     rows: list[Row] = list(to_rows(trials, pair_by))
     if not rows:
         raise ConfigError([Fault("trials", "must have rows", Fault.ABSENT)])
@@ -110,7 +112,7 @@ def findings(
     *,
     metrics: pa.Table | None = None,
     floors: pa.Table | None = None,
-    pair_by: Sequence[str] = PAIR_BY,
+    pair_by: Sequence[str] | None = None,
     varied: Collection[str] | None = None,
     objective: str = OBJECTIVE,
     scheduler: Mapping[str, Any] = {},

@@ -14,12 +14,13 @@ from sweeper.analysis.beside_floors import add_floors, arms_beside_floors
 from sweeper.analysis.comparison import ALPHA, Comparison, compare_levels
 from sweeper.analysis.description import interquartile_means, rank_levels
 from sweeper.analysis.effect import Effect, to_table
-from sweeper.analysis.factors import spell_value
+from sweeper.analysis.factors import KNOB_OF, spell_value
 from sweeper.analysis.floors import Floors, describe_floors
 from sweeper.analysis.margins import DEFAULT_MARGIN
 from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE
+from sweeper.analysis.representatives import tuned_columns
 from sweeper.analysis.sweep_rows import read_sweep_rows
-from sweeper.analysis.variance_shares import Share, shares_of_variance, shares_to_table
+from sweeper.analysis.variance_shares import MIN_CANDIDATES, Share, shares_of_variance, shares_to_table
 from sweeper.results.workspace import Workspace
 from sweeper.show.tables import check_format, render, terminal_width, text_table
 
@@ -101,13 +102,14 @@ def show_comparison(
     return render(_short_table(comparison), format)
 
 
-_SHORT = ("task", "level", "level_mean", "baseline_mean", "difference", "relative", "low", "high", "p_adjusted", "n", "verdict")
-"""The columns of a table for print."""
+_SHORT = ("task", "level", "level_mean", "baseline_mean", "difference", "relative", "low", "high", "p_adjusted", "n", "verdict", "flags")
+"""The columns of a table for print; the last only if there are any."""
 
 
 def _short_table(comparison: Comparison) -> pa.Table:
     within = ["within"] if any(effect.within for effect in comparison.effects) else []
-    return to_table(comparison.effects).select([*_SHORT[:2], *within, *_SHORT[2:]])
+    shown = _SHORT if any(effect.flags for effect in comparison.effects) else _SHORT[:-1]
+    return to_table(comparison.effects).select([*shown[:2], *within, *shown[2:]])
 
 
 def describe_comparison(comparison: Comparison, name: str, floors: Floors, uri: str) -> str:
@@ -135,7 +137,7 @@ def describe_comparison(comparison: Comparison, name: str, floors: Floors, uri: 
         arms = arms_beside_floors(comparison, task, floors) if task not in told else []  # once for all values of --within
         told.add(task)
         beside = describe_floors(task, arms, uri) if arms else []
-        parts.append(_describe_task(effects, baseline, trends.get((task, within)), beside))
+        parts.append(_describe_task(effects, baseline, trends.get((task, within)), beside, comparison.alpha))
     parts.append("".join(_fill(line) for line in (*_describe_levels(comparison), *_footer(comparison))))
     return "\n".join(parts)
 
@@ -149,7 +151,7 @@ def _title(effect: Effect) -> str:
     return f"{effect.task or 'over tasks'}{f', with {within}' if within else ''}"
 
 
-def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None, beside: Sequence[str]) -> str:
+def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None, beside: Sequence[str], alpha: float) -> str:
     columns: dict[str, Sequence[Any]] = {
         "level": list(map(_level, effects)),
         "error": [_number(effect.level_mean) for effect in effects],
@@ -163,7 +165,7 @@ def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None
     errors = list(dict.fromkeys(_number(effect.baseline_mean) for effect in measured))
     text = f"{_title(effects[0])}: {baseline} has {' or '.join(errors)}" if errors else _title(effects[0])
     if len(errors) > 1:
-        text += ", as levels share different contexts with it"
+        text += f", as levels share different {'contexts' if max(effect.contexts for effect in measured) > 1 else 'seeds'} with it"
     seeds = {effect.n for effect in effects}
     if len(seeds) == 1:
         columns.pop("seeds")
@@ -171,7 +173,7 @@ def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None
     contexts = {effect.contexts for effect in effects}
     if max(contexts) > 1:
         text += f", averaged over {min(contexts)}{f' to {max(contexts)}' if len(contexts) > 1 else ''} contexts"
-    lines = (*_margins(measured), *_notes(effects), *_trend(trend), *beside)
+    lines = (*_margins(measured, alpha), *_notes(effects), *_trend(trend), *beside)
     return _fill(text) + _fit(columns, ["error", "seeds"]) + "".join(_fill(line, "  ") for line in lines)
 
 
@@ -250,10 +252,11 @@ def _verdict(effect: Effect) -> str:
     return f"undecided: {needed if needed is not None else f'>{MAX_SEEDS}'} {unit}"
 
 
-def _margins(effects: Sequence[Effect]) -> Iterator[str]:
+def _margins(effects: Sequence[Effect], alpha: float) -> Iterator[str]:
+    level = 100 * alpha
     margins = list(dict.fromkeys(_number(effect.margin) for effect in effects if effect.margin is not None))
     if margins:
-        yield f"A difference counts as none if it is within +-{' or '.join(margins)}."
+        yield f"A difference counts as none if two one-sided tests, at {level:g} % each, put it within +-{' or '.join(margins)}."
 
 
 def _notes(effects: Sequence[Effect]) -> Iterator[str]:
@@ -350,6 +353,8 @@ def show_importance(workspace: Workspace, name: str, metric: str, format: str) -
     if format != "table":
         return render(shares_to_table(shares), format)
     parts = []
+    known = {factor for share in shares for factor in share.factors}
+    untold = [KNOB_OF[column] for column in tuned_columns(sweep.rows, sweep.pair_by) if KNOB_OF[column] not in known]
     for task in dict.fromkeys(share.task for share in shares):
         of_task = [share for share in shares if share.task == task]
         seeds = of_task[0].seeds
@@ -362,6 +367,9 @@ def show_importance(workspace: Workspace, name: str, metric: str, format: str) -
         if not all(share.balanced for share in of_task):
             text += _fill("Not every combination of levels has every seed, so shares need not add up to 100 %.")
         parts.append(text)
+    if untold:
+        few = f"no arm has {MIN_CANDIDATES} complete candidates with different errors"
+        parts.append(_fill(f"Nothing is said about {', '.join(untold)}, tuned within arms: {few}."))
     return "\n".join(parts)
 
 

@@ -34,7 +34,7 @@ def seed_lines(plan: Plan, results: ResultStore) -> Iterator[str]:
         more = f"; half of that takes {half}" if half is not None else ""
         yield (
             f"{number} seeds show differences of test error from {least:.2g} on {task} with {body} "
-            f"(80 % power; {spread.arms} earlier arms){more}"
+            f"(one verdict with 80 % power; {spread.arms} earlier arms){more}"
         )
     if unknown:
         names = ", ".join(dict.fromkeys(unknown[:MAX_TASKS])) + (", ..." if len(unknown) > MAX_TASKS else "")

@@ -87,6 +87,13 @@ def test_the_function_on_arrow_tables_agrees_with_the_command(workspace, simulat
         assert [row[key] for row in table] == [row[key] for row in found]
 
 
+def test_the_function_sees_that_each_seed_has_a_split_of_its_own():
+    rows = cross({"align_epochs": [0, 10], "seed": range(5)}, lambda cells: 0.3 + 0.01 * cells["seed"] * cells["align_epochs"])
+    (row,) = effects(pa.Table.from_pylist([row | {"split_seed": row["seed"]} for row in rows]), "align.epochs", 0).to_pylist()
+    assert (row["n"], row["contexts"], row["pairs_missing"]) == (5, 1, "[]")
+    assert "both redrawn by seed" in row["covers"]
+
+
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(
     "options",

@@ -137,6 +137,32 @@ def test_a_lower_distance_is_ranked_with_the_error_within_seeds(simulate, worksp
     assert answer.statements[0].numbers[0]["correlation"] > 0.8
 
 
+def test_distances_and_seconds_of_epochs_are_read_and_the_queries_printed_beside_them_run(simulate, workspace):
+    """Planted: each epoch of alignment lowers distance and error alike, and LayerNorms alone train in half of the time."""
+    space = {"align.epochs": {"grid": [0, 5, 10, 20, 40]}, "freezing": {"grid": ["full", "layernorm"]}}
+    error = lambda cells: 0.5 - 0.005 * cells["align_epochs"] + 1e-3 * draw(*map(str, cells.values()))  # noqa: E731
+    simulate({"name": "s", "base": {"task": "digits"}, "space": space, "seeds": 5}, error)
+    rows = []
+    for trial in workspace.results.live_trials("s"):
+        of_trial = {"sweep": "s", "attempt": 1, "run": trial["run"], "trial": trial["trial"]}
+        half = 0.5 if trial["freezing"] == "layernorm" else 1.0
+        epochs = range(1, trial["align_epochs"] + 1)
+        rows += [of_trial | {"stage": "align", "epoch": epoch, "distance": 60.0 - epoch, "seconds": 1.0} for epoch in epochs]
+        tuned = of_trial | {"stage": "finetune", "seconds": half * (2 + 0.01 * trial["seed"]), "test_error": 0.5}
+        rows += [tuned | {"epoch": epoch} for epoch in (1, 2)]
+    workspace.results.append("metrics", "s", rows)
+    answers = found(workspace)
+    assert answers["lower-distance"].verdict == "yes"
+    assert answers["speed"].verdict == "yes"
+    assert answers["speed"].statements[0].numbers[0]["ratio"] == pytest.approx(0.5)
+    queries = [answer.query for answer in answers.values() if answer.query.startswith("sweeper query")]
+    assert len(queries) == 2
+    for query in queries:
+        shown = RUNNER.invoke(app, [*shlex.split(query)[1:], "--format", "json"])
+        assert shown.exit_code == 0, shown.output
+        assert json.loads(shown.stdout)
+
+
 def test_lower_variance_needs_evidence(simulate, workspace):
     """Planted: the deviation over seeds of the aligned arm is a tenth."""
 
