@@ -134,6 +134,7 @@ class Evidence:
                 rows,
                 factor,
                 baseline,
+                metric=metric,
                 alpha=alpha,
                 pair_by=self.sweep.pair_by,
                 varied=self.sweep.varied,
@@ -154,13 +155,18 @@ class Evidence:
         return {kind: frozenset(of_kind) for kind, of_kind in groups.items()}
 
 
-def read_evidence(results: ResultStore, name: str) -> Evidence:
+def read_evidence(results: ResultStore, name: str, metrics: Collection[str] = ("test_error",)) -> Evidence:
     """What the tables have on a sweep.
 
+    Args:
+        results: The result tables.
+        name: Name of the sweep.
+        metrics: Columns that are compared; test and validation errors are read anyway.
+
     Raises:
-        ConfigError: If the sweep is unknown.
+        ConfigError: If the sweep is unknown, or one of the metrics is no column of numbers.
     """
-    sweep = read_sweep_rows(results, name, ["test_error"])
+    sweep = read_sweep_rows(results, name, metrics)
     return Evidence(
         sweep,
         final_distances(results, name),

@@ -18,7 +18,7 @@ from sweeper.analysis.factors import spell_value
 from sweeper.analysis.floors import Floors, describe_floors
 from sweeper.analysis.margins import DEFAULT_MARGIN
 from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE
-from sweeper.analysis.sweep_rows import read_sweep_rows
+from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.analysis.variance_shares import Share, shares_of_variance, shares_to_table
 from sweeper.results.workspace import Workspace
 from sweeper.show.tables import check_format, render, terminal_width, text_table
@@ -42,8 +42,13 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
     Raises:
         ConfigError: With all faults.
     """
+    sweep = read_sweep_rows(workspace.results, name, [options.get("metric") or "test_error"])
+    return compare_as_asked(sweep, options, allow_unfair)
+
+
+def compare_as_asked(sweep: SweepRows, options: Mapping[str, Any], allow_unfair: bool = False) -> Comparison:
+    """Compare the levels of a factor in rows that have been read; see `compare_sweep`."""
     given = {key: value for key, value in options.items() if value is not None}
-    sweep = read_sweep_rows(workspace.results, name, [given.get("metric", "test_error")])
     is_its_question = given.get("factor", sweep.question.get("factor")) == sweep.question.get("factor")
     asked = {key: value for key, value in sweep.question.items() if key in OPTIONS and is_its_question} | given
     if missing := [option for option in ("factor", "baseline") if option not in asked]:
