@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from sweeper.analysis.description import rank_levels
 from sweeper.analysis.factors import KNOB_OF, VARIANT, cell
-from sweeper.show.figures.series import Levels, find_levels, spell_level
+from sweeper.show.figures.levels import Levels, find_levels
+from sweeper.show.figures.series import spell_level
 from sweeper.show.figures.style import INK, finish, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
