@@ -166,10 +166,11 @@ def draw(data: Forest) -> Figure:
     for tick, row in zip(axes.get_yticklabels(), lines, strict=True):
         tick.set_fontsize(8.5 if isinstance(row, EffectRow) else 9.5)
     axes.tick_params(axis="y", length=0)
-    texts = axes.secondary_yaxis("right")
+    texts = axes.twinx()
+    texts.set_ylim(axes.get_ylim())
     texts.set_yticks(range(len(lines)), [row.text if isinstance(row, EffectRow) else "" for row in lines], fontsize=7.5)
     texts.tick_params(axis="y", length=0)
-    texts.spines["right"].set_visible(False)
+    texts.spines["left"].set_visible(False)
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.4g} %" if value else "0")
     axes.set_xlabel("difference to the baseline, as a share of its error (lower is better)")

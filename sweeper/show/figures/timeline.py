@@ -206,9 +206,7 @@ def draw(data: Timeline) -> Figure:
     """A lane for each slot, and below it the hours of each stage."""
     slots = min(len(data.slots), MAX_SLOTS)
     height = 0.7 + 0.2 * slots
-    figure, (lanes, totals) = panels(["lanes", "totals"], data.title, width=8.0, height=(height + 1.5) / 2)
-    lanes.get_gridspec().set_height_ratios([height, 1.5])
-    longest = max(attempt.end for attempt in data.attempts)
+    figure, (lanes, totals) = panels(["lanes", "totals"], data.title, width=8.0, height=(height + 1.5) / 2, ratios=[height, 1.5])
     unit, name = _choose_unit(max(attempt.end for attempt in data.attempts))
     _draw_lanes(lanes, data, slots, unit)
     label_panel(lanes, "", f"time since the start ({name})", "")
