@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sweeper.analysis.factors import KNOB_OF, cell, order_of, spell_value
 from sweeper.analysis.variance_shares import Share
 from sweeper.show.figures.importance import read_shares
-from sweeper.show.figures.levels import find_grid, make_series
+from sweeper.show.figures.levels import find_deciding, find_grid, make_series
 from sweeper.show.figures.lines import draw_dots
 from sweeper.show.figures.series import Panel, Panels, Series, count_seeds
 from sweeper.show.figures.style import MAX_LINES
@@ -61,7 +61,7 @@ def draw(data: Panels) -> Figure:
 def _choose_pair(shares: Sequence[Share], tables: FigureTables) -> tuple[str, ...]:
     totals: dict[tuple[str, ...], float] = defaultdict(float)
     for share in shares:
-        if all(knob in _COLUMN_OF for knob in share.factors):
+        if all(knob in _COLUMN_OF for knob in share.factors) and not _is_decided(share.factors, tables):
             totals[tuple(sorted(share.factors))] += share.share
     if not totals:
         raise NotInTablesError("the sweep crosses no two knobs")
@@ -69,6 +69,12 @@ def _choose_pair(shares: Sequence[Share], tables: FigureTables) -> tuple[str, ..
     of_question = {pair: total for pair, total in totals.items() if asked in pair}
     chosen = of_question or totals
     return max(chosen, key=lambda pair: (chosen[pair], pair))
+
+
+def _is_decided(pair: Sequence[str], tables: FigureTables) -> bool:
+    """Whether one knob is read only at some levels of the other, as the proxy is only with alignment: then they are not crossed."""
+    one, other = (_COLUMN_OF[knob] for knob in pair)
+    return other in find_deciding(one, tables.evidence.arms) or one in find_deciding(other, tables.evidence.arms)
 
 
 def _count(tables: FigureTables, knob: str) -> int:

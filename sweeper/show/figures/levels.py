@@ -140,7 +140,7 @@ def find_grid(tables: FigureTables, lines: str, along: str, where: Callable[[Row
     other = [lines] if varying_columns(arms, [lines]) and lines not in factor.columns else []
     if other and len({row.get(lines) for row in arms} - {None}) > 1:
         arms = [row for row in arms if row.get(lines) is not None]
-    deciding = {column for name in (factor.columns, other) if len(name) == 1 for column in _deciding(name[0], arms)}
+    deciding = {column for name in (factor.columns, other) if len(name) == 1 for column in find_deciding(name[0], arms)}
     columns = tuple(dict.fromkeys([*other, *factor.columns, *sorted(deciding)]))
     cells = Factor(f"{along} and {lines}" if other else factor.name, columns)
     counted: dict[Any, set[Any]] = defaultdict(set)
@@ -160,7 +160,8 @@ def find_grid(tables: FigureTables, lines: str, along: str, where: Callable[[Row
     return Grid(factor, by_task, counts, left_out)
 
 
-def _deciding(column: str, rows: Sequence[Row]) -> frozenset[str]:
+def find_deciding(column: str, rows: Sequence[Row]) -> frozenset[str]:
+    """The columns that decide whether a knob is read; see `deciding_columns`."""
     return deciding_columns(Factor(KNOB_OF[column], (column,)), rows) if column in KNOB_OF else frozenset()
 
 

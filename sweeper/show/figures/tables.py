@@ -44,7 +44,7 @@ class FigureTables:
     stages: Sequence[Row] = ()
     attempts: Sequence[Row] = ()
     label_distances: Sequence[Row] = ()
-    read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    read: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What figures have read, by their names: listing them and drawing them takes one reading."""
 
     @property

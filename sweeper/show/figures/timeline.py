@@ -141,7 +141,7 @@ def _find_slots(spans: Sequence[tuple[float, float, str]]) -> tuple[list[int], t
     """The slot of each span (start, end, host), in the order of their starts, and the host of each slot."""
     free_at: dict[str, list[float]] = {host: [] for host in sorted({host for _, _, host in spans})}
     lanes: list[int] = [0] * len(spans)
-    for number in sorted(range(len(spans)), key=lambda number: spans[number][:2]):
+    for number in sorted(range(len(spans)), key=lambda number: spans[number][0]):
         start, end, host = spans[number]
         of_host = free_at[host]
         lane = next((lane for lane, free in enumerate(of_host) if free <= start), len(of_host))
