@@ -132,7 +132,7 @@ def draw(data: Fronts) -> Figure:
     figure, axes = panels([front.task for front in data.fronts], data.title, width=4.4, height=2.7)
     for front, one in zip(data.fronts, axes, strict=True):
         _draw_front(one, front)
-    return finish(figure, axes, data.caption, shared=False)
+    return finish(figure, axes, data.caption, are_letters=True)
 
 
 def _draw_front(axes: Axes, front: Front) -> None:

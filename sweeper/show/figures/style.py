@@ -165,7 +165,7 @@ def label_panel(axes: Axes, title: str, x: str = "", y: str = "") -> None:
     axes.grid(axis="y")
 
 
-def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, shared: bool = True) -> Figure:
+def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, are_letters: bool = False) -> Figure:
     """Add legends and caption below the panels, and make room for them.
 
     There is one legend for all panels if all lines can be told apart; else one below each panel.
@@ -174,15 +174,15 @@ def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, shared: bool =
         figure: The figure.
         axes: The panels with a legend.
         caption: What is shown, in words.
-        shared: Whether one legend may serve all panels.
+        are_letters: Whether legends explain letters in the panel, so that each panel has its own.
     """
     entries = [dict(zip(*reversed(one.get_legend_handles_labels()), strict=True)) for one in axes]
     together: dict[str, Any] = {label: handle for of_panel in entries for label, handle in of_panel.items()}
     text = textwrap.fill(caption, int(figure.get_figwidth() * 16), break_on_hyphens=False)
-    below = caption_height = 0.15 * (text.count("\n") + 1) + 0.1
-    if len(entries) == 1 or len(together) > MAX_LINES + 1 or not shared:
+    below = caption_height = 0.13 * (text.count("\n") + 1) + 0.08
+    if len(entries) == 1 or len(together) > MAX_LINES + 1 or are_letters:
         rows = -(-len(axes) // _columns_of(axes[0]))
-        added = rows * max(_add_legend(figure, one, of_panel) for one, of_panel in zip(axes, entries, strict=True))
+        added = rows * max(_add_legend(figure, one, of_panel, are_letters) for one, of_panel in zip(axes, entries, strict=True))
     else:
         added = _add_shared_legend(figure, together)
         below += added
@@ -196,7 +196,7 @@ def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, shared: bool =
     return figure
 
 
-def _add_legend(figure: Figure, axes: Axes, entries: Mapping[str, Any]) -> float:
+def _add_legend(figure: Figure, axes: Axes, entries: Mapping[str, Any], are_letters: bool) -> float:
     """Add a legend below a panel, and return its height in inches."""
     from matplotlib.transforms import ScaledTranslation
 
@@ -204,8 +204,7 @@ def _add_legend(figure: Figure, axes: Axes, entries: Mapping[str, Any]) -> float
     labels = [textwrap.fill(label, width, break_on_hyphens=False) for label in entries]
     if not labels:
         return 0.0
-    is_drawn = any(handle.get_linestyle() != "None" or handle.get_marker() != "None" for handle in entries.values())
-    spacing = {} if is_drawn else {"handlelength": 0.0, "handletextpad": 0.0}
+    spacing = {"handlelength": 0.0, "handletextpad": 0.0} if are_letters else {}
     shift = -22 - 12 * (axes.get_xlabel().count("\n") + 1) if axes.get_xlabel() else -20
     anchor = axes.transAxes + ScaledTranslation(0, shift / 72, figure.dpi_scale_trans)
     axes.legend(entries.values(), labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=anchor, borderaxespad=0.0, **spacing)

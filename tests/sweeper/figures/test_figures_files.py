@@ -38,6 +38,13 @@ def test_every_figure_that_can_be_fed_is_drawn_and_described(svgs, rich_tables):
         assert data.title.split()[0] in words  # text is text, not shapes
 
 
+def test_figures_of_one_task_have_their_legend_below_their_panel(rich):
+    tables = read_tables(rich, "rich", task="digits")
+    for name, words in (("importance", "seed and rest"), ("learning", "align.epochs 2, proxy photos"), ("pareto", "a: align.epochs 0")):
+        kind = find_figure(name)
+        assert words in render(kind, kind.read(tables), "svg").decode(), name
+
+
 def test_svgs_can_stand_in_one_page(svgs):
     """No two elements have the same id, every reference finds its own, nothing is of a colour that a dark page hides."""
     page = "".join(svgs.values())
