@@ -24,6 +24,7 @@ from sweeper.commands.options import (
     parse_settings,
     report_errors,
 )
+from sweeper.commands.plot import plot
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -181,6 +182,7 @@ for _command in (
     analysis.compare,
     analysis.importance,
     analysis.findings,
+    plot,
     reading.predict,
     reading.status,
     reading.show,

@@ -125,12 +125,13 @@ class Evidence:
         factor: str,
         baseline: Any,
         *,
+        metric: str = "test_error",
         where: str | None = None,
         alpha: float = ALPHA,
     ) -> Comparison | None:
         """`sweeper compare --where` on some of the trials; None if these do not vary the factor, or do not have the baseline."""
         try:
-            return compare_levels(self.sweep.where(where), factor, baseline, alpha=alpha)
+            return compare_levels(self.sweep.where(where), factor, baseline, metric=metric, alpha=alpha)
         except ConfigError:
             return None
 
@@ -144,13 +145,18 @@ class Evidence:
         return {kind: frozenset(of_kind) for kind, of_kind in groups.items()}
 
 
-def read_evidence(results: ResultStore, name: str) -> Evidence:
+def read_evidence(results: ResultStore, name: str, metrics: Collection[str] = ("test_error",)) -> Evidence:
     """What the tables have on a sweep.
 
+    Args:
+        results: The result tables.
+        name: Name of the sweep.
+        metrics: Columns that are compared; test and validation errors are read anyway.
+
     Raises:
-        ConfigError: If the sweep is unknown.
+        ConfigError: If the sweep is unknown, or one of the metrics is no column of numbers.
     """
-    sweep = read_sweep_rows(results, name, ["test_error"])
+    sweep = read_sweep_rows(results, name, metrics)
     return Evidence(
         sweep,
         final_distances(results, name),

@@ -19,7 +19,7 @@ from sweeper.analysis.floors import Floors, describe_floors
 from sweeper.analysis.margins import DEFAULT_MARGIN
 from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE
 from sweeper.analysis.representatives import tuned_columns
-from sweeper.analysis.sweep_rows import read_sweep_rows
+from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.analysis.variance_shares import MIN_CANDIDATES, Share, shares_of_variance, shares_to_table
 from sweeper.results.workspace import Workspace
 from sweeper.show.tables import check_format, render, terminal_width, text_table
@@ -47,10 +47,15 @@ def compare_sweep(
         ConfigError: With all faults.
         QueryError: If the condition is not valid.
     """
-    given = {key: value for key, value in options.items() if value is not None}
-    sweep = read_sweep_rows(workspace.results, name, [given.get("metric", "test_error")], condition)
+    sweep = read_sweep_rows(workspace.results, name, [options.get("metric") or "test_error"], condition)
     if condition is not None and not sweep.rows:
         raise ConfigError([Fault("--where", "must be met by a trial of the sweep", condition)])
+    return compare_as_asked(sweep, options, allow_unfair, is_part=condition is not None)
+
+
+def compare_as_asked(sweep: SweepRows, options: Mapping[str, Any], allow_unfair: bool = False, is_part: bool = False) -> Comparison:
+    """Compare the levels of a factor in rows that have been read, of a part of the trials or of all; see `compare_sweep`."""
+    given = {key: value for key, value in options.items() if value is not None}
     is_its_question = given.get("factor", sweep.question.get("factor")) == sweep.question.get("factor")
     asked = {key: value for key, value in sweep.question.items() if key in OPTIONS and is_its_question} | given
     if missing := [option for option in ("factor", "baseline") if option not in asked]:
@@ -67,7 +72,7 @@ def compare_sweep(
         margin=asked.get("margin", DEFAULT_MARGIN),
         alpha=asked.get("alpha", ALPHA),
         allow_unfair=allow_unfair,
-        looks=sweep.looks if condition is None and _is_question(given, sweep.question) else (),
+        looks=sweep.looks if not is_part and _is_question(given, sweep.question) else (),
     )
 
 
