@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands.options import DataOption, ResultsOption, report_errors
+from sweeper.commands.options import ResultsOption, report_errors
 
 
 @report_errors
