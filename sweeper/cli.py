@@ -185,6 +185,7 @@ for _command in (
     reading.status,
     reading.show,
     numbers.why,
+    numbers.check,
 ):
     app.command()(_command)
 

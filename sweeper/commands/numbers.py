@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands.options import ResultsOption, report_errors
+from sweeper.commands.options import DataOption, FormatOption, ResultsOption, report_errors
 
 
 @report_errors
@@ -32,3 +32,30 @@ def why(
     workspace = Workspace(results)
     text = list_numbers(workspace, str(of), format or "table") if id is None else explain(workspace, id, format or "text")
     typer.echo(text, nl=False)
+
+
+@report_errors
+def check(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME|BUNDLE]", help="Name of a sweep, or a file that `bundle` wrote.")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", metavar="N", min=1, help="Number of trials.  [default: 3]")] = None,
+    number: Annotated[str | None, typer.Option("--number", metavar="ID", help="Only the trials that a number rests on.")] = None,
+    digest: Annotated[str | None, typer.Option("--digest", metavar="HEX", help="SHA-256 that the bundle must have.")] = None,
+    results: ResultsOption = "results",
+    data: DataOption = None,
+    format: FormatOption = "table",
+) -> int:
+    """Compute trials again from their configs, and compare every epoch bit for bit; or check that a bundle is unchanged.
+
+    Trials are computed in an empty store, without Ray, and nothing is taken over. On another kind of machine than the one that computed
+    them, errors are compared within a tolerance, which is printed; trials with `bits: portable` bit for bit on every processor of a vendor.
+    Exit code 1 if a trial differs, or none could be checked.
+
+    Example: `sweeper check quickstart`, `sweeper check --number k7f3a-9c2e`, `sweeper check quickstart.bundle.zip --digest 3b7e...`
+    """
+    from sweeper.results.workspace import Workspace
+
+    if name is None and number is None:
+        raise ConfigError([Fault("NAME", "must be given, or --number ID", Fault.ABSENT, "Example: `sweeper check quickstart`.")])
+    from sweeper.recompute import check_results
+
+    return check_results(Workspace(results), name, sample=sample, number=number, format=format)
