@@ -186,6 +186,7 @@ for _command in (
     reading.show,
     numbers.why,
     numbers.check,
+    numbers.bundle,
 ):
     app.command()(_command)
 

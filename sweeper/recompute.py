@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ SAMPLE = 3
 
 _NOT_THE_TRIAL = ("data", "disk", "store", "import", "out-of-memory", "cuda", "other-data", "other-code")
 """Causes of failures that lie in this machine, not in the trial."""
+
+
+_ELSEWHERE = "computed by another kind of machine"
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def check_trial(workspace: Workspace, row: Mapping[str, Any], store: Path, tell:
     if not (other := _other_kind(row)):
         return checked(DIFFERS, str(difference))
     beyond = beyond_tolerance(row, result)
-    return checked(WITHIN if beyond is None else DIFFERS, f"{beyond or difference}; computed by another kind of machine: {other}")
+    return checked(WITHIN if beyond is None else DIFFERS, f"{beyond or difference}; {_ELSEWHERE}: {other}")
 
 
 def _hindrance(row: Mapping[str, Any], config: TrialConfig) -> str:
@@ -231,13 +235,17 @@ def _report(checked: Sequence[Checked], number: Number | None, format: str) -> i
         rows = [[one.trial, one.task, "-" if one.seed is None else one.seed, one.verdict, one.detail or "-"] for one in checked]
         sys.stdout.write(text_table(["trial", "task", "seed", "verdict", "detail"], rows, terminal_width()))
         sys.stdout.write(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) + "\n")
-        if counts[WITHIN] or counts[DIFFERS]:
-            sys.stdout.write(f"Between kinds of machine, {TOLERANCE}.\n")
+        if any(_ELSEWHERE in one.detail for one in checked):
+            sys.stdout.write(_fill(f"Between kinds of machine, {TOLERANCE}."))
         if number is not None and counts[EQUAL] == len(checked) and (number.kind == FLOOR or len(checked) == len(number.trials)):
-            sys.stdout.write(f"All that {number.id} rests on is the same again, so it is {format_value(number)} again.\n")
+            sys.stdout.write(_fill(f"All that {number.id} rests on is the same again, so it is {format_value(number)} again."))
         if counts[NOT_CHECKED] == len(checked):
             sys.stdout.write("None could be checked.\n")
     return 1 if counts[DIFFERS] or counts[NOT_CHECKED] == len(checked) else 0
+
+
+def _fill(text: str) -> str:
+    return textwrap.fill(text, terminal_width(), break_on_hyphens=False, break_long_words=False) + "\n"
 
 
 def _tell(line: str) -> None:

@@ -124,6 +124,21 @@ class Number:
         """What it states, as a sentence without the value."""
         return describe(self.statement, self.settings)
 
+    def line(self) -> dict[str, Any]:
+        """The number as a line of a table."""
+        is_verdict = isinstance(self.value, str)
+        return {
+            "number": self.id,
+            "kind": self.kind,
+            "task": self.statement["task"],
+            "value": None if is_verdict else self.value,
+            "low": self.low,
+            "high": self.high,
+            "verdict": self.value if is_verdict else None,
+            "trials": len(self.trials),
+            "words": self.words,
+        }
+
 
 def describe(statement: Mapping[str, Any], settings: Mapping[str, Any] = {}) -> str:
     """A statement in words.

@@ -23,7 +23,7 @@ _RESULT = [column.name for column in row_columns(TrialResult)]
 STANDARD_ERRORS, RELATIVE = 3.0, 0.1
 
 TOLERANCE = (
-    f"errors that count samples may differ by {STANDARD_ERRORS:g} standard errors of the difference of two such counts, and by two samples; "
+    f"errors that count samples may differ by {STANDARD_ERRORS:g} standard errors of the difference of two such counts and by two samples, "
     f"other errors by {100 * RELATIVE:g} %: training amplifies the rounding of another processor or library, so that the two are like "
     "trainings with other draws"
 )

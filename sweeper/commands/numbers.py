@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,6 +58,57 @@ def check(
 
     if name is None and number is None:
         raise ConfigError([Fault("NAME", "must be given, or --number ID", Fault.ABSENT, "Example: `sweeper check quickstart`.")])
+    if name is not None and (digest is not None or Path(name).is_file() or name.endswith(".zip")):
+        return _check_bundle(Path(name), digest, {"--sample": sample, "--number": number})
     from sweeper.recompute import check_results
 
     return check_results(Workspace(results), name, sample=sample, number=number, format=format)
+
+
+def _check_bundle(path: Path, digest: str | None, only_for_sweeps: Mapping[str, object]) -> int:
+    from sweeper.upkeep.bundle import check_bundle
+
+    if faults := [
+        Fault(option, "must be used with a sweep, not with a bundle", value) for option, value in only_for_sweeps.items() if value
+    ]:
+        raise ConfigError(faults)
+    archive, reasons = check_bundle(path, digest)
+    if archive is None:
+        typer.echo("".join(f"{path}: refused: {reason}\n" for reason in reasons), err=True, nl=False)
+        return 1
+    if digest is not None:
+        typer.echo(f"{path}: unchanged: all {len(archive.files)} files have the digest {archive.digest}")
+        return 0
+    typer.echo(f"{path}: not damaged: {len(archive.files)} files agree with its manifest, whose SHA-256 is\n{archive.digest}")
+    typer.echo("Whoever alters a bundle can make a manifest that fits: compare this with what its paper quotes, by --digest.")
+    return 0
+
+
+@report_errors
+def bundle(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.  [default: NAME.bundle.zip]")] = None,
+    results: ResultsOption = "results",
+) -> None:
+    """Write a sweep as one file that anyone can query: tables, plans, search space, versions, numbers as CSV, the report.
+
+    The last line is its digest, which the report in it quotes. `sweeper check BUNDLE --digest HEX` refuses a bundle that differs in any
+    byte. The same tables give the same file. Inside, README.txt says how to query it with DuckDB alone.
+
+    Example: `sweeper bundle quickstart`, `sweeper bundle quickstart -o paper.bundle.zip`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.running.driver import driver_of
+    from sweeper.upkeep.bundle import make_bundle, write_bundle
+
+    workspace, path = Workspace(results), output or Path(f"{name}.bundle.zip")
+    try:
+        from sweeper.show.report.making import report_text
+    except ImportError:
+        data, digest = make_bundle(workspace, name)
+    else:
+        data, digest = make_bundle(workspace, name, lambda: report_text(workspace, name))
+    if driver := driver_of(workspace.results, name):
+        typer.echo(f"{name} is being run by {driver}: the bundle has what was written by now", err=True)
+    write_bundle(path, data)
+    typer.echo(f"{path}: {len(data) / 1e6:.1f} MB\n{digest}")

@@ -89,21 +89,7 @@ def list_numbers(workspace: Workspace, name: str, format: str = "table") -> str:
     if format == "table":
         rows = [[number.id, format_value(number), number.words] for number in numbers]
         return text_table(["id", "value", "what it states"], rows, terminal_width())
-    lines = [
-        {
-            "number": number.id,
-            "kind": number.kind,
-            "task": number.statement["task"],
-            "value": None if isinstance(number.value, str) else number.value,
-            "low": number.low,
-            "high": number.high,
-            "verdict": number.value if isinstance(number.value, str) else None,
-            "trials": len(number.trials),
-            "words": number.words,
-        }
-        for number in numbers
-    ]
-    return render(pa.Table.from_pylist(lines), format)
+    return render(pa.Table.from_pylist([number.line() for number in numbers]), format)
 
 
 def format_value(number: Number) -> str:
