@@ -107,7 +107,7 @@ def bundle(
     except ImportError:
         data, digest = make_bundle(workspace, name)
     else:
-        data, digest = make_bundle(workspace, name, lambda: report_text(workspace, name))
+        data, digest = make_bundle(workspace, name, report_text)
     if driver := driver_of(workspace.results, name):
         typer.echo(f"{name} is being run by {driver}: the bundle has what was written by now", err=True)
     write_bundle(path, data)

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -69,13 +70,13 @@ sed "s/$(sha256sum {manifest} | cut -c 1-64)/{unknown}/" report.html | sha256sum
 """
 
 
-def make_bundle(workspace: Workspace, name: str, make_report: Callable[[], str] | None = None) -> tuple[bytes, str]:
-    """Put a sweep into one archive. The same tables give the same bytes, as long as this package and pyarrow are the same.
+def make_bundle(workspace: Workspace, name: str, make_report: Callable[[Workspace, str], str] | None = None) -> tuple[bytes, str]:
+    """Put a sweep into one archive. The same tables give the same bytes, as long as this package and its libraries are the same.
 
     Args:
         workspace: Where the results are.
         name: Name of the sweep.
-        make_report: Makes its page, as HTML; None leaves the page out.
+        make_report: Makes the page of a sweep as HTML, from results and name; None leaves the page out.
 
     Returns:
         The bytes of the archive, and its digest.
@@ -86,30 +87,31 @@ def make_bundle(workspace: Workspace, name: str, make_report: Callable[[], str] 
     """
     results = workspace.results
     results.check_sweep(name)
-    files: dict[str, bytes] = {}
     tables = {table: _rows(results, table, name) for table in TABLES}
-    for table, rows in tables.items():
-        if len(rows):
-            files[f"{table}/sweep={name}/{table}.parquet"] = _parquet(rows)
     trials = current_rows(tables["trials"]) if len(tables["trials"]) else tables["trials"]
     floors = _floors(results, trials)
-    if len(floors):
-        files["floors/floors.parquet"] = _parquet(floors)
-        files["csv/floors.csv"] = _csv(floors.column_names, floors.to_pylist())
-    files["csv/trials.csv"] = _csv(trials.column_names, trials.to_pylist())
-    files["csv/numbers.csv"] = _numbers(results, name)
     plans = {plan_hash: _without_paths(plan) for plan_hash, plan in results.plans(name).items()}
-    for plan_hash, plan in plans.items():
-        files[f"sweeps/{name}/{plan_hash}.json"] = _json(plan)
+    files = {f"{table}/sweep={name}/{table}.parquet": _parquet(rows) for table, rows in tables.items() if len(rows)}
+    files |= {f"sweeps/{name}/{plan_hash}.json": _json(plan) for plan_hash, plan in plans.items()}
+    files |= {"floors/floors.parquet": _parquet(floors)} if len(floors) else {}
+    derived = {"csv/trials.csv": _csv(trials.column_names, trials.to_pylist())}
+    derived |= {"csv/floors.csv": _csv(floors.column_names, floors.to_pylist())} if len(floors) else {}
+    with tempfile.TemporaryDirectory(prefix="sweeper-bundle-") as folder:
+        # From the files of the bundle: sums are rounded by the order of rows, and readers shall get the same ones.
+        for path, content in files.items():
+            Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
+            Path(folder, path).write_bytes(content)
+        inside = Workspace(folder)
+        derived["csv/numbers.csv"] = _numbers(inside.results, name)
+        if make_report is not None:
+            derived[REPORT] = _quoting(make_report(inside, name), folder).encode()
     latest = max(plans.values(), key=lambda plan: plan["made_at"], default={})
     if latest.get("space"):
-        files["space.yaml"] = yaml.safe_dump(latest["space"], sort_keys=False, allow_unicode=True).encode()
-    files["versions.json"] = _json({"bundle": 1, "made_by": provenance()["code_version"], "trials": _versions(trials)})
-    files["digests.json"] = _json(_digests(trials, floors))
-    files["README.txt"] = _README.format(name=name, manifest=MANIFEST, unknown=UNKNOWN).encode()
-    if make_report is not None:
-        files[REPORT] = _quoting(make_report(), workspace.uri).encode()
-    return pack(files, REPORT if make_report is not None else None)
+        derived["space.yaml"] = yaml.safe_dump(latest["space"], sort_keys=False, allow_unicode=True).encode()
+    derived["versions.json"] = _json({"bundle": 1, "made_by": provenance()["code_version"], "trials": _versions(trials)})
+    derived["digests.json"] = _json(_digests(trials, floors))
+    derived["README.txt"] = _README.format(name=name, manifest=MANIFEST, unknown=UNKNOWN).encode()
+    return pack(files | derived, REPORT if make_report is not None else None)
 
 
 def _rows(results: ResultStore, table: str, name: str) -> pa.Table:
@@ -149,6 +151,8 @@ def _plain(value: Any) -> Any:
 
 def _numbers(results: ResultStore, name: str) -> bytes:
     lines = [number.line() for number in numbers_of(results, name)]
+    for line in lines:  # more digits depend on the processor
+        line |= {key: float(f"{line[key]:.12g}") for key in ("value", "low", "high") if line[key] is not None}
     return _csv(list(lines[0]) if lines else ["number"], lines)
 
 
@@ -176,11 +180,10 @@ def _digests(trials: pa.Table, floors: pa.Table) -> dict[str, Any]:
 
 
 def _quoting(page: str, uri: str) -> str:
-    """The page with a place for the digest, and without the place of the results, which readers do not have."""
+    """The page with a place for the digest, and without the folder of the results, which readers do not have."""
     note = f"Part of a bundle with all tables behind this page. SHA-256 of its {MANIFEST}: <code>{UNKNOWN}</code>"
-    page = page.replace(UNKNOWN, "")
-    if here := results_option(uri):
-        page = page.replace(html.escape(here), "").replace(here, "")
+    here = results_option(uri)
+    page = page.replace(UNKNOWN, "").replace(html.escape(here), "").replace(here, "")
     before, tag, after = page.rpartition("</footer>" if "</footer>" in page else "</body>")
     return f'{before}<p class="note">{note}</p>\n{tag}{after}'
 
