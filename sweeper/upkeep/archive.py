@@ -63,10 +63,12 @@ def pack(files: Mapping[str, bytes], quoting: str | None = None) -> tuple[bytes,
         The bytes of the archive, and its digest.
 
     Raises:
-        ValueError: If a path is not one that an archive may have.
+        ValueError: If a path is not one that an archive may have, or another file than `quoting` has `UNKNOWN` in it.
     """
     if wrong := [name for name in files if _NAME.fullmatch(name) is None or name == MANIFEST]:
         raise ValueError(f"not the path of a file in an archive: {wrong[0]!r}")
+    if wrong := [name for name, content in files.items() if name != quoting and UNKNOWN.encode() in content]:
+        raise ValueError(f"{wrong[0]} must not have 64 zeros in a row")
     manifest = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
     digest = hashlib.sha256(manifest).hexdigest()
     content = dict(files) | {MANIFEST: manifest}
@@ -145,6 +147,6 @@ def _faults_of_content(files: Mapping[str, bytes]) -> list[str]:
         content = files.get(name)
         if content is not None and hashlib.sha256(content.replace(digest, UNKNOWN.encode())).hexdigest() != listed[name]:
             faults.append(f"has another {name} than the manifest lists")
-        elif content is not None and digest in content and UNKNOWN.encode() in content:
-            faults.append(f"has a {name} that quotes the digest and leaves a place for it")
+        elif content is not None and UNKNOWN.encode() in content:  # which reads like the digest, so nothing else may hold it
+            faults.append(f"has a {name} with 64 zeros in the place of the digest")
     return faults
