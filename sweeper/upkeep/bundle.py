@@ -66,7 +66,7 @@ A trial may have several rows in trials/: it was begun, then it ended, perhaps i
 The digest of the bundle is the SHA-256 of {manifest}: `sha256sum {manifest}`. Compare it with the one that the paper quotes;
 `sweeper check BUNDLE --digest HEX` does so, and refuses a bundle that differs in any byte. report.html quotes the digest, too. As
 no file can hold a digest of itself, it is listed with 64 zeros in that place, and `sha256sum -c` names it as the only one that differs:
-sed "s/$(sha256sum {manifest} | cut -c 1-64)/{unknown}/" report.html | sha256sum
+sed "s/$(sha256sum {manifest} | cut -c 1-64)/$(printf '0%.0s' $(seq 64))/" report.html | sha256sum
 """
 
 
@@ -110,7 +110,7 @@ def make_bundle(workspace: Workspace, name: str, make_report: Callable[[Workspac
         derived["space.yaml"] = yaml.safe_dump(latest["space"], sort_keys=False, allow_unicode=True).encode()
     derived["versions.json"] = _json({"bundle": 1, "made_by": provenance()["code_version"], "trials": _versions(trials)})
     derived["digests.json"] = _json(_digests(trials, floors))
-    derived["README.txt"] = _README.format(name=name, manifest=MANIFEST, unknown=UNKNOWN).encode()
+    derived["README.txt"] = _README.format(name=name, manifest=MANIFEST).encode()
     return pack(files | derived, REPORT if make_report is not None else None)
 
 

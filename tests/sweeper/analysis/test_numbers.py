@@ -100,14 +100,16 @@ def test_equal_differences_have_the_spread_of_rounding_in_sql_too(workspace: Wor
     simulate(space, lambda cells: 0.2 if cells["align_epochs"] else 0.25)
     sweep = read_sweep_rows(workspace.results, "same", ["test_error"])
     (number,) = filter(None, effect_numbers("same", compare_rows(sweep, "align.epochs", 0)))
-    assert number.low is not None and number.low < number.value
+    assert number.low is not None
+    assert number.low < number.value
     assert is_close(query(workspace, number)[0]["low"], number.low)
 
 
 def test_what_sql_cannot_compute_it_gives_the_rows_of(workspace: Workspace, simulate):
     simulate(SPACE, lambda cells: None if (cells["align_epochs"], cells["freezing"], cells["seed"]) == (0, "full", 2) else noisy(cells))
     shares = [number for number in numbers_of(workspace.results, "aligned") if number.kind == SHARE]
-    assert shares and all(number.gives_rows for number in shares)
+    assert shares
+    assert all(number.gives_rows for number in shares)
     assert {row["trial"] for row in query(workspace, shares[0])} == set(shares[0].trials)
 
 
@@ -168,7 +170,8 @@ def test_two_numbers_of_one_id_are_both_named(swept: Workspace, monkeypatch):
     monkeypatch.setattr(why, "find_number", lambda results, id: Found([one, other], [], []))
     with pytest.raises(ConfigError, match="several numbers") as caught:
         why.the_number(swept, one.id)
-    assert one.long_id in str(caught.value) and other.long_id in str(caught.value)
+    assert one.long_id in str(caught.value)
+    assert other.long_id in str(caught.value)
 
 
 def test_digests_are_of_the_data_and_not_of_its_order():
@@ -202,10 +205,13 @@ def test_why_shows_sql_trials_and_configs(swept: Workspace):
     )
     text = run("why", number.id, "--results", swept.uri)
     assert all(trial in text for trial in number.trials)
-    assert "stddev_samp(test_error)" in text and "{seed: 2}" in text and "task: digits" in text
+    assert "stddev_samp(test_error)" in text
+    assert "{seed: 2}" in text
+    assert "task: digits" in text
     known = json.loads(run("why", number.id, "--results", swept.uri, "--format", "json"))
     assert known["value"] == number.value
-    assert known["configs"]["common"]["finetune"]["lr"] > 0 and "seed" not in known["configs"]["common"]
+    assert known["configs"]["common"]["finetune"]["lr"] > 0
+    assert "seed" not in known["configs"]["common"]
     assert len(known["configs"]["differences"]) == len(known["trials"]) == 3
     assert (
         run("why", "--list", "aligned", "--results", swept.uri, "--format", "csv").count("\n")
@@ -216,12 +222,14 @@ def test_why_shows_sql_trials_and_configs(swept: Workspace):
 def test_why_says_what_is_known_of_an_unknown_id(swept: Workspace):
     def refused(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["why", *arguments, "--results", swept.uri], env={"COLUMNS": "100", "TERM": "dumb"})
-        assert result.exit_code == 2 and "Traceback" not in result.output
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
         return " ".join(result.output.split())
 
     number = next(number for number in numbers_of(swept.results, "aligned") if number.kind == SCORE)
     moved = refused(f"{number.parts[0][:5]}-{'zzzz' if not number.id.endswith('zzzz') else 'yyyy'}")
-    assert "the same is stated on other trials" in moved and number.id in moved
+    assert "the same is stated on other trials" in moved
+    assert number.id in moved
     assert "sweeper why --list NAME" in refused("zzzzz-zzzz")
     assert "must be given, or --list NAME" in refused()
     assert "must be text or json" in refused(number.id, "--format", "csv")
