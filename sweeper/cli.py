@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands import analysis, node, upkeep
+from sweeper.commands import analysis, exports, node, upkeep
 from sweeper.commands import results as reading
 from sweeper.commands.floors import floors
 from sweeper.commands.options import (
@@ -182,6 +182,7 @@ for _command in (
     analysis.importance,
     analysis.findings,
     reading.predict,
+    exports.export,
     reading.status,
     reading.show,
 ):
