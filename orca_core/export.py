@@ -32,7 +32,7 @@ Which = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
-class _Kept:
+class KeptWeights:
     """Fine-tuned weights in a store.
 
     Args:
@@ -74,7 +74,7 @@ def tuned_model(
         OrcaError: If data, body or store cannot be used.
     """
     with (workbench or Workbench.current()).use():
-        kept = _find_weights(config, store, which, device)
+        kept = find_weights(config, store, which, device)
         return _build(kept, kept.describe(config), store, device)
 
 
@@ -104,7 +104,7 @@ def export_model(
     """
     path = Path(folder).expanduser()
     with (workbench or Workbench.current()).use():
-        kept = _find_weights(config, store, which, device)
+        kept = find_weights(config, store, which, device)
         description = kept.describe(config)
         if not description.errors:
             description = replace(description, errors=errors)
@@ -117,11 +117,11 @@ def export_model(
     return description, kept.computed
 
 
-def _find_weights(config: TrialConfig, store: Store, which: Which, device: str) -> _Kept:
+def find_weights(config: TrialConfig, store: Store, which: Which, device: str) -> KeptWeights:
     """The kept weights of a trial; if there are none, they are computed again."""
     address = Address.model(result_key(config, stages_of(config, device)), which)
     if (files := store.files(address)) is not None:
-        return _Kept(files, json.loads(files["data.json"]), computed=False)
+        return KeptWeights(files, json.loads(files["data.json"]), computed=False)
     from orca_core.pipeline import run_trial
 
     with TemporaryDirectory() as folder:  # fine-tuning is done again in full: a store of its own has no rows to pass on instead
@@ -129,10 +129,10 @@ def _find_weights(config: TrialConfig, store: Store, which: Which, device: str) 
         run_trial(config, fresh, lambda row: None, device=device, keep=which)
         files = fresh.files(address)
     assert files is not None
-    return _Kept(files, json.loads(files["data.json"]), computed=True)
+    return KeptWeights(files, json.loads(files["data.json"]), computed=True)
 
 
-def _build(kept: _Kept, description: Description, store: Store, device: str) -> TunedModel:
+def _build(kept: KeptWeights, description: Description, store: Store, device: str) -> TunedModel:
     """The network with the weights of its pretraining, its alignment and the kept ones."""
     from safetensors.torch import load
 

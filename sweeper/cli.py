@@ -183,6 +183,7 @@ for _command in (
     analysis.findings,
     reading.predict,
     exports.export,
+    exports.soup,
     reading.status,
     reading.show,
 ):

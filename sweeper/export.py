@@ -10,13 +10,12 @@ from typing import Any, Literal
 import yaml
 
 from orca_core.config.paths import KNOBS, nest
-from orca_core.errors import ConfigError, Fault, StoreError, nearest
+from orca_core.errors import ConfigError, Fault, nearest
 from orca_core.identity import unread_knobs
 from sweeper.analysis.arms import rank_arms
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
-from sweeper.running.reconcile import reconcile
-from sweeper.space.reading import parse_space
+from sweeper.running.reconcile import latest_space, reconcile
 from sweeper.space.space import SearchSpace
 
 
@@ -43,7 +42,7 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
     if task is not None and task not in arms:
         raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, arms))])
     arm = arms[task or next(iter(arms))][0]
-    space = _latest_space(workspace, name)
+    space = latest_space(workspace.results, name)
     found = reconcile(space, workspace.results)
     best = min(arm.rows, key=lambda row: (row[metric], row["seed"]))
     planned = found.plan.by_id.get(best["trial"])
@@ -78,14 +77,6 @@ def _errors_of(row: Mapping[str, Any], which: Literal["best", "last"]) -> dict[s
     """The errors of a trial's best or last epoch."""
     prefix = "last_" if which == "last" else ""
     return {name: row[prefix + name] for name in ("valid_error", "test_error")}
-
-
-def _latest_space(workspace: Workspace, name: str) -> SearchSpace:
-    """The search space with which a sweep was last run."""
-    plan = workspace.results.latest_plan(name)
-    if plan is None:
-        raise StoreError(f"{workspace.uri}: has no plan of {name}. Run the sweep again.")
-    return parse_space(plan["space"] | {"name": name})
 
 
 def _build_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list[int]) -> dict[str, object]:

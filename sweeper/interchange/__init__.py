@@ -1,4 +1,4 @@
-"""A sweep in the formats of other tools: Optuna, MLflow, TensorBoard, Trackio, CSV, Parquet for pandas. Written once, from the tables alone."""
+"""A sweep in the formats of other tools (Optuna, MLflow, TensorBoard, Trackio, CSV, Parquet), from its tables alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Format:
 _EXPORTS, _TRACKIO = "'orca-sweeper[exports]'", "'orca-sweeper[trackio]'"
 
 FORMATS = {
-    "optuna": Format("optuna_studies", ("optuna-dashboard sqlite:///{path}", "optuna.load_study(study_name=..., storage='sqlite:///{path}')")),
+    "optuna": Format(
+        "optuna_studies", ("optuna-dashboard sqlite:///{path}", "optuna.load_study(study_name=..., storage='sqlite:///{path}')")
+    ),
     "mlflow": Format("mlflow_runs", ("mlflow ui --backend-store-uri sqlite:///{path}",), "mlflow", _EXPORTS),
     "tensorboard": Format("tensorboard_runs", ("tensorboard --logdir {path}",), "tensorboard", _EXPORTS),
     "trackio": Format("trackio_runs", ("TRACKIO_DIR={path} trackio show",), "trackio", _TRACKIO),

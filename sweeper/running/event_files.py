@@ -1,6 +1,6 @@
 """Event files for TensorBoard: what they say about a trial. Needs the package tensorboard.
 
-    <root>/<task>/<settings and id of a trial>/events.out.tfevents.<attempt>
+<root>/<task>/<settings and id of a trial>/events.out.tfevents.<attempt>
 """
 
 from __future__ import annotations
