@@ -2,7 +2,7 @@
 
     <folder>/model.safetensors    every parameter
     <folder>/model.json           the trial, how raw data becomes inputs and outputs become answers, its errors
-    <folder>/README.md            what it expects and answers, for people
+    <folder>/README.md            the same for people: a model card
 
 A trial is a pure function of its config, so weights that were not kept, or were deleted, are computed again, to the same bits.
 """
@@ -20,10 +20,12 @@ from orca_core.addresses import Address
 from orca_core.config.knobs import TrialConfig
 from orca_core.description import Description, read_description
 from orca_core.errors import DataError
+from orca_core.model_card import Evidence
 from orca_core.prediction import TunedModel
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 from orca_core.tasks.preparation import from_json
+from orca_core.whole import check_free, written_whole
 from orca_core.workbench import Workbench
 
 __all__ = ["TunedModel", "export_model", "load_model", "tuned_model"]
@@ -85,35 +87,43 @@ def export_model(
     which: Which = "best",
     *,
     errors: Mapping[str, float] = {},
+    evidence: Evidence | None = None,
     device: str = "cpu",
     workbench: Workbench | None = None,
 ) -> tuple[Description, bool]:
     """Write the fine-tuned model of a trial to a folder, for `load_model`. Kept weights that are complete are copied, without torch.
 
+    The folder is written as a whole or not at all.
+
     Args:
         config, store, which, device, workbench: As for `tuned_model`.
-        folder: Where to; made if it is not there.
+        folder: Where to; must not exist yet, or be empty.
         errors: Of the trial's rows, for weights that version 0.1 kept without them.
+        evidence: What the sweep knows of the trial's arm, for the model card.
 
     Returns:
         What was written, and whether the weights had to be computed again.
 
     Raises:
+        ConfigError: If there is something at the folder's path already.
         OrcaError: If data, body or store cannot be used.
         OSError: If the folder cannot be written.
     """
     path = Path(folder).expanduser()
+    check_free(path, "")
     with (workbench or Workbench.current()).use():
         kept = find_weights(config, store, which, device)
-        description = kept.describe(config)
+        description = replace(kept.describe(config), evidence=evidence)
         if not description.errors:
             description = replace(description, errors=errors)
-        if kept.data.get("complete"):
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "model.safetensors").write_bytes(kept.files["tensors.safetensors"])
-            description.write(path)
-        else:
-            _build(kept, description, store, device).save(path)
+        model = None if kept.data.get("complete") else _build(kept, description, store, device)
+        with written_whole(path) as beside:
+            if model is None:
+                beside.mkdir()
+                (beside / "model.safetensors").write_bytes(kept.files["tensors.safetensors"])
+            else:
+                model.save(beside)
+            description.write(beside)
     return description, kept.computed
 
 

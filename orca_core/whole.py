@@ -41,7 +41,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
     try:
         yield beside
-        if path.is_dir() and not beside.is_dir():
+        if path.is_dir():
             path.rmdir()  # empty, as `check_free` found
         os.rename(beside, path)
     finally:

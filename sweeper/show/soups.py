@@ -65,8 +65,8 @@ def describe_soups(name: str, made: Sequence[Made], uri: str) -> str:
     if others:
         of_all = "The members" if others == len(lines) else f"Of {others} of {len(lines)} soups the members"
         notes.append(
-            f"{of_all} began fine-tuning from different weights, as with another seed, alignment or body: the average of such is rarely any "
-            f'good. Trials of one seed may share their start: sweeper soup {name}{results_option(uri)} --where "seed = 0 and ..."'
+            f"{of_all} began fine-tuning from different weights, as with another seed, alignment or body: the average of such is rarely "
+            f'any good. Trials of one seed may share their start: sweeper soup {name}{results_option(uri)} --where "seed = 0 and ..."'
         )
     notes.append("Soups are rows of the role `derived`, in the views trial_status and all_trials alone: see docs/exports.md.")
     filled = (textwrap.fill(note, terminal_width(), break_on_hyphens=False, break_long_words=False) for note in notes)
