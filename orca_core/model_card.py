@@ -68,12 +68,10 @@ def write_card(
 
 def _front_matter(config: TrialConfig, score: str, errors: Mapping[str, float]) -> str:
     spec = config.task_spec
-    body = config.body.name
     meta: dict[str, Any] = {"library_name": "orca-sweeper", "license": "other", "license_name": "see-data-and-licences"}
     meta["tags"] = ["orca", "cross-modal-fine-tuning", spec.kind, f"{spec.dims}d"]
-    hub = body.removeprefix("hf:").removeprefix("timm:")
-    if ":" in body and not Path(hub).expanduser().exists() and not hub.startswith(("/", ".", "~")):
-        meta["base_model"] = hub if body.startswith("hf:") else f"timm/{hub}"
+    if (base := _base_model(config.body.name)) is not None:
+        meta["base_model"] = base
     if "test_error" in errors:
         metrics = [
             {"type": score, "name": f"{split} error ({score})", "value": errors[f"{split}_error"]}
@@ -83,6 +81,14 @@ def _front_matter(config: TrialConfig, score: str, errors: Mapping[str, float]) 
         result = {"task": {"type": spec.kind}, "dataset": {"name": spec.name, "type": spec.name}, "metrics": metrics}
         meta["model-index"] = [{"name": f"orca-{trial_id(config)}", "results": [result]}]
     return f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---"
+
+
+def _base_model(body: str) -> str | None:
+    """The model of the hub that a body is, by its name; None for a folder and for a body that is pretrained here."""
+    kind, _, name = body.partition(":")
+    if kind not in ("hf", "timm") or name.startswith(("/", ".", "~")) or Path(name).exists():
+        return None
+    return name if kind == "hf" else f"timm/{name}"
 
 
 def _scores(epoch: int, score: str, errors: Mapping[str, float], evidence: Evidence | None) -> str:

@@ -30,6 +30,7 @@ from sweeper.running.plan_note import plan_note
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.space.reading import parse_space
+from sweeper.upkeep.doctor import _find_missing
 
 SPACE = {
     "name": "wine",
@@ -192,8 +193,8 @@ def test_nothing_that_reads_trials_sees_a_soup(results):
         status = sweeper("status", "wine", "--results", results).stdout
         compared = sweeper("compare", "wine", "--factor", "finetune.lr", "--baseline", "0.001", "--results", results).stdout
         findings = sweeper("findings", "wine", "--results", results).stdout
-        planned = sweeper("plan", "wine", "--results", results).stdout
-        return ranked, len(read_sweep_rows(store, "wine").rows), len(found.todo), found.dropped, views, status, compared, findings, planned
+        missing = _find_missing(Workspace(results))
+        return ranked, len(read_sweep_rows(store, "wine").rows), len(found.todo), found.dropped, views, status, compared, findings, missing
 
     before = seen()
     assert before[2:4] == (0, ())
