@@ -194,7 +194,7 @@ from `sweeper/results/records.py`.
 |---|---|
 | `trials` | the trials to analyse: in the plan of their sweep and COMPLETE, one row per sweep and trial |
 | `distinct_trials` | of these one per `result_key`: a trial that several sweeps share counts once |
-| `trial_status` | the latest row of every trial in each sweep, whatever its status, also if it is no longer planned or [derived](exports.md#soups) |
+| `trial_status` | the latest row of every trial, whatever its status, also if it is no longer planned or [derived](exports.md#soups) |
 | `all_trials` | every row that has not been compacted away, earlier attempts included |
 | `metrics`, `stages` | epochs and stages of the latest attempt of every trial, whatever its status |
 | `floors` | what models without a transformer reach on each task and split: the latest row of each model; see [floors.md](floors.md) |
