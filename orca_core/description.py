@@ -11,6 +11,7 @@ from typing import Any
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import DataError
 from orca_core.identity import hash_of, trial_id
+from orca_core.model_card import Evidence, write_card
 from orca_core.tasks.preparation import Preparation, from_json
 from orca_core.tasks.spec import TaskSpec
 
@@ -31,6 +32,7 @@ class Description:
         input_shape, output_shape: Of the network.
         preparation: How raw samples become inputs, and outputs answers; None of a folder that version 0.1 wrote.
         errors: Validation and test error and losses of that epoch, as in the trial's rows; empty if they are not known.
+        evidence: What the sweep knows of its arm, for the model card; None if it comes from no sweep. `model.json` does not have it.
     """
 
     config: TrialConfig
@@ -39,6 +41,7 @@ class Description:
     output_shape: tuple[int, ...]
     preparation: Preparation | None
     errors: Mapping[str, float]
+    evidence: Evidence | None = None
 
     @property
     def score(self) -> str:
@@ -46,14 +49,15 @@ class Description:
         return self.config.task_spec.score_name(self.config.reference_data)
 
     def write(self, folder: Path) -> None:
-        """Write `model.json` and `README.md`.
+        """Write `model.json`, and `README.md` as a model card.
 
         `model.json` has `version`, `task` (name, kind, loss, score, ...), `trial`, `epoch`, `errors`, `expects` and `answers` (as phrases),
         `preparation` (see `orca_core.tasks.preparation`), `digest` (of task and preparation), `input_shape`, `output_shape` and `config`.
         The body's name in `config` may be edited where its folder has moved.
         """
         (folder / "model.json").write_text(json.dumps(self._contents(), indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(self._readme(), encoding="utf-8")
+        card = write_card(self.config, self.epoch, self.score, self.preparation, self.errors, self.evidence)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _contents(self) -> dict[str, Any]:
         spec, preparation = self.config.task_spec, self.preparation
@@ -64,16 +68,6 @@ class Description:
         contents |= {"input_shape": self.input_shape, "output_shape": self.output_shape}
         contents["digest"] = _digest(contents)
         return contents | {"config": self.config.model_dump(mode="json")}
-
-    def _readme(self) -> str:
-        spec = self.config.task_spec
-        lines = [f"# A model of {spec.name}", "", f"- Task: {spec.summary}", f"- Body: {self.config.body.name}"]
-        if self.preparation is not None:
-            lines += [f"- Expects: {self.preparation.inputs.expected}", f"- Answers with: {self.preparation.answers.text}"]
-        errors = ", ".join(f"{name} {value:.6g}" for name, value in self.errors.items())
-        lines += [f"- Score: {self.score}, an error; after epoch {self.epoch}: {errors or 'not known'}"]
-        lines += ["", "In Python: `model = orca_core.load_model(FOLDER)`, then `model.predict(DATA_OR_PATH)`."]
-        return "\n".join([*lines, "From the shell: `sweeper predict FOLDER PATH`.", ""])
 
 
 def _digest(contents: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
     <folder>/model.safetensors    every parameter
     <folder>/model.json           the trial, how raw data becomes inputs and outputs become answers, its errors
-    <folder>/README.md            what it expects and answers, for people
+    <folder>/README.md            the same for people: a model card
 
 A trial is a pure function of its config, so weights that were not kept, or were deleted, are computed again, to the same bits.
 """
@@ -20,10 +20,12 @@ from orca_core.addresses import Address
 from orca_core.config.knobs import TrialConfig
 from orca_core.description import Description, read_description
 from orca_core.errors import DataError
+from orca_core.model_card import Evidence
 from orca_core.prediction import TunedModel
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Store
 from orca_core.tasks.preparation import from_json
+from orca_core.whole import check_free, written_whole
 from orca_core.workbench import Workbench
 
 __all__ = ["TunedModel", "export_model", "load_model", "tuned_model"]
@@ -32,7 +34,7 @@ Which = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
-class _Kept:
+class KeptWeights:
     """Fine-tuned weights in a store.
 
     Args:
@@ -74,7 +76,7 @@ def tuned_model(
         OrcaError: If data, body or store cannot be used.
     """
     with (workbench or Workbench.current()).use():
-        kept = _find_weights(config, store, which, device)
+        kept = find_weights(config, store, which, device)
         return _build(kept, kept.describe(config), store, device)
 
 
@@ -85,43 +87,51 @@ def export_model(
     which: Which = "best",
     *,
     errors: Mapping[str, float] = {},
+    evidence: Evidence | None = None,
     device: str = "cpu",
     workbench: Workbench | None = None,
 ) -> tuple[Description, bool]:
     """Write the fine-tuned model of a trial to a folder, for `load_model`. Kept weights that are complete are copied, without torch.
 
+    The folder is written as a whole or not at all.
+
     Args:
         config, store, which, device, workbench: As for `tuned_model`.
-        folder: Where to; made if it is not there.
+        folder: Where to; must not exist yet, or be empty.
         errors: Of the trial's rows, for weights that version 0.1 kept without them.
+        evidence: What the sweep knows of the trial's arm, for the model card.
 
     Returns:
         What was written, and whether the weights had to be computed again.
 
     Raises:
+        ConfigError: If there is something at the folder's path already.
         OrcaError: If data, body or store cannot be used.
         OSError: If the folder cannot be written.
     """
     path = Path(folder).expanduser()
+    check_free(path, "")
     with (workbench or Workbench.current()).use():
-        kept = _find_weights(config, store, which, device)
-        description = kept.describe(config)
+        kept = find_weights(config, store, which, device)
+        description = replace(kept.describe(config), evidence=evidence)
         if not description.errors:
             description = replace(description, errors=errors)
-        if kept.data.get("complete"):
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "model.safetensors").write_bytes(kept.files["tensors.safetensors"])
-            description.write(path)
-        else:
-            _build(kept, description, store, device).save(path)
+        model = None if kept.data.get("complete") else _build(kept, description, store, device)
+        with written_whole(path) as beside:
+            if model is None:
+                beside.mkdir()
+                (beside / "model.safetensors").write_bytes(kept.files["tensors.safetensors"])
+            else:
+                model.save(beside)
+            description.write(beside)
     return description, kept.computed
 
 
-def _find_weights(config: TrialConfig, store: Store, which: Which, device: str) -> _Kept:
+def find_weights(config: TrialConfig, store: Store, which: Which, device: str) -> KeptWeights:
     """The kept weights of a trial; if there are none, they are computed again."""
     address = Address.model(result_key(config, stages_of(config, device)), which)
     if (files := store.files(address)) is not None:
-        return _Kept(files, json.loads(files["data.json"]), computed=False)
+        return KeptWeights(files, json.loads(files["data.json"]), computed=False)
     from orca_core.pipeline import run_trial
 
     with TemporaryDirectory() as folder:  # fine-tuning is done again in full: a store of its own has no rows to pass on instead
@@ -129,10 +139,10 @@ def _find_weights(config: TrialConfig, store: Store, which: Which, device: str) 
         run_trial(config, fresh, lambda row: None, device=device, keep=which)
         files = fresh.files(address)
     assert files is not None
-    return _Kept(files, json.loads(files["data.json"]), computed=True)
+    return KeptWeights(files, json.loads(files["data.json"]), computed=True)
 
 
-def _build(kept: _Kept, description: Description, store: Store, device: str) -> TunedModel:
+def _build(kept: KeptWeights, description: Description, store: Store, device: str) -> TunedModel:
     """The network with the weights of its pretraining, its alignment and the kept ones."""
     from safetensors.torch import load
 

@@ -130,6 +130,10 @@ class Store:
             self._files.delete_folder(f"{address}/{before['attempt']}")
         return sum(len(content) for content in contents.values())
 
+    def has(self, address: Address) -> bool:
+        """Whether the artifact is there, by its marker alone: its files are not read."""
+        return self._read_marker(address) is not None
+
     def find_damaged(self) -> Iterator[Address]:
         """Artifacts whose marker and files do not agree; every file is read. One without a marker may still be being written."""
         for entry in self.entries():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands import analysis, node, numbers, upkeep
+from sweeper.commands import analysis, exports, node, numbers, upkeep
 from sweeper.commands import results as reading
 from sweeper.commands.floors import floors
 from sweeper.commands.options import (
@@ -184,6 +184,8 @@ for _command in (
     analysis.findings,
     plot,
     reading.predict,
+    exports.export,
+    exports.soup,
     reading.status,
     reading.show,
     numbers.why,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
 from orca_core.config.paths import KNOBS, nest
-from orca_core.errors import ConfigError, Fault, StoreError, nearest
+from orca_core.errors import ConfigError, Fault, nearest
 from orca_core.identity import unread_knobs
-from sweeper.analysis.arms import rank_arms
+from orca_core.model_card import Evidence
+from orca_core.whole import check_free
+from sweeper.analysis.arms import RankedArm, half_interval, rank_arms
+from sweeper.analysis.candidates import Row
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
-from sweeper.running.reconcile import reconcile
-from sweeper.space.reading import parse_space
+from sweeper.running.reconcile import latest_space, reconcile
 from sweeper.space.space import SearchSpace
 
 
@@ -43,7 +46,7 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
     if task is not None and task not in arms:
         raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, arms))])
     arm = arms[task or next(iter(arms))][0]
-    space = _latest_space(workspace, name)
+    space = latest_space(workspace.results, name)
     found = reconcile(space, workspace.results)
     best = min(arm.rows, key=lambda row: (row[metric], row["seed"]))
     planned = found.plan.by_id.get(best["trial"])
@@ -54,6 +57,8 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
     if model_folder is not None and planned.id in found.stale:
         rule = f"the data, body and code of trial {planned.id} must be those that its results come from"
         raise ConfigError([Fault("", rule, Fault.ABSENT, f"One of them has changed since. Run {name} again.")])
+    if model_folder is not None:
+        check_free(model_folder.expanduser(), "--export-model")
     written = []
     if space_file is not None:
         text = yaml.safe_dump(_build_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
@@ -64,8 +69,17 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
         from orca_core.export import export_model
 
         which: Literal["best", "last"] = "last" if space.keep == "last" else "best"
-        errors = _errors_of(best, which)
-        known, computed = export_model(planned.config, workspace.artifacts, model_folder, which, errors=errors, device=space.device)
+        rows = _all_columns(workspace, name, arm)
+        errors = _errors_of(rows[best["trial"]], which)
+        known, computed = export_model(
+            planned.config,
+            workspace.artifacts,
+            model_folder,
+            which,
+            errors=errors,
+            evidence=_evidence(name, arm, rows, best["trial"], metric),
+            device=space.device,
+        )
         how = "computed again" if computed else "as kept by the sweep"
         written.append(f"{model_folder}: the model of trial {planned.id} after epoch {known.epoch}, {how}")
         if known.preparation is not None:
@@ -74,18 +88,47 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
     return "\n".join(written) + "\n"
 
 
-def _errors_of(row: Mapping[str, Any], which: Literal["best", "last"]) -> dict[str, float]:
+def _errors_of(row: Row, which: Literal["best", "last"]) -> dict[str, float]:
     """The errors of a trial's best or last epoch."""
     prefix = "last_" if which == "last" else ""
     return {name: row[prefix + name] for name in ("valid_error", "test_error")}
 
 
-def _latest_space(workspace: Workspace, name: str) -> SearchSpace:
-    """The search space with which a sweep was last run."""
-    plan = workspace.results.latest_plan(name)
-    if plan is None:
-        raise StoreError(f"{workspace.uri}: has no plan of {name}. Run the sweep again.")
-    return parse_space(plan["space"] | {"name": name})
+def _all_columns(workspace: Workspace, name: str, arm: RankedArm) -> dict[str, Row]:
+    """Trial -> its row, of a ranked arm: ranking reads only some columns."""
+    trials, sweep = ", ".join(f"'{row['trial']}'" for row in arm.rows), name.replace("'", "''")
+    rows = workspace.sql(f"select * from trials where sweep = '{sweep}' and trial in ({trials}) order by seed, trial").rows()
+    return {row["trial"]: row for row in rows}
+
+
+_VERSIONS = {
+    "code_version": "orca-sweeper",
+    "torch_version": "torch",
+    "transformers_version": "transformers",
+    "timm_version": "timm",
+    "peft_version": "peft",
+    "python_version": "Python",
+}
+
+
+def _evidence(name: str, arm: RankedArm, rows: Mapping[str, Row], best: str, metric: str) -> Evidence:
+    """What the sweep knows of a ranked arm, for the card of its best trial."""
+    means = {}
+    for column in ("valid_error", "test_error"):
+        values = [row[column] for row in rows.values() if row[column] is not None]
+        if values:
+            means[column] = (math.fsum(values) / len(values), half_interval(values))
+    row = rows[best]
+    return Evidence(
+        name,
+        len(rows),
+        means,
+        floor=None if arm.floor is None else (arm.floor.model, arm.floor.test_error),
+        majority_error=row["majority_error"],
+        samples=(row["valid_samples"], row["test_samples"]),
+        versions={package: row[column] for column, package in _VERSIONS.items() if row[column] is not None},
+        chosen_by=metric,
+    )
 
 
 def _build_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list[int]) -> dict[str, object]:

@@ -19,6 +19,7 @@ from sweeper.running.claim import SweepClaim, claim_sweep
 from sweeper.running.cluster_address import check_form
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.floors import FloorsBeside, cases_of
+from sweeper.running.logged_rows import LoggedRows, check_logging
 from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.parts import warn_of_small_parts
@@ -100,13 +101,14 @@ def _run_space(
     notifier: Notifier | None,
 ) -> int:
     results = workspace.results
+    check_logging(space, results)
     first = reconcile(space, results, retry_failed)
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
     if not quiet:
         tell_notes(trial.config for trial in first.todo)
     if first.todo and not quiet:
         for warning in warn_of_small_parts(trial.config for trial in first.todo):
-            sys.stderr.write(f"warning: {warning}\n")
+            _warn(warning)
     with claim_sweep(results, space.name, wait_minutes=wait_minutes) as claim, InThread() as writer:
         # Again, now that no other process can add to the results.
         found = reconcile(space, results, retry_failed, planner=None if first.planner.proposed_later else first.planner)
@@ -115,7 +117,8 @@ def _run_space(
         workspace.patience.minutes = space.budget.storage_minutes  # it was in reach
         planned = found.plan.hash
         results.save_plan(space.name, planned, plan_note(found.plan, found.planner.earlier))
-        recorder = Recorder(results, space.name, space.metric, reads=space.columns_read, run=claim.run, writer=writer)
+        tables = LoggedRows(results, space, _warn) if space.tensorboard else results
+        recorder = Recorder(tables, space.name, space.metric, reads=space.columns_read, run=claim.run, writer=writer)
         found.mark_planned(recorder)
         is_open = found.planner.proposed_later > 0  # scores may still lead to trials of earlier runs, so the rest are marked at the end
         if not is_open:
@@ -162,6 +165,10 @@ def _check_claim(claim: SweepClaim, sweep: str) -> None:
             f"{sweep}: {by} taken the sweep over, because this run gave no sign of life for too long; this run has ended. "
             "Finished work is kept; once the other run has ended, the same command completes what is missing."
         )
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
 
 
 def _tell_trouble(trouble: Trouble | None) -> None:

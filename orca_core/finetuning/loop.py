@@ -133,10 +133,7 @@ class Finetuning:
         with count_unconverged() as unconverged:
             train_loss, lr, distance = self._train(epoch, self.inputs[0])
         self.epoch = epoch
-        valid_loss, valid_error = self._evaluate(self.inputs[1], self.valid[1], self.data.valid.group)
-        test_error = valid_error
-        if not self.valid_is_test:
-            _, test_error = self._evaluate(self.inputs[2], self.test[1], self.data.test.group)
+        valid_loss, valid_error, test_error = self._scores(self.inputs)
         row = EpochRow(
             stage="finetune",
             epoch=epoch,
@@ -150,6 +147,10 @@ class Finetuning:
         )
         self._hold_best(row)
         return row
+
+    def evaluate(self) -> tuple[float | None, float | None, float | None]:
+        """Validation loss and error, and test error, of the weights as they are; None for a set without samples."""
+        return self._scores(self._inputs())
 
     # ------------------------------------------------------------------------------------------------------------ training
 
@@ -303,6 +304,12 @@ class Finetuning:
 
     def _decoded(self, values: Tensor) -> Tensor:
         return values if self.data.decode is None else self.data.decode(values)
+
+    def _scores(self, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float | None, float | None, float | None]:
+        valid_loss, valid_error = self._evaluate(inputs[1], self.valid[1], self.data.valid.group)
+        if self.valid_is_test:
+            return valid_loss, valid_error, valid_error
+        return valid_loss, valid_error, self._evaluate(inputs[2], self.test[1], self.data.test.group)[1]
 
     def _evaluate(self, x: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float] | tuple[None, None]:
         """Loss and score of a whole set; None for a set without samples."""

@@ -119,7 +119,7 @@ def _describe(rank: int, sweep: Sweep, arm: Arm, candidate: Candidate, floors: F
         line["variant"] = arm.variant
     for metric in dict.fromkeys((sweep.metric, "test_error")):
         values = [row[metric] for row in rows]
-        line |= {metric: _mean(values), f"{metric}_ci95": _half_interval(values)}
+        line |= {metric: _mean(values), f"{metric}_ci95": half_interval(values)}
     line |= {"best_floor": floor.test_error if floor else None, "floor_model": floor.model if floor else None}
     line |= {"seeds": len(rows), "at_majority": is_at_majority(rows)} | {knob: candidate.cells.get(knob) for knob in sweep.varied}
     return RankedArm(arm, candidate, line | arm.counts(), floor)
@@ -129,7 +129,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _half_interval(values: Sequence[float]) -> float | None:
+def half_interval(values: Sequence[float]) -> float | None:
     """Half the width of Student's 95 % interval of the mean; None for one value."""
     from scipy.special import stdtrit  # of scipy.stats, too, which takes a second to import
 

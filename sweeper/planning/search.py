@@ -117,7 +117,7 @@ def _propose(
         sampler = optuna.samplers.TPESampler(seed=seed)
     else:
         sampler = optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
-    study, distributions = _new_study(sampler, 1), {axis.path: _distribution(axis) for axis in axes}
+    study, distributions = _new_study(sampler, 1), {axis.path: distribution_of(axis) for axis in axes}
     for values, score in [*earlier, *((values, score[0]) for values, score in zip(found, scores, strict=False))]:
         failed = not math.isfinite(score)
         study.add_trial(
@@ -139,7 +139,7 @@ def _replay(axes: Sequence[Axis], search: SearchConfig, number: int, scores: Seq
     from optuna.trial import TrialState
 
     num_metrics = len(scores[0]) if scores else 1
-    study, distributions = _new_study(_sampler(search), num_metrics), {axis.path: _distribution(axis) for axis in axes}
+    study, distributions = _new_study(_sampler(search), num_metrics), {axis.path: distribution_of(axis) for axis in axes}
     asked: list[Trial] = []
     for candidate in range(number):
         told = candidate - search.lag
@@ -176,7 +176,8 @@ def _new_study(sampler: BaseSampler, num_metrics: int) -> Study:
     return optuna.create_study(directions=["minimize"] * num_metrics, sampler=sampler)
 
 
-def _distribution(axis: Axis) -> Any:
+def distribution_of(axis: Axis) -> Any:
+    """The values of a tuned knob, as Optuna draws them; those of a choice by position."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if axis.kind == "choice":

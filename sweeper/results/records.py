@@ -84,12 +84,17 @@ TRIALS: tuple[Column, ...] = (
         "COMPLETE, PRUNED (stopped early by the scheduler), FAIL, RUNNING, or INTERRUPTED: cut short by a stop, and continued by the next "
         "run, or by the loss of its machine, and about to be started again. The files have FAIL where SQL shows INTERRUPTED after a stop.",
     ),
-    Column("in_plan", _FLAG, "Whether the plan of the sweep's last run contains this trial; analyses read only such rows."),
+    Column(
+        "in_plan",
+        _FLAG,
+        "Whether the plan of the sweep's last run contains this trial; analyses read only such rows. False for derived ones.",
+    ),
     Column(
         "role",
         _TEXT,
         "What the trial is for: `tuning` chooses the setting of its arm, `replicate` repeats the chosen one with other seeds, `trial` does "
-        "both; null in rows of versions before roles, which means `trial`.",
+        "both; null in rows of versions before roles, which means `trial`. `derived`: it was not trained, but made of others, as "
+        "`derived_by` says; such rows stand in `trial_status` and `all_trials` alone.",
     ),
     Column(
         "arm",
@@ -99,6 +104,10 @@ TRIALS: tuple[Column, ...] = (
     Column("candidate", _COUNT, "Number of the candidate of tuned knobs within the arm, from 0; 0 when nothing is tuned."),
     Column("variant", _TEXT, "Names of the variants that contain the trial, joined by commas; null in sweeps without named variants."),
     Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
+    Column("derived_by", _TEXT, "How a derived row was made: soup-uniform or soup-greedy, averages of fine-tuned weights; else null."),
+    Column("members", pa.list_(_TEXT), "Of a derived row: the trials that it was made of, those with the lowest validation error first."),
+    Column("averaged", pa.list_(_TEXT), "Of a soup: those of `members` whose weights are in the average."),
+    Column("shares_start", _FLAG, "Of a soup: whether fine-tuning of all members began with the same weights, bit for bit."),
     Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if this sweep ran it."),
     *config_columns(),
     *_SCORES,
@@ -185,7 +194,7 @@ from `sweeper/results/records.py`.
 |---|---|
 | `trials` | the trials to analyse: in the plan of their sweep and COMPLETE, one row per sweep and trial |
 | `distinct_trials` | of these one per `result_key`: a trial that several sweeps share counts once |
-| `trial_status` | the latest row of every trial in each sweep, whatever its status and also if it is no longer planned |
+| `trial_status` | the latest row of every trial, whatever its status, also if it is no longer planned or [derived](exports.md#soups) |
 | `all_trials` | every row that has not been compacted away, earlier attempts included |
 | `metrics`, `stages` | epochs and stages of the latest attempt of every trial, whatever its status |
 | `floors` | what models without a transformer reach on each task and split: the latest row of each model; see [floors.md](floors.md) |

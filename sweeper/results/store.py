@@ -237,10 +237,10 @@ class ResultStore(TableFiles):
         return aside
 
     def remove(self, name: str) -> None:
-        """Delete the rows, plans and notes of a sweep.
+        """Delete the rows, plans and notes of a sweep, and its event files.
 
         Raises:
             StoreError: If something cannot be deleted.
         """
-        for folder in (*(f"{table}/sweep={name}" for table in TABLES), f"sweeps/{name}"):
+        for folder in (*(f"{table}/sweep={name}" for table in TABLES), f"sweeps/{name}", f"tensorboard/sweep={name}"):
             self._files.delete_folder(folder)

@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orca_core.errors import StoreError
 from sweeper.planning.planner import Planner
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.store import ResultStore
 from sweeper.running.recorder import NOT_RETRIED, Recorder, scores_of
 from sweeper.running.warm_start import recall_candidates
+from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
 
 
@@ -26,7 +28,7 @@ class Reconciliation:
         done: Ids of planned trials that need not run.
         todo: Planned trials that must run.
         stale: Ids of planned trials whose results come from other code, data or pretraining than the current ones.
-        dropped: Rows of trials that are no longer planned.
+        dropped: Rows of trials that are no longer planned, without derived ones, which never were.
         stopping: What early stopping decides from the results; None without it.
     """
 
@@ -67,6 +69,18 @@ class Reconciliation:
         return self.planner.plan
 
 
+def latest_space(results: ResultStore, name: str) -> SearchSpace:
+    """The search space with which a sweep was last run.
+
+    Raises:
+        StoreError: If no plan of it is stored.
+    """
+    plan = results.latest_plan(name)
+    if plan is None:
+        raise StoreError(f"{results.uri}: has no plan of {name}. Run the sweep again.")
+    return parse_space(plan["space"] | {"name": name})
+
+
 def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = False, planner: Planner | None = None) -> Reconciliation:
     """Compare a search space with the results of its sweep.
 
@@ -102,7 +116,7 @@ def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = Fal
         done=frozenset(current),
         todo=tuple(trial for trial in plan.trials if trial.id not in current),
         stale=frozenset(trial.id for trial in plan.trials if trial.id in ended and not trial.accepts(ended[trial.id])),
-        dropped=tuple(row for trial, row in known.items() if trial not in plan.by_id),
+        dropped=tuple(row for trial, row in known.items() if trial not in plan.by_id and row["role"] != "derived"),
         stopping=stopping,
     )
 

@@ -213,6 +213,11 @@ class SpaceFile(Section):
         description="Whether `run` also computes what models without a transformer reach on the sweep's tasks: seconds for each task and "
         "split, once, beside the trials. See docs/floors.md.",
     )
+    tensorboard: bool = Field(
+        False,
+        description="Whether `run` also logs its trials as event files for TensorBoard, in `RESULTS/tensorboard/sweep=NAME`, for watching "
+        "them while they run; of no effect on results. See docs/exports.md.",
+    )
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -67,6 +67,7 @@ class SearchSpace:
     vary: tuple[str, ...] = ("seed",)
     file: str = ""
     options: tuple[str, ...] = ()
+    tensorboard: bool = False
 
     @property
     def device(self) -> str:

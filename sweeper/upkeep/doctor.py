@@ -122,7 +122,7 @@ def _find_doubled(workspace: Workspace) -> dict[str, set[str]]:
 
 
 def _find_missing(workspace: Workspace) -> dict[str, set[str]]:
-    """Sweep -> its COMPLETE trials that lack rows of epochs, as they do after a file is lost."""
+    """Sweep -> its COMPLETE trials that lack rows of epochs, as they do after a file is lost. Derived ones have none."""
     by_folds = "validation_folds is not null and validation_fold is null"
     expected = f"case when {by_folds} then validation_folds * finetune_epochs + best_epoch else finetune_epochs end"
     epochs = "select distinct sweep, trial, fold, epoch from metrics where stage = 'finetune'"
@@ -130,7 +130,7 @@ def _find_missing(workspace: Workspace) -> dict[str, set[str]]:
         workspace,
         f"select sweep, trial from trial_status "
         f"left join (select sweep, trial, count(*) as epochs from ({epochs}) group by all) using (sweep, trial) "
-        f"where status = 'COMPLETE' and coalesce(epochs, 0) != {expected}",
+        f"where status = 'COMPLETE' and coalesce(role, 'trial') != 'derived' and coalesce(epochs, 0) != {expected}",
     )
 
 

@@ -128,6 +128,8 @@ def shown_sweeps(tmp_path_factory) -> Path:
             scores = {"valid_error": error, "test_error": error, "proxy_distance": 30 + number / 7, "proxy_distance_unlabelled": 15.0}
             recorder.end(trial.id, {"status": "COMPLETE", "device_name": "a processor", "torch_version": "2.9"} | scores)
         recorder.flush()
+    soup = {"trial": "a soup", "attempt": 1, "sequence": 0, "status": "COMPLETE", "in_plan": False, "role": "derived", "task": "openml/187"}
+    ResultStore(folder).append("trials", "my-sweep", [soup])
     about = {"version": 1, "sklearn_version": "1.7", "numpy_version": "2.3", "status": "COMPLETE", "score": "1-accuracy"}
     svm = FloorRow(task="digits", model="svm", valid_error=0.01, test_error=0.008, **about)
     ResultStore(folder).append_floors([svm])

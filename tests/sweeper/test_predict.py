@@ -65,6 +65,8 @@ def model(swept) -> Path:
     assert "as kept by the sweep" in done.stdout
     assert "rows with 2 columns" in done.stdout
     assert f"sweeper predict {swept / 'model'} FILE" in done.stdout
+    again = sweeper("best", "own", "--results", swept / "results", "--task", f"csv:{swept / 'mine.csv'}", "--export-model", swept / "model")
+    assert (again.exit_code, again.stderr.partition(",")[0]) == (2, "--export-model: must not exist yet")
     return swept / "model"
 
 
