@@ -54,7 +54,6 @@ def options(
     """Take the options of the program itself."""
 
 
-@app.command()
 @report_errors
 def run(
     space: SpaceArgument,
@@ -106,7 +105,6 @@ def run(
     )
 
 
-@app.command()
 @report_errors
 def plan(
     space: SpaceArgument,
@@ -148,7 +146,6 @@ def plan(
     typer.echo(describe_plan(load_space(space, parse_settings(settings), name), Workspace(results), format, slots or ()), nl=False)
 
 
-@app.command()
 @report_errors
 def trial(
     settings: KnobOption = None,
@@ -175,20 +172,6 @@ def trial(
     return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
 
 
-for _command in (
-    reading.query,
-    reading.best,
-    analysis.compare,
-    analysis.importance,
-    analysis.findings,
-    reading.predict,
-    reading.status,
-    reading.show,
-):
-    app.command()(_command)
-
-
-@app.command()
 @report_errors
 def stop(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
@@ -204,13 +187,6 @@ def stop(
     typer.echo(stop_sweep(ResultStore(results), name), nl=False)
 
 
-for _command in (upkeep.rm, upkeep.clean, upkeep.compact, upkeep.doctor):
-    app.command()(_command)
-
-
-app.add_typer(node.app, name="node")
-
-
 def _catalogue(kind: str) -> Callable[..., None]:
     @report_errors
     def command(
@@ -224,7 +200,6 @@ def _catalogue(kind: str) -> Callable[..., None]:
     return command
 
 
-@app.command()
 @report_errors
 def tasks(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
@@ -249,10 +224,6 @@ def tasks(
     return 0 if is_whole else 1
 
 
-app.command()(floors)
-
-
-@app.command()
 @report_errors
 def proxies(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.")] = None,
@@ -293,11 +264,6 @@ def proxies(
     typer.echo(describe_source(str(name), body) if body else describe("proxies", name), nl=False)
 
 
-for _kind in ("spaces", "bodies"):
-    app.command(_kind)(_catalogue(_kind))
-
-
-@app.command()
 @report_errors
 def schema() -> None:
     """Print the JSON Schema of search-space files, for editors.
@@ -311,7 +277,6 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-@app.command("help")
 def show_help(
     context: typer.Context,
     command: Annotated[str | None, typer.Argument(metavar="[COMMAND]", help="A command; default: the program.")] = None,
@@ -321,6 +286,47 @@ def show_help(
     Example: `sweeper help run`
     """
     app([command, "--help"] if command else ["--help"], prog_name=context.parent.info_name if context.parent else None)
+
+
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "Run": {
+        "plan": plan,
+        "run": run,
+        "status": reading.status,
+        "stop": stop,
+        "trial": trial,
+        "floors": floors,
+    },
+    "Ask": {
+        "findings": analysis.findings,
+        "best": reading.best,
+        "compare": analysis.compare,
+        "importance": analysis.importance,
+        "query": reading.query,
+        "show": reading.show,
+        "predict": reading.predict,
+    },
+    "Look up": {
+        "spaces": _catalogue("spaces"),
+        "tasks": tasks,
+        "proxies": proxies,
+        "bodies": _catalogue("bodies"),
+        "schema": schema,
+        "help": show_help,
+    },
+    "Keep house": {
+        "clean": upkeep.clean,
+        "compact": upkeep.compact,
+        "doctor": upkeep.doctor,
+        "rm": upkeep.rm,
+    },
+}
+"""The commands, in the groups and the order of `sweeper --help`: a new command is one line here."""
+
+for _group, _commands in GROUPS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_group)(_command)
+app.add_typer(node.app, name="node", rich_help_panel="Keep house")
 
 
 def main() -> None:
