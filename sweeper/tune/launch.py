@@ -135,7 +135,7 @@ def launch(
         )
 
         def facts() -> dict[str, Any]:
-            return recorder.counts() | {"reasons": reasons.facts()}
+            return recorder.counts() | {"reasons": reasons.facts()} | progress.facts()
 
         try:
             with progress, _stop_on_signal(session), claim.connect(session.stop, facts), without_copied_secrets():
