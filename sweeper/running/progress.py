@@ -152,9 +152,6 @@ class Progress:
     def standing(self) -> Standing:
         """Where the run stands. Costs the same however many trials there are."""
         tally = self.recorder.tally
-        trouble = self._reasons.clause() if self._reasons is not None else ""
-        if self._is_ending:
-            trouble = "stopping: trials end with their last stored state"
         return Standing(
             sweep=self.recorder.sweep,
             metric=self.recorder.metric,
@@ -174,7 +171,7 @@ class Progress:
             saved_s=tally.saved_s,
             best=self._best(),
             failure=tally.failure,
-            trouble=trouble,
+            trouble=self._trouble(),
             elapsed_s=self._clock() - self._started,
             left_s=self._promise.left,
             why=self._promise.why,
@@ -182,8 +179,21 @@ class Progress:
 
     def facts(self) -> dict[str, object]:
         """What others are told with the driver's claim, as JSON data. May be called from another thread."""
-        elapsed_s = round(self._clock() - self._started)
-        return {"slots": self.slots, "left_s": self._promise.left, "why": self._promise.why, "elapsed_s": elapsed_s}
+        return {
+            "total": self.total,
+            "least": self.least,
+            "slots": self.slots,
+            "elapsed_s": round(self._clock() - self._started),
+            "left_s": self._promise.left,
+            "why": self._promise.why,
+            "trouble": self._trouble(),
+        }
+
+    def _trouble(self) -> str:
+        """What keeps the run from going on, in a few words."""
+        if self._is_ending:
+            return "stopping: trials end with their last stored state"
+        return self._reasons.clause() if self._reasons is not None else ""
 
     def _best(self) -> list[Best]:
         """The best trials. Floors are computed beside the run, so it is looked for them until all are there."""
