@@ -11,6 +11,7 @@ import typer
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands import analysis, node, upkeep
 from sweeper.commands import results as reading
+from sweeper.commands.completion import complete_body, complete_command, complete_proxy, complete_space, complete_task
 from sweeper.commands.floors import floors
 from sweeper.commands.options import (
     DataOption,
@@ -21,13 +22,13 @@ from sweeper.commands.options import (
     SetOption,
     SpaceArgument,
     StoreOption,
+    SweepArgument,
     parse_settings,
     report_errors,
 )
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.\n\n"
@@ -174,7 +175,7 @@ def trial(
 
 @report_errors
 def stop(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    name: SweepArgument,
     results: ResultsOption = "results",
 ) -> None:
     """End a running sweep cleanly, from any shell or machine. The same `run` command continues it.
@@ -187,22 +188,35 @@ def stop(
     typer.echo(stop_sweep(ResultStore(results), name), nl=False)
 
 
-def _catalogue(kind: str) -> Callable[..., None]:
-    @report_errors
-    def command(
-        name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
-    ) -> None:
-        from sweeper.show.catalogue import describe
+@report_errors
+def spaces(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.", autocompletion=complete_space)] = None,
+) -> None:
+    """List the available spaces; with a name, show one in full.
 
-        typer.echo(describe(kind, name), nl=False)
+    Example: `sweeper spaces`
+    """
+    from sweeper.show.catalogue import describe
 
-    command.__doc__ = f"List the available {kind}; with a name, show one in full.\n\nExample: `sweeper {kind}`"
-    return command
+    typer.echo(describe("spaces", name), nl=False)
+
+
+@report_errors
+def bodies(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.", autocompletion=complete_body)] = None,
+) -> None:
+    """List the available bodies; with a name, show one in full.
+
+    Example: `sweeper bodies`
+    """
+    from sweeper.show.catalogue import describe
+
+    typer.echo(describe("bodies", name), nl=False)
 
 
 @report_errors
 def tasks(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.", autocompletion=complete_task)] = None,
     check: Annotated[bool, typer.Option("--check", help="Check for each task whether its files are present and complete.")] = False,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the table of openml/ID first; needs the package openml.")] = False,
     data: DataOption = None,
@@ -226,9 +240,18 @@ def tasks(
 
 @report_errors
 def proxies(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.")] = None,
-    body: Annotated[str | None, typer.Option("--body", help="Show its features by this body: number, classes, width, tokens.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Rank the body's proxies by their distance to this task.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.", autocompletion=complete_proxy),
+    ] = None,
+    body: Annotated[
+        str | None,
+        typer.Option("--body", help="Show its features by this body: number, classes, width, tokens.", autocompletion=complete_body),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Rank the body's proxies by their distance to this task.", autocompletion=complete_task),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="With --task: seed of the trial.")] = 0,
     settings: KnobOption = None,
     results: ResultsOption = "results",
@@ -279,7 +302,9 @@ def schema() -> None:
 
 def show_help(
     context: typer.Context,
-    command: Annotated[str | None, typer.Argument(metavar="[COMMAND]", help="A command; default: the program.")] = None,
+    command: Annotated[
+        str | None, typer.Argument(metavar="[COMMAND]", help="A command; default: the program.", autocompletion=complete_command)
+    ] = None,
 ) -> None:
     """Show how a command is used: the same as `sweeper COMMAND --help`.
 
@@ -307,10 +332,10 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "predict": reading.predict,
     },
     "Look up": {
-        "spaces": _catalogue("spaces"),
+        "spaces": spaces,
         "tasks": tasks,
         "proxies": proxies,
-        "bodies": _catalogue("bodies"),
+        "bodies": bodies,
         "schema": schema,
         "help": show_help,
     },

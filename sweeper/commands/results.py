@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands.options import FormatOption, ResultsOption, StoreOption, report_errors
+from sweeper.commands.completion import complete_task
+from sweeper.commands.options import AnySweepArgument, FormatOption, ResultsOption, StoreOption, SweepArgument, report_errors
 
 
 @report_errors
@@ -34,11 +35,14 @@ def query(
 
 @report_errors
 def best(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    name: SweepArgument,
     results: ResultsOption = "results",
     top: Annotated[int, typer.Option("--top", min=1, help="Number of arms per task.")] = 5,
     format: FormatOption = "table",
-    task: Annotated[str | None, typer.Option("--task", help="Only this task; for exports, the task whose best arm is exported.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Only this task; for exports, the task whose best arm is exported.", autocompletion=complete_task),
+    ] = None,
     export: Annotated[Path | None, typer.Option("--export", help="Write a search space that runs the best arm again.")] = None,
     export_model: Annotated[Path | None, typer.Option("--export-model", help="Write the best trial's model to a folder.")] = None,
     store: StoreOption = None,
@@ -100,7 +104,7 @@ def predict(
 
 @report_errors
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; default: all sweeps.")] = None,
+    name: AnySweepArgument = None,
     results: ResultsOption = "results",
     arms: Annotated[bool, typer.Option("--arms", help="A line per arm: its candidates by state, and seconds.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the sweep NAME live until it ends; Ctrl-C does not end it.")] = False,
