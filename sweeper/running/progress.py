@@ -67,7 +67,7 @@ class Progress:
         self.console = Console(file=sys.stderr, quiet=quiet)
         self.nodes: Nodes | None = None
         self._later = self._width = 0
-        self._is_ending = False
+        self._is_ending = self._is_over = False
         self._reasons = reasons
         if reasons is not None:
             reasons.listeners.append(self.tell)
@@ -91,7 +91,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.close()
-        self.show(final=True)
+
+    def finish(self) -> None:
+        """Show how the run has ended, in a line that stays."""
+        self._is_over = True
+        self.show()
 
     def update(self, session: Session | None = None) -> None:
         """Look at a run, and show where it stands if it is time to."""
@@ -128,11 +132,11 @@ class Progress:
             self._busy_s, self._why = 0.0, ""
         self._next_estimate = now + max(ESTIMATE_EVERY_S, (time.perf_counter() - began) / ESTIMATE_SHARE)
 
-    def show(self, final: bool = False) -> None:
+    def show(self) -> None:
         """Show the current state."""
         self._last = self._clock()
         standing = self.standing()
-        if isinstance(self._live, NotebookLine) or (self._live is not None and not final):
+        if isinstance(self._live, NotebookLine) or (self._live is not None and not self._is_over):
             self._live.show(standing)  # in a notebook the last line stays where the live one was
         elif not self.console.quiet:
             self.console.print(standing.line(), highlight=False, soft_wrap=True)
@@ -173,7 +177,7 @@ class Progress:
             failure=tally.failure,
             trouble=self._trouble(),
             elapsed_s=self._clock() - self._started,
-            left_s=self._promise.left,
+            left_s=None if self._is_over else self._promise.left,
             why=self._promise.why,
         )
 
@@ -191,6 +195,8 @@ class Progress:
 
     def _trouble(self) -> str:
         """What keeps the run from going on, in a few words."""
+        if self._is_over:
+            return ""
         if self._is_ending:
             return "stopping: trials end with their last stored state"
         return self._reasons.clause() if self._reasons is not None else ""

@@ -51,7 +51,8 @@ class Tally:
         ended: Status -> number of trials that ended so, in this run or in an earlier one.
         earlier: Trial -> status, of the trials that earlier runs ended for good and that have not started again in this one.
         num_earlier: How many of these are COMPLETE or PRUNED.
-        computed, reused: Numbers of stages that trials computed, at least in part, and that they found in the store.
+        computed, reused: Numbers of stages that trials computed, at least in part, and that they found in the store, in the attempts that
+            count.
         saved_s: Compute time saved by reuse, of the trials that have ended.
         best: Task -> its best trial of this run.
         failure: The last failure; None if there was none.
@@ -63,6 +64,7 @@ class Tally:
         self.ended: Counter[str] = Counter()
         self.earlier: dict[str, str] = {}
         self.computed = self.reused = 0
+        self._stages: dict[str, tuple[int, int]] = {}  # of the attempts that have not ended
         self.saved_s = 0.0
         self.best: dict[str, BestTrial] = {}
         self.failure: Failure | None = None
@@ -95,7 +97,7 @@ class Tally:
         self.work.advance(trial_id, row)
         if isinstance(row, StageRow):
             is_reused = row.reused_epochs >= row.epochs if row.epochs else row.seconds == 0.0
-            self.computed, self.reused = self.computed + (not is_reused), self.reused + is_reused
+            self._count_stages(trial_id, not is_reused, is_reused)
 
     def end(
         self, row: Mapping[str, Any], status: str, score: float, *, was_paused: bool, before: str | None = None, starts_again: bool = False
@@ -114,7 +116,9 @@ class Tally:
         self.running, self.paused = self.running - (not was_paused), self.paused - was_paused
         if before is not None:
             self.ended[before] -= 1
-        if starts_again:
+        computed, reused = self._stages.pop(trial, (0, 0))
+        if starts_again:  # its next attempt reports its stages once more
+            self.computed, self.reused = self.computed - computed, self.reused - reused
             self.work.lose(trial)
             return
         self.ended[status] += 1
@@ -136,6 +140,11 @@ class Tally:
             self.num_earlier += row["status"] != "FAIL"
             self.ended[row["status"]] += 1
             self._see_end(row, row["status"], row.get(metric))
+
+    def _count_stages(self, trial_id: str, computed: int, reused: int) -> None:
+        before = self._stages.get(trial_id, (0, 0))
+        self._stages[trial_id] = before[0] + computed, before[1] + reused
+        self.computed, self.reused = self.computed + computed, self.reused + reused
 
     def _see_end(self, row: Mapping[str, Any], status: str, score: float | None) -> None:
         if status == "FAIL":

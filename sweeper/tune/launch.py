@@ -142,6 +142,7 @@ def launch(
                 _run(session, lookout, progress)
         finally:
             session.close()
+            progress.finish()
             unwritten = _write_rows(recorder)
             session.drop_unneeded()
             recorder.writer.finish()

@@ -61,16 +61,20 @@ def test_a_cluster_that_was_joined_is_described_before_its_processes_run():
     assert describe_start([]) == "connected; the cluster has no node for trials yet"
 
 
-def test_nothing_is_printed_after_the_final_line(capsys, monkeypatch):
+def test_the_last_line_says_how_the_run_has_ended(capsys, monkeypatch):
     monkeypatch.setattr("sweeper.running.progress.PLAIN_EVERY_S", 0.0)
     recorder = Recorder(SimulatedTables(), "s", "valid_error")
     with Progress(recorder, total=1) as progress:
         recorder.start(TRIALS[0], device="cpu")
         progress.update()
     assert "1 running" in capsys.readouterr().err
-    recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
+    recorder.end(TRIALS[0].id, {"status": "FAIL", "cause": "stopped"})
     recorder.flush()
     assert capsys.readouterr().err == ""
+    progress.finish()
+    line = capsys.readouterr().err
+    assert line.startswith("0/1 trials, 0 running, 1 interrupted, ")
+    assert "left" not in line
 
 
 def test_trials_that_a_stop_cut_short_are_interrupted_and_not_done():

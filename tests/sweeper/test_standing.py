@@ -35,6 +35,7 @@ STANDING = Standing(
     why="a trial was lost and goes on from its last stored state",
 )
 
+
 def lines_of(standing: Standing, width: int) -> list[str]:
     return [line.plain for line in standing.block(width)]
 
