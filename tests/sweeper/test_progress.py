@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from sweeper.planning.planner import make_plan
 from sweeper.running.nodes import Node
 from sweeper.running.progress import Progress, describe_start
@@ -113,3 +115,34 @@ def test_no_time_passes_for_the_time_left_while_no_trial_gets_on():
     pass_by(4, Reason("storage", "The driver is waiting for storage."))
     before = pass_by(0)
     assert pass_by(600, Reason("storage", "The driver is waiting for storage.")) == before
+
+
+def test_the_time_left_goes_up_with_the_reason_when_seeds_are_added_or_slots_are_lost():
+    now = [0.0]
+    recorder = Recorder(SimulatedTables(), "s", "valid_error", clock=lambda: now[0])
+    recorder.tally.work.expect(TRIALS)
+    progress = Progress(recorder, total=4, clock=lambda: now[0])
+    session = SimpleNamespace(least_trials=4, most_trials=12, width=4, least_later=0, is_ending=False, space=SimpleNamespace(looks=(4, 12)))
+
+    def look(**changed: int) -> tuple[float, str]:
+        vars(session).update(changed)
+        now[0] += 2.0
+        progress.update(session)  # type: ignore[arg-type]
+        standing = progress.standing()
+        assert standing.left_s is not None
+        return standing.left_s, standing.why
+
+    for trial in TRIALS:
+        recorder.start(trial, device="cpu")
+    now[0] += 60.0
+    recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
+    before, why = look()
+    assert why == ""
+    more, why = look(least_trials=6, least_later=2)
+    assert more > before
+    assert why == "2 trials were added for open contrasts"
+    even_more, why = look(width=1)
+    assert even_more > more
+    assert why == "1 slot instead of 4"
+    assert look(width=0) == (even_more, why), "without a slot nothing is promised"
+    assert progress.standing().waiting == 6 - 1 - 3
