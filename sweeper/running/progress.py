@@ -124,7 +124,7 @@ class Progress:
             self._busy_s += now - self._seen_at
         self._seen_at = now
         work = self.recorder.tally.work
-        if self.console.quiet or now < self._next_estimate or self.slots == 0:
+        if now < self._next_estimate or self.slots == 0:
             return
         began = time.perf_counter()
         if (estimate := work.estimate(max(1, self.slots or self.recorder.running), self._later)) is not None:
