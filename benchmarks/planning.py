@@ -18,7 +18,8 @@ from sweeper.planning.order import longest_path_first
 from sweeper.planning.planner import Planner
 from sweeper.planning.trials import PlannedTrial
 from sweeper.running.simulation import EPOCH_S, SimulatedTables, SimulatedWorkspace, Simulation
-from sweeper.space.reading import available_spaces, load_space
+from sweeper.space.reading import load_space
+from sweeper.space.shelf import available_spaces
 
 
 class Mean(Random):

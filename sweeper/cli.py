@@ -11,6 +11,7 @@ import typer
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands import analysis, exports, node, numbers, upkeep
 from sweeper.commands import results as reading
+from sweeper.commands.completion import complete_body, complete_command, complete_proxy, complete_space, complete_task
 from sweeper.commands.floors import floors
 from sweeper.commands.options import (
     DataOption,
@@ -21,6 +22,7 @@ from sweeper.commands.options import (
     SetOption,
     SpaceArgument,
     StoreOption,
+    SweepArgument,
     parse_settings,
     report_errors,
 )
@@ -28,7 +30,6 @@ from sweeper.commands.plot import plot
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Sweeps and ablations of ORCA cross-modal fine-tuning on Ray Tune, results as Parquet.\n\n"
@@ -55,7 +56,6 @@ def options(
     """Take the options of the program itself."""
 
 
-@app.command()
 @report_errors
 def run(
     space: SpaceArgument,
@@ -107,7 +107,6 @@ def run(
     )
 
 
-@app.command()
 @report_errors
 def plan(
     space: SpaceArgument,
@@ -149,7 +148,6 @@ def plan(
     typer.echo(describe_plan(load_space(space, parse_settings(settings), name), Workspace(results), format, slots or ()), nl=False)
 
 
-@app.command()
 @report_errors
 def trial(
     settings: KnobOption = None,
@@ -176,29 +174,9 @@ def trial(
     return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
 
 
-for _command in (
-    reading.query,
-    reading.best,
-    analysis.compare,
-    analysis.importance,
-    analysis.findings,
-    plot,
-    reading.predict,
-    exports.export,
-    exports.soup,
-    reading.status,
-    reading.show,
-    numbers.why,
-    numbers.check,
-    numbers.bundle,
-):
-    app.command()(_command)
-
-
-@app.command()
 @report_errors
 def stop(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    name: SweepArgument,
     results: ResultsOption = "results",
 ) -> None:
     """End a running sweep cleanly, from any shell or machine. The same `run` command continues it.
@@ -211,30 +189,35 @@ def stop(
     typer.echo(stop_sweep(ResultStore(results), name), nl=False)
 
 
-for _command in (upkeep.rm, upkeep.clean, upkeep.compact, upkeep.doctor):
-    app.command()(_command)
+@report_errors
+def spaces(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.", autocompletion=complete_space)] = None,
+) -> None:
+    """List the available spaces; with a name, show one in full.
+
+    Example: `sweeper spaces`
+    """
+    from sweeper.show.catalogue import describe
+
+    typer.echo(describe("spaces", name), nl=False)
 
 
-app.add_typer(node.app, name="node")
+@report_errors
+def bodies(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.", autocompletion=complete_body)] = None,
+) -> None:
+    """List the available bodies; with a name, show one in full.
+
+    Example: `sweeper bodies`
+    """
+    from sweeper.show.catalogue import describe
+
+    typer.echo(describe("bodies", name), nl=False)
 
 
-def _catalogue(kind: str) -> Callable[..., None]:
-    @report_errors
-    def command(
-        name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
-    ) -> None:
-        from sweeper.show.catalogue import describe
-
-        typer.echo(describe(kind, name), nl=False)
-
-    command.__doc__ = f"List the available {kind}; with a name, show one in full.\n\nExample: `sweeper {kind}`"
-    return command
-
-
-@app.command()
 @report_errors
 def tasks(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.", autocompletion=complete_task)] = None,
     check: Annotated[bool, typer.Option("--check", help="Check for each task whether its files are present and complete.")] = False,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the table of openml/ID first; needs the package openml.")] = False,
     data: DataOption = None,
@@ -256,15 +239,20 @@ def tasks(
     return 0 if is_whole else 1
 
 
-app.command()(floors)
-
-
-@app.command()
 @report_errors
 def proxies(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.")] = None,
-    body: Annotated[str | None, typer.Option("--body", help="Show its features by this body: number, classes, width, tokens.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Rank the body's proxies by their distance to this task.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Show this one in full; with --task, rank these too.", autocompletion=complete_proxy),
+    ] = None,
+    body: Annotated[
+        str | None,
+        typer.Option("--body", help="Show its features by this body: number, classes, width, tokens.", autocompletion=complete_body),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Rank the body's proxies by their distance to this task.", autocompletion=complete_task),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="With --task: seed of the trial.")] = 0,
     settings: KnobOption = None,
     results: ResultsOption = "results",
@@ -300,11 +288,6 @@ def proxies(
     typer.echo(describe_source(str(name), body) if body else describe("proxies", name), nl=False)
 
 
-for _kind in ("spaces", "bodies"):
-    app.command(_kind)(_catalogue(_kind))
-
-
-@app.command()
 @report_errors
 def schema() -> None:
     """Print the JSON Schema of search-space files, for editors.
@@ -318,16 +301,64 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-@app.command("help")
 def show_help(
     context: typer.Context,
-    command: Annotated[str | None, typer.Argument(metavar="[COMMAND]", help="A command; default: the program.")] = None,
+    command: Annotated[
+        str | None, typer.Argument(metavar="[COMMAND]", help="A command; default: the program.", autocompletion=complete_command)
+    ] = None,
 ) -> None:
     """Show how a command is used: the same as `sweeper COMMAND --help`.
 
     Example: `sweeper help run`
     """
     app([command, "--help"] if command else ["--help"], prog_name=context.parent.info_name if context.parent else None)
+
+
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "Run": {
+        "plan": plan,
+        "run": run,
+        "status": reading.status,
+        "stop": stop,
+        "trial": trial,
+        "floors": floors,
+        "soup": exports.soup,
+    },
+    "Ask": {
+        "findings": analysis.findings,
+        "best": reading.best,
+        "compare": analysis.compare,
+        "importance": analysis.importance,
+        "plot": plot,
+        "why": numbers.why,
+        "query": reading.query,
+        "show": reading.show,
+        "predict": reading.predict,
+    },
+    "Look up": {
+        "spaces": spaces,
+        "tasks": tasks,
+        "proxies": proxies,
+        "bodies": bodies,
+        "schema": schema,
+        "help": show_help,
+    },
+    "Keep house": {
+        "check": numbers.check,
+        "bundle": numbers.bundle,
+        "export": exports.export,
+        "clean": upkeep.clean,
+        "compact": upkeep.compact,
+        "doctor": upkeep.doctor,
+        "rm": upkeep.rm,
+    },
+}
+"""The commands, in the groups and the order of `sweeper --help`: a new command is one line here."""
+
+for _group, _commands in GROUPS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_group)(_command)
+app.add_typer(node.app, name="node", rich_help_panel="Keep house")
 
 
 def main() -> None:

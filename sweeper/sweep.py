@@ -29,6 +29,7 @@ from sweeper.running.reasons import Reasons
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.takeover import take_over
+from sweeper.running.time_left import WorkLeft
 from sweeper.running.unfinished import find_unfinished
 from sweeper.running.writer import InThread
 from sweeper.space.space import SearchSpace
@@ -219,12 +220,14 @@ def _launch(
     from sweeper.running.progress import Progress
 
     planner = found.planner
-    progress = Progress(recorder, planner.most_trials, found.done, quiet, reasons)
+    recorder.tally.recall((found.ended[trial] for trial in found.done if trial not in recorder.started), recorder.metric)
+    progress = Progress(recorder, planner.most_trials, quiet, reasons, floors=workspace.results)
     if address is not None:  # it takes seconds until there is more to say
         progress.say(f"{planner.space.name}: connecting to the cluster at {address}")
     from sweeper.tune.launch import launch  # loads Ray: only if there is something to run
 
     costs, cohort_of = CostModel(load_measured_costs(workspace)), found.stopping.cohort_of if found.stopping is not None else None
+    recorder.tally.work = WorkLeft(costs, share=share)
     ordered = longest_path_first(todo, costs.seconds, share=share, cohort_of=cohort_of)
     try:
         return launch(

@@ -17,7 +17,8 @@ from sweeper.planning.cost import CostModel
 from sweeper.planning.planner import make_plan
 from sweeper.results import Workspace
 from sweeper.show.plan import describe_plan
-from sweeper.space.reading import available_spaces, load_space
+from sweeper.space.reading import load_space
+from sweeper.space.shelf import available_spaces
 
 sys.path += [str(Path(__file__).parent / "orca_core"), str(Path(__file__).parent / "orca_core" / "tasks")]
 

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sweeper.commands.options import FormatOption, ResultsOption, report_errors
+from sweeper.commands.options import FormatOption, ResultsOption, SweepArgument, report_errors
 
-SweepArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")]
 MetricOption = Annotated[str | None, typer.Option("--metric", help="Column of `trials`; lower is better.  [default: test_error]")]
 
 

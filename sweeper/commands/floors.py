@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from sweeper.commands.completion import complete_task
 from sweeper.commands.options import DataOption, FormatOption, ResultsOption, parse_settings, report_errors
 
 
 @report_errors
 def floors(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help="Tasks; default: all whose data is here.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="Tasks; default: all whose data is here.", autocompletion=complete_task)
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

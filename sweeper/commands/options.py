@@ -13,21 +13,43 @@ import typer
 
 from orca_core.errors import ConfigError, Fault, OrcaError, UnpinnedError
 from orca_core.numerics import PORTABLE
+from sweeper.commands.completion import complete_setting, complete_space, complete_sweep, complete_words
 from sweeper.workbench import choose_workbench
 
-SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A YAML file, or a name from ./search_spaces or the package.")]
+SpaceArgument = Annotated[
+    str, typer.Argument(metavar="SPACE", help="A YAML file, or a name from ./search_spaces or the package.", autocompletion=complete_space)
+]
+SweepArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.", autocompletion=complete_sweep)]
+AnySweepArgument = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; default: all sweeps.", autocompletion=complete_sweep)
+]
 ResultsOption = Annotated[str, typer.Option("--results", help="Folder or URI (s3://, gs://) of the results.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Folder or URI of the stage store.  [default: RESULTS/artifacts]")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob of `base`, or a key of the sweep, like `sweep:seeds=1`. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KNOB=VALUE",
+        help="Set a knob of `base`, or a key of the sweep, like `sweep:seeds=1`. Repeatable.",
+        autocompletion=complete_setting,
+    ),
 ]
-KnobOption = Annotated[list[str] | None, typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob. Repeatable.")]
+KnobOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob. Repeatable.", autocompletion=complete_setting),
+]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of the one in the file.")]
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of published data sets, see `sweeper tasks NAME`.  [default: $SWEEPER_DATA, ./data]")
 ]
-FormatOption = Annotated[str, typer.Option("--format", help="table, csv, json, markdown or latex.")]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="table, csv, json, markdown or latex.",
+        autocompletion=complete_words("table", "csv", "json", "markdown", "latex"),
+    ),
+]
 
 
 def report_errors(command: Callable[..., int | None]) -> Callable[..., None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sweeper.commands.options import FormatOption, ResultsOption, StoreOption, report_errors
+from orca_core.errors import ConfigError, Fault
+from sweeper.commands.completion import complete_task
+from sweeper.commands.options import AnySweepArgument, FormatOption, ResultsOption, StoreOption, SweepArgument, report_errors
 
 
 @report_errors
@@ -32,11 +35,14 @@ def query(
 
 @report_errors
 def best(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    name: SweepArgument,
     results: ResultsOption = "results",
     top: Annotated[int, typer.Option("--top", min=1, help="Number of arms per task.")] = 5,
     format: FormatOption = "table",
-    task: Annotated[str | None, typer.Option("--task", help="Only this task; for exports, the task whose best arm is exported.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Only this task; for exports, the task whose best arm is exported.", autocompletion=complete_task),
+    ] = None,
     export: Annotated[Path | None, typer.Option("--export", help="Write a search space that runs the best arm again.")] = None,
     export_model: Annotated[Path | None, typer.Option("--export-model", help="Write the best trial's model to a folder.")] = None,
     store: StoreOption = None,
@@ -98,15 +104,20 @@ def predict(
 
 @report_errors
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; default: all sweeps.")] = None,
+    name: AnySweepArgument = None,
     results: ResultsOption = "results",
     arms: Annotated[bool, typer.Option("--arms", help="A line per arm: its candidates by state, and seconds.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the sweep NAME live until it ends; Ctrl-C does not end it.")] = False,
     format: FormatOption = "table",
-) -> None:
+) -> int:
     """Show the progress of sweeps: trials by status, and which process runs them; of a single sweep, its arms, too.
 
-    Example: `sweeper status`, `sweeper status quickstart`, `sweeper status quickstart --arms --format csv`
+    With --follow, from any shell or machine that sees the results: the live block of `sweeper run`, or plain lines if piped.
+
+    Example: `sweeper status`, `sweeper status quickstart --follow`, `sweeper status quickstart --arms --format csv`
     """
+    if follow:
+        return _follow(name, results, {"--arms": arms, "--format": format != "table"})
     from sweeper.results.workspace import Workspace
     from sweeper.show.results import arms_status, describe_status, sweep_status
     from sweeper.show.tables import write_table
@@ -115,6 +126,19 @@ def status(
         typer.echo(describe_status(Workspace(results), name), nl=False)
     else:
         write_table((arms_status if arms else sweep_status)(Workspace(results), name), format)
+    return 0
+
+
+def _follow(name: str | None, results: str, others: Mapping[str, bool]) -> int:
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.follow import follow
+
+    faults = [Fault(option, "must be used without --follow", Fault.ABSENT) for option, is_given in others.items() if is_given]
+    if name is None:
+        faults.append(Fault("NAME", "must be given with --follow", Fault.ABSENT, "`sweeper status` lists the sweeps."))
+    if faults:
+        raise ConfigError(faults)
+    return follow(Workspace(results), str(name))
 
 
 @report_errors

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands.options import DataOption, ResultsOption, StoreOption, report_errors
+from sweeper.commands.completion import complete_space, complete_sweep
+from sweeper.commands.options import AnySweepArgument, DataOption, ResultsOption, StoreOption, SweepArgument, report_errors
 
 if TYPE_CHECKING:
     from sweeper.results.workspace import Workspace
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @report_errors
 def rm(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
+    name: SweepArgument,
     results: ResultsOption = "results",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
@@ -39,7 +40,9 @@ def clean(
     max_gib: Annotated[
         float | None, typer.Option("--max-gib", "--most", min=0, help="Drop the oldest stages until this many GiB remain.")
     ] = None,
-    sweep: Annotated[str | None, typer.Option("--sweep", help="Drop the stages that only this sweep needs.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", help="Drop the stages that only this sweep needs.", autocompletion=complete_sweep)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be dropped.")] = False,
 ) -> None:
     """Drop stored stages to free disk space, but none that a running sweep needs. Results stay; a stage that is needed again is recomputed.
@@ -55,7 +58,7 @@ def clean(
 
 @report_errors
 def compact(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a sweep; default: all sweeps.")] = None,
+    name: AnySweepArgument = None,
     results: ResultsOption = "results",
 ) -> None:
     """Merge the small files of the result tables. Safe while sweeps run and results are read.
@@ -77,7 +80,10 @@ def compact(
 @report_errors
 def doctor(
     space: Annotated[
-        str | None, typer.Argument(metavar="[SPACE]", help="With --address: a sweep whose data and resources the nodes must have.")
+        str | None,
+        typer.Argument(
+            metavar="[SPACE]", help="With --address: a sweep whose data and resources the nodes must have.", autocompletion=complete_space
+        ),
     ] = None,
     results: ResultsOption = "results",
     store: StoreOption = None,

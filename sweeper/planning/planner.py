@@ -134,6 +134,11 @@ class Planner:
         return self._proposed_later + (self.deciding.most_later if self.deciding is not None else 0)
 
     @property
+    def searched_later(self) -> int:
+        """The same, of a search alone."""
+        return self._proposed_later
+
+    @property
     def most_trials(self) -> int:
         """Number of distinct trials, with those that may yet be proposed."""
         return len(self._arms_of) + self.proposed_later

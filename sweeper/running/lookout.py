@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from orca_core.errors import StoreError
+from sweeper.running.aside import Aside
 from sweeper.running.nodes import Node
 from sweeper.running.obstacles import AutoscalerState, Sight, describe_lack, find_reasons
 from sweeper.running.reasons import Reasons
@@ -93,7 +91,7 @@ class Lookout:
         self._wait_s, self._without_since = 60 * wait_minutes, clock()
         self._idle_since: float | None = None
         self._found_wrong: set[str] = set()
-        self._skew = _Measured(skew, clock) if skew is not None else None
+        self._skew = Aside(skew, SKEW_EVERY_S, "clock-skew", clock) if skew is not None else None
 
     def look(self) -> None:
         """Tell the session what there is, and tell what keeps it from going on. Takes some milliseconds."""
@@ -142,26 +140,3 @@ class Lookout:
         if self._idle_since is None:
             self._idle_since = self._clock()
         return self._clock() - self._idle_since >= IDLES_S
-
-
-class _Measured:
-    """A measurement that may take long: it is made in a thread, again after a while."""
-
-    def __init__(self, measure: Callable[[], float | None], clock: Callable[[], float]) -> None:
-        self._measure, self._clock = measure, clock
-        self._value: float | None = None
-        self._next = clock()
-        self._is_busy = False
-
-    @property
-    def value(self) -> float | None:
-        """What was measured last; None if nothing was yet."""
-        if not self._is_busy and self._clock() >= self._next:
-            self._is_busy, self._next = True, self._clock() + SKEW_EVERY_S
-            threading.Thread(target=self._run, daemon=True, name="clock-skew").start()
-        return self._value
-
-    def _run(self) -> None:
-        with suppress(StoreError):  # a store out of reach is told elsewhere
-            self._value = self._measure()
-        self._is_busy = False

@@ -1,41 +1,55 @@
-"""Progress of a sweep: one live line on a terminal and in a notebook, plain lines elsewhere."""
+"""Progress of a run: a live block on a terminal, one live line in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
-from rich.markup import escape, render
+from rich.markup import escape
 
-from sweeper.results.views import INTERRUPTED
+from sweeper.analysis.floors import Floors
+from sweeper.results.store import ResultStore
+from sweeper.running.aside import Aside
+from sweeper.running.live import NotebookLine, TerminalBlock, is_live_terminal, is_notebook
 from sweeper.running.nodes import Node, Nodes
 from sweeper.running.reasons import Notice, Reasons
-from sweeper.running.recorder import Ended, Recorder
+from sweeper.running.recorder import Recorder
+from sweeper.running.session import Session
+from sweeper.running.standing import Best, Standing
+from sweeper.running.tally import BestTrial
+from sweeper.running.time_left import Promise
 
 PLAIN_EVERY_S = 15.0
 """Seconds between plain lines when the output is not a terminal."""
 
+LIVE_EVERY_S = 0.5
+"""Seconds between two looks at the counts for what is live."""
+
+ESTIMATE_EVERY_S, ESTIMATE_SHARE = 1.0, 0.005
+"""The time left is estimated anew after so many seconds, less often if it would otherwise take more than this share of the time."""
+
+FLOORS_EVERY_S = 20.0
+"""Seconds between two looks for floors that are not known yet."""
+
 
 class Progress:
-    """Shows the progress of a sweep.
+    """Shows the progress of a run.
 
     Args:
-        recorder: Counts running and ended trials.
+        recorder: Its tally is shown.
         total: Number of trials in the plan, including those finished by earlier runs.
-        done_before: Ids of trials finished by earlier runs. One that early stopping lets go on counts as new.
         quiet: Show nothing.
         reasons: Why the sweep cannot go on, or is slowed; None = nothing is known of that.
         clock: Monotonic clock, in seconds.
+        floors: Where the floors are with which the best trials are compared; None = they are not.
 
     Attributes:
         total: Number of trials, with all that may yet be proposed.
         least: Number of trials if a question is decided with the seeds that are planned now; else equal to `total`.
+        slots: How many trials run at once; None if that is not known yet.
         nodes: The machines of a cluster, to be shown; None if the sweep runs on this machine.
     """
 
@@ -43,24 +57,31 @@ class Progress:
         self,
         recorder: Recorder,
         total: int,
-        done_before: Iterable[str] = (),
         quiet: bool = False,
         reasons: Reasons | None = None,
         clock: Callable[[], float] = time.monotonic,
+        floors: ResultStore | None = None,
     ) -> None:
-        self.recorder, self.total, self.least, self._done_before = recorder, total, total, frozenset(done_before)
+        self.recorder, self.total, self.least = recorder, total, total
+        self.slots: int | None = None
         self.console = Console(file=sys.stderr, quiet=quiet)
         self.nodes: Nodes | None = None
+        self._later = self._width = 0
+        self._is_ending = self._is_over = False
         self._reasons = reasons
         if reasons is not None:
             reasons.listeners.append(self.tell)
         self._clock = clock
-        self._started = self._seen_at = clock()
+        self._started = self._seen_at = self._next_estimate = clock()
         self._busy_s = 0.0
+        self._promise, self._why = Promise(), ""
         self._last = -math.inf
-        self._live: _TerminalLine | _NotebookLine | None = None
+        self._known_floors: Floors | None = None
+        self._lacks_floors = True
+        self._floors = Aside(lambda: Floors.read(floors), FLOORS_EVERY_S, "floors", clock) if floors is not None and not quiet else None
+        self._live: TerminalBlock | NotebookLine | None = None
         if not quiet:
-            self._live = _NotebookLine() if is_notebook() else _TerminalLine(self.console) if self.console.is_terminal else None
+            self._live = NotebookLine() if is_notebook() else TerminalBlock(self.console) if is_live_terminal(self.console) else None
 
     def __enter__(self) -> Progress:
         if self._live is not None:
@@ -70,80 +91,129 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.close()
-        self.show(final=True)
 
-    def update(self) -> None:
-        """Show the current state if it is time to."""
+    def finish(self) -> None:
+        """Show how the run has ended, in a line that stays."""
+        self._is_over = True
+        self.show()
+
+    def update(self, session: Session | None = None) -> None:
+        """Look at a run, and show where it stands if it is time to."""
+        if session is not None:
+            self._look(session)
         self._measure()
-        every = 0.5 if self._live is not None else PLAIN_EVERY_S
-        if self._clock() - self._last >= every:
+        if self._clock() - self._last >= (LIVE_EVERY_S if self._live is not None else PLAIN_EVERY_S):
             self.show()
 
+    def _look(self, session: Session) -> None:
+        least, slots = session.least_trials, session.width
+        if least > self.least and self._promise.left is not None:
+            added = least - self.least
+            self._why = f"{added} trial{' was' if added == 1 else 's were'} added" + (" for open contrasts" if session.space.looks else "")
+        elif 0 < slots < self._width:
+            self._why = f"{slots} slot{'' if slots == 1 else 's'} instead of {self._width}"
+        self._width = slots or self._width
+        self.total, self.least, self.slots = session.most_trials, least, slots
+        self._later, self._is_ending = session.least_later, session.is_ending
+
     def _measure(self) -> None:
-        """Count the time in which trials get on: from it follows what is left. Not that without a worker, or without storage."""
+        """Estimate the time left. Only time in which trials get on counts as passed: not that without a worker, or without storage."""
         now = self._clock()
         waits = self._reasons is not None and any(reason.kind == "storage" for reason in self._reasons.current)
         if self.recorder.running and not waits:
             self._busy_s += now - self._seen_at
         self._seen_at = now
+        work = self.recorder.tally.work
+        if now < self._next_estimate or self.slots == 0:
+            return
+        began = time.perf_counter()
+        if (estimate := work.estimate(max(1, self.slots or self.recorder.running), self._later)) is not None:
+            self._promise.see(estimate, self._busy_s, work.take_reason() or self._why)
+            self._busy_s, self._why = 0.0, ""
+        self._next_estimate = now + max(ESTIMATE_EVERY_S, (time.perf_counter() - began) / ESTIMATE_SHARE)
 
-    def show(self, final: bool = False) -> None:
+    def show(self) -> None:
         """Show the current state."""
         self._last = self._clock()
-        line = self.line()
-        if isinstance(self._live, _NotebookLine) or (self._live is not None and not final):
-            self._live.show(line)  # in a notebook the last line stays where the live one was
+        standing = self.standing()
+        if isinstance(self._live, NotebookLine) or (self._live is not None and not self._is_over):
+            self._live.show(standing)  # in a notebook the last line stays where the live one was
         elif not self.console.quiet:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(standing.line(), highlight=False, soft_wrap=True)
 
     def tell(self, notice: Notice) -> None:
         """Say in a line of its own that something keeps the sweep from going on, or no longer does."""
-        self.console.print(escape(notice.text), highlight=False, soft_wrap=True, style="green" if notice.is_over else "yellow")
+        self.say(notice.text, "green" if notice.is_over else "yellow")
 
     def say(self, text: str, style: str = "") -> None:
         """Say something in a line of its own; `style` is rich's."""
         self.console.print(escape(text), highlight=False, soft_wrap=True, style=style)
 
     def line(self) -> str:
-        """The state in one line: what hinders it, trials done, running and failed, nodes, work reused, best so far, time left.
+        """The state in one line, with rich's markup."""
+        return self.standing().line()
 
-        A trial that failed is not done. The time left is that of the trials so far that did not fail, without time in which none got on.
-        """
-        ended = self.recorder.ended.values()
-        counts = Counter(trial.status for trial in ended)
-        earlier = len(self._done_before - self.recorder.started)
-        done = earlier + len(ended) - counts[INTERRUPTED] - counts["FAIL"]
-        whole = f"{done}/{self.total} trials" if self.least == self.total else f"{done} of {self.least} to {self.total} trials"
-        parts = [whole, f"{self.recorder.running} running"]
-        if self._reasons is not None and (clause := self._reasons.clause()):
-            parts.insert(0, f"[yellow]{escape(clause)}[/yellow]")
-        if self.recorder.paused:
-            parts.append(f"{self.recorder.paused} paused")
-        if counts["FAIL"]:
-            parts.append(f"[red]{counts['FAIL']} failed[/red]")
-        if counts["PRUNED"]:
-            parts.append(f"{counts['PRUNED']} pruned")
-        if counts[INTERRUPTED]:
-            parts.append(f"{counts[INTERRUPTED]} interrupted")
-        if earlier:
-            parts.append(f"{earlier} from earlier runs")
-        if self.nodes is not None:
-            parts.append(_describe_nodes(self.nodes))
-        if saved := sum(trial.saved_s for trial in ended):
-            parts.append(f"{_format(saved)} of work reused")
-        parts += [f"best {task} {value:.4g}" for task, value in sorted(self._best(ended).items())]
-        parts.append(f"{_format(self._clock() - self._started)} elapsed")
-        ran = sum(not trial.reused_from and trial.status not in (INTERRUPTED, "FAIL") for trial in ended)
-        if ran and (left := self.least - done - counts["FAIL"]) > 0:
-            parts.append(f"about {_format(self._busy_s / ran * left)} left")
-        return ", ".join(parts)
+    def standing(self) -> Standing:
+        """Where the run stands. Costs the same however many trials there are."""
+        tally = self.recorder.tally
+        return Standing(
+            sweep=self.recorder.sweep,
+            metric=self.recorder.metric,
+            total=self.total,
+            least=self.least,
+            done=tally.done,
+            pruned=tally.ended["PRUNED"],
+            failed=tally.ended["FAIL"],
+            interrupted=tally.interrupted,
+            running=tally.running,
+            paused=tally.paused,
+            earlier=tally.num_earlier,
+            slots=self.slots,
+            nodes=_describe_nodes(self.nodes) if self.nodes is not None else "",
+            computed=tally.computed,
+            reused=tally.reused,
+            saved_s=tally.saved_s,
+            best=self._best(),
+            failure=tally.failure,
+            trouble=self._trouble(),
+            elapsed_s=self._clock() - self._started,
+            left_s=None if self._is_over else self._promise.left,
+            why=self._promise.why,
+        )
 
-    def _best(self, ended: Iterable[Ended]) -> Mapping[str, float]:
-        best: dict[str, float] = {}
-        for trial in ended:
-            if trial.status == "COMPLETE":
-                best[trial.task] = min(best.get(trial.task, float("inf")), trial.score)
-        return best
+    def facts(self) -> dict[str, object]:
+        """What others are told with the driver's claim, as JSON data. May be called from another thread."""
+        return {
+            "total": self.total,
+            "least": self.least,
+            "slots": self.slots,
+            "elapsed_s": round(self._clock() - self._started),
+            "left_s": self._promise.left,
+            "why": self._promise.why,
+            "trouble": self._trouble(),
+        }
+
+    def _trouble(self) -> str:
+        """What keeps the run from going on, in a few words."""
+        if self._is_over:
+            return ""
+        if self._is_ending:
+            return "stopping: trials end with their last stored state"
+        return self._reasons.clause() if self._reasons is not None else ""
+
+    def _best(self) -> list[Best]:
+        """The best trials. Floors are computed beside the run, so it is looked for them until all are there."""
+        if self._floors is not None and self._lacks_floors:
+            self._known_floors = self._floors.value
+        found = [beside_floor(task, best, self.recorder.metric, self._known_floors) for task, best in self.recorder.tally.best.items()]
+        self._lacks_floors = not found or any(best.floor is None for best in found)
+        return sorted(found, key=lambda best: best.task)
+
+
+def beside_floor(task: str, best: BestTrial, metric: str, floors: Floors | None) -> Best:
+    """The best trial of a task beside the best floor on the same samples, by the same metric."""
+    floor = floors.of_trials([best.row]) if floors is not None else None
+    return Best(task, best.score, getattr(floor, metric, None) if metric in ("valid_error", "test_error") else None)
 
 
 def describe_start(nodes: Iterable[Node]) -> str:
@@ -163,50 +233,3 @@ def _describe_nodes(nodes: Nodes) -> str:
         counted = f"{nodes.count} of {counted} may run trials"
     joined = f", {nodes.joined} joined" if nodes.joined else ""
     return counted + joined + (f", {nodes.lost} lost" if nodes.lost else "")
-
-
-class _TerminalLine:
-    """A line with a spinner, redrawn in place."""
-
-    def __init__(self, console: Console) -> None:
-        self._status = console.status("")
-
-    def show(self, line: str) -> None:
-        """Replace the line; its markup is rich's."""
-        self._status.update(line)
-        self._status.start()
-
-    def close(self) -> None:
-        """Remove the line."""
-        self._status.stop()
-
-
-class _NotebookLine:
-    """A line in the output of a notebook cell, replaced in place. Shown by IPython itself, so it needs no widgets."""
-
-    def __init__(self) -> None:
-        self._handle: Any = None
-
-    def show(self, line: str) -> None:
-        """Replace the line; its markup is rich's."""
-        from IPython.display import display
-
-        content = {"text/plain": render(line).plain}
-        if self._handle is None:
-            self._handle = display(content, raw=True, display_id=True)
-        else:
-            self._handle.update(content, raw=True)
-
-    def close(self) -> None:
-        """Leave the line as it is."""
-
-
-def is_notebook() -> bool:
-    """Whether this process is the kernel of a notebook, which shows rich output; not so IPython in a terminal."""
-    ipython = sys.modules.get("IPython")  # a kernel has imported it
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and getattr(shell, "kernel", None) is not None
-
-
-def _format(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -15,6 +15,7 @@ from orca_core.errors import StoreError
 from orca_core.rows import EpochRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import shown_status
+from sweeper.running.tally import Tally
 from sweeper.running.writer import AtOnce, Writer
 
 FLUSH_EVERY_S = 5.0
@@ -117,6 +118,7 @@ class Recorder:
 
     Attributes:
         ended: Trial id -> how it ended in this run; not if it is to be started again.
+        tally: Numbers of trials and stages, for those who watch.
         trouble: Why rows could not be written and are buffered; empty if they could.
         batch: Number of the batch that rows are recorded in now; the first is 1.
         batches: Number of the last batch that was written completely, with all before it.
@@ -147,6 +149,7 @@ class Recorder:
         self._flushes = 0
         self.trouble = ""
         self.ended: dict[str, Ended] = {}
+        self.tally = Tally()
         self._starts_again: set[str] = set()
 
     def prepare(self) -> None:
@@ -161,17 +164,16 @@ class Recorder:
     @property
     def running(self) -> int:
         """Number of running trials."""
-        return len(self._live) - self.paused
+        return self.tally.running
 
     @property
     def paused(self) -> int:
         """Number of paused trials."""
-        return sum(live.started is None for live in list(self._live.values()))  # copied, as another thread may ask
+        return self.tally.paused
 
     def counts(self) -> dict[str, int]:
         """Numbers of trials that run and that are paused. May be called from another thread."""
-        paused = self.paused
-        return {"running": max(0, len(self._live) - paused), "paused": paused}
+        return {"running": self.tally.running, "paused": self.tally.paused}
 
     @property
     def started(self) -> Set[str]:
@@ -203,6 +205,7 @@ class Recorder:
         row |= trial.cells()
         self._live[trial.id] = _Live(row, self._clock(), stage_started=self._clock())
         self._starts_again.discard(trial.id)
+        self.tally.start(trial.id)
         self._buffers["trials"].append(dict(row))
         self._flush_if_due()
 
@@ -222,6 +225,7 @@ class Recorder:
         live = self._live[trial_id]
         live.stage_before += self._clock() - live.stage_started
         live.seconds, live.started = self.seconds(trial_id), None
+        self.tally.pause(trial_id)
 
     def resume(self, trial_id: str) -> bool:
         """Record that a paused trial goes on. False, and nothing is recorded, if it is not paused."""
@@ -229,6 +233,7 @@ class Recorder:
         if live is None or live.started is not None:
             return False
         live.started = live.stage_started = self._clock()
+        self.tally.resume(trial_id)
         return True
 
     def locate(self, trial_id: str, host: str | None, pid: int | None, worker: Mapping[str, Any] = {}) -> None:
@@ -262,6 +267,7 @@ class Recorder:
                 live.stage_seconds[row.stage] += row.seconds  # type: ignore[assignment]
                 live.saved_s += row.saved_s
                 live.mixed.add(row.mixed_numerics)
+            self.tally.add(trial_id, row)
             self._buffers[row.TABLE].append(cells | {name: live.row[name] for name in ("sweep", "trial", "attempt", "run")})
         self._flush_if_due()
 
@@ -279,6 +285,15 @@ class Recorder:
         row |= {f"seconds_{kind}": float(live.stage_seconds[kind]) for kind in _STAGE_KINDS}
         score, scores = score_of(row, self.metric), scores_of(row, self._reads)
         ended = Ended(shown_status(row), row["task"], score, scores, live.saved_s, row.get("reused_from"))
+        before = self.ended.get(trial_id)
+        self.tally.end(
+            row,
+            ended.status,
+            score,
+            was_paused=live.started is None,
+            before=before.status if before is not None else None,
+            starts_again=starts_again,
+        )
         if starts_again:
             self._starts_again.add(trial_id)
         else:

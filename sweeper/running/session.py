@@ -115,7 +115,9 @@ class Session:
             self._stopping = EarlyStopping(planner)
         if self._stopping is not None:  # cohort after cohort, so that few trials wait for others
             todo = sorted(todo, key=self._stopping.cohort_of)
+        todo = list(todo)
         self._queue = TrialQueue(todo, share=share)
+        recorder.tally.work.expect(todo)
         self._running: dict[str, PlannedTrial] = {}
         self._paused: dict[str, PlannedTrial] = {}
         self._undecided: dict[str, PlannedTrial] = {}  # PRUNED by an earlier run; their candidates are open again
@@ -169,6 +171,16 @@ class Session:
     def least_trials(self) -> int:
         """The same, if a question is decided with the seeds that are planned now."""
         return self._planner.least_trials
+
+    @property
+    def least_later(self) -> int:
+        """How many of these are not known yet."""
+        return self._planner.searched_later
+
+    @property
+    def width(self) -> int:
+        """How many trials run at once on the machines that are there."""
+        return min(self.nodes.slots, self._max_concurrent or self.nodes.slots)
 
     @property
     def outcome(self) -> Outcome:
@@ -521,6 +533,7 @@ class Session:
 
     def _enqueue(self, trials: Sequence[PlannedTrial]) -> None:
         self._queue.add(trials)
+        self.recorder.tally.work.expect(trials)
         if self._keeper is not None:
             self._keeper.add(trials)
 

@@ -21,7 +21,7 @@ from orca_core.workbench import Workbench
 from sweeper.running.parts import describe_majority
 from sweeper.show.tables import terminal_width, text_table
 from sweeper.show.task_data import describe_data, describe_file_faults, found_ucr, is_ready, list_files
-from sweeper.space.reading import available_spaces
+from sweeper.space.shelf import available_spaces
 from sweeper.space.yaml_reader import read_mapping
 
 

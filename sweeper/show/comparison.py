@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from sweeper.analysis.representatives import tuned_columns
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.analysis.variance_shares import MIN_CANDIDATES, Share, shares_of_variance, shares_to_table
 from sweeper.results.workspace import Workspace
-from sweeper.show.tables import check_format, render, terminal_width, text_table
+from sweeper.show.tables import check_format, fill, render, terminal_width, text_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,7 +128,7 @@ def describe_comparison(comparison: Comparison, name: str, floors: Floors, uri: 
     """
     baseline = comparison.factor.spell(comparison.baseline)
     head = f"{name}: {comparison.metric} by {comparison.factor.name}, each level against {baseline}. Lower is better."
-    parts = [_fill(head)]
+    parts = [fill(head)]
     trends = {(trend.task, trend.within): trend for trend in find_trends(comparison.contrasts)}
     groups: dict[Any, list[Effect]] = {}
     for effect in comparison.effects:
@@ -144,12 +143,28 @@ def describe_comparison(comparison: Comparison, name: str, floors: Floors, uri: 
         told.add(task)
         beside = describe_floors(task, arms, uri) if arms else []
         parts.append(_describe_task(effects, baseline, trends.get((task, within)), beside, comparison.alpha))
-    parts.append("".join(_fill(line) for line in (*_describe_levels(comparison), *_footer(comparison))))
+    parts.append("".join(fill(line) for line in (*_describe_levels(comparison), *_footer(comparison))))
     return "\n".join(parts)
 
 
-def _fill(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, terminal_width(), subsequent_indent=indent, break_on_hyphens=False, break_long_words=False) + "\n"
+def describe_briefly(comparison: Comparison, limit: int) -> str:
+    """A comparison as one table that fits the terminal: what each level does on each task.
+
+    Args:
+        comparison: The comparison.
+        limit: Maximum number of lines of the table.
+    """
+    effects = comparison.effects
+    columns: dict[str, Sequence[Any]] = {
+        f"task: {comparison.factor.name}": [f"{_title(effect)}: {_level(effect)}" for effect in effects],
+        "difference": [_percent(one.relative) if one.task is None else _signed(one.difference) for one in effects],
+        "95 % interval": [_interval(effect.low, effect.high, percent=effect.task is None) for effect in effects],
+        "verdict": list(map(_verdict, effects)),
+    }
+    baseline = comparison.factor.spell(comparison.baseline)
+    head = f"{comparison.metric} by {comparison.factor.name}, each level against {baseline}. Lower is better."
+    text = fill(head) + _fit({name: cells[:limit] for name, cells in columns.items()}, ["95 % interval"])
+    return text + (f"and {len(effects) - limit} more\n" if len(effects) > limit else "")
 
 
 def _title(effect: Effect) -> str:
@@ -180,7 +195,7 @@ def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None
     if max(contexts) > 1:
         text += f", averaged over {min(contexts)}{f' to {max(contexts)}' if len(contexts) > 1 else ''} contexts"
     lines = (*_margins(measured, alpha), *_notes(effects), *_trend(trend), *beside)
-    return _fill(text) + _fit(columns, ["error", "seeds"]) + "".join(_fill(line, "  ") for line in lines)
+    return fill(text) + _fit(columns, ["error", "seeds"]) + "".join(fill(line, "  ") for line in lines)
 
 
 def _describe_tasks(effects: Sequence[Effect], baseline: str) -> str:
@@ -193,8 +208,8 @@ def _describe_tasks(effects: Sequence[Effect], baseline: str) -> str:
         "p": list(map(_p, effects)),
         "verdict": list(map(_verdict, effects)),
     }
-    text = _fill(f"{_title(effects[0])}: difference relative to the error of {baseline}")
-    return text + _fit(columns, ["a new task", "lower on"]) + "".join(_fill(line, "  ") for line in _notes(effects))
+    text = fill(f"{_title(effects[0])}: difference relative to the error of {baseline}")
+    return text + _fit(columns, ["a new task", "lower on"]) + "".join(fill(line, "  ") for line in _notes(effects))
 
 
 def _fit(columns: Mapping[str, Sequence[Any]], dispensable: Sequence[str]) -> str:
@@ -365,18 +380,18 @@ def show_importance(workspace: Workspace, name: str, metric: str, format: str) -
     for task in dict.fromkeys(share.task for share in shares):
         of_task = [share for share in shares if share.task == task]
         seeds = of_task[0].seeds
-        text = _fill(f"{task}: shares of the variance of {metric} over arms and {seeds} seed{'s' if seeds > 1 else ''}")
+        text = fill(f"{task}: shares of the variance of {metric} over arms and {seeds} seed{'s' if seeds > 1 else ''}")
         rows = [
             [" x ".join(share.factors), _share(share.share), _range(share), _share(share.corrected), _method(share, sweep.objective)]
             for share in of_task
         ]
         text += text_table(["factor", "share", "95 % interval", "without chance", "method"], rows, terminal_width())
         if not all(share.balanced for share in of_task):
-            text += _fill("Not every combination of levels has every seed, so shares need not add up to 100 %.")
+            text += fill("Not every combination of levels has every seed, so shares need not add up to 100 %.")
         parts.append(text)
     if untold:
         few = f"no arm has {MIN_CANDIDATES} complete candidates with different errors"
-        parts.append(_fill(f"Nothing is said about {', '.join(untold)}, tuned within arms: {few}."))
+        parts.append(fill(f"Nothing is said about {', '.join(untold)}, tuned within arms: {few}."))
     return "\n".join(parts)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.answers import DEPENDS, UNFAIR, Finding, answer, read_evidence
 from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
 from sweeper.results.workspace import Workspace
-from sweeper.show.tables import terminal_width
+from sweeper.show.tables import fill
 
 WORDS = {
     HELPS: "helps",
@@ -40,14 +39,18 @@ def show_findings(workspace: Workspace, name: str, format: str) -> str:
 
 
 def _describe(number: int, finding: Finding) -> str:
-    lines = [_fill(f"{number}. {finding.question} {_answer(finding)}", "   ")]
+    lines = [fill(f"{number}. {headline(finding)}", "   ")]
     lines += _statements(finding)
-    lines.append(_fill(f"   It would change with {finding.would_change}", "   "))
+    lines.append(fill(f"   It would change with {finding.would_change}", "   "))
     return "".join(lines) + f"   {finding.query}\n"
 
 
+def headline(finding: Finding) -> str:
+    """The question and its answer: the verdict as a sentence or, of levels with different verdicts, what each does."""
+    return f"{finding.question} {_answer(finding)}"
+
+
 def _answer(finding: Finding) -> str:
-    """The verdict as a sentence; of levels with different verdicts, what each does."""
     levels: dict[str, list[str]] = {}
     for level, verdict in finding.by_level.items():
         levels.setdefault(verdict, []).append(level)
@@ -61,13 +64,8 @@ def _answer(finding: Finding) -> str:
 def _statements(finding: Finding) -> Iterator[str]:
     for statement in finding.statements:
         where = statement.task or "over tasks"
-        yield _fill(f"   {where}: {_word(statement.verdict)}. {statement.text}.", "     ")
+        yield fill(f"   {where}: {_word(statement.verdict)}. {statement.text}.", "     ")
 
 
 def _word(verdict: str) -> str:
     return WORDS.get(verdict, verdict)
-
-
-def _fill(text: str, indent: str) -> str:
-    lines: Sequence[str] = textwrap.wrap(text, terminal_width(), subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
-    return "".join(f"{line}\n" for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from sweeper.results.store import ResultStore
 from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.running.driver import driver_of
-from sweeper.show.tables import format_settings, terminal_width, text_table
+from sweeper.show.tables import fill, format_settings, terminal_width, text_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,9 +88,7 @@ def _describe_task(ranking: Ranking, task: str, arms: Sequence[RankedArm], uri: 
     notes = describe_resolution(ranking.metric, [arm.rows for arm in ranking.arms[task]])
     compared = [Compared(arm.rows, arm.line["test_error"], arm.line["test_error_ci95"], arm.floor) for arm in ranking.arms[task]]
     notes += describe_floors(task, compared, uri)
-    # Commands in notes are pasted: neither they nor paths are broken within a word.
-    filled = (textwrap.fill(note, terminal_width(), break_on_hyphens=False, break_long_words=False) for note in notes)
-    return text + "".join(f"{note}\n" for note in filled)
+    return text + "".join(map(fill, notes))
 
 
 def _format_mean(line: Mapping[str, Any], metric: str) -> str:

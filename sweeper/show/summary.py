@@ -17,6 +17,7 @@ from sweeper.results.workspace import Workspace
 from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import Reconciliation
 from sweeper.running.unfinished import Unfinished
+from sweeper.show.answer import describe_answer
 from sweeper.show.question import decision_lines
 from sweeper.show.results import describe_best
 
@@ -62,8 +63,13 @@ def summarise_run(
     text = "".join(f"{line}\n" for line in lines)
     if outcome is Outcome.FINISHED:
         with suppress(ConfigError):  # no candidate is complete
-            text += describe_best(workspace, space.name, top=3)
+            text += _sections(describe_answer(workspace, space.name), describe_best(workspace, space.name, top=3))
     return text + advise_query(space.name, space.varied, planned, workspace.uri)
+
+
+def _sections(*parts: str) -> str:
+    """Parts with an empty line between them and at the end."""
+    return "".join(f"{part}\n" for part in parts if part)
 
 
 def _describe_unfinished(unfinished: Sequence[Unfinished], outcome: Outcome, here: str) -> Iterator[str]:

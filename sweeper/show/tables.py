@@ -144,6 +144,16 @@ def wrap(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
+def fill(text: str, indent: str = "") -> str:
+    """A text as lines that fit the terminal, each ended. Commands in it are pasted: neither they nor paths are broken within a word.
+
+    Args:
+        text: The text.
+        indent: Before each line but the first.
+    """
+    return textwrap.fill(text, terminal_width(), subsequent_indent=indent, break_on_hyphens=False, break_long_words=False) + "\n"
+
+
 def vertical(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> str:
     """Format each row as a block with a line per column, for tables that are wider than the terminal. What all rows share comes first."""
     cells = _format_rows(columns, rows)

@@ -18,6 +18,7 @@ from sweeper.space.knobs import parse_knobs
 from sweeper.space.questions import check_question, list_looks
 from sweeper.space.search_rules import check_search
 from sweeper.space.seeds import expand_seeds
+from sweeper.space.shelf import available_spaces
 from sweeper.space.space import SearchSpace
 from sweeper.space.yaml_reader import read_mapping
 from sweeper.workbench import on_workbench
@@ -120,16 +121,6 @@ def find_space(name_or_path: str) -> Path:
     if name_or_path not in known:
         raise ConfigError([Fault("", "must be a file or the name of a search space", name_or_path, nearest(name_or_path, known))])
     return known[name_or_path]
-
-
-def available_spaces() -> dict[str, Path]:
-    """Name -> file of every search space in `./search_spaces` and in the package; of equal names, the former."""
-    shipped = Path(__file__).resolve().parents[2] / "search_spaces"
-    found: dict[str, Path] = {}
-    for folder in (Path("search_spaces"), shipped):
-        for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
 
 
 def check_name(name: str, path: str, faults: Faults) -> None:

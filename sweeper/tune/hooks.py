@@ -139,8 +139,7 @@ class StopWithSession(_NotPickled, tune.Stopper):
         return self._session.wants_stop(trial.id)
 
     def stop_all(self) -> bool:
-        self._progress.total, self._progress.least = self._session.most_trials, self._session.least_trials
-        self._progress.update()
+        self._progress.update(self._session)
         self._session.check_deadline()
         if not self._session.is_ending and time.monotonic() - self._last_look >= LOOK_EVERY_S:
             self._last_look = time.monotonic()

@@ -135,13 +135,14 @@ def launch(
         )
 
         def facts() -> dict[str, Any]:
-            return recorder.counts() | {"reasons": reasons.facts()}
+            return recorder.counts() | {"reasons": reasons.facts()} | progress.facts()
 
         try:
             with progress, _stop_on_signal(session), claim.connect(session.stop, facts), without_copied_secrets():
                 _run(session, lookout, progress)
         finally:
             session.close()
+            progress.finish()
             unwritten = _write_rows(recorder)
             session.drop_unneeded()
             recorder.writer.finish()

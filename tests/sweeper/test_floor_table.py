@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from typer.testing import CliRunner
+from without_ray import without_ray
 
 from orca_core.config.resolve import resolve_config
 from orca_core.floors.rows import MODELS, FloorCase, FloorRow, sklearn_version
@@ -366,9 +367,9 @@ QUICK = {
 }
 
 
-@pytest.mark.ray
-def test_a_run_computes_the_floors_of_its_tasks_unless_told_not_to(ray_session, store, capsys):
-    assert run_space(parse_space({**QUICK, "floors": False}), store.uri) == 0
+def test_a_run_computes_the_floors_of_its_tasks_unless_told_not_to(store, capsys):
+    with without_ray():
+        assert run_space(parse_space({**QUICK, "floors": False}), store.uri) == 0
     assert store.floors() == []
     assert "sweeper floors openml/187" in capsys.readouterr().out
     assert run_space(parse_space(QUICK), store.uri) == 0, "nothing is left to run but the floors"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from without_ray import without_ray
 
 from orca_core import load_model
 from orca_core.addresses import Address
@@ -25,8 +26,6 @@ from sweeper.space.reading import load_space, parse_space
 from sweeper.sweep import run_space
 from sweeper.upkeep.doctor import examine
 
-pytestmark = pytest.mark.ray
-
 BASE = {
     "task": "openml/187",
     "pretrain": {"epochs": 1, "fraction": 0.1},
@@ -42,7 +41,8 @@ SPACE = {
 
 
 def run(folder: Path, **keys) -> Store:
-    assert run_space(parse_space(SPACE | keys), str(folder), max_concurrent=1, quiet=True) == 0
+    with without_ray():
+        assert run_space(parse_space(SPACE | keys), str(folder), quiet=True) == 0
     return Store(folder / "artifacts")
 
 
@@ -55,7 +55,7 @@ def with_tensors(folder: Path, kind: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def best(tmp_path_factory, ray_session) -> Path:
+def best(tmp_path_factory) -> Path:
     """Results of the sweep with `keep: best`."""
     folder = tmp_path_factory.mktemp("best")
     run(folder)
@@ -112,7 +112,7 @@ def test_a_sweep_of_several_tasks_must_be_told_whose_best_is_meant(best, tmp_pat
 
 
 @pytest.mark.parametrize("keep", ["none", "last", "all"])
-def test_what_is_kept_changes_no_row(keep, best, tmp_path, ray_session):
+def test_what_is_kept_changes_no_row(keep, best, tmp_path):
     store = run(tmp_path, keep=keep)
     rows = "select * exclude (sweep, attempt, run, seconds) from metrics order by trial, stage, epoch"
     assert Results(tmp_path).sql(rows).rows() == Results(best).sql(rows).rows()
@@ -148,7 +148,7 @@ def test_damaged_tables_are_found_set_aside_and_brought_back(tables, best, tmp_p
     assert not healthy
     assert report.count("WRONG") == len(tables)
     assert examine(Workspace(folder), repair=True)[1]
-    assert run_space(parse_space(SPACE), str(folder), max_concurrent=1, quiet=True) == 0
+    run(folder)
     rows = "select * exclude (sweep, attempt, run, seconds) from metrics order by trial, stage, epoch"
     assert Results(folder).sql(rows).rows() == Results(best).sql(rows).rows()
     # Nothing was computed again: what the store has was reported again.

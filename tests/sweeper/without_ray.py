@@ -1,0 +1,76 @@
+"""Runs a sweep's trials in this process, one after another: planner, session, recorder, keeper and trials are the real ones.
+
+For tests of what a sweep keeps, continues or decides, which does not depend on who runs its trials: each run on Ray starts processes that
+import torch for seconds. That Ray gives the same rows is tested in `test_run.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from orca_core.rows import row_from_json, row_to_json
+from sweeper.planning.planner import Planner
+from sweeper.planning.stopping import EarlyStopping
+from sweeper.planning.trials import PlannedTrial
+from sweeper.results.workspace import Workspace
+from sweeper.running.execution import execute_message
+from sweeper.running.keeping import StateKeeper
+from sweeper.running.outcome import Outcome
+from sweeper.running.recorder import Recorder
+from sweeper.running.session import Session
+from sweeper.running.worker import report_text, worker_facts
+
+
+@contextmanager
+def without_ray() -> Iterator[None]:
+    """Within the context, `run_space` runs its trials in this process, on one slot."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeper.tune.launch.launch", _launch)
+        yield
+
+
+def _launch(
+    planner: Planner,
+    todo: list[PlannedTrial],
+    ended: Mapping[str, Mapping[str, Any]],
+    stopping: EarlyStopping | None,
+    recorder: Recorder,
+    workspace: Workspace,
+    progress: Any,
+    *,
+    share: bool = True,
+    **options: Any,
+) -> Outcome:
+    """As `sweeper.tune.launch.launch`, whose other options are about Ray."""
+    keeper = StateKeeper(workspace.artifacts, planner, todo, recorder.writer) if share else None
+    session = Session(planner, todo, recorder, workspace, slots=1, ended=ended, stopping=stopping, share=share, keeper=keeper)
+    while (trial := session.next()) is not None:
+        session.start(trial.id)
+        _run(session, trial)
+    session.close()
+    recorder.flush()
+    session.drop_unneeded()
+    recorder.writer.finish()
+    return session.outcome
+
+
+def _run(session: Session, trial: PlannedTrial) -> None:
+    """Run a trial to its end, or until it has to pause."""
+    rows = execute_message(session.job(trial).to_json())
+    worker = json.loads(report_text(worker_facts(), "cpu"))
+    with closing(rows):
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration as stop:
+                session.end(trial.id, stop.value)
+                return
+            session.report(trial.id, [row_from_json(row_to_json(row))], worker["host"], worker["pid"], worker)
+            if session.wants_stop(trial.id):
+                break
+    session.cut(trial.id)
