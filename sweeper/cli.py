@@ -10,6 +10,7 @@ import typer
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands import analysis, node, upkeep
+from sweeper.commands import report as reporting
 from sweeper.commands import results as reading
 from sweeper.commands.floors import floors
 from sweeper.commands.options import (
@@ -181,6 +182,8 @@ for _command in (
     analysis.compare,
     analysis.importance,
     analysis.findings,
+    reporting.report,
+    reporting.watch,
     reading.predict,
     reading.status,
     reading.show,

@@ -33,7 +33,8 @@ def config_of_row(row: Mapping[str, Any]) -> TrialConfig:
     nulls = {path: None for path, value in cells.items() if value is None and path not in unread and value_of(config, path) is not None}
     config = resolve_config(nest(given | nulls))
     if row.get("trial") is not None and trial_id(config) != row["trial"]:
-        raise ConfigError([Fault("", f"trial {row['trial']} must have the config that its row says, but this version makes another", Fault.ABSENT)])
+        rule = f"trial {row['trial']} must have the config that its row says, but this version makes another one of it"
+        raise ConfigError([Fault("", rule, Fault.ABSENT)])
     return config
 
 

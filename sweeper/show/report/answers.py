@@ -57,11 +57,14 @@ def describe_state(material: Material) -> str:
 
 
 def answers(material: Material) -> Iterator[Answer]:
-    """The sweep's question, if it asks one, and what the floors say about the best arm of each task."""
+    """The sweep's question, if it asks one, what the floors say about the best arm of each task, and the findings in a line each."""
     if question := material.plan.get("question"):
         yield _of_question(material.comparison, question)
     if (beside := _beside_floors(material)) is not None:
         yield beside
+    if material.findings:
+        details = [f"{finding.question} {describe_finding(finding)}" for finding in material.findings if finding.name != "floors"]
+        yield Answer("What else does this sweep answer?", "", details)
 
 
 def _of_question(comparison: Comparison | None, question: Mapping[str, object]) -> Answer:
@@ -69,7 +72,7 @@ def _of_question(comparison: Comparison | None, question: Mapping[str, object]) 
     if comparison is None:
         return Answer(asked, "Open: no two complete trials can be compared yet.")
     statements = state_effects(comparison)
-    details = [f"{_where(effect)}: {describe_effect(effect)}" for effect in comparison.effects]
+    details = [f"{_where(effect)}: {effect.factor} {describe_effect(effect)}" for effect in comparison.effects]
     return Answer(asked, describe_levels(levels_overall(comparison.effects), overall(statements)), details)
 
 
@@ -105,7 +108,7 @@ def _beside_floors(material: Material) -> Answer | None:
         if compared[0].floor is None:
             best = f"{compared[0].test_error:.3g}" + ("" if compared[0].half is None else f" ± {compared[0].half:.2g}")
             sentences.insert(0, f"The best arm of {task} by {in_words(material.ranking.metric)} has a test error of {best}.")
-        details.append(" ".join(sentences))
+        details.append(" ".join(sentences).replace(" +- ", " ± "))
         verdicts.append(_verdict(compared[0]))
     kinds = dict.fromkeys(verdicts)
     if len(kinds) == 1:

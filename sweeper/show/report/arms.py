@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -54,7 +54,8 @@ def _task_section(material: Material, task: str, arms: Sequence[RankedArm], ids:
         assert material.ranking is not None
         blocks.append(_arms_table(material, f"{name}-arms", task, arms, ids))
         if unranked := material.ranking.unranked(task):
-            blocks.append(Paragraph(f"Not ranked, as not all of their seeds are complete: {unranked} of {unranked + len(arms)} arms.", "note"))
+            text = f"Not ranked, as not all of their seeds are complete: {unranked} of {unranked + len(arms)} arms."
+            blocks.append(Paragraph(text, "note"))
         if any(arm.line["at_majority"] for arm in arms):
             blocks.append(Paragraph("An arm marked “constant” does no better than a constant answer: it has learned nothing.", "note"))
         blocks += [Paragraph(text, "note") for text in describe_resolution(material.ranking.metric, [arm.rows for arm in arms])]
@@ -114,7 +115,7 @@ def _floor_blocks(material: Material, name: str, task: str, ids: Ids) -> Iterato
     cases = dict.fromkeys(map(FloorCase.of_row, rows))
     known = Floors(rows)
     best = {case: known.best([case]) for case in cases}
-    rows.sort(key=lambda row: (str(FloorCase.of_row(row)), row["valid_error"] is None, row["valid_error"] or 0.0, SIMPLE_FIRST.index(row["model"])))
+    rows.sort(key=_best_first)
     split = ["split"] if len(cases) > 1 else []
     table = []
     for row in rows:
@@ -134,6 +135,10 @@ def _floor_blocks(material: Material, name: str, task: str, ids: Ids) -> Iterato
         )
     columns = ["model", *split, "validation error", "test error", "fitted to samples", "settings", "remark"]
     yield Table(name, f"Models without a transformer on {task}, settings chosen on {_chosen_on(rows)}", columns, table)
+
+
+def _best_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return str(FloorCase.of_row(row)), row["valid_error"] is None, row["valid_error"] or 0.0, SIMPLE_FIRST.index(row["model"])
 
 
 def _chosen_on(rows: Sequence[dict[str, Any]]) -> str:

@@ -22,7 +22,8 @@ def cost_section(material: Material) -> Section:
     blocks: list[Block] = [Paragraph(" ".join(_describe(material, own)))]
     if own:
         blocks.append(_stage_table(own))
-        blocks.append(Paragraph("Of a trial that was started again, the last attempt is counted. Hours are those of the worker that computed.", "note"))
+        text = "Of a trial that was started again, the last attempt is counted. Hours are those of the worker that computed."
+        blocks.append(Paragraph(text, "note"))
     return Section("cost", "What it took", blocks)
 
 
@@ -146,4 +147,5 @@ def _grouped(name: str, caption: str, columns: Mapping[str, str], rows: Sequence
 def describe_machines(rows: Sequence[Mapping[str, Any]]) -> str:
     """The machines in words: `AMD EPYC (cpu), 12 trials`; empty if they are unknown."""
     kinds = Counter((row["device_name"], row["device"]) for row in rows if row["device_name"] is not None)
-    return "; ".join(f"{name} ({device})" + (f", {count} trials" if len(kinds) > 1 else "") for (name, device), count in kinds.most_common())
+    counts = [f", {count} trials" if len(kinds) > 1 else "" for _, count in kinds.most_common()]
+    return "; ".join(f"{name} ({device}){count}" for ((name, device), _), count in zip(kinds.most_common(), counts, strict=True))

@@ -19,16 +19,19 @@ EffectData = Mapping[str, Any]
 """The fields of an `Effect` as JSON data."""
 
 
+TITLE = "What each setting does"
+
+
 def effects_section(material: Material, ids: Ids) -> Section:
     """All effects that the sweep can tell."""
     parts = [*_of_question(material, ids), *(_of_finding(finding, ids) for finding in material.findings), *_of_shares(material, ids)]
     if parts:
         lead = (
-            "Lower is better. A difference is that of a level to the baseline at equal other settings, paired by seed; its interval covers 95 %. "
-            "p are corrected for all verdicts of a question, so a contrast that belongs to two questions may have two."
+            "Lower is better. A difference is that of a level to the baseline at equal other settings, paired by seed, with its 95 % interval; "
+            "within the margin it counts as none. p are corrected for all verdicts of a question, so a contrast in two questions may have two."
         )
-        return Section("effects", "What each setting does", [Paragraph(lead, "note")], parts)
-    return Section("effects", "What each setting does", [Paragraph("Nothing can be said yet: no two complete trials differ in one setting.")])
+        return Section("effects", TITLE, [Paragraph(lead, "note")], parts)
+    return Section("effects", TITLE, [Paragraph("Nothing can be said yet: no two complete trials differ in one setting.")])
 
 
 def _of_question(material: Material, ids: Ids) -> Iterator[Section]:
@@ -47,8 +50,8 @@ def _of_finding(finding: Finding, ids: Ids) -> Section:
     blocks: list[Block] = [Paragraph(describe_finding(finding), "verdict")]
     effects = [number for statement in finding.statements for number in statement.numbers if "baseline" in number]
     if effects:
-        factor, baseline = effects[0]["factor"], spell_level(effects[0]["baseline"])
-        blocks += _effect_blocks(f"{name}-effects", f"{in_words(effects[0]['metric']).capitalize()} by {factor}, against {baseline}", effects, ids)
+        metric, factor, baseline = in_words(effects[0]["metric"]), effects[0]["factor"], spell_level(effects[0]["baseline"])
+        blocks += _effect_blocks(f"{name}-effects", f"{metric.capitalize()} by {factor}, each level against {baseline}", effects, ids)
     else:
         rows = [_statement_row(finding, statement, ids) for statement in finding.statements]
         blocks.append(Table(f"{name}-statements", finding.question, ["task", "verdict", "numbers"], rows, is_for_papers=False))
@@ -103,7 +106,20 @@ def _within(effects: Sequence[EffectData]) -> list[str]:
 
 def _table(name: str, caption: str, effects: Sequence[EffectData], ids: Ids) -> Table:
     within = _within(effects)
-    columns = ["task", *within, "level", "error", "baseline", "difference", "95 % interval", "relative", "margin", "p", "seeds", "verdict"]
+    columns = [
+        "task",
+        *within,
+        "level",
+        "error",
+        "baseline's",
+        "difference",
+        "95 % interval",
+        "relative",
+        "margin",
+        "p",
+        "seeds",
+        "verdict",
+    ]
     rows = [
         [
             text_cell(effect["task"]),
@@ -146,7 +162,8 @@ def _table_over_tasks(name: str, caption: str, effects: Sequence[EffectData], id
 
 def verdict_of(effect: EffectData) -> str:
     """The verdict of an effect in words."""
-    verdict, doubt = effect["verdict"], "?" if SKEWED in effect["flags"] else ""
+    verdict: str | None = effect["verdict"]
+    doubt = "?" if SKEWED in effect["flags"] else ""
     if verdict is None:
         return "none: not fair"
     if verdict != UNDECIDED:
@@ -215,4 +232,3 @@ def _of_shares(material: Material, ids: Ids) -> Iterator[Section]:
     if not all(share.balanced for share in shares):
         blocks.append(Paragraph("Not every combination of levels has every seed, so shares need not add up to 100 %.", "note"))
     yield Section("importance", "Which settings moved the error", blocks)
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,18 +17,32 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def to_html(report: Report, *, live: str | None = None) -> str:
+@dataclass(frozen=True)
+class Live:
+    """What makes a page one that renews itself.
+
+    Args:
+        version: What the tables are known by: the page takes over a newer one of another version.
+        status: What is said of the running sweep.
+    """
+
+    version: str
+    status: str
+
+
+def to_html(report: Report, live: Live | None = None) -> str:
     """A report as HTML. The same report gives the same bytes.
 
-    Everything that comes from the tables is escaped; should anything get through, the page's policy runs no script but its own, which it knows by
-    its digest.
+    Everything that comes from the tables is escaped; should anything get through, the page's policy runs no script but its own, which it
+    knows by its digest.
 
     Args:
         report: The report.
-        live: What is said of the running sweep on a page that renews itself; None for a page that does not.
+        live: What a page has that renews itself; None for one that does not.
     """
     script = _read("page.js") if live is None else _read("page.js") + _read("live.js")
-    return _template().render(report=report, live=live, style=_read("page.css"), script=script, policy=_policy(script, is_live=live is not None))
+    policy = _policy(script, is_live=live is not None)
+    return _template().render(report=report, live=live, style=_read("page.css"), script=script, policy=policy)
 
 
 def _policy(script: str, is_live: bool) -> str:
@@ -49,7 +64,6 @@ def _template() -> Template:
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["data_url"] = lambda pdf: f"data:application/pdf;base64,{base64.b64encode(pdf).decode()}"
-    environment.tests |= {
-        name: lambda block, kind=kind: isinstance(block, kind) for name, kind in (("paragraph", Paragraph), ("table", Table), ("listing", Listing))
-    }
+    for kind in (Paragraph, Table, Listing):
+        environment.tests[kind.__name__.lower()] = lambda block, kind=kind: isinstance(block, kind)
     return environment.get_template("page.html")

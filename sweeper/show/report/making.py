@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.results.workspace import Workspace
 from sweeper.show.report.answers import answers, describe_state, is_finished
 from sweeper.show.report.arms import arms_section
@@ -9,11 +14,50 @@ from sweeper.show.report.content import Report, Section
 from sweeper.show.report.cost import cost_section, machines_section
 from sweeper.show.report.effects import effects_section
 from sweeper.show.report.figures import figures_section
+from sweeper.show.report.html import to_html
 from sweeper.show.report.ids import Ids
 from sweeper.show.report.material import Material
 from sweeper.show.report.methods import methods_section
+from sweeper.show.report.text import to_latex, to_markdown
 from sweeper.show.report.trials import trials_section
 from sweeper.show.report.trouble import failures_section, fairness_section
+
+FORMATS: Mapping[str, Callable[[Report], str]] = {"html": to_html, "markdown": to_markdown, "latex": to_latex}
+"""The forms of a report."""
+
+
+def report_text(workspace: Workspace, name: str, format: str = "html") -> str:
+    """A report in one of its forms. The same tables give the same text.
+
+    Args:
+        workspace: Where the results are.
+        name: Name of the sweep.
+        format: `html`: a page that needs nothing else; `markdown` or `latex`: verdicts, tables and methods.
+
+    Raises:
+        ConfigError: If the sweep or the format is unknown.
+        StoreError: If a file of the results is damaged.
+    """
+    if format not in FORMATS:
+        raise ConfigError([Fault("--format", "must be html, markdown or latex", format, nearest(format, FORMATS))])
+    return FORMATS[format](make_report(workspace, name, with_figures=format == "html"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file completely, or leave what was there.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError([Fault("--output", f"must be writable ({error.strerror})", str(path))]) from None
 
 
 def make_report(workspace: Workspace, name: str, *, with_figures: bool = True) -> Report:

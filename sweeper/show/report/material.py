@@ -68,7 +68,7 @@ class Material:
         """The current rows of the planned trials that have begun, by task, arm, candidate and seed."""
         read = dict.fromkeys([*_COLUMNS, *KNOB_OF, self.metric])
         rows = [row for row in self.workspace.results.live_trials(self.name, read) if row["in_plan"] is not False]
-        return sorted(rows, key=lambda row: tuple(str(row[key] or "") for key in ("task", "arm")) + (row["candidate"] or 0, row["seed"] or 0))
+        return sorted(rows, key=lambda row: (str(row["task"] or ""), str(row["arm"] or ""), row["candidate"] or 0, row["seed"] or 0))
 
     @property
     def metric(self) -> str:
@@ -170,7 +170,7 @@ class Material:
     @cached_property
     def tracebacks(self) -> Mapping[str, str]:
         """Trial -> traceback, of trials that failed."""
-        sql = f"select trial, traceback from trial_status where sweep = {quote_sql(self.name)} and status = 'FAIL' and traceback is not null"
+        sql = f"select trial, traceback from trial_status where sweep = {quote_sql(self.name)} and in_plan and traceback is not null"
         return {row["trial"]: row["traceback"] for row in self.workspace.sql(sql).rows()}
 
 

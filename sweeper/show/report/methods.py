@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sweeper.analysis.factors import KNOB_OF, spell_value
+from orca_core.floors.rows import FloorCase
+from sweeper.analysis.factors import KNOB_OF, cell, spell_value
 from sweeper.analysis.paired import NO_DIFFERENCE
 from sweeper.show.report.answers import in_words
 from sweeper.show.report.content import Paragraph, Section, Table, count_cell, text_cell
@@ -20,8 +21,8 @@ Effects = Sequence[Mapping[str, Any]]
 
 def methods_section(material: Material) -> Section:
     """Design, data, training, selection, statistics and machines, a paragraph each; then the parts of each task."""
-    paragraphs = [" ".join(part) for part in (_design(material), _training(material), _data(material), _statistics(material), _computing(material))]
-    blocks = [Paragraph(text) for text in paragraphs if text]
+    tellers = (_design, _training, _data, _statistics, _computing)
+    blocks = [Paragraph(text) for tell in tellers if (text := " ".join(tell(material)))]
     return Section("methods", "Methods, in words", [*blocks, *_parts_table(material)])
 
 
@@ -39,7 +40,7 @@ def _design(material: Material) -> Iterator[str]:
     if not rows:
         return
     tasks = f"task {material.tasks[0]}" if len(material.tasks) == 1 else f"{len(material.tasks)} tasks ({_and(material.tasks)})"
-    varied = [f"{KNOB_OF.get(knob, knob)} ({_few(_values(material, knob))})" for knob in material.varied if _values(material, knob)]
+    varied = [f"{KNOB_OF.get(knob, knob)} ({_few(_values(rows, knob))})" for knob in material.varied if _values(rows, knob)]
     tuned = _tuned(material)
     crossed = [text for text in varied if text.partition(" ")[0] not in tuned]
     arms = Counter(arm.task for arm in material.arms.arms)
@@ -61,8 +62,9 @@ def _design(material: Material) -> Iterator[str]:
         yield f"{ended}{of} trials are complete; nothing is imputed for the others."
 
 
-def _values(material: Material, knob: str) -> list[Any]:
-    values = {row[knob] if not isinstance(row[knob], list) else tuple(row[knob]) for row in material.rows if row.get(knob) is not None}
+def _values(rows: Sequence[Mapping[str, Any]], knob: str) -> list[Any]:
+    """The values of a knob in some trials, without null, in order."""
+    values = {cell(row, knob) for row in rows} - {None}
     return sorted(values, key=lambda value: (isinstance(value, str), value if isinstance(value, int | float | str) else str(value)))
 
 
@@ -98,8 +100,8 @@ def _tuning(material: Material, tuned: Sequence[str]) -> Iterator[str]:
     numbers = sorted({len(arm.candidates) for arm in material.arms.arms})
     each = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     yield (
-        f"Within every arm {_and(list(tuned))} {'was' if len(tuned) == 1 else 'were'} tuned ({search.get('algorithm', 'unknown')}, {each} candidates per "
-        f"arm and task), and the candidate with the lowest mean {in_words(material.metric)} over its seeds was kept."
+        f"Within every arm {_and(list(tuned))} {'was' if len(tuned) == 1 else 'were'} tuned ({search.get('algorithm', 'unknown')}, {each} "
+        f"candidates per arm and task), and the candidate with the lowest mean {in_words(material.metric)} over its seeds was kept."
     )
     if any(arm.replicated is not None for arm in material.arms.arms):
         yield "It was then run again with fresh seeds, and arms are compared by these runs alone."
@@ -110,30 +112,46 @@ def _tuning(material: Material, tuned: Sequence[str]) -> Iterator[str]:
 
 
 def _training(material: Material) -> Iterator[str]:
-    def fixed(column: str) -> Any:
-        return material.constant(column)
-
-    if not material.rows:
-        return
-    if (body := fixed("body_name")) is not None:
-        weights = fixed("body_weights")
-        yield f"The body is {body}{f' ({weights})' if weights else ''}."
-    if (epochs := fixed("finetune_epochs")) is not None:
-        parts = [f"{fixed('finetune_optimizer')}" if fixed("finetune_optimizer") else ""]
-        parts += [f"learning rate {spell_value(fixed('finetune_lr'))}" if fixed("finetune_lr") is not None else ""]
-        parts += [f"weight decay {spell_value(fixed('finetune_weight_decay'))}" if fixed("finetune_weight_decay") is not None else ""]
-        parts += [f"batches of {fixed('finetune_batch_size')}" if fixed("finetune_batch_size") is not None else ""]
-        known = [part for part in parts if part]
-        yield f"Fine-tuning took {epochs} epochs{f' ({_comma(known)})' if known else ''}."
-    aligned = [row for row in material.rows if row["align_epochs"]]
-    if aligned:
-        steps = _values(material, "align_epochs")
-        objective = fixed("align_objective")
+    """The body and the fine-tuning: once if they are the same on all tasks, else task by task."""
+    said: dict[str, list[str]] = {}
+    for task in material.tasks:
+        text = _train([row for row in material.rows if row["task"] == task])
+        if text:
+            said.setdefault(text, []).append(task)
+    for text, tasks in said.items():
+        yield text[0].upper() + text[1:] if len(said) == 1 else f"On {_and(tasks)} {text}"
+    aligned = _values(material.rows, "align_epochs")
+    if any(aligned):
+        objectives = _values(material.rows, "align_objective")
         yield (
-            f"Where the embedder was aligned before fine-tuning, this took {_few([step for step in steps if step])} epochs"
-            + (f" and minimised {objective}" if objective else "")
-            + f" between its features and those of the proxy ({_few(_values(material, 'proxy'))})."
+            f"Where the embedder was aligned before fine-tuning, this took {_few([steps for steps in aligned if steps])} epochs of minimising "
+            f"{_few(objectives)} between its features and those of the proxy ({_few(_values(material.rows, 'proxy'))})."
         )
+
+
+_FINETUNING = {
+    "finetune_optimizer": "{}",
+    "finetune_lr": "learning rate {}",
+    "finetune_weight_decay": "weight decay {}",
+    "finetune_batch_size": "batches of {}",
+    "finetune_accum": "{} batches per step",
+    "finetune_schedule": "{} schedule",
+    "finetune_warmup_epochs": "{} epochs of warm-up",
+    "finetune_dropout": "dropout {}",
+    "finetune_clip": "gradients clipped at {}",
+}
+"""Knobs of fine-tuning that are told where all trials of a task agree in them -> how."""
+
+
+def _train(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The body and the fine-tuning of one task's trials, as sentences; empty if nothing is known."""
+    bodies, epochs = _values(rows, "body_name"), _values(rows, "finetune_epochs")
+    parts = [f"the body is {_few(bodies)}."] if len(bodies) == 1 else [f"the bodies are {_few(bodies)}."] if bodies else []
+    if epochs:
+        known = {knob: _values(rows, knob) for knob in _FINETUNING}
+        told = [text.format(spell_value(known[knob][0])) for knob, text in _FINETUNING.items() if len(known[knob]) == 1]
+        parts.append(f"{'F' if parts else 'f'}ine-tuning took {_few(epochs)} epochs{f' ({_comma(told)})' if told else ''}.")
+    return " ".join(parts)
 
 
 def _comma(parts: Sequence[str]) -> str:
@@ -151,7 +169,7 @@ def _data(material: Material) -> Iterator[str]:
         one = "one fixed split of the data" if len(splits) == 1 else f"{len(splits)} fixed splits of the data"
         seed = f" (split seed {spell_value(next(iter(splits)))})" if len(splits) == 1 and splits != {None} else ""
         yield f"All trials of a task use {one}{seed} into training, validation and test parts."
-    shown = _values(material, "train_samples")
+    shown = _values(rows, "train_samples")
     if shown:
         yield f"Training samples were limited to {_few(shown)}."
     if any(row["reference_data"] for row in rows):
@@ -180,8 +198,8 @@ def _statistics(material: Material) -> Iterator[str]:
     floors = sorted({row["model"] for row in material.floors if row["status"] == "COMPLETE"})
     if floors:
         yield (
-            f"Models without a transformer ({_and(floors)}) were fitted to the same training data with settings chosen on validation data; the one with the "
-            "lowest validation error stands beside the arms."
+            f"Models without a transformer ({_and(floors)}) were fitted to the same training data with settings chosen on validation data; the "
+            "one with the lowest validation error stands beside the arms."
         )
 
 
@@ -191,12 +209,15 @@ def _tests(material: Material, single: Effects, overall: Effects) -> Iterator[st
     each = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     averaged = " averaged over the settings of the other factors within a seed, then" if contexts > 1 else ""
     yield (
-        f"Levels of a factor were compared in pairs of trials with the same task, seed and other settings; differences in error were{averaged} tested with "
-        f"Student's t over the {each} seeds (two-sided)."
+        f"Levels of a factor were compared in pairs of trials with the same task, seed and other settings; differences in error were{averaged} "
+        f"tested with Student's t over the {each} seeds (two-sided)."
     )
     comparison = material.comparison
     alpha = 0.05 if comparison is None else comparison.alpha
-    yield f"The verdicts of one question are a family: p-values were corrected by Holm's method within each, for an error rate of {100 * alpha:g} %."
+    yield (
+        "The verdicts of one question are a family: p-values were corrected by Holm's method within each, for an error rate of "
+        f"{100 * alpha:g} %."
+    )
     if any(effect["p_equivalence"] is not None for effect in single):
         margin = "5 % of the baseline's error" if comparison is None else _margin(str(comparison.margin), comparison.margin.is_relative)
         shown = sum(effect["verdict"] == NO_DIFFERENCE for effect in single)
@@ -205,9 +226,13 @@ def _tests(material: Material, single: Effects, overall: Effects) -> Iterator[st
             f"{margin}{f' ({shown} of {len(single)} contrasts)' if shown else ''}."
         )
     if comparison is not None and material.evidence.sweep.looks:
-        yield f"For the question, tests account for the looks after {_few(material.evidence.sweep.looks)} seeds (one lower level for every look, Pocock 1977)."
+        looks = _few(material.evidence.sweep.looks)
+        yield f"For the question, tests account for the looks after {looks} seeds (one lower level for every look, Pocock 1977)."
     if contexts > 1:
-        yield "Whether an effect differs between settings of the other factors was tested by analysis of variance with the seed as subject (Greenhouse-Geisser, Holm)."
+        yield (
+            "Whether an effect differs between settings of the other factors was tested by analysis of variance with the seed as subject "
+            "(Greenhouse-Geisser, Holm)."
+        )
     names = {finding.name for finding in material.findings}
     if "variance" in names:
         yield "Spreads over seeds were compared by the test of Pitman and Morgan."
@@ -226,7 +251,11 @@ def _tests(material: Material, single: Effects, overall: Effects) -> Iterator[st
 
 
 def _margin(text: str, is_relative: bool) -> str:
-    return f"{text.removesuffix('%')} % of the baseline's error, and at least one sample's worth where errors count samples" if is_relative else text
+    relative = f"{text.removesuffix('%')} % of the baseline's error, and at least one sample's worth where errors count samples"
+    return relative if is_relative else text
+
+
+_TOLD_VERSIONS = {"torch_version": "torch", "transformers_version": "transformers", "python_version": "Python", "code_version": "sweeper"}
 
 
 def _computing(material: Material) -> Iterator[str]:
@@ -236,7 +265,7 @@ def _computing(material: Material) -> Iterator[str]:
     if machines := describe_machines(rows):
         yield f"Trials ran on {machines}."
     versions = []
-    for column, name in (("torch_version", "torch"), ("transformers_version", "transformers"), ("python_version", "Python"), ("code_version", "sweeper")):
+    for column, name in _TOLD_VERSIONS.items():
         found = sorted({str(row[column]) for row in rows if row[column] is not None})
         versions += [f"{name} {' and '.join(found)}"] if found else []
     if versions:
@@ -251,10 +280,16 @@ def _computing(material: Material) -> Iterator[str]:
 
 
 def _parts_table(material: Material) -> Iterator[Table]:
-    """The sizes of validation and test parts, and the score of each task."""
-    kinds = Counter((row["task"], row["score"], row["train_samples"], row["valid_samples"], row["test_samples"]) for row in material.complete)
+    """The sizes of the parts, and the score of each task. The number of training samples is that of floors that are given all of them."""
+    trained = {
+        FloorCase.of_row(row): row["fitted_samples"] for row in material.floors if row["cap"] is None and row["validation_folds"] is None
+    }
+    kinds: Counter[tuple[Any, ...]] = Counter()
+    for row in material.complete:
+        train = row["train_samples"] or trained.get(FloorCase.of_row(row))
+        kinds[row["task"], row["score"], train, row["valid_samples"], row["test_samples"]] += 1
     rows = [
-        [text_cell(task), text_cell(score), text_cell("all" if train is None else train), count_cell(valid), count_cell(test), count_cell(count)]
+        [text_cell(task), text_cell(score), count_cell(train), count_cell(valid), count_cell(test), count_cell(count)]
         for (task, score, train, valid, test), count in sorted(kinds.items(), key=str)
     ]
     if rows:

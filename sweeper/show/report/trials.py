@@ -42,5 +42,6 @@ def trials_section(material: Material) -> Section:
     if len(material.rows) > MAX_TRIALS:
         blocks.append(Paragraph(f"The first {MAX_TRIALS} of {len(material.rows)} trials are shown.", "warning"))
     sql = f'"select * from trial_status where sweep = {quote_sql(material.name)} and in_plan"'
-    blocks.append(Listing("All columns of all trials", f"sweeper query{results_option(material.workspace.uri)} {sql} --format csv -o trials.csv"))
+    command = f"sweeper query{results_option(material.workspace.uri)} {sql} --format csv -o trials.csv"
+    blocks.append(Listing("All columns of all trials", command))
     return Section("trials", title, blocks)

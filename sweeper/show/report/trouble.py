@@ -84,8 +84,8 @@ def fairness_section(material: Material) -> Section:
     elif compared:
         blocks.append(
             Paragraph(
-                f"{compared} comparisons on single tasks were checked for unequal tuning, early stopping of one side, selection on test data, trials "
-                "missing on one side and machines that go with the arm. Nothing was found."
+                f"{compared} comparisons on single tasks were checked for unequal tuning, early stopping of one side, selection on test data, "
+                "trials missing on one side and machines that go with the arm. Nothing was found."
             )
         )
     if machines := describe_differences(material.rows):
@@ -122,9 +122,11 @@ def _about_tuning(material: Material) -> Iterator[str]:
         yield "Nothing was tuned within the arms: each has one setting of every knob."
     elif len(numbers) == 1:
         algorithm = (material.space.get("search") or {}).get("algorithm", "a search")
-        yield f"Every arm was tuned with the same budget: {next(iter(numbers))} candidates each ({algorithm}), by {in_words(material.metric)}."
+        budget = f"{next(iter(numbers))} candidates each ({algorithm})"
+        yield f"Every arm was tuned with the same budget: {budget}, by {in_words(material.metric)}."
     else:
-        yield "Arms were tuned with unequal budgets: " + ", ".join(f"{arms} with {count} candidates" for count, arms in sorted(numbers.items())) + "."
+        budgets = ", ".join(f"{arms} with {count} candidates" for count, arms in sorted(numbers.items()))
+        yield f"Arms were tuned with unequal budgets: {budgets}."
     stopped = sum(arm.count("PRUNED") for arm in material.arms.arms)
     if stopped:
         yield f"Early stopping ended {stopped} candidates; an arm is judged by its complete candidates alone."
