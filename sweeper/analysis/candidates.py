@@ -18,7 +18,7 @@ from sweeper.results.views import shown_status
 Row = Mapping[str, Any]
 
 _READ = (
-    *("trial", "role", "task", "arm", "candidate", "variant", "seed", "in_plan", "status", "cause", "seconds"),
+    *("trial", "result_key", "role", "task", "arm", "candidate", "variant", "seed", "in_plan", "status", "cause", "seconds"),
     *("test_error", "majority_error", "valid_samples", "score"),
     *FloorCase("").cells(),
 )

@@ -150,7 +150,7 @@ def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_sk
     )
     if n == 0:
         return effect
-    step = find_step((row for pair in contrast.all_pairs() for row in (pair.level, pair.baseline)), contrast.metric)
+    step = step_of(contrast)
     t = paired_t(contrast.differences, resolution=step / effect.contexts)
     mean, baseline = float(t.mean), _mean(contrast.baseline_values)
     margin = asked.of(baseline, step)
@@ -160,7 +160,7 @@ def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_sk
         level_mean=_mean(contrast.level_values),
         baseline_mean=baseline,
         difference=mean,
-        relative=mean / baseline if baseline >= max(step, NEAR_ZERO) else None,
+        relative=mean / baseline if is_relative(contrast) else None,
         low=as_number(t.low),
         high=as_number(t.high),
         sd=as_number(t.sd),
@@ -169,6 +169,16 @@ def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_sk
         margin=margin or None,
         p_equivalence=None if t.is_zero else as_number(p_equivalence),
     )
+
+
+def step_of(contrast: Contrast) -> float:
+    """One sample's worth of the metric in the trials of a contrast; 0 for metrics that do not count samples."""
+    return find_step((row for pair in contrast.all_pairs() for row in (pair.level, pair.baseline)), contrast.metric)
+
+
+def is_relative(contrast: Contrast) -> bool:
+    """Whether a difference can be put in relation to the baseline's error: not where that is near 0."""
+    return bool(contrast.keys) and _mean(contrast.baseline_values) >= max(step_of(contrast), NEAR_ZERO)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -62,6 +62,20 @@ class Floors:
         floors = [Floor(model, _mean(found, model, "test_error"), _mean(found, model, "valid_error")) for model in common]
         return min(floors, key=lambda floor: (floor.valid_error, SIMPLE_FIRST.index(floor.model)), default=None)
 
+    @property
+    def cases(self) -> list[FloorCase]:
+        """The splits of which a floor is known."""
+        return list(self._by_case)
+
+    def models(self, cases: Iterable[FloorCase]) -> list[str]:
+        """The models whose error is known on all of some splits, simple ones first."""
+        found = [self._by_case.get(case, {}) for case in cases]
+        return [model for model in SIMPLE_FIRST if found and all(model in of_case for of_case in found)]
+
+    def row(self, case: FloorCase, model: str) -> Mapping[str, Any]:
+        """The row of a model that is known on a split."""
+        return self._by_case[case][model]
+
     def of_trials(self, rows: Sequence[Mapping[str, Any]]) -> Floor | None:
         """The best floor on the task and the splits of some trials; None if it is not known.
 

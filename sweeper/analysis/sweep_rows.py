@@ -23,7 +23,7 @@ OBJECTIVE = "valid_error"
 """The metric by which candidates are chosen unless a plan says otherwise."""
 
 _ALWAYS = (
-    *("trial", "task", "arm", "candidate", "variant", "role", "in_plan", "status", "cause", "selection", "score"),
+    *("trial", "result_key", "task", "arm", "candidate", "variant", "role", "in_plan", "status", "cause", "selection", "score"),
     *("test_error", "valid_error", "test_samples", "valid_samples", "proxy_distance", "device", "instance_type"),
     *("split_seed", "train_samples", "reference_data", "valid_share", "validation_folds", "validation_fold"),
     *MACHINE_COLUMNS,

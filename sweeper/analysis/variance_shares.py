@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,10 @@ MIN_CANDIDATES = 6
 """Minimum number of complete candidates of an arm for shares of its tuned knobs."""
 
 
+_Cell = tuple[Key, tuple[Any, ...], Row]
+"""A seed, the levels of all factors, and the trial."""
+
+
 @dataclass(frozen=True)
 class Share:
     """A share of the variance of a metric on one task.
@@ -48,6 +52,8 @@ class Share:
         method: `anova` or `fanova`.
         seeds: Number of seeds.
         balanced: Whether every combination of levels has every seed. If not, shares need not add up to 1.
+        names: All factors of the analysis; no column.
+        cells: Seed, levels of all factors, and trial: the rows of the analysis; no column.
     """
 
     task: Any
@@ -59,6 +65,8 @@ class Share:
     method: str
     seeds: int
     balanced: bool
+    names: Sequence[str] = field(default=(), repr=False, compare=False)
+    cells: Sequence[_Cell] = field(default=(), repr=False, compare=False)
 
 
 def shares_of_variance(
@@ -104,13 +112,11 @@ def shares_of_variance(
 
 def shares_to_table(shares: Sequence[Share]) -> pa.Table:
     """Shares as an Arrow table, one row each."""
-    return pa.table({column.name: pa.array([getattr(share, column.name) for share in shares]) for column in fields(Share)})
+    columns = [column.name for column in fields(Share) if column.compare]
+    return pa.table({name: pa.array([getattr(share, name) for share in shares]) for name in columns})
 
 
 # -------------------------------------------------------------------------------------------------------------- crossed factors
-
-_Cell = tuple[Key, tuple[Any, ...], Row]
-"""A seed, the levels of all factors, and the trial."""
 
 
 def _expand(rows: Sequence[Row], columns: Sequence[str], pair_by: Sequence[str]) -> list[_Cell]:
@@ -153,6 +159,7 @@ def _crossed_shares(task: Any, cells: Sequence[_Cell], columns: Sequence[str], m
         whole = {(number,): (0.0, None) for number in range(len(used))}
     without = [_anova([entry for entry in data if entry[0] != key], pairs) for key in keys] if len(keys) > 2 else []
     jackknife = [shares for shares in without if shares is not None]
+    used_cells = [(key, tuple(setting[number] for number in used), row) for key, setting, row in cells]
     found = []
     for term, (share, corrected) in whole.items():
         low = high = None
@@ -160,7 +167,7 @@ def _crossed_shares(task: Any, cells: Sequence[_Cell], columns: Sequence[str], m
             t = paired_t([len(keys) * share - (len(keys) - 1) * shares.get(term, (0.0, None))[0] for shares in jackknife])
             low, high = min(max(float(t.low), 0.0), share), max(min(float(t.high), 1.0), share)
         factors = [names[number] for number in term] if isinstance(term, tuple) else [term]
-        found.append(Share(task, factors, share, low, high, corrected, ANOVA, len(keys), is_balanced))
+        found.append(Share(task, factors, share, low, high, corrected, ANOVA, len(keys), is_balanced, names, used_cells))
     yield from sorted(found, key=lambda share: (share.factors[0] in (SEED, REST), -share.share))
 
 
@@ -212,12 +219,14 @@ def _anova(
 def _tuned_shares(task: Any, rows: Sequence[Row], tuned: Sequence[str], pair_by: Sequence[str], objective: str) -> list[Share]:
     """Shares of the tuned knobs among the candidates of each arm, as means over arms, with an interval over seeds."""
     by_key: dict[Key, list[Mapping[str, float]]] = defaultdict(list)
+    cells: list[_Cell] = []
     for of_arm in group_arms(rows).values():
         candidates = [row for row in of_arm if role_of(row) != REPLICATE and is_usable(row, objective)]
         for key in sorted({key_of(row, pair_by) for row in candidates}):
             of_seed = [row for row in candidates if key_of(row, pair_by) == key]
             if len({row.get("candidate") for row in of_seed}) >= MIN_CANDIDATES:
                 by_key[key].append(_functional_anova(of_seed, tuned, objective))
+                cells += [(key, tuple(cell(row, column) for column in tuned), row) for row in of_seed]
     means = {
         column: [math.fsum(shares.get(column, 0.0) for shares in of_key) / len(of_key) for of_key in by_key.values()] for column in tuned
     }
@@ -226,7 +235,8 @@ def _tuned_shares(task: Any, rows: Sequence[Row], tuned: Sequence[str], pair_by:
         if values and any(values):
             t = paired_t(values)
             low, high = (max(float(t.low), 0.0), min(float(t.high), 1.0)) if len(values) > 1 else (None, None)
-            found.append(Share(task, [KNOB_OF[column]], float(t.mean), low, high, None, FANOVA, len(values), True))
+            names = [KNOB_OF[name] for name in tuned]
+            found.append(Share(task, [KNOB_OF[column]], float(t.mean), low, high, None, FANOVA, len(values), True, names, cells))
     return sorted(found, key=lambda share: -share.share)
 
 
