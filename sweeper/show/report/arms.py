@@ -102,7 +102,7 @@ def knob_cell(value: Any) -> Cell:
 def _mean_cell(arm: RankedArm, metric: str, ids: Ids) -> Cell:
     mean, half = arm.line[metric], arm.line[f"{metric}_ci95"]
     text = f"{mean:.4g}" + ("" if half is None else f" ± {half:.2g}")
-    return Cell(text, mean, ids.score(arm.arm.task, arm.arm.id, metric))
+    return Cell(text, mean, ids.score(arm.arm.task, arm.arm.id, metric, mean))
 
 
 def _floor_blocks(material: Material, name: str, task: str, ids: Ids) -> Iterator[Block]:
@@ -127,7 +127,7 @@ def _floor_blocks(material: Material, name: str, task: str, ids: Ids) -> Iterato
                 text_cell(row["model"]),
                 *(text_cell(FloorCase.of_row(row).settings().replace(" --set ", " ").strip() or "default") for _ in split),
                 number_cell(row["valid_error"]),
-                number_cell(row["test_error"], ids.floor(task, row["model"], "test_error")),
+                number_cell(row["test_error"], ids.floor(FloorCase.of_row(row), row["model"], "test_error", row["test_error"])),
                 count_cell(row["fitted_samples"]),
                 text_cell((row["settings"] or "").strip("{}").replace('"', "")),
                 text_cell(why),

@@ -24,7 +24,11 @@ TITLE = "What each setting does"
 
 def effects_section(material: Material, ids: Ids) -> Section:
     """All effects that the sweep can tell."""
-    parts = [*_of_question(material, ids), *(_of_finding(finding, ids) for finding in material.findings), *_of_shares(material, ids)]
+    parts = [
+        *_of_question(material, ids),
+        *(_of_finding(number, finding, ids) for number, finding in enumerate(material.findings, 1)),
+        *_of_shares(material, ids),
+    ]
     if parts:
         lead = (
             "Lower is better. A difference is that of a level to the baseline at equal other settings, paired by seed, with its 95 % interval; "
@@ -45,10 +49,10 @@ def _of_question(material: Material, ids: Ids) -> Iterator[Section]:
     yield Section("question", title, [*_effect_blocks("question-effects", caption, effects, ids)])
 
 
-def _of_finding(finding: Finding, ids: Ids) -> Section:
-    name = f"finding-{finding.name}"
+def _of_finding(number: int, finding: Finding, ids: Ids) -> Section:
+    name = f"finding-{number}-{finding.name}"
     blocks: list[Block] = [Paragraph(describe_finding(finding), "verdict")]
-    effects = [number for statement in finding.statements for number in statement.numbers if "baseline" in number]
+    effects = [effect for statement in finding.statements for effect in statement.numbers if "baseline" in effect]
     if effects:
         metric, factor, baseline = in_words(effects[0]["metric"]), effects[0]["factor"], spell_level(effects[0]["baseline"])
         blocks += _effect_blocks(f"{name}-effects", f"{metric.capitalize()} by {factor}, each level against {baseline}", effects, ids)
@@ -60,7 +64,7 @@ def _of_finding(finding: Finding, ids: Ids) -> Section:
 
 
 def _statement_row(finding: Finding, statement: Statement, ids: Ids) -> list[Cell]:
-    verdict = Cell(WORDS.get(statement.verdict, statement.verdict), None, ids.finding(finding.name, statement.task))
+    verdict = Cell(WORDS.get(statement.verdict, statement.verdict), None, ids.finding(finding, statement))
     return [text_cell(statement.task or "over tasks"), verdict, text_cell(statement.text)]
 
 

@@ -73,7 +73,7 @@ def make_report(workspace: Workspace, name: str, *, with_figures: bool = True) -
         StoreError: If a file of the results is damaged.
     """
     material = Material(workspace, name)
-    ids = Ids.of(material)
+    ids = Ids(material.numbers())
     sections: list[Section] = [effects_section(material, ids), arms_section(material, ids)]
     sections += [figures_section(material)] if with_figures else []
     sections += [failures_section(material), fairness_section(material), cost_section(material), machines_section(material)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,16 @@ from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.factors import KNOB_OF, Row, cell, spell_value
 from sweeper.analysis.floors import Floors
 from sweeper.analysis.machines import COLUMNS as MACHINE_COLUMNS
+from sweeper.analysis.number import Number
+from sweeper.analysis.numbers import (
+    compare_rows,
+    default_comparisons,
+    effect_numbers,
+    finding_numbers,
+    floor_numbers,
+    score_numbers,
+    share_numbers,
+)
 from sweeper.analysis.variance_shares import Share, shares_of_variance
 from sweeper.results.views import STATUSES, shown_status
 from sweeper.results.workspace import Workspace
@@ -161,6 +171,18 @@ class Material:
         """The rows of floors on the tasks and splits of the trials."""
         cases = {FloorCase.of_row(row) for row in self.rows if row["task"]}
         return [row for row in self.workspace.results.floors() if FloorCase.of_row(row) in cases]
+
+    def numbers(self) -> Iterator[Number]:
+        """The numbers of the sweep that `sweeper why` explains, as `numbers_of` has them, from what was read here already."""
+        floors, sweep = Floors(self.floors), self.evidence.sweep
+        yield from floor_numbers(floors, {FloorCase.of_row(row) for row in self.floors})
+        if self.ranking is None:
+            return
+        yield from score_numbers(self.ranking)
+        for factor, baseline in default_comparisons(sweep):
+            yield from filter(None, effect_numbers(self.name, compare_rows(sweep, factor, baseline)))
+        yield from share_numbers(sweep, self.shares, "test_error")
+        yield from finding_numbers(self.evidence, self.findings)
 
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
