@@ -12,7 +12,7 @@ from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import KNOB_OF, VARIANT, find_factor, list_levels, spell_value
 from sweeper.show.comparison import compare_as_asked
 from sweeper.show.figures.series import default_baseline
-from sweeper.show.figures.style import FAINT, INK, add_caption, look, panels
+from sweeper.show.figures.style import FAINT, INK, finish, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ def read(tables: FigureTables) -> Forest:
     counted = f"n = {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''} seeds" if seeds else "n = number of tasks"
     caption = (
         f"{tables.name}: {tables.metric.replace('_', ' ')} against {', '.join(against)}, as a share of the baseline's; left of 0 is better."
-        f" Paired by seed, {counted}; over tasks n is the number of tasks. Bars: 95 % interval of the mean difference (Student's t),"
+        f" Paired by seed, {counted}; over tasks n is the number of tasks. Bars: 95\u00a0% interval of the mean difference (Student's t),"
         f" not corrected for their number. Grey: margin within which a difference counts as none. Verdicts are corrected by Holm.{left_out}"
     )
-    return Forest("Effects", tuple(rows), caption)
+    return Forest(f"Effects of {against[0].replace(' ', ', against ', 1)}" if len(against) == 1 else "Effects", tuple(rows), caption)
 
 
 def _comparisons(tables: FigureTables) -> Iterator[Comparison]:
@@ -156,7 +156,7 @@ def draw(data: Forest) -> Figure:
     """One line for each effect, by task; effects over tasks are diamonds at the end."""
     lines = list(_lines(data.rows))
     longest = max((len(row.label) for row in data.rows), default=10)
-    figure, (axes,) = panels(1, data.title, width=5.2 + 0.055 * longest, height=0.4 + 0.2 * len(lines))
+    figure, (axes,) = panels([""], data.title, width=5.2 + 0.055 * longest, height=0.4 + 0.2 * len(lines))
     for position, row in enumerate(lines):
         if isinstance(row, EffectRow):
             _draw_row(axes, position, row)
@@ -164,14 +164,13 @@ def draw(data: Forest) -> Figure:
     axes.set_ylim(len(lines) - 0.3, -0.7)
     axes.set_yticks(range(len(lines)), [row.label if isinstance(row, EffectRow) else row for row in lines])
     for tick, row in zip(axes.get_yticklabels(), lines, strict=True):
-        tick.set_fontweight("normal" if isinstance(row, EffectRow) else "bold")
+        tick.set_fontsize(8.5 if isinstance(row, EffectRow) else 9.5)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.4g} %" if value else "0")
     axes.set_xlabel("difference to the baseline, as a share of its error (lower is better)")
     axes.grid(axis="x")
-    add_caption(figure, data.caption)
-    return figure
+    return finish(figure, [], data.caption)
 
 
 def _lines(rows: Sequence[EffectRow]) -> Iterator[EffectRow | str]:
@@ -188,7 +187,7 @@ def _draw_row(axes: Axes, position: int, row: EffectRow) -> None:
     style = look(VERDICTS[row.verdict])
     if row.relative is not None:
         if row.margin:
-            axes.barh(position, 2 * row.margin, left=-row.margin, height=0.85, color=FAINT, alpha=0.25, linewidth=0)
+            axes.barh(position, 2 * row.margin, left=-row.margin, height=1.0, color=FAINT, alpha=0.25, linewidth=0)
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [position, position], color=style.color, linewidth=1.8, solid_capstyle="butt")
         marker = "D" if row.task is None else style.marker

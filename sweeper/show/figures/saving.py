@@ -43,8 +43,8 @@ def to_bytes(figure: Figure, format: str, name: str, title: str, caption: str) -
 def _for_pages(text: str, name: str, title: str, caption: str) -> str:
     """An SVG that can stand in a page, beside others, on a light or a dark ground.
 
-    Its ids are its own, its ink is the text colour of the page, its text has fonts to fall back to, and it has a title and a description for
-    those who do not see it. As a file of its own it is a white card with dark ink.
+    Its ids are its own, its ink is the text colour of the page, its text has fonts to fall back to, and it has a title and a description
+    for those who do not see it. As a file of its own it is a white card with dark ink.
     """
     body = text[text.index("<svg") :]
     prefix = f"{name}-{hashlib.sha256(body.encode()).hexdigest()[:8]}"

@@ -13,7 +13,19 @@ from typing import Any
 
 from orca_core.errors import ConfigError
 from sweeper.analysis.contrasts import Contrast, paired_differences
-from sweeper.analysis.factors import KNOB_OF, Factor, Row, find_factor, find_level, list_levels, order_of
+from sweeper.analysis.factors import (
+    KNOB_OF,
+    NULL,
+    Factor,
+    Row,
+    cell,
+    find_factor,
+    find_level,
+    list_levels,
+    order_of,
+    spell_value,
+    varying_columns,
+)
 from sweeper.analysis.matching import Key, Setting
 from sweeper.analysis.paired import as_number, paired_t
 from sweeper.analysis.representatives import is_usable, key_of
@@ -22,7 +34,7 @@ from sweeper.show.figures.tables import FigureTables, NotInTablesError
 Value = Callable[[Row], float | None]
 """What a trial reached; None if that is not known."""
 
-BAND = "95 % interval of the mean over seeds (Student's t)"
+BAND = "95\u00a0% interval of the mean over seeds (Student's t)"
 """What bands and bars of an error are, everywhere."""
 
 MANY_SEEDS = 4
@@ -71,13 +83,22 @@ class Panel:
         task: The task.
         unit: Label of the error.
         series: The lines.
-        floor: Name and error of the best model without a transformer; None if it is not known.
+        floor: Name and error of the best model without a transformer; None if it is not known, or differs along the panel.
+        floors: (Level, error) of the best such model, where it differs from level to level.
+        group: `2D`, `1D` or empty; panels of a group are side by side.
     """
 
     task: str
     unit: str
     series: tuple[Series, ...]
     floor: tuple[str, float] | None = None
+    floors: tuple[tuple[Any, float], ...] = ()
+    group: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its title."""
+        return f"{self.task} ({self.group})" if self.group else self.task
 
     @property
     def seeds(self) -> set[int]:
@@ -94,18 +115,29 @@ class Panels:
         x: Label of the axis that points stand along.
         panels: A panel for each task.
         caption: What is shown, with the number of seeds and what bands are.
+        none: How the level null is written.
+        joined: Whether the points of a line are joined.
     """
 
     title: str
     x: str
     panels: tuple[Panel, ...]
     caption: str
+    none: str = NULL
+    joined: bool = True
 
 
 def mean_over_seeds(x: Any, values: Sequence[float]) -> Point:
     """The point of some seeds, one value each."""
     t = paired_t(values)
     return Point(x, float(t.mean), as_number(t.low), as_number(t.high), int(t.n))
+
+
+def spell_level(level: Any, none: str = NULL) -> str:
+    """A level as it is written in figures."""
+    if isinstance(level, int) and not isinstance(level, bool) and level >= 10**6:
+        return f"{level / 10**9:g}B" if level >= 10**9 else f"{level / 10**6:g}M"
+    return none if level is None else spell_value(level)
 
 
 def count_seeds(panels: Sequence[Panel]) -> str:
@@ -255,3 +287,51 @@ def _levels_of_task(contrasts: Sequence[Contrast], index: Mapping[Any, Row], met
         whole = {key: tuple(row for row in of_key if row is not None and is_usable(row, metric)) for key, of_key in rows.items()}
         found.append(Level(level, {key: of_key for key, of_key in whole.items() if len(of_key) == len(contexts)}))
     return found, len(contexts), [contrast.level for contrast in contrasts if contrast not in used]
+
+
+def split_by(tables: FigureTables, column: str, where: Callable[[Row], bool] | None = None) -> list[tuple[Any, list[Row]]]:
+    """The trials for each value of a knob, in order, without those that do not read it; all trials under None if it does not vary on any
+    task."""
+    rows = tables.evidence.arms if where is None else [row for row in tables.evidence.arms if where(row)]
+    if not varying_columns(rows, [column]):
+        return [(None, rows)]
+    values = sorted({cell(row, column) for row in rows} - {None}, key=order_of)
+    return [(value, [row for row in rows if cell(row, column) == value]) for value in values]
+
+
+def levels_by_alignment(
+    tables: FigureTables, name: str, where: Callable[[Row], bool] | None = None
+) -> tuple[dict[str, dict[str, Sequence[Level]]], list[Levels]]:
+    """The levels of a factor, apart for each length of alignment if the sweep varies it.
+
+    Returns:
+        Task -> name of the line -> levels; and what was found for each line.
+
+    Raises:
+        NotInTablesError: If no line has the factor.
+    """
+    found: dict[str, dict[str, Sequence[Level]]] = defaultdict(dict)
+    all_levels, reason = [], f"the sweep does not vary {name}"
+    for epochs, rows in split_by(tables, "align_epochs", where):
+        try:
+            levels = find_levels(tables, name, rows=rows)
+        except NotInTablesError as error:
+            reason = str(error)
+            continue
+        all_levels.append(levels)
+        for task, of_task in levels.by_task.items():
+            found[task][name_alignment(epochs)] = of_task
+    if not found:
+        raise NotInTablesError(reason)
+    return found, all_levels
+
+
+def name_alignment(epochs: Any) -> str:
+    """A length of alignment as the name of a line."""
+    return "all trials" if epochs is None else "naive (not aligned)" if epochs == 0 else f"aligned, {epochs} epochs"
+
+
+def make_series(label: str, levels: Sequence[Level], metric: str) -> Series:
+    """A line along levels."""
+    points = [level.point(level.level, lambda row: row.get(metric)) for level in levels]
+    return Series(label, tuple(point for point in points if point is not None))

@@ -1,12 +1,13 @@
 """How every figure looks: colours, markers, dashes and hatches that are told apart in grey, fonts, panels, floors, captions.
 
-Only `matplotlib.figure.Figure` is used, never `pyplot`, which keeps figures in global state. matplotlib is imported when something is drawn.
+Only `matplotlib.figure.Figure` is used, never `pyplot`, which keeps figures in global state. matplotlib is imported when something is
+drawn.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -43,6 +44,9 @@ none of them wider."""
 PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.4
 """Size of a panel, in inches."""
 
+MAX_WIDTH = 10.2
+"""Maximum width of a figure of several panels, in inches."""
+
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": [FONTS[0]],
@@ -63,8 +67,7 @@ _STYLE = {
     "grid.color": FAINT,
     "grid.alpha": 0.35,
     "grid.linewidth": 0.6,
-    "figure.titlesize": 10,
-    "figure.titleweight": "bold",
+    "figure.titlesize": 11,
     "legend.frameon": False,
     "legend.handlelength": 3.0,
     "legend.fontsize": 8,
@@ -103,6 +106,14 @@ class Look:
         return {"color": self.color, "linestyle": self.linestyle, "marker": self.marker}
 
 
+def number_looks(labels: Sequence[Sequence[str]]) -> list[dict[str, int]]:
+    """For each panel, label -> number of its look: the same in all panels, unless together they have too many lines."""
+    together = {label: number for number, label in enumerate(dict.fromkeys(label for of_panel in labels for label in of_panel))}
+    if len(together) <= MAX_LINES:
+        return [together] * len(labels)
+    return [{label: number for number, label in enumerate(of_panel)} for of_panel in labels]
+
+
 def look(number: int) -> Look:
     """The look of the n-th line or bar, from 0; they repeat after `MAX_LINES`."""
     n = number % MAX_LINES
@@ -110,90 +121,113 @@ def look(number: int) -> Look:
 
 
 def panels(
-    count: int, title: str, *, columns: int = 3, width: float = PANEL_WIDTH, height: float = PANEL_HEIGHT
+    groups: Sequence[str], title: str, *, columns: int = 3, width: float = PANEL_WIDTH, height: float = PANEL_HEIGHT
 ) -> tuple[Figure, list[Axes]]:
     """A figure with some panels, row by row.
 
     Args:
-        count: Number of panels.
+        groups: For each panel its group; a group begins on a row of its own.
         title: Title of the figure.
         columns: Maximum number of panels in a row.
         width, height: Size of a panel, in inches.
     """
     from matplotlib.figure import Figure
 
-    across = min(columns, count)
-    down = -(-count // across)
+    columns = max(1, min(columns, int(MAX_WIDTH / width)))
+    across = min(columns, max(groups.count(group) for group in groups))
+    places, place = [], 0
+    for number, group in enumerate(groups):
+        if number and group != groups[number - 1]:
+            place = -(-place // across) * across
+        places.append(place)
+        place += 1
+    down = -(-place // across)
     figure = Figure(figsize=(max(across * width, 4.8), down * height + 0.3), layout="constrained")
-    made = [figure.add_subplot(down, across, number + 1) for number in range(count)]
+    made = [figure.add_subplot(down, across, place + 1) for place in places]
     figure.suptitle(textwrap.fill(title, int(figure.get_figwidth() * 12)), x=0.01, horizontalalignment="left")
     return figure, made
-
-
-def add_caption(figure: Figure, caption: str) -> None:
-    """Put the caption below the panels, and make room for it."""
-    text = textwrap.fill(caption, int(figure.get_figwidth() * 16))
-    figure.supxlabel(text, x=0.01, horizontalalignment="left", fontsize=7.5)
-    figure.set_figheight(figure.get_figheight() + 0.15 * (text.count("\n") + 2))
 
 
 def label_panel(axes: Axes, title: str, x: str = "", y: str = "") -> None:
     """Title, labels and grid of a panel."""
     axes.set_title(title, fontsize=9)
-    axes.set_xlabel(x)
+    axes.set_xlabel(textwrap.fill(x, 36))
     axes.set_ylabel(y)
     axes.grid(axis="y")
 
 
-def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend below all panels if they share their lines, else one below each panel; and room for it."""
-    entries = [dict(zip(*reversed(one.get_legend_handles_labels()), strict=True)) for one in axes]
-    together: dict[str, Any] = {}
-    for of_panel in entries:
-        together |= of_panel
-    if not together:
-        return
-    if len(entries) > 1 and len(together) <= MAX_LINES and len(together) < sum(map(len, entries)):
-        columns = max(1, min(len(together), int(figure.get_figwidth() * 12 / (max(map(len, together)) + 7))))
-        figure.legend(together.values(), together.keys(), loc="outside lower left", ncols=columns)
-        lines = -(-len(together) // columns)
-    else:
-        down = -(-len(axes) // _columns_of(axes))
-        lines = 0
-        for one, of_panel in zip(axes, entries, strict=True):
-            labels = [textwrap.fill(label, LEGEND_WIDTH) for label in of_panel]
-            if labels:
-                anchor = one.transAxes + _points(figure, 0, -34 if one.get_xlabel() else -20)
-                one.legend(of_panel.values(), labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=anchor, borderaxespad=0.0)
-            lines = max(lines, sum(label.count("\n") + 1 for label in labels))
-        lines *= down
-    figure.set_figheight(figure.get_figheight() + 0.165 * lines + 0.1)
+def finish(figure: Figure, axes: Sequence[Axes], caption: str) -> Figure:
+    """Add legends and caption below the panels, and make room for them.
 
+    There is one legend if the panels share their lines, or all lines can be told apart; else one below each panel.
+
+    Args:
+        figure: The figure.
+        axes: The panels with a legend.
+        caption: What is shown, in words.
+    """
+    entries = [dict(zip(*reversed(one.get_legend_handles_labels()), strict=True)) for one in axes]
+    together: dict[str, Any] = {label: handle for of_panel in entries for label, handle in of_panel.items()}
+    text = textwrap.fill(caption, int(figure.get_figwidth() * 16), break_on_hyphens=False)
+    below = caption_height = 0.15 * (text.count("\n") + 1) + 0.1
+    if len(entries) == 1 or len(together) > MAX_LINES + 1:
+        rows = -(-len(axes) // _columns_of(axes[0]))
+        added = rows * max(_add_legend(figure, one, of_panel) for one, of_panel in zip(axes, entries, strict=True))
+    else:
+        added = _add_shared_legend(figure, together)
+        below += added
+    figure.set_figheight(figure.get_figheight() + caption_height + added)
+    share = 1 / figure.get_figheight()
+    figure.text(0.01, 0.04 * share, text, va="bottom", fontsize=7.5)
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0, caption_height * share))
+    figure.get_layout_engine().set(rect=(0, below * share, 1, 1 - below * share))  # type: ignore[union-attr]
+    return figure
+
+
+def _add_legend(figure: Figure, axes: Axes, entries: Mapping[str, Any]) -> float:
+    """Add a legend below a panel, and return its height in inches."""
+    from matplotlib.transforms import ScaledTranslation
+
+    labels = [textwrap.fill(label, LEGEND_WIDTH, break_on_hyphens=False) for label in entries]
+    if not labels:
+        return 0.0
+    shift = -22 - 12 * (axes.get_xlabel().count("\n") + 1) if axes.get_xlabel() else -20
+    anchor = axes.transAxes + ScaledTranslation(0, shift / 72, figure.dpi_scale_trans)
+    axes.legend(entries.values(), labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=anchor, borderaxespad=0.0)
+    return LEGEND_LINE * sum(label.count("\n") + 1 for label in labels) + 0.1
+
+
+def _add_shared_legend(figure: Figure, entries: Mapping[str, Any]) -> float:
+    """Add a legend below all panels, and return its height in inches."""
+    if not entries:
+        return 0.0
+    columns = max(1, min(len(entries), int(figure.get_figwidth() * 12 / (max(map(len, entries)) + 7))))
+    figure.legend(entries.values(), entries.keys(), loc="lower left", ncols=columns).set_in_layout(False)
+    return LEGEND_LINE * -(-len(entries) // columns) + 0.1
+
+
+LEGEND_LINE = 0.165
+"""Height of a line of a legend, in inches."""
 
 LEGEND_WIDTH = 34
 """Letters in a line of the legend below a panel."""
 
 
-def _columns_of(axes: Sequence[Axes]) -> int:
+def _columns_of(axes: Axes) -> int:
     """Number of panels in a row."""
-    spec = axes[0].get_subplotspec()
+    spec = axes.get_subplotspec()
     return int(spec.get_gridspec().ncols) if spec is not None else 1
 
 
-def _points(figure: Figure, x: float, y: float) -> Any:
-    """A shift by some points."""
-    from matplotlib.transforms import ScaledTranslation
-
-    return ScaledTranslation(x / 72, y / 72, figure.dpi_scale_trans)
-
-
-def fit_errors(axes: Axes, means: Sequence[float], bounds: Sequence[float] = ()) -> None:
+def fit_errors(axes: Axes, means: Sequence[float], bounds: Sequence[float] = (), *, upright: bool = True) -> None:
     """Limits of an axis of errors: all means, and intervals as far as they do not dwarf these; nothing below 0 if no mean is.
 
     Args:
         axes: The panel.
         means: The means that are drawn.
         bounds: The ends of their intervals.
+        upright: Whether errors are on the vertical axis.
     """
     if not means:
         return
@@ -202,22 +236,23 @@ def fit_errors(axes: Axes, means: Sequence[float], bounds: Sequence[float] = ())
     low_end, high_end = min((*means, *bounds)), max((*means, *bounds))
     bottom, top = max(low_end, low - 0.6 * span), min(high_end, high + 0.6 * span)
     pad = 0.06 * (top - bottom) or 0.06 * span
-    axes.set_ylim(max(bottom - pad, -0.03 * high) if low >= 0 else bottom - pad, top + pad)
+    limits = (max(bottom - pad, -0.03 * high) if low >= 0 else bottom - pad, top + pad)
+    (axes.set_ylim if upright else axes.set_xlim)(limits)
 
 
-def add_floor(axes: Axes, floor: tuple[str, float] | None) -> None:
+def add_floor(axes: Axes, floor: tuple[str, float] | None, *, upright: bool = True) -> None:
     """A dotted line at the error of the best model without a transformer, named above the panel; where it is far from all that is shown,
     the name says on which side it is. To be called when the limits of the panel are set.
     """
     if floor is None:
         return
     model, error = floor
-    low, high = axes.get_ylim()
+    low, high = axes.get_ylim() if upright else axes.get_xlim()
     span = high - low
     text = f"floor (dotted): {model} {error:.3g}"
     if low - 1.2 * span <= error <= high + 1.2 * span:
-        axes.axhline(error, color=INK, linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1.5)
-        axes.set_ylim(min(low, error - 0.06 * span), max(high, error + 0.06 * span))
+        (axes.axhline if upright else axes.axvline)(error, color=INK, linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1.5)
+        (axes.set_ylim if upright else axes.set_xlim)(min(low, error - 0.06 * span), max(high, error + 0.06 * span))
     else:
         text = f"floor: {model} {error:.3g}, {'below' if error < low else 'above'} this panel"
     axes.set_title(axes.get_title(loc="left"), fontsize=9, pad=15)

@@ -32,10 +32,10 @@ class FigureTables:
         evidence: The trials of the sweep, its plan, floors, distances after alignment, and dimensions of tasks.
         metric: The column that is shown as the error; lower is better.
         epochs: Rows of `metrics`: `trial`, `stage`, `fold`, `epoch`, and the columns of `EPOCH_METRICS`.
-        stages: Rows of `stages`: `trial`, `attempt`, `stage`, `phase`, `epochs`, `reused_epochs`, `seconds`, `saved_s`.
+        stages: Rows of `stages`: `trial`, `attempt`, `run`, `stage`, `phase`, `fold`, `epochs`, `reused_epochs`, `seconds`, `saved_s`.
         attempts: The last row of every attempt at a trial: when and where it ran, and how it ended.
-        label_distances: Rows of `metrics` with `label_distances`: `trial`, `epoch` and the matrix, of each trial's first and last epoch that
-            has one.
+        label_distances: Rows of `metrics` with `label_distances`: `trial`, `epoch` and the matrix, of the first and the last epoch of each
+            trial that have one.
     """
 
     evidence: Evidence
@@ -69,6 +69,11 @@ class FigureTables:
             return f"{name} (s)"
         scores = {str(row["score"]) for row in self.sweep.rows if row.get("task") == task and row.get("score")}
         return f"{name} ({', '.join(sorted(scores))})" if scores and self.metric.endswith("error") else name
+
+    def group(self, task: str) -> str:
+        """`1D` or `2D`; empty if the task is not known here."""
+        dims = self.evidence.dims.get(task)
+        return f"{dims}D" if dims else ""
 
     def floor(self, rows: Sequence[Row]) -> tuple[str, float] | None:
         """Name and error of the best model without a transformer on the task and splits of some trials; None if it is not known.
@@ -132,10 +137,10 @@ def _queries(name: str, task: str | None) -> dict[str, str]:
     labels = f"from metrics where {where} and stage = 'align' and fold is null and label_distances is not null"
     return {
         "epochs": f"select trial, stage, fold, epoch, {', '.join(EPOCH_METRICS)} from metrics where {where} and stage = 'finetune'",
-        "stages": f"select trial, attempt, stage, phase, epochs, reused_epochs, seconds, saved_s from stages where {where} and fold is null",
+        "stages": f"select trial, attempt, run, stage, phase, fold, epochs, reused_epochs, seconds, saved_s from stages where {where}",
         "attempts": f"""
-            select trial, task, attempt, run, status, cause, started_at, ended_at, host, pid, reused_from, seconds, params_trained
-            from all_trials where {where}
+            select trial, task, attempt, run, status, cause, started_at, ended_at, host, pid, device, reused_from, seconds,
+            params_trained from all_trials where {where}
             qualify row_number() over (partition by trial, attempt, run order by sequence desc) = 1
             order by started_at, trial, attempt""",
         "label_distances": f"""

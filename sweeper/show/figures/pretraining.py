@@ -1,0 +1,81 @@
+"""Figure 5 of the ablation paper: the error against the amount of pretraining data, with the random body at 0.
+
+Reference:
+    García-de-Herreros et al. 2024, figure 5.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeper.analysis.factors import Factor, Row
+from sweeper.show.figures.lines import draw_along
+from sweeper.show.figures.series import Level, Panel, Panels, count_seeds, levels_by_alignment, make_series
+from sweeper.show.figures.tables import FigureTables, NotInTablesError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}
+
+
+def read(tables: FigureTables) -> Panels:
+    """The error for each amount of pretraining data, apart for each length of alignment.
+
+    The amount is the share of a mini body's data; or what the name of a checkpoint says (`nyu-mll/roberta-base-10M-1`: 10M tokens), the
+    name itself if it says nothing. Checkpoints of the same amount are averaged within a seed.
+
+    Raises:
+        NotInTablesError: If the sweep has not two amounts.
+    """
+    is_share = len({row.get("pretrain_fraction") for row in tables.evidence.arms}) > 1
+    name = "pretrain.fraction" if is_share else "body"
+    by_task, found = levels_by_alignment(tables, name, lambda row: row.get("body_weights") is not None or is_share)
+    factor = found[0].factor
+    made = []
+    for task, lines in sorted(by_task.items()):
+        merged = {line: _merge(levels, factor) for line, levels in lines.items()}
+        series = tuple(make_series(line, levels, tables.metric) for line, levels in merged.items())
+        rows = [row for levels in lines.values() for level in levels for row in level.all_rows()]
+        if max(len(one.points) for one in series) > 1:
+            made.append(Panel(task, tables.unit(task), series, tables.floor(rows)))
+    if not made:
+        raise NotInTablesError("no task has two amounts of pretraining data, or one and a random body")
+    x = "share of the pretraining data (0: random weights)" if is_share else "pretraining data in tokens (0: random weights)"
+    metric = tables.metric.replace("_", " ")
+    caption = f"{tables.name}: {metric} by the amount of pretraining data of the body, 0 being a body with random weights."
+    return Panels("Is pretraining needed?", x, tuple(made), f"{caption} Mean over {count_seeds(made)}.{found[0].note()}")
+
+
+def draw(data: Panels) -> Figure:
+    """Lines along the amounts."""
+    return draw_along(data)
+
+
+def _merge(levels: Sequence[Level], factor: Factor) -> list[Level]:
+    """The levels by amount, those of the same amount as one: a seed counts if all of them have it."""
+    by_amount: dict[Any, list[Level]] = defaultdict(list)
+    for level in levels:
+        by_amount[amount_of(factor, level.level)].append(level)
+    found = []
+    for amount, of_amount in by_amount.items():
+        keys = set.intersection(*(set(level.rows) for level in of_amount))
+        rows: Mapping[Any, Sequence[Row]] = {key: [row for level in of_amount for row in level.rows[key]] for key in sorted(keys)}
+        found.append(Level(amount, rows))
+    return sorted(found, key=lambda level: (isinstance(level.level, str), level.level))
+
+
+def amount_of(factor: Factor, level: Any) -> int | float | str:
+    """The amount that a level stands for: 0 for random weights, a share, a number of tokens, or the name of a body."""
+    if factor.name == "pretrain.fraction":
+        return 0 if level is None else float(level)
+    data = factor.to_data(level)
+    data = data if isinstance(data, dict) else {factor.columns[0].removeprefix("body_"): data}
+    if data.get("weights") == "random":
+        return 0
+    name = str(data.get("name") or data.get("weights"))
+    said = re.search(r"-(\d+)([KMB])(?:-\d+)?$", name)
+    return int(said[1]) * _UNITS[said[2]] if said else name.rpartition("/")[2].removeprefix("hf:").removeprefix("timm:")
