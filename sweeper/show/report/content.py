@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 
@@ -53,10 +54,11 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     is_for_papers: bool = True
 
-    def is_numeric(self, column: int) -> bool:
-        """Whether a column has numbers, and nothing but numbers."""
-        cells = [row[column] for row in self.rows if row[column].text]
-        return bool(cells) and all(cell.value is not None for cell in cells)
+    @cached_property
+    def numeric(self) -> list[bool]:
+        """For each column whether it has numbers, and nothing but numbers."""
+        shown = [[row[column] for row in self.rows if row[column].text] for column in range(len(self.columns))]
+        return [bool(cells) and all(cell.value is not None for cell in cells) for cells in shown]
 
 
 @dataclass(frozen=True)

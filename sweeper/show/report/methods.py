@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orca_core.floors.rows import FloorCase
+from sweeper.analysis.comparison import ALPHA
 from sweeper.analysis.factors import KNOB_OF, cell, spell_value
 from sweeper.analysis.paired import NO_DIFFERENCE
 from sweeper.show.report.answers import in_words
@@ -124,8 +125,8 @@ def _training(material: Material) -> Iterator[str]:
     if any(aligned):
         objectives = _values(material.rows, "align_objective")
         yield (
-            f"Where the embedder was aligned before fine-tuning, this took {_few([steps for steps in aligned if steps])} epochs of minimising "
-            f"{_few(objectives)} between its features and those of the proxy ({_few(_values(material.rows, 'proxy'))})."
+            f"Where the embedder was aligned before fine-tuning, this took {_few([steps for steps in aligned if steps])} epochs of "
+            f"minimising {_few(objectives)} between its features and those of the proxy ({_few(_values(material.rows, 'proxy'))})."
         )
 
 
@@ -134,9 +135,9 @@ _FINETUNING = {
     "finetune_lr": "learning rate {}",
     "finetune_weight_decay": "weight decay {}",
     "finetune_batch_size": "batches of {}",
-    "finetune_accum": "{} batches per step",
     "finetune_schedule": "{} schedule",
-    "finetune_warmup_epochs": "{} epochs of warm-up",
+    "finetune_warmup_epochs": "warm-up epochs: {}",
+    "finetune_decay_epochs": "rate 0 at epoch {}",
     "finetune_dropout": "dropout {}",
     "finetune_clip": "gradients clipped at {}",
 }
@@ -198,8 +199,8 @@ def _statistics(material: Material) -> Iterator[str]:
     floors = sorted({row["model"] for row in material.floors if row["status"] == "COMPLETE"})
     if floors:
         yield (
-            f"Models without a transformer ({_and(floors)}) were fitted to the same training data with settings chosen on validation data; the "
-            "one with the lowest validation error stands beside the arms."
+            f"Models without a transformer ({_and(floors)}) were fitted to the same training data with settings chosen on validation data; "
+            "the one with the lowest validation error stands beside the arms."
         )
 
 
@@ -209,21 +210,20 @@ def _tests(material: Material, single: Effects, overall: Effects) -> Iterator[st
     each = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     averaged = " averaged over the settings of the other factors within a seed, then" if contexts > 1 else ""
     yield (
-        f"Levels of a factor were compared in pairs of trials with the same task, seed and other settings; differences in error were{averaged} "
-        f"tested with Student's t over the {each} seeds (two-sided)."
+        f"Levels of a factor were compared in pairs of trials with the same task, seed and other settings; differences in error "
+        f"were{averaged} tested with Student's t over the {each} seeds (two-sided)."
     )
     comparison = material.comparison
-    alpha = 0.05 if comparison is None else comparison.alpha
-    yield (
-        "The verdicts of one question are a family: p-values were corrected by Holm's method within each, for an error rate of "
-        f"{100 * alpha:g} %."
-    )
+    rate = f"{100 * ALPHA:g} %"
+    if comparison is not None and comparison.alpha != ALPHA:
+        rate = f"{100 * comparison.alpha:g} % ({comparison.factor.name}) or {rate} (other questions)"
+    yield f"The verdicts of one question are a family: p-values were corrected by Holm's method within each, for an error rate of {rate}."
     if any(effect["p_equivalence"] is not None for effect in single):
         margin = "5 % of the baseline's error" if comparison is None else _margin(str(comparison.margin), comparison.margin.is_relative)
         shown = sum(effect["verdict"] == NO_DIFFERENCE for effect in single)
         yield (
-            "“No difference” was concluded only from two one-sided t tests, corrected likewise, that the difference lies within a margin of "
-            f"{margin}{f' ({shown} of {len(single)} contrasts)' if shown else ''}."
+            "“No difference” was concluded only from two one-sided t tests, corrected likewise, that the difference lies within a margin "
+            f"of {margin}{f' ({shown} of {len(single)} contrasts)' if shown else ''}."
         )
     if comparison is not None and material.evidence.sweep.looks:
         looks = _few(material.evidence.sweep.looks)

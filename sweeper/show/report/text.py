@@ -55,7 +55,7 @@ def _markdown_paragraph(block: Block) -> list[str]:
 
 
 def _markdown_table(table: Table) -> list[str]:
-    rules = ["---:" if table.is_numeric(column) else "---" for column in range(len(table.columns))]
+    rules = ["---:" if is_numeric else "---" for is_numeric in table.numeric]
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
     lines = [[_escape_markdown(column) for column in table.columns], rules, *rows]
     return [f"{_escape_markdown(table.caption)}:", "", *(f"| {' | '.join(line)} |" for line in lines)]
@@ -78,7 +78,9 @@ def to_latex(report: Report) -> str:
     lines = ["% needs \\usepackage{booktabs}", f"% {_comment(f'sweep {report.name}: {report.state}')}", ""]
     for answer in report.answers:
         lines += [f"\\paragraph{{{_latex(answer.question)}}} {_latex(answer.verdict)}".rstrip()]
-        lines += [*(_latex(detail) for detail in answer.details), ""]
+        if answer.details:
+            lines += [r"\begin{itemize}", *(rf"\item {_latex(detail)}" for detail in answer.details), r"\end{itemize}"]
+        lines.append("")
     for section, depth, blocks in _sections(report):
         lines += [f"\\{'sub' * (depth + 1)}section{{{_latex(section.title)}}}", ""]
         for block in blocks:
@@ -92,7 +94,7 @@ def _latex_paragraph(block: Block) -> list[str]:
 
 
 def _latex_table(sweep: str, table: Table) -> list[str]:
-    kinds = "".join("r" if table.is_numeric(column) else "l" for column in range(len(table.columns)))
+    kinds = "".join("r" if is_numeric else "l" for is_numeric in table.numeric)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.caption)}}}", rf"\label{{tab:{_label(sweep)}-{table.name}}}"]
     lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", _latex_row([_latex(column) for column in table.columns]), r"\midrule"]
     for row in table.rows:

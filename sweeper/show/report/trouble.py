@@ -84,8 +84,8 @@ def fairness_section(material: Material) -> Section:
     elif compared:
         blocks.append(
             Paragraph(
-                f"{compared} comparisons on single tasks were checked for unequal tuning, early stopping of one side, selection on test data, "
-                "trials missing on one side and machines that go with the arm. Nothing was found."
+                f"{compared} comparisons on single tasks were checked for unequal tuning, early stopping of one side, selection on test "
+                "data, trials missing on one side and machines that go with the arm. Nothing was found."
             )
         )
     if machines := describe_differences(material.rows):
