@@ -7,7 +7,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orca_core.errors import ConfigError, Fault, nearest
-from sweeper.show.figures import alignment, effects, freezing, learning, low_data, pretraining, proxies
+from sweeper.show.figures import (
+    alignment,
+    best_so_far,
+    distance_error,
+    effects,
+    freezing,
+    importance,
+    interaction,
+    label_distances,
+    learning,
+    low_data,
+    pareto,
+    pretraining,
+    proxies,
+    ranks,
+    timeline,
+)
 from sweeper.show.figures.saving import FORMATS, to_bytes
 from sweeper.show.figures.style import styled
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
@@ -58,13 +74,111 @@ class FigureKind:
 
 
 FIGURES = (
-    FigureKind("effects", "Forest of effects", "a factor whose levels pair by seed", effects.read, effects.draw),
-    FigureKind("learning", "Learning curves", "complete arms", learning.read, learning.draw),
-    FigureKind("proxies", "Does the proxy matter?", "", proxies.read, proxies.draw),
-    FigureKind("alignment", "Does a lower distance mean a lower error?", "", alignment.read, alignment.draw),
-    FigureKind("freezing", "What has to be trained?", "", freezing.read, freezing.draw),
-    FigureKind("pretraining", "Is pretraining needed?", "", pretraining.read, pretraining.draw),
-    FigureKind("low-data", "Does alignment help more with fewer data?", "", low_data.read, low_data.draw),
+    FigureKind(
+        "effects",
+        "Forest of effects: each level against the baseline, with interval and verdict",
+        "a `question`, or a knob with two levels, on the same seeds",
+        effects.read,
+        effects.draw,
+    ),
+    FigureKind(
+        "importance",
+        "Share of the variance by factor and pair of factors",
+        "knobs with several levels, and more complete trials than levels",
+        importance.read,
+        importance.draw,
+    ),
+    FigureKind(
+        "interaction",
+        "Error at the levels of one factor, a line for each level of another",
+        "two knobs whose levels are crossed",
+        interaction.read,
+        interaction.draw,
+    ),
+    FigureKind(
+        "ranks",
+        "Critical-difference diagram: mean ranks of levels over tasks, as description",
+        "two tasks or more with the same levels of a knob",
+        ranks.read,
+        ranks.draw,
+    ),
+    FigureKind(
+        "proxies",
+        "Error by epoch of fine-tuning, a line for each proxy and one without alignment",
+        "two proxies, or one and `align.epochs: 0`; rows of epochs",
+        proxies.read,
+        proxies.draw,
+    ),
+    FigureKind(
+        "alignment",
+        "Distance to the proxy, and error, against the epochs of alignment",
+        "two lengths of alignment above 0",
+        alignment.read,
+        alignment.draw,
+    ),
+    FigureKind(
+        "freezing",
+        "Error by what is frozen, with and without an aligned embedder",
+        "two values of `freezing`",
+        freezing.read,
+        freezing.draw,
+    ),
+    FigureKind(
+        "pretraining",
+        "Error against the amount of pretraining data, the random body at 0",
+        "two values of `pretrain.fraction`, or of `body`",
+        pretraining.read,
+        pretraining.draw,
+    ),
+    FigureKind(
+        "low-data",
+        "Error against the number of training samples",
+        "two values of `train_samples`",
+        low_data.read,
+        low_data.draw,
+    ),
+    FigureKind(
+        "learning",
+        "Error by epoch of fine-tuning, of the best arms",
+        "a complete arm; rows of epochs",
+        learning.read,
+        learning.draw,
+    ),
+    FigureKind(
+        "distance-error",
+        "Distance to the proxy against error, a point for each trial",
+        "aligned trials whose distances differ",
+        distance_error.read,
+        distance_error.draw,
+    ),
+    FigureKind(
+        "best-so-far",
+        "Best candidate by number of finished trials",
+        "a complete candidate",
+        best_so_far.read,
+        best_so_far.draw,
+    ),
+    FigureKind(
+        "pareto",
+        "Error against computing time, and against trained parameters",
+        "two complete arms that differ in one of them",
+        pareto.read,
+        pareto.draw,
+    ),
+    FigureKind(
+        "label-distances",
+        "Heat map of distances between the classes of target and proxy",
+        "`align.objective: otdd-exact` or `otdd-gaussian`",
+        label_distances.read,
+        label_distances.draw,
+    ),
+    FigureKind(
+        "timeline",
+        "Slots, stages, reuse and losses while the sweep ran",
+        "an attempt that has ended",
+        timeline.read,
+        timeline.draw,
+    ),
 )
 """The figures, in the order in which they are listed."""
 

@@ -75,7 +75,7 @@ def draw_dots(data: Panels) -> Figure:
     for panel, one, numbers in zip(data.panels, axes, _numbers(data), strict=True):
         present = [level for level in levels if any(point.x == level for series in panel.series for point in series.points)]
         for number, series in enumerate(panel.series):
-            shift = (number - (len(panel.series) - 1) / 2) * 0.6 / max(1, len(panel.series))
+            shift = (number - (len(panel.series) - 1) / 2) * (0.3 if data.joined else 0.6) / max(1, len(panel.series))
             places = [present.index(point.x) + shift for point in series.points]
             style = look(numbers[series.label])
             draw_bars(one, places, series.points, style, series.label, upright=False, joined=data.joined)

@@ -100,11 +100,6 @@ class Panel:
         """Its title."""
         return f"{self.task} ({self.group})" if self.group else self.task
 
-    @property
-    def seeds(self) -> set[int]:
-        """The numbers of seeds of its points."""
-        return {point.n for series in self.series for point in series.points}
-
 
 @dataclass(frozen=True)
 class Panels:
@@ -141,8 +136,13 @@ def spell_level(level: Any, none: str = NULL) -> str:
 
 
 def count_seeds(panels: Sequence[Panel]) -> str:
-    """How many seeds points have, and what bands are: `5 seeds; bands: ...`."""
-    seeds = sorted(set().union(*(panel.seeds for panel in panels)))
+    """How many seeds the points of panels have, and what bands are."""
+    return count_seeds_of([point for panel in panels for series in panel.series for point in series.points])
+
+
+def count_seeds_of(points: Sequence[Point]) -> str:
+    """How many seeds points have, and what bands are: `5 seeds; bands and bars: ...`."""
+    seeds = sorted({point.n for point in points})
     if not seeds:
         return "no seeds"
     text = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' if seeds[0] > 1 else ''}"

@@ -156,21 +156,22 @@ def label_panel(axes: Axes, title: str, x: str = "", y: str = "") -> None:
     axes.grid(axis="y")
 
 
-def finish(figure: Figure, axes: Sequence[Axes], caption: str) -> Figure:
+def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, shared: bool = True) -> Figure:
     """Add legends and caption below the panels, and make room for them.
 
-    There is one legend if the panels share their lines, or all lines can be told apart; else one below each panel.
+    There is one legend for all panels if all lines can be told apart; else one below each panel.
 
     Args:
         figure: The figure.
         axes: The panels with a legend.
         caption: What is shown, in words.
+        shared: Whether one legend may serve all panels.
     """
     entries = [dict(zip(*reversed(one.get_legend_handles_labels()), strict=True)) for one in axes]
     together: dict[str, Any] = {label: handle for of_panel in entries for label, handle in of_panel.items()}
     text = textwrap.fill(caption, int(figure.get_figwidth() * 16), break_on_hyphens=False)
     below = caption_height = 0.15 * (text.count("\n") + 1) + 0.1
-    if len(entries) == 1 or len(together) > MAX_LINES + 1:
+    if len(entries) == 1 or len(together) > MAX_LINES + 1 or not shared:
         rows = -(-len(axes) // _columns_of(axes[0]))
         added = rows * max(_add_legend(figure, one, of_panel) for one, of_panel in zip(axes, entries, strict=True))
     else:
@@ -240,11 +241,18 @@ def fit_errors(axes: Axes, means: Sequence[float], bounds: Sequence[float] = (),
     (axes.set_ylim if upright else axes.set_xlim)(limits)
 
 
-def add_floor(axes: Axes, floor: tuple[str, float] | None, *, upright: bool = True) -> None:
+def add_floor(axes: Axes, floor: tuple[str, float] | None, *, upright: bool = True, also: str = "") -> None:
     """A dotted line at the error of the best model without a transformer, named above the panel; where it is far from all that is shown,
     the name says on which side it is. To be called when the limits of the panel are set.
+
+    Args:
+        axes: The panel.
+        floor: Name and error of the model; None = no line.
+        upright: Whether errors are on the vertical axis.
+        also: What else to say above the panel.
     """
     if floor is None:
+        _add_subtitle(axes, also)
         return
     model, error = floor
     low, high = axes.get_ylim() if upright else axes.get_xlim()
@@ -255,5 +263,10 @@ def add_floor(axes: Axes, floor: tuple[str, float] | None, *, upright: bool = Tr
         (axes.set_ylim if upright else axes.set_xlim)(min(low, error - 0.06 * span), max(high, error + 0.06 * span))
     else:
         text = f"floor: {model} {error:.3g}, {'below' if error < low else 'above'} this panel"
-    axes.set_title(axes.get_title(loc="left"), fontsize=9, pad=15)
-    axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", va="bottom", fontsize=7.5)
+    _add_subtitle(axes, "; ".join(filter(None, [also, text])))
+
+
+def _add_subtitle(axes: Axes, text: str) -> None:
+    if text:
+        axes.set_title(axes.get_title(loc="left"), fontsize=9, pad=15)
+        axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", va="bottom", fontsize=7.5)
