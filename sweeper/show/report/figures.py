@@ -1,24 +1,46 @@
-"""The figures of a report: all that the sweep can feed, drawn for the screen and for print."""
+"""The figures of a report: those that the sweep can feed, drawn for the screen and for print."""
 
 from __future__ import annotations
 
-from sweeper.show.report.content import Block, Figure, Paragraph, Section
+import re
+import shlex
+
+from sweeper.results.store import results_option
+from sweeper.show.report.content import Block, Figure, Listing, Paragraph, Section
 from sweeper.show.report.material import Material
+
+ON_DEMAND = ("label-distances", "timeline", "best-so-far")
+"""Figures that a page does not have: they are large, and about the run of a sweep rather than its answer."""
 
 
 def figures_section(material: Material) -> Section:
     """The figures, and of those that are left out the reason."""
-    from sweeper.show.figures import available, read_tables, render
+    from sweeper.show.figures.kinds import available, render_all
 
-    tables = read_tables(material.workspace, material.name)
     blocks: list[Block] = []
-    missing = []
-    for kind, reason in available(tables):
-        if reason is None:
-            data = kind.read(tables)
-            blocks.append(Figure(kind.name, kind.title, data.caption, render(kind, data, "svg"), render(kind, data, "pdf")))
-        else:
+    missing, left_out = [], []
+    for kind, reason in available(material.figure_tables):
+        if reason is not None:
             missing.append(f"{kind.title.lower()} ({reason})")
+        elif kind.name in ON_DEMAND:
+            left_out.append(kind.name)
+        else:
+            data = kind.read(material.figure_tables)
+            drawn = render_all(kind, data, ["svg", "pdf"])
+            blocks.append(Figure(kind.name, kind.title, data.caption, lean(drawn["svg"]), drawn["pdf"]))
     if missing:
         blocks.append(Paragraph(f"Not drawn: {'; '.join(missing)}.", "note"))
+    if left_out:
+        name, where = shlex.quote(material.name), results_option(material.workspace.uri)
+        blocks.append(Listing("Further figures", "\n".join(f"sweeper plot {name} {figure}{where}" for figure in left_out)))
     return Section("figures", "Figures", blocks)
+
+
+_TAG = re.compile(rb"<[^>]+>")
+_DECIMALS = re.compile(rb"(\.\d\d)\d+")
+
+
+def lean(svg: bytes) -> bytes:
+    """A drawing with coordinates to a hundredth of a point, and without indentation: half the size, and the same to the eye."""
+    short = _TAG.sub(lambda tag: tag[0] if b"base64" in tag[0] else _DECIMALS.sub(rb"\1", tag[0]), svg)
+    return re.sub(rb">\s+<", b"><", short)

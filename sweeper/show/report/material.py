@@ -9,7 +9,7 @@ from typing import Any
 
 from orca_core.errors import ConfigError
 from orca_core.floors.rows import FloorCase
-from sweeper.analysis.answers import Evidence, Finding, answer, read_evidence
+from sweeper.analysis.answers import Evidence, Finding, answer
 from sweeper.analysis.arms import Ranking, rank_arms
 from sweeper.analysis.beside_floors import add_floors
 from sweeper.analysis.candidates import Sweep, read_arms
@@ -31,6 +31,7 @@ from sweeper.analysis.variance_shares import Share, shares_of_variance
 from sweeper.results.views import STATUSES, shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.show.comparison import compare_sweep
+from sweeper.show.figures.tables import FigureTables, read_tables
 
 _COLUMNS = (
     *("trial", "task", "arm", "candidate", "variant", "role", "seed", "in_plan", "status", "cause", "error", "reused_from"),
@@ -122,9 +123,14 @@ class Material:
         return values.pop() if len(values) == 1 else None
 
     @cached_property
+    def figure_tables(self) -> FigureTables:
+        """What figures are read from, with the evidence of the findings."""
+        return read_tables(self.workspace, self.name)
+
+    @property
     def evidence(self) -> Evidence:
         """What findings are made from."""
-        return read_evidence(self.workspace.results, self.name)
+        return self.figure_tables.evidence
 
     @cached_property
     def findings(self) -> list[Finding]:
