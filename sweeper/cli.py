@@ -25,6 +25,7 @@ from sweeper.commands.options import (
     parse_settings,
     report_errors,
 )
+from sweeper.commands.plot import plot
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -182,6 +183,7 @@ for _command in (
     analysis.compare,
     analysis.importance,
     analysis.findings,
+    plot,
     reporting.report,
     reporting.watch,
     reading.predict,

@@ -108,9 +108,8 @@ class Page:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=url)
-        self.evaluate(
-            "new Promise(done => document.readyState === 'complete' && location.href !== 'about:blank' ? done(1) : addEventListener('load', done))"
-        )
+        is_there = "document.readyState === 'complete' && location.href !== 'about:blank'"
+        self.evaluate(f"new Promise(done => {is_there} ? done(1) : addEventListener('load', done))")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol on this page."""
@@ -137,7 +136,9 @@ class Page:
         code = {"Tab": 9, "Enter": 13}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **(text if kind == "keyDown" else {}))
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **(text if kind == "keyDown" else {})
+            )
 
     def screenshot(self, *, whole: bool = False) -> bytes:
         """A picture of the window, or of the whole page, as PNG."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sweeper.show.figures.levels import find_levels, make_series
 from sweeper.show.figures.lines import draw_levels
-from sweeper.show.figures.series import Panel, Panels, Series, count_seeds, find_levels, make_series
+from sweeper.show.figures.series import Panel, Panels, Series, count_seeds
 from sweeper.show.figures.style import add_floor, finish, label_panel, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 

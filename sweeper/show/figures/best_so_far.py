@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.factors import Row
 from sweeper.analysis.representatives import TRIAL, TUNING, is_usable, key_of, role_of
-from sweeper.show.figures.style import add_floor, finish, fit_errors, label_panel, look, panels
+from sweeper.show.figures.style import add_floor, count_along, finish, fit_errors, label_panel, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
 if TYPE_CHECKING:
@@ -137,6 +137,6 @@ def draw(data: BestSoFar) -> Figure:
         fit_errors(one, [value for values in lines.values() for value in values])
         label_panel(one, progress.task, "finished trials of the task", progress.unit if len(lines) > 1 else data.objective)
         one.set_xlim(0, max(1, progress.trials) * 1.03)
-        one.xaxis.get_major_locator().set_params(integer=True)
+        count_along(one)
         add_floor(one, progress.floor)
     return finish(figure, axes, data.caption)

@@ -67,7 +67,7 @@ def read(tables: FigureTables) -> Clouds:
     else:
         column = "proxy"
         distances = {row["trial"]: row["proxy_distance"] for row in rows if row.get("proxy_distance") is not None}
-        x, name = "distance to the proxy before training (OTDD, squared feature units)", "proxies"
+        x, name = "OTDD to the proxy before training (squared feature units)", "proxies"
     aligned = [row for row in rows if row["trial"] in distances and row.get(column)]
     apart = [other for other in evidence.varied if other != column]
     found = distance_against_error(aligned, distances, metric=tables.metric, pair_by=tables.sweep.pair_by, apart=apart)

@@ -11,7 +11,7 @@ from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import KNOB_OF, VARIANT, find_factor, list_levels, spell_value
 from sweeper.show.comparison import compare_as_asked
-from sweeper.show.figures.series import default_baseline
+from sweeper.show.figures.levels import default_baseline
 from sweeper.show.figures.style import FAINT, INK, finish, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -166,6 +166,11 @@ def draw(data: Forest) -> Figure:
     for tick, row in zip(axes.get_yticklabels(), lines, strict=True):
         tick.set_fontsize(8.5 if isinstance(row, EffectRow) else 9.5)
     axes.tick_params(axis="y", length=0)
+    texts = axes.twinx()
+    texts.set_ylim(axes.get_ylim())
+    texts.set_yticks(range(len(lines)), [row.text if isinstance(row, EffectRow) else "" for row in lines], fontsize=7.5)
+    texts.tick_params(axis="y", length=0)
+    texts.spines["left"].set_visible(False)
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.4g} %" if value else "0")
     axes.set_xlabel("difference to the baseline, as a share of its error (lower is better)")
@@ -192,4 +197,3 @@ def _draw_row(axes: Axes, position: int, row: EffectRow) -> None:
             axes.plot([row.low, row.high], [position, position], color=style.color, linewidth=1.8, solid_capstyle="butt")
         marker = "D" if row.task is None else style.marker
         axes.plot([row.relative], [position], color=style.color, marker=marker, markersize=6 if row.task is None else 5.5)
-    axes.annotate(row.text, (1.01, position), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, annotation_clip=False)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sweeper.show.figures.levels import Level, find_grid, make_series, name_alignment
 from sweeper.show.figures.lines import draw_dots
-from sweeper.show.figures.series import Level, Panel, Panels, count_seeds, levels_by_alignment, make_series
+from sweeper.show.figures.series import Panel, Panels, count_seeds
 from sweeper.show.figures.tables import FigureTables
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ def read(tables: FigureTables) -> Panels:
     Raises:
         NotInTablesError: If the sweep does not vary what is frozen.
     """
-    by_task, found = levels_by_alignment(tables, "freezing")
+    grid = find_grid(tables, "align_epochs", "freezing")
     made = []
-    for task, lines in sorted(by_task.items()):
-        series = tuple(make_series(name, _full_first(levels), tables.metric) for name, levels in lines.items())
+    for task, lines in sorted(grid.by_task.items()):
+        series = tuple(make_series(name_alignment(epochs), _full_first(levels), tables.metric) for epochs, levels in lines.items())
         rows = [row for levels in lines.values() for level in levels for row in level.all_rows()]
         made.append(Panel(task, tables.unit(task), series, tables.floor(rows)))
     metric = tables.metric.replace("_", " ")
-    caption = f"{tables.name}: {metric} by what is frozen, and until which epoch. Mean over {count_seeds(made)}.{found[0].note()}"
+    caption = f"{tables.name}: {metric} by what is frozen, and until which epoch. Mean over {count_seeds(made)}.{grid.note()}"
     return Panels("What has to be trained?", "", tuple(made), caption, joined=False)
 
 

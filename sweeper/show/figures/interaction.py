@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.factors import KNOB_OF, cell, order_of
+from sweeper.analysis.factors import KNOB_OF, cell, order_of, spell_value
 from sweeper.analysis.variance_shares import Share
 from sweeper.show.figures.importance import read_shares
+from sweeper.show.figures.levels import find_deciding, find_grid, make_series
 from sweeper.show.figures.lines import draw_dots
-from sweeper.show.figures.series import Level, Panel, Panels, Series, count_seeds, find_levels, make_series
+from sweeper.show.figures.series import Panel, Panels, Series, count_seeds
 from sweeper.show.figures.style import MAX_LINES
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -32,22 +33,13 @@ def read(tables: FigureTables) -> Panels:
         raise NotInTablesError("the sweep does not cross two factors with seeds enough to tell their interaction apart")
     pair = _choose_pair(shares, tables)
     lines_by, along = sorted(pair, key=lambda knob: (_count(tables, knob), knob))
-    by_task: dict[str, list[tuple[str, Sequence[Level]]]] = defaultdict(list)
-    column = _COLUMN_OF[lines_by]
-    note = ""
-    for value in sorted({cell(row, column) for row in tables.evidence.arms}, key=order_of)[:MAX_LINES]:
-        try:
-            levels = find_levels(tables, along, rows=[row for row in tables.evidence.arms if cell(row, column) == value])
-        except NotInTablesError:
-            continue  # a value with which nothing reads the other knob
-        note = max(note, levels.note(), key=len)
-        for task, of_task in levels.by_task.items():
-            by_task[task].append((f"{lines_by} {levels.factor.spell(value) if value is not None else 'none'}", of_task))
+    grid = find_grid(tables, _COLUMN_OF[lines_by], along)
     panels = []
-    for task, lines in sorted(by_task.items()):
-        series = tuple(one for one in (make_series(label, levels, tables.metric) for label, levels in lines) if one.points)
+    for task, lines in sorted(grid.by_task.items()):
+        made = [make_series(f"{lines_by} {spell_value(value)}", levels, tables.metric) for value, levels in lines.items()]
+        series = tuple(one for one in made if one.points)[:MAX_LINES]
         if len(series) > 1:
-            rows = [row for _, levels in lines for level in levels for row in level.all_rows()]
+            rows = [row for levels in lines.values() for level in levels for row in level.all_rows()]
             panels.append(Panel(task, tables.unit(task), _sort(series), tables.floor(rows)))
     if not panels:
         raise NotInTablesError(f"on no task are {along} and {lines_by} crossed")
@@ -56,7 +48,7 @@ def read(tables: FigureTables) -> Panels:
     metric = tables.metric.replace("_", " ")
     caption = (
         f"{tables.name}: {metric} by {along}, a line for each {lines_by}. Were there no interaction, lines would be parallel;"
-        f" it accounts for this share of the variance: {known}. Mean over {count_seeds(panels)}.{note}"
+        f" it accounts for this share of the variance: {known}. Mean over {count_seeds(panels)}.{grid.note()}"
     )
     return Panels(f"Interaction of {along} and {lines_by}", along, tuple(panels), caption)
 
@@ -69,7 +61,7 @@ def draw(data: Panels) -> Figure:
 def _choose_pair(shares: Sequence[Share], tables: FigureTables) -> tuple[str, ...]:
     totals: dict[tuple[str, ...], float] = defaultdict(float)
     for share in shares:
-        if all(knob in _COLUMN_OF for knob in share.factors):
+        if all(knob in _COLUMN_OF for knob in share.factors) and not _is_decided(share.factors, tables):
             totals[tuple(sorted(share.factors))] += share.share
     if not totals:
         raise NotInTablesError("the sweep crosses no two knobs")
@@ -77,6 +69,12 @@ def _choose_pair(shares: Sequence[Share], tables: FigureTables) -> tuple[str, ..
     of_question = {pair: total for pair, total in totals.items() if asked in pair}
     chosen = of_question or totals
     return max(chosen, key=lambda pair: (chosen[pair], pair))
+
+
+def _is_decided(pair: Sequence[str], tables: FigureTables) -> bool:
+    """Whether one knob is read only at some levels of the other, as the proxy is only with alignment: then they are not crossed."""
+    one, other = (_COLUMN_OF[knob] for knob in pair)
+    return other in find_deciding(one, tables.evidence.arms) or one in find_deciding(other, tables.evidence.arms)
 
 
 def _count(tables: FigureTables, knob: str) -> int:

@@ -11,6 +11,7 @@ from sweeper.show.figures.style import (
     INK,
     Look,
     add_floor,
+    count_along,
     finish,
     fit_errors,
     label_panel,
@@ -34,7 +35,7 @@ def draw_curves(data: Panels) -> Figure:
             one.plot(x, [point.mean for point in series.points], label=series.label, markevery=max(1, len(x) // 8), **style.line())
             add_band(one, x, series.points, style.color)
         label_panel(one, panel.title, data.x, panel.unit)
-        one.xaxis.get_major_locator().set_params(integer=True)
+        count_along(one)
         fit_points(one, [point for series in panel.series for point in series.points])
         add_floor(one, panel.floor)
     return finish(figure, axes, data.caption)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweeper.show.figures.levels import Level, find_grid, make_series, name_alignment
 from sweeper.show.figures.lines import draw_along
-from sweeper.show.figures.series import Level, Panel, Panels, count_seeds, levels_by_alignment, make_series
+from sweeper.show.figures.series import Panel, Panels, count_seeds
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
 if TYPE_CHECKING:
@@ -23,17 +24,17 @@ def read(tables: FigureTables) -> Panels:
     Raises:
         NotInTablesError: If the sweep does not vary the number of training samples.
     """
-    by_task, found = levels_by_alignment(tables, "train_samples")
+    grid = find_grid(tables, "align_epochs", "train_samples")
     made = []
-    for task, lines in sorted(by_task.items()):
-        series = tuple(make_series(line, _all_last(levels), tables.metric) for line, levels in lines.items())
+    for task, lines in sorted(grid.by_task.items()):
+        series = tuple(make_series(name_alignment(epochs), _all_last(levels), tables.metric) for epochs, levels in lines.items())
         if max(len(one.points) for one in series) > 1:
             made.append(Panel(task, tables.unit(task), series, floors=_floors(tables, lines.values())))
     if not made:
         raise NotInTablesError("no task has two numbers of training samples")
     floor = " Dotted: the best model without a transformer with as many samples." if any(panel.floors for panel in made) else ""
     metric = tables.metric.replace("_", " ")
-    caption = f"{tables.name}: {metric} by number of training samples. Mean over {count_seeds(made)}.{floor}{found[0].note()}"
+    caption = f"{tables.name}: {metric} by number of training samples. Mean over {count_seeds(made)}.{floor}{grid.note()}"
     return Panels("Does alignment help more with fewer data?", "training samples", tuple(made), caption, none="all")
 
 

@@ -132,7 +132,7 @@ def draw(data: Fronts) -> Figure:
     figure, axes = panels([front.task for front in data.fronts], data.title, width=4.4, height=2.7)
     for front, one in zip(data.fronts, axes, strict=True):
         _draw_front(one, front)
-    return finish(figure, axes, data.caption, shared=False)
+    return finish(figure, axes, data.caption, are_letters=True)
 
 
 def _draw_front(axes: Axes, front: Front) -> None:
@@ -148,11 +148,21 @@ def _draw_front(axes: Axes, front: Front) -> None:
     axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=style.color, marker="o", markevery=list(range(len(best))))
     fit_errors(axes, [arm.error.mean for arm in front.arms], [end for arm in front.arms for end in (arm.error.low, arm.error.high) if end])
     costs = [arm.error.x for arm in front.arms]
-    if min(costs) > 0 and max(costs) / min(costs) > 8:
-        axes.set_xscale("log")
     label_panel(axes, front.task, front.cost, front.unit)
+    _scale(axes, costs)
     add_floor(axes, front.floor)
     _name(axes, best)
+
+
+def _scale(axes: Axes, costs: Sequence[float]) -> None:
+    """The axis of costs: logarithmic where they span more than a factor of 30, with numbers like 10k."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    if min(costs) > 0 and max(costs) / min(costs) > 30:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if max(costs) / min(costs) > 1000 else (1.0, 3.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _name(axes: Axes, best: Sequence[Arm]) -> None:
@@ -161,4 +171,4 @@ def _name(axes: Axes, best: Sequence[Arm]) -> None:
     for letter, arm in zip("abcdefgh", named, strict=False):
         place = (arm.error.x, arm.error.mean)
         axes.annotate(letter, place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=INK)
-        axes.plot([], [], linestyle="none", marker=f"${letter}$", color=INK, label=arm.label)
+        axes.plot([], [], linestyle="none", label=f"{letter}: {arm.label}")

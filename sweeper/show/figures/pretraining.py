@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.factors import Factor, Row
+from sweeper.show.figures.levels import Level, find_grid, make_series, name_alignment
 from sweeper.show.figures.lines import draw_along
-from sweeper.show.figures.series import Level, Panel, Panels, count_seeds, levels_by_alignment, make_series
+from sweeper.show.figures.series import Panel, Panels, count_seeds
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
 if TYPE_CHECKING:
@@ -33,12 +34,10 @@ def read(tables: FigureTables) -> Panels:
     """
     is_share = len({row.get("pretrain_fraction") for row in tables.evidence.arms}) > 1
     name = "pretrain.fraction" if is_share else "body"
-    by_task, found = levels_by_alignment(tables, name, lambda row: row.get("body_weights") is not None or is_share)
-    factor = found[0].factor
+    grid = find_grid(tables, "align_epochs", name, lambda row: row.get("body_weights") is not None or is_share)
     made = []
-    for task, lines in sorted(by_task.items()):
-        merged = {line: _merge(levels, factor) for line, levels in lines.items()}
-        series = tuple(make_series(line, levels, tables.metric) for line, levels in merged.items())
+    for task, lines in sorted(grid.by_task.items()):
+        series = tuple(make_series(name_alignment(epochs), _merge(levels, grid.factor), tables.metric) for epochs, levels in lines.items())
         rows = [row for levels in lines.values() for level in levels for row in level.all_rows()]
         if max(len(one.points) for one in series) > 1:
             made.append(Panel(task, tables.unit(task), series, tables.floor(rows)))
@@ -47,7 +46,7 @@ def read(tables: FigureTables) -> Panels:
     x = "share of the pretraining data (0: random weights)" if is_share else "pretraining data in tokens (0: random weights)"
     metric = tables.metric.replace("_", " ")
     caption = f"{tables.name}: {metric} by the amount of pretraining data of the body, 0 being a body with random weights."
-    return Panels("Is pretraining needed?", x, tuple(made), f"{caption} Mean over {count_seeds(made)}.{found[0].note()}")
+    return Panels("Is pretraining needed?", x, tuple(made), f"{caption} Mean over {count_seeds(made)}.{grid.note()}")
 
 
 def draw(data: Panels) -> Figure:

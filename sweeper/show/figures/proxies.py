@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sweeper.show.figures.levels import Level, find_levels
 from sweeper.show.figures.lines import draw_curves
-from sweeper.show.figures.series import Level, Panel, Panels, Point, Series, count_seeds, find_levels, spell_level
+from sweeper.show.figures.series import Panel, Panels, Point, Series, count_seeds, spell_level
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from sweeper.analysis.description import rank_levels
 from sweeper.analysis.factors import KNOB_OF, VARIANT, cell
-from sweeper.show.figures.series import Levels, find_levels, spell_level
+from sweeper.show.figures.levels import Levels, find_levels
+from sweeper.show.figures.series import spell_level
 from sweeper.show.figures.style import INK, finish, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -70,7 +71,8 @@ def read(tables: FigureTables) -> Ranking:
     caption = (
         f"{tables.name}: levels of {levels.factor.name} ranked by mean {tables.metric.replace('_', ' ')} ({seeds} seeds) within each of"
         f" {found.tasks} tasks; 1 is the lowest. Bars join levels whose mean ranks are closer than the critical difference of Nemenyi"
-        f" ({found.critical_difference:.2f}).{test} Description: verdicts are those of `sweeper compare`.{_left_out(levels, common)}"
+        f" ({found.critical_difference:.2f}).{test} Description: verdicts are those of `sweeper compare`."
+        f"{_left_out(levels, common)}{levels.note()}"
     )
     names = tuple((spell_level(level) if not isinstance(level, tuple) else levels.factor.spell(level), rank) for level, rank in ranked)
     groups = join_ranks([rank for _, rank in ranked], found.critical_difference)

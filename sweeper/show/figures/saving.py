@@ -48,14 +48,25 @@ def _for_pages(text: str, name: str, title: str, caption: str) -> str:
     """
     body = text[text.index("<svg") :]
     prefix = f"{name}-{hashlib.sha256(body.encode()).hexdigest()[:8]}"
-    body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
+    known: set[str] = set()
+    body = re.sub(r'\s\bid="([^"]+)"', lambda match: _own_id(match[1], prefix, known), body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
     body = body.replace(INK, "currentColor")
-    body = body.replace(f"'{FONTS[0]}'", ", ".join(f"'{font}'" for font in FONTS))
+    body = body.replace(f"font-family: '{FONTS[0]}', sans-serif; ", "")  # once, on the root, instead
     body = body.replace("*{stroke-linejoin", f"#{prefix} *{{stroke-linejoin")
     opening, _, rest = body.partition(">")
+    fonts = ", ".join(f"'{font}'" for font in FONTS)
     names = f'role="img" aria-labelledby="{prefix}-title" aria-describedby="{prefix}-desc" id="{prefix}"'
+    names += f' style="font-family: {fonts}, sans-serif"'
     card = f"<style>#{prefix}:root {{ color: {INK}; background: #ffffff }}</style>"
     said = f'<title id="{prefix}-title">{html.escape(title)}</title>\n <desc id="{prefix}-desc">{html.escape(caption)}</desc>'
     return f"{opening} {names}>\n {said}\n {card}{rest}"
+
+
+def _own_id(name: str, prefix: str, known: set[str]) -> str:
+    """An id attribute with a prefix; nothing if it is known: matplotlib repeats what it defines for several panels."""
+    if name in known:
+        return ""
+    known.add(name)
+    return f' id="{prefix}-{name}"'

@@ -32,7 +32,7 @@ _DASHES: tuple[Any, ...] = (
     *((0, (3, 3)), (0, (8, 2)), (0, (2, 1)), (0, (5, 1, 1, 1, 1, 1))),
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo", "----")
+_HATCHES = ("", "////", "\\\\\\\\", "xxxx", "----", "||||", "++++", "//")  # no dots: as curves they take 250 kB in an SVG
 
 MAX_LINES = len(_COLOURS)
 """How many lines of one panel can be told apart."""
@@ -75,6 +75,7 @@ _STYLE = {
     "lines.markersize": 4.5,
     "hatch.linewidth": 0.6,
     "patch.linewidth": 0.8,
+    "text.hinting": "none",  # else text is measured for the pixels of one resolution, and is wider at others
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
@@ -121,7 +122,13 @@ def look(number: int) -> Look:
 
 
 def panels(
-    groups: Sequence[str], title: str, *, columns: int = 3, width: float = PANEL_WIDTH, height: float = PANEL_HEIGHT
+    groups: Sequence[str],
+    title: str,
+    *,
+    columns: int = 3,
+    width: float = PANEL_WIDTH,
+    height: float = PANEL_HEIGHT,
+    ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with some panels, row by row.
 
@@ -130,6 +137,7 @@ def panels(
         title: Title of the figure.
         columns: Maximum number of panels in a row.
         width, height: Size of a panel, in inches.
+        ratios: Heights of the rows relative to each other; None = all alike.
     """
     from matplotlib.figure import Figure
 
@@ -143,7 +151,8 @@ def panels(
         place += 1
     down = -(-place // across)
     figure = Figure(figsize=(max(across * width, 4.8), down * height + 0.3), layout="constrained")
-    made = [figure.add_subplot(down, across, place + 1) for place in places]
+    grid = figure.add_gridspec(down, across, height_ratios=ratios)
+    made = [figure.add_subplot(grid[place // across, place % across]) for place in places]
     figure.suptitle(textwrap.fill(title, int(figure.get_figwidth() * 12)), x=0.01, horizontalalignment="left")
     return figure, made
 
@@ -156,7 +165,7 @@ def label_panel(axes: Axes, title: str, x: str = "", y: str = "") -> None:
     axes.grid(axis="y")
 
 
-def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, shared: bool = True) -> Figure:
+def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, are_letters: bool = False) -> Figure:
     """Add legends and caption below the panels, and make room for them.
 
     There is one legend for all panels if all lines can be told apart; else one below each panel.
@@ -165,15 +174,15 @@ def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, shared: bool =
         figure: The figure.
         axes: The panels with a legend.
         caption: What is shown, in words.
-        shared: Whether one legend may serve all panels.
+        are_letters: Whether legends explain letters in the panel, so that each panel has its own.
     """
     entries = [dict(zip(*reversed(one.get_legend_handles_labels()), strict=True)) for one in axes]
     together: dict[str, Any] = {label: handle for of_panel in entries for label, handle in of_panel.items()}
     text = textwrap.fill(caption, int(figure.get_figwidth() * 16), break_on_hyphens=False)
-    below = caption_height = 0.15 * (text.count("\n") + 1) + 0.1
-    if len(entries) == 1 or len(together) > MAX_LINES + 1 or not shared:
+    below = caption_height = 0.13 * (text.count("\n") + 1) + 0.08
+    if len(entries) == 1 or len(together) > MAX_LINES + 1 or are_letters:
         rows = -(-len(axes) // _columns_of(axes[0]))
-        added = rows * max(_add_legend(figure, one, of_panel) for one, of_panel in zip(axes, entries, strict=True))
+        added = rows * max(_add_legend(figure, one, of_panel, are_letters) for one, of_panel in zip(axes, entries, strict=True))
     else:
         added = _add_shared_legend(figure, together)
         below += added
@@ -182,20 +191,23 @@ def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, shared: bool =
     figure.text(0.01, 0.04 * share, text, va="bottom", fontsize=7.5)
     for legend in figure.legends:
         legend.set_bbox_to_anchor((0, caption_height * share))
-    figure.get_layout_engine().set(rect=(0, below * share, 1, 1 - below * share))  # type: ignore[union-attr]
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0, below * share, 1, 1 - below * share))
     return figure
 
 
-def _add_legend(figure: Figure, axes: Axes, entries: Mapping[str, Any]) -> float:
+def _add_legend(figure: Figure, axes: Axes, entries: Mapping[str, Any], are_letters: bool) -> float:
     """Add a legend below a panel, and return its height in inches."""
     from matplotlib.transforms import ScaledTranslation
 
-    labels = [textwrap.fill(label, LEGEND_WIDTH, break_on_hyphens=False) for label in entries]
+    width = int(figure.get_figwidth() / _columns_of(axes) * LEGEND_LETTERS)
+    labels = [textwrap.fill(label, width, break_on_hyphens=False) for label in entries]
     if not labels:
         return 0.0
+    spacing = {"handlelength": 0.0, "handletextpad": 0.0} if are_letters else {}
     shift = -22 - 12 * (axes.get_xlabel().count("\n") + 1) if axes.get_xlabel() else -20
     anchor = axes.transAxes + ScaledTranslation(0, shift / 72, figure.dpi_scale_trans)
-    axes.legend(entries.values(), labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=anchor, borderaxespad=0.0)
+    axes.legend(entries.values(), labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=anchor, borderaxespad=0.0, **spacing)
     return LEGEND_LINE * sum(label.count("\n") + 1 for label in labels) + 0.1
 
 
@@ -211,14 +223,21 @@ def _add_shared_legend(figure: Figure, entries: Mapping[str, Any]) -> float:
 LEGEND_LINE = 0.165
 """Height of a line of a legend, in inches."""
 
-LEGEND_WIDTH = 34
-"""Letters in a line of the legend below a panel."""
+LEGEND_LETTERS = 10
+"""Letters in an inch of the legend below a panel, with room for what is drawn beside them."""
 
 
 def _columns_of(axes: Axes) -> int:
     """Number of panels in a row."""
     spec = axes.get_subplotspec()
     return int(spec.get_gridspec().ncols) if spec is not None else 1
+
+
+def count_along(axes: Axes) -> None:
+    """Only whole numbers on the horizontal axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
 
 
 def fit_errors(axes: Axes, means: Sequence[float], bounds: Sequence[float] = (), *, upright: bool = True) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class FigureTables:
     stages: Sequence[Row] = ()
     attempts: Sequence[Row] = ()
     label_distances: Sequence[Row] = ()
-    read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    read: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What figures have read, by their names: listing them and drawing them takes one reading."""
 
     @property
@@ -125,8 +125,8 @@ def read_tables(results: ResultStore | Workspace, name: str, *, metric: str = "t
             known = sorted({str(row.get("task")) for row in evidence.sweep.rows})
             raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, known))])
         evidence = replace(evidence, sweep=replace(evidence.sweep, rows=rows))
-    tables: Mapping[str, list[Row]] = {table: Results(store).sql(query).rows() for table, query in _queries(name, task).items()}
-    return FigureTables(evidence, metric, **tables)
+    read = {table: Results(store).sql(query).rows() for table, query in _queries(name, task).items()}
+    return FigureTables(evidence, metric, read["epochs"], read["stages"], read["attempts"], read["label_distances"])
 
 
 def _queries(name: str, task: str | None) -> dict[str, str]:

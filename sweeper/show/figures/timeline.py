@@ -141,7 +141,7 @@ def _find_slots(spans: Sequence[tuple[float, float, str]]) -> tuple[list[int], t
     """The slot of each span (start, end, host), in the order of their starts, and the host of each slot."""
     free_at: dict[str, list[float]] = {host: [] for host in sorted({host for _, _, host in spans})}
     lanes: list[int] = [0] * len(spans)
-    for number in sorted(range(len(spans)), key=lambda number: spans[number][:2]):
+    for number in sorted(range(len(spans)), key=lambda number: spans[number][0]):
         start, end, host = spans[number]
         of_host = free_at[host]
         lane = next((lane for lane, free in enumerate(of_host) if free <= start), len(of_host))
@@ -206,24 +206,12 @@ def draw(data: Timeline) -> Figure:
     """A lane for each slot, and below it the hours of each stage."""
     slots = min(len(data.slots), MAX_SLOTS)
     height = 0.7 + 0.2 * slots
-    figure, (lanes, totals) = panels(["lanes", "totals"], data.title, width=8.0, height=(height + 1.5) / 2)
-    lanes.get_gridspec().set_height_ratios([height, 1.5])
-    longest = max(attempt.end for attempt in data.attempts)
-    unit, name = (1.0, "h") if longest >= 2 else (60.0, "min") if longest >= 1 / 30 else (3600.0, "s")
+    figure, (lanes, totals) = panels(["lanes", "totals"], data.title, width=8.0, height=(height + 1.5) / 2, ratios=[height, 1.5])
+    unit, name = _choose_unit(max(attempt.end for attempt in data.attempts))
     _draw_lanes(lanes, data, slots, unit)
     label_panel(lanes, "", f"time since the start ({name})", "")
-    most = max(one.computed + one.reused for one in data.hours.values())
-    unit, name = (1.0, "h") if most >= 2 else (60.0, "min") if most >= 1 / 30 else (3600.0, "s")
-    used = [stage for stage in STAGES if data.hours[stage].computed + data.hours[stage].reused > 0]
-    for place, stage in enumerate(used):
-        style, hours = look(STAGES.index(stage)), data.hours[stage]
-        totals.barh(place, unit * hours.computed, facecolor=style.color, edgecolor=INK, hatch=style.hatch, height=0.65)
-        totals.barh(
-            place, unit * hours.reused, left=unit * hours.computed, facecolor="none", edgecolor=style.color, linestyle="--", height=0.65
-        )
-    totals.barh([], [], facecolor="none", edgecolor=INK, linestyle="--", label="saved by reuse")
-    totals.set_yticks(range(len(used)), used)
-    totals.set_ylim(len(used) - 0.4, -0.6)
+    unit, name = _choose_unit(max(one.computed + one.reused for one in data.hours.values()))
+    _draw_totals(totals, data.hours, unit)
     label_panel(totals, "", f"computing time ({name})", "")
     for one in (lanes, totals):
         one.grid(visible=False)
@@ -231,26 +219,46 @@ def draw(data: Timeline) -> Figure:
     return finish(figure, [lanes, totals], data.caption)
 
 
+def _choose_unit(hours: float) -> tuple[float, str]:
+    """How many of a unit an hour has, and the unit's name, for times up to some hours."""
+    return (1.0, "h") if hours >= 2 else (60.0, "min") if hours >= 1 / 30 else (3600.0, "s")
+
+
+def _draw_totals(axes: Axes, hours: Mapping[str, Hours], unit: float) -> None:
+    used = [stage for stage in STAGES if hours[stage].computed + hours[stage].reused > 0]
+    for place, stage in enumerate(used):
+        style, one = look(STAGES.index(stage)), hours[stage]
+        axes.barh(place, unit * one.computed, facecolor=style.color, edgecolor=INK, hatch=style.hatch, height=0.65)
+        label = "saved by reuse" if place == 0 else None
+        axes.barh(
+            place, unit * one.reused, left=unit * one.computed, height=0.65, facecolor="none", edgecolor=INK, linestyle="--", label=label
+        )
+    axes.set_yticks(range(len(used)), used)
+    axes.set_ylim(len(used) - 0.4, -0.6)
+    axes.set_xlim(0, 1.03 * unit * max(one.computed + one.reused for one in hours.values()) or 1)
+
+
+def _add_spans(axes: Axes, spans: Sequence[tuple[int, float, float]], **options: Any) -> None:
+    """Bars (slot, start, end), all as one shape: a sweep of thousands of trials is one of a few shapes, not thousands."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    corners = [
+        ((start, slot - 0.4), (end, slot - 0.4), (end, slot + 0.4), (start, slot + 0.4), (start, slot - 0.4)) for slot, start, end in spans
+    ]
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
+    axes.add_patch(PathPatch(Path([point for of_bar in corners for point in of_bar], codes * len(corners)), **options))
+
+
 def _draw_lanes(axes: Axes, data: Timeline, slots: int, unit: float) -> None:
     shown = [attempt for attempt in data.attempts if attempt.slot < slots]
-    pale: Any = {"facecolor": FAINT, "alpha": 0.35, "linewidth": 0}
-    places = [attempt.slot for attempt in shown]
-    axes.barh(places, [unit * (one.end - one.start) for one in shown], left=[unit * one.start for one in shown], height=0.8, **pale)
+    whole = [(attempt.slot, unit * attempt.start, unit * attempt.end) for attempt in shown]
+    _add_spans(axes, whole, facecolor=FAINT, alpha=0.35, linewidth=0)
     for number, stage in enumerate(STAGES):
-        parts = [(attempt.slot, part) for attempt in shown for part in attempt.parts if part.stage == stage]
+        parts = [(a.slot, unit * part.start, unit * part.end) for a in shown for part in a.parts if part.stage == stage]
         if parts:
             style = look(number)
-            axes.barh(
-                [slot for slot, _ in parts],
-                [unit * (part.end - part.start) for _, part in parts],
-                left=[unit * part.start for _, part in parts],
-                height=0.8,
-                facecolor=style.color,
-                edgecolor=INK,
-                linewidth=0.3,
-                hatch=style.hatch,
-                label=stage,
-            )
+            _add_spans(axes, parts, facecolor=style.color, edgecolor=INK, linewidth=0.3, hatch=style.hatch, label=stage)
     lost = [attempt for attempt in shown if attempt.status in LOST]
     if lost:
         axes.plot(
@@ -266,4 +274,5 @@ def _draw_lanes(axes: Axes, data: Timeline, slots: int, unit: float) -> None:
     middles = [sum(n for n in range(slots) if data.slots[n] == host) / data.slots[:slots].count(host) for host in hosts]
     axes.set_yticks(middles, hosts)
     axes.set_ylim(slots - 0.4, -0.6)
+    axes.set_xlim(0, 1.02 * unit * max(attempt.end for attempt in data.attempts) or 1)
     axes.tick_params(axis="y", length=0)

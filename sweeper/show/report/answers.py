@@ -51,7 +51,8 @@ def describe_state(material: Material) -> str:
     if planned is None:
         text += " There is no plan of this sweep in the results, so nobody can tell whether trials are missing."
     elif not is_finished(material):
-        text = f"Not finished: {text} What follows is what the finished trials say so far."
+        has_ended = len(material.rows) >= planned and not material.counts.keys() & {"RUNNING", INTERRUPTED}
+        text = f"Ended with failures: {text}" if has_ended else f"Not finished: {text} What follows is what the finished trials say so far."
     ends = [row["ended_at"] for row in material.rows if row["ended_at"] is not None]
     return f"{text} The last trial ended on {max(ends):%Y-%m-%d at %H:%M} UTC." if ends else text
 

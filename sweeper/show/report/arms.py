@@ -142,7 +142,7 @@ def _best_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _chosen_on(rows: Sequence[dict[str, Any]]) -> str:
-    by = {row["selection"] for row in rows if row["status"] == COMPLETE}
+    by = {row["selection"] for row in rows if row["status"] == COMPLETE and row["selection"] is not None}
     words = {"valid": "validation", "folds": "validation folds", "test": "the test part, as the task validates on it"}
     return " or ".join(sorted(words.get(str(one), str(one)) for one in by)) or "validation"
 

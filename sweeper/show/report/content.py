@@ -166,7 +166,7 @@ def text_cell(value: Any) -> Cell:
 
 def count_cell(value: int | None) -> Cell:
     """A cell with a whole number."""
-    return Cell("", None) if value is None else Cell(f"{value:,}".replace(",", " "), value)  # a narrow space
+    return Cell("", None) if value is None else Cell(f"{value:,}".replace(",", "\u202f"), value)  # a narrow space
 
 
 def number_cell(value: float | None, number: str = "", digits: int = 4) -> Cell:

@@ -59,7 +59,7 @@ def _of_finding(number: int, finding: Finding, ids: Ids) -> Section:
         blocks += _effect_blocks(f"{name}-effects", f"{metric.capitalize()} by {factor}, each level against {baseline}", effects, ids)
     else:
         rows = [_statement_row(finding, statement, ids) for statement in finding.statements]
-        blocks.append(Table(f"{name}-statements", finding.question, ["task", "verdict", "numbers"], rows, is_for_papers=False))
+        blocks.append(Table(f"{name}-statements", finding.question, ["task", "verdict", "numbers"], rows))
     blocks.append(Paragraph(f"It would change with {finding.would_change}", "note"))
     return Section(name, finding.question, [*blocks, Listing("The same in a terminal", finding.query)])
 

@@ -27,7 +27,7 @@ def figures_section(material: Material) -> Section:
         else:
             data = kind.read(material.figure_tables)
             drawn = render_all(kind, data, ["svg", "pdf"])
-            blocks.append(Figure(kind.name, kind.title, data.caption, lean(drawn["svg"]), drawn["pdf"]))
+            blocks.append(Figure(kind.name, kind.title, data.caption, lean(drawn["svg"], kind.name), drawn["pdf"]))
     if missing:
         blocks.append(Paragraph(f"Not drawn: {'; '.join(missing)}.", "note"))
     if left_out:
@@ -40,7 +40,16 @@ _TAG = re.compile(rb"<[^>]+>")
 _DECIMALS = re.compile(rb"(\.\d\d)\d+")
 
 
-def lean(svg: bytes) -> bytes:
-    """A drawing with coordinates to a hundredth of a point, and without indentation: half the size, and the same to the eye."""
+def lean(svg: bytes, name: str) -> bytes:
+    """A drawing as the page has it: coordinates to a hundredth of a point, no indentation, short ids. Half the size, and the same to the eye.
+
+    Args:
+        svg: The drawing. Its ids begin with its name and a digest, and some go on with the digest of a path.
+        name: Its name.
+    """
     short = _TAG.sub(lambda tag: tag[0] if b"base64" in tag[0] else _DECIMALS.sub(rb"\1", tag[0]), svg)
+    prefix = f"drawing-{name}".encode()
+    short = re.sub(rb"\b" + name.encode() + rb"-[0-9a-f]{8}\b", prefix, short)
+    numbers: dict[bytes, int] = {}
+    short = re.sub(prefix + rb"-([a-z][0-9a-f]{10})\b", lambda id: prefix + b"-%d" % numbers.setdefault(id[1], len(numbers)), short)
     return re.sub(rb">\s+<", b"><", short)

@@ -123,10 +123,11 @@ def _training(material: Material) -> Iterator[str]:
         yield text[0].upper() + text[1:] if len(said) == 1 else f"On {_and(tasks)} {text}"
     aligned = _values(material.rows, "align_epochs")
     if any(aligned):
-        objectives = _values(material.rows, "align_objective")
+        objectives, proxies = _values(material.rows, "align_objective"), _values(material.rows, "proxy")
         yield (
-            f"Where the embedder was aligned before fine-tuning, this took {_few([steps for steps in aligned if steps])} epochs of "
-            f"minimising {_few(objectives)} between its features and those of the proxy ({_few(_values(material.rows, 'proxy'))})."
+            f"Where the embedder was aligned before fine-tuning, this took {_few([steps for steps in aligned if steps])} epochs"
+            + (f" of minimising {_few(objectives)} between its features and those of the proxy" if objectives else "")
+            + (f" ({_few(proxies)})." if proxies else ".")
         )
 
 
