@@ -28,15 +28,16 @@ def report(
     Example: `sweeper report quickstart -o quickstart.html`, `sweeper report quickstart --format latex -o tables.tex`
     """
     from sweeper.results.workspace import Workspace
-    from sweeper.show.report.making import report_text, write_whole
+    from sweeper.show.plot import write_whole
+    from sweeper.show.report.making import report_text
 
-    text = report_text(Workspace(results), name, format)
+    text = report_text(Workspace(results), name, format).encode()
     if output is None and format != "html":
         typer.echo(text, nl=False)
         return
     path = output or Path("report.html")
     write_whole(path, text)
-    typer.echo(f"{path}: {len(text.encode()) / 1e6:.1f} MB, the report of {name}")
+    typer.echo(f"{path}: {len(text) / 1e6:.1f} MB, the report of {name}")
 
 
 @report_errors

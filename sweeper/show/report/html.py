@@ -47,8 +47,9 @@ def to_html(report: Report, live: Live | None = None) -> str:
 
 def _policy(script: str, is_live: bool) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    rules = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", f"script-src 'sha256-{digest}'", "base-uri 'none'", "form-action 'none'"]
-    return "; ".join([*rules, *(["connect-src 'self'"] if is_live else [])])
+    rules = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", f"script-src 'sha256-{digest}'"]
+    rules += ["base-uri 'none'", "form-action 'none'", *(["connect-src 'self'"] if is_live else [])]
+    return "; ".join(rules)
 
 
 @lru_cache

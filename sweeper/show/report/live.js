@@ -29,13 +29,17 @@ async function renew() {
   if (!answer.ok) throw new Error(await answer.text());
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   version = page.documentElement.dataset.version;
+  const anchor = [...document.querySelectorAll("[id]")].find((part) => part.getBoundingClientRect().bottom > 0);
+  const top = anchor?.getBoundingClientRect().top;
   const focused = document.activeElement?.closest("input") ? document.activeElement.getAttribute("aria-label") : null;
   for (const name of ["header", "main"]) {
     const before = document.querySelector(name), after = document.importNode(page.querySelector(name), true);
     keepState(before, after);
     before.replaceWith(after);
   }
-  if (focused !== null) document.querySelector(`input[aria-label="${CSS.escape(focused)}"]`)?.focus();
+  if (focused !== null) document.querySelector(`input[aria-label="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  const there = anchor && document.getElementById(anchor.id);
+  if (there) scrollBy({ top: there.getBoundingClientRect().top - top, behavior: "instant" });
 }
 
 async function look() {

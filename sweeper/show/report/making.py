@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.results.workspace import Workspace
@@ -41,23 +39,6 @@ def report_text(workspace: Workspace, name: str, format: str = "html") -> str:
     if format not in FORMATS:
         raise ConfigError([Fault("--format", "must be html, markdown or latex", format, nearest(format, FORMATS))])
     return FORMATS[format](make_report(workspace, name, with_figures=format == "html"))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely, or leave what was there.
-
-    Raises:
-        ConfigError: If it cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError([Fault("--output", f"must be writable ({error.strerror})", str(path))]) from None
 
 
 def make_report(workspace: Workspace, name: str, *, with_figures: bool = True) -> Report:

@@ -12,6 +12,8 @@ from sweeper.show.report.material import Material, quote_sql
 MAX_TRIALS = 2000
 """How many trials are listed: of more, a page would take megabytes."""
 
+_WORDS = {"PRUNED": "stopped early", "FAIL": "failed"}
+
 
 def trials_section(material: Material) -> Section:
     """Every trial that has begun, with its settings and errors."""
@@ -30,7 +32,7 @@ def trials_section(material: Material) -> Section:
             *(knob_cell(cell(row, knob)) for knob in knobs),
             *([text_cell(row["role"])] if roles else []),
             count_cell(row["seed"]),
-            text_cell(shown_status(row).lower() if row["status"] else "unknown"),
+            text_cell(_WORDS.get(shown_status(row), shown_status(row).lower()) if row["status"] else "unknown"),
             count_cell(row["best_epoch"]),
             number_cell(row["valid_error"]),
             number_cell(row["test_error"]),
