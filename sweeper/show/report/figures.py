@@ -41,7 +41,7 @@ _DECIMALS = re.compile(rb"(\.\d\d)\d+")
 
 
 def lean(svg: bytes, name: str) -> bytes:
-    """A drawing as the page has it: coordinates to a hundredth of a point, no indentation, short ids. It is half as large, and looks the same.
+    """A drawing as the page has it: coordinates to a hundredth of a point, no indentation, short ids. It is half as large.
 
     Args:
         svg: The drawing. Its ids begin with its name and a digest, and some go on with the digest of a path.
