@@ -109,7 +109,7 @@ def test_effects_have_the_numbers_that_were_planted(report):
         ("digits", "20", "−0.0201", "4"),
     ]
     assert (rows[0]["95 % interval"], rows[0]["relative"]) == ("−0.021 to −0.019", "−7.5 %")
-    assert [row["verdict"] for row in rows] == ["helps", "helps", "no difference", "none: not fair"]
+    assert [row["verdict"] for row in rows] == ["helps", "helps?", "no difference", "none: not fair"]
     frozen = next(row for row in table(report, "finding-3-what-to-train-effects") if row["task"] == "digits")
     assert (frozen["level"], frozen["difference"], frozen["verdict"]) == ("frozen-body", "+0.1", "hurts")
 
