@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.factors import Row
 from sweeper.analysis.representatives import TRIAL, TUNING, is_usable, key_of, role_of
+from sweeper.show.figures.series import say_seeds
 from sweeper.show.figures.style import add_floor, count_along, finish, fit_errors, label_panel, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -96,7 +97,7 @@ def read(tables: FigureTables) -> BestSoFar:
     shown = f", and the {metric} of the same candidate" if metric != objective else ""
     caption = (
         f"{tables.name}: lowest mean {objective} of any candidate whose seeds had all finished{shown}, by number of finished trials of the"
-        f" task. Up to {seeds} seeds for each candidate. The best of many is lower than what it reaches on fresh seeds."
+        f" task. {say_seeds([seeds])} for each candidate. The best of many is lower than what it reaches on fresh seeds."
     )
     return BestSoFar("Best so far", objective, metric, tuple(found), caption)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.analysis.associations import RankAssociation, distance_against_error
 from sweeper.analysis.factors import Row, cell, order_of, spell_value
 from sweeper.analysis.representatives import is_usable
+from sweeper.show.figures.series import say_seeds
 from sweeper.show.figures.style import MAX_LINES, add_floor, finish, fit_errors, label_panel, look, number_looks, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -63,7 +64,8 @@ def read(tables: FigureTables) -> Clouds:
     rows = [row for row in evidence.arms if is_usable(row, tables.metric)]
     if len({row.get("align_epochs") for row in rows if row.get("align_epochs")}) > 1 and evidence.distances:
         column, distances = "align_epochs", dict(evidence.distances)
-        x, name = "distance to the proxy after alignment", "epochs of alignment"
+        objectives = sorted({str(row["align_objective"]) for row in rows if row.get("align_objective")})
+        x, name = f"distance to the proxy after alignment ({', '.join(objectives) or 'by the objective'})", "epochs of alignment"
     else:
         column = "proxy"
         distances = {row["trial"]: row["proxy_distance"] for row in rows if row.get("proxy_distance") is not None}
@@ -81,7 +83,7 @@ def read(tables: FigureTables) -> Clouds:
         raise NotInTablesError("no task has aligned trials with different distances")
     seeds = len({tuple(row.get(one) for one in tables.sweep.pair_by) for row in aligned})
     caption = (
-        f"{tables.name}: {x} against {tables.metric.replace('_', ' ')}, a point for each trial, marked by {name}; {seeds} seeds."
+        f"{tables.name}: {x} against {tables.metric.replace('_', ' ')}, a point for each trial, marked by {name}; {say_seeds([seeds])}."
         " r: Spearman's rank correlation of arms of the same other settings within a seed, averaged over seeds, with its 95\u00a0%"
         " interval; it takes four arms or more, and says nothing about causes."
     )

@@ -12,6 +12,7 @@ from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import KNOB_OF, VARIANT, find_factor, list_levels, spell_value
 from sweeper.show.comparison import compare_as_asked
 from sweeper.show.figures.levels import default_baseline
+from sweeper.show.figures.series import say_seeds
 from sweeper.show.figures.style import FAINT, INK, finish, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -83,11 +84,10 @@ def read(tables: FigureTables) -> Forest:
         left_out = f" The {len(rows) - len(overall)} effects on single tasks are left out here."
         rows = overall
     against = [f"{c.factor.name} {c.factor.spell(c.baseline)}" for c in comparisons]
-    seeds = sorted({row.n for row in rows if row.task is not None and row.n})
-    counted = f"n = {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''} seeds" if seeds else "n = number of tasks"
+    seeds = say_seeds(row.n for row in rows if row.task is not None and row.n)
     caption = (
         f"{tables.name}: {tables.metric.replace('_', ' ')} against {', '.join(against)}, as a share of the baseline's; left of 0 is better."
-        f" Paired by seed, {counted}; over tasks n is the number of tasks. Bars: 95\u00a0% interval of the mean difference (Student's t),"
+        f" Paired by seed, {seeds}; over tasks n is the number of tasks. Bars: 95\u00a0% interval of the mean difference (Student's t),"
         f" not corrected for their number. Grey: margin within which a difference counts as none. Verdicts are corrected by Holm.{left_out}"
     )
     return Forest(f"Effects of {against[0].replace(' ', ', against ', 1)}" if len(against) == 1 else "Effects", tuple(rows), caption)
@@ -141,9 +141,11 @@ def _relative(effect: Effect, value: float | None) -> float | None:
 
 
 def _describe(effect: Effect, low: float | None, high: float | None) -> str:
+    if effect.n == 0:
+        return "no pairs yet"
     verdict = effect.verdict or "not fair"
     if effect.relative is None:
-        known = "no pairs" if effect.difference is None else f"{effect.difference:+.3g}, baseline near 0"
+        known = "no difference" if effect.difference is None else f"{effect.difference:+.3g}, baseline near 0"
         return f"{known}, n {effect.n}: {verdict}"
     interval = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     return f"{100 * effect.relative:+.1f} %{interval}, n {effect.n}: {verdict}"
@@ -172,6 +174,7 @@ def draw(data: Forest) -> Figure:
     texts.tick_params(axis="y", length=0)
     texts.spines["left"].set_visible(False)
     axes.spines["left"].set_visible(False)
+    axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.4g} %" if value else "0")
     axes.set_xlabel("difference to the baseline, as a share of its error (lower is better)")
     axes.grid(axis="x")

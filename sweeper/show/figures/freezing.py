@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sweeper.show.figures.levels import Level, find_grid, make_series, name_alignment
 from sweeper.show.figures.lines import draw_dots
 from sweeper.show.figures.series import Panel, Panels, count_seeds
-from sweeper.show.figures.tables import FigureTables
+from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,10 @@ def read(tables: FigureTables) -> Panels:
     for task, lines in sorted(grid.by_task.items()):
         series = tuple(make_series(name_alignment(epochs), _full_first(levels), tables.metric) for epochs, levels in lines.items())
         rows = [row for levels in lines.values() for level in levels for row in level.all_rows()]
-        made.append(Panel(task, tables.unit(task), series, tables.floor(rows)))
+        if max(len(one.points) for one in series) > 1:
+            made.append(Panel(task, tables.unit(task), series, tables.floor(rows)))
+    if not made:
+        raise NotInTablesError("no task has two values of freezing with complete trials")
     metric = tables.metric.replace("_", " ")
     caption = f"{tables.name}: {metric} by what is frozen, and until which epoch. Mean over {count_seeds(made)}.{grid.note()}"
     return Panels("What has to be trained?", "", tuple(made), caption, joined=False)

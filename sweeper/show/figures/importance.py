@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orca_core.errors import ConfigError
 from sweeper.analysis.variance_shares import FANOVA, REST, SEED, Share, shares_of_variance
+from sweeper.show.figures.series import say_seeds
 from sweeper.show.figures.style import INK, finish, label_panel, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -88,14 +89,13 @@ def read(tables: FigureTables) -> Importance:
     by_task: dict[str, list[Share]] = defaultdict(list)
     for share in shares:
         by_task[str(share.task)].append(share)
-    seeds = sorted({share.seeds for share in shares})
-    counted = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
-    lines = "Lines: 95\u00a0% interval over seeds (jackknife)." if seeds[-1] > 2 else "Fewer than three seeds: no intervals."
+    seeds = {share.seeds for share in shares}
+    lines = "Lines: 95\u00a0% interval over seeds (jackknife)." if max(seeds) > 2 else "Fewer than three seeds: no intervals."
     unequal = sorted(task for task, of_task in by_task.items() if not all(share.balanced for share in of_task))
     note = f" Not balanced, so that shares need not add up to 1: {', '.join(unequal)}." if unequal else ""
     caption = (
         f"{tables.name}: share of the variance of {tables.metric.replace('_', ' ')} that each factor accounts for, at the levels that the"
-        f" sweep has (analysis of variance, type 2); description, no test. {counted} seeds. {lines}{note}"
+        f" sweep has (analysis of variance, type 2); description, no test. {say_seeds(seeds)}. {lines}{note}"
     )
     return Importance("Which factors matter?", {task: _bars(of_task) for task, of_task in sorted(by_task.items())}, caption)
 

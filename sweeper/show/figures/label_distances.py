@@ -11,6 +11,7 @@ import numpy as np
 
 from sweeper.analysis.factors import Row
 from sweeper.analysis.representatives import is_usable
+from sweeper.show.figures.series import say_seeds
 from sweeper.show.figures.style import finish, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -30,8 +31,7 @@ class Map:
     Args:
         task: The target.
         proxy: The proxy.
-        first, last: Distances of the target's classes (rows) to the proxy's (columns), by Epochs `first_epoch` and `last_epoch`; means over
-            seeds.
+        first, last: Distances of the target's classes (rows) to the proxy's (columns), as means over seeds.
         first_epoch, last_epoch: The epochs of alignment before whose steps they were measured.
         seeds: Number of trials that are averaged, one for each seed.
     """
@@ -84,11 +84,10 @@ def read(tables: FigureTables) -> Maps:
         raise NotInTablesError("the trials of no arm have distances of the same labels in the same epochs")
     shown = _spread(maps)
     hidden = f" {len(maps) - len(shown)} more pairs of target and proxy are not shown." if len(shown) < len(maps) else ""
-    seeds = sorted({one.seeds for one in shown})
     caption = (
         f"{tables.name}: distances of the target's classes (rows) to the proxy's (columns), in squared feature units, before the first and"
         f" before the last step of alignment; classes by number, on one scale for each pair. Of each pair the arm that aligns the longest."
-        f" Mean over {f'{seeds[0]} to {seeds[-1]}' if len(seeds) > 1 else seeds[0]} seeds.{hidden}"
+        f" Mean over {say_seeds(one.seeds for one in shown)}.{hidden}"
     )
     return Maps("Distances of labels", shown, caption)
 

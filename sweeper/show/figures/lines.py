@@ -32,7 +32,9 @@ def draw_curves(data: Panels) -> Figure:
         for series in panel.series:
             style = look(numbers[series.label])
             x = [point.x for point in series.points]
-            one.plot(x, [point.mean for point in series.points], label=series.label, markevery=max(1, len(x) // 8), **style.line())
+            one.plot(
+                x, [point.mean for point in series.points], label=_name(data, series.label), markevery=max(1, len(x) // 8), **style.line()
+            )
             add_band(one, x, series.points, style.color)
         label_panel(one, panel.title, data.x, panel.unit)
         count_along(one)
@@ -57,7 +59,9 @@ def draw_levels(axes: Axes, data: Panels, task: str) -> None:
     where = place_levels([point.x for series in panel.series for point in series.points])
     for number, series in enumerate(panel.series):
         shift = (number - (len(panel.series) - 1) / 2) * 0.012 * (max(where.values()) - min(where.values()))
-        draw_bars(axes, [where[point.x] + shift for point in series.points], series.points, look(numbers[series.label]), series.label)
+        draw_bars(
+            axes, [where[point.x] + shift for point in series.points], series.points, look(numbers[series.label]), _name(data, series.label)
+        )
     means = [point for series in panel.series for point in series.points]
     if panel.floors:
         floors = [(where[x], error) for x, error in panel.floors if x in where]
@@ -79,7 +83,7 @@ def draw_dots(data: Panels) -> Figure:
             shift = (number - (len(panel.series) - 1) / 2) * (0.3 if data.joined else 0.6) / max(1, len(panel.series))
             places = [present.index(point.x) + shift for point in series.points]
             style = look(numbers[series.label])
-            draw_bars(one, places, series.points, style, series.label, upright=False, joined=data.joined)
+            draw_bars(one, places, series.points, style, _name(data, series.label), upright=False, joined=data.joined)
         one.set_yticks(range(len(present)), [spell_level(level, data.none) for level in present])
         one.set_ylim(len(present) - 0.4, -0.6)
         label_panel(one, panel.title, panel.unit, data.x)
@@ -93,6 +97,11 @@ def draw_dots(data: Panels) -> Figure:
 def _numbers(data: Panels) -> list[dict[str, int]]:
     """For each panel, label of a line -> number of its look."""
     return number_looks([[series.label for series in panel.series] for panel in data.panels])
+
+
+def _name(data: Panels, label: str) -> str:
+    """The label of a line in the legend; none if it is the only one."""
+    return label if len({series.label for panel in data.panels for series in panel.series}) > 1 else "_nolegend_"
 
 
 def draw_bars(

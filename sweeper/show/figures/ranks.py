@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sweeper.analysis.description import rank_levels
 from sweeper.analysis.factors import KNOB_OF, VARIANT, cell
 from sweeper.show.figures.levels import Levels, find_levels
-from sweeper.show.figures.series import spell_level
+from sweeper.show.figures.series import say_seeds, spell_level
 from sweeper.show.figures.style import INK, finish, look, panels
 from sweeper.show.figures.tables import FigureTables, NotInTablesError
 
@@ -65,11 +65,10 @@ def read(tables: FigureTables) -> Ranking:
     order = [level.level for level in next(iter(levels.by_task.values())) if level.level in common]
     found = rank_levels({task: {level: of_task[level] for level in order} for task, of_task in errors.items()})
     ranked = sorted(found.mean_rank.items(), key=lambda entry: entry[1])
-    counts = sorted({len(values) for of_task in errors.values() for values in of_task.values()})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    seeds = say_seeds(len(values) for of_task in errors.values() for values in of_task.values())
     test = "" if found.p is None else f" Friedman's p that all rank alike: {found.p:.2g}."
     caption = (
-        f"{tables.name}: levels of {levels.factor.name} ranked by mean {tables.metric.replace('_', ' ')} ({seeds} seeds) within each of"
+        f"{tables.name}: levels of {levels.factor.name} ranked by mean {tables.metric.replace('_', ' ')} ({seeds}) within each of"
         f" {found.tasks} tasks; 1 is the lowest. Bars join levels whose mean ranks are closer than the critical difference of Nemenyi"
         f" ({found.critical_difference:.2f}).{test} Description: verdicts are those of `sweeper compare`."
         f"{_left_out(levels, common)}{levels.note()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,12 +112,18 @@ def count_seeds(panels: Sequence[Panel]) -> str:
     return count_seeds_of([point for panel in panels for series in panel.series for point in series.points])
 
 
+def say_seeds(counts: Iterable[int]) -> str:
+    """Numbers of seeds in words: `1 seed`, `3 to 5 seeds`."""
+    known = sorted(set(counts))
+    if len(known) > 1:
+        return f"{known[0]} to {known[-1]} seeds"
+    return f"{known[0]} seed{'' if known[0] == 1 else 's'}" if known else "no seeds"
+
+
 def count_seeds_of(points: Sequence[Point]) -> str:
     """How many seeds points have, and what bands are: `5 seeds; bands and bars: ...`."""
     seeds = sorted({point.n for point in points})
-    if not seeds:
-        return "no seeds"
-    text = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' if seeds[0] > 1 else ''}"
-    if seeds[-1] == 1:
+    text = say_seeds(seeds)
+    if seeds[-1:] in ([], [1]):
         return f"{text}, so there are no intervals"
     return f"{text}; bands and bars: {BAND}{', cut at the frame where they are wide' if seeds[0] < MANY_SEEDS else ''}"

@@ -189,7 +189,8 @@ def _caption(name: str, attempts: Sequence[Attempt], hours: Mapping[str, Hours],
     drawn = f" The first {MAX_SLOTS} are drawn." if slots > MAX_SLOTS else ""
     return (
         f"{name}: {len(attempts)} attempts at trials in {slots} slots, by host, from the start of the first one.{drawn} Stages are laid"
-        f" end to end; pale: the rest of a trial (loading, waiting). Crosses: attempts that were lost or failed ({losses})."
+        " end to end; pale: the rest of an attempt (loading, waiting, what was cut short)."
+        f" Crosses: attempts that were lost, stopped or failed ({losses})."
         f" {format_hours(computed)} computed, {format_hours(reused)} saved by reuse.{over}"
     )
 
@@ -268,7 +269,7 @@ def _draw_lanes(axes: Axes, data: Timeline, slots: int, unit: float) -> None:
             color=INK,
             markersize=6,
             linestyle="none",
-            label="lost or failed",
+            label="lost, stopped or failed",
         )
     hosts = list(dict.fromkeys(data.slots[:slots]))
     middles = [sum(n for n in range(slots) if data.slots[n] == host) / data.slots[:slots].count(host) for host in hosts]
