@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.commands import analysis, node, upkeep
+from sweeper.commands import analysis, node, numbers, upkeep
 from sweeper.commands import report as reporting
 from sweeper.commands import results as reading
 from sweeper.commands.floors import floors
@@ -189,6 +189,9 @@ for _command in (
     reading.predict,
     reading.status,
     reading.show,
+    numbers.why,
+    numbers.check,
+    numbers.bundle,
 ):
     app.command()(_command)
 

@@ -36,11 +36,13 @@ _READ_AS = str.maketrans("ilo", "110")
 _FORM = re.compile(rf"([{_LETTERS}]{{{STATEMENT_DIGITS},26}})-([{_LETTERS}]{{{EVIDENCE_DIGITS},26}})")
 
 
-def digest(data: Any) -> str:
-    """SHA-256 of JSON data, its first 130 bits as 26 digits of base 32."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()) >> 126
-    return "".join(_LETTERS[number >> 5 * place & 31] for place in reversed(range(26)))
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def digest(data: Any, length: int = 26) -> str:
+    """The first digits, in base 32, of the SHA-256 of JSON data; 26 at most."""
+    number = int.from_bytes(hashlib.sha256(_encode(data).encode()).digest()) >> 256 - 5 * length
+    return "".join(_LETTERS[number >> 5 * place & 31] for place in reversed(range(length)))
 
 
 def parse_id(text: str) -> tuple[str, str]:
@@ -100,7 +102,7 @@ class Number:
     @cached_property
     def parts(self) -> tuple[str, str]:
         """The two digests of which the id is the beginning."""
-        return statement_digest(self.statement), digest([VERSIONS[self.kind], sorted(set(self.keys))])
+        return digest(self.statement), digest([VERSIONS[self.kind], sorted(set(self.keys))])
 
     @property
     def id(self) -> str:
@@ -122,10 +124,20 @@ class Number:
         """What it states, as a sentence without the value."""
         return describe(self.statement, self.settings)
 
-
-def statement_digest(statement: Mapping[str, Any]) -> str:
-    """The digest of a statement, of which ids have the beginning."""
-    return digest(statement)
+    def line(self) -> dict[str, Any]:
+        """The number as a line of a table."""
+        is_verdict = isinstance(self.value, str)
+        return {
+            "number": self.id,
+            "kind": self.kind,
+            "task": self.statement["task"],
+            "value": None if is_verdict else self.value,
+            "low": self.low,
+            "high": self.high,
+            "verdict": self.value if is_verdict else None,
+            "trials": len(self.trials),
+            "words": self.words,
+        }
 
 
 def describe(statement: Mapping[str, Any], settings: Mapping[str, Any] = {}) -> str:

@@ -87,8 +87,9 @@ def score_number(ranking: Ranking, arm: RankedArm, metric: str = METRIC) -> Numb
 
 
 def _trials(rows: Iterable[Row]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The ids of some trials, each once, and their result keys; rows of versions before result keys are known by the id."""
-    known = {str(row["trial"]): str(row.get("result_key") or row["trial"]) for row in rows}
+    """The ids of some trials, each once, and their result keys. Rows of versions before result keys are known by the id; tables of other
+    programs may have neither."""
+    known = {str(row["trial"]): str(row.get("result_key") or row["trial"]) for row in rows if row.get("trial") is not None}
     return tuple(known), tuple(known.values())
 
 

@@ -17,6 +17,7 @@ from sweeper.analysis.effect import Effect, to_table
 from sweeper.analysis.factors import spell_value
 from sweeper.analysis.floors import Floors, describe_floors
 from sweeper.analysis.margins import DEFAULT_MARGIN
+from sweeper.analysis.numbers import effect_numbers, share_numbers
 from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.analysis.variance_shares import Share, shares_of_variance, shares_to_table
@@ -89,13 +90,13 @@ def show_comparison(workspace: Workspace, name: str, options: Mapping[str, Any],
     comparison = compare_sweep(workspace, name, options, allow_unfair)
     floors = Floors.read(workspace.results)
     comparison = replace(comparison, effects=add_floors(comparison, floors))
-    if format == "json":
-        return json.dumps([effect.to_data() for effect in comparison.effects], indent=1) + "\n"
-    if format == "csv":
-        return render(to_table(comparison.effects), format)
     if format == "table":
         return describe_comparison(comparison, name, floors, workspace.uri)
-    return render(_short_table(comparison), format)
+    ids = [None if number is None else number.id for number in effect_numbers(name, comparison)]
+    if format == "json":
+        return json.dumps([effect.to_data() | {"number": id} for effect, id in zip(comparison.effects, ids, strict=True)], indent=1) + "\n"
+    table = to_table(comparison.effects) if format == "csv" else _short_table(comparison)
+    return render(table.append_column("number", [ids]), format)
 
 
 _SHORT = ("task", "level", "level_mean", "baseline_mean", "difference", "relative", "low", "high", "p_adjusted", "n", "verdict")
@@ -342,7 +343,8 @@ def show_importance(workspace: Workspace, name: str, metric: str, format: str) -
     sweep = read_sweep_rows(workspace.results, name, [metric])
     shares = shares_of_variance(sweep.rows, metric=metric, pair_by=sweep.pair_by, varied=sweep.varied, objective=sweep.objective)
     if format != "table":
-        return render(shares_to_table(shares), format)
+        ids = [number.id for number in share_numbers(sweep, shares, metric)]
+        return render(shares_to_table(shares).append_column("number", [ids]), format)
     parts = []
     for task in dict.fromkeys(share.task for share in shares):
         of_task = [share for share in shares if share.task == task]

@@ -12,6 +12,7 @@ from orca_core.errors import nearest
 from orca_core.floors.rows import COMPLETE, FAIL, SIMPLE_FIRST, FloorCase, FloorRow
 from orca_core.tasks import TASK_CATALOGUE
 from sweeper.analysis.floors import Floors
+from sweeper.analysis.numbers import floor_number
 from sweeper.faults import Faults
 from sweeper.results.workspace import Workspace
 from sweeper.running.floors import cases_of, compute_missing, find_missing
@@ -51,7 +52,9 @@ def compute_and_show(names: Sequence[str], settings: Mapping[str, Any], workspac
 
         from sweeper.results.records import schema
 
-        write_table(pa.Table.from_pylist(rows, schema=schema("floors")), format)
+        numbers = [floor_number(Floors(rows), [FloorCase.of_row(row)], row["model"]) for row in rows]
+        ids = pa.array([None if number is None else number.id for number in numbers], pa.string())
+        write_table(pa.Table.from_pylist(rows, schema=schema("floors")).append_column("number", ids), format)
     return 1 if any(row["status"] == FAIL for row in rows) else 0
 
 

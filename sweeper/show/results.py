@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orca_core.errors import ConfigError, Fault, nearest
+from orca_core.floors.rows import FloorCase
 from sweeper.analysis.arms import RankedArm, Ranking, rank_arms
 from sweeper.analysis.candidates import Arm, Sweep, read_arms
-from sweeper.analysis.floors import Compared, describe_floors
+from sweeper.analysis.floors import Compared, Floors, describe_floors
+from sweeper.analysis.numbers import floor_number, score_number
 from sweeper.analysis.resolution import describe_resolution
 from sweeper.results.notes import no_results
 from sweeper.results.store import ResultStore
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def best_arms(workspace: Workspace, name: str, top: int, task: str | None = None) -> pa.Table:
-    """The best arms of each task, ranked by `rank_arms`, with the knobs that the sweep varies.
+    """The best arms of each task, ranked by `rank_arms`, with the knobs that the sweep varies, and the ids of the numbers.
 
     Args:
         workspace: Where the results are.
@@ -34,8 +36,16 @@ def best_arms(workspace: Workspace, name: str, top: int, task: str | None = None
     Raises:
         ConfigError: If the sweep is unknown or does not have the task, or none of its candidates is complete.
     """
-    ranking = rank_arms(workspace.results, name)
-    return _to_table([arm.line for of_task in _tasks(ranking, task) for arm in ranking.arms[of_task][:top]])
+    ranking, floors = rank_arms(workspace.results, name), Floors.read(workspace.results)
+    return _to_table([_line(ranking, arm, floors) for of_task in _tasks(ranking, task) for arm in ranking.arms[of_task][:top]])
+
+
+def _line(ranking: Ranking, arm: RankedArm, floors: Floors) -> dict[str, Any]:
+    """The line of an arm with the ids of its numbers: of `test_error`, of the sweep's metric, of the floor."""
+    metrics = dict.fromkeys(("test_error", ranking.metric))
+    ids = {"number" if metric == "test_error" else f"{metric}_number": score_number(ranking, arm, metric).id for metric in metrics}
+    floor = floor_number(floors, map(FloorCase.of_row, arm.rows), arm.floor.model) if arm.floor is not None else None
+    return {**arm.line, **ids, "best_floor_number": floor.id if floor is not None else None}
 
 
 def describe_best(workspace: Workspace, name: str, top: int, task: str | None = None) -> str:
