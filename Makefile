@@ -1,5 +1,6 @@
 # make quickstart    install, run the first sweep, print the best arms
 # make test          install, run the tests
+# make browser       what the tests of pages need: chromium from Debian, axe-core from npm; says what it cannot install
 # make check         install, run ruff, mypy and import-linter
 # make install       only make the environment: .venv/bin/sweeper
 # make install-machine   the same without the developers' tools, for a machine of a cluster
@@ -16,7 +17,10 @@ define check_python
 $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 endef
 
-.PHONY: install install-machine image quickstart test check docs clean
+# Examines accessibility; tests/sweeper/browser.py reads it there.
+AXE := axe-core@4.14.1
+
+.PHONY: install install-machine image quickstart test browser check docs clean
 
 install: .venv/installed
 
@@ -42,6 +46,17 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest --numprocesses 2
 
+# Neither is needed for anything but tests marked `browser`, so what is missing is said, and no error.
+browser: .browser/package/axe.min.js
+	@command -v chromium >/dev/null || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	} || echo "chromium is missing, and cannot be installed from Debian here (this takes apt-get and root)" >&2
+
+.browser/package/axe.min.js:
+	@mkdir -p .browser
+	@command -v npm >/dev/null && cd .browser && npm pack --silent $(AXE) >/dev/null && tar xzf axe-core-*.tgz \
+	  || echo "axe-core is missing, and cannot be installed from npm here" >&2
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -51,4 +66,4 @@ docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .browser build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

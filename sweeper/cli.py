@@ -10,6 +10,7 @@ import typer
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands import analysis, exports, node, numbers, upkeep
+from sweeper.commands import report as reporting
 from sweeper.commands import results as reading
 from sweeper.commands.completion import complete_body, complete_command, complete_proxy, complete_space, complete_task
 from sweeper.commands.floors import floors
@@ -319,6 +320,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "plan": plan,
         "run": run,
         "status": reading.status,
+        "watch": reporting.watch,
         "stop": stop,
         "trial": trial,
         "floors": floors,
@@ -330,6 +332,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "compare": analysis.compare,
         "importance": analysis.importance,
         "plot": plot,
+        "report": reporting.report,
         "why": numbers.why,
         "query": reading.query,
         "show": reading.show,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +9,14 @@ from typing import Literal
 
 import yaml
 
-from orca_core.config.paths import KNOBS, nest
 from orca_core.errors import ConfigError, Fault, nearest
-from orca_core.identity import unread_knobs
 from orca_core.model_card import Evidence
 from orca_core.whole import check_free
 from sweeper.analysis.arms import RankedArm, half_interval, rank_arms
 from sweeper.analysis.candidates import Row
-from sweeper.planning.trials import PlannedTrial
+from sweeper.planning.rerun import arm_space
 from sweeper.results.workspace import Workspace
 from sweeper.running.reconcile import latest_space, reconcile
-from sweeper.space.space import SearchSpace
 
 
 def export_best(workspace: Workspace, name: str, task: str | None, *, space_file: Path | None, model_folder: Path | None) -> str:
@@ -61,7 +57,10 @@ def export_best(workspace: Workspace, name: str, task: str | None, *, space_file
         check_free(model_folder.expanduser(), "--export-model")
     written = []
     if space_file is not None:
-        text = yaml.safe_dump(_build_space(name, space, planned, [row["seed"] for row in arm.rows]), sort_keys=False, allow_unicode=True)
+        seeds_of_arm = [row["seed"] for row in arm.rows]
+        resources = space.resources.model_dump()
+        content = arm_space(name, planned.config, seeds_of_arm, vary=space.vary, metric=space.metric, resources=resources)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         space_file.write_text(text, encoding="utf-8")
         seeds = "1 seed" if len(arm.rows) == 1 else f"{len(arm.rows)} seeds"
         written.append(f"{space_file}: runs the arm again with {seeds}: sweeper run {space_file}")
@@ -129,23 +128,3 @@ def _evidence(name: str, arm: RankedArm, rows: Mapping[str, Row], best: str, met
         versions={package: row[column] for column, package in _VERSIONS.items() if row[column] is not None},
         chosen_by=metric,
     )
-
-
-def _build_space(name: str, space: SearchSpace, trial: PlannedTrial, seeds: list[int]) -> dict[str, object]:
-    """The content of a search-space file for one arm, with every knob that the arm reads."""
-    config = json.loads(trial.config.model_dump_json())
-    knobs = {}
-    for path in sorted(KNOBS.keys() - unread_knobs(trial.config) - {*space.vary, "bits"}):
-        value = config
-        for part in path.split("."):
-            value = value[part]
-        knobs[path] = value
-    return {
-        "name": f"{name}-best",
-        "description": f"The best arm of {name}.",
-        "base": nest(knobs),
-        "seeds": {"list": sorted(seeds), "vary": list(space.vary)} if len(space.vary) > 1 else sorted(seeds),
-        "metric": space.metric,
-        "resources": space.resources.model_dump(),
-        "bits": space.bits,
-    }

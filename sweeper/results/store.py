@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -206,6 +207,17 @@ class ResultStore(TableFiles):
         self._write_merged(row_groups(rows, keep), rows.schema, paths, f"{table}/sweep={sweep}")
 
     # -------------------------------------------------------------------------------------------------------------- sweeps
+
+    def fingerprint(self, name: str) -> str:
+        """What the tables of a sweep, its plans and all floors are known by: it changes when one of their files does.
+
+        Raises:
+            StoreError: If they cannot be listed.
+        """
+        folders = [*(f"{table}/sweep={name}" for table in TABLES), "floors", f"sweeps/{name}"]
+        files = [info for folder in folders for info in self._files.infos(folder) if info.extension in ("parquet", "json")]
+        listed = sorted(f"{self._relative(info.path)} {info.size}" for info in files)
+        return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
 
     def find_damaged(self) -> Iterator[tuple[str, str]]:
         """Read all files of rows and plans completely; yields (path, error) of each that is damaged."""

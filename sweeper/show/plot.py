@@ -85,12 +85,16 @@ def write_figure(workspace: Workspace, name: str, figure: str, output: Path | No
     except NotInTablesError as error:
         see = f"It needs {kind.needs}; `sweeper plot {shlex.quote(name)}{results_option(workspace.uri)}` lists those that can be drawn."
         raise ConfigError([Fault("FIGURE", f"must be one that {name} can feed: {error}", figure, see)]) from None
-    _write(file, render(kind, data, format))
+    write_whole(file, render(kind, data, format))
     return f"written: {file}\n{_fill(data.caption)}"
 
 
-def _write(file: Path, content: bytes) -> None:
-    """Write a file as a whole, or not at all."""
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file of `--output` as a whole, or not at all.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
     try:
         with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-", delete=False) as partial:
             partial.write(content)

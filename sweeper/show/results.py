@@ -188,7 +188,7 @@ def _status_lines(workspace: Workspace, name: str | None) -> tuple[list[dict[str
         pending = None if planned is None else max(0, planned - len(rows))
         if driver and pending is not None:  # the driver starts again what was cut short, in an earlier run or with its machine
             pending, interrupted = pending + interrupted, 0
-        told.append(_describe_reasons(driver.facts) if driver else [])
+        told.append(describe_reasons(driver.facts) if driver else [])
         lines.append(
             {"sweep": sweep, "planned": planned, "pending": pending}
             | {status.lower(): count for status, count in counts.items()}
@@ -198,7 +198,7 @@ def _status_lines(workspace: Workspace, name: str | None) -> tuple[list[dict[str
     return lines, told
 
 
-def _describe_reasons(facts: Mapping[str, Any]) -> list[str]:
+def describe_reasons(facts: Mapping[str, Any]) -> list[str]:
     """The reasons among the facts of a driver, which may be of another version."""
     reasons = facts.get("reasons")
     given = [reason for reason in reasons if isinstance(reason, dict)] if isinstance(reasons, list) else []

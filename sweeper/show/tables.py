@@ -176,7 +176,7 @@ def vertical(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) 
 
 def _latex(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Format rows as a tabular environment of LaTeX, with the rules of the package booktabs."""
-    cells = [[_escape_latex(cell) for cell in row] for row in (columns, *_format_rows(columns, rows))]
+    cells = [[escape_latex(cell) for cell in row] for row in (columns, *_format_rows(columns, rows))]
     numeric = [all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))]
     head, *body = [" & ".join(row) + r" \\" for row in cells]
     kinds = "".join("r" if right else "l" for right in numeric)
@@ -184,7 +184,7 @@ def _latex(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     special = {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
