@@ -43,8 +43,13 @@ Question = Callable[[Evidence], Iterator[Finding]]
 def _command(evidence: Evidence, factor: str, baseline: Any, where: str | None = None, more: str = "") -> str:
     level = shlex.quote(spell_level(baseline))
     here = results_option(evidence.results)
-    only = f" --where {shlex.quote(where)}" if where else ""
+    only = f" --where {_quote(where)}" if where else ""
     return f"sweeper compare {shlex.quote(evidence.sweep.name)}{here} --factor {factor} --baseline {level}{only}{more}"
+
+
+def _quote(sql: str) -> str:
+    """SQL as an argument of a shell command; in double quotes where these change nothing, since SQL is full of single ones."""
+    return shlex.quote(sql) if set(sql) & set('"$`\\!') else f'"{sql}"'
 
 
 def _one_of(tasks: Iterable[Any]) -> str:
