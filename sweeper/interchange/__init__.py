@@ -20,8 +20,8 @@ class Format:
 
     Args:
         module: Module of this package whose `write(sweep, path)` writes it.
-        opens: How it is opened, one line for each way: with `{path}` for the absolute path, `{shell}` for the same in a command, and `{sqlite}`
-            for the URL of a database in a command.
+        opens: How it is opened, one line for each way. `{path}` is the absolute path, `{shell}` the same in a command, `{sqlite}` the URL
+            of a database in a command.
         package: Module that writes it; empty if it is always there.
         extra: What installs that.
     """
