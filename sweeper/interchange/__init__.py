@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,7 +20,8 @@ class Format:
 
     Args:
         module: Module of this package whose `write(sweep, path)` writes it.
-        opens: How it is opened, with `{path}` for the absolute path; one line for each way.
+        opens: How it is opened, one line for each way. `{path}` is the absolute path, `{shell}` the same in a command, `{sqlite}` the URL
+            of a database in a command.
         package: Module that writes it; empty if it is always there.
         extra: What installs that.
     """
@@ -33,12 +35,10 @@ class Format:
 _EXPORTS, _TRACKIO = "'orca-sweeper[exports]'", "'orca-sweeper[trackio]'"
 
 FORMATS = {
-    "optuna": Format(
-        "optuna_studies", ("optuna-dashboard sqlite:///{path}", "optuna.load_study(study_name=..., storage='sqlite:///{path}')")
-    ),
-    "mlflow": Format("mlflow_runs", ("mlflow ui --backend-store-uri sqlite:///{path}",), "mlflow", _EXPORTS),
-    "tensorboard": Format("tensorboard_runs", ("tensorboard --logdir {path}",), "tensorboard", _EXPORTS),
-    "trackio": Format("trackio_runs", ("TRACKIO_DIR={path} trackio show",), "trackio", _TRACKIO),
+    "optuna": Format("optuna_studies", ("optuna-dashboard {sqlite}", "optuna.load_study(study_name=..., storage='sqlite:///{path}')")),
+    "mlflow": Format("mlflow_runs", ("mlflow ui --backend-store-uri {sqlite}",), "mlflow", _EXPORTS),
+    "tensorboard": Format("tensorboard_runs", ("tensorboard --logdir {shell}",), "tensorboard", _EXPORTS),
+    "trackio": Format("trackio_runs", ("TRACKIO_DIR={shell} trackio show",), "trackio", _TRACKIO),
     "csv": Format("tables", ("{path}/trials.csv, metrics.csv, stages.csv, floors.csv",)),
     "pandas": Format("tables", ("pandas.read_parquet('{path}/trials.parquet'), likewise metrics, stages, floors",)),
 }
@@ -82,7 +82,9 @@ def export_sweep(workspace: Workspace, name: str, to: str, path: Path) -> str:
     with written_whole(path) as beside:
         module = import_module(f"sweeper.interchange.{chosen.module}")
         written = module.write(found, beside, to) if chosen.module == "tables" else module.write(found, beside)
-    lines = [f"{path}: {written}", *(f"  {way.format(path=path.absolute())}" for way in chosen.opens)]
+    full = path.absolute()
+    names = {"path": full, "shell": shlex.quote(str(full)), "sqlite": shlex.quote(f"sqlite:///{full}")}
+    lines = [f"{path}: {written}", *(f"  {way.format(**names)}" for way in chosen.opens)]
     if found.open and chosen.module != "tables":
         lines.append(f"  left out: {found.open} trials that have not ended; export again, to another path, when they have")
     return "\n".join(lines) + "\n"

@@ -171,6 +171,12 @@ def _make(workspace: Workspace, space: SearchSpace, group: Group, configs: Mappi
     from orca_core.soup import make_soup  # loads torch: only when there is something to average
     from sweeper.running.worker import report_text, worker_facts
 
+    if space.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            rule = f"the trials of {space.name} ran on a GPU, and torch sees none here"
+            raise ConfigError([Fault("", rule, Fault.ABSENT, "Call it on a machine with one.")])
     started, clock = datetime.now(UTC), time.perf_counter()
     members = [configs[row["trial"]] for row in group.rows]
     soup = make_soup(members, workspace.artifacts, group.kind, group.which, device=space.device)

@@ -28,6 +28,7 @@ VALUES: dict[pa.DataType, Any] = {
     pa.float64(): 0.1,
     pa.bool_(): True,
     pa.timestamp("us", "UTC"): datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=UTC),
+    pa.list_(pa.string()): ["a", "ö"],
     pa.list_(pa.int64()): [1, 2, 3],
     pa.list_(pa.float64()): [0.9, 0.98],
     pa.list_(pa.list_(pa.float64())): [[0.5, 0.25], None],
