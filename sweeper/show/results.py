@@ -149,7 +149,8 @@ def describe_status(workspace: Workspace, name: str | None) -> str:
         ConfigError: As `sweep_status`.
     """
     lines, told = _status_lines(workspace, name)
-    columns = [column for column in lines[0] if column != "driver"]
+    rare = {column for column in ("pruned", "paused", "interrupted") if not any(line[column] for line in lines)}  # room for long names
+    columns = [column for column in lines[0] if column not in {"driver", *rare}]
     text = text_table(columns, ([line[column] for column in columns] for line in lines), terminal_width(), wrapped=0)
     text += "".join(f"{line['sweep']} is run by {line['driver']}.\n" for line in lines if line["driver"] != "none")
     text += "".join(f"{line['sweep']}: {reason}\n" for line, reasons in zip(lines, told, strict=True) for reason in reasons)
