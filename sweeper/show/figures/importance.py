@@ -101,6 +101,9 @@ def read(tables: FigureTables) -> Importance:
     lines = "Lines: 95\u00a0% interval over seeds (jackknife)." if max(seeds) > 2 else "Fewer than three seeds: no intervals."
     unequal = sorted(task for task, of_task in by_task.items() if not all(share.balanced for share in of_task))
     note = f" Not balanced, so that terms may share what they explain, and need not add up to 1: {', '.join(unequal)}." if unequal else ""
+    if any(share.method == FANOVA for share in shares):
+        objective = tables.sweep.objective.replace("_", " ")
+        note += f" Tuned knobs are apart: shares of the {objective} among the candidates of an arm, as means over arms."
     caption = (
         f"{tables.name}: share of the variance of {tables.metric.replace('_', ' ')} that each factor accounts for, at the levels that the"
         f" sweep has (analysis of variance, type 2); description, no test. {say_seeds(seeds)}. {lines}{note}"
