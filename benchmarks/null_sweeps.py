@@ -24,7 +24,7 @@ SEEDS, LR = 60, 3e-3
 SPACE = {
     "name": "null-pool",
     "description": "Does a ten-thousandth of the learning rate matter?",
-    "base": {"task": "mnist1d", "train_samples": 400, "finetune.epochs": 4, "align.epochs": 0, "body.weights": "random"},
+    "base": {"task": "mnist1d", "train_samples": 1000, "finetune.epochs": 8, "align.epochs": 0, "body.weights": "random"},
     "space": {"finetune.lr": {"grid": [LR, LR * (1 + 1e-4)]}},
     "seeds": SEEDS,
     "floors": False,

@@ -30,7 +30,6 @@ ON_A_LAPTOP = {file.stem for file in SPACES if file.stem.endswith("-laptop")}
 WITHOUT_TWIN = {
     "quickstart": "runs on a laptop itself",
     "pretraining-ladder-images": "pretraining-ladder-laptop has a task of images, too",
-    "body-size": "no two mini bodies of a modality differ in size alone",
 }
 
 STUDIES = [file for file in SPACES if file.stem not in ON_A_LAPTOP | WITHOUT_TWIN.keys()]
@@ -82,7 +81,7 @@ def test_a_study_at_paper_scale_has_a_twin_of_the_same_shape(file):
     assert (study.question is None) == (twin.question is None)
     assert study.question is None or twin.question is None or study.question.factor == twin.question.factor
     of_the_twin = {trial.config.body_spec for trial in make_plan(twin).trials}
-    assert {body.name for body in of_the_twin if not body.is_bodiless} <= {"mini-roberta", "mini-swin"}
+    assert all(body.is_bodiless or body.pretrained_here for body in of_the_twin)
 
 
 @pytest.mark.usefixtures("published")

@@ -1,9 +1,9 @@
 """Bodies: the transformers that are adapted.
 
-    mini-roberta, mini-swin     small bodies that are pretrained here, as a stage, on data that comes with Python packages
-    hf:NAME_OR_FOLDER           a Hugging Face encoder or decoder of a family in `orca_core.bodies.family`, from a folder or by hub name
-    timm:NAME_OR_FOLDER         a Swin or ViT of timm, from a folder as timm saves it or by its name (`timm/NAME` on the hub)
-    none, attention-1, ...      bodiless arms: what is left without a pretrained body (`orca_core.bodies.bodiless`)
+    mini-roberta, mini-swin, ...  small bodies that are pretrained here, as a stage, on data that comes with Python packages
+    hf:NAME_OR_FOLDER             a Hugging Face encoder or decoder of a family in `orca_core.bodies.family`, from a folder or by hub name
+    timm:NAME_OR_FOLDER           a Swin or ViT of timm, from a folder as timm saves it or by its name (`timm/NAME` on the hub)
+    none, attention-1, ...        bodiless arms: what is left without a pretrained body (`orca_core.bodies.bodiless`)
 
 A `BodySpec` says what a body is without importing torch; `orca_core.bodies.loading` builds the modules. Other packages add theirs, with
 their code, through the entry-point group `orca_core.bodies`.
@@ -43,6 +43,16 @@ BODIES: dict[str, BodySpec] = {
             corpus=("pydoc",),
             num_layers=2,
             width=64,
+            rows_before_third=0,
+        ),
+        BodySpec(
+            name="mini-roberta-small",
+            summary="RoBERTa of 1 layer, width 32, by masked tokens on pydoc",
+            modality="text",
+            model_type="roberta",
+            corpus=("pydoc",),
+            num_layers=1,
+            width=32,
             rows_before_third=0,
         ),
         BodySpec(

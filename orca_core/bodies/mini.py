@@ -1,4 +1,4 @@
-"""The mini bodies: a RoBERTa and a Swin small enough to be pretrained here, in seconds, without a network."""
+"""The mini bodies: RoBERTas and a Swin small enough to be pretrained here, in seconds, without a network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from orca_core.proxies import find_proxy
 from orca_core.workbench import memoize
 
 VOCABULARY = 2000
-"""Words of mini-roberta's vocabulary, special tokens included."""
+"""Words of the mini RoBERTas' vocabulary, special tokens included."""
 
 MAX_TOKENS = 128
-"""Longest sequence that mini-roberta takes."""
+"""Longest sequence that the mini RoBERTas take."""
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
@@ -32,21 +32,25 @@ def mini_model(spec: BodySpec, dropout: float = 0.0) -> Any:
     return _MODELS[spec.name]({"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout})
 
 
-def _mini_roberta(dropouts: Mapping[str, Any]) -> Any:
+def _mini_roberta(dropouts: Mapping[str, Any], width: int = 64, layers: int = 2) -> Any:
     from transformers import RobertaConfig, RobertaModel
 
     config = RobertaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 16,
+        intermediate_size=2 * width,
         max_position_embeddings=MAX_TOKENS + 2,  # ids start after the padding id, 1
         type_vocab_size=1,
-        initializer_range=64**-0.5,  # the families' 0.02 suits widths of 768 and more
+        initializer_range=width**-0.5,  # the families' 0.02 suits widths of 768 and more
         **dropouts,
     )
     return RobertaModel(config, add_pooling_layer=False)
+
+
+def _mini_roberta_small(dropouts: Mapping[str, Any]) -> Any:
+    return _mini_roberta(dropouts, width=32, layers=1)
 
 
 def _mini_swin(dropouts: Mapping[str, Any]) -> Any:
@@ -67,12 +71,16 @@ def _mini_swin(dropouts: Mapping[str, Any]) -> Any:
     return SwinModel(config, add_pooling_layer=False)
 
 
-_MODELS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"mini-roberta": _mini_roberta, "mini-swin": _mini_swin}
+_MODELS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "mini-roberta": _mini_roberta,
+    "mini-roberta-small": _mini_roberta_small,
+    "mini-swin": _mini_swin,
+}
 
 
 @memoize(maxsize=1)
 def mini_tokenizer() -> Any:
-    """Word tokeniser of mini-roberta: the most frequent words of `pydoc`, lower case, ties in alphabetical order."""
+    """Word tokeniser of the mini RoBERTas: the most frequent words of `pydoc`, lower case, ties in alphabetical order."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -52,8 +52,8 @@ class BodyConfig(_Part):
     """The transformer that is adapted."""
 
     name: str = Field(
-        description="Body: `mini-roberta`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, `timm:NAME_OR_FOLDER` for timm's; "
-        "or, for a bodiless arm, `none`, `attention-1`, `transformer-1`, `cnn`."
+        description="Body: `mini-roberta`, `mini-roberta-small`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, "
+        "`timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, `attention-1`, `transformer-1`, `cnn`."
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="Start from the pretrained weights, or from random weights in the same configuration."

@@ -40,7 +40,9 @@ def judge_at_looks(
         if decision is None:
             found.append(replace(effect, verdict=UNDECIDED))
             continue
-        note = f"Looked at after {steps} seeds, up to {decision.seeds}: verdict and p account for the looks, the interval does not."
+        seen = [str(number) for number in looks if number <= decision.seeds]
+        note = f"Verdict and p are those of the look{'s' if len(seen) > 1 else ''} after {', '.join(seen)} seeds, "
+        note += f"of those planned after {steps}; the interval does not account for several looks."
         needed = decision.seeds_needed if decision.verdict == UNDECIDED else None
         found.append(
             replace(

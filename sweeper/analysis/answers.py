@@ -9,14 +9,14 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from orca_core.errors import ConfigError, OrcaError
 from sweeper.analysis.associations import final_distances
-from sweeper.analysis.comparison import Comparison, compare
+from sweeper.analysis.comparison import ALPHA, Comparison, compare_levels
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import Row, cell, spell_value, varying_columns
 from sweeper.analysis.floors import Floors
@@ -60,6 +60,7 @@ class Finding:
         statements: What each task says; the one over tasks last, if there is one.
         query: The command that shows the numbers behind it.
         would_change: What evidence would change the verdict.
+        subject: What helps or hurts, for verdicts in words.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Finding:
     query: str
     would_change: str
     by_level: Mapping[str, str] = field(default_factory=dict)
+    subject: str = "it"
 
     def to_data(self) -> dict[str, Any]:
         """The finding as JSON data."""
@@ -123,24 +125,12 @@ class Evidence:
         factor: str,
         baseline: Any,
         *,
-        metric: str = "test_error",
-        where: Callable[[Row], bool] = lambda row: True,
-        alpha: float = 0.05,
+        where: str | None = None,
+        alpha: float = ALPHA,
     ) -> Comparison | None:
-        """`sweeper compare` on some of the trials; None if these do not vary the factor, or do not have the baseline."""
-        rows = [row for row in self.sweep.rows if where(row)]
+        """`sweeper compare --where` on some of the trials; None if these do not vary the factor, or do not have the baseline."""
         try:
-            return compare(
-                rows,
-                factor,
-                baseline,
-                alpha=alpha,
-                pair_by=self.sweep.pair_by,
-                varied=self.sweep.varied,
-                lists_plan=self.sweep.lists_plan,
-                objective=self.sweep.objective,
-                scheduler=self.sweep.scheduler,
-            )
+            return compare_levels(self.sweep.where(where), factor, baseline, alpha=alpha)
         except ConfigError:
             return None
 
@@ -225,7 +215,9 @@ def describe_effect(effect: Effect) -> str:
     if effect.difference is None:
         return f"{level}: {verdict}, no pairs"
     interval = "" if effect.low is None or effect.high is None else f" [{effect.low:+.3g}, {effect.high:+.3g}]"
-    return f"{level}: {verdict} ({effect.difference:+.3g}{interval}, {effect.n} seeds)"
+    if effect.verdict == NO_DIFFERENCE and effect.margin:
+        interval += f", within {effect.margin:.2g} by two one-sided tests"
+    return f"{level}: {verdict} ({effect.difference:+.3g}{interval}, {effect.n} seed{'' if effect.n == 1 else 's'})"
 
 
 def describe_interaction(effect: Effect) -> str:
@@ -281,6 +273,8 @@ def overall(statements: Sequence[Statement]) -> str:
 def what_would_change(effects: Sequence[Effect]) -> str:
     """What evidence would change the verdicts of effects, from the seeds that they need and the margins that they have."""
     single = [effect for effect in effects if effect.task is not None]
+    if not any(effect.n for effect in single):
+        return "pairs of complete trials: there are none; `sweeper status` counts trials that failed or have not run."
     parts = []
     unfair = sorted({flag for effect in single if effect.verdict is None for flag in effect.flags})
     if unfair:

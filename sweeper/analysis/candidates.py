@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orca_core.floors.rows import FloorCase
+from sweeper.analysis.factors import KNOB_OF, varying_columns
 from sweeper.results.store import ResultStore
 from sweeper.results.views import shown_status
 
@@ -158,7 +159,7 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
         ConfigError: If the sweep is unknown.
     """
     results.check_sweep(sweep)
-    plan = results.latest_plan(sweep) or {"metric": "valid_error", "varied": [], "trials": {}}
+    plan = results.latest_plan(sweep) or {"metric": "valid_error", "varied": None, "trials": {}}
     metrics = plan.get("metrics") or [plan["metric"]]
     found: dict[tuple[str, str, bool, int], _Found] = defaultdict(_Found)
     common, roles = plan.get("common", {}), plan.get("roles", {})  # plans of version 0.1 have neither these nor candidates
@@ -167,7 +168,11 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
         of_candidate = found[cells["task"], arm, roles.get(trial) == REPLICATE, number]
         of_candidate.cells = cells
         of_candidate.seeds.add(cells["seed"])
-    for row in results.live_trials(sweep, dict.fromkeys([*_READ, *metrics, *plan["varied"]])):
+    varied = plan["varied"]
+    rows = results.live_trials(sweep, dict.fromkeys([*_READ, *metrics, *(KNOB_OF if varied is None else varied)]))
+    if varied is None:  # trials recorded one by one
+        varied = varying_columns(rows, [column for column in KNOB_OF if column != "seed"])
+    for row in rows:
         if row["in_plan"]:
             of_candidate = found[row["task"], row["arm"], row["role"] == REPLICATE, row["candidate"]]
             of_candidate.cells = row
@@ -178,12 +183,12 @@ def read_arms(results: ResultStore, sweep: str) -> Sweep:
     replicated: dict[tuple[str, str], Candidate] = {}
     for (task, arm, is_replicate, number), of_candidate in sorted(found.items(), key=lambda entry: entry[0]):
         known = of_candidate.seeds | of_candidate.rows.keys()
-        seeds = known if of_candidate.seeds or is_replicate else others or known  # no plan: trials recorded one by one
+        seeds = known if of_candidate.seeds or is_replicate else others or known
         candidate = Candidate(number, of_candidate.cells, frozenset(seeds), of_candidate.rows)
         if is_replicate:
             replicated[task, arm] = candidate
         else:
             arms[task, arm].append(candidate)
-    varied = [knob for knob in plan["varied"] if knob != "task"]
+    shown = [column for column in varied if column != "task"]
     keys = sorted({*arms, *replicated})
-    return Sweep(sweep, metrics, varied, [Arm(*key, arms.get(key, []), replicated.get(key)) for key in keys])
+    return Sweep(sweep, metrics, shown, [Arm(*key, arms.get(key, []), replicated.get(key)) for key in keys])

@@ -13,6 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.adaptive import judge_at_looks
 from sweeper.analysis.contrasts import Contrast, paired_differences
@@ -24,7 +26,7 @@ from sweeper.analysis.margins import DEFAULT_MARGIN, NEAR_ZERO, Margin, find_ste
 from sweeper.analysis.over_tasks import MIN_TASKS, summarise_tasks
 from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, pitman_morgan, seeds_needed
 from sweeper.analysis.skewness import MAX_KEYS, SKEWED, SKEWED_NOTE, find_skewed
-from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY
+from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, SweepRows
 
 ALPHA = 0.05
 """Default error rate of a family."""
@@ -122,6 +124,30 @@ def compare(
     return Comparison(contrasts[0].factor, contrasts[0].baseline, metric, asked, alpha, effects, contrasts)
 
 
+def compare_levels(sweep: SweepRows, factor: str, baseline: Any, **options: Any) -> Comparison:
+    """`compare` on the trials of a sweep, with what its plan says about them.
+
+    Args:
+        sweep: The trials.
+        factor, baseline: As for `compare`.
+        options: Those arguments of `compare` that are no part of a sweep: by, within, metric, margin, alpha, allow_unfair, looks.
+
+    Raises:
+        ConfigError: As `compare`.
+    """
+    return compare(
+        sweep.rows,
+        factor,
+        baseline,
+        pair_by=sweep.pair_by,
+        varied=sweep.varied,
+        lists_plan=sweep.lists_plan,
+        objective=sweep.objective,
+        scheduler=sweep.scheduler,
+        **options,
+    )
+
+
 def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_skewed: bool) -> Effect:
     """The numbers of one contrast, before the correction for the family."""
     factor, n = contrast.factor, len(contrast.keys)
@@ -130,6 +156,8 @@ def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_sk
     if is_skewed and n <= MAX_KEYS:
         flags.append(SKEWED)
         notes.append(f"{SKEWED}: {SKEWED_NOTE}")
+    if contrast.uneven_keys:
+        notes.append(_describe_uneven(contrast))
     effect = Effect(
         task=contrast.task,
         factor=factor.name,
@@ -169,6 +197,18 @@ def _measure(contrast: Contrast, asked: Margin, remarks: Sequence[Remark], is_sk
         margin=margin or None,
         p_equivalence=None if t.is_zero else as_number(p_equivalence),
     )
+
+
+def _describe_uneven(contrast: Contrast) -> str:
+    keys = contrast.uneven_keys
+    named = ", ".join(" ".join(f"{name} {value}" for name, value in contrast.name_key(key).items()) for key in keys[:MAX_NAMED])
+    more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+    rest = "averaged over fewer contexts, as pairs are missing. Where the effect depends on the context, this widens the interval."
+    return f"{named}{more}: {rest}"
+
+
+MAX_NAMED = 5
+"""Maximum number of seeds that a note names."""
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -266,19 +306,48 @@ def _withhold(effect: Effect, allow_unfair: bool) -> Effect:
 
 
 def _add_variances(effects: Sequence[Effect], contrasts: Sequence[Contrast], alpha: float) -> list[Effect]:
-    """The effects with the test of Pitman and Morgan, corrected over all of them."""
-    tests = [pitman_morgan(contrast.level_values, contrast.baseline_values) for contrast in contrasts]
-    adjusted, _ = holm([float(p) for _, p in tests])
+    """The effects with a test whether the level varies as much over seeds as the baseline, corrected over all of them."""
+    tests = [compare_variances(contrast) for contrast in contrasts]
+    adjusted, _ = holm([p for _, p in tests])
     found = []
     for effect, (ratio, p), corrected in zip(effects, tests, map(float, adjusted), strict=True):
         notes = effect.notes
-        if corrected <= alpha:
+        if corrected <= alpha and all(flag == SKEWED for flag in effect.flags):
             compared = f"{ratio:.2g} times the baseline's" if math.isfinite(ratio) else "above 0, that of the baseline"
             notes = (*notes, f"Its standard deviation over seeds is {compared} (Pitman-Morgan, p {corrected:.2g}).")
         found.append(
             replace(effect, sd_ratio=_finite(ratio), p_variance=as_number(p), p_variance_adjusted=as_number(corrected), notes=notes)
         )
     return found
+
+
+def compare_variances(contrast: Contrast) -> tuple[float, float]:
+    """Whether a level varies more over seeds than the baseline: the ratio of the standard deviations, and p that they are equal.
+
+    Both sides are means over equally many trials, else one would vary less by that alone: where trials of one side serve several contexts,
+    each group of contexts without such is tested by itself, and p corrected for the number of groups (Bonferroni). Seeds with different
+    contexts are not compared.
+
+    Returns:
+        The ratio over all groups, and p; NaN where nothing can be said.
+
+    Reference:
+        Pitman 1939, Morgan 1939.
+    """
+    if contrast.uneven_keys or len(contrast.keys) < 3:
+        return math.nan, math.nan
+    level, baseline, p = 0.0, 0.0, []
+    for contexts in contrast.slices():
+        one, other = (
+            np.array([[getattr(contrast.pairs[key][context], side)[contrast.metric] for context in contexts] for key in contrast.keys])
+            for side in ("level", "baseline")
+        )
+        one, other = one.mean(axis=1), other.mean(axis=1)
+        level, baseline = level + float(np.var(one)), baseline + float(np.var(other))
+        p.append(float(pitman_morgan(one, other)[1]))
+    tested = [value for value in p if not math.isnan(value)]
+    ratio = math.sqrt(level / baseline) if baseline else math.inf if level else math.nan
+    return ratio, min(1.0, len(tested) * min(tested)) if tested else math.nan
 
 
 def _finite(value: Any) -> float | None:

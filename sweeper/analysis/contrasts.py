@@ -110,6 +110,29 @@ class Contrast:
         """Level minus baseline by key, as the mean over contexts; negative where the level has the lower error."""
         return tuple(_mean(map(self._difference, self.pairs[key].values())) for key in self.keys)
 
+    @cached_property
+    def uneven_keys(self) -> tuple[Key, ...]:
+        """The keys that lack some of the contexts that other keys have: their means are over other contexts than those of the others."""
+        most = {context for of_key in self.pairs.values() for context in of_key}
+        return tuple(key for key in self.keys if len(self.pairs[key]) < len(most))
+
+    def slices(self) -> list[list[Setting]]:
+        """The contexts in groups, in each of which no trial occurs twice.
+
+        A trial that does not read a knob, as a naive one does not read the proxy, is the baseline in all contexts that differ in that knob.
+        """
+        groups: list[tuple[list[Setting], set[int]]] = []
+        for context, pair in self.pairs[self.keys[0]].items() if self.keys else ():
+            trials = {id(pair.level), id(pair.baseline)}
+            for contexts, used in groups:
+                if not used & trials:
+                    contexts.append(context)
+                    used |= trials
+                    break
+            else:
+                groups.append(([context], trials))
+        return [contexts for contexts, _ in groups]
+
     def by_context(self) -> dict[Setting, dict[Key, float]]:
         """Context -> key -> difference."""
         found: dict[Setting, dict[Key, float]] = {context: {} for context in self.contexts}

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.analysis.margins import NEAR_ZERO
+
 Errors = Mapping[Any, Mapping[Any, Sequence[float]]]
 """Task -> level -> errors by seed. Every task has every level."""
 
@@ -50,7 +52,7 @@ def rank_levels(errors: Errors, alpha: float = 0.05) -> Ranks:
 def interquartile_means(errors: Errors, baseline: Any) -> dict[Any, float]:
     """Level -> interquartile mean, over all tasks and seeds, of the error over the baseline's mean error on the task.
 
-    Tasks on which the baseline's mean error is 0 are left out.
+    Tasks on which the baseline's mean error is near 0 are left out.
 
     Reference:
         Agarwal et al. 2021, section 4.3: the mean without the lowest and the highest quarter.
@@ -59,7 +61,8 @@ def interquartile_means(errors: Errors, baseline: Any) -> dict[Any, float]:
 
     found: dict[Any, list[float]] = {}
     for of_task in errors.values():
-        if scale := float(np.mean(of_task[baseline])):
+        scale = float(np.mean(of_task[baseline]))
+        if scale >= NEAR_ZERO:
             for level, values in of_task.items():
                 found.setdefault(level, []).extend(value / scale for value in values)
     return {level: float(trim_mean(values, 0.25)) for level, values in found.items()}

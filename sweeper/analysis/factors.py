@@ -52,6 +52,12 @@ class Factor:
         named = zip(self.columns, level, strict=True)
         return ", ".join(f"{KNOB_OF[column].removeprefix(f'{self.name}.')} {spell_value(value)}" for column, value in named)
 
+    def write(self, level: Any) -> str:
+        """A level as it may be given on the command line; of a section a mapping in YAML."""
+        if len(self.columns) == 1:
+            return spell_value(level)
+        return "{" + ", ".join(f"{knob}: {spell_value(value)}" for knob, value in self.to_data(level).items()) + "}"
+
     def to_data(self, level: Any) -> Any:
         """A level as JSON data; of a section a mapping."""
         if len(self.columns) == 1:
@@ -151,7 +157,7 @@ def find_level(factor: Factor, levels: Sequence[Any], given: Any, option: str = 
     if len(found) == 1:
         return found[0]
     rule = f"must be a level of {factor.name}" if not found else f"must be one level of {factor.name}, but fits {len(found)}"
-    raise ConfigError([Fault(option, rule, given, nearest(spell_value(given), map(factor.spell, levels)))])
+    raise ConfigError([Fault(option, rule, given, nearest(spell_value(given), map(factor.write, levels)))])
 
 
 def _fits(level: Mapping[str, Any], given: Any) -> bool:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.analysis.contrasts import Contrast
-from sweeper.analysis.factors import Row
+from sweeper.analysis.contrasts import Contrast, Missing
+from sweeper.analysis.factors import Row, spell_value
 from sweeper.analysis.machines import COMPARED, select_compared
+from sweeper.analysis.matching import Key
 from sweeper.analysis.representatives import REPLICATE, group_arms, role_of
 from sweeper.analysis.sweep_rows import OBJECTIVE
 
@@ -128,10 +129,13 @@ def _about_selection(contrast: Contrast) -> Iterator[Remark]:
 
 
 def _about_missing(contrast: Contrast) -> Iterator[Remark]:
-    sides = Counter(missing.side for missing in contrast.missing)
+    ended = [missing for missing in contrast.missing if not is_pending(missing)]
+    if pending := len(contrast.missing) - len(ended):
+        yield Remark("", f"{pending} pair{'' if pending == 1 else 's'} of trials have not ended.")
+    sides = Counter(missing.side for missing in ended)
     if not sides:
         return
-    named = "; ".join(dict.fromkeys(describe_missing(contrast)))
+    named = "; ".join(describe_missing(contrast, ended))
     if sides["level"] != sides["baseline"]:
         text = f"More trials are missing on one side: {sides['level']} of the level, {sides['baseline']} of the baseline ({named})."
         yield Remark("missing-in-one-arm", text)
@@ -139,12 +143,35 @@ def _about_missing(contrast: Contrast) -> Iterator[Remark]:
         yield Remark("", f"Missing pairs: {named}.")
 
 
-def describe_missing(contrast: Contrast) -> Iterator[str]:
-    """Each missing pair as text: its seed, its context, and which trial is missing and why."""
-    for missing in contrast.missing:
-        names = contrast.name_key(missing.key) | contrast.name_context(missing.context)
-        side = "neither trial is there" if missing.side == "both" else f"{missing.side} is missing"
-        yield f"{', '.join(f'{name} {value}' for name, value in names.items())}: {side} ({missing.why})"
+_PENDING = ("not started", "RUNNING", "PAUSED")
+"""How the reason begins why a trial is missing that has yet to end."""
+
+
+def is_pending(missing: Missing) -> bool:
+    """Whether all that a pair lacks is trials that have yet to end."""
+    return all(why.startswith(_PENDING) for why in missing.why.split("; "))
+
+
+def describe_missing(contrast: Contrast, pairs: Iterable[Missing]) -> Iterator[str]:
+    """Missing pairs as text, those of a context that lack the same for one reason together: seeds, context, what is missing and why."""
+    keys: dict[tuple[Any, ...], list[Key]] = {}
+    for missing in pairs:
+        keys.setdefault((missing.context, missing.side, missing.why), []).append(missing.key)
+    for (context, missing_side, why), of_group in keys.items():
+        names = {name: _spell_values([key[n] for key in of_group]) for n, name in enumerate(contrast.pair_by)}
+        names |= {knob: spell_value(value) for knob, value in contrast.name_context(context).items()}
+        side = "neither trial is there" if missing_side == "both" else f"{missing_side} is missing"
+        yield f"{', '.join(f'{name} {value}' for name, value in names.items())}: {side} ({why})"
+
+
+def _spell_values(values: Sequence[Any]) -> str:
+    """Some values of a column of seeds: `2`, `2, 5`, or the first and the last of many."""
+    known = list(dict.fromkeys(map(str, values)))
+    return ", ".join(known) if len(known) <= MAX_NAMED else f"{known[0]}, {known[1]}, ..., {known[-1]} ({len(known)} of them)"
+
+
+MAX_NAMED = 6
+"""Maximum number of seeds that are named one by one."""
 
 
 def _about_machines(contrast: Contrast) -> Iterator[Remark]:
@@ -156,10 +183,13 @@ def _about_machines(contrast: Contrast) -> Iterator[Remark]:
     balance = Counter(tuple(one[name] for name in known) for one, _ in pairs)
     balance.subtract(tuple(other[name] for name in known) for _, other in pairs)
     if sum(map(abs, balance.values())) / 2 >= GOES_WITH_ARM * len(pairs):
-        yield Remark("machines-go-with-arm", f"Level and baseline ran on different kinds of machine: {', '.join(known)}.")
+        yield Remark(OTHER_MACHINES, f"Level and baseline ran on different kinds of machine: {', '.join(known)}.")
     else:
         yield Remark("", f"Trials of both sides ran on {len(balance)} kinds of machine, which differ in {', '.join(known)}.")
 
+
+OTHER_MACHINES = "machines-go-with-arm"
+"""The flag of a comparison whose sides ran on different kinds of machine."""
 
 _MACHINE = ("device", "instance_type", *COMPARED)
 """Columns that tell kinds of machine apart."""

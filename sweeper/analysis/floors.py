@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orca_core.floors.rows import COMPLETE, SIMPLE_FIRST, FloorCase
@@ -23,11 +24,23 @@ class Floor:
         model: Its name.
         test_error: Its error on the test part; of several splits the mean.
         valid_error: Its error on the validation part, likewise.
+        tied: Test error of the other models with the same validation error, by name.
     """
 
     model: str
     test_error: float
     valid_error: float
+    tied: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def to_beat(self) -> float:
+        """The least test error among it and the models that validation does not tell from it."""
+        return min([self.test_error, *self.tied.values()])
+
+    def __str__(self) -> str:
+        ties = [(error, model) for model, error in self.tied.items() if error < self.test_error]
+        as_good = f" and, as good in validation, {min(ties)[1]} {min(ties)[0]:.3g}" if ties else ""
+        return f"{self.model} {self.test_error:.3g}{as_good}"
 
 
 class Floors:
@@ -60,7 +73,11 @@ class Floors:
         found = [self._by_case.get(case, {}) for case in dict.fromkeys(cases)]
         common = [model for model in found[0] if all(model in of_case for of_case in found)] if found else []
         floors = [Floor(model, _mean(found, model, "test_error"), _mean(found, model, "valid_error")) for model in common]
-        return min(floors, key=lambda floor: (floor.valid_error, SIMPLE_FIRST.index(floor.model)), default=None)
+        if not floors:
+            return None
+        first, *others = sorted(floors, key=lambda floor: (floor.valid_error, SIMPLE_FIRST.index(floor.model)))
+        tied = {other.model: other.test_error for other in others if other.valid_error <= first.valid_error + _TOLERANCE}
+        return replace(first, tied=tied)
 
     def of_trials(self, rows: Sequence[Mapping[str, Any]]) -> Floor | None:
         """The best floor on the task and the splits of some trials; None if it is not known.
@@ -135,7 +152,7 @@ def describe_floors(task: str, arms: Sequence[Compared], uri: str) -> list[str]:
         else:
             lines.append(_compare(task + where, floor, group))
     if unknown:
-        commands = dict.fromkeys(f"`sweeper floors {task}{case.settings()}{results_option(uri)}`" for case in unknown)
+        commands = dict.fromkeys(f"`sweeper floors {shlex.quote(task)}{case.settings()}{results_option(uri)}`" for case in unknown)
         shown = ", ".join(list(commands)[:MAX_COMMANDS]) + (", ..." if len(commands) > MAX_COMMANDS else "")
         lines.append(f"Not compared with models that need no transformer: {shown} computes them.")
     return lines
@@ -153,16 +170,17 @@ def _describe_cases(cases: Sequence[FloorCase]) -> str:
 
 def _compare(task: str, floor: Floor, arms: Sequence[Compared]) -> str:
     """Whether arms beat a floor; the first is the best one by the metric of the sweep."""
-    best, at = arms[0], f"{floor.model} {floor.test_error:.3g}"
-    below = [arm for arm in arms if arm.test_error < floor.test_error - _TOLERANCE]
+    best, at = arms[0], str(floor)
+    below = [arm for arm in arms if arm.test_error < floor.to_beat - _TOLERANCE]
     if not below:
-        return f"No evidence of transfer on {task}: {at}, best arm {best.test_error:.3g}. No arm beats a model without a transformer."
+        none = "No arm beats the best model without a transformer."
+        return f"No evidence of transfer on {task}: {at}, best arm {best.test_error:.3g}. {none}"
     if best not in below:
         others = "another arm is below it" if len(below) == 1 else f"{len(below)} other arms are below it"
-        return f"The best arm of {task} does not beat a model without a transformer: {at}, best arm {best.test_error:.3g}; {others}."
+        return f"The best arm of {task} does not beat the best model without a transformer: {at}, best arm {best.test_error:.3g}; {others}."
     if best.half is None:
         return f"The best arm of {task} is below the best model without a transformer, with one seed: {at}, best arm {best.test_error:.3g}."
-    if best.test_error + best.half >= floor.test_error:
+    if best.test_error + best.half >= floor.to_beat:
         within = f"but by less than its interval over seeds: {at}, best arm {best.test_error:.3g} +- {best.half:.2g}"
         return f"The best arm of {task} is below the best model without a transformer, {within}."
     return f"The best arm of {task} beats the best model without a transformer: {at}, best arm {best.test_error:.3g} +- {best.half:.2g}."

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.answers import (
     DEPENDS,
     NO,
+    UNFAIR,
     YES,
     Evidence,
     Finding,
@@ -28,6 +29,7 @@ from sweeper.analysis.answers import (
 from sweeper.analysis.associations import RankAssociation, distance_against_error, find_trends
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.factors import Row, cell
+from sweeper.analysis.fairness import OTHER_MACHINES
 from sweeper.analysis.paired import HELPS, HURTS, UNDECIDED, as_number, holm, paired_t
 from sweeper.analysis.representatives import is_usable, key_of
 from sweeper.results.store import results_option
@@ -38,25 +40,34 @@ ALPHA = 0.05
 Question = Callable[[Evidence], Iterator[Finding]]
 
 
-def _command(evidence: Evidence, factor: str, baseline: Any, more: str = "") -> str:
+def _command(evidence: Evidence, factor: str, baseline: Any, where: str | None = None, more: str = "") -> str:
     level = shlex.quote(spell_level(baseline))
     here = results_option(evidence.results)
-    return f"sweeper compare {shlex.quote(evidence.sweep.name)}{here} --factor {factor} --baseline {level}{more}"
+    only = f" --where {shlex.quote(where)}" if where else ""
+    return f"sweeper compare {shlex.quote(evidence.sweep.name)}{here} --factor {factor} --baseline {level}{only}{more}"
 
 
-def _finding(name: str, question: str, comparison: Comparison, query: str) -> Finding:
+def _one_of(tasks: Iterable[Any]) -> str:
+    """A condition in SQL: the task is one of these."""
+    quoted = ("'" + str(task).replace("'", "''") + "'" for task in sorted(tasks, key=str))
+    return f"task in ({', '.join(quoted)})"
+
+
+def _finding(name: str, question: str, comparison: Comparison, query: str, subject: str = "it") -> Finding:
     statements = state_effects(comparison)
     by_level = levels_overall(comparison.effects)
-    return Finding(name, question, overall(statements), statements, query, what_would_change(comparison.effects), by_level)
+    return Finding(name, question, overall(statements), statements, query, what_would_change(comparison.effects), by_level, subject)
 
 
 def embedder_training(evidence: Evidence) -> Iterator[Finding]:
     """Does embedder training help, in 1D, in 2D? Figure 2 of the ablation paper."""
     if "align_epochs" not in evidence.varied or 0 not in evidence.levels("align_epochs"):
         return
-    for kind, tasks in evidence.kinds().items():
-        if comparison := evidence.compare("align.epochs", 0, where=lambda row, tasks=tasks: row.get("task") in tasks):  # type: ignore[misc]
-            query = _command(evidence, "align.epochs", 0)
+    kinds = evidence.kinds()
+    for kind, tasks in kinds.items():
+        where = _one_of(tasks) if len(kinds) > 1 else None
+        if comparison := evidence.compare("align.epochs", 0, where=where):
+            query = _command(evidence, "align.epochs", 0, where)
             yield _finding(f"embedder-training-{kind.split()[1].lower()}", f"Does training the embedder help {kind}?", comparison, query)
 
 
@@ -69,13 +80,12 @@ def proxy_matters(evidence: Evidence) -> Iterator[Finding]:
             by_baseline[min(set(proxies), key=lambda proxy: (*_is_control(proxy), -proxies.count(proxy), proxy))].add(task)
     alpha = ALPHA / max(1, len(by_baseline))
     for baseline, tasks in sorted(by_baseline.items(), key=str):
-
-        def is_aligned(row: Row, tasks: set[Any] = tasks) -> bool:
-            return row.get("task") in tasks and row.get("proxy") is not None
-
-        if comparison := evidence.compare("proxy", baseline, where=is_aligned, alpha=alpha):
+        where, more = "proxy is not null", ""
+        if len(by_baseline) > 1:
+            where, more = f"{where} and {_one_of(tasks)}", f" --alpha {alpha:g}"
+        if comparison := evidence.compare("proxy", baseline, where=where, alpha=alpha):
             question = f"Does the proxy matter (others against {baseline})?"
-            yield _finding("proxy", question, comparison, _command(evidence, "proxy", baseline))
+            yield _finding("proxy", question, comparison, _command(evidence, "proxy", baseline, where, more))
 
 
 def _is_control(proxy: str) -> tuple[bool, bool]:
@@ -106,7 +116,7 @@ def lower_distance(evidence: Evidence) -> Iterator[Finding]:
     found = distance_against_error(rows, evidence.distances, pair_by=evidence.sweep.pair_by, apart=apart)
     if found:
         question = "Does a lower distance after alignment go with a lower error?"
-        sql = "select task, seed, align_epochs, arg_max(distance, epoch) as distance, any_value(test_error) as test_error\n"
+        sql = "select task, seed, align_epochs, arg_max(distance, epoch) as distance, any_value(trials.test_error) as test_error\n"
         sql += "from metrics join trials using (sweep, trial)"
         query = _sql(evidence, sql, "stage = 'align'", " group by all")
         yield _associations("lower-distance", question, found, query, "four or more lengths of alignment")
@@ -135,10 +145,13 @@ def more_alignment(evidence: Evidence) -> Iterator[Finding]:
     levels = {level for level in evidence.levels("align_epochs") if level}
     if "align_epochs" not in evidence.varied or len(levels) < 2:
         return
-    comparison = evidence.compare("align.epochs", min(levels), where=lambda row: bool(row.get("align_epochs")))
+    where = "align_epochs > 0"
+    comparison = evidence.compare("align.epochs", min(levels), where=where)
     trends = find_trends(comparison.contrasts) if comparison is not None else []
     if not trends:
         return
+    assert comparison is not None
+    unfair = _unfair_tasks(comparison)
     p = [p for trend in trends for p in (trend.p_falling, trend.p_rising)]
     adjusted = iter(holm(p)[0])
     statements = []
@@ -147,12 +160,13 @@ def more_alignment(evidence: Evidence) -> Iterator[Finding]:
         steps = [step for step in trend.steps if step.p_adjusted is not None and step.p_adjusted <= ALPHA]
         worse = [step for step in steps if step.difference > 0]
         verdict = DEPENDS if falling <= ALPHA and worse else HELPS if falling <= ALPHA else HURTS if rising <= ALPHA else UNDECIDED
+        verdict = UNFAIR if trend.task in unfair else verdict
         text = f"over {', '.join(map(spell_level, trend.levels))} epochs, {trend.n} seeds: Page's p {falling:.2g} that the error falls, "
         text += f"{rising:.2g} that it rises"
         text += "".join(f"; from {spell_level(s.lower)} to {spell_level(s.higher)} {s.difference:+.3g}" for s in steps)
         numbers = {"p_falling": falling, "p_rising": rising, "levels": list(trend.levels), "steps": [vars(step) for step in trend.steps]}
         statements.append(Statement(trend.task, verdict, text, [numbers]))
-    query = _command(evidence, "align.epochs", min(levels))
+    query = _command(evidence, "align.epochs", min(levels), where)
     change = "more seeds, or lengths of alignment beyond those of the sweep."
     verdict = summarise([statement.verdict for statement in statements])
     yield Finding("more-alignment", "Is more alignment better, once there is some?", verdict, statements, query, change)
@@ -162,7 +176,7 @@ def what_to_train(evidence: Evidence) -> Iterator[Finding]:
     """What has to be trained? Figure 4 of the ablation paper."""
     if "freezing" in evidence.varied and (comparison := evidence.compare("freezing", "full")):
         question = "What has to be trained (each against training everything)?"
-        yield _finding("what-to-train", question, comparison, _command(evidence, "freezing", "full"))
+        yield _finding("what-to-train", question, comparison, _command(evidence, "freezing", "full"), "training less")
 
 
 def pretraining(evidence: Evidence) -> Iterator[Finding]:
@@ -173,9 +187,15 @@ def pretraining(evidence: Evidence) -> Iterator[Finding]:
     fractions = {level for level in evidence.levels("pretrain_fraction") if level is not None}
     if "pretrain_fraction" in evidence.varied and len(fractions) > 1:
         least = min(fractions)
-        if comparison := evidence.compare("pretrain.fraction", least, where=lambda row: row.get("pretrain_fraction") is not None):
+        where = "pretrain_fraction is not null"
+        if comparison := evidence.compare("pretrain.fraction", least, where=where):
             question = f"Does more pretraining help (against a share of {least:g})?"
-            yield _finding("more-pretraining", question, comparison, _command(evidence, "pretrain.fraction", least))
+            yield _finding("more-pretraining", question, comparison, _command(evidence, "pretrain.fraction", least, where))
+
+
+def _unfair_tasks(comparison: Comparison) -> set[Any]:
+    """The tasks on which a level and the baseline cannot be compared fairly."""
+    return {effect.task for effect in comparison.effects if effect.n and effect.verdict is None}
 
 
 def variance(evidence: Evidence) -> Iterator[Finding]:
@@ -192,14 +212,15 @@ def variance(evidence: Evidence) -> Iterator[Finding]:
         verdicts, texts = [], []
         for effect in of_task:
             is_shown = effect.p_variance_adjusted is not None and effect.p_variance_adjusted <= ALPHA
-            verdicts.append((YES if effect.sd_ratio is not None and effect.sd_ratio < 1 else NO) if is_shown else UNDECIDED)
+            lower = YES if effect.sd_ratio is not None and effect.sd_ratio < 1 else NO
+            verdicts.append(UNFAIR if effect.verdict is None else lower if is_shown else UNDECIDED)
             ratio = "" if effect.sd_ratio is None else f"sd {effect.sd_ratio:.2g} times the naive one, "
             texts.append(f"{spell_level(effect.level)}: {ratio}p {effect.p_variance_adjusted:.2g}, {effect.n} seeds")
         keys = ("level", "sd_ratio", "p_variance", "p_variance_adjusted", "n")
         statements.append(Statement(task, summarise(verdicts), "; ".join(texts), [{key: getattr(e, key) for key in keys} for e in of_task]))
     verdict = summarise([statement.verdict for statement in statements])
     change = "more seeds: with 5, a threefold deviation is found about half of the time, with 10 nearly always (Pitman and Morgan)."
-    query = _command(evidence, "align.epochs", 0, " --format json")
+    query = _command(evidence, "align.epochs", 0, more=" --format json")
     yield Finding("variance", "Does alignment lower the variance over seeds?", verdict, statements, query, change)
 
 
@@ -207,7 +228,7 @@ def speed(evidence: Evidence) -> Iterator[Finding]:
     """How much faster is training LayerNorms only? Shen et al. 2023: by less than half."""
     if not {"full", "layernorm"} <= evidence.levels("freezing"):
         return
-    seconds = evidence.epoch_seconds
+    seconds, elsewhere = evidence.epoch_seconds, _on_other_machines(evidence)
     by_task: dict[Any, dict[Any, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in evidence.arms:
         freezing = cell(row, "freezing")
@@ -223,6 +244,7 @@ def speed(evidence: Evidence) -> Iterator[Finding]:
         low, high, ratio = as_number(t.low), as_number(t.high), math.exp(float(t.mean))
         interval = "" if low is None or high is None else f" [{math.exp(low):.2g}, {math.exp(high):.2g}]"
         verdict = UNDECIDED if low is None or high is None or low <= 0 <= high else YES if ratio < 1 else NO
+        verdict = UNFAIR if task in elsewhere else verdict
         text = f"an epoch takes {ratio:.2g}{interval} times as long as with everything trained, {len(logs)} seeds"
         statements.append(Statement(task, verdict, text, [{"ratio": ratio, "low": low and math.exp(low), "high": high and math.exp(high)}]))
     if statements:
@@ -231,6 +253,13 @@ def speed(evidence: Evidence) -> Iterator[Finding]:
         verdict = summarise([statement.verdict for statement in statements])
         change = "epochs measured on an idle machine of another kind; errors are compared by the question what to train."
         yield Finding("speed", "Is training LayerNorms only faster?", verdict, statements, query, change)
+
+
+def _on_other_machines(evidence: Evidence) -> set[Any]:
+    """The tasks on which trials that train LayerNorms only ran on other kinds of machine than those that train everything."""
+    comparison = evidence.compare("freezing", "full")
+    effects = comparison.effects if comparison is not None else ()
+    return {effect.task for effect in effects if effect.level == "layernorm" and OTHER_MACHINES in effect.flags}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -253,11 +282,13 @@ def beats_floors(evidence: Evidence) -> Iterator[Finding]:
         if (floor := evidence.floors.of_trials(rows)) is None:
             unknown.append(str(task))
             continue
-        errors = paired_t([row["test_error"] - floor.test_error for row in rows])
-        mean, low, high = floor.test_error + float(errors.mean), as_number(errors.low), as_number(errors.high)
-        verdict = NO if mean >= floor.test_error - 1e-9 else YES if high is not None and high < 0 else UNDECIDED
-        interval = "" if low is None or high is None else f" [{floor.test_error + low:.3g}, {floor.test_error + high:.3g}]"
-        text = f"{floor.model} {floor.test_error:.3g}, best arm by validation {mean:.3g}{interval}, {len(rows)} seeds"
+        errors = paired_t([row["test_error"] - floor.to_beat for row in rows])
+        mean, low, high = floor.to_beat + float(errors.mean), as_number(errors.low), as_number(errors.high)
+        verdict = NO if mean >= floor.to_beat - 1e-9 else YES if high is not None and high < 0 else UNDECIDED
+        if verdict == YES and any(row.get("selection") == "test" for row in rows):
+            verdict = UNFAIR  # its epochs were chosen by test error, the floor by validation error
+        interval = "" if low is None or high is None else f" [{floor.to_beat + low:.3g}, {floor.to_beat + high:.3g}]"
+        text = f"{floor}, best arm by validation {mean:.3g}{interval}, {len(rows)} seeds"
         if verdict == NO:
             text = f"No evidence of transfer on {task}: {text}"
         numbers = {"floor": floor.model, "floor_error": floor.test_error, "test_error": mean, "low": low, "high": high, "n": len(rows)}
@@ -266,7 +297,7 @@ def beats_floors(evidence: Evidence) -> Iterator[Finding]:
         query = f"sweeper best {shlex.quote(evidence.sweep.name)}{results_option(evidence.results)}"
         change = "arms that learn more, or more seeds where the interval reaches the floor."
         if unknown:
-            change += f" Floors are unknown on {', '.join(unknown)}: `sweeper floors {' '.join(unknown)}` computes them."
+            change += f" Floors are unknown on {', '.join(unknown)}: `sweeper floors {shlex.join(unknown)}` computes them."
         verdict = summarise([statement.verdict for statement in statements])
         yield Finding("floors", "Does the best arm beat the models without a transformer?", verdict, statements, query, change)
 

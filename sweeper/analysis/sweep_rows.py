@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from orca_core.errors import ConfigError, Fault, nearest
 from sweeper.analysis.factors import KNOB_OF, Row
 from sweeper.analysis.machines import COLUMNS as MACHINE_COLUMNS
+from sweeper.results.query import select_rows
 from sweeper.results.records import schema
 from sweeper.results.store import ResultStore
 from sweeper.results.views import current_rows
@@ -62,17 +63,27 @@ class SweepRows:
     question: Mapping[str, Any] = field(default_factory=dict)
     looks: Sequence[int] = ()
 
+    def where(self, condition: str | None) -> SweepRows:
+        """The trials that meet a condition in SQL; all of them if it is None.
 
-def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = ()) -> SweepRows:
+        Raises:
+            QueryError: If the condition is not valid.
+        """
+        return self if condition is None else replace(self, rows=select_rows(self.rows, condition))
+
+
+def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = (), condition: str | None = None) -> SweepRows:
     """Read the planned trials of a sweep.
 
     Args:
         results: The result tables.
         name: Name of the sweep.
         metrics: Columns that are compared.
+        condition: A condition in SQL that the trials meet; None = all trials.
 
     Raises:
         ConfigError: If the sweep is unknown, or one of the metrics is no column of numbers.
+        QueryError: If the condition is not valid.
     """
     results.check_sweep(name)
     columns = schema("trials")
@@ -88,12 +99,15 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
     if table["trial"].null_count < len(table):
         table = current_rows(table)
     pair_by = tuple(plan.get("vary") or PAIR_BY)
-    rows = [row for row in to_rows(table, pair_by) if row.get("in_plan") is not False]
+    varied = plan.get("varied") or None
+    # Early in a sweep, the rows may have one level of a knob, and the plan the others; and a condition may name any knob.
+    keep = {*pair_by, *(varied or ()), *(KNOB_OF if condition else ())}
+    rows = [row for row in to_rows(table, keep) if row.get("in_plan") is not False]
     pending = _pending_rows(plan, rows)
-    return SweepRows(
+    found = SweepRows(
         name=name,
         rows=[*rows, *pending] if pending is not None else rows,
-        varied=plan.get("varied") or None,
+        varied=varied,
         pair_by=pair_by,
         objective=objective,
         lists_plan=pending is not None,
@@ -101,6 +115,18 @@ def read_sweep_rows(results: ResultStore, name: str, metrics: Collection[str] = 
         question=plan.get("question") or {},
         looks=plan.get("looks") or (),
     )
+    return found.where(condition)
+
+
+def infer_pair_by(trials: pa.Table) -> tuple[str, ...]:
+    """What the seeds of some trials vary, where no plan says it: `seed`, and `split_seed` if there are several and each seed has one."""
+    if not {"seed", "split_seed"} <= set(trials.column_names):
+        return PAIR_BY
+    splits: dict[Any, set[Any]] = {}
+    for seed, split in zip(trials["seed"].to_pylist(), trials["split_seed"].to_pylist(), strict=True):
+        splits.setdefault(seed, set()).add(split)
+    redraws = all(len(of_seed) == 1 for of_seed in splits.values()) and len(set.union(*splits.values(), set())) > 1
+    return (*PAIR_BY, "split_seed") if redraws else PAIR_BY
 
 
 def to_rows(table: pa.Table, keep: Collection[str] = PAIR_BY) -> list[dict[str, Any]]:
@@ -125,9 +151,8 @@ def _pending_rows(plan: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str
     started = {row["trial"] for row in rows}
     if not planned or (rows and not started & planned.keys()):
         return None
-    common, roles = plan.get("common", {}), plan.get("roles", {})  # plans of version 0.1 do not have them
+    common, roles = plan.get("common") or {}, plan.get("roles", {})  # plans of version 0.1 do not have them
     variants = {row.get("arm"): row.get("variant") for row in rows}
-    common = plan.get("common") or {}
     pending = []
     for trial, cells in planned.items():
         if trial not in started:

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.answers import Evidence, answer, find_dims
-from sweeper.analysis.comparison import ALPHA, compare
+from sweeper.analysis.comparison import ALPHA, compare_levels
 from sweeper.analysis.effect import to_table
 from sweeper.analysis.factors import Row
 from sweeper.analysis.floors import Floors
 from sweeper.analysis.margins import DEFAULT_MARGIN, Margin
-from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, SweepRows, to_rows
+from sweeper.analysis.sweep_rows import OBJECTIVE, SweepRows, infer_pair_by, to_rows
 from sweeper.analysis.variance_shares import shares_of_variance, shares_to_table
 
 
@@ -31,7 +31,7 @@ def effects(
     margin: Margin | str | float = DEFAULT_MARGIN,
     alpha: float = ALPHA,
     allow_unfair: bool = False,
-    pair_by: Sequence[str] = PAIR_BY,
+    pair_by: Sequence[str] | None = None,
     varied: Collection[str] | None = None,
     objective: str = OBJECTIVE,
     scheduler: Mapping[str, Any] = {},
@@ -48,7 +48,7 @@ def effects(
         margin: Margin of equivalence: `5%` of the baseline's mean error, at least one sample's worth, or a number in the metric's unit.
         alpha: Error rate of all verdicts together.
         allow_unfair: Whether comparisons that are not fair get a verdict.
-        pair_by: The columns that the seeds vary.
+        pair_by: The columns that the seeds vary; None = `seed`, and `split_seed` if every seed has its own.
         varied: Columns of the knobs that the sweep varies; None = all in which trials of a task differ.
         objective: The column by which candidates of tuned knobs are chosen.
         scheduler: The sweep's `scheduler`: `name` and `among`.
@@ -59,20 +59,9 @@ def effects(
     Raises:
         ConfigError: With all faults of the arguments.
     """
-    compared = compare(
-        _rows_of_one_sweep(trials, pair_by),
-        factor,
-        baseline,
-        by=by,
-        within=within,
-        metric=metric,
-        margin=margin,
-        alpha=alpha,
-        allow_unfair=allow_unfair,
-        pair_by=pair_by,
-        varied=varied,
-        objective=objective,
-        scheduler=scheduler,
+    sweep = _one_sweep(trials, pair_by, varied, objective, scheduler)
+    compared = compare_levels(
+        sweep, factor, baseline, by=by, within=within, metric=metric, margin=margin, alpha=alpha, allow_unfair=allow_unfair
     )
     return to_table(compared.effects)
 
@@ -81,7 +70,7 @@ def importance(
     trials: pa.Table,
     *,
     metric: str = "test_error",
-    pair_by: Sequence[str] = PAIR_BY,
+    pair_by: Sequence[str] | None = None,
     varied: Collection[str] | None = None,
     objective: str = OBJECTIVE,
 ) -> pa.Table:
@@ -96,17 +85,26 @@ def importance(
     Raises:
         ConfigError: With all faults of the arguments.
     """
-    rows = _rows_of_one_sweep(trials, pair_by)
-    return shares_to_table(shares_of_variance(rows, metric=metric, pair_by=pair_by, varied=varied, objective=objective))
+    sweep = _one_sweep(trials, pair_by, varied, objective)
+    shares = shares_of_variance(sweep.rows, metric=metric, pair_by=sweep.pair_by, varied=varied, objective=objective)
+    return shares_to_table(shares)
 
 
-def _rows_of_one_sweep(trials: pa.Table, pair_by: Sequence[str]) -> list[Row]:
+def _one_sweep(
+    trials: pa.Table,
+    pair_by: Sequence[str] | None,
+    varied: Collection[str] | None = None,
+    objective: str = OBJECTIVE,
+    scheduler: Mapping[str, Any] = {},
+) -> SweepRows:
+    pair_by = infer_pair_by(trials) if pair_by is None else pair_by
     rows: list[Row] = list(to_rows(trials, pair_by))
     if not rows:
         raise ConfigError([Fault("trials", "must have rows", Fault.ABSENT)])
     if len({row.get("sweep") for row in rows}) > 1:
         raise ConfigError([Fault("trials", "must be rows of one sweep: select them by its name", Fault.ABSENT)])
-    return rows
+    name = next((str(row["sweep"]) for row in rows if row.get("sweep")), "")
+    return SweepRows(name, rows, None if varied is None else tuple(varied), tuple(pair_by), objective, scheduler=scheduler)
 
 
 def findings(
@@ -114,7 +112,7 @@ def findings(
     *,
     metrics: pa.Table | None = None,
     floors: pa.Table | None = None,
-    pair_by: Sequence[str] = PAIR_BY,
+    pair_by: Sequence[str] | None = None,
     varied: Collection[str] | None = None,
     objective: str = OBJECTIVE,
     scheduler: Mapping[str, Any] = {},
@@ -133,15 +131,13 @@ def findings(
     Raises:
         ConfigError: If the trials are not of one sweep.
     """
-    rows = _rows_of_one_sweep(trials, pair_by)
-    name = next((str(row["sweep"]) for row in rows if row.get("sweep")), "")
-    sweep = SweepRows(name, rows, None if varied is None else tuple(varied), tuple(pair_by), objective, scheduler=scheduler)
+    sweep = _one_sweep(trials, pair_by, varied, objective, scheduler)
     evidence = Evidence(
         sweep,
         _last_distances(metrics) if metrics is not None else {},
         _mean_seconds(metrics) if metrics is not None else {},
         Floors(floors.to_pylist() if floors is not None else ()),
-        find_dims({row.get("task") for row in rows}),
+        find_dims({row.get("task") for row in sweep.rows}),
     )
     texts = ("name", "question", "verdict", "task", "task_verdict", "text", "numbers", "query", "would_change")
     found = [

@@ -96,9 +96,8 @@ def shares_of_variance(
             found += _crossed_shares(task, _expand(of_task, crossed, pair_by), crossed, metric)
         found += _tuned_shares(task, [row for row in rows if row.get("task") == task], tuned, pair_by, objective)
     if not found:
-        raise ConfigError(
-            [Fault("", "complete trials of a task must differ in knobs, and be more than the levels, for shares of variance", Fault.ABSENT)]
-        )
+        rule = "the sweep must have complete trials of a task that differ in knobs, and more of them than levels, for shares of variance"
+        raise ConfigError([Fault("", rule, f"{len(chosen)} complete trials")])
     return found
 
 

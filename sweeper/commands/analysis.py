@@ -29,6 +29,9 @@ def compare(
         typer.Option("--margin", help="Difference that counts as none: 5%, of the baseline's error, or a number.  [default: 5%]"),
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Error rate of all verdicts together.  [default: 0.05]")] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help="Only trials that meet this, as after `where` in a query of `trials`.")
+    ] = None,
     allow_unfair: Annotated[bool, typer.Option("--allow-unfair", help="Give verdicts on comparisons that are not fair, too.")] = False,
     format: FormatOption = "table",
     results: ResultsOption = "results",
@@ -38,7 +41,8 @@ def compare(
     A level helps, hurts, or makes no difference that matters; or it is undecided, and how many seeds would decide it is said. All verdicts
     are corrected together. Tuned arms are compared at their best candidates by validation; a comparison that is not fair gets no verdict.
 
-    Example: `sweeper compare quickstart --factor align.epochs --baseline 0 --within freezing`
+    Example: `sweeper compare quickstart --factor align.epochs --baseline 0 --within freezing`,
+    `sweeper compare quickstart --factor proxy --baseline photos --where "proxy is not null and task = 'digits'"`
     """
     from sweeper.results.workspace import Workspace
     from sweeper.show.comparison import show_comparison
@@ -52,7 +56,7 @@ def compare(
         "margin": margin,
         "alpha": alpha,
     }
-    typer.echo(show_comparison(Workspace(results), name, options, format, allow_unfair), nl=False)
+    typer.echo(show_comparison(Workspace(results), name, options, format, allow_unfair, where), nl=False)
 
 
 @report_errors

@@ -2,8 +2,8 @@
 
 `random` draws each knob from (seed, candidate, knob), so all arms see the same draws. The other algorithms are Optuna's. What it proposes
 as candidate `n` is a pure function of the search and, for those that learn, of the scores of candidates `0` to `n - lag`: every proposal is
-made by a new sampler. So a sweep proposes the same candidates on other machines or after a crash, and `lag` candidates of an arm can run at
-once.
+made by a new sampler. So a sweep proposes the same candidates after a crash or with another number of machines, and `lag` candidates of an
+arm can run at once. Between kinds of processor TPE's proposals can differ in the last bit.
 """
 
 from __future__ import annotations

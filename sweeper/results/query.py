@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from orca_core.errors import OrcaError, StoreError, nearest
 from sweeper.results.notes import no_results
-from sweeper.results.records import TABLES
+from sweeper.results.records import TABLES, schema
 from sweeper.results.store import ResultStore
 from sweeper.results.views import CREATE_VIEWS, STORED_FLOORS, STORED_TRIALS, VIEWS, column_names, drop_superseded, find_superseded
 
@@ -151,6 +152,32 @@ _SETTINGS = """
     SET enable_external_access = false;         -- no file, no network; only what is registered below
     SET lock_configuration = true;
 """
+
+
+def select_rows(rows: Sequence[Mapping[str, Any]], condition: str) -> list[Mapping[str, Any]]:
+    """Those of some rows of `trials` that meet a condition.
+
+    Args:
+        rows: The rows, as dicts. A column that none of them has is null.
+        condition: What would stand after `where` in a query.
+
+    Raises:
+        QueryError: If the condition is not valid SQL, or names a column that `trials` does not have.
+    """
+    import duckdb
+
+    named = [column for column in schema("trials") if column.name in condition]  # the others are not needed; there may be many
+    cells = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in named}
+    table = pa.table({"position": pa.array(range(len(rows)), pa.int64())} | cells)
+    query = f"select position from trials where ({condition}\n) order by position"
+    with duckdb.connect(":memory:") as connection:
+        connection.execute(_SETTINGS)
+        connection.register("trials", table)
+        try:
+            _refuse_all_but_select(query, connection)
+            return [rows[position] for (position,) in connection.sql(query).fetchall()]
+        except duckdb.Error as error:
+            raise QueryError(_explain(error, query)) from None
 
 
 def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.associations import Trend, find_trends
 from sweeper.analysis.beside_floors import add_floors, arms_beside_floors
-from sweeper.analysis.comparison import ALPHA, Comparison, compare
+from sweeper.analysis.comparison import ALPHA, Comparison, compare_levels
 from sweeper.analysis.description import interquartile_means, rank_levels
 from sweeper.analysis.effect import Effect, to_table
-from sweeper.analysis.factors import spell_value
+from sweeper.analysis.factors import KNOB_OF, spell_value
 from sweeper.analysis.floors import Floors, describe_floors
 from sweeper.analysis.margins import DEFAULT_MARGIN
 from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE
+from sweeper.analysis.representatives import tuned_columns
 from sweeper.analysis.sweep_rows import read_sweep_rows
-from sweeper.analysis.variance_shares import Share, shares_of_variance, shares_to_table
+from sweeper.analysis.variance_shares import MIN_CANDIDATES, Share, shares_of_variance, shares_to_table
 from sweeper.results.workspace import Workspace
 from sweeper.show.tables import check_format, fill, render, terminal_width, text_table
 
@@ -29,7 +30,9 @@ OPTIONS = ("factor", "baseline", "by", "within", "metric", "margin", "alpha")
 """The options of a comparison that a sweep's `question` may answer."""
 
 
-def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], allow_unfair: bool = False) -> Comparison:
+def compare_sweep(
+    workspace: Workspace, name: str, options: Mapping[str, Any], allow_unfair: bool = False, condition: str | None = None
+) -> Comparison:
     """Compare the levels of a factor in a sweep.
 
     Args:
@@ -37,20 +40,24 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
         name: Name of the sweep.
         options: Those of `OPTIONS` that are given; others come from the sweep's `question`, or have their defaults.
         allow_unfair: Whether comparisons that are not fair get a verdict.
+        condition: A condition in SQL that the trials meet; None = all trials.
 
     Raises:
         ConfigError: With all faults.
+        QueryError: If the condition is not valid.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    sweep = read_sweep_rows(workspace.results, name, [given.get("metric", "test_error")])
+    sweep = read_sweep_rows(workspace.results, name, [given.get("metric", "test_error")], condition)
+    if condition is not None and not sweep.rows:
+        raise ConfigError([Fault("--where", "must be met by a trial of the sweep", condition)])
     is_its_question = given.get("factor", sweep.question.get("factor")) == sweep.question.get("factor")
     asked = {key: value for key, value in sweep.question.items() if key in OPTIONS and is_its_question} | given
     if missing := [option for option in ("factor", "baseline") if option not in asked]:
         rule = "must be given: no question of the search space says it"
         raise ConfigError(Fault(f"--{option}", rule, Fault.ABSENT) for option in missing)
     asked = {key: value for key, value in asked.items() if value is not None or key in ("factor", "baseline")}
-    return compare(
-        sweep.rows,
+    return compare_levels(
+        sweep,
         asked["factor"],
         asked["baseline"],
         by=asked.get("by", "task"),
@@ -59,12 +66,7 @@ def compare_sweep(workspace: Workspace, name: str, options: Mapping[str, Any], a
         margin=asked.get("margin", DEFAULT_MARGIN),
         alpha=asked.get("alpha", ALPHA),
         allow_unfair=allow_unfair,
-        pair_by=sweep.pair_by,
-        varied=sweep.varied,
-        lists_plan=sweep.lists_plan,
-        objective=sweep.objective,
-        scheduler=sweep.scheduler,
-        looks=sweep.looks if _is_question(given, sweep.question) else (),
+        looks=sweep.looks if condition is None and _is_question(given, sweep.question) else (),
     )
 
 
@@ -73,14 +75,21 @@ def _is_question(given: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
     return all(spell_value(question.get(key)) == spell_value(value) for key, value in given.items())
 
 
-def show_comparison(workspace: Workspace, name: str, options: Mapping[str, Any], format: str, allow_unfair: bool = False) -> str:
+def show_comparison(
+    workspace: Workspace,
+    name: str,
+    options: Mapping[str, Any],
+    format: str,
+    allow_unfair: bool = False,
+    condition: str | None = None,
+) -> str:
     """A comparison as text for people (`table`), JSON, CSV, markdown or LaTeX.
 
     Raises:
         ConfigError: As `compare_sweep`; or if the format is unknown.
     """
     check_format(format)
-    comparison = compare_sweep(workspace, name, options, allow_unfair)
+    comparison = compare_sweep(workspace, name, options, allow_unfair, condition)
     floors = Floors.read(workspace.results)
     comparison = replace(comparison, effects=add_floors(comparison, floors))
     if format == "json":
@@ -92,13 +101,14 @@ def show_comparison(workspace: Workspace, name: str, options: Mapping[str, Any],
     return render(_short_table(comparison), format)
 
 
-_SHORT = ("task", "level", "level_mean", "baseline_mean", "difference", "relative", "low", "high", "p_adjusted", "n", "verdict")
-"""The columns of a table for print."""
+_SHORT = ("task", "level", "level_mean", "baseline_mean", "difference", "relative", "low", "high", "p_adjusted", "n", "verdict", "flags")
+"""The columns of a table for print; the last only if there are any."""
 
 
 def _short_table(comparison: Comparison) -> pa.Table:
     within = ["within"] if any(effect.within for effect in comparison.effects) else []
-    return to_table(comparison.effects).select([*_SHORT[:2], *within, *_SHORT[2:]])
+    shown = _SHORT if any(effect.flags for effect in comparison.effects) else _SHORT[:-1]
+    return to_table(comparison.effects).select([*shown[:2], *within, *shown[2:]])
 
 
 def describe_comparison(comparison: Comparison, name: str, floors: Floors, uri: str) -> str:
@@ -126,18 +136,13 @@ def describe_comparison(comparison: Comparison, name: str, floors: Floors, uri: 
         arms = arms_beside_floors(comparison, task, floors) if task not in told else []  # once for all values of --within
         told.add(task)
         beside = describe_floors(task, arms, uri) if arms else []
-        parts.append(_describe_task(effects, baseline, trends.get((task, within)), beside))
+        parts.append(_describe_task(effects, baseline, trends.get((task, within)), beside, comparison.alpha))
     parts.append("".join(fill(line) for line in (*_describe_levels(comparison), *_footer(comparison))))
     return "\n".join(parts)
 
 
 def describe_briefly(comparison: Comparison, limit: int) -> str:
-    """A comparison as one table that fits the terminal: what each level does on each task.
-
-    Args:
-        comparison: The comparison.
-        limit: Maximum number of lines of the table.
-    """
+    """A comparison as one table that fits the terminal, of at most `limit` lines: what each level does on each task."""
     effects = comparison.effects
     columns: dict[str, Sequence[Any]] = {
         f"task: {comparison.factor.name}": [f"{_title(effect)}: {_level(effect)}" for effect in effects],
@@ -156,7 +161,7 @@ def _title(effect: Effect) -> str:
     return f"{effect.task or 'over tasks'}{f', with {within}' if within else ''}"
 
 
-def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None, beside: Sequence[str]) -> str:
+def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None, beside: Sequence[str], alpha: float) -> str:
     columns: dict[str, Sequence[Any]] = {
         "level": list(map(_level, effects)),
         "error": [_number(effect.level_mean) for effect in effects],
@@ -170,7 +175,7 @@ def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None
     errors = list(dict.fromkeys(_number(effect.baseline_mean) for effect in measured))
     text = f"{_title(effects[0])}: {baseline} has {' or '.join(errors)}" if errors else _title(effects[0])
     if len(errors) > 1:
-        text += ", as levels share different contexts with it"
+        text += f", as levels share different {'contexts' if max(effect.contexts for effect in measured) > 1 else 'seeds'} with it"
     seeds = {effect.n for effect in effects}
     if len(seeds) == 1:
         columns.pop("seeds")
@@ -178,7 +183,7 @@ def _describe_task(effects: Sequence[Effect], baseline: str, trend: Trend | None
     contexts = {effect.contexts for effect in effects}
     if max(contexts) > 1:
         text += f", averaged over {min(contexts)}{f' to {max(contexts)}' if len(contexts) > 1 else ''} contexts"
-    lines = (*_margins(measured), *_notes(effects), *_trend(trend), *beside)
+    lines = (*_margins(measured, alpha), *_notes(effects), *_trend(trend), *beside)
     return fill(text) + _fit(columns, ["error", "seeds"]) + "".join(fill(line, "  ") for line in lines)
 
 
@@ -243,7 +248,7 @@ LEAST_P = 0.0001
 def _verdict(effect: Effect) -> str:
     """A verdict in words. What is in doubt about it stands in the notes."""
     if effect.verdict is None:
-        return "none: not fair"
+        return "not given: unfair"
     doubt = "?" if effect.flags else ""
     if effect.verdict in (HELPS, HURTS):
         return effect.verdict + doubt
@@ -257,10 +262,11 @@ def _verdict(effect: Effect) -> str:
     return f"undecided: {needed if needed is not None else f'>{MAX_SEEDS}'} {unit}"
 
 
-def _margins(effects: Sequence[Effect]) -> Iterator[str]:
+def _margins(effects: Sequence[Effect], alpha: float) -> Iterator[str]:
+    level = 100 * alpha
     margins = list(dict.fromkeys(_number(effect.margin) for effect in effects if effect.margin is not None))
     if margins:
-        yield f"A difference counts as none if it is within +-{' or '.join(margins)}."
+        yield f"A difference counts as none if two one-sided tests, at {level:g} % each, put it within +-{' or '.join(margins)}."
 
 
 def _notes(effects: Sequence[Effect]) -> Iterator[str]:
@@ -322,12 +328,15 @@ def _describe_levels(comparison: Comparison) -> Iterator[str]:
     )
     if means:
         baseline = spelled[comparison.baseline]
-        listed = ", ".join(f"{spelled[level]}: {means[level]:.3g}" for level in in_order)
-        yield f"Interquartile mean of the error over that of {baseline}: {listed}."
+        listed = ", ".join(f"{spelled[level]}: {means[level]:.3g}" for level in in_order if level != comparison.baseline)
+        own = f"{means[comparison.baseline]:.3g}"
+        yield f"Interquartile mean of the error over the mean error of {baseline}, whose own is {own}: {listed}."
 
 
 def _footer(comparison: Comparison) -> Iterator[str]:
     effects = comparison.effects
+    if len({effect.task for effect in effects if effect.n}) > 1 and all(effect.task is not None for effect in effects):
+        yield "Nothing is said over tasks: fewer than two of them have the same levels, and a baseline whose error is not near 0."
     if len(effects) > 1:
         yield f"p are corrected for all {len(effects)} verdicts (Holm); the family's error rate is {100 * comparison.alpha:g} %."
     if comparison.margin.is_relative:
@@ -354,6 +363,8 @@ def show_importance(workspace: Workspace, name: str, metric: str, format: str) -
     if format != "table":
         return render(shares_to_table(shares), format)
     parts = []
+    known = {factor for share in shares for factor in share.factors}
+    untold = [KNOB_OF[column] for column in tuned_columns(sweep.rows, sweep.pair_by) if KNOB_OF[column] not in known]
     for task in dict.fromkeys(share.task for share in shares):
         of_task = [share for share in shares if share.task == task]
         seeds = of_task[0].seeds
@@ -366,6 +377,9 @@ def show_importance(workspace: Workspace, name: str, metric: str, format: str) -
         if not all(share.balanced for share in of_task):
             text += fill("Not every combination of levels has every seed, so shares need not add up to 100 %.")
         parts.append(text)
+    if untold:
+        few = f"no arm has {MIN_CANDIDATES} complete candidates with different errors"
+        parts.append(fill(f"Nothing is said about {', '.join(untold)}, tuned within arms: {few}."))
     return "\n".join(parts)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.analysis.comparison import compare
+from sweeper.analysis.comparison import compare_levels
 from sweeper.analysis.contrasts import Contrast
 from sweeper.analysis.paired import UNDECIDED
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
@@ -57,7 +57,7 @@ def describe_advice(name: str, number: int, settings: Mapping[str, Any], workspa
     """The advice as text, or its trials as JSON or CSV.
 
     Args:
-        name: ContrastName of a sweep with results.
+        name: Name of a sweep with results.
         number: Number of trials that may be spent.
         settings: The options `--set`, by which a sweep without a question can be given one.
         workspace: Where the results are.
@@ -124,8 +124,8 @@ def _compare(space: SearchSpace, sweep: SweepRows) -> list[tuple[Contrast, str |
     """The contrasts of the question with their verdicts, as `sweeper compare` has them."""
     question = space.question
     assert question is not None
-    comparison = compare(
-        sweep.rows,
+    comparison = compare_levels(
+        sweep,
         question.factor,
         question.baseline,
         within=question.within,
@@ -133,10 +133,6 @@ def _compare(space: SearchSpace, sweep: SweepRows) -> list[tuple[Contrast, str |
         margin=question.margin,
         alpha=question.alpha,
         allow_unfair=True,
-        pair_by=sweep.pair_by,
-        varied=sweep.varied,
-        lists_plan=sweep.lists_plan,
-        objective=sweep.objective,
         looks=space.looks,
     )
     verdicts = [effect.verdict for effect in comparison.effects if effect.task is not None]

@@ -12,8 +12,8 @@ from sweeper.results.workspace import Workspace
 from sweeper.show.tables import fill
 
 WORDS = {
-    HELPS: "it helps",
-    HURTS: "it hurts",
+    HELPS: "helps",
+    HURTS: "hurts",
     NO_DIFFERENCE: "no difference that matters",
     UNDECIDED: "undecided",
     DEPENDS: "it depends",
@@ -55,7 +55,9 @@ def _answer(finding: Finding) -> str:
     for level, verdict in finding.by_level.items():
         levels.setdefault(verdict, []).append(level)
     if len(levels) < 2:
-        return f"{_word(finding.verdict).capitalize()}."
+        subject = f"{finding.subject} " if finding.verdict in (HELPS, HURTS) else ""
+        text = f"{subject}{_word(finding.verdict)}."
+        return text[0].upper() + text[1:]
     return "; ".join(f"{', '.join(of_verdict)}: {_word(verdict)}" for verdict, of_verdict in levels.items()) + "."
 
 

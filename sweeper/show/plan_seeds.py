@@ -18,7 +18,9 @@ def seed_lines(plan: Plan, results: ResultStore) -> Iterator[str]:
     It is for one arm against another in one context, before any correction for the number of verdicts, from the spread in earlier results
     of the same task and body; without any it is unknown.
     """
-    seeds = plan.space.search.replicate or len(plan.space.seeds)
+    looks = plan.space.looks
+    seeds = looks[-1] if looks else plan.space.search.replicate or len(plan.space.seeds)
+    number = f"up to {seeds}" if looks else str(seeds)
     if seeds < 2:
         yield "one seed: no difference between arms can be told from chance"
         return
@@ -31,9 +33,9 @@ def seed_lines(plan: Plan, results: ResultStore) -> Iterator[str]:
         half = spread.seeds_for(least / 2)
         more = f"; half of that takes {half}" if half is not None else ""
         yield (
-            f"{seeds} seeds show differences of test error from {least:.2g} on {task} with {body} "
-            f"(80 % power; {spread.arms} earlier arms){more}"
+            f"{number} seeds show differences of test error from {least:.2g} on {task} with {body} "
+            f"(one verdict with 80 % power; {spread.arms} earlier arms){more}"
         )
     if unknown:
         names = ", ".join(dict.fromkeys(unknown[:MAX_TASKS])) + (", ..." if len(unknown) > MAX_TASKS else "")
-        yield f"{seeds} seeds; the least difference that they show is unknown on {names}: no earlier results of this task and body"
+        yield f"{number} seeds; the least difference that they show is unknown on {names}: no earlier results of this task and body"

@@ -115,7 +115,7 @@ class Question(Section):
         description="Differences within it are none: a share of the baseline's mean such as `5%`, and then at least one sample's worth; or "
         "a number in the metric's unit.",
     )
-    alpha: Annotated[float, Field(gt=0, lt=1)] = Field(
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.05,
         description="Probability that any contrast of the sweep is called different although it is not; and that any is called the same "
         "although its difference is as large as the margin. Whatever the number of contrasts and looks.",

@@ -232,7 +232,7 @@ def test_compare_says_what_the_sweep_decided(seed):
         ({"question": QUESTION | {"within": "align.epochs"}}, "question.within: must not be the factor itself"),
         ({"question": QUESTION | {"metric": "test_eror"}}, "question.metric: must be a metric that tasks report"),
         ({"question": QUESTION | {"margin": "five"}}, "question.margin: must be a share such as 5%, or a number"),
-        ({"question": QUESTION | {"alpha": 1}}, "question.alpha: must be less than 1"),
+        ({"question": QUESTION | {"alpha": 1}}, "question.alpha: must be less than 0.5"),
         ({"question": {"factor": "align.epochs"}}, "question.baseline: must be given"),
         ({"question": QUESTION | {"basline": 1}}, "question.basline: must be a known key. Did you mean 'baseline'?"),
         ({"seeds": {"until": "decided", "from": 9, "to": 4}}, "seeds.from: must be at most seeds.to = 4"),

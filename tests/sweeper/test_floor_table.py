@@ -112,7 +112,9 @@ def test_the_best_floor_is_chosen_on_validation_and_the_simplest_of_equals(store
     store.append_floors([floor("boosting", 0.05, 0.01), floor("svm", 0.02, 0.05), floor("neighbours", 0.02, 0.06)])
     store.append_floors([floor("logistic", None, None)])
     store.append_floors([floor("svm", 0.3, 0.4, train_samples=50)])
-    assert best_floor(store, "digits") == Floor("neighbours", 0.06, 0.02)
+    best = best_floor(store, "digits")
+    assert best == Floor("neighbours", 0.06, 0.02, tied={"svm": 0.05})
+    assert (best.to_beat, str(best)) == (0.05, "neighbours 0.06 and, as good in validation, svm 0.05")
     assert best_floor(store, "digits", train_samples=50) == Floor("svm", 0.4, 0.3)
     assert best_floor(store, "digits", split_seed=1) is None
     assert best_floor(store, "digits", validation=Validation(folds=3)) is None
@@ -133,9 +135,9 @@ SVM = Floor("svm", 0.008, 0.01)
 @pytest.mark.parametrize(
     ("errors", "halves", "said"),
     [
-        ([0.07, 0.09], [0.01, 0.01], "No evidence of transfer on digits: svm 0.008, best arm 0.07. No arm beats a model"),
+        ([0.07, 0.09], [0.01, 0.01], "No evidence of transfer on digits: svm 0.008, best arm 0.07. No arm beats the best model"),
         ([0.008], [0.001], "No evidence of transfer on digits: svm 0.008, best arm 0.008."),
-        ([0.07, 0.001], [0.1, 0.1], "The best arm of digits does not beat a model without a transformer: svm 0.008, best arm 0.07;"),
+        ([0.07, 0.001], [0.1, 0.1], "The best arm of digits does not beat the best model without a transformer: svm 0.008, best arm 0.07;"),
         ([0.004], [None], "is below the best model without a transformer, with one seed: svm 0.008, best arm 0.004."),
         ([0.004], [0.02], "but by less than its interval over seeds: svm 0.008, best arm 0.004 +- 0.02."),
         ([0.004], [0.001], "The best arm of digits beats the best model without a transformer: svm 0.008, best arm 0.004 +- 0.001."),
@@ -145,6 +147,12 @@ def test_words_say_whether_an_arm_beats_the_floor(errors, halves, said):
     rows = [{"task": "digits", "split_seed": 0}]
     (line,) = describe_floors("digits", [Compared(rows, error, half, SVM) for error, half in zip(errors, halves, strict=True)], "results")
     assert said in line
+
+
+def test_an_arm_has_to_beat_every_model_that_validation_does_not_tell_from_the_best():
+    tied = Floor("neighbours", 0.011, 0.0, tied={"svm": 0.003})
+    (line,) = describe_floors("digits", [Compared([{"task": "digits", "split_seed": 0}], 0.008, 0.001, tied)], "results")
+    assert line.startswith("No evidence of transfer on digits: neighbours 0.011 and, as good in validation, svm 0.003, best arm 0.008.")
 
 
 def test_arms_on_other_samples_have_sentences_of_their_own_and_missing_floors_a_command():

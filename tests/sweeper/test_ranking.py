@@ -227,6 +227,18 @@ def test_trials_recorded_one_by_one_are_arms_of_one_seed(workspace):
     assert json.dumps(best_arms(workspace, "single", 5).to_pylist())
 
 
+def test_arms_recorded_one_by_one_are_told_apart_by_the_knobs_in_which_they_differ(workspace):
+    space = {"name": "one", "base": {"task": "digits"}, "space": {"freezing": {"grid": ["full", "bias"]}}}
+    recorder = Recorder(workspace.results, "single", "valid_error")
+    for trial in make_plan(parse_space(space)).trials:
+        recorder.start(trial, device="cpu")
+        recorder.end(trial.id, {"status": "COMPLETE", "valid_error": 0.5, "test_error": 0.5})
+    recorder.flush()
+    text = describe_best(workspace, "single", 5)
+    assert "freezing full;" in text
+    assert "freezing bias;" in text
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_best_and_status_fit_the_terminal(workspace, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))

@@ -87,6 +87,13 @@ def test_the_function_on_arrow_tables_agrees_with_the_command(workspace, simulat
         assert [row[key] for row in table] == [row[key] for row in found]
 
 
+def test_the_function_sees_that_each_seed_has_a_split_of_its_own():
+    rows = cross({"align_epochs": [0, 10], "seed": range(5)}, lambda cells: 0.3 + 0.01 * cells["seed"] * cells["align_epochs"])
+    (row,) = effects(pa.Table.from_pylist([row | {"split_seed": row["seed"]} for row in rows]), "align.epochs", 0).to_pylist()
+    assert (row["n"], row["contexts"], row["pairs_missing"]) == (5, 1, "[]")
+    assert "both redrawn by seed" in row["covers"]
+
+
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(
     "options",
@@ -115,7 +122,7 @@ def test_the_text_says_what_is_found(workspace, simulate):
     simulate(QUICKSTART, outcome)
     text = " ".join(sweeper(workspace, "compare", "quick", "--factor", "align.epochs", "--baseline", "0").split())
     assert "quick: test_error by align.epochs, each level against 0. Lower is better." in text
-    assert "none: not fair" in text
+    assert "not given: unfair" in text
     assert "missing-in-one-arm: More trials are missing on one side: 4 of the level, 0 of the baseline" in text
     assert "seed 3" in text
     assert "FAIL not-finite" in text
@@ -123,7 +130,7 @@ def test_the_text_says_what_is_found(workspace, simulate):
     assert "p are corrected for all 3 verdicts (Holm); the family's error rate is 5 %." in text
     assert "cover the draws of training by seed, on one split of the data; not other splits or pretrained bodies." in text
     allowed = sweeper(workspace, "compare", "quick", "--factor", "align.epochs", "--baseline", "0", "--allow-unfair")
-    assert "none: not fair" not in allowed
+    assert "not given: unfair" not in allowed
 
 
 def test_the_best_floor_stands_beside_the_arms(workspace, simulate):
@@ -161,6 +168,27 @@ def test_a_failed_trial_is_missing_and_one_that_was_not_planned_is_not(workspace
     workspace.results.save_plan("s", plan.hash, plan_note(plan))
     (row,) = as_json(workspace, "s", "--factor", "align.epochs", "--baseline", "0")
     assert (row["n"], row["pairs_missing"], row["verdict"]) == (2, [], "no-difference")
+
+
+def test_a_knob_that_the_first_trials_have_in_common_is_read_from_their_rows(workspace, simulate):
+    """Early in a sweep all trials that have started may have one level; the plan has the others."""
+    space = {"name": "s", "base": {"task": "digits"}, "space": {"freezing": {"grid": ["full", "bias"]}}, "seeds": 3}
+    simulate(space, lambda cells: 0.3 if cells["freezing"] == "full" and cells["seed"] < 2 else None)
+    (row,) = as_json(workspace, "s", "--factor", "freezing", "--baseline", "full")
+    assert (row["level"], row["n"]) == ("bias", 0)
+    assert [(missing["seed"], missing["side"]) for missing in row["pairs_missing"]] == [(0, "level"), (1, "level"), (2, "both")]
+
+
+def test_trials_are_selected_by_a_condition_on_any_column(workspace, simulate):
+    """Knobs that the sweep does not vary can be named, too, and trials that have not started are among those selected."""
+    space = {"name": "s", "space": {"task": {"grid": ["digits", "mnist1d"]}, "align.epochs": {"grid": [0, 5, 10]}}, "seeds": 3}
+    simulate(space, lambda cells: None if cells["seed"] == 2 and cells["align_epochs"] == 10 else 0.3 + 0.01 * cells["seed"])
+    asked = ("s", "--factor", "align.epochs", "--baseline", "5", "--where")
+    (row,) = as_json(workspace, *asked, "align_epochs > 0 and task = 'digits' and freezing = 'full'")
+    assert (row["task"], row["level"], row["n"], len(row["pairs_missing"])) == ("digits", 10, 2, 1)
+    assert "--where: must be met by a trial" in sweeper(workspace, "compare", *asked, "seed > 7", code=2)
+    assert 'align_epoch" not found' in sweeper(workspace, "compare", *asked, "align_epoch > 0", code=2)
+    assert "give one SELECT" in sweeper(workspace, "compare", *asked, "true); drop table trials; select (1", code=2)
 
 
 def test_the_question_of_a_sweep_is_asked_unless_another_is(workspace, simulate):

@@ -15,7 +15,8 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from orca_core.errors import ConfigError
 from sweeper.analysis import effects
-from sweeper.analysis.comparison import compare
+from sweeper.analysis.comparison import compare, compare_variances
+from sweeper.analysis.contrasts import paired_differences
 from sweeper.analysis.margins import find_step, parse_margin
 
 RNG = np.random.default_rng(3)
@@ -92,6 +93,23 @@ def table(level, baseline, **shared):
 def one(rows, **options):
     (effect,) = compare(rows, "align.epochs", 0, **options).effects
     return effect
+
+
+def test_a_seed_that_lacks_a_context_is_named_and_nothing_is_said_about_variances():
+    """With full bodies the level is better by about 0.1, with frozen ones not at all; seed 2 has no trial with a full body."""
+    noise = [0.001, -0.002, 0.0015, 0.0005, -0.001, 0.002]
+
+    def error(cells):
+        if cells["freezing"] == "full" and cells["seed"] == 2:
+            return None
+        return 0.5 - 0.1 * (cells["align_epochs"] == 5 and cells["freezing"] == "full") + noise[cells["seed"] - cells["align_epochs"]]
+
+    grid = {"align_epochs": [0, 5], "freezing": ["full", "frozen-body"], "seed": list(range(6))}
+    uneven, even = one(cross(grid, error)), one(cross(grid | {"seed": [0, 1, 3, 4, 5]}, error))
+    assert even.p_variance is not None
+    assert (uneven.n, uneven.sd_ratio, uneven.p_variance) == (6, None, None)
+    assert any(note.startswith("seed 2: averaged over fewer contexts") for note in uneven.notes)
+    assert not any("fewer contexts" in note for note in even.notes)
 
 
 def test_verdicts_by_hand():
@@ -191,6 +209,26 @@ def test_a_planted_interaction_is_found_and_its_context_named():
     assert any("The effect depends on the context: with freezing frozen-body it is -0.1" in note for note in effect.notes)
     same = one([row | {"test_error": row["test_error"] if row["freezing"] == "full" else 0.5 + 0.001 * RNG.normal()} for row in rows])
     assert same.interaction is None
+
+
+def test_a_level_that_is_a_mean_over_more_trials_does_not_seem_to_vary_less():
+    """Naive trials do not read the proxy, so each is the baseline of five aligned ones; all vary alike. 100 draws: binomial bound 10."""
+    rng = np.random.default_rng(5)
+    knobs = {"align_epochs": [0, 10], "proxy": list("abcde"), "seed": list(range(10))}
+    rows = cross(knobs, lambda cells: 0.0)
+    false = 0
+    for _ in range(100):
+        drawn = [row | {"test_error": 0.3 + 0.02 * rng.normal()} for row in rows]
+        (contrast,) = paired_differences(drawn, "align.epochs", 0)
+        ratio, p = compare_variances(contrast)
+        false += p < 0.05
+    assert false <= 10
+    by_proxy = {proxy: [row["test_error"] for row in drawn if row["proxy"] == proxy] for proxy in [None, *"abcde"]}
+    expected = np.sqrt(np.mean([np.var(by_proxy[proxy]) for proxy in "abcde"]) / np.var(by_proxy[None]))
+    assert ratio == pytest.approx(expected), "pooled over proxies"
+    naive = np.array(by_proxy[None])
+    least = min(stats.pearsonr(by_proxy[proxy] + naive, by_proxy[proxy] - naive).pvalue for proxy in "abcde")
+    assert p == pytest.approx(min(1, 5 * least))
 
 
 def test_a_smaller_spread_over_seeds_is_told():

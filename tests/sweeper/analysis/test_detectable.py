@@ -56,6 +56,6 @@ def test_a_plan_says_which_differences_its_seeds_can_show(workspace, simulate):
     simulate(SPACE, lambda cells: 0.3 + 0.01 * rng.normal())
     (line,) = seed_lines(plan, workspace.results)
     assert line.startswith("5 seeds show differences of test error from 0.018 ")
-    assert "on digits with mini-swin (80 % power; 6 earlier arms); half of that takes 14" in line
+    assert "on digits with mini-swin (one verdict with 80 % power; 6 earlier arms); half of that takes 14" in line
     single = make_plan(parse_space(SPACE | {"seeds": 1}))
     assert list(seed_lines(single, workspace.results)) == ["one seed: no difference between arms can be told from chance"]

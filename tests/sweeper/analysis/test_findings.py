@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import zlib
 
 import numpy as np
@@ -50,7 +52,42 @@ def test_training_the_embedder_is_answered_for_1d_and_2d_tasks_apart(simulate, w
     assert answers["embedder-training-2d"].verdict == NO_DIFFERENCE
     assert [statement.task for statement in answers["embedder-training-1d"].statements] == ["mnist1d"]
     assert len(answers["embedder-training-1d"].statements[0].numbers) == 2, "an effect for each level"
-    assert answers["embedder-training-1d"].query == (f"sweeper compare s --results {workspace.uri} --factor align.epochs --baseline 0")
+    command = f"sweeper compare s --results {workspace.uri} --factor align.epochs --baseline 0 --where "
+    assert answers["embedder-training-1d"].query == command + shlex.quote("task in ('mnist1d')")
+
+
+def test_the_command_behind_a_finding_gives_its_numbers(simulate, workspace):
+    """The tasks have other proxies, so there are two families; each aligned length has the proxies, naive trials have none."""
+    space = {
+        "name": "s",
+        "space": {
+            "task": {"grid": ["digits", "mnist1d"]},
+            "align.epochs": {"grid": [0, 5, 10]},
+            "proxy": {"grid": ["recipe", "noise-matched"], "when": {"align.epochs": [5, 10]}},
+        },
+        "seeds": 6,
+    }
+    simulate(space, lambda cells: 0.3 - 0.002 * cells["align_epochs"] + 0.003 * draw(*map(str, cells.values())))
+    asked = [finding for finding in answer(read_evidence(workspace.results, "s")) if "sweeper compare" in finding.query]
+    assert {finding.name for finding in asked} >= {"embedder-training-1d", "embedder-training-2d", "proxy"}
+    for finding in (finding for finding in asked if finding.name not in ("more-alignment", "variance")):
+        shown = RUNNER.invoke(app, [*shlex.split(finding.query)[1:], "--format", "json"])
+        assert shown.exit_code == 0, shown.output
+        effects = [{key: effect[key] for key in NUMBERS} for effect in json.loads(shown.stdout)]
+        stated = [{key: number[key] for key in NUMBERS} for statement in finding.statements for number in statement.numbers]
+        assert sorted(effects, key=str) == sorted(stated, key=str)
+
+
+NUMBERS = ("task", "level", "difference", "low", "high", "p", "p_adjusted", "n", "verdict")
+
+
+def test_arms_that_are_not_compared_fairly_do_not_vary_less_either(simulate, workspace):
+    def outcome(cells):
+        noise = (0.001 if cells["align_epochs"] else 0.05) * draw(cells["seed"], cells["align_epochs"])
+        return {"test_error": 0.3 + noise, "selection": "test" if cells["align_epochs"] else "valid"}
+
+    simulate({"name": "s", "base": {"task": "digits"}, "space": {"align.epochs": {"grid": [0, 10]}}, "seeds": 8}, outcome)
+    assert found(workspace)["variance"].verdict == UNFAIR
 
 
 def test_a_sweep_is_asked_only_what_it_varied(simulate, workspace):
@@ -98,6 +135,32 @@ def test_a_lower_distance_is_ranked_with_the_error_within_seeds(simulate, worksp
     answer = found(workspace)["closer-proxy"]
     assert answer.verdict == "yes"
     assert answer.statements[0].numbers[0]["correlation"] > 0.8
+
+
+def test_distances_and_seconds_of_epochs_are_read_and_the_queries_printed_beside_them_run(simulate, workspace):
+    """Planted: each epoch of alignment lowers distance and error alike, and LayerNorms alone train in half of the time."""
+    space = {"align.epochs": {"grid": [0, 5, 10, 20, 40]}, "freezing": {"grid": ["full", "layernorm"]}}
+    error = lambda cells: 0.5 - 0.005 * cells["align_epochs"] + 1e-3 * draw(*map(str, cells.values()))  # noqa: E731
+    simulate({"name": "s", "base": {"task": "digits"}, "space": space, "seeds": 5}, error)
+    rows = []
+    for trial in workspace.results.live_trials("s"):
+        of_trial = {"sweep": "s", "attempt": 1, "run": trial["run"], "trial": trial["trial"]}
+        half = 0.5 if trial["freezing"] == "layernorm" else 1.0
+        epochs = range(1, trial["align_epochs"] + 1)
+        rows += [of_trial | {"stage": "align", "epoch": epoch, "distance": 60.0 - epoch, "seconds": 1.0} for epoch in epochs]
+        tuned = of_trial | {"stage": "finetune", "seconds": half * (2 + 0.01 * trial["seed"]), "test_error": 0.5}
+        rows += [tuned | {"epoch": epoch} for epoch in (1, 2)]
+    workspace.results.append("metrics", "s", rows)
+    answers = found(workspace)
+    assert answers["lower-distance"].verdict == "yes"
+    assert answers["speed"].verdict == "yes"
+    assert answers["speed"].statements[0].numbers[0]["ratio"] == pytest.approx(0.5)
+    queries = [answer.query for answer in answers.values() if answer.query.startswith("sweeper query")]
+    assert len(queries) == 2
+    for query in queries:
+        shown = RUNNER.invoke(app, [*shlex.split(query)[1:], "--format", "json"])
+        assert shown.exit_code == 0, shown.output
+        assert json.loads(shown.stdout)
 
 
 def test_lower_variance_needs_evidence(simulate, workspace):

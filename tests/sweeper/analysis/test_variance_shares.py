@@ -102,7 +102,7 @@ def test_one_seed_and_equal_errors_have_shares_too():
 
 
 def test_where_nothing_varies_there_are_no_shares():
-    with pytest.raises(ConfigError, match="must differ in knobs"):
+    with pytest.raises(ConfigError, match="that differ in knobs, and more of them"):
         shares_of_variance(cross({"seed": [0, 1]}, lambda c: 0.5))
     with pytest.raises(ConfigError, match="--metric"):
         shares_of_variance(cross({"seed": [0, 1], "freezing": ["full", "bias"]}, lambda c: 0.5), metric="err")
