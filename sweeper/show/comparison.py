@@ -148,12 +148,7 @@ def describe_comparison(comparison: Comparison, name: str, floors: Floors, uri: 
 
 
 def describe_briefly(comparison: Comparison, limit: int) -> str:
-    """A comparison as one table that fits the terminal: what each level does on each task.
-
-    Args:
-        comparison: The comparison.
-        limit: Maximum number of lines of the table.
-    """
+    """A comparison as one table that fits the terminal, of at most `limit` lines: what each level does on each task."""
     effects = comparison.effects
     columns: dict[str, Sequence[Any]] = {
         f"task: {comparison.factor.name}": [f"{_title(effect)}: {_level(effect)}" for effect in effects],

@@ -52,7 +52,7 @@ def test_names_are_completed_from_folders_and_catalogues_and_load_nothing_heavy(
         "sweeper status ": ["here"],
         "sweeper tasks nb360/sp": ["nb360/spherical"],
         "sweeper proxies fract": ["fractals"],
-        "sweeper bodies mini-r": ["mini-roberta"],
+        "sweeper bodies attention": ["attention-1"],
         "sweeper run quickstart --set align.ep": ["align.epochs="],
         "sweeper best here --format ": ["csv", "json", "latex", "markdown", "table"],
     }

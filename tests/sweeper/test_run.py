@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from without_ray import without_ray
 
 from orca_core.errors import ConfigError
 from orca_core.pipeline import trial_rows
@@ -65,6 +66,11 @@ class Sweep:
         """Run a search space in this process; the exit code. One slot unless two matter: each starts a process, which imports torch."""
         return run_space(parse_space({"floors": False, **data}), str(self.folder), quiet=True, max_concurrent=max_concurrent, **options)
 
+    def run_here(self, data: dict[str, Any], **options: Any) -> int:
+        """The same without Ray: on one slot, in this process, which has imported torch."""
+        with without_ray():
+            return self.run(data, **options)
+
     def ask(self, sql: str) -> list[dict[str, Any]]:
         return Results(self.folder).sql(sql).rows()
 
@@ -107,6 +113,11 @@ def test_a_sweep_over_four_axes_runs_every_distinct_trial_once(four_axes):
     assert {row["stage"]: row["n"] for row in computed} == {"pretrain": 1, "source": 4, "align": 4, "finetune": 6 + 6 * 2}
 
 
+def test_of_fine_tuning_the_best_weights_of_each_trial_stay_and_no_state(four_axes):
+    assert len(list(four_axes.folder.glob("artifacts/model/**/*.safetensors"))) == 12
+    assert not list(four_axes.folder.glob("artifacts/finetune/**/*.safetensors"))
+
+
 def test_trials_run_in_no_more_processes_than_there_are_slots(four_axes):
     assert len(four_axes.pids()) <= 2
     assert os.getpid() not in four_axes.pids()
@@ -117,13 +128,6 @@ def test_the_same_sweep_run_anew_on_one_slot_gives_the_same_rows_bit_for_bit(fou
     assert len(sweep.pids()) == 1
     assert sweep.metrics() == four_axes.metrics()
     assert sweep.trials() == four_axes.trials()
-
-
-def test_without_sharing_each_trial_computes_all_of_its_stages_to_the_same_rows(four_axes, sweep):
-    assert sweep.run(FOUR_AXES, max_concurrent=2, share=False) == 0
-    assert sweep.ask("select sum(saved_s) s from stages") == [{"s": 0.0}]
-    assert sweep.metrics() == four_axes.metrics()
-    assert not list((sweep.folder / "artifacts-unshared" / "four-axes").glob("*"))
 
 
 def test_one_trial_without_ray_gives_the_rows_of_the_sweep_bit_for_bit(four_axes, tmp_path, capsys):
@@ -158,7 +162,7 @@ def test_another_sweep_takes_finished_trials_over(four_axes, tmp_path, monkeypat
 def test_an_edited_space_adds_what_is_new_and_takes_out_of_the_plan_what_is_gone(four_axes, tmp_path):
     copy = Sweep(shutil.copytree(four_axes.folder, tmp_path / "results"))
     edited = FOUR_AXES | {"seeds": 2, "space": FOUR_AXES["space"] | {"freezing": {"grid": ["full"]}, "proxy": {"grid": ["noise"]}}}
-    assert copy.run(edited) == 0
+    assert copy.run_here(edited) == 0
     counts = copy.ask("select freezing, in_plan, seed, count(*) n, max(attempt) tries from trial_status group by all order by all")
     assert [tuple(row.values()) for row in counts] == [
         ("frozen-body:1", False, 0, 6, 1),
@@ -173,8 +177,8 @@ def test_an_edited_space_adds_what_is_new_and_takes_out_of_the_plan_what_is_gone
     ]
 
 
-def test_a_sweep_without_sharing_continues_from_its_private_stores(four_axes, sweep):
-    """As a run leaves them that was killed after the first stages of a trial were stored."""
+def test_without_sharing_each_trial_computes_all_of_its_stages_to_the_same_rows_but_those_in_its_private_store(four_axes, sweep):
+    """One trial has a private store, as a run leaves it that was killed after the first stages of that trial were stored."""
     space, workspace = parse_space(FOUR_AXES), Workspace(sweep.folder)
     trial = next(trial for trial in make_plan(space).trials if trial.config.body.weights == "pretrained" and trial.config.align.epochs)
     rows = trial_rows(trial.config, Store(workspace.private_uri(space.name, trial.id)))
@@ -183,37 +187,23 @@ def test_a_sweep_without_sharing_continues_from_its_private_stores(four_axes, sw
     rows.close()
     clean(workspace, max_gib=0.0)
     assert examine(workspace, repair=True)[1]
-    assert sweep.run(FOUR_AXES, share=False) == 0
+    assert sweep.run_here(FOUR_AXES, share=False) == 0
     reused = sweep.ask("select trial, stage from stages where saved_s > 0 order by stage")
-    assert reused == [{"trial": trial.id, "stage": "pretrain"}, {"trial": trial.id, "stage": "source"}]
+    assert reused == [{"trial": trial.id, "stage": "pretrain"}, {"trial": trial.id, "stage": "source"}], "all else was computed"
     assert sweep.metrics() == four_axes.metrics()
+    assert not list((sweep.folder / "artifacts-unshared" / "four-axes").glob("*"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------- failures
 
 
-def test_a_trial_that_diverges_is_a_failed_row_and_the_sweep_goes_on(sweep, capsys):
-    space = {"name": "s", "base": BASE, "space": {"finetune.lr": {"grid": [1e-3, 1e30]}, "body.weights": {"grid": ["random"]}}}
-    assert sweep.run(space) == 1
-    good, bad = sweep.ask("select trial, status, cause, error, traceback from trial_status order by finetune_lr")
-    assert (good["status"], bad["status"], bad["cause"]) == ("COMPLETE", "FAIL", "not-finite")
-    assert not bad["error"].startswith("NotFiniteError"), "the cause says it"
-    assert "Traceback" in bad["traceback"]
-    assert bad["traceback"].strip() in describe_trial(Workspace(sweep.folder), bad["trial"])
-
-    space["space"]["finetune.lr"] = {"grid": [1e30]}
-    assert run_space(parse_space({"floors": False, **space}), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
-    assert "1 failed (not-finite): " in capsys.readouterr().out
-    assert sweep.ask("select max(attempt) n from trial_status") == [{"n": 1}]
-
-
 def test_a_trial_that_runs_too_long_fails_with_that_cause(sweep):
     long = BASE | {"task": "digits", "body": {"weights": "random"}, "finetune": {"epochs": 500, "decay_epochs": None}}
-    assert sweep.run({"name": "long", "base": long, "budget": {"trial_minutes": 0.05}}) == 1
+    assert sweep.run_here({"name": "long", "base": long, "budget": {"trial_minutes": 0.01}}) == 1
     assert sweep.ask("select status, cause from trial_status") == [{"status": "FAIL", "cause": "timeout"}]
 
 
-def test_a_trial_whose_process_dies_is_started_again(sweep):
+def test_a_trial_whose_process_dies_is_started_again_and_one_that_diverges_is_a_failed_row(sweep, capsys):
     import psutil
 
     def kill_the_workers() -> None:
@@ -229,12 +219,24 @@ def test_a_trial_whose_process_dies_is_started_again(sweep):
 
     killer = threading.Thread(target=kill_the_workers, daemon=True)
     killer.start()
-    assert sweep.run({"name": "s", "base": BASE | {"finetune": {"epochs": 40}}}) == 0
-    assert sweep.ask("select status, attempt from trials") == [{"status": "COMPLETE", "attempt": 2}]
-    assert sweep.ask("select stage, count(*) n, count(distinct epoch) epochs from metrics group by all order by all") == [
+    space = {"name": "s", "base": BASE | {"finetune": {"epochs": 40}}, "space": {"finetune.lr": {"grid": [1e-3, 1e30]}}}
+    assert sweep.run(space) == 1
+    good, bad = sweep.ask("select trial, status, attempt, cause, error, traceback from trial_status order by finetune_lr")
+    assert (good["status"], good["attempt"]) == ("COMPLETE", 2)
+    rows = "select stage, count(*) n, count(distinct epoch) epochs from metrics where trial = '{}' group by all order by all"
+    assert sweep.ask(rows.format(good["trial"])) == [
         {"stage": "finetune", "n": 40, "epochs": 40},
         {"stage": "pretrain", "n": 1, "epochs": 1},
     ]
+    assert (bad["status"], bad["attempt"], bad["cause"]) == ("FAIL", 1, "not-finite")
+    assert not bad["error"].startswith("NotFiniteError"), "the cause says it"
+    assert "Traceback" in bad["traceback"]
+    assert bad["traceback"].strip() in describe_trial(Workspace(sweep.folder), bad["trial"])
+
+    space["space"]["finetune.lr"] = {"grid": [1e30]}
+    assert run_space(parse_space({"floors": False, **space}), str(sweep.folder)) == 1, "it would only fail again, and is not run again"
+    assert "1 failed (not-finite): " in capsys.readouterr().out
+    assert sweep.ask("select attempt from trial_status where in_plan") == [{"attempt": 1}]
 
 
 def test_portable_bits_are_refused_in_a_session_of_ray_whose_workers_are_not_pinned(sweep):
@@ -279,10 +281,10 @@ def test_early_stopping_stops_the_same_candidates_as_a_whole_with_one_slot_with_
     assert len(sweep.pids()) <= 2
     assert not list(sweep.folder.glob("artifacts/finetune/**/*.safetensors")), "where trials paused, no state stays behind"
     other = Sweep(tmp_path / "other")
-    assert other.run(EARLY | {"name": "s"}, share=False) == 0
+    assert other.run_here(EARLY | {"name": "s"}, share=False) == 0
     assert ends(other) == ends(sweep)
     assert not list((other.folder / "artifacts-unshared" / "s").glob("*"))
-    assert sweep.run(EARLY | {"name": "again"}) == 0
+    assert sweep.run_here(EARLY | {"name": "again"}) == 0
     assert ends(sweep, "again") == ends(sweep), "also where complete trials are taken over"
     assert sweep.run(EARLY | {"name": "s"}) == 0
     assert sweep.ask("select max(attempt) n from trial_status") == [{"n": 1}]
@@ -296,7 +298,7 @@ def test_tpe_makes_the_same_proposals_whatever_the_timing_and_takes_them_over(tm
         "search": {"algorithm": "tpe", "trials": 5, "lag": 2},
     }
     first, second = Sweep(tmp_path / "first"), Sweep(tmp_path / "second")
-    assert first.run(space, max_concurrent=2) == second.run(space) == 0
+    assert first.run(space, max_concurrent=2) == second.run_here(space) == 0
     assert sorted(row["candidate"] for row in first.trials().values()) == [0, 1, 2, 3, 4]
     assert first.trials() == second.trials()
     assert first.metrics() == second.metrics()
@@ -334,13 +336,13 @@ def test_a_sweep_that_was_stopped_and_then_killed_continues_to_the_same_rows(fou
     assert done < 12
     assert "RUNNING" not in sweep.statuses()
 
-    killed = subprocess.Popen(command)
+    killed = subprocess.Popen([*command, "--max-concurrent", "1"])  # one process less that imports torch
     before = tuned()
     wait_until(lambda: tuned() >= before + 2, killed)
     killed.kill()
     killed.wait(timeout=180)
     assert sweep.statuses().count("COMPLETE") < 12
 
-    assert sweep.run(FOUR_AXES) == 0
+    assert sweep.run_here(FOUR_AXES) == 0
     assert sweep.metrics() == four_axes.metrics()
     assert sweep.trials() == four_axes.trials()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from sweeper.running.worker import report_text, worker_facts
 def without_ray() -> Iterator[None]:
     """Within the context, `run_space` runs its trials in this process, on one slot."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweeper.tune.launch.launch", _launch)
+        patch.setattr(import_module("sweeper.tune.launch"), "launch", _launch)
         yield
 
 
@@ -62,7 +63,7 @@ def _launch(
 def _run(session: Session, trial: PlannedTrial) -> None:
     """Run a trial to its end, or until it has to pause."""
     rows = execute_message(session.job(trial).to_json())
-    worker = json.loads(report_text(worker_facts(), "cpu"))
+    worker = json.loads(report_text(worker_facts("this-process"), "cpu"))
     with closing(rows):
         while True:
             try:
