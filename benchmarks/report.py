@@ -85,7 +85,8 @@ def main() -> None:
         for form, *options in (("html",), ("markdown", "--format", "markdown")):
             page = Path(folder) / f"page.{form}"
             wall, processor = measure(workspace.uri, page, *options)
-            print(f"{trials} trials, {form}: {page.stat().st_size / 1e6:.2f} MB in {wall:.1f} s, of which {processor:.1f} s on the processor")
+            size = page.stat().st_size / 1e6
+            print(f"{trials} trials, {form}: {size:.2f} MB in {wall:.1f} s, with {processor:.1f} s of processor time")
 
 
 if __name__ == "__main__":
