@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.analysis.paired import as_number
+
 Errors = Mapping[Any, Mapping[Any, Sequence[float]]]
 """Task -> level -> errors by seed. Every task has every level."""
 
@@ -20,7 +22,7 @@ class Ranks:
     Args:
         mean_rank: Level -> mean rank over tasks; ties share their mean.
         critical_difference: Nemenyi's: mean ranks that are closer are joined in a critical-difference diagram.
-        p: Friedman's p that all levels rank alike; None for two levels, or fewer than three tasks.
+        p: Friedman's p that all levels rank alike; None for two levels, fewer than three tasks, or if all tie on every task.
         tasks: Number of tasks.
     """
 
@@ -43,7 +45,8 @@ def rank_levels(errors: Errors, alpha: float = 0.05) -> Ranks:
     ranks = rankdata(means, axis=1).mean(axis=0)
     k, n = len(levels), len(means)
     q = float(studentized_range.ppf(1 - alpha, k, np.inf)) / math.sqrt(2)
-    p = float(friedmanchisquare(*means.T).pvalue) if k > 2 and n > 2 else None
+    with np.errstate(invalid="ignore"):  # p is NaN where all levels tie on every task
+        p = as_number(friedmanchisquare(*means.T).pvalue) if k > 2 and n > 2 else None
     return Ranks(dict(zip(levels, map(float, ranks), strict=True)), q * math.sqrt(k * (k + 1) / (6 * n)), p, n)
 
 

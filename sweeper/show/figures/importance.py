@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,18 +66,25 @@ def read_shares(tables: FigureTables) -> Sequence[Share]:
         NotInTablesError: If no two complete trials of a task differ in a knob.
     """
     if "shares" not in tables.read:
-        sweep = tables.sweep
-        try:
-            shares: Sequence[Share] = shares_of_variance(
-                sweep.rows, metric=tables.metric, pair_by=sweep.pair_by, varied=sweep.varied, objective=sweep.objective
-            )
-        except ConfigError:
-            shares = ()
-        tables.read["shares"] = shares
+        tables.read["shares"] = _compute_shares(tables)
     if not tables.read["shares"]:
         raise NotInTablesError("no complete trials of a task differ in a knob, and are more than its levels")
     found: Sequence[Share] = tables.read["shares"]
     return found
+
+
+def _compute_shares(tables: FigureTables) -> Sequence[Share]:
+    from statsmodels.tools.sm_exceptions import SingularMatrixWarning
+
+    sweep = tables.sweep
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SingularMatrixWarning)  # such shares are marked as not balanced, and the caption says so
+            return shares_of_variance(
+                sweep.rows, metric=tables.metric, pair_by=sweep.pair_by, varied=sweep.varied, objective=sweep.objective
+            )
+    except ConfigError:
+        return ()
 
 
 def read(tables: FigureTables) -> Importance:
@@ -92,7 +100,10 @@ def read(tables: FigureTables) -> Importance:
     seeds = {share.seeds for share in shares}
     lines = "Lines: 95\u00a0% interval over seeds (jackknife)." if max(seeds) > 2 else "Fewer than three seeds: no intervals."
     unequal = sorted(task for task, of_task in by_task.items() if not all(share.balanced for share in of_task))
-    note = f" Not balanced, so that shares need not add up to 1: {', '.join(unequal)}." if unequal else ""
+    note = f" Not balanced, so that terms may share what they explain, and need not add up to 1: {', '.join(unequal)}." if unequal else ""
+    if any(share.method == FANOVA for share in shares):
+        objective = tables.sweep.objective.replace("_", " ")
+        note += f" Tuned knobs are apart: shares of the {objective} among the candidates of an arm, as means over arms."
     caption = (
         f"{tables.name}: share of the variance of {tables.metric.replace('_', ' ')} that each factor accounts for, at the levels that the"
         f" sweep has (analysis of variance, type 2); description, no test. {say_seeds(seeds)}. {lines}{note}"

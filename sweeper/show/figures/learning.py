@@ -62,13 +62,22 @@ def curve_points(rows: Sequence[Row], curves: Mapping[str, Mapping[int, float]],
 
 
 def name_arms(rows: Sequence[Row], tables: FigureTables) -> list[str]:
-    """What tells some arms from each other, the value of each knob in which they differ."""
-    columns = [column for column in tables.evidence.varied if column != "task" and len({cell(row, column) for row in rows}) > 1]
+    """What tells some arms from each other: the value of each knob in which they differ, without those that an arm does not read.
+
+    Args:
+        rows: A trial of each arm.
+        tables: The tables.
+    """
     if any(row.get("variant") for row in rows):
         return [str(row.get("variant")) for row in rows]
-    return [
-        ", ".join(f"{KNOB_OF.get(column, column)} {spell_value(cell(row, column))}" for column in columns) or "all trials" for row in rows
-    ]
+    columns = [column for column in tables.evidence.varied if column != "task" and len({cell(row, column) for row in rows}) > 1]
+    settings = [{KNOB_OF.get(column, column): cell(row, column) for column in columns} for row in rows]
+    short = [_spell({knob: value for knob, value in of_arm.items() if value is not None}) for of_arm in settings]
+    return short if len(set(short)) == len(short) else [_spell(of_arm) for of_arm in settings]
+
+
+def _spell(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{knob} {spell_value(value)}" for knob, value in settings.items()) or "all trials"
 
 
 def _is_complete(rows: Sequence[Row], objective: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from orca_core.errors import ConfigError
 from sweeper.analysis.contrasts import Contrast, paired_differences
-from sweeper.analysis.factors import KNOB_OF, VARIANT, Factor, Row, find_factor, find_level, list_levels, order_of, varying_columns
+from sweeper.analysis.factors import KNOB_OF, VARIANT, Factor, Row, find_factor, find_level, order_of, varying_columns
 from sweeper.analysis.matching import Key, Setting, deciding_columns
 from sweeper.analysis.representatives import is_usable, key_of
 from sweeper.show.figures.series import Point, Series, mean_over_seeds
@@ -115,10 +115,8 @@ def find_levels(tables: FigureTables, name: str) -> Levels:
     Raises:
         NotInTablesError: If the trials do not vary the factor, or none of them is complete.
     """
-    arms = tables.evidence.arms
-    factor = _find_factor(name, arms)
-    baseline = default_baseline(factor, list_levels(factor, arms), tables.sweep.question)
-    found, counts, left_out = _pair(tables, arms, factor, baseline)
+    factor = _find_factor(name, tables.evidence.arms)
+    found, counts, left_out = _pair(tables, factor, lambda row: True)
     by_task = {task: [Level(level, rows) for level, rows in of_task.items()] for task, of_task in found.items()}
     return Levels(factor, by_task, counts, left_out)
 
@@ -138,19 +136,16 @@ def find_grid(tables: FigureTables, lines: str, along: str, where: Callable[[Row
     arms = [row for row in tables.evidence.arms if where(row)]
     factor = _find_factor(along, arms)
     other = [lines] if varying_columns(arms, [lines]) and lines not in factor.columns else []
-    if other and len({row.get(lines) for row in arms} - {None}) > 1:
-        arms = [row for row in arms if row.get(lines) is not None]
-    deciding = {column for name in (factor.columns, other) if len(name) == 1 for column in find_deciding(name[0], arms)}
+    is_read = bool(other) and len({row.get(lines) for row in arms} - {None}) > 1
+
+    def is_used(row: Row) -> bool:
+        return where(row) and (not is_read or row.get(lines) is not None)
+
+    used = [row for row in arms if is_used(row)]
+    deciding = {column for name in (factor.columns, other) if len(name) == 1 for column in find_deciding(name[0], used)}
     columns = tuple(dict.fromkeys([*other, *factor.columns, *sorted(deciding)]))
     cells = Factor(f"{along} and {lines}" if other else factor.name, columns)
-    counted: dict[Any, set[Any]] = defaultdict(set)
-    for row in arms:
-        for level in cells.levels_of(row):
-            counted[level].add((row.get("task"), row.get("arm")))
-    if not counted:
-        raise NotInTablesError(f"no trial has a value of {along}")
-    baseline = max(sorted(counted, key=order_of), key=lambda level: len(counted[level]))
-    found, counts, left_out = _pair(tables, arms, cells, baseline)
+    found, counts, left_out = _pair(tables, cells, is_used)
     by_task: dict[str, dict[Any, list[Level]]] = defaultdict(lambda: defaultdict(list))
     for task, of_task in found.items():
         for cell, rows in of_task.items():
@@ -188,13 +183,43 @@ _Cells = dict[Any, Mapping[Key, Sequence[Row]]]
 
 
 def _pair(
-    tables: FigureTables, rows: Sequence[Row], factor: Factor, baseline: Any
+    tables: FigureTables, factor: Factor, where: Callable[[Row], bool]
 ) -> tuple[dict[str, _Cells], dict[str, int], dict[str, list[str]]]:
     """Task -> the trials of each level in the contexts that all levels share; the number of these; and the levels that share none."""
+    arms = [row for row in tables.evidence.arms if where(row)]
+    candidates = [row for row in tables.sweep.rows if where(row)]  # all of them: what is tuned is no setting
+    found: dict[str, _Cells] = {}
+    counts: dict[str, int] = {}
+    left_out: dict[str, list[str]] = {}
+    for task in sorted({str(row.get("task")) for row in arms}):
+        of_task = [row for row in arms if str(row.get("task")) == task]
+        contrasts = _contrasts(tables, factor, of_task, [row for row in candidates if str(row.get("task")) == task])
+        if contrasts:
+            arms_of, others = _share_contexts(contrasts)
+            index = {(row.get("arm"), key_of(row, tables.sweep.pair_by)): row for row in of_task}
+            keys = sorted({key for _, key in index})
+            counts[task] = len(arms_of[contrasts[0].baseline]) if arms_of else 0
+            left_out[task] = [factor.spell(level) if factor.name != VARIANT else str(level) for level in others]
+            found[task] = {level: _whole_seeds(arms_of[level], keys, index, tables.metric) for level in sorted(arms_of, key=order_of)}
+    if not any(rows for cells in found.values() for rows in cells.values()):
+        raise NotInTablesError("no level has complete trials that differ from those of another level in nothing else")
+    return found, counts, left_out
+
+
+def _contrasts(tables: FigureTables, factor: Factor, arms: Sequence[Row], candidates: Sequence[Row]) -> list[Contrast]:
+    """All levels on one task, paired with the one that has the most arms: that reads the most knobs, and so has a context wherever another
+    level has one."""
+    counted: dict[Any, set[Any]] = defaultdict(set)
+    for row in arms:
+        for level in factor.levels_of(row):
+            counted[level].add(row.get("arm"))
+    if len(counted) < 2:
+        return []
+    baseline = max(sorted(counted, key=order_of), key=lambda level: len(counted[level]))
     sweep = tables.sweep
     try:
-        contrasts = paired_differences(
-            rows,
+        return paired_differences(
+            candidates,
             factor,
             baseline,
             sweep.pair_by,
@@ -205,22 +230,6 @@ def _pair(
         )
     except ConfigError as error:
         raise NotInTablesError(error.faults[0].text().rstrip(".")) from None
-    by_task: dict[str, list[Contrast]] = defaultdict(list)
-    for contrast in contrasts:
-        by_task[str(contrast.task)].append(contrast)
-    index = {(row.get("arm"), key_of(row, sweep.pair_by)): row for row in rows}
-    keys = sorted({key for _, key in index})
-    found: dict[str, _Cells] = {}
-    counts: dict[str, int] = {}
-    left_out: dict[str, list[str]] = {}
-    for task, of_task in by_task.items():
-        arms, others = _share_contexts(of_task)
-        counts[task] = len(arms[of_task[0].baseline]) if arms else 0
-        left_out[task] = [factor.spell(level) if factor.name != VARIANT else str(level) for level in others]
-        found[task] = {level: _whole_seeds(arms[level], keys, index, tables.metric) for level in sorted(arms, key=order_of)}
-    if not any(rows for of_task in found.values() for rows in of_task.values()):
-        raise NotInTablesError("no level has complete trials")
-    return found, counts, left_out
 
 
 def _share_contexts(contrasts: Sequence[Contrast]) -> tuple[dict[Any, list[Any]], list[Any]]:

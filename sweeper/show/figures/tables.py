@@ -118,13 +118,20 @@ def read_tables(results: ResultStore | Workspace, name: str, *, metric: str = "t
         StoreError: If a file is damaged.
     """
     store = results.results if isinstance(results, Workspace) else results
-    evidence = read_evidence(store, name, ["seconds", metric])
+    faults: list[Fault] = []
+    try:
+        evidence = read_evidence(store, name, ["seconds", metric])
+    except ConfigError as error:
+        evidence = read_evidence(store, name)  # raises if it is the sweep that is unknown
+        faults += error.faults
     if task is not None:
         rows = [row for row in evidence.sweep.rows if row.get("task") == task]
         if not rows:
             known = sorted({str(row.get("task")) for row in evidence.sweep.rows})
-            raise ConfigError([Fault("--task", f"must be a task of {name}", task, nearest(task, known))])
+            faults.append(Fault("--task", f"must be a task of {name}", task, nearest(task, known)))
         evidence = replace(evidence, sweep=replace(evidence.sweep, rows=rows))
+    if faults:
+        raise ConfigError(faults)
     read = {table: Results(store).sql(query).rows() for table, query in _queries(name, task).items()}
     return FigureTables(evidence, metric, read["epochs"], read["stages"], read["attempts"], read["label_distances"])
 

@@ -123,11 +123,11 @@ def test_an_arm_is_best_if_no_other_is_better_and_cheaper():
 def test_costs_are_the_time_without_reuse_and_the_most_parameters_that_train(rich_tables):
     fronts = {(front.task, front.cost): front for front in read(rich_tables, "pareto").fronts}
     seconds = {arm.label: arm.error.x for arm in fronts["digits", "computing time of a trial (s)"].arms}
-    assert seconds["align.epochs 0, proxy none, freezing full"] == pytest.approx(1.25)
+    assert seconds["align.epochs 0, freezing full"] == pytest.approx(1.25)
     assert seconds["align.epochs 2, proxy photos, freezing full"] == pytest.approx(1.75)
     trained = {arm.label: arm.error.x for arm in fronts["digits", "trained parameters"].arms}
-    assert trained["align.epochs 0, proxy none, freezing full"] == 1000
-    assert trained["align.epochs 0, proxy none, freezing frozen-body"] == 10
+    assert trained["align.epochs 0, freezing full"] == 1000
+    assert trained["align.epochs 0, freezing frozen-body"] == 10
 
 
 def test_label_distances_are_means_over_seeds_of_the_first_and_last_epoch(rich_tables):

@@ -180,10 +180,10 @@ def test_the_command_writes_the_bytes_of_render(rich, rich_tables, tmp_path, mon
 
 
 def test_the_command_says_all_faults_at_once(rich, tmp_path):
-    done = plot("rich", "freezin", "--results", rich.uri, "-o", "x.gif", "--task", "digit", "--metric", "test_error")
+    done = plot("rich", "freezin", "--results", rich.uri, "-o", "x.gif", "--task", "digit", "--metric", "eror")
     assert done.exit_code == 2
     lines = done.stderr.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["FIGURE", "--output", "--task"]
+    assert [line.partition(":")[0] for line in lines] == ["FIGURE", "--output", "--metric", "--task"]
     assert "Did you mean 'freezing'?" in lines[0]
     done = plot("rich", "low-data", "--results", rich.uri, "-o", str(tmp_path / "x.svg"))
     assert done.exit_code == 2

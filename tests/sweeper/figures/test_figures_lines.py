@@ -191,6 +191,40 @@ def test_interaction_is_of_the_pair_that_the_question_is_about(rich_tables, work
     assert effect == pytest.approx({"body.weights pretrained": 0.0, "body.weights random": 0.2})
 
 
+def test_a_tuned_arm_is_shown_by_its_best_candidate(workspace):
+    """Its learning rate, which differs between arms, is no setting that they would have to share."""
+    space = {
+        "task": {"grid": ["digits"]},
+        "freezing": {"grid": ["full", "frozen-body"]},
+        "finetune.lr": {"loguniform": [1e-4, 1e-2]},
+    }
+    errors = {"full": 0.1, "frozen-body": 0.3}
+    record(
+        workspace,
+        {"name": "tuned", "space": space, "seeds": 2, "search": {"algorithm": "random", "trials": 3}},
+        lambda cells: errors[cells["freezing"]] + 0.01 * cells["candidate"] + 0.001 * cells["seed"],
+    )
+    found = points(read(read_tables(workspace, "tuned"), "freezing").panels[0], "all trials")
+    assert {level: point.mean for level, point in found.items()} == pytest.approx({"full": 0.1005, "frozen-body": 0.3005})
+
+
+def test_a_level_that_reads_fewer_knobs_stands_in_every_setting_of_the_others(workspace):
+    """A bodiless arm has neither weights nor alignment; the body has two settings of weights. Ranks are of the means over both."""
+    space = {
+        "task": {"grid": ["digits", "mnist1d"]},
+        "body": {"grid": ["recipe", "none", "cnn"]},
+        "body.weights": {"grid": ["pretrained", "random"]},
+    }
+    record(
+        workspace,
+        {"name": "bodiless", "space": space, "seeds": 2, "question": {"factor": "body.name", "baseline": "none"}},
+        lambda cells: {"none": 0.3, "cnn": 0.1}.get(cells["body_name"], 0.2),
+    )
+    data = read(read_tables(workspace, "bodiless"), "ranks")
+    assert dict(data.ranks) == {"cnn": 1.0, "none": 2.0}  # the body has another name on each task
+    assert "Not on all tasks: mini-roberta, mini-swin." in data.caption
+
+
 def test_epochs_of_folds_are_averaged_where_the_final_training_has_no_validation_error(rich_tables):
     rows = [
         {"trial": "t", "stage": "finetune", "fold": fold, "epoch": 1, "valid_error": valid, "test_error": test}
