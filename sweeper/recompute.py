@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import tempfile
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from orca_core.config.knobs import TrialConfig
-from orca_core.errors import ConfigError, Fault, OrcaError, UnpinnedError
+from orca_core.errors import ConfigError, Fault, OrcaError
 from orca_core.floors.rows import FloorCase
-from orca_core.numerics import check_pinned
+from orca_core.numerics import check_pinned, is_pinned
 from orca_core.rows import EpochRow
 from orca_core.stages import result_key, stages_of
 from sweeper.analysis.machines import COMPARED, select_compared
@@ -80,6 +81,9 @@ def check_results(workspace: Workspace, name: str | None, *, sample: int | None,
         return _report([_check_floor(workspace, found, case) for case in found.statement["cases"]], found, format)
     rows = _finished(workspace, str(name if found is None else found.sweep), None if found is None else found.trials)
     chosen = choose(rows, len(rows) if sample is None and found is not None else sample or SAMPLE)
+    if any(row["bits"] == "portable" for row in chosen):
+        with contextlib.suppress(ConfigError) if is_pinned() else contextlib.nullcontext():  # what else hinders is said of each trial
+            check_pinned()
     seconds = sum((row["seconds"] or 0.0) + (row["saved_s"] or 0.0) for row in chosen)
     how = "" if len(chosen) == len(rows) else ", chosen by a hash of their ids, task by task"
     _tell(f"computing {len(chosen)} of {len(rows)} trials again{how}; they took {seconds:.0f} s when they were computed")
@@ -121,9 +125,6 @@ def check_trial(workspace: Workspace, row: Mapping[str, Any], store: Path, tell:
         row: Its row in `trials`.
         store: Folder of the stage store to compute it in.
         tell: Is told of progress.
-
-    Raises:
-        UnpinnedError: If it needs a process with portable bits.
     """
 
     def checked(verdict: str, detail: str = "") -> Checked:
@@ -135,8 +136,6 @@ def check_trial(workspace: Workspace, row: Mapping[str, Any], store: Path, tell:
             return checked(NOT_CHECKED, reason)
         if config.bits == "portable":
             check_pinned(row["device"] or "cpu")
-    except UnpinnedError:
-        raise
     except OrcaError as error:
         return checked(NOT_CHECKED, " ".join(str(error).split()))
     epochs, result = _compute(config, row["device"] or "cpu", store, tell)
@@ -172,7 +171,8 @@ def _compute(config: TrialConfig, device: str, store: Path, tell: Callable[[str]
     """The rows of its epochs, and how it ended."""
     from sweeper.running.execution import execute  # loads torch
 
-    rows, epochs, stage = execute(TrialJob(config, str(store), device)), [], ""
+    rows, stage = execute(TrialJob(config, str(store), device)), ""
+    epochs: list[dict[str, Any]] = []
     while True:
         try:
             row = next(rows)

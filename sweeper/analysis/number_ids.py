@@ -71,7 +71,7 @@ def find_number(results: ResultStore, id: str) -> Found:
     sweeps = [SweepStatements(results, name) for name in results.sweeps()]
     tiers = [tier for of in ("usual", "findings", "unusual") for tier in (getattr(sweep, of) for sweep in sweeps)]
     for asked_of in (lambda: _floor_statements(results), *tiers):
-        numbers = []
+        numbers: list[Number] = []
         for asked, solve in asked_of():
             start = digest(asked, STATEMENT_DIGITS)
             if start == statement[:STATEMENT_DIGITS]:
@@ -151,11 +151,12 @@ class SweepStatements:
             return None
 
     def _scores(self) -> Iterator[Asked]:
-        for task, arms in (self._ranking.arms if self._ranking else {}).items():
-            for arm in arms:
-                for metric in dict.fromkeys((self._ranking.metric, METRIC)) if self._ranking else ():
-                    asked = {"kind": SCORE, "sweep": self._name, "task": task, "arm": arm.arm.id, "metric": metric}
-                    yield asked, partial(score_number, self._ranking, arm, metric)
+        if (ranking := self._ranking) is None:
+            return
+        for task, arms in ranking.arms.items():
+            for arm, metric in itertools.product(arms, dict.fromkeys((ranking.metric, METRIC))):
+                asked = {"kind": SCORE, "sweep": self._name, "task": task, "arm": arm.arm.id, "metric": metric}
+                yield asked, partial(score_number, ranking, arm, metric)
 
     def _floors_of_arms(self) -> Iterator[Asked]:
         """Of arms whose seeds have several splits, the mean of the best floor."""
