@@ -178,7 +178,7 @@ def verdict_of(effect: EffectData) -> str:
     needed, unit = (effect["tasks_needed"], "tasks") if effect["task"] is None else (effect["seeds_needed"], "seeds")
     if needed is None and not effect["sd"]:
         return "undecided"
-    return f"undecided: {needed if needed is not None else f'more than {MAX_SEEDS}'} {unit} decide"
+    return f"undecided: {needed if needed is not None else f'more than {MAX_SEEDS}'} {unit} would decide"
 
 
 def _level_cell(level: Any) -> Cell:
