@@ -73,7 +73,9 @@ def _of_question(comparison: Comparison | None, question: Mapping[str, object]) 
     if comparison is None:
         return Answer(asked, "Open: no two complete trials can be compared yet.")
     statements = state_effects(comparison)
-    details = [f"{_where(effect)}: {effect.factor} {describe_effect(effect)}" for effect in comparison.effects]
+    details = [f"{_where(effect)}: {effect.factor} {describe_effect(effect)}" for effect in comparison.effects if effect.n > 0]
+    if waiting := len(comparison.effects) - len(details):
+        details.append(f"{waiting} more {'contrast has' if waiting == 1 else 'contrasts have'} no pair of complete trials yet.")
     return Answer(asked, describe_levels(levels_overall(comparison.effects), overall(statements)), details)
 
 

@@ -15,8 +15,9 @@ from sweeper.analysis.arms import RankedArm
 from sweeper.analysis.factors import KNOB_OF, cell, spell_value
 from sweeper.analysis.floors import Floors
 from sweeper.analysis.resolution import describe_resolution
-from sweeper.planning.rerun import arm_space, config_of_row
+from sweeper.planning.rerun import arm_space
 from sweeper.results.store import results_option
+from sweeper.running.configs_of_rows import config_of_row
 from sweeper.show.report.answers import in_words
 from sweeper.show.report.content import Block, Cell, Listing, Paragraph, Section, Table, count_cell, number_cell, text_cell
 from sweeper.show.report.ids import Ids

@@ -115,6 +115,7 @@ def _table(name: str, caption: str, effects: Sequence[EffectData], ids: Ids) -> 
         "task",
         *within,
         "level",
+        "verdict",
         "error",
         "baseline's",
         "difference",
@@ -123,13 +124,13 @@ def _table(name: str, caption: str, effects: Sequence[EffectData], ids: Ids) -> 
         "margin",
         "p",
         "seeds",
-        "verdict",
     ]
     rows = [
         [
             text_cell(effect["task"]),
             *(text_cell(spell_value((effect["within"] or {}).get(knob))) for knob in within),
             _level_cell(effect["level"]),
+            Cell(verdict_of(effect)),
             number_cell(effect["level_mean"]),
             number_cell(effect["baseline_mean"]),
             _signed(effect["difference"], ids.effect(effect)),
@@ -138,7 +139,6 @@ def _table(name: str, caption: str, effects: Sequence[EffectData], ids: Ids) -> 
             number_cell(effect["margin"], digits=2),
             _p(effect["p_adjusted"]),
             count_cell(effect["n"]),
-            Cell(verdict_of(effect)),
         ]
         for effect in effects
     ]
@@ -147,18 +147,18 @@ def _table(name: str, caption: str, effects: Sequence[EffectData], ids: Ids) -> 
 
 def _table_over_tasks(name: str, caption: str, effects: Sequence[EffectData], ids: Ids) -> Table:
     within = _within(effects)
-    columns = [*within, "level", "relative", "95 % interval", "of a new task", "lower on", "p", "tasks", "verdict"]
+    columns = [*within, "level", "verdict", "relative", "95 % interval", "of a new task", "lower on", "p", "tasks"]
     rows = [
         [
             *(text_cell(spell_value((effect["within"] or {}).get(knob))) for knob in within),
             _level_cell(effect["level"]),
+            Cell(verdict_of(effect)),
             _percent(effect["relative"], ids.effect(effect)),
             _percent_interval(effect["low"], effect["high"]),
             _percent_interval(effect["prediction_low"], effect["prediction_high"]),
             count_cell(effect["tasks_lower"]),
             _p(effect["p_adjusted"]),
             count_cell(effect["n"]),
-            Cell(verdict_of(effect)),
         ]
         for effect in effects
     ]

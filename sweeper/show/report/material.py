@@ -191,6 +191,11 @@ class Material:
         yield from finding_numbers(self.evidence, self.findings)
 
     @cached_property
+    def validated_on_test(self) -> list[str]:
+        """The tasks whose validation part is their test part, as floors say; by name."""
+        return sorted({row["task"] for row in self.floors if row["selection"] == "test"})
+
+    @cached_property
     def stages(self) -> list[dict[str, Any]]:
         """The stages of the planned trials by kind and device: how often they were used and computed, and what that took and saved."""
         return self.workspace.sql(_STAGES.format(name=quote_sql(self.name))).rows()

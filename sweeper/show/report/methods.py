@@ -182,8 +182,11 @@ def _data(material: Material) -> Iterator[str]:
         yield (
             "Of every trial the epoch with the lowest validation error was kept"
             + (f" (the {ties} of several)" if ties else "")
-            + ", and its test error is reported; test data served no choice."
+            + ", and its test error is reported"
+            + ("." if material.validated_on_test else "; test data served no choice.")
         )
+        if tasks := material.validated_on_test:
+            yield f"On {_and(tasks)} the validation part is the test part, so test errors are too low there."
     elif set(by) == {"test"}:
         yield "Of every trial the epoch with the lowest test error was kept, as in the reference code; test errors are therefore too low."
     elif by:

@@ -107,7 +107,10 @@ def all_effects(material: Material) -> list[Mapping[str, Any]]:
 def _about_selection(material: Material) -> Iterator[str]:
     by = Counter(row["selection"] for row in material.complete if row["selection"])
     if set(by) == {"valid"}:
-        yield "Every trial chose its best epoch by validation error; test data chose nothing."
+        on_test = material.validated_on_test
+        yield f"Every trial chose its best epoch by validation error{'.' if on_test else '; test data chose nothing.'}"
+        if on_test:
+            yield f"On {', '.join(on_test)} the validation part is the test part, so test errors are too low there."
     elif set(by) == {"test"}:
         yield "Every trial chose its best epoch by test error, as the reference code does, so all errors here are too low."
     elif by:
