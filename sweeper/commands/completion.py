@@ -56,6 +56,13 @@ def complete_body(incomplete: str) -> list[str]:
     return _begin_with(incomplete, BODY_CATALOGUE.entries())
 
 
+def complete_figure(incomplete: str) -> list[str]:
+    """Names of figures."""
+    from sweeper.show.figures import FIGURES
+
+    return _begin_with(incomplete, (kind.name for kind in FIGURES))
+
+
 def complete_setting(incomplete: str) -> list[str]:
     """Knobs for `--set`, with the `=` that follows."""
     from orca_core.config.paths import KNOBS

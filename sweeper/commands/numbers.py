@@ -99,15 +99,11 @@ def bundle(
     """
     from sweeper.results.workspace import Workspace
     from sweeper.running.driver import driver_of
+    from sweeper.show.report.making import report_text
     from sweeper.upkeep.bundle import make_bundle, write_bundle
 
     workspace, path = Workspace(results), output or Path(f"{name}.bundle.zip")
-    try:
-        from sweeper.show.report.making import report_text
-    except ImportError:
-        data, digest = make_bundle(workspace, name)
-    else:
-        data, digest = make_bundle(workspace, name, report_text)
+    data, digest = make_bundle(workspace, name, report_text)
     if driver := driver_of(workspace.results, name):
         typer.echo(f"{name} is being run by {driver}: the bundle has what was written by now", err=True)
     write_bundle(path, data)

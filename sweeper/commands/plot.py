@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
-from sweeper.commands.analysis import MetricOption, SweepArgument
-from sweeper.commands.options import ResultsOption, report_errors
+from sweeper.commands.analysis import MetricOption
+from sweeper.commands.completion import complete_figure
+from sweeper.commands.options import ResultsOption, SweepArgument, report_errors
 
 
 @report_errors
 def plot(
     name: SweepArgument,
-    figure: Annotated[str | None, typer.Argument(metavar="[FIGURE]", help="Figure to draw; default: list the figures.")] = None,
+    figure: Annotated[
+        str | None, typer.Argument(metavar="[FIGURE]", help="Figure to draw; default: list the figures.", autocompletion=complete_figure)
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write: .svg, .pdf or .png.  [default: NAME-FIGURE.svg]"),

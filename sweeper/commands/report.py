@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeper.commands.analysis import SweepArgument
-from sweeper.commands.options import ResultsOption, report_errors
+from sweeper.commands.options import ResultsOption, SweepArgument, report_errors
 
 
 @report_errors

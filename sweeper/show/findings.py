@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.answers import DEPENDS, UNFAIR, Finding, answer, read_evidence
@@ -47,18 +47,29 @@ def _describe(number: int, finding: Finding) -> str:
 
 def headline(finding: Finding) -> str:
     """The question and its answer: the verdict as a sentence or, of levels with different verdicts, what each does."""
-    return f"{finding.question} {_answer(finding)}"
+    return f"{finding.question} {describe_verdict(finding)}"
 
 
-def _answer(finding: Finding) -> str:
+def describe_verdict(finding: Finding) -> str:
+    """The verdict as a sentence or, of levels with different verdicts, what each does."""
+    return describe_levels(finding.by_level, finding.verdict, finding.subject)
+
+
+def describe_levels(by_level: Mapping[str, str], verdict: str, subject: str = "it") -> str:
+    """A verdict as a sentence or, of levels with different verdicts, what each does.
+
+    Args:
+        by_level: Level -> its verdict.
+        verdict: The verdict over all levels.
+        subject: What helps or hurts.
+    """
     levels: dict[str, list[str]] = {}
-    for level, verdict in finding.by_level.items():
-        levels.setdefault(verdict, []).append(level)
+    for level, of_level in by_level.items():
+        levels.setdefault(of_level, []).append(level)
     if len(levels) < 2:
-        subject = f"{finding.subject} " if finding.verdict in (HELPS, HURTS) else ""
-        text = f"{subject}{_word(finding.verdict)}."
+        text = f"{subject} {_word(verdict)}." if verdict in (HELPS, HURTS) else f"{_word(verdict)}."
         return text[0].upper() + text[1:]
-    return "; ".join(f"{', '.join(of_verdict)}: {_word(verdict)}" for verdict, of_verdict in levels.items()) + "."
+    return "; ".join(f"{', '.join(of_verdict)}: {_word(one)}" for one, of_verdict in levels.items()) + "."
 
 
 def _statements(finding: Finding) -> Iterator[str]:

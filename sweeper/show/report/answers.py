@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sweeper.analysis.answers import Finding, describe_effect, levels_overall, overall, state_effects
+from sweeper.analysis.answers import describe_effect, levels_overall, overall, state_effects
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.factors import spell_value
 from sweeper.analysis.floors import Compared, describe_floors
 from sweeper.results.views import INTERRUPTED
-from sweeper.show.findings import WORDS
+from sweeper.show.findings import describe_levels, headline
 from sweeper.show.report.content import Answer
 from sweeper.show.report.material import Material
 
@@ -64,7 +64,7 @@ def answers(material: Material) -> Iterator[Answer]:
     if (beside := _beside_floors(material)) is not None:
         yield beside
     if material.findings:
-        details = [f"{finding.question} {describe_finding(finding)}" for finding in material.findings if finding.name != "floors"]
+        details = [headline(finding) for finding in material.findings if finding.name != "floors"]
         yield Answer("What else does this sweep answer?", "", details)
 
 
@@ -82,21 +82,6 @@ def _of_question(comparison: Comparison | None, question: Mapping[str, object]) 
 def _where(effect: Effect) -> str:
     within = ", ".join(f"{knob} {spell_value(value)}" for knob, value in (effect.within or {}).items())
     return f"{effect.task or 'over tasks'}{f', with {within}' if within else ''}"
-
-
-def describe_levels(by_level: Mapping[str, str], verdict: str) -> str:
-    """A verdict as a sentence; of levels with different verdicts, what each does."""
-    levels: dict[str, list[str]] = {}
-    for level, of_level in by_level.items():
-        levels.setdefault(of_level, []).append(level)
-    if len(levels) < 2:
-        return f"{WORDS.get(verdict, verdict).capitalize()}."
-    return "; ".join(f"{', '.join(of_verdict)}: {WORDS.get(verdict, verdict)}" for verdict, of_verdict in levels.items()) + "."
-
-
-def describe_finding(finding: Finding) -> str:
-    """The verdict of a finding as a sentence."""
-    return describe_levels(finding.by_level, finding.verdict)
 
 
 def _beside_floors(material: Material) -> Answer | None:

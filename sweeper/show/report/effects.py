@@ -9,8 +9,8 @@ from sweeper.analysis.answers import Finding, Statement, spell_level
 from sweeper.analysis.factors import spell_value
 from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE, UNDECIDED
 from sweeper.analysis.skewness import SKEWED
-from sweeper.show.findings import WORDS
-from sweeper.show.report.answers import describe_finding, in_words
+from sweeper.show.findings import WORDS, describe_verdict
+from sweeper.show.report.answers import in_words
 from sweeper.show.report.content import Block, Cell, Listing, Paragraph, Section, Table, count_cell, number_cell, text_cell
 from sweeper.show.report.ids import Ids
 from sweeper.show.report.material import Material
@@ -52,7 +52,7 @@ def _of_question(material: Material, ids: Ids) -> Iterator[Section]:
 
 def _of_finding(number: int, finding: Finding, ids: Ids) -> Section:
     name = f"finding-{number}-{finding.name}"
-    blocks: list[Block] = [Paragraph(describe_finding(finding), "verdict")]
+    blocks: list[Block] = [Paragraph(describe_verdict(finding), "verdict")]
     effects = [effect for statement in finding.statements for effect in statement.numbers if "baseline" in effect]
     if effects:
         metric, factor, baseline = in_words(effects[0]["metric"]), effects[0]["factor"], spell_level(effects[0]["baseline"])
