@@ -30,14 +30,36 @@ def to_bytes(figure: Figure, format: str, name: str, title: str, caption: str) -
         title: Its title.
         caption: What it shows, in words.
     """
-    metadata = {
+    by_format: dict[str, dict[str, str | None]] = {
         "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
         "pdf": {"CreationDate": None, "Title": title, "Subject": caption},
         "png": {"Software": None, "Title": title, "Description": caption},
-    }[format]
+    }
+    metadata = by_format[format]
     file = io.BytesIO()
-    figure.savefig(file, format=format, dpi=PNG_DPI, metadata=metadata, transparent=format != "png")
+    if format == "png":
+        figure.savefig(file, format=format, dpi=PNG_DPI, metadata=metadata)
+    else:
+        _print(figure, format, file, metadata)
     return _for_pages(file.getvalue().decode(), name, title, caption).encode() if format == "svg" else file.getvalue()
+
+
+def _print(figure: Figure, format: str, file: io.BytesIO, metadata: dict[str, str | None]) -> None:
+    """Write a drawing that has been laid out, without a background. `savefig` would draw it twice, to lay it out again."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    grounds = [figure.patch, *(axes.patch for axes in figure.axes)]
+    colours, dpi = [ground.get_facecolor() for ground in grounds], figure.dpi
+    for ground in grounds:
+        ground.set_facecolor("none")
+    if format == "svg":
+        FigureCanvasSVG(figure).print_svg(file, metadata=metadata)
+    else:
+        FigureCanvasPdf(figure).print_pdf(file, metadata=metadata)
+    for ground, colour in zip(grounds, colours, strict=True):
+        ground.set_facecolor(colour)
+    figure.dpi = dpi  # both set their own
 
 
 def _for_pages(text: str, name: str, title: str, caption: str) -> str:
