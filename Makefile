@@ -4,6 +4,7 @@
 # make check         install, run ruff, mypy and import-linter
 # make install       only make the environment: .venv/bin/sweeper
 # make install-machine   the same without the developers' tools, for a machine of a cluster
+# make site       the docs as a site, in build/site; fails on a broken link
 # make image IMAGE=...   the image of deploy/Dockerfile, for this commit; IMAGE is its name with registry and tag
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ endef
 # Examines accessibility; tests/sweeper/browser.py reads it there.
 AXE := axe-core@4.14.1
 
-.PHONY: install install-machine image quickstart test browser check docs clean
+.PHONY: install install-machine image quickstart test browser check docs site clean
 
 install: .venv/installed
 
@@ -64,6 +65,9 @@ check: install
 
 docs: install
 	$(BIN)/python docs/generate.py
+
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf .venv .browser build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,9 +1,17 @@
-"""Write docs/knobs.md, docs/results.md and the reasons in docs/running.md from the code. `--check` says whether they are up to date."""
+"""Write docs/knobs.md, docs/results.md, the reasons in docs/running.md and the outputs in docs/tutorial.md from the code.
+
+`--check` says whether they are up to date.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter
@@ -61,6 +69,36 @@ def running_page() -> str:
     return before + begin + reasons_table() + end + after
 
 
+TUTORIAL_RESULTS = DOCS.parent / "tests" / "fixtures" / "tutorial"
+"""The result tables of the sweep that the tutorial runs."""
+
+_CONSOLE = re.compile(r"^```console\n\$ (?P<command>sweeper [^\n\"]*(?:\"[^\"]*\")?[^\n]*)\n.*?^```$", flags=re.DOTALL | re.MULTILINE)
+
+
+def tutorial_page() -> str:
+    """docs/tutorial.md, with what its commands print now about the stored results of its sweep."""
+    from typer.testing import CliRunner
+
+    from sweeper.cli import app
+
+    text, here = (DOCS / "tutorial.md").read_text(), Path.cwd()
+    (space,) = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+    def printed(block: re.Match[str]) -> str:
+        command = block["command"]
+        said = CliRunner().invoke(app, shlex.split(command)[1:], env={"COLUMNS": "80"}).output
+        return f"```console\n$ {command}\n{said.rstrip()}\n```"
+
+    with TemporaryDirectory() as folder:
+        shutil.copytree(TUTORIAL_RESULTS, Path(folder, "results"))
+        Path(folder, "first.yaml").write_text(space)
+        os.chdir(folder)
+        try:
+            return _CONSOLE.sub(printed, text)
+        finally:
+            os.chdir(here)
+
+
 def _table(model: Any) -> list[str]:
     rows = ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
@@ -96,6 +134,8 @@ def _default(field: Any) -> str:
         return "see below"
     if value is None:
         return "null"
+    if value == "":
+        return "empty"
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
@@ -104,7 +144,7 @@ def _cell(text: str | None) -> str:
 
 
 def main() -> int:
-    pages = {"knobs.md": knobs_page(), "results.md": markdown(), "running.md": running_page()}
+    pages = {"knobs.md": knobs_page(), "results.md": markdown(), "running.md": running_page(), "tutorial.md": tutorial_page()}
     stale = [name for name, text in pages.items() if not (DOCS / name).is_file() or (DOCS / name).read_text() != text]
     if "--check" in sys.argv:
         if stale:

@@ -280,4 +280,5 @@ def markdown() -> str:
 
 
 def _type_name(kind: pa.DataType) -> str:
-    return str(kind).replace("item: ", "")
+    name = str(kind).replace("item: ", "")
+    return f"`{name}`" if "<" in name else name  # a browser would take what is in angle brackets for a tag

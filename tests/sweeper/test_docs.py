@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from sweeper.cli import app
 from sweeper.planning.planner import make_plan
 from sweeper.results import Results, ResultStore
 from sweeper.running.recorder import Recorder
+from sweeper.show.figures import FIGURES
 from sweeper.show.summary import advise_query
 from sweeper.show.tables import render
 from sweeper.space.reading import parse_space
@@ -100,9 +103,11 @@ def queries_in(code: str) -> list[str]:
     return [text for text in texts if text.strip().startswith("select ")]
 
 
-QUERIES = [(f"{page.name} {number}", sql) for page in PAGES for number, sql in enumerate(queries_of(page), 1)]
+STORED = "tutorial.md"  # its queries run on the tables of its own sweep, when docs/generate.py checks what it shows
+QUERIES = [(f"{page.name} {number}", sql) for page in PAGES if page.name != STORED for number, sql in enumerate(queries_of(page), 1)]
 QUERIES += [("docstring of sweeper", sql) for sql in queries_in(re.split(r"\n\n", sweeper.__doc__, maxsplit=1)[1])]
-HELP = [command.help or "" for command in get_command(app).commands.values()]
+COMMAND = get_command(app)
+HELP = [command.help or "" for command in COMMAND.commands.values()]
 QUERIES += [("help", " ".join(sql.split())) for text in HELP for sql in re.findall(r'query "(select [^"]+)"', text)]
 
 SWEEPS = {
@@ -172,3 +177,66 @@ def test_the_advice_at_the_end_of_a_run_runs_and_fits_80_columns(shown_sweeps, n
         varying -= {"proxy"}  # the widest of four knobs that do not fit together: averaged over
     assert set(head) == varying | {"error", "trials"}
     assert all(len({row[head.index(knob)] for row in rows}) > 1 for knob in varying), "what does not vary is not shown"
+
+
+def shown_commands(page: Path) -> list[str]:
+    """The `sweeper` commands that a page shows in blocks, line by line, without what a shell would add."""
+    lines = re.sub(r"\\\n\s*", "", page.read_text()).splitlines()
+    found = [re.match(r"(?: {4}|\$ )(?:[A-Z_]+=\S+ )*(?:\S*/bin/)?(sweeper .*)", line) for line in lines]
+    return [match[1].partition(" #")[0].strip() for match in found if match]
+
+
+def what_is_wrong_with(command: str) -> str | None:
+    """The first word of a `sweeper` command that names no command, or no option of it."""
+    group, words = COMMAND, command.split()[1:]
+    while hasattr(group, "commands"):
+        if not words or words[0].startswith("--") or words[0].isupper():  # an option of sweeper itself, or a word that stands for a command
+            return None
+        if words[0] not in group.commands:
+            return words[0]
+        group, words = group.commands[words[0]], words[1:]
+    known = {option for parameter in group.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    options = (re.split(r"[=\"]", word)[0] for word in words if re.match(r"-{1,2}[a-z]", word))
+    return next((option for option in options if option not in known), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_pages_show_exist_with_their_options(page):
+    commands = shown_commands(page)
+    assert {command: wrong for command in commands if (wrong := what_is_wrong_with(command))} == {}
+
+
+def test_a_command_or_option_that_is_not_there_is_found():
+    assert what_is_wrong_with("sweeper best quickstart --top 3") is None
+    assert what_is_wrong_with("sweeper node drain --wait") is None
+    assert what_is_wrong_with("sweeper best quickstart --tops 3") == "--tops"
+    assert what_is_wrong_with("sweeper bests quickstart") == "bests"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_pages_that_are_not_in_the_site_lead_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_site_builds_without_a_broken_link_and_fetches_nothing(tmp_path):
+    pytest.importorskip("material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=120)
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = {page.name: page.read_text() for page in tmp_path.glob("*.html")}
+    assert {"index.html", "tutorial.html", "gallery.html", "statistics.html"} <= set(pages)
+    for name, text in pages.items():
+        fetched = re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"?([^\" >]+)|<link[^>]*\shref=\"?([^\" >]+)", text)
+        assert not [address for pair in fetched for address in pair if address.startswith(("http:", "https:", "//"))], name
+
+
+def test_figures_of_the_gallery_are_small_and_come_with_a_command_that_can_draw_them():
+    text, kinds = (DOCS / "gallery.md").read_text(), {kind.name for kind in FIGURES}
+    shown = re.findall(r"\]\(gallery/(\S+)\.svg\)\n\n((?:    .*\n)+)", text)
+    assert {f"{name}.svg" for name, _ in shown} | {"first-learning.svg"} == {file.name for file in (DOCS / "gallery").iterdir()}
+    for name, commands in shown:
+        sweep, figure, *_ = re.findall(r"^    sweeper plot (\S+) (\S+)", commands, flags=re.MULTILINE)[0]
+        assert figure in kinds
+        assert name.startswith(f"{sweep}-{figure}")
+        assert (DOCS / "gallery" / f"{name}.svg").stat().st_size < 100_000
