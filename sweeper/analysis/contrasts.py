@@ -228,7 +228,7 @@ def paired_differences(
         raise ConfigError(faults)
     differing = varying_columns(chosen, [column for column in KNOB_OF if column not in left_out])
     columns = [column for column in differing if varied is None or column in varied]
-    if not _are_told_apart(chosen, [*found.columns, *columns], pair_by):
+    if not are_told_apart(chosen, [*found.columns, *columns], pair_by):
         columns = differing  # rows that the plan does not know
     if found.name == VARIANT:
         columns = crossed_with_variants(chosen, columns)
@@ -258,7 +258,7 @@ class _Options:
     within: str | None
 
 
-def _are_told_apart(rows: Iterable[Row], columns: Sequence[str], pair_by: Sequence[str]) -> bool:
+def are_told_apart(rows: Iterable[Row], columns: Sequence[str], pair_by: Sequence[str]) -> bool:
     """Whether no two trials of a task agree in some columns and in what the seeds vary."""
     seen: dict[Any, Any] = {}
     for row in rows:

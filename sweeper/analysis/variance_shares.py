@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from orca_core.config.paths import KNOBS
 from orca_core.errors import ConfigError, Fault
-from sweeper.analysis.contrasts import NOT_COMPARED, crossed_with_variants
+from sweeper.analysis.contrasts import NOT_COMPARED, are_told_apart, crossed_with_variants
 from sweeper.analysis.factors import KNOB_OF, VARIANT, Factor, Row, cell, varying_columns
 from sweeper.analysis.matching import Key, deciding_columns
 from sweeper.analysis.paired import paired_t
@@ -30,6 +31,9 @@ ANOVA, FANOVA = "anova", "fanova"
 
 SEED, REST = "seed", "rest"
 """What stands among the factors for the seed, and for what no factor and no pair explains."""
+
+NULL_IS_A_VALUE = frozenset(column for column, path in KNOB_OF.items() if not KNOBS[path].is_required() and KNOBS[path].default is None)
+"""Columns in which null is a value, not the sign that nothing reads the knob: without `train_samples`, all of them are used."""
 
 MIN_CANDIDATES = 6
 """Minimum number of complete candidates of an arm for shares of its tuned knobs."""
@@ -94,6 +98,8 @@ def shares_of_variance(
     left_out = {*NOT_COMPARED, *pair_by, *tuned}
     chosen = [row for row in represent_arms(rows, pair_by, objective) if is_usable(row, metric)]
     columns = varying_columns(chosen, [column for column in KNOB_OF if column not in left_out and (varied is None or column in varied)])
+    if varied is None and all(row.get("trial") is not None for row in chosen):
+        columns = _without_implied(chosen, columns, pair_by)
     if any(row.get(VARIANT) for row in chosen):
         columns = [VARIANT, *crossed_with_variants(chosen, columns)]
     found: list[Share] = []
@@ -107,6 +113,20 @@ def shares_of_variance(
         rule = "the sweep must have complete trials of a task that differ in knobs, and more of them than levels, for shares of variance"
         raise ConfigError([Fault("", rule, f"{len(chosen)} complete trials")])
     return found
+
+
+def _without_implied(rows: Sequence[Row], columns: Sequence[str], pair_by: Sequence[str]) -> list[str]:
+    """The columns without those that only say that something reads them, as all of `align.*` do where alignment is on or off.
+
+    Where no plan names the knobs that a sweep varies, a column with a single value beside null is left out if the others tell all trials
+    apart without it.
+    """
+    kept = list(columns)
+    for column in columns:
+        rest = [other for other in kept if other != column]
+        if column not in NULL_IS_A_VALUE and len({cell(row, column) for row in rows} - {None}) < 2 and are_told_apart(rows, rest, pair_by):
+            kept = rest
+    return kept
 
 
 def shares_to_table(shares: Sequence[Share]) -> pa.Table:
@@ -126,7 +146,7 @@ def _expand(rows: Sequence[Row], columns: Sequence[str], pair_by: Sequence[str])
     for row in rows:
         levels = [tuple(cell(row, column) for column in columns)]
         for number, column in enumerate(columns):
-            for setting in [setting for setting in levels if setting[number] is None]:
+            for setting in [setting for setting in levels if setting[number] is None and column not in NULL_IS_A_VALUE]:
                 loose = {number, *(other for other, name in enumerate(columns) if name in deciding.get(column, ()))}
                 alike = {
                     other[number]

@@ -113,3 +113,14 @@ def test_importance_of_an_arrow_table():
     table = importance(pa.Table.from_pylist(rows)).to_pylist()
     assert table[0]["factors"] == ["freezing"]
     assert sum(row["share"] for row in table) == pytest.approx(1)
+
+
+def test_knobs_that_only_say_that_something_reads_them_are_no_factors():
+    """Where nothing is aligned, no knob of alignment is read; a table without a plan has them as columns that vary."""
+    knobs = {"align_epochs": [0, 10], "freezing": ["full", "bias"], "train_samples": [None, 100], "seed": [0, 1, 2]}
+    rng = np.random.default_rng(3)
+    rows = cross(knobs, lambda cells: 0.3 + 0.05 * (cells["freezing"] == "bias") + 0.01 * rng.normal())
+    rows = [row | ({"align_lr": 0.1, "align_objective": "mmd"} if row["align_epochs"] else {}) for row in rows]
+    named = shares_of_variance(rows, varied=["align_epochs", "freezing", "train_samples"])
+    assert shares_of_variance(rows) == named
+    assert {factor for share in named for factor in share.factors} >= {"align.epochs", "freezing", "train_samples"}
