@@ -344,7 +344,7 @@ def _footer(comparison: Comparison) -> Iterator[str]:
     if len({effect.task for effect in effects if effect.n}) > 1 and all(effect.task is not None for effect in effects):
         yield "Nothing is said over tasks: fewer than two of them have the same levels, and a baseline whose error is not near 0."
     if len(effects) > 1:
-        yield f"p are corrected for all {len(effects)} verdicts (Holm); the family's error rate is {100 * comparison.alpha:g} %."
+        yield f"p-values are corrected for all {len(effects)} verdicts (Holm); the family's error rate is {100 * comparison.alpha:g} %."
     if comparison.margin.is_relative:
         yield f"Differences that count as none: {comparison.margin} of the baseline's error, at least one sample's worth."
     if any(effect.seeds_needed or effect.tasks_needed for effect in effects):

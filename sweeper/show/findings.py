@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from orca_core.errors import ConfigError, Fault
-from sweeper.analysis.answers import DEPENDS, UNFAIR, Finding, answer, read_evidence
+from sweeper.analysis.answers import DEPENDS, UNFAIR, Finding, Statement, answer, read_evidence
 from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
 from sweeper.results.workspace import Workspace
 from sweeper.show.tables import fill
@@ -52,23 +52,32 @@ def headline(finding: Finding) -> str:
 
 def describe_verdict(finding: Finding) -> str:
     """The verdict as a sentence or, of levels with different verdicts, what each does."""
-    return describe_levels(finding.by_level, finding.verdict, finding.subject)
+    return describe_levels(finding.by_level, finding.verdict, finding.statements, finding.subject)
 
 
-def describe_levels(by_level: Mapping[str, str], verdict: str, subject: str = "it") -> str:
-    """A verdict as a sentence or, of levels with different verdicts, what each does.
+def describe_levels(by_level: Mapping[str, str], verdict: str, statements: Sequence[Statement], subject: str = "it") -> str:
+    """A verdict as a sentence; or what each level does, or what is so on each task, if these have different verdicts.
 
     Args:
         by_level: Level -> its verdict.
-        verdict: The verdict over all levels.
+        verdict: The verdict over all levels and tasks.
+        statements: What each task says.
         subject: What helps or hurts.
     """
     levels: dict[str, list[str]] = {}
     for level, of_level in by_level.items():
         levels.setdefault(of_level, []).append(level)
     if len(levels) < 2:
-        text = f"{subject} {_word(verdict)}." if verdict in (HELPS, HURTS) else f"{_word(verdict)}."
-        return text[0].upper() + text[1:]
+        tasks: dict[str, list[str]] = {}
+        for statement in statements:
+            if statement.task is not None:
+                tasks.setdefault(statement.verdict, []).append(statement.task)
+        if verdict in (UNDECIDED, DEPENDS) and len(tasks) > 1:
+            decided_first = sorted(tasks, key=lambda one: one in (UNDECIDED, UNFAIR))
+            text = "; ".join(f"{_phrase(one, subject)} on {', '.join(tasks[one])}" for one in decided_first)
+            return f"{text[0].upper()}{text[1:]}."
+        text = _phrase(verdict, subject)
+        return f"{text[0].upper()}{text[1:]}."
     return "; ".join(f"{', '.join(of_verdict)}: {_word(one)}" for one, of_verdict in levels.items()) + "."
 
 
@@ -76,6 +85,10 @@ def _statements(finding: Finding) -> Iterator[str]:
     for statement in finding.statements:
         where = statement.task or "over tasks"
         yield fill(f"   {where}: {_word(statement.verdict)}. {statement.text}.", "     ")
+
+
+def _phrase(verdict: str, subject: str) -> str:
+    return f"{subject} {_word(verdict)}" if verdict in (HELPS, HURTS) else _word(verdict)
 
 
 def _word(verdict: str) -> str:

@@ -76,7 +76,7 @@ def _of_question(comparison: Comparison | None, question: Mapping[str, object]) 
     details = [f"{_where(effect)}: {effect.factor} {describe_effect(effect)}" for effect in comparison.effects if effect.n > 0]
     if waiting := len(comparison.effects) - len(details):
         details.append(f"{waiting} more {'contrast has' if waiting == 1 else 'contrasts have'} no pair of complete trials yet.")
-    return Answer(asked, describe_levels(levels_overall(comparison.effects), overall(statements)), details)
+    return Answer(asked, describe_levels(levels_overall(comparison.effects), overall(statements), statements), details)
 
 
 def _where(effect: Effect) -> str:

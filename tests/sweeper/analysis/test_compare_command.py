@@ -127,7 +127,7 @@ def test_the_text_says_what_is_found(workspace, simulate):
     assert "seed 3" in text
     assert "FAIL not-finite" in text
     assert "over tasks: difference relative to the error of 0" in text
-    assert "p are corrected for all 3 verdicts (Holm); the family's error rate is 5 %." in text
+    assert "p-values are corrected for all 3 verdicts (Holm); the family's error rate is 5 %." in text
     assert "cover the draws of training by seed, on one split of the data; not other splits or pretrained bodies." in text
     allowed = sweeper(workspace, "compare", "quick", "--factor", "align.epochs", "--baseline", "0", "--allow-unfair")
     assert "not given: unfair" not in allowed
