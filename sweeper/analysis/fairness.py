@@ -160,7 +160,7 @@ def describe_missing(contrast: Contrast, pairs: Iterable[Missing]) -> Iterator[s
     for (context, missing_side, why), of_group in keys.items():
         names = {name: _spell_values([key[n] for key in of_group]) for n, name in enumerate(contrast.pair_by)}
         names |= {knob: spell_value(value) for knob, value in contrast.name_context(context).items()}
-        side = "neither trial is there" if missing_side == "both" else f"{missing_side} is missing"
+        side = "neither trial has a result" if missing_side == "both" else f"{missing_side} is missing"
         yield f"{', '.join(f'{name} {value}' for name, value in names.items())}: {side} ({why})"
 
 

@@ -139,7 +139,7 @@ class Progress:
         if isinstance(self._live, NotebookLine) or (self._live is not None and not self._is_over):
             self._live.show(standing)  # in a notebook the last line stays where the live one was
         elif not self.console.quiet:
-            self.console.print(standing.line(), highlight=False, soft_wrap=True)
+            self.console.print(standing.line(), highlight=False, soft_wrap=not self.console.is_terminal)  # in a pipe, a line is a line
 
     def tell(self, notice: Notice) -> None:
         """Say in a line of its own that something keeps the sweep from going on, or no longer does."""

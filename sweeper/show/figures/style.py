@@ -192,7 +192,7 @@ def finish(figure: Figure, axes: Sequence[Axes], caption: str, *, are_letters: b
     for legend in figure.legends:
         legend.set_bbox_to_anchor((0, caption_height * share))
     engine: Any = figure.get_layout_engine()
-    engine.set(rect=(0, below * share, 1, 1 - below * share))
+    engine.set(rect=(0.005, below * share, 0.985, 1 - below * share))  # what stands out at the sides is not cut
     return figure
 
 
@@ -225,6 +225,10 @@ LEGEND_LINE = 0.165
 
 LEGEND_LETTERS = 10
 """Letters in an inch of the legend below a panel, with room for what is drawn beside them."""
+
+
+SUBTITLE_LETTERS = 17
+"""Letters in an inch of the line above a panel."""
 
 
 def _columns_of(axes: Axes) -> int:
@@ -287,5 +291,8 @@ def add_floor(axes: Axes, floor: tuple[str, float] | None, *, upright: bool = Tr
 
 def _add_subtitle(axes: Axes, text: str) -> None:
     if text:
-        axes.set_title(axes.get_title(loc="left"), fontsize=9, pad=15)
+        figure = axes.get_figure(root=True)
+        width = figure.get_figwidth() / _columns_of(axes) if figure is not None else PANEL_WIDTH
+        text = textwrap.fill(text, int((width - 0.6) * SUBTITLE_LETTERS), break_on_hyphens=False)
+        axes.set_title(axes.get_title(loc="left"), fontsize=9, pad=5 + 10 * (text.count("\n") + 1))
         axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", va="bottom", fontsize=7.5)

@@ -33,7 +33,7 @@ def _describe(material: Material, own: Sequence[Mapping[str, Any]]) -> Iterator[
     ran = [row for row in material.rows if row["reused_from"] is None]
     if ran:
         seconds = math.fsum(row["seconds"] or 0.0 for row in ran)
-        yield f"{len(ran)} trials ran for {duration(seconds)} in all, one after the other."
+        yield f"{len(ran)} trials took {duration(seconds)} of trial time, added up."
     if began and ended:
         yield f"The first began on {min(began):%Y-%m-%d at %H:%M}, the last ended on {max(ended):%Y-%m-%d at %H:%M} UTC."
     computed, saved = _sum(own, "seconds"), _sum(own, "saved_s")

@@ -32,8 +32,8 @@ def effects_section(material: Material, ids: Ids) -> Section:
     if parts:
         lead = (
             "Lower is better. A difference is that of a level to the baseline at equal other settings, paired by seed, with its 95 % "
-            "interval; within the margin it counts as none. p-values are corrected for all verdicts of a question, so a contrast in two questions "
-            "may have two."
+            "interval; within the margin it counts as none. p-values are corrected for all verdicts of a question, so a contrast in two "
+            "questions may have two."
         )
         return Section("effects", TITLE, [Paragraph(lead, "note")], parts)
     return Section("effects", TITLE, [Paragraph("Nothing can be said yet: no two complete trials differ in one setting.")])

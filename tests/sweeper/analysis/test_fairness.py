@@ -110,7 +110,7 @@ def test_what_does_not_go_with_the_arm_is_a_note():
         "both sides ran on 2 kinds of machine, which differ in device_name" in note for note in effect_of(FAIR["machines by seed"][0]).notes
     )
     lost = effect_of(FAIR["a seed that both sides lack"][0])
-    assert "Missing pairs: seed 3: neither trial is there (FAIL data)." in lost.notes
+    assert "Missing pairs: seed 3: neither trial has a result (FAIL data)." in lost.notes
     assert lost.pairs_missing == ({"seed": 3, "context": {}, "side": "both", "why": "FAIL data"},)
     assert any("chose their epochs by test error" in note for note in effect_of(FAIR["both chose by test"][0]).notes)
 
