@@ -9,6 +9,9 @@ import typer
 
 from sweeper.commands.options import ResultsOption, SweepArgument, report_errors
 
+ENDINGS = {"html": [".html", ".htm"], "markdown": [".md"], "latex": [".tex"]}
+"""Format -> endings of its files."""
+
 
 @report_errors
 def report(
@@ -26,10 +29,14 @@ def report(
 
     Example: `sweeper report quickstart -o quickstart.html`, `sweeper report quickstart --format latex -o tables.tex`
     """
+    from orca_core.errors import ConfigError, Fault
     from sweeper.results.workspace import Workspace
     from sweeper.show.plot import write_whole
     from sweeper.show.report.making import report_text
 
+    if output is not None and output.suffix.lower() not in ENDINGS.get(format, [output.suffix.lower()]):
+        rule = f"must end in {' or '.join(ENDINGS[format])} with --format {format}"
+        raise ConfigError([Fault("--output", rule, str(output), f"`sweeper plot {name}` writes figures as PDF; browsers print the page.")])
     text = report_text(Workspace(results), name, format).encode()
     if output is None and format != "html":
         typer.echo(text, nl=False)

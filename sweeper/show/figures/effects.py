@@ -174,7 +174,7 @@ def draw(data: Forest) -> Figure:
     texts.tick_params(axis="y", length=0)
     texts.spines["left"].set_visible(False)
     axes.spines["left"].set_visible(False)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.4g} %" if value else "0")
     axes.set_xlabel("difference to the baseline, as a share of its error (lower is better)")
     axes.grid(axis="x")

@@ -77,7 +77,8 @@ def name_arms(rows: Sequence[Row], tables: FigureTables) -> list[str]:
 
 
 def _spell(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{knob} {spell_value(value)}" for knob, value in settings.items()) or "all trials"
+    shown = {knob: float(f"{value:.4g}") if isinstance(value, float) else value for knob, value in settings.items()}
+    return ", ".join(f"{knob} {spell_value(value)}" for knob, value in shown.items()) or "all trials"
 
 
 def _is_complete(rows: Sequence[Row], objective: str) -> bool:

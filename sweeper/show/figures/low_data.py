@@ -35,7 +35,7 @@ def read(tables: FigureTables) -> Panels:
     floor = " Dotted: the best model without a transformer with as many samples." if any(panel.floors for panel in made) else ""
     metric = tables.metric.replace("_", " ")
     caption = f"{tables.name}: {metric} by number of training samples. Mean over {count_seeds(made)}.{floor}{grid.note()}"
-    return Panels("Does alignment help more with fewer data?", "training samples", tuple(made), caption, none="all")
+    return Panels("Does alignment help more with less data?", "training samples", tuple(made), caption, none="all")
 
 
 def draw(data: Panels) -> Figure:

@@ -112,7 +112,7 @@ def _join(material: Material, verdicts: list[str], kind: str) -> str:
 def _verdict(best: Compared) -> str:
     if best.floor is None:
         return "unknown, as the floors were not computed"
-    if best.test_error >= best.floor.test_error - 1e-9:
+    if best.test_error >= best.floor.to_beat - 1e-9:
         return "no"
-    is_clear = best.half is not None and best.test_error + best.half < best.floor.test_error
-    return "yes" if is_clear else "not shown"
+    is_clear = best.half is not None and best.test_error + best.half < best.floor.to_beat
+    return "yes" if is_clear else "undecided"

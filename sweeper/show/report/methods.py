@@ -127,9 +127,34 @@ def _training(material: Material) -> Iterator[str]:
         yield (
             f"Where the embedder was aligned before fine-tuning, this took {_few([steps for steps in aligned if steps])} epochs"
             + (f" of minimising {_few(objectives)} between its features and those of the proxy" if objectives else "")
-            + (f" ({_few(proxies)})." if proxies else ".")
+            + (f" ({_few(proxies)})" if proxies else "")
+            + f", one step over all classes in each{_settings(material.rows, _ALIGNMENT)}."
         )
+    pretrained = [row for row in material.rows if row.get("pretrain_epochs") is not None]
+    if pretrained:
+        bodies, epochs = _values(pretrained, "body_name"), _values(pretrained, "pretrain_epochs")
+        were = "was" if len(bodies) == 1 else "were"
+        yield f"{_and(bodies)} {were} pretrained for {_few(epochs)} epochs{_settings(pretrained, _PRETRAINING)}."
 
+
+def _settings(rows: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> str:
+    """The knobs in which some trials agree, in parentheses."""
+    known = {knob: _values(rows, knob) for knob in words}
+    told = [text.format(spell_value(known[knob][0])) for knob, text in words.items() if len(known[knob]) == 1]
+    return f" ({', '.join(told)})" if told else ""
+
+
+_ALIGNMENT = {
+    "align_proxy_samples": "{} samples of the proxy",
+    "align_optimizer": "{}",
+    "align_lr": "learning rate {}",
+    "align_weight_decay": "weight decay {}",
+    "align_label_gradient": "gradient of labels: {}",
+}
+"""Knobs of alignment that are told where all trials agree in them -> how."""
+
+_PRETRAINING = {"pretrain_fraction": "share of the corpus: {}", "pretrain_seed": "seed {}"}
+"""The same of pretraining."""
 
 _FINETUNING = {
     "finetune_optimizer": "{}",
@@ -150,14 +175,8 @@ def _train(rows: Sequence[Mapping[str, Any]]) -> str:
     bodies, epochs = _values(rows, "body_name"), _values(rows, "finetune_epochs")
     parts = [f"the body is {_few(bodies)}."] if len(bodies) == 1 else [f"the bodies are {_few(bodies)}."] if bodies else []
     if epochs:
-        known = {knob: _values(rows, knob) for knob in _FINETUNING}
-        told = [text.format(spell_value(known[knob][0])) for knob, text in _FINETUNING.items() if len(known[knob]) == 1]
-        parts.append(f"{'F' if parts else 'f'}ine-tuning took {_few(epochs)} epochs{f' ({_comma(told)})' if told else ''}.")
+        parts.append(f"{'F' if parts else 'f'}ine-tuning took {_few(epochs)} epochs{_settings(rows, _FINETUNING)}.")
     return " ".join(parts)
-
-
-def _comma(parts: Sequence[str]) -> str:
-    return ", ".join(parts)
 
 
 def _data(material: Material) -> Iterator[str]:
