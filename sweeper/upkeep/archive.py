@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,7 +124,9 @@ def _faults_of_entries(entries: list[zipfile.ZipInfo], size: int) -> list[str]:
         if _NAME.fullmatch(entry.filename) is None or entry.filename != entry.orig_filename:
             faults.append(f"has a file with a path that is refused: {entry.orig_filename!r}")
         elif entry.external_attr != 0o100644 << 16:
-            faults.append(f"has something that is no plain file: {entry.filename}")
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            what = "has a file that `sweeper bundle` did not write" if kind in (0, stat.S_IFREG) else "has something that is no plain file"
+            faults.append(f"{what}: {entry.filename}")
         elif entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits or entry.file_size != entry.compress_size:
             faults.append(f"has a file that is compressed or encrypted: {entry.filename}")
     if sum(entry.file_size for entry in entries) > size:

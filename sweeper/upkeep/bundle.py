@@ -42,7 +42,7 @@ The results of the sweep {name}, as files that need no program of their own.
 
   trials/, metrics/, stages/   Parquet: a row for each trial, epoch and stage
   floors/                      Parquet: what models without a transformer reach on the same tasks
-  sweeps/{name}/               JSON: each plan of the sweep, with the search space as given and all its trials resolved
+  sweeps/                      JSON: each plan of the sweep, with the search space as given and all its trials resolved
   space.yaml                   the search space of the latest plan, as given
   versions.json, digests.json  what computed the trials, and what their data and results are known by
   csv/                         the trials, the floors and all numbers as CSV
@@ -61,7 +61,7 @@ A trial may have several rows in trials/: it was begun, then it ended, perhaps i
 
   sweeper query "select ..." --results FOLDER      sweeper best {name} --results FOLDER
   sweeper why ID --results FOLDER                  for an id of csv/numbers.csv
-  sweeper check {name} --results FOLDER            computes trials again
+  sweeper check NAME --results FOLDER              computes trials again
 
 The digest of the bundle is the SHA-256 of {manifest}: `sha256sum {manifest}`. Compare it with the one that the paper quotes;
 `sweeper check BUNDLE --digest HEX` does so, and refuses a bundle that differs in any byte. report.html quotes the digest, too. As

@@ -61,7 +61,7 @@ class Material:
     """
 
     def __init__(self, workspace: Workspace, name: str) -> None:
-        workspace.results.check_sweep(name)
+        workspace.results.check_sweep(name, "NAME")
         self.workspace, self.name = workspace, name
 
     @cached_property
