@@ -73,12 +73,12 @@ def open_cluster(address: str | None, resources: Resources, bits: Bits = "native
     Raises:
         ConfigError: If the cluster cannot be joined.
     """
+    if address is not None:
+        check_address(address)  # also in a process that has joined a cluster, as a notebook may have: a wrong one would go unnoticed
     is_joined = ray.is_initialized()
     if is_joined and bits == "portable":
         _check_session_is_pinned()
     if not is_joined:
-        if address is not None:
-            check_address(address)
         with runtime_environment(RAY_ENVIRONMENT, bits, ship=address is not None) as environment:
             job = JobConfig(metadata={"sweep": name} if name else None)
             _init(address, environment, job)
