@@ -9,7 +9,7 @@ import typer
 
 from sweeper.commands.options import ResultsOption, SweepArgument, report_errors
 
-ENDINGS = {"html": [".html", ".htm"], "markdown": [".md"], "latex": [".tex"]}
+ENDINGS = {"html": [".html", ".htm"], "markdown": [".md", ".markdown"], "latex": [".tex"]}
 """Format -> endings of its files."""
 
 
