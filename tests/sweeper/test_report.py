@@ -20,6 +20,7 @@ from figures.recorded import record
 from made_report import HARM, SPACE, record_sweep
 from typer.testing import CliRunner
 
+from sweeper.analysis.number_ids import find_number
 from sweeper.analysis.numbers import numbers_of
 from sweeper.cli import app
 from sweeper.planning.planner import make_plan
@@ -106,7 +107,7 @@ def test_effects_have_the_numbers_that_were_planted(report):
         ("digits", "20", "−0.0201", "4"),
     ]
     assert (rows[0]["95 % interval"], rows[0]["relative"]) == ("−0.021 to −0.019", "−7.5 %")
-    assert [row["verdict"] for row in rows] == ["helps", "helps?", "no difference", "none: not fair"]
+    assert [row["verdict"] for row in rows] == ["helps", "helps?", "no difference", "not given: unfair"]
     frozen = next(row for row in table(report, "finding-3-what-to-train-effects") if row["task"] == "digits")
     assert (frozen["level"], frozen["difference"], frozen["verdict"]) == ("frozen-body", "+0.1", "hurts")
 
@@ -122,6 +123,20 @@ def test_every_number_that_can_be_explained_has_its_id(workspace, report):
             assert cell.value == pytest.approx(known[one].value), one
     scores = {one for one, number in known.items() if number.kind == "score"}
     assert scores <= shown.keys(), "of all ranked arms"
+
+
+def test_differences_in_findings_have_ids_whatever_their_baseline(tmp_path):
+    """The proxies are compared with the first real one, which is no default baseline: all other levels are."""
+    workspace = Workspace(tmp_path / "results")
+    space = {"base": {"task": "digits", "align.epochs": 10}, "space": {"proxy": {"grid": ["noise-matched", "photos", "fractals"]}}}
+    record(workspace, space | {"name": "p", "seeds": 3}, lambda cells: 0.2 + 0.01 * cells["seed"] + 0.05 * ("noise" in cells["proxy"]))
+    made = make_report(workspace, "p", with_figures=False)
+    (effects,) = [one for one in made.tables() if one.name.endswith("-proxy-effects")]
+    differences = [row[effects.columns.index("difference")] for row in effects.rows]
+    assert len(differences) == 2
+    for cell in differences:
+        (number,) = find_number(workspace.results, cell.number).numbers
+        assert number.value == pytest.approx(cell.value)
 
 
 def test_hours_are_added_up_by_stage(report):

@@ -143,7 +143,7 @@ def _relative(effect: Effect, value: float | None) -> float | None:
 def _describe(effect: Effect, low: float | None, high: float | None) -> str:
     if effect.n == 0:
         return "no pairs yet"
-    verdict = effect.verdict or "not fair"
+    verdict = effect.verdict or "unfair"
     if effect.relative is None:
         known = "no difference" if effect.difference is None else f"{effect.difference:+.3g}, baseline near 0"
         return f"{known}, n {effect.n}: {verdict}"

@@ -170,7 +170,7 @@ def verdict_of(effect: EffectData) -> str:
     verdict: str | None = effect["verdict"]
     doubt = "?" if SKEWED in effect["flags"] else ""
     if verdict is None:
-        return "none: not fair"
+        return "not given: unfair"
     if verdict != UNDECIDED:
         return {HELPS: "helps", HURTS: "hurts", NO_DIFFERENCE: "no difference"}.get(verdict, verdict) + doubt
     if effect["n"] == 0:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orca_core.errors import ConfigError
 from orca_core.floors.rows import FloorCase
-from sweeper.analysis.answers import Evidence, Finding, answer
+from sweeper.analysis.answers import Evidence, Finding, answer, spell_level
 from sweeper.analysis.arms import Ranking, rank_arms
 from sweeper.analysis.beside_floors import add_floors
 from sweeper.analysis.candidates import Sweep, read_arms
@@ -178,6 +178,10 @@ class Material:
         cases = {FloorCase.of_row(row) for row in self.rows if row["task"]}
         return [row for row in self.workspace.results.floors() if FloorCase.of_row(row) in cases]
 
+    def _effects_of_findings(self) -> Iterator[Mapping[str, Any]]:
+        numbers = (number for finding in self.findings for statement in finding.statements for number in statement.numbers)
+        return (number for number in numbers if "baseline" in number)
+
     def numbers(self) -> Iterator[Number]:
         """The numbers of the sweep that `sweeper why` explains, as `numbers_of` has them, from what was read here already."""
         floors, sweep = Floors(self.floors), self.evidence.sweep
@@ -185,7 +189,9 @@ class Material:
         if self.ranking is None:
             return
         yield from score_numbers(self.ranking)
-        for factor, baseline in default_comparisons(sweep):
+        told = ((effect["factor"], effect["baseline"]) for effect in self._effects_of_findings())
+        asked = {(factor, spell_level(baseline)): baseline for factor, baseline in (*default_comparisons(sweep), *told)}
+        for (factor, _), baseline in asked.items():
             yield from filter(None, effect_numbers(self.name, compare_rows(sweep, factor, baseline)))
         yield from share_numbers(sweep, self.shares, "test_error")
         yield from finding_numbers(self.evidence, self.findings)
