@@ -413,6 +413,12 @@ def test_the_server_answers_this_machine_alone_and_only_what_there_is(workspace,
             assert caught.value.code == status
 
 
+def test_a_request_for_the_head_gets_no_page(workspace, no_figures):
+    with served(WatchedPage(workspace, "embedder")) as url, urlopen(Request(f"{url}/", method="HEAD")) as answer:
+        assert int(answer.headers["Content-Length"]) > 10_000
+        assert answer.read() == b""
+
+
 def test_a_port_that_is_taken_and_an_unknown_sweep_are_faults(workspace):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

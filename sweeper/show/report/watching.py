@@ -139,6 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
         except OrcaError as error:
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{error}\n")
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def _is_meant(self) -> bool:
         """Whether the request names this server. A page of another site that has its own name point here is refused."""
         bound = str(self.server.server_address[0])
@@ -157,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(header, value)
         self.end_headers()
         try:
-            self.wfile.write(content)
+            self.wfile.write(content if self.command != "HEAD" else b"")
         except OSError:  # the browser has gone
             self.close_connection = True
 
