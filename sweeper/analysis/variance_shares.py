@@ -94,6 +94,7 @@ def shares_of_variance(
     """
     if not any(metric in row for row in rows):
         raise ConfigError([Fault("--metric", "must be a column of numbers of `trials`", metric)])
+    rows = sorted(rows, key=lambda row: str(row.get("trial")))  # sums depend on the order in their last digits, and files have any
     tuned = tuned_columns(rows, pair_by)
     left_out = {*NOT_COMPARED, *pair_by, *tuned}
     chosen = [row for row in represent_arms(rows, pair_by, objective) if is_usable(row, metric)]

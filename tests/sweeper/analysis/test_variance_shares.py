@@ -101,6 +101,15 @@ def test_one_seed_and_equal_errors_have_shares_too():
     assert shares(cross({"seed": [0, 1], "freezing": ["full", "bias"]}, lambda c: 0.5))["freezing",].share == 0
 
 
+def test_the_order_of_rows_changes_no_bit():
+    rng = np.random.default_rng(7)
+    rows = cross({"align_epochs": [0, 5, 10], "freezing": ["full", "bias"], "seed": [0, 1, 2]}, lambda cells: rng.normal())
+    expected = [(share.factors, share.share, share.low, share.high) for share in shares_of_variance(rows)]
+    for _ in range(5):
+        shuffled = [rows[number] for number in rng.permutation(len(rows))]
+        assert [(share.factors, share.share, share.low, share.high) for share in shares_of_variance(shuffled)] == expected
+
+
 def test_where_nothing_varies_there_are_no_shares():
     with pytest.raises(ConfigError, match="that differ in knobs, and more of them"):
         shares_of_variance(cross({"seed": [0, 1]}, lambda c: 0.5))
