@@ -11,7 +11,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from orca_core.errors import ConfigError, Fault, StoreError, nearest
+from orca_core.errors import ConfigError, Fault, StoreError, StoreUnavailableError, nearest
 from orca_core.filesystem import Files, shown_uri
 from orca_core.patience import Patience
 
@@ -106,10 +106,17 @@ class SweepNotes:
         found = {}
         with self._watching():
             for info in self._list_claims(name):
-                content = self._at_once.read(self._relative(info.path))
+                content = self._read_claim(self._relative(info.path))
                 if content is not None:  # else its run has just ended
                     found[info.base_name.removesuffix(f".{_CLAIM}")] = Claim(_parse_claim(content), _seconds(info))
         return found
+
+    def _read_claim(self, path: str) -> bytes | None:
+        """The content of a claim; None if it is gone. An object that is deleted while it is read can break off like a store out of reach."""
+        try:
+            return self._at_once.read(path)
+        except StoreUnavailableError:
+            return self._at_once.read(path)
 
     def _list_claims(self, name: str) -> list[fs.FileInfo]:
         def find() -> list[fs.FileInfo]:
