@@ -112,7 +112,7 @@ class SweepNotes:
         return found
 
     def _read_claim(self, path: str) -> bytes | None:
-        """The content of a claim; None if it is gone. An object that is deleted while it is read can break off like a store out of reach."""
+        """The content of a claim; None if it is gone. Reading one that is deleted meanwhile can break off as if the store were gone."""
         try:
             return self._at_once.read(path)
         except StoreUnavailableError:
