@@ -30,6 +30,8 @@ Purpose = Literal[
     "data-order",
     "augment",
     "joint-distance",
+    "mixup",
+    "smooth",
     "data-draws",
     "dropout",
     "pretrain-subset",
