@@ -333,7 +333,7 @@ FINETUNE = Declaration(
         ),
         "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
         "": Group((_PHASES,)),
-        "joint": Group((knob("align.weight"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
+        "joint": Group((knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
     },
     length="finetune.epochs",
     build="orca_core.finetuning.loop:Finetuning",

@@ -129,6 +129,12 @@ class CommonAlignConfig(_Part):
         description="The distance to minimise. Two controls read no proxy: `dispersion` moves the target's own classes apart; `none` takes "
         "as many steps on the task's own loss, through the frozen body and a predictor that is thrown away.",
     )
+    gradient: Literal["sum", "project"] = Field(
+        "sum",
+        description="How the joint form combines the gradients of the task's loss and of the weighted distance, batch by batch: their "
+        "`sum`; or `project`: where they work against each other (negative inner product in the embedder), each is first projected onto "
+        "the plane normal to the other (PCGrad, arXiv 2001.06782).",
+    )
     agreement: bool = Field(
         False,
         description="Report, for each epoch, the cosine of the gradients of the distance and of the task's loss in the embedder "
