@@ -96,12 +96,13 @@ class ValidationConfig(_Part):
 class EmbedderConfig(_Part):
     """The new input layer."""
 
-    init: Literal["pretrained", "random", "reference", "pretrained-third-row"] = Field(
+    init: Literal["pretrained", "random", "reference", "pretrained-third-row", "matched"] = Field(
         "pretrained",
         description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
         "or draw everything at random. `reference` does what the reference code does: with `align.epochs` > 0 it copies what `pretrained` "
         "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body. `pretrained-third-row` copies "
-        "what `pretrained` copies, with positions counted like that.",
+        "what `pretrained` copies, with positions counted like that. `matched` starts like `pretrained` and then, without training, gives the "
+        "embedder's features on the training samples the mean and covariance of the proxy's, in closed form (arXiv 1511.05547).",
     )
     weights: str | None = Field(
         None,
@@ -187,6 +188,25 @@ else:
         "AlignConfig", __base__=CommonAlignConfig, __doc__=CommonAlignConfig.__doc__, __module__=__name__, **distance_knobs()
     )
     """`align.*`: the knobs that all distances share, and those that a distance declares for itself."""
+
+
+class AdaptConfig(_Part):
+    """Between alignment and fine-tuning: masked reconstruction of the target's training inputs, without labels."""
+
+    epochs: Epochs = Field(
+        0,
+        description="Passes over the training inputs in which masked parts are reconstructed, before fine-tuning; no label is read. 0 = none.",
+    )
+    train: Literal["all", "embedder"] = Field(
+        "all", description="What trains beside the linear decoder, which is thrown away: embedder and body, or the embedder alone."
+    )
+    lr: Positive = Field(1e-4, description="Learning rate of this stage, constant.")
+    batch_size: Count = Field(32, description="Samples per step of this stage.")
+    mask: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5,
+        description="Share of a sample's tokens whose input values are replaced by 0 and reconstructed: this share of them, rounded, at "
+        "least one.",
+    )
 
 
 class FinetuneConfig(_Part):
@@ -303,6 +323,7 @@ class TrialConfig(_Part):
     pretrain: PretrainConfig = PretrainConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     align: AlignConfig = AlignConfig()
+    adapt: AdaptConfig = AdaptConfig()
     freezing: str | tuple[Phase, ...] = Field(
         "full", description="What trains, and when: a name (`full`, `frozen-body`, `frozen-body:5`, ...) or a list of phases."
     )
@@ -417,4 +438,14 @@ class TrialConfig(_Part):
     @property
     def reads_proxy(self) -> bool:
         """Whether the trial compares with a proxy at all."""
-        return (self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy"
+        return self.matches or ((self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy")
+
+    @property
+    def matches(self) -> bool:
+        """Whether the embedder starts with the moments of the proxy's features."""
+        return self.embedder.init == "matched" and self.embedder.weights is None and not self.body_spec.is_bodiless
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the model is adapted to the target's inputs before fine-tuning."""
+        return self.adapt.epochs > 0 and not self.body_spec.is_bodiless
