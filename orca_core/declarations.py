@@ -189,6 +189,7 @@ _EMBEDDER = (
     knob("validation.folds"),
     knob("validation.fold"),
     knob("train_samples"),
+    knob("reversed"),
     knob("reference_data", when.HAS_REFERENCE_FORM),
     knob("embedder.init", when.MATCHES | (when.PRETRAINED & when.NO_EMBEDDER_FILE), otherwise="random"),
     Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),

@@ -34,6 +34,7 @@ from orca_core.stages import Stage, stages_of_training
 from orca_core.store import Artifact, Store
 from orca_core.tasks import TaskData, TaskSpec
 from orca_core.tasks.loading import load_parts
+from orca_core.tasks.reversal import reverse
 from orca_core.tasks.validation import Validation
 from orca_core.trajectory import Trajectory, advance, rows_of
 from orca_core.workbench import Workbench
@@ -287,7 +288,7 @@ def start_matched(settings: Settings, embedder: Embedder, data: TaskData, source
 
 
 def load_data(settings: Settings) -> TaskData:
-    """The data of a trial: the task's, with `train_samples` of its training rows.
+    """The data of a trial: the task's, with `train_samples` of its training rows, turned round if the trial reads it `reversed`.
 
     Args:
         settings: Of alignment or of fine-tuning.
@@ -295,7 +296,8 @@ def load_data(settings: Settings) -> TaskData:
     spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
     validation = Validation(settings["valid_share"], settings["validation.folds"], settings["validation.fold"])
     _check_scoring(spec, reference)
-    return load_parts(spec, split_seed, reference, validation, settings["train_samples"])
+    data = load_parts(spec, split_seed, reference, validation, settings["train_samples"])
+    return reverse(data) if settings["reversed"] else data
 
 
 def _check_scoring(spec: TaskSpec, reference: bool) -> None:

@@ -304,6 +304,11 @@ class TrialConfig(_Part):
         None,
         description="Number of training samples to use, drawn by `split_seed`; null = all. Inputs stay scaled by the whole training part.",
     )
+    reversed: bool = Field(
+        False,
+        description="Read every input from its end: series reversed, images and fields along both axes, and dense targets with them "
+        "(arXiv 2510.05278). `sweeper soup --kind flip` averages the answers of a pair of such trials.",
+    )
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
     valid_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,

@@ -48,6 +48,7 @@ TINY_TASKS = {"npz:tiny/series.npz": (1, 12), "npz:tiny/images.npz": (1, 8, 8)}
 VALUES: dict[str, list[Any]] = {
     "train_samples": [20, 24],
     "split_seed": [0, 1],
+    "reversed": [False, True],
     "valid_share": [None, 0.3],
     "validation.folds": [None, 2],
     "validation.fold": [None, 1],
