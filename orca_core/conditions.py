@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from orca_core.adapters.names import NONE
 from orca_core.bodies.keep import ALL, NOTHING, kept_of_embedding
 from orca_core.config.knobs import TrialConfig
+from orca_core.corpora import objective_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ EMBEDDING_DRAWN = Condition(
     lambda config: config.start_weights != "pretrained" or kept_of_embedding(config.body.keep) != ALL,
 )
 PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda config: config.body_spec.pretrained_here)
+BY_LABELS = Condition(
+    "the objective of pretraining is labels",
+    lambda config: config.body_spec.pretrained_here and objective_of(config.body_spec, config.pretrain.objective) == "labels",
+)
 READS_TOKENS = Condition(
     "the body reads text, or is none, attention-1 or transformer-1",
     lambda config: config.body_spec.modality != "images" and not config.body_spec.is_convolutional,

@@ -19,6 +19,7 @@ from orca_core.bodies.keep import ALL, kept_of_embedding, without_repetition
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, value_of
+from orca_core.corpora import OWN, OWN_OBJECTIVE, corpus_of, own_corpus
 from orca_core.datafiles.embedder_weights import weights_digest
 from orca_core.distances import find_distance, knob_owners
 from orca_core.freezing.schedule import Phase, phases_as_data
@@ -54,9 +55,23 @@ def effective_keep(config: TrialConfig) -> str:
     return without_repetition(config.body.keep, config.body_spec.num_layers)
 
 
+def effective_corpus(config: TrialConfig) -> str:
+    """`own` where the body's own corpus is named."""
+    name: str = config.pretrain.corpus
+    return OWN if config.body_spec.pretrained_here and own_corpus(config.body_spec) == name else name
+
+
+def effective_objective(config: TrialConfig) -> str:
+    """`own` where the body's own objective is named."""
+    name: str = config.pretrain.objective
+    return OWN if OWN_OBJECTIVE.get(config.body_spec.modality) == name else name
+
+
 CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
     "body.weights": lambda config: config.start_weights,
     "body.keep": effective_keep,
+    "pretrain.corpus": effective_corpus,
+    "pretrain.objective": effective_objective,
     "finetune.score_chunk": effective_score_chunk,
     "embedder.init": effective_init,
     "align.label_gradient": effective_label_gradient,
@@ -265,11 +280,30 @@ _RATE_OF_FINETUNING = Read("align.lr", "finetune.lr", _align_lr, _align_lr, when
 
 _PHASES = Read("freezing", "freezing", phases_until, lambda config, phase: phases_as_data(phases_until(config, phase)), key_name="phases")
 
+
+def _corpus(config: TrialConfig, phase: int) -> str:
+    return effective_corpus(config)
+
+
+def _corpus_content(config: TrialConfig, phase: int) -> str:
+    """Its own corpus is part of what a mini body is known by."""
+    name = effective_corpus(config)
+    return name if name == OWN else corpus_of(config.body_spec, name).digest()
+
+
 PRETRAIN = Declaration(
     kind="pretrain",
     version=2,
     exists=when.PRETRAINED_HERE,
-    groups={"reads": Group((knob("pretrain.fraction"), knob("pretrain.seed"))), "": Group(_BODY[:1])},
+    groups={"reads": Group(
+            (
+                knob("pretrain.fraction"),
+                knob("pretrain.seed"),
+                Read("pretrain.corpus", "pretrain.corpus", _corpus, _corpus_content, key_name="pretrain.corpus", always_in_key=False),
+                knob("pretrain.objective"),
+                knob("pretrain.label_noise", when.BY_LABELS),
+            )
+        ), "": Group(_BODY[:1])},
     length="pretrain.epochs",
     build="orca_core.pretraining.loop:Pretraining",
 )

@@ -37,6 +37,7 @@ Purpose = Literal[
     "pretrain-order",
     "pretrain-mask",
     "pretrain-init",
+    "pretrain-label-noise",
     "search",
 ]
 

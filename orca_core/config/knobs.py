@@ -87,6 +87,20 @@ class PretrainConfig(_Part):
 
     fraction: Share = Field(1.0, description="Share of the pretraining data to use, in (0, 1].")
     epochs: Count = Field(8, description="Passes over that data.")
+    corpus: Literal["own", "pydoc", "fractals", "dyck", "sort", "copy", "automata", "bigram", "noise"] = Field(
+        "own",
+        description="What the body is pretrained on: its own corpus (`pydoc` for mini-roberta, `fractals` for mini-swin), or, for text "
+        "bodies, balanced brackets (`dyck`), numbers and the same in order (`sort`), a repetition (`copy`), generations of a cellular "
+        "automaton (`automata`), a walk by pydoc's pairs of words (`bigram`); for both kinds `noise`. See docs/bodies.md.",
+    )
+    objective: Literal["own", "masked", "causal", "labels", "denoise"] = Field(
+        "own",
+        description="What the body is pretrained for: its own objective (`masked` for text, `labels` for images); `masked` words, the next "
+        "word (`causal`), the sample's label (`labels`), or a sample from its noisy form (`denoise`). Images have the last two.",
+    )
+    label_noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="Share of the training samples of pretraining that get another label, drawn by `pretrain.seed` (arXiv 2309.17002)."
+    )
     seed: Seed = Field(0, description="Seed of pretraining, separate from the trial's, so that all seeds of an arm adapt the same body.")
 
 

@@ -13,6 +13,7 @@ from orca_core.bodies.keep import ALL, kept_layers
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
+from orca_core.corpora import corpus_faults
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, bodiless_faults, parse_freezing
@@ -93,6 +94,8 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
     faults += _keep_faults(config, body)
+    if config is not None and body is not None and body.pretrained_here:
+        faults += corpus_faults(body, config.pretrain.corpus, config.pretrain.objective)
     if faults or config is None:
         raise ConfigError(faults)
     return config
