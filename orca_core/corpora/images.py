@@ -8,6 +8,7 @@ import numpy as np
 
 from orca_core.corpora import Corpus
 from orca_core.proxies import find_proxy
+from orca_core.proxies.fractals import IMAGES_PER_SYSTEM, SYSTEMS
 from orca_core.workbench import memoize
 
 NOISE_SEED, NOISE_COUNT, NOISE_CLASSES, NOISE_SIDE = 17, 2400, 10, 16
@@ -38,3 +39,8 @@ def load_pictures(corpus: Corpus) -> Pictures:
         return Pictures(images, draws.integers(0, NOISE_CLASSES, NOISE_COUNT), NOISE_CLASSES)
     data = find_proxy(corpus.name).load()
     return Pictures(np.asarray(data.inputs), data.labels, len(data.label_names))
+
+
+def count_pictures(corpus: Corpus) -> int:
+    """How many pictures a corpus has, without drawing them."""
+    return NOISE_COUNT if corpus.name == "noise" else len(SYSTEMS) * IMAGES_PER_SYSTEM
