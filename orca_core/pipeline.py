@@ -15,6 +15,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.finetuning.selection import Selection
 from orca_core.keeping import Shapes, describe_data, errors_of, is_complete, shapes_of, weights_at, with_frozen
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
+from orca_core.pretraining.seen import seen_in_pretraining
 from orca_core.rows import EpochRow, Row, TrialResult, best_row, mean_rows
 from orca_core.settings import Settings
 from orca_core.stages import result_key, stages_of
@@ -163,6 +164,7 @@ def _facts(config: TrialConfig, data: TaskData) -> dict[str, Any]:
         "test_samples": sizes.test,
         "valid_majority_error": sizes.valid_majority_error,
         "majority_error": sizes.majority_error,
+        **seen_in_pretraining(config),
         "task_columns": json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None,
     }
 

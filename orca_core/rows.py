@@ -149,6 +149,13 @@ class TrialResult(Cells):
         "training targets. Null for dense tasks, with `validation_folds`, and where the score is not defined for it.",
     ] = None
     majority_error: Annotated[float | None, "The same on the test samples. A `test_error` that is not below it shows no learning."] = None
+    pretrain_tokens: Annotated[
+        int | None,
+        "Tokens that the pretraining of a text body has seen, each as often as it was: of a mini body those of its training part, times "
+        "epochs, without padding; of a checkpoint of Pythia, by its revision, 2,097,152 a step; 0 for random weights. Null where it is not "
+        "known, and for other arms. Weights kept in part, or shuffled, count as the pretrained ones they come from.",
+    ] = None
+    pretrain_images: Annotated[int | None, "The same of image bodies, in images. Null for checkpoints."] = None
     params_total: Annotated[int, "Parameters of the model."]
     params_trained: Annotated[list[int], "Parameters that train, by phase of fine-tuning."]
     task_columns: Annotated[

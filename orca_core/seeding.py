@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Purpose = Literal[
     "body-init",
+    "body-shuffle",
     "embedder-init",
     "predictor-init",
     "adapter-init",
@@ -41,6 +42,7 @@ Purpose = Literal[
     "pretrain-order",
     "pretrain-mask",
     "pretrain-init",
+    "pretrain-label-noise",
     "search",
 ]
 

@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, field
 
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies.keep import NOTHING, spell_keep
 from orca_core.config.faults import broken_rule
 from orca_core.config.part import Below1, Count, Epochs, NonNegative, Optimizer, Positive, Seed, Share
 from orca_core.config.part import Part as _Part
@@ -45,8 +46,16 @@ class BodyConfig(_Part):
         description="Body: `mini-roberta`, `mini-roberta-small`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, "
         "`timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, `attention-1`, `transformer-1`, `cnn`."
     )
-    weights: Literal["pretrained", "random"] = Field(
-        "pretrained", description="Start from the pretrained weights, or from random weights in the same configuration."
+    weights: Literal["pretrained", "random", "shuffled"] = Field(
+        "pretrained",
+        description="Start from the pretrained weights; from random weights in the same configuration; or from the pretrained ones with "
+        "the entries of each tensor permuted by the seed: the same statistics, no structure.",
+    )
+    keep: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})] = Field(
+        "all",
+        description="The parts of the body that start pretrained; the rest starts from the weights that `body.weights: random` would "
+        "draw. `all`, or a list of `attention`, `ffn`, `layernorm`, `embeddings`, `other` (these five are the whole body) and `layers:N` "
+        "(the lowest N blocks, whole). As a column the names are joined by `+`, in this order. An empty list is `body.weights: random`.",
     )
     flip: bool = Field(
         False,
@@ -57,12 +66,31 @@ class BodyConfig(_Part):
         description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit.",
     )
 
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        return spell_keep(value)
+
 
 class PretrainConfig(_Part):
     """Pretraining of the mini bodies, a stage of its own."""
 
     fraction: Share = Field(1.0, description="Share of the pretraining data to use, in (0, 1].")
     epochs: Count = Field(8, description="Passes over that data.")
+    corpus: Literal["own", "pydoc", "fractals", "dyck", "sort", "copy", "automata", "bigram", "noise"] = Field(
+        "own",
+        description="What the body is pretrained on: its own corpus (`pydoc` for mini-roberta, `fractals` for mini-swin), or, for text "
+        "bodies, balanced brackets (`dyck`), numbers and the same in order (`sort`), a repetition (`copy`), generations of a cellular "
+        "automaton (`automata`), a walk by pydoc's pairs of words (`bigram`); for both kinds `noise`. See docs/bodies.md.",
+    )
+    objective: Literal["own", "masked", "causal", "labels", "denoise"] = Field(
+        "own",
+        description="What the body is pretrained for: its own objective (`masked` for text, `labels` for images); `masked` words, the next "
+        "word (`causal`), the sample's label (`labels`), or a sample from its noisy form (`denoise`). Images have the last two.",
+    )
+    label_noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="Share of the training samples of pretraining that get another label, drawn by `pretrain.seed` (arXiv 2309.17002)."
+    )
     seed: Seed = Field(0, description="Seed of pretraining, separate from the trial's, so that all seeds of an arm adapt the same body.")
 
 
@@ -393,6 +421,11 @@ class TrialConfig(_Part):
         """The body, without its weights."""
         spec = find_body(self.body.name)
         return replace(spec, dims=self.task_spec.dims) if spec.is_bodiless else spec
+
+    @property
+    def start_weights(self) -> str:
+        """`body.weights`, and random where nothing is kept of the pretrained ones."""
+        return "random" if self.body.weights == "pretrained" and self.body.keep == NOTHING else self.body.weights
 
     @property
     def is_cross_validated(self) -> bool:

@@ -124,6 +124,7 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "proxy": ({}, "pydoc"),
     "reference_data": ({"task": "nb360/ecg"}, True),
     "embedder.weights": ({}, WINES_START),
+    "pretrain.label_noise": ({"pretrain.objective": "labels"}, 0.4),
     "align.lr_steps": ({}, [1]),
     "body.flip": ({"body": GPT2, "align.agreement": True}, True),
     "body.double": ({"body": GPT2}, True),
