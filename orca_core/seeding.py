@@ -37,6 +37,8 @@ Purpose = Literal[
     "pretrain-mask",
     "pretrain-init",
     "search",
+    "probe-samples",
+    "probe-inputs",
 ]
 
 

@@ -133,12 +133,12 @@ def stage_key(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, 
     content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": declared.device_in(device)}
     for name, group in declared.groups.items():
         if group.when.holds(config):
-            values = _hashed(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
+            values = hashed_reads(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
             content |= {name: values} if name else values
-    return hash_of(content | _hashed(COMMON, config, phase), digits=32)
+    return hash_of(content | hashed_reads(COMMON, config, phase), digits=32)
 
 
-def _hashed(group: Group, config: TrialConfig, phase: int) -> dict[str, Any]:
+def hashed_reads(group: Group, config: TrialConfig, phase: int) -> dict[str, Any]:
     """The reads of a group that enter a key: a knob at its introductory default stays out, so that later knobs leave old keys alone."""
     values: dict[str, Any] = {}
     for read in group.reads:
