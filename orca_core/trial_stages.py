@@ -127,6 +127,11 @@ class TrialStages:
         artifact = yield from self._advance(stage, build)
         return artifact
 
+    def aligned_result(self) -> Artifact | None:
+        """The result of alignment, from the store; None if the trial does not align, or if it is not there."""
+        stage = self.stage("align")
+        return None if stage is None else self.store.get(stage.address)
+
     def build_model(self, shapes: Shapes, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
         """The model as fine-tuning starts with it."""
         settings = Settings.of(self.config, "finetune")

@@ -92,10 +92,10 @@ PROBES: Mapping[str, Probe] = {
         Probe(
             "distance",
             "At which layers are the target's features close to the proxy's, and what brought them there: alignment or fine-tuning?",
-            "Huang et al. 2024, arXiv 2410.07167 (by layer); Feydy et al. 2019, arXiv 1810.08278 (the distance)",
+            "Fréchet distance by layer, as Huang et al. 2024, arXiv 2410.07167; closed form: Dowson & Landau 1982",
             f"{_CODE}.geometry:distances",
             MOMENTS,
-            "`absolute`: squared feature units, as `proxy_distance_unlabelled`; `relative`: divided by the proxy's total variance at the layer",
+            "`absolute`: squared feature units; `relative`: divided by the proxy's total variance at the layer",
             by_layer=True,
             needs_proxy=True,
             refuses=_without_proxy,

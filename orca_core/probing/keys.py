@@ -159,9 +159,8 @@ def _state(config: TrialConfig, moment: Moment, stages: tuple[Stage, ...], devic
     values: dict[str, Any] = {"version": FINETUNE.version, "device": device} | hashed_reads(COMMON, config, 0)
     for name in ("reads", "start"):
         group = FINETUNE.groups[name]
-        inputs = {stage.kind: str(stage.address) for stage in stages if stage.kind in group.inputs}
-        if moment == "start":
-            inputs.pop("align", None)
+        wanted = {"pretrain"} if moment == "start" else set(group.inputs)
+        inputs = {stage.kind: str(stage.address) for stage in stages if stage.kind in wanted & set(group.inputs)}
         reads = {read: value for read, value in hashed_reads(group, config, 0).items() if read not in ONLY_TRAINING}
         values[name] = reads | inputs
     return values
