@@ -17,7 +17,7 @@ from orca_core.keeping import Shapes, describe_data, errors_of, is_complete, sha
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
 from orca_core.probing.request import ProbeRequest
 from orca_core.probing.run import probe_rows
-from orca_core.rows import EpochRow, Row, TrialResult, best_row, mean_rows
+from orca_core.rows import EpochRow, ProbeRow, Row, TrialResult, best_row, mean_rows
 from orca_core.settings import Settings
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Artifact, Store
@@ -167,7 +167,7 @@ def _in_fold(fold: int, rows: Generator[Row, None, T]) -> Generator[Row, None, T
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            yield replace(row, fold=fold)
+            yield row if isinstance(row, ProbeRow) else replace(row, fold=fold)
 
 
 def _facts(config: TrialConfig, data: TaskData) -> dict[str, Any]:

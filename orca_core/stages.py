@@ -25,7 +25,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind
 from orca_core.identity import DEFAULTS, hash_of, trial_id
-from orca_core.rows import Row
+from orca_core.rows import ProbeRow, Row
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Stage:
 
     def reports(self, row: Row) -> bool:
         """Whether a row of a trial that has this stage is about this stage."""
-        return (self.kind, self.phase, self.fold) == (row.stage, row.phase, row.fold)
+        return not isinstance(row, ProbeRow) and (self.kind, self.phase, self.fold) == (row.stage, row.phase, row.fold)
 
 
 def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:

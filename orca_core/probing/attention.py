@@ -56,7 +56,9 @@ class _Watching(TorchFunctionMode):
         self.sums: dict[int, float] = {}
         self.counts: dict[int, int] = {}
 
-    def __torch_function__(self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         given = dict(kwargs or {})
         if not self.layer:
             return func(*args, **given)

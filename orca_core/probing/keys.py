@@ -13,7 +13,7 @@ from typing import Any
 
 from orca_core.addresses import INTERIM, WHOLE, Address
 from orca_core.config.knobs import TrialConfig
-from orca_core.declarations import COMMON, FINETUNE
+from orca_core.declarations import COMMON, FINETUNE, SOURCE
 from orca_core.errors import OrcaError
 from orca_core.identity import hash_of
 from orca_core.probing.catalogue import PROBES, Moment, Probe
@@ -140,7 +140,7 @@ def proxy_of(config: TrialConfig, request: ProbeRequest) -> str | None:
     """The data set that probes of a trial read as the proxy: the one that is asked for, else the trial's own, if it reads one."""
     if request.proxy is not None:
         return request.proxy
-    return config.proxy if config.aligns or config.aligns_jointly else None
+    return config.proxy if SOURCE.exists.holds(config) else None
 
 
 def _key(probe: Probe, state: Any, request: ProbeRequest, proxy: str | None) -> str:

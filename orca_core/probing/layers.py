@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orca_core.alignment.source import as_reals, max_proxy_tokens
-from orca_core.bodies.base import Body, TextEmbedding
+from orca_core.bodies.base import Body, BodyEmbedding, TextEmbedding
 from orca_core.bodies.bodiless import ConvolutionalNetwork
 from orca_core.bodies.loading import LoadedBody
 from orca_core.proxies import ProxyData
@@ -31,8 +31,8 @@ def layer_means(body: Body, tokens: Tensor, weights: Tensor | None = None) -> li
         weights: (n, l) of each token in the mean; None = all alike.
 
     Returns:
-        For each layer from 0 on (n, width of the layer), on the CPU, float64. A body that reads a sequence in two directions has both in the mean;
-        with `weights` the first alone, as the tokens of the other stand in another order.
+        For each layer from 0 on (n, width of the layer), on the CPU, float64. A body that reads a sequence in two directions has both in the
+        mean; with `weights` the first alone, as the tokens of the other stand in another order.
     """
     found: list[list[Tensor]] = [[] for _ in body.blocks]
 
@@ -65,7 +65,7 @@ def _mean(tokens: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def proxy_tokens(
-    data: ProxyData, loaded: LoadedBody, embedding: nn.Module, chosen: Sequence[int], *, most: int, device: torch.device
+    data: ProxyData, loaded: LoadedBody, embedding: BodyEmbedding, chosen: Sequence[int], *, most: int, device: torch.device
 ) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
     """Samples of a proxy as a body's own embedding reads them, batch by batch.
 
@@ -85,7 +85,8 @@ def proxy_tokens(
     if not isinstance(embedding, TextEmbedding):
         images = torch.as_tensor(data.inputs)
         for batch in torch.arange(len(chosen)).split(BATCH):
-            yield batch.tolist(), embedding.tokens(as_reals(images[[chosen[i] for i in batch.tolist()]]).to(device)), None  # type: ignore[operator]
+            pixels = as_reals(images[[chosen[i] for i in batch.tolist()]]).to(device)
+            yield batch.tolist(), embedding.tokens(pixels), None
         return
     texts, has_spans = [str(data.inputs[number]) for number in chosen], data.spans is not None
     encoded = loaded.tokenizer()(texts, truncation=True, max_length=min(most, max_proxy_tokens(loaded)), return_offsets_mapping=has_spans)

@@ -25,6 +25,9 @@ from orca_core.settings import Settings
 from orca_core.tasks import Split, TaskData
 from orca_core.tasks.splitting import stratified_order
 
+FEATURES = 2000
+"""Samples of a proxy that consists of features, or is drawn from their moments, of which those that are read are drawn."""
+
 
 class UnfitError(OrcaError):
     """A probe has nothing to measure here; the message says why, as a sentence."""
@@ -36,7 +39,7 @@ class Measured:
 
     value: float
     layer: int | None = None
-    group: str | None = None
+    param_group: str | None = None
     setting: str | None = None
     split: str | None = None
     samples: int | None = None
@@ -96,7 +99,7 @@ class Reading:
     # ------------------------------------------------------------------------------------------------------------- samples
 
     def rows(self, split: str) -> Tensor:
-        """(n,) numbers of the rows of a split that are read, drawn by the trial's seed; of a classification class by class, in their shares.
+        """(n,) numbers of the rows of a split that are read, drawn by the trial's seed; of a classification in the shares of its classes.
 
         Rows that are scored as one are read together: then there may be a few more than were asked for.
         """
@@ -135,7 +138,7 @@ class Reading:
 
     @property
     def proxy_layers(self) -> tuple[list[Tensor], Tensor]:
-        """(n, width) features of proxy samples at each layer, and (n,) their labels. Of a proxy that consists of features layer 0 alone."""
+        """(n, width) features of proxy samples at each layer, and (n,) labels. Of a proxy that consists of features layer 0 alone."""
         body = "tuned" if self.moment == "fine-tuned" else "first"  # alignment trains the embedder alone, which reads no proxy
         if (name := f"proxy by the {body} body") not in self._shared:
             self._shared[name] = self._read_proxy()
@@ -149,7 +152,9 @@ class Reading:
         if not proxy.loader or proxy.width is not None or proxy.matched:
             from orca_core.alignment.source import source_features
 
-            features, labels = source_features(proxy, self.loaded, samples=10**9, seed=self.seed, device=self.device)
+            features, labels = source_features(
+                proxy, self.loaded, samples=max(FEATURES, self.request.samples), seed=self.seed, device=self.device
+            )
             drawn = torch.randperm(len(features), generator=draws)[: self.request.samples]
             return [features[drawn].double()], labels[drawn]
         if "proxy" not in self._shared:

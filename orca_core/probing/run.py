@@ -219,4 +219,3 @@ def trained_weights(store: Store, probes: TrialProbes) -> Mapping[str, Tensor] |
     """The fine-tuned weights of a finished trial, if they were kept."""
     found = store.get(probes.weights)
     return None if found is None else found.tensors
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,21 +34,20 @@ def changes(reading: Reading) -> Iterator[Measured]:
         return
     before, after = reading.before, reading.model
     for name in ("embedder", "predictor"):
-        yield from _of(name, *(list(model.get_submodule(name).parameters()) for model in (before, after)))
+        yield from _of(name, list(before.get_submodule(name).parameters()), list(after.get_submodule(name).parameters()))
     for name in GROUPS:
         try:
-            yield from _of(name, *(_own(model, body_group(model.body, name)) for model in (before, after)))
+            yield from _of(name, _own(before, body_group(before.body, name)), _own(after, body_group(after.body, name)))
         except ConfigError:  # the body does not have the group, or does not say which parameters it is
             continue
     if before.adapter is not None and after.adapter is not None:
         yield from _of("adapter", before.adapter.parameters, after.adapter.parameters)
-    for layer, blocks in enumerate(zip(before.body.blocks, after.body.blocks, strict=True), start=1):
+    for layer, (old, new) in enumerate(zip(before.body.blocks, after.body.blocks, strict=True), start=1):
         if reading.request.has_layer(layer):
-            of_layer = (_own(model, block.parameters()) for model, block in zip((before, after), blocks, strict=True))
-            yield from _of("layers", *of_layer, layer=layer)
+            yield from _of("layers", _own(before, old.parameters()), _own(after, new.parameters()), layer)
 
 
-def _own(model: CrossModalModel, parameters: Iterator[nn.Parameter] | Sequence[nn.Parameter]) -> list[nn.Parameter]:
+def _own(model: CrossModalModel, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Those of some parameters that are the body's own, without what an adapter has put into it."""
     inserted = {id(parameter) for parameter in model.adapter.parameters} if model.adapter is not None else set()
     return [parameter for parameter in parameters if id(parameter) not in inserted]
