@@ -120,7 +120,36 @@ class StageRow(Cells):
     ] = None
 
 
-Row = EpochRow | StageRow
+@dataclass(frozen=True, kw_only=True)
+class ProbeRow(Cells):
+    """One number that a probe measured, or why it measured none (`orca_core.probing`)."""
+
+    TABLE: ClassVar[str] = "probes"
+
+    probe: Annotated[str, "Name of the probe; docs/probes.md says what each measures."]
+    moment: Annotated[
+        str,
+        "State of the model: `start`, before any training of the trial; `aligned`, as fine-tuning starts, in trials that align; "
+        "`fine-tuned`, with the weights of the best epoch, or of the last with `keep: last`.",
+    ]
+    layer: Annotated[
+        int | None, "0: what the embedder returns; k: what block k of the body returns, counted from 1; null: not by layer."
+    ] = None
+    param_group: Annotated[str | None, "Group of parameters; of `weight-change` only."] = None
+    setting: Annotated[
+        str | None, "What else tells the numbers of a probe apart: how inputs were changed, in which unit a distance is."
+    ] = None
+    split: Annotated[str | None, "Part of the data that was read: train, valid, test, or proxy; null if none was."] = None
+    value: Annotated[float | None, "The number, in the unit of the probe; null if there is none, see `reason`."] = None
+    samples: Annotated[int | None, "Number of samples that were read; of a `distance`, of the smaller side."] = None
+    reason: Annotated[str | None, "Why there is no number, as a sentence; null if there is one."] = None
+    key: Annotated[str, "Key of the probe: hash of the states it reads, its name, version, samples, layers and proxy."]
+    seconds: Annotated[float, "Seconds that the probe took at this moment, all of its rows together, where it was computed."] = 0.0
+    is_reused: bool = field(default=False, compare=False, metadata={"is_column": False})
+    """Whether the row was found in the store and not computed by this trial."""
+
+
+Row = EpochRow | StageRow | ProbeRow
 """What a trial reports while it runs."""
 
 
@@ -207,7 +236,7 @@ def best_row(rows: Sequence[EpochRow], selection: str, ties: str = "earliest") -
     return min(rows, key=lambda row: (getattr(row, f"{selection}_error"), sign * row.epoch))
 
 
-_BY_TABLE: Mapping[str, type[EpochRow] | type[StageRow]] = {row.TABLE: row for row in (EpochRow, StageRow)}
+_BY_TABLE: Mapping[str, type[EpochRow] | type[StageRow] | type[ProbeRow]] = {row.TABLE: row for row in (EpochRow, StageRow, ProbeRow)}
 
 
 def row_to_json(row: Row) -> dict[str, Any]:

@@ -44,6 +44,8 @@ Purpose = Literal[
     "pretrain-init",
     "pretrain-label-noise",
     "search",
+    "probe-samples",
+    "probe-inputs",
 ]
 
 

@@ -83,7 +83,7 @@ def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, dev
     parts = []
     with torch.no_grad():
         if isinstance(embedding, TextEmbedding):
-            tokenizer, max_tokens = loaded.tokenizer(), _max_tokens(loaded)
+            tokenizer, max_tokens = loaded.tokenizer(), max_proxy_tokens(loaded)
             for part in chosen.split(_BATCH):
                 texts = [str(data.inputs[i]) for i in part.tolist()]
                 if data.spans is not None:
@@ -94,7 +94,7 @@ def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, dev
                 parts.append(embedding(encoded["input_ids"].to(device), encoded["attention_mask"].to(device)))
         else:
             images = torch.as_tensor(data.inputs)
-            parts = [embedding(_as_reals(images[part]).to(device)) for part in chosen.split(_BATCH)]
+            parts = [embedding(as_reals(images[part]).to(device)) for part in chosen.split(_BATCH)]
     return torch.cat(parts).cpu(), labels
 
 
@@ -123,12 +123,13 @@ def _of_spans(
     return means
 
 
-def _as_reals(images: Tensor) -> Tensor:
+def as_reals(images: Tensor) -> Tensor:
     """Bytes as [0, 1]."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def _max_tokens(loaded: LoadedBody) -> int:
+def max_proxy_tokens(loaded: LoadedBody) -> int:
+    """Maximum number of tokens of a proxy text that a body reads."""
     return min(TEXT_TOKENS, loaded.body.geometry.max_tokens)
 
 
@@ -167,7 +168,7 @@ def describe_features(proxy: ProxySpec, body: BodySpec) -> Description:
         return Description(samples, len(data.label_names), width, float(loaded.body.geometry.side**2))
     some = range(0, len(data), max(1, len(data) // 1000))
     texts = [str(data.inputs[i]) for i in some]
-    encoded = loaded.tokenizer()(texts, truncation=True, max_length=_max_tokens(loaded), return_offsets_mapping=True)
+    encoded = loaded.tokenizer()(texts, truncation=True, max_length=max_proxy_tokens(loaded), return_offsets_mapping=True)
     if data.spans is None:
         counts = [len(ids) for ids in encoded["input_ids"]]
     else:

@@ -135,12 +135,16 @@ class ImageEmbedding(nn.Module):
             tokens = self.norm(tokens)
         return tokens if self.positions is None else tokens + self.positions
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) in [0, 1] -> (n, d) means over the patches of the resized, normalised images."""
+    def tokens(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) in [0, 1] -> (n, l, d), of the resized, normalised images."""
         mean = images.new_tensor(IMAGE_MEAN).view(3, 1, 1)
         std = images.new_tensor(IMAGE_STD).view(3, 1, 1)
         resized = nn.functional.interpolate(images, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        return self.embed((resized - mean) / std).mean(1)
+        return self.embed((resized - mean) / std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) in [0, 1] -> (n, d) means over the patches of the resized, normalised images."""
+        return self.tokens(images).mean(1)
 
 
 BodyEmbedding = TextEmbedding | ImageEmbedding

@@ -25,6 +25,7 @@ from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
+from sweeper.show.plan_probes import probe_lines
 from sweeper.show.plan_seeds import seed_lines
 from sweeper.show.plan_work import work_lines
 from sweeper.show.question import question_lines
@@ -227,6 +228,8 @@ def _summary_lines(
     if len(todo) < len(found.todo):
         counts.insert(1, f"{len(found.todo) - len(todo)} taken over from other sweeps")
     yield f"Results  {', '.join(counts)}"
+    for number, line in enumerate(probe_lines(plan, workspace)):
+        yield f"{INDENT if number else 'Probes   '}{line}"
     if note := describe_differences(row for trial, row in found.known.items() if trial in plan.by_id):
         yield f"{INDENT}{note}"
     if todo:

@@ -127,7 +127,7 @@ def _measure(trials: Mapping[str, TrialConfig], store: Store) -> list[dict[str, 
             except DataError as error:  # a fault that the headers of its files do not show
                 found.append({"proxy": name, "unusable": str(error).splitlines()[0]})
                 break
-            if row.stage == "source":
+            if isinstance(row, StageRow) and row.stage == "source":
                 started = time.perf_counter() - row.seconds
             elif isinstance(row, EpochRow) and number == 1:  # the others reuse it from the store
                 show_progress(f"pretraining {config.body.name}: epoch {row.epoch} of {config.pretrain.epochs}")

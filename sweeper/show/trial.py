@@ -64,6 +64,9 @@ def _read(workspace: Workspace, row: Mapping[str, Any]) -> dict[str, Any]:
     for table, by in (("stages", "phase"), ("metrics", "epoch")):
         rows = workspace.sql(f"select * exclude ({', '.join(_OF_THE_TRIAL)}) from {table} {where} {order}, {by}").rows()
         found["epochs" if table == "metrics" else table] = rows
+    place = "list_position(['start', 'aligned', 'fine-tuned'], moment)"
+    probes = f"select * exclude ({', '.join(_OF_THE_TRIAL)}) from probes {where}"
+    found["probes"] = workspace.sql(f"{probes} order by probe, {place}, layer nulls first, param_group, split, setting").rows()
     return found | {"traceback": row["traceback"]}
 
 
@@ -84,6 +87,8 @@ def _format_text(found: Mapping[str, Any]) -> str:
     text += ["\nepochs", _table(found["epochs"], ("label_distances", "proxy_distance", "proxy_distance_unlabelled"))]
     with_labels = [row for row in found["epochs"] if row["label_distances"] is not None and row["fold"] is None]
     text += _format_label_distances(with_labels[:1] + with_labels[1:][-1:])
+    if found["probes"]:
+        text += ["\nprobes", _table(found["probes"], ("key", "seconds", "recorded_at"))]
     if found["traceback"]:
         text += ["\ntraceback", found["traceback"].rstrip()]
     return "\n".join([*text, ""])
