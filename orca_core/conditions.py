@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orca_core.adapters.names import NONE
+from orca_core.bodies.keep import ALL, NOTHING, kept_of_embedding
 from orca_core.config.knobs import TrialConfig
 
 
@@ -43,12 +44,23 @@ ALWAYS = Condition("", lambda config: True)
 HAS_BODY = Condition("the arm is not bodiless", lambda config: not config.body_spec.is_bodiless)
 HAS_LAYERS = Condition("`body.name` is not none", lambda config: config.body_spec.num_layers != 0)
 PRETRAINED = Condition(
-    "`body.weights` is pretrained", lambda config: config.body.weights == "pretrained" and not config.body_spec.is_bodiless
+    "`body.weights` is pretrained or shuffled", lambda config: config.start_weights != "random" and not config.body_spec.is_bodiless
 )
 """Bodiless arms do not read `body.weights`."""
 
+KEEPS = Condition(
+    "`body.weights` is pretrained", lambda config: config.start_weights == "pretrained" and not config.body_spec.is_bodiless
+)
+KEEPS_OF_EMBEDDING = Condition(
+    "`body.keep` names embeddings or layernorm",
+    lambda config: config.start_weights == "shuffled" or kept_of_embedding(config.body.keep) != NOTHING,
+)
+
 NO_EMBEDDER_FILE = Condition("`embedder.weights` is null", lambda config: config.embedder.weights is None)
-RANDOM = Condition("`body.weights` is random", lambda config: config.body.weights == "random")
+EMBEDDING_DRAWN = Condition(
+    "`body.weights` is random or shuffled, or `body.keep` lacks embeddings or layernorm",
+    lambda config: config.start_weights != "pretrained" or kept_of_embedding(config.body.keep) != ALL,
+)
 PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda config: config.body_spec.pretrained_here)
 READS_TOKENS = Condition(
     "the body reads text, or is none, attention-1 or transformer-1",

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 from orca_core import conditions as when
+from orca_core.bodies.keep import ALL, kept_of_embedding, without_repetition
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, value_of
@@ -48,7 +49,14 @@ def effective_score_chunk(config: TrialConfig) -> int | None:
     return None if chunk == config.finetune.eval_batch_size else chunk
 
 
+def effective_keep(config: TrialConfig) -> str:
+    """What is kept, without parts that are in the layers that are kept."""
+    return without_repetition(config.body.keep, config.body_spec.num_layers)
+
+
 CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
+    "body.weights": lambda config: config.start_weights,
+    "body.keep": effective_keep,
     "finetune.score_chunk": effective_score_chunk,
     "embedder.init": effective_init,
     "align.label_gradient": effective_label_gradient,
@@ -165,11 +173,20 @@ class Declaration:
 COMMON = Group((knob("threads", always_in_key=True), knob("bits")))
 """What every stage depends on."""
 
+
+def _embedding_keep(config: TrialConfig, phase: int) -> str:
+    return kept_of_embedding(config.body.keep)
+
+
+_KEPT_OF_EMBEDDING = Read("body.keep", "body.keep", _embedding_keep, _embedding_keep, when.KEEPS, ALL, "body.keep", always_in_key=False)
+
 _BODY = (
     content("body.name", "body", lambda config: config.body_spec.digest()),
     knob("body.weights", when.HAS_BODY, otherwise="random", key_name="weights", always_in_key=True),
-    knob("seed", when.RANDOM, key_name="seed", always_in_key=True),
+    _KEPT_OF_EMBEDDING,
+    knob("seed", when.EMBEDDING_DRAWN, key_name="seed", always_in_key=True),
 )
+"""The body as stages read it that use nothing but its own embedding."""
 
 
 def _weights_file(config: TrialConfig, phase: int) -> str | None:
@@ -180,21 +197,28 @@ def _weights_content(config: TrialConfig, phase: int) -> str | None:
     return None if config.embedder.weights is None else weights_digest(config.embedder.weights)
 
 
-_EMBEDDER = (
-    *_BODY[:2],
-    knob("seed", always_in_key=True),
-    content("task", "task", lambda config: config.task_spec.digest()),
-    knob("split_seed", always_in_key=True),
-    knob("valid_share"),
-    knob("validation.folds"),
-    knob("validation.fold"),
-    knob("train_samples"),
-    knob("reference_data", when.HAS_REFERENCE_FORM),
-    knob("embedder.init", when.PRETRAINED & when.NO_EMBEDDER_FILE, otherwise="random"),
-    Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
-    knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
-    knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
-)
+def _embedder_from(keep: Read) -> tuple[Read, ...]:
+    """What the embedder's start depends on.
+
+    Args:
+        keep: What the stage sees of `body.keep`.
+    """
+    return (
+        *_BODY[:2],
+        keep,
+        knob("seed", always_in_key=True),
+        content("task", "task", lambda config: config.task_spec.digest()),
+        knob("split_seed", always_in_key=True),
+        knob("valid_share"),
+        knob("validation.folds"),
+        knob("validation.fold"),
+        knob("train_samples"),
+        knob("reference_data", when.HAS_REFERENCE_FORM),
+        knob("embedder.init", when.PRETRAINED & when.KEEPS_OF_EMBEDDING & when.NO_EMBEDDER_FILE, otherwise="random"),
+        Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
+        knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
+        knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
+    )
 
 
 def _distance_version(config: TrialConfig, phase: int) -> int:
@@ -269,7 +293,7 @@ ALIGN = Declaration(
     exists=when.ALIGNS,
     groups={
         "reads": Group((*_DISTANCE, *_STEPS, _RATE_OF_FINETUNING, knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True))),
-        "start": Group(_EMBEDDER, inputs=("pretrain",)),
+        "start": Group(_embedder_from(_KEPT_OF_EMBEDDING), inputs=("pretrain",)),
         "": Group(inputs=("source",)),
     },
     length="align.epochs",
@@ -315,7 +339,7 @@ FINETUNE = Declaration(
                 knob("adapter", when.HAS_BODY),
             )
         ),
-        "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
+        "start": Group(_embedder_from(knob("body.keep", when.KEEPS)), inputs=("pretrain", "align")),
         "": Group((_PHASES,)),
         "joint": Group((knob("align.weight"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
     },

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Purpose = Literal[
     "body-init",
+    "body-shuffle",
     "embedder-init",
     "predictor-init",
     "adapter-init",

@@ -12,7 +12,8 @@ import torch
 from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
-from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
+from orca_core.bodies.keep import ALL
+from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrained, pretrained_mini, random_body, shuffled_body
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES, Kind
 from orca_core.errors import DataError, nearest
@@ -185,15 +186,19 @@ class TrialStages:
 
     def load_body(self, settings: Settings, pretrained: Artifact | None, dropout: float = 0.0) -> LoadedBody:
         """The body of a stage, with its weights."""
-        spec = settings.body
-        if settings["body.weights"] == "random":
+        spec, weights, keep = settings.body, settings["body.weights"], settings["body.keep"]
+        if weights == "random":
             return random_body(spec, seed=settings["seed"], dropout=dropout)
         if pretrained is None:
-            return checkpoint_body(spec, spec.digest(), dropout)
-        stage = self.stage("pretrain")
-        assert stage is not None
-        key = (stage.address, dropout)
-        return Workbench.current().recall("pretrained bodies", key, lambda: pretrained_mini(spec, pretrained.tensors, dropout), maxsize=4)
+            loaded = checkpoint_body(spec, spec.digest(), dropout)
+        else:
+            stage = self.stage("pretrain")
+            assert stage is not None
+            key, build = (stage.address, dropout), lambda: pretrained_mini(spec, pretrained.tensors, dropout)
+            loaded = Workbench.current().recall("pretrained bodies", key, build, maxsize=4)
+        if weights == "shuffled":
+            return shuffled_body(loaded, seed=settings["seed"])
+        return loaded if keep == ALL else partly_pretrained(loaded, keep, seed=settings["seed"], dropout=dropout)
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
         """The distance to the proxy, if fine-tuning minimises it too."""

@@ -73,6 +73,11 @@ class Body(nn.Module, ABC):
         """
         raise ConfigError([Fault("freezing", "must not name qkv or non-qkv for a body that has no `qkv`", type(self).__name__)])
 
+    @property
+    def embedded(self) -> list[Tensor]:
+        """Parameters that the family's own model has in its embedding and that stay in the body here: position tables, class tokens."""
+        return [part.weight for part in self.modules() if isinstance(part, nn.Embedding)]
+
     def attention_parts(self, *names: str) -> list[nn.Module]:
         """Parts of every block's attention, by the path at which its library keeps them; a path that is not there raises AttributeError."""
         return [module.get_submodule(name) for module in self.attention for name in names]

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies.keep import NOTHING, spell_keep
 from orca_core.config.faults import broken_rule
 from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
 from orca_core.errors import ConfigError
@@ -55,8 +56,16 @@ class BodyConfig(_Part):
         description="Body: `mini-roberta`, `mini-roberta-small`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, "
         "`timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, `attention-1`, `transformer-1`, `cnn`."
     )
-    weights: Literal["pretrained", "random"] = Field(
-        "pretrained", description="Start from the pretrained weights, or from random weights in the same configuration."
+    weights: Literal["pretrained", "random", "shuffled"] = Field(
+        "pretrained",
+        description="Start from the pretrained weights; from random weights in the same configuration; or from the pretrained ones with "
+        "the entries of each tensor permuted by the seed: the same statistics, no structure.",
+    )
+    keep: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})] = Field(
+        "all",
+        description="The parts of the body that start pretrained; the rest starts from the weights that `body.weights: random` would "
+        "draw. `all`, or a list of `attention`, `ffn`, `layernorm`, `embeddings`, `other` (these five are the whole body) and `layers:N` "
+        "(the lowest N blocks, whole). As a column the names are joined by `+`, in this order. An empty list is `body.weights: random`.",
     )
     flip: bool = Field(
         False,
@@ -66,6 +75,11 @@ class BodyConfig(_Part):
         False,
         description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit.",
     )
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        return spell_keep(value)
 
 
 class PretrainConfig(_Part):
@@ -350,6 +364,11 @@ class TrialConfig(_Part):
         """The body, without its weights."""
         spec = find_body(self.body.name)
         return replace(spec, dims=self.task_spec.dims) if spec.is_bodiless else spec
+
+    @property
+    def start_weights(self) -> str:
+        """`body.weights`, and random where nothing is kept of the pretrained ones."""
+        return "random" if self.body.weights == "pretrained" and self.body.keep == NOTHING else self.body.weights
 
     @property
     def is_cross_validated(self) -> bool:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
 from orca_core.bodies import BODILESS, BodySpec, find_body
+from orca_core.bodies.keep import ALL, kept_layers
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
@@ -91,6 +92,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
+    faults += _keep_faults(config, body)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -161,6 +163,17 @@ def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault
         return TrialConfig.model_validate(nest(values)), []
     except ValidationError as error:
         return None, faults_of(error)
+
+
+def _keep_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:
+    """Faults of `body.keep`."""
+    if config is None or body is None or (keep := config.body.keep) == ALL:
+        return []
+    if body.is_bodiless:
+        return [Fault("body.keep", f"must be {ALL} with {body.name}: nothing of it is pretrained", keep)]
+    if body.num_layers is not None and kept_layers(keep) > body.num_layers:
+        return [Fault("body.keep", f"must name at most the {body.num_layers} layers of {body.name}", keep)]
+    return []
 
 
 def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:

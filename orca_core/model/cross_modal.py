@@ -13,6 +13,7 @@ from orca_core.adapters.names import NONE
 from orca_core.bodies.base import Body, rows_before_third
 from orca_core.bodies.bodiless import ConvolutionalNetwork
 from orca_core.bodies.families.decoders import DecoderBody
+from orca_core.bodies.keep import kept_parts
 from orca_core.bodies.loading import LoadedBody, random_body
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.groups import body_group
@@ -46,6 +47,7 @@ def build_embedder(settings: Settings, loaded: LoadedBody, input_shape: tuple[in
             target_seq_len=settings["embedder.target_seq_len"],
             pretrained=init.startswith("pretrained") or (init == "reference" and settings.aligned),
             positions_from=positions_from,
+            kept=kept_parts(settings["body.keep"]),
         )
     if settings["embedder.weights"] is not None:
         load_weights(embedder, settings["embedder.weights"])
