@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from orca_core.bodies.keep import ALL, NOTHING, PARTS
@@ -62,7 +62,7 @@ def name_player(player: Sequence[str]) -> str:
     return "+".join(player)
 
 
-def explain_parts(sweep: SweepRows, options: Options) -> tuple[list[Term], dict[str | None, float], list[Missing]]:
+def explain_parts(sweep: SweepRows, options: Options) -> tuple[list[Term], list[Missing]]:
     """The gap pretrained minus random by parts of the body, on each task.
 
     Args:
@@ -70,10 +70,9 @@ def explain_parts(sweep: SweepRows, options: Options) -> tuple[list[Term], dict[
         options: Metric, margin and what else holds for all terms.
 
     Returns:
-        The terms, the gap of each task last; task -> mean error of the arm at which its gap begins; and the arms that are missing.
+        The terms, the gap of each task last; and the arms that are missing.
     """
     terms: list[Term] = []
-    baselines: dict[str | None, float] = {}
     missing: list[Missing] = []
     for task, rows in _by_task(sweep.rows):
         arms = {parts for row in rows if (parts := kept(row)) is not None}
@@ -89,11 +88,8 @@ def explain_parts(sweep: SweepRows, options: Options) -> tuple[list[Term], dict[
                 missing.append(_missing(task, wanted, why))
         elif lacking:
             missing.append(_missing(task, lacking, "Shapley values need every combination of the parts that the sweep varies."))
-        found = _game(task, rows, players, fixed, top, arms, sweep, options)
-        if found is not None:
-            terms += found[0]
-            baselines[task] = found[1]
-    return terms, baselines, missing
+        terms += _game(task, rows, players, fixed, top, arms, sweep, options)
+    return terms, missing
 
 
 MAX_PLAYERS = 5
@@ -131,10 +127,10 @@ def _game(
     arms: set[Coalition],
     sweep: SweepRows,
     options: Options,
-) -> tuple[list[Term], float] | None:
-    """The terms of one task, and the mean error of the arm in which no player is pretrained; None if the gap itself is not known."""
+) -> list[Term]:
+    """The terms of one task; none if the gap itself is not known."""
     if fixed not in arms or top not in arms:
-        return None
+        return []
     named = {name_player(player): player for player in players}
     names = list(named)
     sets = {one: fixed | _union([named[name] for name in one]) for one in coalitions(names)}
@@ -145,10 +141,10 @@ def _game(
         for row in rows
         if (parts := kept(row)) is not None and spell_parts(parts) in wanted
     ]
-    levels = [level for level in wanted if level != spell_parts(fixed)]
-    side = gap_arms(levelled, KEEP, spell_parts(fixed), sweep, options.metric, levels)
+    levels = [level for level in wanted if level != spell_parts(top)]
+    side = gap_arms(levelled, KEEP, spell_parts(top), sweep, options.metric, levels)  # the top reads all that any of them reads
     if side is None or not side.keys:
-        return None
+        return []
     values = [{wanted[level]: value for level, value in of_key.items()} for of_key in side.values]
     none, every = frozenset[str](), frozenset(names)
     baseline = math.fsum(of_key[none] for of_key in values) / len(values)
@@ -183,7 +179,7 @@ def _game(
         terms.append(term)
     gap = {every: 1.0, none: -1.0}
     whole = replace(shared, by_seed=tuple(weigh(gap, of_key) for of_key in values), level=spell_parts(top), baseline=spell_parts(fixed))
-    return [*terms, measure(whole, baseline, options.margin, side.step, side.step)], baseline
+    return [*terms, measure(whole, baseline, options.margin, side.step, side.step)]
 
 
 def _mean_of(weights: Mapping[Coalition, float], values: Sequence[Mapping[Coalition, float]]) -> float | None:
@@ -196,23 +192,21 @@ def _mean_of(weights: Mapping[Coalition, float], values: Sequence[Mapping[Coalit
 # ---------------------------------------------------------------------------------------------------------------- shuffled weights
 
 
-def explain_statistics(sweep: SweepRows, options: Options) -> tuple[list[Term], dict[str | None, float]]:
+def explain_statistics(sweep: SweepRows, options: Options) -> list[Term]:
     """The gap pretrained minus random in two links: what the statistics of the weights do, shuffled minus random; and what their structure
-    does, pretrained minus shuffled. None where a sweep has no shuffled arm."""
+    does, pretrained minus shuffled. Nothing where a sweep has no shuffled arm."""
     terms: list[Term] = []
-    baselines: dict[str | None, float] = {}
     for task, rows in _by_task(sweep.rows):
         whole = [
             {**row, "body_keep": None, "body_weights": weights}
             for row in rows
             if (weights := SHUFFLED if row.get("body_weights") == SHUFFLED else _WHOLE.get(kept(row)))
         ]
-        side = gap_arms(whole, WEIGHTS, "random", sweep, options.metric, [SHUFFLED, "pretrained"])
+        side = gap_arms(whole, WEIGHTS, "pretrained", sweep, options.metric, [SHUFFLED, "random"])
         if side is None or not side.keys:
             continue
-        baselines[task] = math.fsum(of_key["random"] for of_key in side.values) / len(side.keys)
-        terms += _links(task, side, baselines[task], sweep, options)
-    return terms, baselines
+        terms += _links(task, side, sweep, options)
+    return terms
 
 
 _WHOLE: Mapping[Any, str] = {frozenset(): "random", frozenset(PARTS): "pretrained"}
@@ -220,7 +214,8 @@ _WHOLE: Mapping[Any, str] = {frozenset(): "random", frozenset(PARTS): "pretraine
 _LINKS = (("statistics", SHUFFLED, "random"), ("structure", "pretrained", SHUFFLED), (GAP, "pretrained", "random"))
 
 
-def _links(task: str, side: GapArms, baseline: float, sweep: SweepRows, options: Options) -> list[Term]:
+def _links(task: str, side: GapArms, sweep: SweepRows, options: Options) -> list[Term]:
+    baseline = math.fsum(of_key["random"] for of_key in side.values) / len(side.keys)
     flags, notes = side.remarks({level: f"body.weights {level}" for level in side.contrasts}, sweep, options)
     return [
         measure(

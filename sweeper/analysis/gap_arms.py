@@ -12,7 +12,7 @@ from sweeper.analysis.comparison import step_of
 from sweeper.analysis.contrasts import Contrast, paired_differences
 from sweeper.analysis.factors import Factor, Row, list_levels
 from sweeper.analysis.fairness import ArmFacts, find_remarks
-from sweeper.analysis.margins import DEFAULT_MARGIN, Margin
+from sweeper.analysis.margins import Margin
 from sweeper.analysis.matching import Key, Setting
 from sweeper.analysis.sweep_rows import SweepRows
 
@@ -123,7 +123,9 @@ class GapArms:
         most = self.contexts
         if uneven := [key for key, contexts in self.complete.items() if len(contexts) < most]:
             named = ", ".join(" ".join(map(str, key)) for key in uneven[:MAX_NAMED])
-            notes.append(f"Seeds that lack a trial in some setting are averaged over the others: {named}{', ...' * (len(uneven) > MAX_NAMED)}.")
+            notes.append(
+                f"Seeds that lack a trial in some setting are averaged over the others: {named}{', ...' * (len(uneven) > MAX_NAMED)}."
+            )
         pairing = next(iter(self.contrasts.values()))
         seen = {key for contrast in self.contrasts.values() for key in contrast.keys}
         seen |= {missing.key for contrast in self.contrasts.values() for missing in contrast.missing}
@@ -150,7 +152,7 @@ def gap_arms(
     Args:
         rows: The trials of one task, of these levels alone.
         factor: The factor.
-        baseline: The level that the others are paired with.
+        baseline: The level that the others are paired with: that which reads the most knobs, as its settings are those of all.
         sweep: The sweep that the rows are of, for its plan.
         metric: The column that is explained.
         levels: The levels that must all be there, without the baseline; None = all that the rows have.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -37,7 +37,8 @@ class Term:
         level, baseline: The two arms of a link of a chain, in words; None for the parts of a game, which are no difference of two arms.
         metric: The column that is explained.
         value: Its contribution in the unit of the metric, as the mean over seeds: negative where it lowers the error; None over tasks.
-        relative: The value over the mean error of the arm at which the gap begins; over tasks, the mean of that.
+        baseline_mean: Mean error of the arm at which the gap begins; None over tasks.
+        relative: The value over `baseline_mean`; None where that is near 0. Over tasks, the mean of the tasks'.
         low, high: 95 % interval of the value; over tasks, of the relative one.
         sd: Standard deviation over seeds; over tasks, of the relative values over tasks.
         p, p_adjusted: Two-sided p that it contributes nothing, and corrected for all terms of the question; of gaps, for all gaps of it.
@@ -66,6 +67,7 @@ class Term:
     level: str | None = None
     baseline: str | None = None
     value: float | None = None
+    baseline_mean: float | None = None
     relative: float | None = None
     low: float | None = None
     high: float | None = None
@@ -113,14 +115,13 @@ def measure(term: Term, baseline: float, asked: Margin, step: float, resolution:
         step: One sample's worth of the metric; 0 if it does not count samples.
         resolution: Smallest step of a value, as for `paired_t`.
     """
-    if not term.by_seed:
-        return term
     t = paired_t(term.by_seed, resolution=resolution)
     margin, mean = asked.of(baseline, step), float(t.mean)
     return replace(
         term,
         n=len(term.by_seed),
         value=mean,
+        baseline_mean=baseline,
         relative=mean / baseline if baseline >= max(step, NEAR_ZERO) else None,
         low=as_number(t.low),
         high=as_number(t.high),
@@ -131,13 +132,8 @@ def measure(term: Term, baseline: float, asked: Margin, step: float, resolution:
     )
 
 
-def over_tasks(terms: Sequence[Term], baselines: Mapping[str | None, float]) -> list[Term]:
-    """A row over tasks for each term that several tasks have: Student's t over tasks of the relative values.
-
-    Args:
-        terms: Terms of single tasks.
-        baselines: Task -> mean error of the arm at which the gap begins, for relative margins.
-    """
+def over_tasks(terms: Sequence[Term]) -> list[Term]:
+    """A row over tasks for each term that several tasks have: Student's t over tasks of the relative values."""
     groups: dict[tuple[str, str, str], list[Term]] = {}
     for term in terms:
         if term.relative is not None:
@@ -148,7 +144,7 @@ def over_tasks(terms: Sequence[Term], baselines: Mapping[str | None, float]) -> 
             continue
         relative = {str(term.task): float(term.relative or 0.0) for term in of_group}
         over, first = summarise_tasks(relative), of_group[0]
-        margins = [term.margin / baselines[term.task] for term in of_group if term.margin and baselines.get(term.task)]
+        margins = [term.margin / term.baseline_mean for term in of_group if term.margin and term.baseline_mean]
         margin = math.fsum(margins) / len(margins) if margins else None
         flags = dict.fromkeys(flag for term in of_group for flag in term.flags)
         found.append(
@@ -221,4 +217,6 @@ def terms_to_table(terms: Sequence[Term]) -> pa.Table:
     for name in ("n", "contexts", "seeds_needed", "tasks_needed"):
         types[name] = pa.int64()
     names = [column.name for column in fields(Term) if column.name != "trials"]
-    return pa.table({name: pa.array([row[name] for row in rows], types.get(name, pa.bool_() if name == "is_cause" else pa.float64())) for name in names})
+    return pa.table(
+        {name: pa.array([row[name] for row in rows], types.get(name, pa.bool_() if name == "is_cause" else pa.float64())) for name in names}
+    )
