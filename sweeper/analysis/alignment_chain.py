@@ -18,7 +18,7 @@ from itertools import combinations, pairwise
 from pathlib import PurePath
 
 from sweeper.analysis.factors import Factor, Row
-from sweeper.analysis.gap_arms import GapArms, Missing, Options, gap_arms
+from sweeper.analysis.gap_arms import GapArms, Missing, Options, gap_arms, is_arm
 from sweeper.analysis.sweep_rows import SweepRows
 from sweeper.analysis.terms import ALIGNMENT_QUESTION, GAP, Term, measure
 
@@ -63,10 +63,11 @@ def explain_alignment(sweep: SweepRows, options: Options) -> tuple[list[Term], l
             rewritten = {**row, "align_objective": rung.level, "embedder_init": None, "embedder_weights": None}
             by_task.setdefault(str(row.get("task")), []).append(rewritten | ({"align_epochs": None} if rung.objective == NAIVE else {}))
     for task, rows in sorted(by_task.items()):
-        rungs = {_parse(row["align_objective"]) for row in rows}
+        rungs = {_parse(row["align_objective"]) for row in rows if is_arm(row, options.metric)}
         starts = sorted({rung.start for rung in rungs}, key=_order_of_start)
         lacking: dict[str, None] = {}
-        for distance in sorted({rung.objective for rung in rungs} - {NAIVE, NONE, DISPERSION}):
+        objectives = sorted({rung.objective for rung in rungs} - {NAIVE})
+        for distance in (objective for objective in objectives if objective not in (NONE, DISPERSION)):
             for start in starts:
                 found = _find_chain(task, rows, rungs, distance, start, starts, sweep, options)
                 if found is not None:
@@ -74,7 +75,7 @@ def explain_alignment(sweep: SweepRows, options: Options) -> tuple[list[Term], l
                     lacking |= dict.fromkeys(found.lacking)
         if names := tuple(objective for objective in (NONE, DISPERSION) if objective in lacking):
             arms = tuple(f"align.objective {objective}" for objective in names)
-            missing.append(Missing(ALIGNMENT_QUESTION, task, arms, "align.objective", names, _WITHOUT[names]))
+            missing.append(Missing(ALIGNMENT_QUESTION, task, arms, "align.objective", names, tuple(objectives), _WITHOUT[names]))
     return terms, missing
 
 

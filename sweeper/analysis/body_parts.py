@@ -7,13 +7,13 @@ structure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
 from orca_core.bodies.keep import ALL, NOTHING, PARTS
 from sweeper.analysis.factors import Factor, Row
-from sweeper.analysis.gap_arms import GapArms, Missing, Options, gap_arms
+from sweeper.analysis.gap_arms import GapArms, Missing, Options, gap_arms, is_arm
 from sweeper.analysis.paired import as_number, paired_t
 from sweeper.analysis.shapley import (
     Coalition,
@@ -75,7 +75,7 @@ def explain_parts(sweep: SweepRows, options: Options) -> tuple[list[Term], list[
     terms: list[Term] = []
     missing: list[Missing] = []
     for task, rows in _by_task(sweep.rows):
-        arms = {parts for row in rows if (parts := kept(row)) is not None}
+        arms = {parts for row in rows if is_arm(row, options.metric) and (parts := kept(row)) is not None}
         players = atoms(list(arms), PARTS)
         if not players:
             continue
@@ -85,9 +85,9 @@ def explain_parts(sweep: SweepRows, options: Options) -> tuple[list[Term], list[
             wanted = [parts for parts in map(_union, coalitions_of(SUGGESTED)) if parts not in arms] if len(top) == len(PARTS) else []
             if wanted:
                 why = "No arm has some of the parts pretrained and others not, so the gap cannot be told apart by parts."
-                missing.append(_missing(task, wanted, why))
+                missing.append(_missing(task, wanted, arms, why))
         elif lacking:
-            missing.append(_missing(task, lacking, "Shapley values need every combination of the parts that the sweep varies."))
+            missing.append(_missing(task, lacking, arms, "Shapley values need every combination of the parts that the sweep varies."))
         terms += _game(task, rows, players, fixed, top, arms, sweep, options)
     return terms, missing
 
@@ -106,9 +106,15 @@ def _union(players: Sequence[Sequence[str]]) -> Coalition:
     return frozenset(part for player in players for part in player)
 
 
-def _missing(task: str, parts: Sequence[Coalition], why: str) -> Missing:
-    values = tuple([part for part in PARTS if part in one] if one < set(PARTS) else ALL for one in parts)
-    return Missing(PARTS_QUESTION, task, tuple(f"body.keep {spell_parts(one)}" for one in parts), "body.keep", values, why)
+def _missing(task: str, parts: Sequence[Coalition], arms: Set[Coalition], why: str) -> Missing:
+    names = tuple(f"body.keep {spell_parts(one)}" for one in parts)
+    present = sorted(arms - {frozenset[str]()}, key=lambda one: (-len(one), spell_parts(one)))
+    return Missing(PARTS_QUESTION, task, names, "body.keep", tuple(map(_as_yaml, parts)), tuple(map(_as_yaml, present)), why)
+
+
+def _as_yaml(parts: Coalition) -> str | list[str]:
+    """Parts as a search space has them."""
+    return ALL if parts >= set(PARTS) else [part for part in PARTS if part in parts]
 
 
 def _by_task(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

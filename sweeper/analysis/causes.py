@@ -125,9 +125,7 @@ def _describe(gap: Term, terms: Sequence[Term]) -> Cause:
             text = "What explains the gap cannot be told: arms are missing."
     else:
         state = NAMED
-        text = _SENTENCES[gap.question].format(
-            change="lower" if lower else "higher", causes=_join(names), are="is" if len(names) == 1 else "are"
-        )
+        text = _SENTENCE.format(change="lower" if lower else "higher", arm=_ARMS[gap.question], causes=_join(names))
         if gap.question == ALIGNMENT_QUESTION and any("+" in term.term for term in named):
             text += " Those joined by `or` cannot be told apart, as an arm between them is missing."
     if state in (NAMED, UNTOLD):
@@ -135,10 +133,12 @@ def _describe(gap: Term, terms: Sequence[Term]) -> Cause:
     return Cause(gap.question, gap.task, gap.subject, state, names, text)
 
 
-_SENTENCES = {
-    PARTS_QUESTION: "The error is {change} with a pretrained body because of {causes}.",
-    STATISTICS_QUESTION: "The error is {change} with a pretrained body because of {causes}.",
-    ALIGNMENT_QUESTION: "The error is {change} with alignment because of {causes}.",
+_SENTENCE = "The error is {change} {arm} because of {causes}."
+
+_ARMS = {
+    PARTS_QUESTION: "with a pretrained body",
+    STATISTICS_QUESTION: "with a pretrained body",
+    ALIGNMENT_QUESTION: "with alignment",
 }
 
 

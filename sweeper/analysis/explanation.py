@@ -88,10 +88,8 @@ def explain_sweep(
         causes += said
     missing = [*missing_parts, *missing_links]
     if not terms and not missing:
-        rule = (
-            "must vary what can be explained: pretrained and random bodies, or aligned and naive embedders, on a task with complete trials"
-        )
-        remedy = "Vary `body.keep` or `body.weights`, or `align.epochs` with 0; docs/explain.md has the spaces."
+        rule = "must vary pretrained and random bodies, or aligned and naive embedders, in complete trials of a task"
+        remedy = "Vary `body.keep` or `body.weights`, or `align.epochs` with 0; docs/explain.md has spaces for both."
         raise ConfigError([Fault("NAME", rule, sweep.name or Fault.ABSENT, remedy)])
     return Explanation(metric, asked, alpha, terms, causes, missing)
 

@@ -14,6 +14,7 @@ from sweeper.analysis.factors import Factor, Row, list_levels
 from sweeper.analysis.fairness import ArmFacts, find_remarks
 from sweeper.analysis.margins import Margin
 from sweeper.analysis.matching import Key, Setting
+from sweeper.analysis.representatives import REPLICATE, TRIAL, TUNING, is_usable, role_of
 from sweeper.analysis.sweep_rows import SweepRows
 
 
@@ -46,6 +47,7 @@ class Missing:
         arms: The settings of the arms, in words.
         knob: The knob to which values are to be added.
         values: These values, as in YAML.
+        present: The values of the knob that the sweep has, as in YAML.
         why: What cannot be told without them, as a sentence.
     """
 
@@ -54,7 +56,13 @@ class Missing:
     arms: tuple[str, ...]
     knob: str
     values: tuple[Any, ...]
+    present: tuple[Any, ...]
     why: str
+
+
+def is_arm(row: Row, metric: str) -> bool:
+    """Whether a trial shows that its arm is there: complete, in the plan, and no derived row."""
+    return row.get("in_plan") is not False and role_of(row) in (TRIAL, TUNING, REPLICATE) and is_usable(row, metric)
 
 
 @dataclass(frozen=True)
@@ -120,19 +128,19 @@ class GapArms:
                     flags[remark.name] = None
                 about.setdefault(str(remark), []).append(spell[level])
         notes = [text if len(levels) == len(self.contrasts) else f"{', '.join(levels)}: {text}" for text, levels in about.items()]
-        most = self.contexts
-        if uneven := [key for key, contexts in self.complete.items() if len(contexts) < most]:
-            named = ", ".join(" ".join(map(str, key)) for key in uneven[:MAX_NAMED])
-            notes.append(
-                f"Seeds that lack a trial in some setting are averaged over the others: {named}{', ...' * (len(uneven) > MAX_NAMED)}."
-            )
-        pairing = next(iter(self.contrasts.values()))
+        if uneven := [key for key, contexts in self.complete.items() if len(contexts) < self.contexts]:
+            notes.append(f"Averaged over fewer settings of the other knobs, as trials are missing: {self._name(uneven)}.")
         seen = {key for contrast in self.contrasts.values() for key in contrast.keys}
         seen |= {missing.key for contrast in self.contrasts.values() for missing in contrast.missing}
         if lost := sorted(seen - set(self.complete), key=str):
-            named = ", ".join(" ".join(f"{name} {value}" for name, value in pairing.name_key(key).items()) for key in lost[:MAX_NAMED])
-            notes.append(f"Left out, as a trial of some arm is missing: {named}{', ...' * (len(lost) > MAX_NAMED)}.")
+            notes.append(f"Left out, as a trial of some arm is missing: {self._name(lost)}.")
         return tuple(flags), tuple(notes)
+
+    def _name(self, keys: Sequence[Key]) -> str:
+        """Some keys in words."""
+        contrast = next(iter(self.contrasts.values()))
+        named = [" ".join(f"{name} {value}" for name, value in contrast.name_key(key).items()) for key in keys[:MAX_NAMED]]
+        return ", ".join([*named, "..."] if len(keys) > MAX_NAMED else named)
 
 
 MAX_NAMED = 5

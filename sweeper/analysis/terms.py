@@ -178,7 +178,7 @@ def judge(terms: Sequence[Term], alpha: float, allow_unfair: bool) -> list[Term]
     """
     tests: dict[Any, int] = {}
     numbers = [tests.setdefault((term.task, term.term, term.p, term.value, term.relative), len(tests)) for term in terms]
-    firsts = {number: term for number, term in reversed(list(zip(numbers, terms, strict=True)))}
+    firsts = dict(reversed(list(zip(numbers, terms, strict=True))))
     p, factors = holm([_or_nan(firsts[number].p) for number in range(len(tests))])
     same, of_same = holm([_or_nan(firsts[number].p_equivalence) for number in range(len(tests))])
     judged = []
@@ -208,15 +208,15 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+_TEXTS = ("question", "task", "subject", "term", "level", "baseline", "metric", "verdict", "seeds")
+_COUNTS = ("n", "contexts", "seeds_needed", "tasks_needed")
+_LISTS = {"flags": pa.string(), "notes": pa.string(), "by_seed": pa.float64()}
+
+
 def terms_to_table(terms: Sequence[Term]) -> pa.Table:
-    """Terms as an Arrow table, one row each; seeds are JSON text."""
+    """Terms as an Arrow table, one row each, without the trials; seeds are JSON text."""
     rows = [term.to_data() | {"seeds": json.dumps(list(term.seeds))} for term in terms]
-    types: dict[str, pa.DataType] = {name: pa.list_(pa.string()) for name in ("flags", "notes")} | {"by_seed": pa.list_(pa.float64())}
-    for name in ("question", "task", "subject", "term", "level", "baseline", "metric", "verdict", "seeds"):
-        types[name] = pa.string()
-    for name in ("n", "contexts", "seeds_needed", "tasks_needed"):
-        types[name] = pa.int64()
+    types: dict[str, pa.DataType] = {name: pa.list_(inner) for name, inner in _LISTS.items()} | {"is_cause": pa.bool_()}
+    types |= dict.fromkeys(_TEXTS, pa.string()) | dict.fromkeys(_COUNTS, pa.int64())
     names = [column.name for column in fields(Term) if column.name != "trials"]
-    return pa.table(
-        {name: pa.array([row[name] for row in rows], types.get(name, pa.bool_() if name == "is_cause" else pa.float64())) for name in names}
-    )
+    return pa.table({name: pa.array([row[name] for row in rows], types.get(name, pa.float64())) for name in names})
