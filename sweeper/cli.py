@@ -331,7 +331,6 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "best": reading.best,
         "compare": analysis.compare,
         "explain": analysis.explain,
-        "explain": analysis.explain,
         "importance": analysis.importance,
         "plot": plot,
         "report": reporting.report,

@@ -172,7 +172,7 @@ def _terms(task: str, rungs: Sequence[_Rung], side: GapArms, is_start_named: boo
             side.step,
             side.step,
         )
-        for name, other, rung in [*links, (GAP, rungs[0], rungs[-1])]
+        for name, other, rung in [*(links if len(links) > 1 else ()), (GAP, rungs[0], rungs[-1])]
     ]
     return _Chain(terms, [one for one in (NONE, DISPERSION) if one not in {rung.objective for rung in rungs}])
 

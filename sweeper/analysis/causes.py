@@ -57,10 +57,10 @@ def name_cause(term: str, question: str) -> str:
     """The cause that a term stands for, in words; of links that cannot be told apart, all of them.
 
     >>> name_cause("steps+dispersion", "alignment"), name_cause("layernorm+other", "parts")
-    ('more steps or tidier classes', 'layernorm, other')
+    ('more steps or tidier classes', 'layernorm + other')
     """
     if question == PARTS_QUESTION:
-        return term.replace("+", ", ")
+        return term.replace("+", " + ")
     return " or ".join(CAUSES[link] for link in term.split("+"))
 
 
@@ -89,7 +89,7 @@ def find_causes(terms: Sequence[Term], alpha: float) -> tuple[list[Term], list[C
         found = [
             replace(
                 term,
-                is_cause=is_shown and not term.is_gap and len(of_gap) > 2 and term.verdict == gap.verdict,
+                is_cause=is_shown and not term.is_gap and term.verdict == gap.verdict,
                 share=_size(term) / size if is_shown and size and _is_known(term) else None,
             )
             for term in of_gap
@@ -117,7 +117,7 @@ def _describe(gap: Term, terms: Sequence[Term]) -> Cause:
         state, text = NO_GAP, "There is no gap that matters, so there is nothing to explain."
     elif gap.verdict not in (HELPS, HURTS):
         state, text = OPEN, "The gap is not shown, so no cause is named."
-    elif len(terms) < 2:
+    elif not terms:
         state, text = UNTOLD, "What explains the gap cannot be told: there are no arms between its ends."
     elif not named:
         state, text = UNTOLD, "What explains the gap cannot be told: it is shown, but none of its terms is by itself."
@@ -145,12 +145,10 @@ _ARMS = {
 def _about_others(gap: Term, others: Sequence[Term]) -> str:
     """What is shown of the terms that are not named."""
     text = ""
-    against = [name_cause(term.term, gap.question) for term in others if term.verdict in (HELPS, HURTS)]
-    if against:
-        text += f" {_join(against).capitalize()} {'works' if len(against) == 1 else 'work'} against it."
-    without = [name_cause(term.term, gap.question) for term in others if term.verdict == NO_DIFFERENCE]
-    if without:
-        text += f" {_join(without).capitalize()} {'makes' if len(without) == 1 else 'make'} no difference that matters."
+    opposite = HURTS if gap.verdict == HELPS else HELPS
+    for what, verdict in (("Against it", opposite), ("No difference that matters", NO_DIFFERENCE)):
+        if names := [name_cause(term.term, gap.question) for term in others if term.verdict == verdict]:
+            text += f" {what}: {_join(names)}."
     return text
 
 

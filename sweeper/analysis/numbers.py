@@ -41,7 +41,8 @@ def numbers_of(results: ResultStore, name: str) -> list[Number]:
 
     Returns:
         Scores of all ranked arms by the sweep's metric and `test_error`; the floors of its tasks and splits; the effect of every factor
-        against one baseline, on each task and over tasks; the shares of variance; the terms of explanations; the findings. What the trials do not allow is left out.
+        against one baseline, on each task and over tasks; the shares of variance; the terms of what `sweeper explain` explains; the
+        findings. What the trials do not allow is left out.
 
     Raises:
         ConfigError: If the sweep is unknown.

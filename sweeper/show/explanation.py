@@ -173,6 +173,8 @@ def _describe_gap(terms: Sequence[Term], cause: Cause | None) -> str:
         "p": ["-" if term.p_adjusted is None else "<0.0001" if term.p_adjusted < 1e-4 else f"{term.p_adjusted:.2g}" for term in terms],
         "verdict": list(map(_verdict, terms)),
     }
+    if sum(max(map(len, (name, *cells))) + 2 for name, cells in columns.items()) - 2 > terminal_width():
+        columns.pop("p")
     text = fill(head) + text_table(list(columns), list(zip(*columns.values(), strict=True)), terminal_width(), wrapped=0)
     lines = [] if cause is None else [cause.sentence]
     lines += [*_about_interaction(terms), *dict.fromkeys(note for term in terms for note in term.notes)]
@@ -188,7 +190,7 @@ def _about_interaction(terms: Sequence[Term]) -> Iterator[str]:
 def _name(term: Term) -> str:
     if term.is_gap:
         return "the gap"
-    return term.term.replace("+", ", ")
+    return term.term.replace("+", " + ")
 
 
 def _number(value: float | None, is_share: bool = False) -> str:
@@ -217,10 +219,12 @@ def _verdict(term: Term) -> str:
 
 
 def _describe_missing(missing: Sequence[Missing], name: str, uri: str) -> str:
-    lines = [fill(f"{one.task}: {one.why} Missing: {'; '.join(one.arms)}.", "  ") for one in missing]
-    file = f"{name}-more.yaml"
-    here = results_option(uri)
-    lines.append(fill("A space with these arms, whose other trials are not run again:"))
-    lines.append(f"  sweeper explain {shlex.quote(name)}{here} --missing > {shlex.quote(file)}\n")
-    lines.append(f"  sweeper run {shlex.quote(file)}{here}\n")
+    tasks: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for one in missing:
+        tasks.setdefault((one.why, one.arms), []).append(one.task)
+    lines = [fill(f"{', '.join(of)}: {why} Missing: {'; '.join(arms)}.", "  ") for (why, arms), of in tasks.items()]
+    file, here = shlex.quote(f"{name}-more.yaml"), results_option(uri)
+    lines.append("A space with these arms, whose other trials are not run again:\n")
+    lines.append(f"  sweeper explain {shlex.quote(name)}{here} --missing > {file}\n")
+    lines.append(f"  sweeper run {file}{here}\n")
     return "".join(lines)
