@@ -330,6 +330,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "findings": analysis.findings,
         "best": reading.best,
         "compare": analysis.compare,
+        "explain": analysis.explain,
         "importance": analysis.importance,
         "plot": plot,
         "report": reporting.report,
