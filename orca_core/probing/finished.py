@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def missing_states(probes: TrialProbes, store: Store) -> dict[Moment, list[str]]:
-    """Moment -> what the store lacks of the states that a trial's probes read: `pretrain`, `source`, `align`, `adapt`, `weights`. No torch here.
+    """Moment -> what the store lacks of the states that probes read: `pretrain`, `source`, `align`, `adapt`, `weights`. Loads no torch.
 
     Args:
         probes: The probes.
