@@ -293,6 +293,8 @@ def _align_lr(config: TrialConfig, phase: int) -> float:
 _TASK_MODEL = (
     knob("body.flip", when.NEEDS_TASK_LOSS & when.IS_DECODER),
     knob("finetune.reinit_top", when.NEEDS_TASK_LOSS & when.PRETRAINED),
+    knob("predictor.pool", when.NEEDS_TASK_LOSS & when.POOLS_TOKENS),
+    knob("predictor.head", when.NEEDS_TASK_LOSS & when.POOLS_TOKENS),
 )
 """What the model between embedder and task's loss depends on, beside the body: it is the one that fine-tuning starts with."""
 

@@ -23,7 +23,7 @@ from orca_core.errors import DataError, nearest
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
 from orca_core.keeping import Shapes, shapes_of
-from orca_core.model.cross_modal import CrossModalModel, build_embedder
+from orca_core.model.cross_modal import CrossModalModel, build_body, build_embedder
 from orca_core.model.embedder import Embedder
 from orca_core.model.matching import match_moments
 from orca_core.numerics import NumericalKind, check_pinned, is_mixed, made_by, numerical_kind
@@ -160,10 +160,10 @@ class TrialStages:
         settings = Settings.of(self.config, "adapt")
 
         def build() -> Adaptation:
-            data, device = load_data(settings), self._device_of(stage)
-            model = CrossModalModel(settings, self.load_body(settings, pretrained), *shapes_of(data), with_adapter=False)
-            self._start_embedder(settings, model.embedder, source, aligned, data)
-            return Adaptation(settings, model, data, device)
+            data, loaded = load_data(settings), self.load_body(settings, pretrained)
+            embedder = build_embedder(settings, loaded, data.input_shape)
+            self._start_embedder(settings, embedder, source, aligned, data)
+            return Adaptation(settings, embedder, build_body(settings, loaded), data, self._device_of(stage))
 
         artifact = yield from self._advance(stage, build)
         return artifact

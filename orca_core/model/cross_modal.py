@@ -61,6 +61,22 @@ def build_embedder(settings: Settings, loaded: LoadedBody, input_shape: tuple[in
     return embedder
 
 
+def build_body(settings: Settings, loaded: LoadedBody, *, is_adapted: bool = False) -> Body:
+    """The body of a trial as it starts, a copy, so that trials of one process do not share weights.
+
+    Args:
+        settings: Of a stage that computes with the body.
+        loaded: The body.
+        is_adapted: Whether `loaded` has the weights of the stage before, in which layers have been reinitialised already.
+    """
+    body = copy.deepcopy(loaded.body)
+    if settings["finetune.reinit_top"] and not is_adapted:
+        _reinitialise_top(body, random_body(loaded.spec, seed=settings["seed"]).body, settings["finetune.reinit_top"])
+    if isinstance(body, DecoderBody):
+        body.flipped, body.doubled = settings["body.flip"], settings["body.double"]
+    return body
+
+
 class CrossModalModel(nn.Module):
     """Target inputs -> tokens -> tokens -> task outputs.
 
@@ -87,11 +103,7 @@ class CrossModalModel(nn.Module):
         self.input_shape, self.output_shape = input_shape, output_shape
         seed = settings["seed"]
         self.embedder = build_embedder(settings, loaded, input_shape)
-        self.body = copy.deepcopy(loaded.body)
-        if settings["finetune.reinit_top"] and not body_is_adapted:
-            _reinitialise_top(self.body, random_body(loaded.spec, seed=seed).body, settings["finetune.reinit_top"])
-        if isinstance(self.body, DecoderBody):
-            self.body.flipped, self.body.doubled = settings["body.flip"], settings["body.double"]
+        self.body = build_body(settings, loaded, is_adapted=body_is_adapted)
         if isinstance(self.body, ConvolutionalNetwork):
             assert not isinstance(self.embedder, ImageEmbedder)
             self.body.grid = self.embedder.grid
