@@ -237,8 +237,7 @@ def test_the_joint_step_takes_the_projected_gradients(tmp_path):
         steps = {name: (start[name] - p).detach() / 0.1 for name, p in tuned.model.named_parameters()}
         return steps, next(row for row in rows if isinstance(row, EpochRow) and row.stage == "finetune")
 
-    found_conflict = False
-    for seed in range(4):
+    for seed, conflict in ((5, True), (7, False)):
         task, _ = moved(seed=seed)
         both, row = moved(seed=seed, align__weight=1.0, align__agreement=True)
         surgery, other = moved(seed=seed, align__weight=1.0, align__gradient="project")
@@ -249,8 +248,7 @@ def test_the_joint_step_takes_the_projected_gradients(tmp_path):
         for name, wanted in zip(names, without_conflict(of_task, of_distance), strict=True):
             assert torch.allclose(surgery[name], wanted, atol=1e-4), name
         assert all(torch.equal(surgery[name], both[name]) for name in task if not name.startswith("embedder."))
-        found_conflict |= row.gradient_cosine < 0
-    assert found_conflict
+        assert (row.gradient_cosine < 0) == conflict
 
 
 def test_a_compiled_pass_keeps_no_graph_for_a_second_look():
