@@ -240,6 +240,8 @@ def _align_lr(config: TrialConfig, phase: int) -> float:
 _TASK_MODEL = (
     knob("body.flip", when.NEEDS_TASK_LOSS & when.IS_DECODER),
     knob("finetune.reinit_top", when.NEEDS_TASK_LOSS & when.PRETRAINED),
+    knob("predictor.pool", when.NEEDS_TASK_LOSS & when.POOLS_TOKENS),
+    knob("predictor.head", when.NEEDS_TASK_LOSS & when.POOLS_TOKENS),
 )
 """What the model between embedder and task's loss depends on, beside the body: it is the one that fine-tuning starts with."""
 
@@ -339,6 +341,14 @@ _TUNING = {
     "layer_decay": ALWAYS,
     "reinit_top": when.PRETRAINED,
     "mixout": when.HAS_BODY & when.NO_ADAPTER,
+    "l2_sp": when.HAS_BODY & when.NO_ADAPTER & when.TRAINS_FEATURES,
+    "distill": when.HAS_BODY & when.TRAINS_FEATURES,
+    "smooth.kind": ALWAYS,
+    "smooth.weight": when.SMOOTHS,
+    "smooth.noise": when.SMOOTHS,
+    "smooth.radius": when.SMOOTHS_BY_ASCENT,
+    "mixup.alpha": ALWAYS,
+    "mixup.place": when.MIXES,
 }
 
 FINETUNE = Declaration(
@@ -352,6 +362,8 @@ FINETUNE = Declaration(
                 knob("precision"),
                 knob("body.flip", when.IS_DECODER),
                 knob("adapter", when.HAS_BODY),
+                knob("predictor.pool", when.POOLS_TOKENS),
+                knob("predictor.head", when.POOLS_TOKENS),
             )
         ),
         "start": Group(_EMBEDDER, inputs=("pretrain", "align", "adapt")),

@@ -33,6 +33,8 @@ Purpose = Literal[
     "adapt-order",
     "adapt-mask",
     "joint-distance",
+    "mixup",
+    "smooth",
     "data-draws",
     "dropout",
     "pretrain-subset",
