@@ -59,7 +59,8 @@ class BodyConfig(_Part):
     )
     flip: bool = Field(
         False,
-        description="Read the sequence and the reversed sequence, and average the two results (arXiv 2510.05278).",
+        description="Read the sequence and the reversed sequence with one model, and average the two results; arXiv 2510.05278 trains a second "
+        "model on reversed data instead, see `reversed`.",
     )
     double: bool = Field(
         False,

@@ -20,7 +20,7 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.groups import body_group
 from orca_core.model.embedder import Embedder, ImageEmbedder, load_weights, make_embedder
 from orca_core.model.matching import prepare_matching
-from orca_core.model.predictor import make_predictor
+from orca_core.model.predictor import Predictor, make_predictor
 from orca_core.seeding import seeded
 from orca_core.settings import Settings
 
@@ -88,6 +88,8 @@ class CrossModalModel(nn.Module):
         body_is_adapted: Whether `loaded` has the weights of the stage before, in which layers have been reinitialised already.
         with_adapter: Whether the adapter is inserted; the stages before fine-tuning have none.
     """
+
+    predictor: Predictor
 
     def __init__(
         self,

@@ -139,6 +139,8 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "align.lr_from": ({"align.lr": 1e-2, "finetune.lr": 1e-3}, "finetune"),  # to the same rate
     "align.projections": ({"align.objective": "sliced-wasserstein"}, 20),
     "finetune.reinit_top": ({"align.agreement": True}, 1),
+    "predictor.pool": ({"align.agreement": True}, "max"),
+    "predictor.head": ({"align.agreement": True}, "mlp"),
     "finetune.batch_size": ({"align.class_sampling": "batches"}, 5),
     "finetune.lr": ({"align.lr_from": "finetune"}, 5e-4),
     "align.betas": ({}, [0.9, 0.999]),
