@@ -70,6 +70,18 @@ HAS_REFERENCE_FORM = Condition("the task has splits of the reference code", lamb
 IS_CLASSIFICATION = Condition("the task is a classification", lambda config: config.task_spec.kind == "classification")
 
 ALIGNS = Condition("`align.epochs` > 0", lambda config: config.aligns)
+READS_PROXY = Condition(
+    "an `align.objective` that compares with the proxy is minimised (`align.epochs` > 0, or `align.weight` > 0 and the embedder trains in "
+    "some phase)",
+    lambda config: config.reads_proxy,
+)
+ALIGNS_BY_TASK = Condition("`align.objective` is none", lambda config: config.align.objective == "none")
+"""With the task's own loss: the control of the number of steps."""
+NEEDS_TASK_LOSS = Condition(
+    "`align.objective` is none or `align.agreement` is true",
+    lambda config: config.align.objective == "none" or config.align.agreement,
+)
+ALIGNS_BY_DISTANCE = Condition("`align.objective` is not none", lambda config: config.align.objective != "none")
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
 RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")

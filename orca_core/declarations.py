@@ -219,7 +219,7 @@ _STEPS = tuple(
     for name, condition in {
         "class_samples": ALWAYS,
         "class_sampling": ALWAYS,
-        "proxy_samples": ALWAYS,
+        "proxy_samples": when.READS_PROXY,
         "lr_from": ALWAYS,
         "optimizer": ALWAYS,
         "weight_decay": ALWAYS,
@@ -234,6 +234,13 @@ _STEPS = tuple(
 
 def _align_lr(config: TrialConfig, phase: int) -> float:
     return config.align_lr
+
+
+_TASK_MODEL = (
+    knob("body.flip", when.NEEDS_TASK_LOSS & when.IS_DECODER),
+    knob("finetune.reinit_top", when.NEEDS_TASK_LOSS & when.PRETRAINED),
+)
+"""What the model between embedder and task's loss depends on, beside the body: it is the one that fine-tuning starts with."""
 
 
 _RATE_OF_FINETUNING = Read("align.lr", "finetune.lr", _align_lr, _align_lr, when.RATE_OF_FINETUNING, key_name="align.lr")
@@ -253,7 +260,7 @@ PRETRAIN = Declaration(
 SOURCE = Declaration(
     kind="source",
     version=1,
-    exists=when.ALIGNS | when.ALIGNS_JOINTLY,
+    exists=when.READS_PROXY,
     groups={
         "reads": Group((knob("align.proxy_samples"),)),
         "start": Group(_BODY, inputs=("pretrain",)),
@@ -268,7 +275,16 @@ ALIGN = Declaration(
     version=3,
     exists=when.ALIGNS,
     groups={
-        "reads": Group((*_DISTANCE, *_STEPS, _RATE_OF_FINETUNING, knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True))),
+        "reads": Group(
+            (
+                *_DISTANCE,
+                *_STEPS,
+                _RATE_OF_FINETUNING,
+                knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True),
+                knob("align.agreement", when.ALIGNS_BY_DISTANCE),
+                *_TASK_MODEL,
+            )
+        ),
         "start": Group(_EMBEDDER, inputs=("pretrain",)),
         "": Group(inputs=("source",)),
     },
@@ -317,7 +333,7 @@ FINETUNE = Declaration(
         ),
         "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
         "": Group((_PHASES,)),
-        "joint": Group((knob("align.weight"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
+        "joint": Group((knob("align.weight"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
     },
     length="finetune.epochs",
     build="orca_core.finetuning.loop:Finetuning",

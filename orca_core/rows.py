@@ -44,14 +44,22 @@ class EpochRow(Cells):
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     fold: Annotated[int | None, _FOLD] = None
     epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
-    train_loss: Annotated[float | None, "Mean training loss over the samples of the epoch."] = None
+    train_loss: Annotated[
+        float | None, "Mean training loss over the samples of the epoch; of alignment with `align_objective` none only."
+    ] = None
     valid_loss: Annotated[float | None, "Validation loss after the epoch; null in a final training after folds."] = None
     valid_error: Annotated[float | None, "Validation error after the epoch; lower is better. Null like the loss."] = None
     test_error: Annotated[float | None, "Test error after the epoch; lower is better. Fine-tuning only."] = None
     distance: Annotated[
         float | None,
         "Distance of the embedder's features to the proxy's, by `align_objective`. Of alignment; of fine-tuning with `align_weight`: the "
-        "mean over its batches.",
+        "mean over its batches. With dispersion: the share of their variance that is within the target's classes.",
+    ] = None
+    gradient_cosine: Annotated[
+        float | None,
+        "Cosine of the gradients of the distance and of the task's loss in the embedder's parameters, in [-1, 1]: negative where they work "
+        "against each other. With `align_agreement`; of fine-tuning with `align_weight` the mean over its batches, also with "
+        "`align_gradient` project.",
     ] = None
     proxy_distance: Annotated[float | None, "As in `trials`; in epoch 1 of alignment only."] = None
     proxy_distance_unlabelled: Annotated[float | None, "Likewise."] = None

@@ -115,14 +115,17 @@ class TrialStages:
 
     def align(self, pretrained: Artifact | None, source: Artifact | None) -> Generator[Row, None, Artifact | None]:
         """Align the embedder with the proxy, if `align.epochs` is above 0."""
-        if (stage := self.stage("align")) is None or source is None:
+        if (stage := self.stage("align")) is None:
             return None
         settings = Settings.of(self.config, "align")
 
         def build() -> Alignment:
-            data = load_data(settings)
-            embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
-            return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self._device_of(stage))
+            data, body, device = load_data(settings), self.load_body(settings, pretrained), self._device_of(stage)
+            features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
+            if settings["align.objective"] == "none" or settings["align.agreement"]:
+                model = CrossModalModel(settings, body, *shapes_of(data), with_adapter=False)
+                return Alignment(settings, model.embedder, *features, data, device, model)
+            return Alignment(settings, build_embedder(settings, body, data.input_shape), *features, data, device)
 
         artifact = yield from self._advance(stage, build)
         return artifact
@@ -197,9 +200,10 @@ class TrialStages:
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
         """The distance to the proxy, if fine-tuning minimises it too."""
-        if source is None or "source" not in settings.inputs:
+        if not settings["align.weight"]:
             return None
-        return BatchDistance(settings, source.tensors["features"], source.tensors["labels"], data, self.device)
+        features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
+        return BatchDistance(settings, *features, data, self.device)
 
     def advance_phase(
         self, stage: Stage, build: Callable[[], Finetuning], *, keep_all: bool, is_last: bool

@@ -125,7 +125,15 @@ class CommonAlignConfig(_Part):
         "the one-stage, joint form.",
     )
     objective: Annotated[str, WithJsonSchema({"enum": [*DISTANCE_CATALOGUE.entries()]})] = Field(
-        "otdd-exact", description="The distance to minimise."
+        "otdd-exact",
+        description="The distance to minimise. Two controls read no proxy: `dispersion` moves the target's own classes apart; `none` takes "
+        "as many steps on the task's own loss, through the frozen body and a predictor that is thrown away.",
+    )
+    agreement: bool = Field(
+        False,
+        description="Report, for each epoch, the cosine of the gradients of the distance and of the task's loss in the embedder "
+        "(`gradient_cosine`). It costs a backward pass through the body in each step of alignment and each batch of the joint form, and "
+        "changes nothing else.",
     )
     class_samples: Count = Field(128, description="Maximum number of samples of each class that enter the distance in one epoch.")
     class_sampling: Literal["exact", "batches"] = Field(
@@ -403,4 +411,4 @@ class TrialConfig(_Part):
     @property
     def reads_proxy(self) -> bool:
         """Whether the trial compares with a proxy at all."""
-        return self.aligns or self.aligns_jointly
+        return (self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy"

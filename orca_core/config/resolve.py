@@ -91,6 +91,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
+    faults += _alignment_faults(config)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -169,6 +170,14 @@ def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fau
         return []
     rule = f"must be at most the {body.num_layers} layers of {body.name}"
     return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
+
+
+def _alignment_faults(config: TrialConfig | None) -> list[Fault]:
+    """Faults of an objective of alignment in the joint form."""
+    if config is None or config.align.objective != "none" or not config.align.weight:
+        return []
+    remedy = "Fine-tuning minimises the task's loss anyway. Set align.weight to 0, or take another objective."
+    return [Fault("align.weight", "must be 0 with align.objective none, which has no distance", config.align.weight, remedy)]
 
 
 def _validation_faults(config: TrialConfig | None, spec: TaskSpec | None) -> list[Fault]:

@@ -56,13 +56,22 @@ class CrossModalModel(nn.Module):
     """Target inputs -> tokens -> tokens -> task outputs.
 
     Args:
-        settings: Of fine-tuning; its seed draws embedder and predictor.
+        settings: Of fine-tuning, or of alignment; its seed draws embedder and predictor.
         loaded: The body; copied, so that trials of one process do not share weights.
         input_shape: (channels, length) or (channels, height, width).
         output_shape: (num_classes,) or the shape of a dense target.
+        with_adapter: Whether the adapter is inserted; the stages before fine-tuning have none.
     """
 
-    def __init__(self, settings: Settings, loaded: LoadedBody, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loaded: LoadedBody,
+        input_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+        *,
+        with_adapter: bool = True,
+    ) -> None:
         super().__init__()
         self.input_shape, self.output_shape = input_shape, output_shape
         seed = settings["seed"]
@@ -76,7 +85,7 @@ class CrossModalModel(nn.Module):
             assert not isinstance(self.embedder, ImageEmbedder)
             self.body.grid = self.embedder.grid
         self.adapter: Adapter | None = None
-        if settings["adapter"] != NONE:
+        if with_adapter and settings["adapter"] != NONE:
             with seeded(seed, "adapter-init"):
                 self.adapter = Adapter(settings["adapter"], self.body)
         with seeded(seed, "predictor-init"):

@@ -65,7 +65,7 @@ def test_the_loss_is_the_sum_of_class_share_times_distance(align):
         seen.append(len(features))
         return features.sum() * 0 + means[len(seen) - 1], None
 
-    alignment.distance = distance
+    alignment.objective.distance = distance
     assert alignment.run_epoch(1).distance == pytest.approx(6 / 8 * 5 + 2 / 8 * 9)
     assert seen == [6, 2]
 
