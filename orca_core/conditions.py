@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orca_core.adapters.names import NONE
 from orca_core.config.knobs import TrialConfig
+from orca_core.distances import find_distance
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,14 @@ IS_CLASSIFICATION = Condition("the task is a classification", lambda config: con
 ALIGNS = Condition("`align.epochs` > 0", lambda config: config.aligns)
 READS_PROXY = Condition(
     "an `align.objective` that compares with the proxy is minimised (`align.epochs` > 0, or `align.weight` > 0 and the embedder trains in "
-    "some phase)",
+    "some phase), or `mix.share` > 0",
     lambda config: config.reads_proxy,
 )
+ALIGNS_TO_PROXY = Condition(
+    "`align.objective` compares with the proxy", lambda config: find_distance(config.align.objective).compares == "proxy"
+)
+MIXES = Condition("`mix.share` > 0 and embedder or body train in some phase", lambda config: config.mixes)
+GATE_LEARNS = Condition("`mix.gate` is learned", lambda config: config.mix.gate == "learned")
 ALIGNS_BY_TASK = Condition("`align.objective` is none", lambda config: config.align.objective == "none")
 """With the task's own loss: the control of the number of steps."""
 NEEDS_TASK_LOSS = Condition(

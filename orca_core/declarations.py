@@ -219,7 +219,7 @@ _STEPS = tuple(
     for name, condition in {
         "class_samples": ALWAYS,
         "class_sampling": ALWAYS,
-        "proxy_samples": when.READS_PROXY,
+        "proxy_samples": when.ALIGNS_TO_PROXY,
         "lr_from": ALWAYS,
         "optimizer": ALWAYS,
         "weight_decay": ALWAYS,
@@ -334,6 +334,14 @@ FINETUNE = Declaration(
         "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
         "": Group((_PHASES,)),
         "joint": Group((knob("align.weight"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
+        "mix": Group(
+            (
+                *(knob(f"mix.{name}") for name in ("share", "end_share", "epochs", "weight", "gate")),
+                knob("mix.gate_epochs", when.GATE_LEARNS),
+            ),
+            inputs=("source",),
+            when=when.MIXES,
+        ),
     },
     length="finetune.epochs",
     build="orca_core.finetuning.loop:Finetuning",

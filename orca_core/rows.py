@@ -61,6 +61,12 @@ class EpochRow(Cells):
         "against each other. With `align_agreement`; of fine-tuning with `align_weight` the mean over its batches, also with "
         "`align_gradient` project.",
     ] = None
+    mixed_share: Annotated[
+        float | None, "With `mix_share`: share of the tokens of a mixed sequence that are the proxy's; null once there are none."
+    ] = None
+    source_loss: Annotated[
+        float | None, "With `mix_share`: cross-entropy of the proxy's labels of mixed sequences, mean over the samples of the epoch."
+    ] = None
     proxy_distance: Annotated[float | None, "As in `trials`; in epoch 1 of alignment only."] = None
     proxy_distance_unlabelled: Annotated[float | None, "Likewise."] = None
     unconverged: Annotated[

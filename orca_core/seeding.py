@@ -30,6 +30,8 @@ Purpose = Literal[
     "data-order",
     "augment",
     "joint-distance",
+    "mix-init",
+    "mix",
     "data-draws",
     "dropout",
     "pretrain-subset",

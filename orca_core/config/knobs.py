@@ -183,6 +183,39 @@ else:
     """`align.*`: the knobs that all distances share, and those that a distance declares for itself."""
 
 
+class MixConfig(_Part):
+    """Patch replacement of PaRe, in fine-tuning: a second pass of each batch in which tokens of the proxy replace some of the target's."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Share of the tokens of a mixed sequence that are the proxy's, in the first epoch (PaRe, arXiv 2406.09003). 0 = no "
+        "mixing. It asks whether a way of intermediate modalities, from the proxy's to the target's, makes fine-tuning better.",
+    )
+    end_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Share to which it falls, linearly, at most `share`; the mixed pass ends where no token is left to replace."
+    )
+    epochs: Positive = Field(10.0, description="Epochs of fine-tuning over which the share falls; afterwards it stays at `end_share`.")
+    weight: Positive = Field(
+        1.0, description="Weight of the loss of the mixed pass; PaRe's code has 1 for images and 0.1 for series."
+    )
+    gate: Literal["learned", "random"] = Field(
+        "learned",
+        description="Which tokens are kept and which of the proxy's are taken: the best by a gate that trains along, or any, as a control "
+        "of the gate.",
+    )
+    gate_epochs: Epochs = Field(
+        10,
+        description="Epochs in which they are drawn by the gate's scores, and the gate learns; afterwards the best are taken. PaRe's code "
+        "has 10 for images and 5 for series.",
+    )
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> MixConfig:
+        if self.end_share > self.share:
+            raise broken_rule("end_share", f"must be at most mix.share ({self.share:g})", self.end_share)
+        return self
+
+
 class FinetuneConfig(_Part):
     """Stage 3: train on the task."""
 
@@ -306,6 +339,7 @@ class TrialConfig(_Part):
         "a mapping of `name` and peft options, `{name: lora, r: 4}`.",
     )
     finetune: FinetuneConfig = FinetuneConfig()
+    mix: MixConfig = MixConfig()
     selection: Literal["valid", "test"] = Field(
         "valid",
         description="Split on which the best epoch is chosen; the reference uses `test`. The last epoch's scores are kept too.",
@@ -410,5 +444,12 @@ class TrialConfig(_Part):
 
     @property
     def reads_proxy(self) -> bool:
-        """Whether the trial compares with a proxy at all."""
-        return (self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy"
+        """Whether the trial reads a proxy at all."""
+        return self.mixes or ((self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether tokens of the proxy replace some of the target's in fine-tuning."""
+        if self.mix.share == 0 or self.body_spec.is_bodiless:
+            return False
+        return any(phase.train != ("predictor",) for phase in self.phases)
