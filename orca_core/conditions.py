@@ -73,16 +73,16 @@ IS_CLASSIFICATION = Condition("the task is a classification", lambda config: con
 ALIGNS = Condition("`align.epochs` > 0", lambda config: config.aligns)
 READS_PROXY = Condition(
     "an `align.objective` that compares with the proxy is minimised (`align.epochs` > 0, or `align.weight` > 0 and the embedder trains in "
-    "some phase), or `mix.share` > 0",
+    "some phase), or `embedder.init` is matched, or `mix.share` > 0",
     lambda config: config.reads_proxy,
 )
 ALIGNS_TO_PROXY = Condition(
     "`align.objective` compares with the proxy", lambda config: find_distance(config.align.objective).compares == "proxy"
 )
+MATCHES = Condition("`embedder.init` is matched", lambda config: config.matches)
 MIXES = Condition("`mix.share` > 0 and embedder or body train in some phase", lambda config: config.mixes)
 GATE_LEARNS = Condition("`mix.gate` is learned", lambda config: config.mix.gate == "learned")
-ALIGNS_BY_TASK = Condition("`align.objective` is none", lambda config: config.align.objective == "none")
-"""With the task's own loss: the control of the number of steps."""
+ADAPTS = Condition("`adapt.epochs` > 0", lambda config: config.adapts)
 NEEDS_TASK_LOSS = Condition(
     "`align.objective` is none or `align.agreement` is true",
     lambda config: config.align.objective == "none" or config.align.agreement,

@@ -23,7 +23,7 @@ from orca_core.distances import find_distance, knob_owners
 from orca_core.freezing.schedule import Phase, phases_as_data
 from orca_core.proxies import find_proxy
 
-Kind = Literal["pretrain", "source", "align", "finetune"]
+Kind = Literal["pretrain", "source", "align", "adapt", "finetune"]
 
 
 def effective_init(config: TrialConfig) -> str:
@@ -189,8 +189,9 @@ _EMBEDDER = (
     knob("validation.folds"),
     knob("validation.fold"),
     knob("train_samples"),
+    knob("reversed"),
     knob("reference_data", when.HAS_REFERENCE_FORM),
-    knob("embedder.init", when.PRETRAINED & when.NO_EMBEDDER_FILE, otherwise="random"),
+    knob("embedder.init", when.MATCHES | (when.PRETRAINED & when.NO_EMBEDDER_FILE), otherwise="random"),
     Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
     knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
     knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
@@ -292,6 +293,28 @@ ALIGN = Declaration(
     build="orca_core.alignment.loop:Alignment",
 )
 
+_MATCHED = Group(inputs=("source",), when=when.MATCHES)
+"""Where the embedder starts with the moments of the proxy's features."""
+
+ADAPT = Declaration(
+    kind="adapt",
+    version=1,
+    exists=when.ADAPTS,
+    groups={
+        "reads": Group(
+            (
+                *(knob(f"adapt.{name}") for name in ("train", "lr", "batch_size", "mask")),
+                knob("body.flip", when.IS_DECODER),
+                knob("finetune.reinit_top", when.PRETRAINED),
+            )
+        ),
+        "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
+        "matched": _MATCHED,
+    },
+    length="adapt.epochs",
+    build="orca_core.adaptation.loop:Adaptation",
+)
+
 _TUNING = {
     "lr": ALWAYS,
     "optimizer": ALWAYS,
@@ -331,9 +354,12 @@ FINETUNE = Declaration(
                 knob("adapter", when.HAS_BODY),
             )
         ),
-        "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
+        "start": Group(_EMBEDDER, inputs=("pretrain", "align", "adapt")),
+        "matched": _MATCHED,
         "": Group((_PHASES,)),
-        "joint": Group((knob("align.weight"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
+        "joint": Group(
+            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY
+        ),
         "mix": Group(
             (
                 *(knob(f"mix.{name}") for name in ("share", "end_share", "epochs", "weight", "gate")),
@@ -347,10 +373,15 @@ FINETUNE = Declaration(
     build="orca_core.finetuning.loop:Finetuning",
 )
 
-STAGES: Mapping[Kind, Declaration] = {declared.kind: declared for declared in (PRETRAIN, SOURCE, ALIGN, FINETUNE)}
+STAGES: Mapping[Kind, Declaration] = {declared.kind: declared for declared in (PRETRAIN, SOURCE, ALIGN, ADAPT, FINETUNE)}
 """Every kind of stage, in the order they run. A trial has one of each kind that exists for it; of fine-tuning, one for each phase."""
 
-RESULT: tuple[Read, ...] = (knob("align.epochs", when.HAS_BODY), knob("selection"), knob("selection_ties"))
+RESULT: tuple[Read, ...] = (
+    knob("align.epochs", when.HAS_BODY),
+    knob("adapt.epochs", when.HAS_BODY),
+    knob("selection"),
+    knob("selection_ties"),
+)
 """What a trial's result depends on beside the settings of its stages: whether it aligns at all, and which epoch counts."""
 
 

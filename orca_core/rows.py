@@ -40,12 +40,13 @@ class EpochRow(Cells):
 
     TABLE: ClassVar[str] = "metrics"
 
-    stage: Annotated[str, "pretrain, align or finetune."]
+    stage: Annotated[str, "pretrain, align, adapt or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     fold: Annotated[int | None, _FOLD] = None
     epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
     train_loss: Annotated[
-        float | None, "Mean training loss over the samples of the epoch; of alignment with `align_objective` none only."
+        float | None, "Mean training loss over the samples of the epoch; of alignment with `align_objective` none only; of adaptation, "
+        "the mean squared error of what was masked."
     ] = None
     valid_loss: Annotated[float | None, "Validation loss after the epoch; null in a final training after folds."] = None
     valid_error: Annotated[float | None, "Validation error after the epoch; lower is better. Null like the loss."] = None
@@ -90,7 +91,7 @@ class StageRow(Cells):
 
     TABLE: ClassVar[str] = "stages"
 
-    stage: Annotated[str, "pretrain, source (the proxy's features), align or finetune."]
+    stage: Annotated[str, "pretrain, source (the proxy's features), align, adapt or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     fold: Annotated[int | None, _FOLD] = None
     key: Annotated[str, "Key of the stage: hash of all that its result depends on."]

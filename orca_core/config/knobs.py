@@ -96,12 +96,13 @@ class ValidationConfig(_Part):
 class EmbedderConfig(_Part):
     """The new input layer."""
 
-    init: Literal["pretrained", "random", "reference", "pretrained-third-row"] = Field(
+    init: Literal["pretrained", "random", "reference", "pretrained-third-row", "matched"] = Field(
         "pretrained",
         description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
         "or draw everything at random. `reference` does what the reference code does: with `align.epochs` > 0 it copies what `pretrained` "
         "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body. `pretrained-third-row` copies "
-        "what `pretrained` copies, with positions counted like that.",
+        "what `pretrained` copies, with positions counted like that. `matched` starts like `pretrained` and then, without training, gives the "
+        "embedder's features on the training samples the mean and covariance of the proxy's, in closed form (arXiv 1511.05547).",
     )
     weights: str | None = Field(
         None,
@@ -128,6 +129,12 @@ class CommonAlignConfig(_Part):
         "otdd-exact",
         description="The distance to minimise. Two controls read no proxy: `dispersion` moves the target's own classes apart; `none` takes "
         "as many steps on the task's own loss, through the frozen body and a predictor that is thrown away.",
+    )
+    gradient: Literal["sum", "project"] = Field(
+        "sum",
+        description="How the joint form combines the gradients of the task's loss and of the weighted distance, batch by batch: their "
+        "`sum`; or `project`: where they work against each other (negative inner product in the embedder), each is first projected onto "
+        "the plane normal to the other (PCGrad, arXiv 2001.06782).",
     )
     agreement: bool = Field(
         False,
@@ -214,6 +221,25 @@ class MixConfig(_Part):
         if self.end_share > self.share:
             raise broken_rule("end_share", f"must be at most mix.share ({self.share:g})", self.end_share)
         return self
+
+
+class AdaptConfig(_Part):
+    """Between alignment and fine-tuning: masked reconstruction of the target's training inputs, without labels."""
+
+    epochs: Epochs = Field(
+        0,
+        description="Passes over the training inputs in which masked parts are reconstructed, before fine-tuning; no label is read. 0 = none.",
+    )
+    train: Literal["all", "embedder"] = Field(
+        "all", description="What trains beside the linear decoder, which is thrown away: embedder and body, or the embedder alone."
+    )
+    lr: Positive = Field(1e-4, description="Learning rate of this stage, constant.")
+    batch_size: Count = Field(32, description="Samples per step of this stage.")
+    mask: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5,
+        description="Share of a sample's tokens whose input values are replaced by 0 and reconstructed: this share of them, rounded, at "
+        "least one.",
+    )
 
 
 class FinetuneConfig(_Part):
@@ -311,6 +337,11 @@ class TrialConfig(_Part):
         None,
         description="Number of training samples to use, drawn by `split_seed`; null = all. Inputs stay scaled by the whole training part.",
     )
+    reversed: bool = Field(
+        False,
+        description="Read every input from its end: series reversed, images and fields along both axes, and dense targets with them "
+        "(arXiv 2510.05278). `sweeper soup --kind flip` averages the answers of a pair of such trials.",
+    )
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
     valid_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
@@ -330,6 +361,7 @@ class TrialConfig(_Part):
     pretrain: PretrainConfig = PretrainConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     align: AlignConfig = AlignConfig()
+    adapt: AdaptConfig = AdaptConfig()
     freezing: str | tuple[Phase, ...] = Field(
         "full", description="What trains, and when: a name (`full`, `frozen-body`, `frozen-body:5`, ...) or a list of phases."
     )
@@ -445,7 +477,8 @@ class TrialConfig(_Part):
     @property
     def reads_proxy(self) -> bool:
         """Whether the trial reads a proxy at all."""
-        return self.mixes or ((self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy")
+        compares = (self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy"
+        return compares or self.matches or self.mixes
 
     @property
     def mixes(self) -> bool:
@@ -453,3 +486,13 @@ class TrialConfig(_Part):
         if self.mix.share == 0 or self.body_spec.is_bodiless:
             return False
         return any(phase.train != ("predictor",) for phase in self.phases)
+
+    @property
+    def matches(self) -> bool:
+        """Whether the embedder starts with the moments of the proxy's features."""
+        return self.embedder.init == "matched" and self.embedder.weights is None and not self.body_spec.is_bodiless
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the model is adapted to the target's inputs before fine-tuning."""
+        return self.adapt.epochs > 0 and not self.body_spec.is_bodiless

@@ -18,6 +18,7 @@ from orca_core.bodies.loading import LoadedBody, random_body
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.groups import body_group
 from orca_core.model.embedder import Embedder, ImageEmbedder, load_weights, make_embedder
+from orca_core.model.matching import prepare_matching
 from orca_core.model.predictor import make_predictor
 from orca_core.seeding import seeded
 from orca_core.settings import Settings
@@ -26,12 +27,15 @@ from orca_core.settings import Settings
 def build_embedder(settings: Settings, loaded: LoadedBody, input_shape: tuple[int, ...]) -> Embedder:
     """The embedder of a trial as it starts, before any alignment; drawn by the seed, or read from a file.
 
+    With `embedder.init: matched` it is the embedder before `match_moments`, which needs data.
+
     Args:
         settings: Of alignment or of fine-tuning.
         loaded: The body, whose own embedding it may copy.
         input_shape: (channels, length) or (channels, height, width).
     """
     geometry, init = loaded.body.geometry, settings["embedder.init"]
+    copies_all = init.startswith("pretrained") or (init == "matched" and settings["body.weights"] != "random")
     if settings["body.double"]:
         geometry = replace(geometry, max_tokens=geometry.max_tokens // 2)
     positions_from: int | None = None
@@ -45,9 +49,11 @@ def build_embedder(settings: Settings, loaded: LoadedBody, input_shape: tuple[in
             geometry,
             loaded.embedding,
             target_seq_len=settings["embedder.target_seq_len"],
-            pretrained=init.startswith("pretrained") or (init == "reference" and settings.aligned),
+            pretrained=copies_all or (init == "reference" and settings.aligned),
             positions_from=positions_from,
         )
+    if init == "matched":
+        prepare_matching(embedder)
     if settings["embedder.weights"] is not None:
         load_weights(embedder, settings["embedder.weights"])
     return embedder
@@ -61,6 +67,7 @@ class CrossModalModel(nn.Module):
         loaded: The body; copied, so that trials of one process do not share weights.
         input_shape: (channels, length) or (channels, height, width).
         output_shape: (num_classes,) or the shape of a dense target.
+        body_is_adapted: Whether `loaded` has the weights of the stage before, in which layers have been reinitialised already.
         with_adapter: Whether the adapter is inserted; the stages before fine-tuning have none.
     """
 
@@ -71,6 +78,7 @@ class CrossModalModel(nn.Module):
         input_shape: tuple[int, ...],
         output_shape: tuple[int, ...],
         *,
+        body_is_adapted: bool = False,
         with_adapter: bool = True,
     ) -> None:
         super().__init__()
@@ -78,7 +86,7 @@ class CrossModalModel(nn.Module):
         seed = settings["seed"]
         self.embedder = build_embedder(settings, loaded, input_shape)
         self.body = copy.deepcopy(loaded.body)
-        if settings["finetune.reinit_top"]:
+        if settings["finetune.reinit_top"] and not body_is_adapted:
             _reinitialise_top(self.body, random_body(loaded.spec, seed=seed).body, settings["finetune.reinit_top"])
         if isinstance(self.body, DecoderBody):
             self.body.flipped, self.body.doubled = settings["body.flip"], settings["body.double"]

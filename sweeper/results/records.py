@@ -120,7 +120,7 @@ TRIALS: tuple[Column, ...] = (
         "proxy_distance",
         _REAL,
         "Distance from the proxy to the target before any training: OTDD with the labels of both, over at most 500 samples of each, with "
-        "the initial embedder; in squared feature units, and independent of `align_objective`. Null if `align_epochs` is 0.",
+        "the initial embedder; in squared feature units, and independent of `align_objective`. Null if `align_epochs` is 0 or no proxy is read.",
     ),
     Column("proxy_distance_unlabelled", _REAL, "The same without labels: the Sinkhorn divergence of the features."),
     *_COUNTS,
@@ -128,6 +128,7 @@ TRIALS: tuple[Column, ...] = (
     Column("seconds_pretrain", _REAL, "Seconds this trial spent on pretraining; 0 if all of it was reused."),
     Column("seconds_source", _REAL, "The same for the proxy's features."),
     Column("seconds_align", _REAL, "The same for alignment."),
+    Column("seconds_adapt", _REAL, "The same for adaptation to the target's inputs."),
     Column("seconds_finetune", _REAL, "The same for fine-tuning."),
     Column("saved_s", _REAL, "Compute time saved by reuse, in seconds: what the reused stages and epochs took where they were computed."),
     Column(

@@ -58,6 +58,8 @@ def trials_of_all_reads() -> list[TrialConfig]:
         small(align__weight=0.1, align__objective="l2"),
         small(body=GPT2, body__flip=True, body__double=True, body__weights="random", align__epochs=1),
         small("digits", freezing="surgical:1", finetune__reinit_top=1, finetune__scoring="chunks", finetune__checkpointing=True),
+        small(body=GPT2, align__epochs=1, align__objective="none", adapt__epochs=1, embedder__init="matched"),
+        small(align__epochs=1, align__objective="sliced-wasserstein", align__agreement=True, align__weight=0.1, align__gradient="project"),
         small(reference_data=True, freezing="frozen-both:1", precision="bf16", train_samples=None),
     ]
 
@@ -123,11 +125,13 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "reference_data": ({"task": "nb360/ecg"}, True),
     "embedder.weights": ({}, WINES_START),
     "align.lr_steps": ({}, [1]),
-    "body.flip": ({"body": GPT2}, True),
+    "body.flip": ({"body": GPT2, "align.agreement": True}, True),
     "body.double": ({"body": GPT2}, True),
     "align.momentum": ({"align.optimizer": "sgd"}, 0.5),
     "align.l2_batches": ({"align.objective": "l2"}, "all"),
     "align.lr_from": ({"align.lr": 1e-2, "finetune.lr": 1e-3}, "finetune"),  # to the same rate
+    "align.projections": ({"align.objective": "sliced-wasserstein"}, 20),
+    "finetune.reinit_top": ({"align.agreement": True}, 1),
     "finetune.batch_size": ({"align.class_sampling": "batches"}, 5),
     "finetune.lr": ({"align.lr_from": "finetune"}, 5e-4),
     "align.betas": ({}, [0.9, 0.999]),
