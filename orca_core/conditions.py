@@ -103,4 +103,9 @@ RATE_CHANGES = Condition(
     "`finetune.warmup_epochs` > 0 or `finetune.decay_epochs` is given",
     lambda config: config.finetune.warmup_epochs > 0 or config.finetune.decay_epochs is not None,
 )
+TRAINS_FEATURES = Condition("the embedder or a part of the body trains in some phase", lambda config: config.trains_features)
+MIXES = Condition("`finetune.mixup.alpha` > 0", lambda config: config.finetune.mixup.alpha > 0)
+SMOOTHS = Condition("`finetune.smooth.kind` is r3f or smart", lambda config: config.finetune.smooth.kind != "none")
+SMOOTHS_BY_ASCENT = Condition("`finetune.smooth.kind` is smart", lambda config: config.finetune.smooth.kind == "smart")
+POOLS_TOKENS = Condition("the task is not dense", lambda config: config.task_spec.kind != "dense")
 NO_ADAPTER = Condition("`adapter` is none", lambda config: config.adapter == NONE)

@@ -339,6 +339,14 @@ _TUNING = {
     "layer_decay": ALWAYS,
     "reinit_top": when.PRETRAINED,
     "mixout": when.HAS_BODY & when.NO_ADAPTER,
+    "l2_sp": when.HAS_BODY & when.NO_ADAPTER & when.TRAINS_FEATURES,
+    "distill": when.HAS_BODY & when.TRAINS_FEATURES,
+    "smooth.kind": ALWAYS,
+    "smooth.weight": when.SMOOTHS,
+    "smooth.noise": when.SMOOTHS,
+    "smooth.radius": when.SMOOTHS_BY_ASCENT,
+    "mixup.alpha": ALWAYS,
+    "mixup.place": when.MIXES,
 }
 
 FINETUNE = Declaration(
@@ -352,6 +360,8 @@ FINETUNE = Declaration(
                 knob("precision"),
                 knob("body.flip", when.IS_DECODER),
                 knob("adapter", when.HAS_BODY),
+                knob("predictor.pool", when.POOLS_TOKENS),
+                knob("predictor.head", when.POOLS_TOKENS),
             )
         ),
         "start": Group(_EMBEDDER, inputs=("pretrain", "align", "adapt")),

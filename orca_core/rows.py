@@ -68,6 +68,21 @@ class EpochRow(Cells):
     source_loss: Annotated[
         float | None, "With `mix_share`: cross-entropy of the proxy's labels of mixed sequences, mean over the samples of the epoch."
     ] = None
+    weight_distance: Annotated[
+        float | None,
+        "Squared distance of the trained weights of embedder and body from those that fine-tuning started with, the mean over its batches; "
+        "with `finetune_l2_sp` only.",
+    ] = None
+    body_distance: Annotated[
+        float | None,
+        "Mean squared difference of the body's output from that of the model as fine-tuning started, over the training samples; with "
+        "`finetune_distill` only.",
+    ] = None
+    roughness: Annotated[
+        float | None,
+        "How far outputs move if the embedder's tokens are perturbed, before the weight; the mean over its batches. With "
+        "`finetune_smooth_kind` only.",
+    ] = None
     proxy_distance: Annotated[float | None, "As in `trials`; in epoch 1 of alignment only."] = None
     proxy_distance_unlabelled: Annotated[float | None, "Likewise."] = None
     unconverged: Annotated[

@@ -35,6 +35,8 @@ Purpose = Literal[
     "joint-distance",
     "mix-init",
     "mix",
+    "mixup",
+    "smooth",
     "data-draws",
     "dropout",
     "pretrain-subset",

@@ -16,25 +16,19 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, field_validator, model_validator
 
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import broken_rule
+from orca_core.config.part import Below1, Count, Epochs, NonNegative, Optimizer, Positive, Seed, Share
+from orca_core.config.part import Part as _Part
+from orca_core.config.training_knobs import MixupConfig, PredictorConfig, SmoothConfig
 from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
 from orca_core.errors import ConfigError
 from orca_core.freezing.schedule import Phase, parse_freezing
 from orca_core.tasks import TaskSpec, find_task, spell_task
 from orca_core.tasks.validation import Validation
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Below1 = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Epochs = Annotated[int, Field(ge=0, le=10**6)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Optimizer = Literal["sgd", "adam", "adamw"]
 
 OPTIMIZER_SETTINGS = ("optimizer", "weight_decay", "momentum", "betas")
 """The knobs of an optimiser that alignment and fine-tuning both have, beside the rate."""
@@ -42,10 +36,6 @@ OPTIMIZER_SETTINGS = ("optimizer", "weight_decay", "momentum", "betas")
 
 _FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """YAML has lists, a frozen model has tuples."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class BodyConfig(_Part):
@@ -305,6 +295,18 @@ class FinetuneConfig(_Part):
         0.0,
         description="Probability that, in training, a weight of the body's linear layers is replaced by its initial value (mixout).",
     )
+    l2_sp: NonNegative = Field(
+        0.0,
+        description="Half of this times the squared distance of the weights of embedder and body from those that fine-tuning starts with "
+        "is added to the loss (L2-SP, arXiv 1802.01483). The predictor has no such start and is left out.",
+    )
+    distill: NonNegative = Field(
+        0.0,
+        description="This times the mean squared difference between the body's output and that of the model as fine-tuning starts, aligned "
+        "or not, is added to the loss (as DELTA without attention, arXiv 1901.09229).",
+    )
+    smooth: SmoothConfig = SmoothConfig()
+    mixup: MixupConfig = MixupConfig()
 
     @model_validator(mode="after")
     def _check_rules(self) -> FinetuneConfig:
@@ -370,6 +372,7 @@ class TrialConfig(_Part):
         description="A few new weights inside the frozen body: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `ln_tuning`, `oft`), or "
         "a mapping of `name` and peft options, `{name: lora, r: 4}`.",
     )
+    predictor: PredictorConfig = PredictorConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     mix: MixConfig = MixConfig()
     selection: Literal["valid", "test"] = Field(
@@ -473,6 +476,11 @@ class TrialConfig(_Part):
         if self.align.weight == 0 or self.body_spec.is_bodiless:
             return False
         return any("embedder" in phase.train for phase in self.phases)
+
+    @property
+    def trains_features(self) -> bool:
+        """Whether anything trains, in some phase, besides the predictor."""
+        return any(set(phase.train) != {"predictor"} for phase in self.phases)
 
     @property
     def reads_proxy(self) -> bool:

@@ -12,6 +12,7 @@ from orca_core.bodies import BODILESS, BodySpec, find_body
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
+from orca_core.config.training_faults import training_faults
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, bodiless_faults, parse_freezing
@@ -91,7 +92,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
-    faults += _alignment_faults(config) + _mix_faults(config)
+    faults += _alignment_faults(config) + _mix_faults(config) + training_faults(config)
     if faults or config is None:
         raise ConfigError(faults)
     return config

@@ -7,7 +7,7 @@ says how to add one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.compiling import compiled
 from orca_core.finetuning.evaluation import evaluate
 from orca_core.finetuning.gradients import Losses, add_gradients
+from orca_core.finetuning.precision import autocast
 from orca_core.finetuning.rates import schedule_factor
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.finetuning.selection import BestWeights, Selection
@@ -40,6 +41,10 @@ from orca_core.training.state import pack, unpack
 
 FISHER_SCORES = "surgical.scores"
 """Name, in a state, of the scores that `surgical` has chosen layers by."""
+
+MOST_FEATURES = 2**28
+"""Numbers of tokens' features (1 GiB) that are held at once where embedder and body are frozen. It decides by the data alone, never by
+the memory at hand: features that are computed anew in other batches differ in their last bits."""
 
 
 class Finetuning:
@@ -76,9 +81,10 @@ class Finetuning:
         # As in the reference's data: then one evaluation is both.
         self.valid_is_test = data.valid.equals(data.test)
         self.test = self.valid if self.valid_is_test else _resident(device, data.test)
+        # Before blocks are wrapped: the copy of a wrapped block would run the block that it was copied from.
+        self.terms: list[Term] = [*make_terms(Start(settings, self.model, data, device, distance)), *terms]
         if settings["finetune.checkpointing"]:
             checkpoint_blocks(model.body.blocks)
-        self.terms: list[Term] = [*make_terms(Start(settings, self.model, data, device, distance)), *terms]
         self.forward: Callable[..., Any] = compiled(model) if settings["finetune.compile"] else model
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "fp16")
         self.accumulation = make_accumulation(settings, self.scaler)
@@ -181,6 +187,9 @@ class Finetuning:
         inputs, targets = self._moved(x, rows), self._moved(self.train[1], rows)
         if self.data.augment is not None:
             inputs = self.data.augment(inputs, draws)
+        if not self._features_are_fixed:
+            with self._autocast():
+                inputs = self.data.inputs(inputs)
         batch = Batch(rows, inputs, ((1.0, targets),), passed)
         terms = self._active
         for term in terms:
@@ -261,9 +270,20 @@ class Finetuning:
 
     @property
     def _features_are_fixed(self) -> bool:
-        if self.phase.train != ("predictor",) or self.data.augment is not None:
+        if self.phase.train != ("predictor",) or self.data.augment is not None or not self._features_fit:
             return False
         return not any(term.needs_forward for term in self._active)
+
+    @cached_property
+    def _features_fit(self) -> bool:
+        """Whether the features of all samples are few enough to be held; where they are tokens (attention pooling), they may not be."""
+        if not self.model.predictor.pools_late:
+            return True
+        self.model.eval()
+        with torch.no_grad():
+            shape = self.model.features(self.data.inputs(self.train[0][:1].to(self.device))).shape
+        samples = sum(len(part) for part in (self.train[1], self.valid[1], self.test[1]))
+        return samples * shape.numel() <= MOST_FEATURES
 
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the three splits; with embedder and body frozen, their features, computed once."""
@@ -279,14 +299,17 @@ class Finetuning:
         return train, valid, rest[0] if rest else valid
 
     def _outputs(self, x: Tensor) -> Tensor:
-        return self._pass(x)[0]
+        """Outputs of rows as `_inputs` has them."""
+        with self._autocast():
+            inputs = x if self._features_are_fixed else self.data.inputs(x)
+        return self._pass(inputs)[0]
 
     def _pass(self, x: Tensor, **options: Any) -> tuple[Tensor, ...]:
         """The predictor's outputs, and the embedder's; for fixed features, the features themselves. Options as of `CrossModalModel`."""
         with self._autocast():
             if self._features_are_fixed:
                 return self.model.predictor(x).float(), x
-            outputs, *others = self._forward(self.data.inputs(x), with_tokens=True, **options)
+            outputs, *others = self._forward(x, with_tokens=True, **options)
         return outputs.float(), *others
 
     def _run(self, tokens: Tensor) -> Tensor:
@@ -301,9 +324,7 @@ class Finetuning:
         return self.forward(x, **options)
 
     def _autocast(self) -> torch.autocast:
-        precision = self.settings["precision"]
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype, enabled=precision != "fp32")
+        return autocast(self.settings, self.device)
 
     def _moved(self, values: Tensor, batch: Tensor) -> Tensor:
         """Rows of a set, on the device."""

@@ -98,7 +98,8 @@ class CrossModalModel(nn.Module):
             with seeded(seed, "adapter-init"):
                 self.adapter = Adapter(settings["adapter"], self.body)
         with seeded(seed, "predictor-init"):
-            self.predictor = make_predictor(output_shape, loaded.body.geometry, self.embedder)
+            pool, head = settings["predictor.pool"], settings["predictor.head"]
+            self.predictor = make_predictor(output_shape, loaded.body.geometry, self.embedder, pool, head)
 
     def features(self, x: Tensor) -> Tensor:
         """What the predictor reads: the body's tokens, pooled."""
