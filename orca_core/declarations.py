@@ -240,6 +240,8 @@ def _align_lr(config: TrialConfig, phase: int) -> float:
 _TASK_MODEL = (
     knob("body.flip", when.NEEDS_TASK_LOSS & when.IS_DECODER),
     knob("finetune.reinit_top", when.NEEDS_TASK_LOSS & when.PRETRAINED),
+    knob("predictor.pool", when.NEEDS_TASK_LOSS & when.POOLS_TOKENS),
+    knob("predictor.head", when.NEEDS_TASK_LOSS & when.POOLS_TOKENS),
 )
 """What the model between embedder and task's loss depends on, beside the body: it is the one that fine-tuning starts with."""
 
@@ -283,6 +285,9 @@ ALIGN = Declaration(
                 _RATE_OF_FINETUNING,
                 knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True),
                 knob("align.agreement", when.ALIGNS_BY_DISTANCE),
+                knob("align.task_weight", when.ALIGNS_BY_DISTANCE),
+                knob("align.label_entropy", when.HAS_CLASSES_OF_PROXY),
+                knob("align.label_entropy_form", when.HAS_CLASSES_OF_PROXY & when.HAS_LABEL_ENTROPY),
                 *_TASK_MODEL,
             )
         ),

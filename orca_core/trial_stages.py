@@ -42,7 +42,6 @@ from orca_core.tasks.validation import Validation
 from orca_core.trajectory import Trajectory, advance, rows_of
 from orca_core.workbench import Workbench
 
-
 _BATCH = 256
 
 
@@ -133,13 +132,15 @@ class TrialStages:
         def build() -> Alignment:
             data, body, device = load_data(settings), self.load_body(settings, pretrained), self._device_of(stage)
             features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
-            if settings["align.objective"] == "none" or settings["align.agreement"]:
-                model = CrossModalModel(settings, body, *shapes_of(data), with_adapter=False)
-                embedder = model.embedder
-            else:
-                model, embedder = None, build_embedder(settings, body, data.input_shape)
-            start_matched(settings, embedder.to(device), data, source)
-            return Alignment(settings, embedder, *features, data, device, model)
+            if not self.config.needs_task_model:
+                embedder = build_embedder(settings, body, data.input_shape)
+                start_matched(settings, embedder.to(device), data, source)
+                return Alignment(settings, embedder, *features, data, device)
+            model = CrossModalModel(settings, body, *shapes_of(data), with_adapter=False)
+            start_matched(settings, model.embedder.to(device), data, source)
+            reads_tokens = settings["align.objective"] == "bilevel" or settings["align.label_entropy"]
+            tokens = self.source_tokens(model, data, pretrained, device) if reads_tokens else None
+            return Alignment(settings, model.embedder, *features, data, device, model, tokens)
 
         artifact = yield from self._advance(stage, build)
         return artifact

@@ -23,6 +23,7 @@ from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import broken_rule
 from orca_core.config.part import Below1, Count, Epochs, NonNegative, Optimizer, Positive, Seed, Share
 from orca_core.config.part import Part as _Part
+from orca_core.config.successor_knobs import MixConfig
 from orca_core.config.training_knobs import MixupConfig, PredictorConfig, SmoothConfig
 from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
 from orca_core.errors import ConfigError
@@ -132,6 +133,23 @@ class CommonAlignConfig(_Part):
         "(`gradient_cosine`). It costs a backward pass through the body in each step of alignment and each batch of the joint form, and "
         "changes nothing else.",
     )
+    task_weight: NonNegative = Field(
+        0.0,
+        description="Alignment also minimises `task_weight` times the task's own loss, through the frozen body and a predictor that is "
+        "thrown away; of `bilevel`, the loss after its inner steps. It asks whether an embedder that serves the task already starts "
+        "better.",
+    )
+    label_entropy: NonNegative = Field(
+        0.0,
+        description="Alignment also minimises `label_entropy` times the entropy of the proxy's labels, as a classifier of the proxy reads "
+        "them from target samples, given the target's label (feature-label distortion of RECRAFT, arXiv 2601.18231). It asks whether "
+        "closeness helps only where classes fall into classes.",
+    )
+    label_entropy_form: Literal["conditional", "information"] = Field(
+        "conditional",
+        description="`conditional`: that entropy. `information`: less the entropy of the proxy's labels over all classes, so that it does "
+        "not fall where all samples go to one class of the proxy.",
+    )
     class_samples: Count = Field(128, description="Maximum number of samples of each class that enter the distance in one epoch.")
     class_sampling: Literal["exact", "batches"] = Field(
         "exact",
@@ -178,39 +196,6 @@ else:
         "AlignConfig", __base__=CommonAlignConfig, __doc__=CommonAlignConfig.__doc__, __module__=__name__, **distance_knobs()
     )
     """`align.*`: the knobs that all distances share, and those that a distance declares for itself."""
-
-
-class MixConfig(_Part):
-    """Patch replacement of PaRe, in fine-tuning: a second pass of each batch in which tokens of the proxy replace some of the target's."""
-
-    share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0,
-        description="Share of the tokens of a mixed sequence that are the proxy's, in the first epoch (PaRe, arXiv 2406.09003). 0 = no "
-        "mixing. It asks whether a way of intermediate modalities, from the proxy's to the target's, makes fine-tuning better.",
-    )
-    end_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="Share to which it falls, linearly, at most `share`; the mixed pass ends where no token is left to replace."
-    )
-    epochs: Positive = Field(10.0, description="Epochs of fine-tuning over which the share falls; afterwards it stays at `end_share`.")
-    weight: Positive = Field(
-        1.0, description="Weight of the loss of the mixed pass; PaRe's code has 1 for images and 0.1 for series."
-    )
-    gate: Literal["learned", "random"] = Field(
-        "learned",
-        description="Which tokens are kept and which of the proxy's are taken: the best by a gate that trains along, or any, as a control "
-        "of the gate.",
-    )
-    gate_epochs: Epochs = Field(
-        10,
-        description="Epochs in which they are drawn by the gate's scores, and the gate learns; afterwards the best are taken. PaRe's code "
-        "has 10 for images and 5 for series.",
-    )
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> MixConfig:
-        if self.end_share > self.share:
-            raise broken_rule("end_share", f"must be at most mix.share ({self.share:g})", self.end_share)
-        return self
 
 
 class AdaptConfig(_Part):
@@ -485,8 +470,14 @@ class TrialConfig(_Part):
     @property
     def reads_proxy(self) -> bool:
         """Whether the trial reads a proxy at all."""
-        compares = (self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy"
+        compares = (self.aligns or self.aligns_jointly) and find_distance(self.align.objective).reads_proxy
         return compares or self.matches or self.mixes
+
+    @property
+    def needs_task_model(self) -> bool:
+        """Whether alignment needs body and predictor, and not the embedder alone."""
+        align = self.align
+        return align.objective in ("none", "bilevel") or align.agreement or align.task_weight > 0 or align.label_entropy > 0
 
     @property
     def mixes(self) -> bool:

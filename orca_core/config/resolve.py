@@ -12,6 +12,7 @@ from orca_core.bodies import BODILESS, BodySpec, find_body
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
+from orca_core.config.successor_faults import successor_faults
 from orca_core.config.training_faults import training_faults
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
@@ -92,7 +93,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
-    faults += _alignment_faults(config) + _mix_faults(config) + training_faults(config)
+    faults += _alignment_faults(config) + successor_faults(config) + training_faults(config)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -179,28 +180,6 @@ def _alignment_faults(config: TrialConfig | None) -> list[Fault]:
         return []
     remedy = "Fine-tuning minimises the task's loss anyway. Set align.weight to 0, or take another objective."
     return [Fault("align.weight", "must be 0 with align.objective none, which has no distance", config.align.weight, remedy)]
-
-
-def _mix_faults(config: TrialConfig | None) -> list[Fault]:
-    """Faults of patch replacement with other knobs."""
-    if config is None or not config.mixes:
-        return []
-    faults, share = [], config.mix.share
-    if config.finetune.mixout:
-        faults.append(Fault("mix.share", "must be 0 with finetune.mixout, whose weights exist in the other pass only", share))
-    if config.precision == "fp16":
-        rule = "must be 0 with precision fp16, whose scaled gradients its layers do not take"
-        faults.append(Fault("mix.share", rule, share, "Take bf16."))
-    return faults + _token_faults(config, "mix.share", share)
-
-
-def _token_faults(config: TrialConfig, path: str, value: Any) -> list[Fault]:
-    """The fault of a proxy that has no tokens, where a knob needs them."""
-    proxy = find_proxy(config.proxy)
-    if not proxy.matched and proxy.width is None:
-        return []
-    remedy = f"{path} = {value} needs samples that the body reads; this proxy has features, or their moments, alone."
-    return [Fault("proxy", "must be a proxy with samples", config.proxy, remedy)]
 
 
 def _validation_faults(config: TrialConfig | None, spec: TaskSpec | None) -> list[Fault]:
