@@ -202,18 +202,26 @@ def _distance_version(config: TrialConfig, phase: int) -> int:
     return find_distance(config.align.objective).version
 
 
-_DISTANCE = (
-    knob("align.objective"),
-    *(knob(f"align.{name}", when.objective_is(*owners)) for name, owners in knob_owners().items()),
-    Read(
-        "align.objective.version",
-        "align.objective",
-        _distance_version,
-        _distance_version,
-        Condition("", lambda config: _distance_version(config, 0) > 1),
-        key_name="align.objective.version",
-    ),
+_OBJECTIVE = knob("align.objective")
+_OBJECTIVE_VERSION = Read(
+    "align.objective.version",
+    "align.objective",
+    _distance_version,
+    _distance_version,
+    Condition("", lambda config: _distance_version(config, 0) > 1),
+    key_name="align.objective.version",
 )
+
+
+def _of_objectives(*compares: str) -> tuple[Read, ...]:
+    """The knobs that some kinds of objectives have of their own."""
+    owned = {name: [owner for owner in owners if find_distance(owner).compares in compares] for name, owners in knob_owners().items()}
+    return tuple(knob(f"align.{name}", when.objective_is(*owners)) for name, owners in owned.items() if owners)
+
+
+_DISTANCE = (_OBJECTIVE, *_of_objectives("proxy", "classes", "nothing", "body"), _OBJECTIVE_VERSION)
+_JOINT_DISTANCE = (_OBJECTIVE, *_of_objectives("proxy", "classes", "nothing"), _OBJECTIVE_VERSION)
+"""What fine-tuning can minimise, too: not the bi-level objective."""
 
 _STEPS = tuple(
     knob(f"align.{name}", condition)
@@ -373,7 +381,7 @@ FINETUNE = Declaration(
         "matched": _MATCHED,
         "": Group((_PHASES,)),
         "joint": Group(
-            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY
+            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_JOINT_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY
         ),
         "mix": Group(
             (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -11,6 +11,7 @@ from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
 from orca_core.bodies import BODILESS, BodySpec, find_body
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
+from orca_core.config.methods import Method, method_defaults
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
 from orca_core.config.successor_faults import successor_faults
 from orca_core.config.training_faults import training_faults
@@ -52,7 +53,7 @@ _PUBLISHED_WIDTH = 768
 def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A complete config from a user's settings, nested or dotted.
 
-    The task's recipe provides the defaults, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named body, the
+    The task's recipe provides the defaults, then `method`, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named body, the
     recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults
     to the recipe's if the body can embed it, otherwise to the default of the body's modality. A bodiless arm reads no proxy.
 
@@ -72,7 +73,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         of_recipe = flatten(recipes[recipe])
         wrong = unknown_knobs(of_recipe)
         faults += [Fault(fault.path, f"{fault.rule}, in the recipe {recipe} of {spec.name}", fault.value, fault.remedy) for fault in wrong]
-        values = of_recipe | {"recipe": recipe} | _reference_behaviour(given) | given
+        values = of_recipe | {"recipe": recipe} | _of_method(spec, of_recipe | given) | _reference_behaviour(given) | given
         if isinstance(values["recipe"], str) and values["recipe"] != recipe:
             faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], recipes)))
     _checked("embedder.weights", values, check_weights_file, faults)
@@ -97,6 +98,12 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     if faults or config is None:
         raise ConfigError(faults)
     return config
+
+
+def _of_method(spec: TaskSpec, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that `method` sets; none without a method, or for one that the model refuses."""
+    name = values.get("method")
+    return method_defaults(name, spec.dims, spec.kind, values) if name in get_args(Method) else {}
 
 
 def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:
