@@ -155,7 +155,8 @@ class TrialStages:
 
         def build() -> Adaptation:
             data, device = load_data(settings), self._device_of(stage)
-            model = CrossModalModel(settings, self.load_body(settings, pretrained), *shapes_of(data), with_adapter=False)
+            body, shapes = self.load_body(settings, pretrained), shapes_of(data)
+            model = CrossModalModel(settings, body, *shapes, with_adapter=False, with_predictor=False)
             self._start_embedder(settings, model.embedder, source, aligned, data)
             return Adaptation(settings, model, data, device)
 

@@ -43,7 +43,7 @@ class Adaptation:
 
     Args:
         settings: Of the stage.
-        model: Embedder (aligned or not) and body are trained in place; its predictor is not used.
+        model: Embedder (aligned or not) and body are trained in place; it needs no predictor.
         data: The task's data; only the inputs of its training split are used.
         device: Where to train.
     """

@@ -94,7 +94,8 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
-    faults += _alignment_faults(config) + successor_faults(config) + training_faults(config)
+    faults += _alignment_faults(config) + successor_faults(config)
+    faults += training_faults(config)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -182,9 +183,16 @@ def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fau
 
 
 def _alignment_faults(config: TrialConfig | None) -> list[Fault]:
-    """Faults of an objective of alignment in the joint form."""
-    if config is None or config.align.objective != "none" or not config.align.weight:
+    """Faults of the joint form of alignment."""
+    if config is None or not config.align.weight:
         return []
+    if config.align.objective != "none":
+        splits = {"align.gradient project": config.align.gradient == "project", "align.agreement": config.align.agreement}
+        asked = [name for name, holds in splits.items() if holds]
+        if not asked or not config.finetune.compile:
+            return []
+        rule = f"must be false with {' or '.join(asked)}: a compiled pass keeps nothing for a second gradient"
+        return [Fault("finetune.compile", rule, True)]
     remedy = "Fine-tuning minimises the task's loss anyway. Set align.weight to 0, or take another objective."
     return [Fault("align.weight", "must be 0 with align.objective none, which has no distance", config.align.weight, remedy)]
 

@@ -19,7 +19,7 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.groups import body_group
 from orca_core.model.embedder import Embedder, ImageEmbedder, load_weights, make_embedder
 from orca_core.model.matching import prepare_matching
-from orca_core.model.predictor import make_predictor
+from orca_core.model.predictor import Predictor, make_predictor
 from orca_core.seeding import seeded
 from orca_core.settings import Settings
 
@@ -69,7 +69,10 @@ class CrossModalModel(nn.Module):
         output_shape: (num_classes,) or the shape of a dense target.
         body_is_adapted: Whether `loaded` has the weights of the stage before, in which layers have been reinitialised already.
         with_adapter: Whether the adapter is inserted; the stages before fine-tuning have none.
+        with_predictor: Whether it has a predictor; without one it is embedder and body.
     """
+
+    predictor: Predictor
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class CrossModalModel(nn.Module):
         *,
         body_is_adapted: bool = False,
         with_adapter: bool = True,
+        with_predictor: bool = True,
     ) -> None:
         super().__init__()
         self.input_shape, self.output_shape = input_shape, output_shape
@@ -97,6 +101,8 @@ class CrossModalModel(nn.Module):
         if with_adapter and settings["adapter"] != NONE:
             with seeded(seed, "adapter-init"):
                 self.adapter = Adapter(settings["adapter"], self.body)
+        if not with_predictor:
+            return
         with seeded(seed, "predictor-init"):
             pool, head = settings["predictor.pool"], settings["predictor.head"]
             self.predictor = make_predictor(output_shape, loaded.body.geometry, self.embedder, pool, head)

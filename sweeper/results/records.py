@@ -104,10 +104,16 @@ TRIALS: tuple[Column, ...] = (
     Column("candidate", _COUNT, "Number of the candidate of tuned knobs within the arm, from 0; 0 when nothing is tuned."),
     Column("variant", _TEXT, "Names of the variants that contain the trial, joined by commas; null in sweeps without named variants."),
     Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
-    Column("derived_by", _TEXT, "How a derived row was made: soup-uniform or soup-greedy, averages of fine-tuned weights; else null."),
+    Column(
+        "derived_by",
+        _TEXT,
+        "How a derived row was made: soup-uniform or soup-greedy, averages of fine-tuned weights; wise or wise-body, weights between the "
+        "start and the end of one fine-tuning; else null.",
+    ),
     Column("members", pa.list_(_TEXT), "Of a derived row: the trials that it was made of, those with the lowest validation error first."),
     Column("averaged", pa.list_(_TEXT), "Of a soup: those of `members` whose weights are in the average."),
     Column("shares_start", _FLAG, "Of a soup: whether fine-tuning of all members began with the same weights, bit for bit."),
+    Column("alpha", _REAL, "Of wise and wise-body: where between start and end, from 0, the start, to 1, the end."),
     Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if this sweep ran it."),
     *config_columns(),
     *_SCORES,

@@ -81,7 +81,7 @@ def test_every_epoch_draws_its_own_samples_of_a_class(align):
 
 def test_class_shares_count_the_whole_training_set_and_not_the_sample(align):
     few = align("digits", {"align.class_samples": 4})
-    few.distance = lambda features, draws: (features.sum() * 0 + len(features), None)
+    few.objective.distance = lambda features, draws: (features.sum() * 0 + len(features), None)
     assert few.run_epoch(1).distance == pytest.approx(4.0)
 
 
