@@ -9,6 +9,7 @@ from orca_core.adapters.names import NONE
 from orca_core.bodies.keep import ALL, NOTHING, kept_of_embedding
 from orca_core.config.knobs import TrialConfig
 from orca_core.corpora import objective_of
+from orca_core.distances import find_distance
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,24 @@ IS_CLASSIFICATION = Condition("the task is a classification", lambda config: con
 ALIGNS = Condition("`align.epochs` > 0", lambda config: config.aligns)
 READS_PROXY = Condition(
     "an `align.objective` that compares with the proxy is minimised (`align.epochs` > 0, or `align.weight` > 0 and the embedder trains in "
-    "some phase), or `embedder.init` is matched",
+    "some phase), or `embedder.init` is matched, or `mix.share` > 0",
     lambda config: config.reads_proxy,
 )
+ALIGNS_TO_PROXY = Condition(
+    "`align.objective` compares with the proxy", lambda config: find_distance(config.align.objective).reads_proxy
+)
 MATCHES = Condition("`embedder.init` is matched", lambda config: config.matches)
+MIXES_PROXY = Condition("`mix.share` > 0 and embedder or body train in some phase", lambda config: config.mixes)
+GATE_LEARNS = Condition("`mix.gate` is learned", lambda config: config.mix.gate == "learned")
 ADAPTS = Condition("`adapt.epochs` > 0", lambda config: config.adapts)
 NEEDS_TASK_LOSS = Condition(
-    "`align.objective` is none or `align.agreement` is true",
-    lambda config: config.align.objective == "none" or config.align.agreement,
+    "`align.objective` is none or bilevel, or `align.agreement` is true, or `align.task_weight` or `align.label_entropy` is above 0",
+    lambda config: config.needs_task_model,
 )
+HAS_CLASSES_OF_PROXY = Condition(
+    "`align.objective` is a distance to the proxy", lambda config: find_distance(config.align.objective).compares == "proxy"
+)
+HAS_LABEL_ENTROPY = Condition("`align.label_entropy` > 0", lambda config: config.align.label_entropy > 0)
 ALIGNS_BY_DISTANCE = Condition("`align.objective` is not none", lambda config: config.align.objective != "none")
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")

@@ -255,25 +255,33 @@ def _distance_version(config: TrialConfig, phase: int) -> int:
     return find_distance(config.align.objective).version
 
 
-_DISTANCE = (
-    knob("align.objective"),
-    *(knob(f"align.{name}", when.objective_is(*owners)) for name, owners in knob_owners().items()),
-    Read(
-        "align.objective.version",
-        "align.objective",
-        _distance_version,
-        _distance_version,
-        Condition("", lambda config: _distance_version(config, 0) > 1),
-        key_name="align.objective.version",
-    ),
+_OBJECTIVE = knob("align.objective")
+_OBJECTIVE_VERSION = Read(
+    "align.objective.version",
+    "align.objective",
+    _distance_version,
+    _distance_version,
+    Condition("", lambda config: _distance_version(config, 0) > 1),
+    key_name="align.objective.version",
 )
+
+
+def _of_objectives(*compares: str) -> tuple[Read, ...]:
+    """The knobs that some kinds of objectives have of their own."""
+    owned = {name: [owner for owner in owners if find_distance(owner).compares in compares] for name, owners in knob_owners().items()}
+    return tuple(knob(f"align.{name}", when.objective_is(*owners)) for name, owners in owned.items() if owners)
+
+
+_DISTANCE = (_OBJECTIVE, *_of_objectives("proxy", "classes", "nothing", "body"), _OBJECTIVE_VERSION)
+_JOINT_DISTANCE = (_OBJECTIVE, *_of_objectives("proxy", "classes", "nothing"), _OBJECTIVE_VERSION)
+"""What fine-tuning can minimise, too: not the bi-level objective."""
 
 _STEPS = tuple(
     knob(f"align.{name}", condition)
     for name, condition in {
         "class_samples": ALWAYS,
         "class_sampling": ALWAYS,
-        "proxy_samples": when.READS_PROXY,
+        "proxy_samples": when.ALIGNS_TO_PROXY,
         "lr_from": ALWAYS,
         "optimizer": ALWAYS,
         "weight_decay": ALWAYS,
@@ -360,6 +368,9 @@ ALIGN = Declaration(
                 _RATE_OF_FINETUNING,
                 knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True),
                 knob("align.agreement", when.ALIGNS_BY_DISTANCE),
+                knob("align.task_weight", when.ALIGNS_BY_DISTANCE),
+                knob("align.label_entropy", when.HAS_CLASSES_OF_PROXY),
+                knob("align.label_entropy_form", when.HAS_CLASSES_OF_PROXY & when.HAS_LABEL_ENTROPY),
                 *_TASK_MODEL,
             )
         ),
@@ -445,9 +456,17 @@ FINETUNE = Declaration(
         "matched": _MATCHED,
         "": Group((_PHASES,)),
         "joint": Group(
-            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE),
+            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_JOINT_DISTANCE),
             inputs=("source",),
             when=when.ALIGNS_JOINTLY,
+        ),
+        "mix": Group(
+            (
+                *(knob(f"mix.{name}") for name in ("share", "end_share", "epochs", "weight", "gate")),
+                knob("mix.gate_epochs", when.GATE_LEARNS),
+            ),
+            inputs=("source",),
+            when=when.MIXES_PROXY,
         ),
     },
     length="finetune.epochs",

@@ -62,6 +62,21 @@ class EpochRow(Cells):
         "against each other. With `align_agreement`; of fine-tuning with `align_weight` the mean over its batches, also with "
         "`align_gradient` project.",
     ] = None
+    knowledge_loss: Annotated[
+        float | None,
+        "With `align_objective` bilevel: how far the proxy's classes are from being tight and spread in the body's features, after the "
+        "inner steps; null while the embedder warms up. Lower is better.",
+    ] = None
+    label_entropy: Annotated[
+        float | None,
+        "With `align_label_entropy`: entropy of the proxy's labels given the target's, in nats; with information, less that of all.",
+    ] = None
+    mixed_share: Annotated[
+        float | None, "With `mix_share`: share of the tokens of a mixed sequence that are the proxy's; null once there are none."
+    ] = None
+    source_loss: Annotated[
+        float | None, "With `mix_share`: cross-entropy of the proxy's labels of mixed sequences, mean over the samples of the epoch."
+    ] = None
     weight_distance: Annotated[
         float | None,
         "Squared distance of the trained weights of embedder and body from those that fine-tuning started with, the mean over its batches; "

@@ -34,6 +34,8 @@ Purpose = Literal[
     "adapt-order",
     "adapt-mask",
     "joint-distance",
+    "mix-init",
+    "mix",
     "mixup",
     "smooth",
     "data-draws",

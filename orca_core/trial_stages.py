@@ -15,6 +15,7 @@ from orca_core.adaptation.loop import Adaptation, adapted_body
 from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
+from orca_core.alignment.source_tokens import SourceTokens
 from orca_core.bodies.keep import ALL
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrained, pretrained_mini, random_body, shuffled_body
 from orca_core.config.knobs import TrialConfig
@@ -22,6 +23,8 @@ from orca_core.declarations import STAGES, Kind
 from orca_core.errors import DataError, nearest
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
+from orca_core.finetuning.terms.base import Term
+from orca_core.finetuning.terms.mixing import Mixing
 from orca_core.keeping import Shapes, shapes_of
 from orca_core.model.cross_modal import CrossModalModel, build_body, build_embedder
 from orca_core.model.embedder import Embedder
@@ -140,13 +143,15 @@ class TrialStages:
         def build() -> Alignment:
             data, body, device = load_data(settings), self.load_body(settings, pretrained), self._device_of(stage)
             features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
-            if settings["align.objective"] == "none" or settings["align.agreement"]:
-                model = CrossModalModel(settings, body, *shapes_of(data), with_adapter=False)
-                embedder = model.embedder
-            else:
-                model, embedder = None, build_embedder(settings, body, data.input_shape)
-            start_matched(settings, embedder.to(device), data, source)
-            return Alignment(settings, embedder, *features, data, device, model)
+            if not self.config.needs_task_model:
+                embedder = build_embedder(settings, body, data.input_shape)
+                start_matched(settings, embedder.to(device), data, source)
+                return Alignment(settings, embedder, *features, data, device)
+            model = CrossModalModel(settings, body, *shapes_of(data), with_adapter=False)
+            start_matched(settings, model.embedder.to(device), data, source)
+            reads_tokens = settings["align.objective"] == "bilevel" or settings["align.label_entropy"]
+            tokens = self.source_tokens(model, data, pretrained, device) if reads_tokens else None
+            return Alignment(settings, model.embedder, *features, data, device, model, tokens)
 
         artifact = yield from self._advance(stage, build)
         return artifact
@@ -236,7 +241,8 @@ class TrialStages:
                 nonlocal tuning
                 if tuning is None:
                     distance = self.batch_distance(settings, data, source)
-                    tuning = Finetuning(settings, model, data, self._device_of(stage), selection=held, distance=distance)
+                    terms = self.terms(settings, model, data, pretrained, self._device_of(stage))
+                    tuning = Finetuning(settings, model, data, self._device_of(stage), selection=held, distance=distance, terms=terms)
                 if before is not None:
                     tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
                 tuning.start_phase(settings)
@@ -264,6 +270,23 @@ class TrialStages:
         if weights == "shuffled":
             return shuffled_body(loaded, seed=settings["seed"])
         return loaded if keep == ALL else partly_pretrained(loaded, keep, seed=settings["seed"], dropout=dropout)
+
+    def terms(
+        self, settings: Settings, model: CrossModalModel, data: TaskData, pretrained: Artifact | None, device: torch.device
+    ) -> list[Term]:
+        """What fine-tuning does with the proxy's tokens."""
+        if not settings["mix.share"]:
+            return []
+        return [Mixing(settings, model, data, self.source_tokens(model, data, pretrained, device))]
+
+    def source_tokens(self, model: CrossModalModel, data: TaskData, pretrained: Artifact | None, device: torch.device) -> SourceTokens:
+        """The proxy as the body's own embedding gives it to the body, in samples of as many tokens as the embedder makes."""
+        source = Settings.of(self.config, "source")
+        with torch.no_grad():
+            first = data.inputs(torch.from_numpy(data.train.x[:1]).to(device))
+            length = model.embedder.to(device)(first).shape[1]
+        proxy, body = find_proxy(source["proxy"]), self.load_body(source, pretrained)
+        return SourceTokens(proxy, body, samples=source["align.proxy_samples"], length=length, seed=source["seed"], device=device)
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
         """The distance to the proxy, if fine-tuning minimises it too."""

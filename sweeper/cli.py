@@ -344,6 +344,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "tasks": tasks,
         "proxies": proxies,
         "bodies": bodies,
+        "published": reading.published,
         "schema": schema,
         "help": show_help,
     },

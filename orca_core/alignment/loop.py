@@ -11,11 +11,26 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_core.alignment.agreement import cosine
-from orca_core.alignment.objectives import ClassBatch, Measured, Objective, OfClasses, OfTask, ToProxy, freeze_body, trained_parts
+from orca_core.alignment.bilevel import Bilevel
+from orca_core.alignment.label_entropy import LabelEntropy
+from orca_core.alignment.objectives import (
+    Addition,
+    ClassBatch,
+    Measured,
+    Objective,
+    OfClasses,
+    OfTask,
+    ToProxy,
+    WeightedTask,
+    freeze_body,
+    trained_predictor,
+)
 from orca_core.alignment.proxy_distance import distances_at_start
+from orca_core.alignment.source_head import source_head
+from orca_core.alignment.source_tokens import SourceTokens
 from orca_core.distances import find_distance
 from orca_core.distances.sinkhorn import count_unconverged
 from orca_core.distances.spec import Distance, Separation
@@ -66,6 +81,7 @@ class Alignment:
         data: The task's data; only its training split is used.
         device: Where to train.
         model: The whole model, of which `embedder` is a part, where the task's loss is needed; its predictor may train too.
+        tokens: The proxy's tokens, where the body reads them.
     """
 
     def __init__(
@@ -77,6 +93,7 @@ class Alignment:
         data: TaskData,
         device: torch.device,
         model: CrossModalModel | None = None,
+        tokens: SourceTokens | None = None,
     ) -> None:
         self.settings, self.seed, self.device = settings, settings["seed"], device
         self.lr = settings["align.lr"]
@@ -87,8 +104,13 @@ class Alignment:
         self.classes = [torch.from_numpy(np.flatnonzero(labels == label)) for label in np.unique(labels)]
         self.labels, self.source = labels, None if source_x is None or source_y is None else (source_x, source_y)
         self.task = None if model is None else self._task_loss(model.to(device))
+        self.tokens = tokens
         self.objective = self._objective()
-        self.trained = trained_parts(self.objective, self.embedder)
+        self.additions = self._additions()
+        self.predictor = trained_predictor(self.objective, self.additions)
+        self.trained: nn.Module = self.embedder
+        if self.predictor is not None:
+            self.trained = nn.ModuleDict({"embedder": self.embedder, "predictor": self.predictor})
         self.optimizer = make_optimizer(
             settings["align.optimizer"],
             self.trained.parameters(),
@@ -118,6 +140,7 @@ class Alignment:
             unconverged=unconverged.count or None,
             gradient_cosine=agreement,
             **{self.objective.column: measured.value},
+            **measured.columns,
             **at_start,
         )
 
@@ -134,9 +157,27 @@ class Alignment:
             return self.task
         if compares == "classes":
             return OfClasses(self.embedder, prepare_separation(self.settings))
+        if compares == "body":
+            assert self.task is not None, "the inner steps need the whole model"
+            assert self.tokens is not None, "the outer objective needs the proxy's tokens"
+            names = (*find_distance(self.settings["align.objective"]).knobs, "task_weight")
+            options = {name: self.settings[f"align.{name}"] for name in names}
+            return Bilevel(self.task.model, self.task.loss, self.task.targets, self.tokens, options)
         assert self.source is not None, "a distance to the proxy needs its features"
         source_x, source_y = self.source
         return ToProxy(self.embedder, prepare_distance(self.settings, source_x.to(self.device), source_y.to(self.device)))
+
+    def _additions(self) -> list[Addition]:
+        found: list[Addition] = []
+        if self.settings["align.label_entropy"]:
+            assert self.task is not None, "the proxy's labels are read through the body"
+            assert self.tokens is not None, "and its classifier is fitted to the proxy's tokens"
+            model, form = self.task.model, self.settings["align.label_entropy_form"]
+            found.append(LabelEntropy(model, source_head(model.body, self.tokens), self.settings["align.label_entropy"], form))
+        if self.settings["align.task_weight"] and not isinstance(self.objective, OfTask):
+            assert self.task is not None, "the task's loss needs the whole model"
+            found.append(WeightedTask(self.task, self.settings["align.task_weight"]))
+        return found
 
     def _task_loss(self, model: CrossModalModel) -> OfTask:
         """The loss that fine-tuning minimises, without smoothing."""
@@ -150,14 +191,17 @@ class Alignment:
         draws = generator(self.seed, "align-samples", epoch)
         self.optimizer.param_groups[0]["lr"] = self._rate(epoch)
         self.optimizer.zero_grad()
+        if isinstance(self.objective, Bilevel):
+            self.objective.epoch = epoch
         measured = self.objective.backward(self._batches(draws), draws)
         agreement = None
         if self.settings["align.agreement"]:
             assert self.task is not None, "the task's gradient needs the whole model"
             gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in self.embedder.parameters()]
             agreement = cosine(gradients, self.task.gradients(measured.batches)).item()
+        columns = {addition.column: addition.backward(measured.batches) for addition in self.additions}
         self.optimizer.step()
-        return measured, agreement
+        return measured._replace(columns={**measured.columns, **columns}), agreement
 
     def _batches(self, draws: torch.Generator) -> Iterator[ClassBatch]:
         """The samples of each class, drawn when they are asked for."""
@@ -190,15 +234,15 @@ class Alignment:
     def state(self) -> dict[str, Tensor]:
         """The weights of what trains, the embedder's among them, and the optimiser's state."""
         state = pack("embedder", self.embedder.state_dict()) | optimizer_state(self.optimizer, self.trained)
-        if isinstance(self.objective, OfTask):
-            state |= pack("predictor", self.objective.model.predictor.state_dict())
+        if self.predictor is not None:
+            state |= pack("predictor", self.predictor.state_dict())
         return state
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state."""
         self.embedder.load_state_dict(embedder_weights(tensors))
-        if isinstance(self.objective, OfTask):
-            self.objective.model.predictor.load_state_dict(unpack("predictor", tensors))
+        if self.predictor is not None:
+            self.predictor.load_state_dict(unpack("predictor", tensors))
         load_optimizer_state(self.optimizer, self.trained, tensors)
 
 

@@ -14,7 +14,7 @@ fine-tuning starts with, frozen, without dropout and without an adapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -47,12 +47,14 @@ class Measured(NamedTuple):
     Args:
         value: The objective.
         label_distances: Number of a class -> its distances to the source's classes, where the distance has them.
-        rows: Rows of the samples that took part, by class.
+        batches: The samples that took part, by class.
+        columns: What else a row of the metrics table has of it.
     """
 
     value: float
     label_distances: dict[int, list[float]]
     batches: list[ClassBatch]
+    columns: Mapping[str, float] = {}
 
 
 class Objective(Protocol):
@@ -174,8 +176,38 @@ def freeze_body(model: CrossModalModel) -> None:
         part.train()
 
 
-def trained_parts(objective: Objective, embedder: Embedder) -> nn.Module:
-    """What trains: the embedder, and with the task's loss the predictor."""
-    if isinstance(objective, OfTask):
-        return nn.ModuleDict({"embedder": embedder, "predictor": objective.model.predictor})
-    return embedder
+class Addition(Protocol):
+    """What a step minimises beside its objective, on the same samples."""
+
+    column: str
+
+    def backward(self, batches: Sequence[ClassBatch]) -> float:
+        """Add the weighted gradient to the parameters that train; returns the value, without the weight."""
+
+
+class WeightedTask:
+    """The task's own loss beside a distance.
+
+    Args:
+        task: The loss.
+        weight: Of it.
+    """
+
+    column = "train_loss"
+
+    def __init__(self, task: OfTask, weight: float) -> None:
+        self.task, self.weight = task, weight
+
+    def backward(self, batches: Sequence[ClassBatch]) -> float:
+        total = 0.0
+        for batch in batches:
+            loss = self.task.of(batch)
+            (self.weight * loss).backward()
+            total += loss.item()
+        return total
+
+
+def trained_predictor(objective: Objective, additions: Sequence[Addition]) -> nn.Module | None:
+    """The predictor, if it trains along: with the task's loss."""
+    tasks = [*([objective] if isinstance(objective, OfTask) else []), *(one.task for one in additions if isinstance(one, WeightedTask))]
+    return tasks[0].model.predictor if tasks else None

@@ -22,8 +22,10 @@ from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
 from orca_core.bodies.keep import NOTHING, spell_keep
 from orca_core.config.faults import broken_rule
+from orca_core.config.methods import Method
 from orca_core.config.part import Below1, Count, Epochs, NonNegative, Optimizer, Positive, Seed, Share
 from orca_core.config.part import Part as _Part
+from orca_core.config.successor_knobs import MixConfig
 from orca_core.config.training_knobs import MixupConfig, PredictorConfig, SmoothConfig
 from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
 from orca_core.errors import ConfigError
@@ -160,6 +162,23 @@ class CommonAlignConfig(_Part):
         description="Report, for each epoch, the cosine of the gradients of the distance and of the task's loss in the embedder "
         "(`gradient_cosine`). It costs a backward pass through the body in each step of alignment and each batch of the joint form, and "
         "changes nothing else.",
+    )
+    task_weight: NonNegative = Field(
+        0.0,
+        description="Alignment also minimises `task_weight` times the task's own loss, through the frozen body and a predictor that is "
+        "thrown away; of `bilevel`, the loss after its inner steps. It asks whether an embedder that serves the task already starts "
+        "better.",
+    )
+    label_entropy: NonNegative = Field(
+        0.0,
+        description="Alignment also minimises `label_entropy` times the entropy of the proxy's labels, as a classifier of the proxy reads "
+        "them from target samples, given the target's label (feature-label distortion of RECRAFT, arXiv 2601.18231). It asks whether "
+        "closeness helps only where classes fall into classes.",
+    )
+    label_entropy_form: Literal["conditional", "information"] = Field(
+        "conditional",
+        description="`conditional`: that entropy. `information`: less the entropy of the proxy's labels over all classes, so that it does "
+        "not fall where all samples go to one class of the proxy.",
     )
     class_samples: Count = Field(128, description="Maximum number of samples of each class that enter the distance in one epoch.")
     class_sampling: Literal["exact", "batches"] = Field(
@@ -331,6 +350,12 @@ class TrialConfig(_Part):
         "your own values; see docs/reference.md. Not part of a trial's id; the knobs it sets are. In results: true if all of these are as "
         "in the reference, false if all are at their defaults, otherwise null.",
     )
+    method: Method | None = Field(
+        None,
+        description="Sets the knobs of a published method, as defaults that override the recipe's but not your own values: `naive`, `orca`, "
+        "`pare`, `mona`, `recraft`, `l2g`; see docs/successors.md. Not part of a trial's id; the knobs it sets are. In results: the method "
+        "that the knobs amount to, whoever set them; null if none.",
+    )
     train_samples: Count | None = Field(
         None,
         description="Number of training samples to use, drawn by `split_seed`; null = all. Inputs stay scaled by the whole training part.",
@@ -370,6 +395,7 @@ class TrialConfig(_Part):
     )
     predictor: PredictorConfig = PredictorConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    mix: MixConfig = MixConfig()
     selection: Literal["valid", "test"] = Field(
         "valid",
         description="Split on which the best epoch is chosen; the reference uses `test`. The last epoch's scores are kept too.",
@@ -484,8 +510,22 @@ class TrialConfig(_Part):
 
     @property
     def reads_proxy(self) -> bool:
-        """Whether the trial compares with a proxy at all."""
-        return self.matches or ((self.aligns or self.aligns_jointly) and find_distance(self.align.objective).compares == "proxy")
+        """Whether the trial reads a proxy at all."""
+        compares = (self.aligns or self.aligns_jointly) and find_distance(self.align.objective).reads_proxy
+        return compares or self.matches or self.mixes
+
+    @property
+    def needs_task_model(self) -> bool:
+        """Whether alignment needs body and predictor, and not the embedder alone."""
+        align = self.align
+        return align.objective in ("none", "bilevel") or align.agreement or align.task_weight > 0 or align.label_entropy > 0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether tokens of the proxy replace some of the target's in fine-tuning."""
+        if self.mix.share == 0 or self.body_spec.is_bodiless:
+            return False
+        return any(phase.train != ("predictor",) for phase in self.phases)
 
     @property
     def matches(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -12,7 +12,9 @@ from orca_core.bodies import BODILESS, BodySpec, find_body
 from orca_core.bodies.keep import ALL, kept_layers
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
+from orca_core.config.methods import Method, method_defaults
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
+from orca_core.config.successor_faults import successor_faults
 from orca_core.config.training_faults import training_faults
 from orca_core.corpora import corpus_faults
 from orca_core.datafiles.embedder_weights import check_weights_file
@@ -53,7 +55,7 @@ _PUBLISHED_WIDTH = 768
 def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A complete config from a user's settings, nested or dotted.
 
-    The task's recipe provides the defaults, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named body, the
+    The task's recipe provides the defaults, then `method`, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named body, the
     recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults
     to the recipe's if the body can embed it, otherwise to the default of the body's modality. A bodiless arm reads no proxy.
 
@@ -73,7 +75,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         of_recipe = flatten(recipes[recipe])
         wrong = unknown_knobs(of_recipe)
         faults += [Fault(fault.path, f"{fault.rule}, in the recipe {recipe} of {spec.name}", fault.value, fault.remedy) for fault in wrong]
-        values = of_recipe | {"recipe": recipe} | _reference_behaviour(given) | given
+        values = of_recipe | {"recipe": recipe} | _of_method(spec, of_recipe | given) | _reference_behaviour(given) | given
         if isinstance(values["recipe"], str) and values["recipe"] != recipe:
             faults.append(Fault("recipe", f"must be a recipe of {spec.name}", values["recipe"], nearest(values["recipe"], recipes)))
     _checked("embedder.weights", values, check_weights_file, faults)
@@ -95,7 +97,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     of_schedule = _schedule_faults(values, body, faults)
     faults += of_schedule + _layer_faults(config, body) + _validation_faults(config, spec)
-    faults += _alignment_faults(config) + _keep_faults(config, body)
+    faults += _alignment_faults(config) + _keep_faults(config, body) + successor_faults(config)
     if config is not None and spec is not None and body is not None and not of_schedule:
         faults += training_faults(config)
     if config is not None and body is not None and body.pretrained_here:
@@ -103,6 +105,12 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     if faults or config is None:
         raise ConfigError(faults)
     return config
+
+
+def _of_method(spec: TaskSpec, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that `method` sets; none without a method, or for one that the model refuses."""
+    name = values.get("method")
+    return method_defaults(name, spec.dims, spec.kind, values) if name in get_args(Method) else {}
 
 
 def _reference_behaviour(given: Mapping[str, Any]) -> dict[str, Any]:

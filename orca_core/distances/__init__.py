@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from orca_core.catalogue import Catalogue
-from orca_core.distances.builtin import BUILTIN_DISTANCES, WITHOUT_PROXY
+from orca_core.distances.builtin import BUILTIN_DISTANCES, OF_BODY, WITHOUT_PROXY
 from orca_core.distances.spec import Distance, DistanceSpec, Knob, Separation, is_storable
 from orca_core.plugins import check_reference
 
@@ -41,12 +41,12 @@ __all__ = [
 ]
 
 DISTANCES: dict[str, DistanceSpec] = {spec.name: spec for spec in BUILTIN_DISTANCES}
-"""The built-in distances to the proxy. The controls that read none, `none` and `dispersion`, are in `DISTANCE_CATALOGUE` alone."""
+"""The built-in distances to the proxy. `bilevel` and the controls that read none, `none` and `dispersion`, are in `DISTANCE_CATALOGUE`."""
 
 ALIGN_KNOBS = frozenset(
     {
         *("epochs", "weight", "objective", "class_samples", "class_sampling", "proxy_samples", "lr", "lr_from", "optimizer"),
-        *("agreement", "gradient"),
+        *("agreement", "gradient", "task_weight", "label_entropy", "label_entropy_form"),
         *("optimizer_from", "weight_decay", "momentum", "betas", "lr_steps", "lr_schedule"),
     }
 )
@@ -83,7 +83,7 @@ DISTANCE_CATALOGUE: Catalogue[DistanceSpec] = Catalogue(
     knob="align.objective",
     group="orca_core.distances",
     spec_class=DistanceSpec,
-    builtin=(*DISTANCES.values(), *WITHOUT_PROXY),
+    builtin=(*DISTANCES.values(), OF_BODY, *WITHOUT_PROXY),
     check=_check,
 )
 

@@ -78,6 +78,31 @@ BUILTIN_DISTANCES: tuple[DistanceSpec, ...] = (
     DistanceSpec("l2", "mean L2 distance to random source batches, labels not read", "orca_core.distances.l2_distance:prepare", _L2),
 )
 
+_BILEVEL: Mapping[str, tuple[Any, Any]] = {
+    "inner_lr": (
+        Annotated[float, Field(gt=0, allow_inf_nan=False)],
+        Field(1e-3, description="Rate of the inner steps of bilevel, plain gradient steps of body and predictor on the task."),
+    ),
+    "inner_steps": (Annotated[int, Field(ge=1, le=100)], Field(1, description="Number of inner steps of bilevel.")),
+    "inner_samples": (
+        Annotated[int, Field(ge=2, le=10**6)],
+        Field(64, description="Target samples of the inner steps of bilevel, and proxy samples that the stepped body is judged by."),
+    ),
+    "warmup_epochs": (
+        Annotated[int, Field(ge=0, le=10**6)],
+        Field(0, description="First epochs of bilevel, which minimise the task's loss alone, through the frozen body: a warm-up."),
+    ),
+}
+
+OF_BODY = DistanceSpec(
+    "bilevel",
+    "keeps what the body knows of the proxy through a step on the task (MoNA)",
+    "",
+    _BILEVEL,
+    compares="body",
+)
+"""The bi-level objective, which has its code in `orca_core.alignment.bilevel`."""
+
 WITHOUT_PROXY: tuple[DistanceSpec, ...] = (
     DistanceSpec(
         "dispersion",

@@ -29,8 +29,9 @@ def is_storable(kind: Any) -> bool:
     return get_origin(kind) in (Annotated, Union, UnionType, list, tuple) and bool(arguments) and is_storable(arguments[0])
 
 
-Compares = Literal["proxy", "classes", "nothing"]
-"""What an objective of alignment is of: the target's features and the proxy's, the target's classes among themselves, or no features."""
+Compares = Literal["proxy", "classes", "nothing", "body"]
+"""What an objective of alignment is of: the target's features and the proxy's, the target's classes among themselves, no features, or what
+the body makes of the proxy."""
 
 
 class Distance(Protocol):
@@ -75,8 +76,8 @@ class DistanceSpec:
             the values of `knobs` by name; returns a `Distance`.
         knobs: The distance's own knobs, which become `align.NAME` of a config. Distances may share a knob if they define it alike.
         version: Raised when the code returns other numbers than before for the same features.
-        compares: `proxy` for a distance. The two other objectives are built in: `classes`, whose code is called as `prepare(options)` and
-            returns a `Separation`, and `nothing`, which has no code.
+        compares: `proxy` for a distance. The other objectives are built in: `classes`, whose code is called as `prepare(options)` and
+            returns a `Separation`, and `nothing` and `body`, which have no code here.
     """
 
     name: str
@@ -85,6 +86,11 @@ class DistanceSpec:
     knobs: Mapping[str, Knob] = field(default_factory=dict, hash=False)
     version: int = 1
     compares: Compares = "proxy"
+
+    @property
+    def reads_proxy(self) -> bool:
+        """Whether it needs a proxy."""
+        return self.compares in ("proxy", "body")
 
     def separation(self, options: Mapping[str, Any]) -> Separation:
         """The objective that compares the target's classes; `options` as for `prepared`."""

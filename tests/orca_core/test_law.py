@@ -24,6 +24,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind, Read
 from orca_core.distances import find_distance
+from orca_core.distances.builtin import OF_BODY
 from orca_core.errors import OrcaError
 from orca_core.identity import trial_id, unread_knobs
 from orca_core.pipeline import run_trial
@@ -60,6 +61,9 @@ def trials_of_all_reads() -> list[TrialConfig]:
             **{"finetune.smooth.kind": "smart"},
         ),
         small(body=GPT2, body__flip=True, body__double=True, body__weights="random", align__epochs=1),
+        small("npz:tiny/series.npz", body=BERT, mix__share=0.5, mix__gate_epochs=1),
+        small(align__epochs=1, align__objective="bilevel", align__task_weight=0.5),
+        small(align__epochs=1, align__label_entropy=0.5),
         small("digits", freezing="surgical:1", finetune__reinit_top=1, finetune__scoring="chunks", finetune__checkpointing=True),
         small(body=GPT2, align__epochs=1, align__objective="none", adapt__epochs=1, embedder__init="matched"),
         small(align__epochs=1, align__objective="sliced-wasserstein", align__agreement=True, align__weight=0.1, align__gradient="project"),
@@ -139,6 +143,9 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "align.lr_from": ({"align.lr": 1e-2, "finetune.lr": 1e-3}, "finetune"),  # to the same rate
     "align.projections": ({"align.objective": "sliced-wasserstein"}, 20),
     "finetune.reinit_top": ({"align.agreement": True}, 1),
+    **{f"mix.{name}": ({"mix.share": 0.5}, None) for name in ("end_share", "epochs", "weight", "gate", "gate_epochs")},
+    **{f"align.{name}": ({"align.objective": "bilevel", "align.weight": 0.0}, None) for name in OF_BODY.knobs},
+    "align.label_entropy_form": ({"align.label_entropy": 0.5}, "information"),
     "predictor.pool": ({"align.agreement": True}, "max"),
     "predictor.head": ({"align.agreement": True}, "mlp"),
     "finetune.batch_size": ({"align.class_sampling": "batches"}, 5),

@@ -21,6 +21,7 @@ from sweeper.show.figures import (
     pareto,
     pretraining,
     proxies,
+    published,
     ranks,
     timeline,
 )
@@ -164,6 +165,13 @@ FIGURES = (
         "two complete arms that differ in one of them",
         pareto.read,
         pareto.draw,
+    ),
+    FigureKind(
+        "published",
+        "The best arms beside published values of the same task and score",
+        "a complete arm on a task that `sweeper published` knows",
+        published.read,
+        published.draw,
     ),
     FigureKind(
         "label-distances",
