@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from body_families import HEADS, HIDDEN, IMAGE, LAYERS, PATCH, POSITIONS, VOCABULARY, WIDTH, write_checkpoint
+from transformers import RobertaConfig, RobertaModel
 from trials import run, small
 
-from orca_core.bodies import find_body
+from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies.base import Body, BodyEmbedding
+from orca_core.bodies.families.bert import split_bert
 from orca_core.bodies.keep import PARTS, kept_of_embedding, spell_keep, without_repetition
 from orca_core.bodies.loading import checkpoint_body, partly_pretrained, random_body, shuffled_body
 from orca_core.bodies.parts import kept_names, parts_of, tensors_of
@@ -114,6 +117,25 @@ def test_shuffled_tensors_hold_the_same_numbers_in_another_order(bodies):
         elif not isinstance(tensor, torch.nn.Parameter):
             assert torch.equal(tensor, original[name])
     assert all(torch.equal(tensor, original[name]) for name, tensor in tensors_of(loaded.body, loaded.embedding).items())
+
+
+def build_own(spec: BodySpec, pretrained: bool, dropout: float) -> tuple[Body, BodyEmbedding]:
+    """A body that brings its own code: the tiny RoBERTa's modules, the weights of the pretrained one all 2."""
+    body, embedding = split_bert(RobertaModel(RobertaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)))
+    if pretrained:
+        for parameter in (*body.parameters(), *embedding.parameters()):
+            torch.nn.init.constant_(parameter, 2.0)
+    return body, embedding
+
+
+def test_a_body_that_brings_its_own_code_is_kept_in_part_too():
+    spec = BodySpec("my-body", "a body", "text", build="test_body_parts:build_own")
+    mixed = partly_pretrained(checkpoint_body(spec, spec.digest()), "ffn", seed=1)
+    drawn = random_body(spec, seed=1)
+    others = tensors_of(drawn.body, drawn.embedding)
+    for name, part in parts_of(mixed.body, mixed.embedding).items():
+        tensor = tensors_of(mixed.body, mixed.embedding)[name]
+        assert bool((tensor == 2).all()) if part == "ffn" else torch.equal(tensor, others[name]), name
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2", "vit", "swin"])
