@@ -80,7 +80,7 @@ _FORMS = (
         "hf:NAME_OR_FOLDER",
         r"hf:(.*)",
         hf_body,
-        f"Hugging Face models of text ({_NAMES_OF['text']}) and of images ({_NAMES_OF['images']})",
+        f"Hugging Face models of text ({_NAMES_OF['text']}) and of images ({_NAMES_OF['images']}); NAME@REVISION at a revision",
         {"modality": "text, images"},
     ),
     NameForm("timm:NAME_OR_FOLDER", r"timm:(.*)", timm_body, "Swin, ViT and DeiT of timm", {"modality": "images"}),

@@ -46,7 +46,8 @@ class BodyConfig(_Part):
 
     name: str = Field(
         description="Body: `mini-roberta`, `mini-roberta-small`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, "
-        "`timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, `attention-1`, `transformer-1`, `cnn`."
+        "`hf:NAME@REVISION` for a checkpoint along its pretraining, `timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, "
+        "`attention-1`, `transformer-1`, `cnn`."
     )
     weights: Literal["pretrained", "random", "shuffled"] = Field(
         "pretrained",

@@ -198,6 +198,21 @@ def pretraining(evidence: Evidence) -> Iterator[Finding]:
             yield _finding("more-pretraining", question, comparison, _command(evidence, "pretrain.fraction", least, where))
 
 
+def content_of_pretraining(evidence: Evidence) -> Iterator[Finding]:
+    """Which part of the pretrained weights is needed, and does it matter what they were pretrained on?"""
+    if "body_keep" in evidence.varied and "all" in evidence.levels("body_keep"):
+        where = "body_keep is not null"
+        if comparison := evidence.compare("body.keep", "all", where=where):
+            question = "Which part of the pretrained weights is needed (some parts kept against all of them)?"
+            yield _finding("parts-of-pretraining", question, comparison, _command(evidence, "body.keep", "all", where), "keeping less")
+    corpora = evidence.levels("pretrain_corpus")
+    if "pretrain_corpus" in evidence.varied and "noise" in corpora:
+        where = "pretrain_corpus is not null"
+        if comparison := evidence.compare("pretrain.corpus", "noise", where=where):
+            question = "Does it matter what the body was pretrained on (against noise)?"
+            yield _finding("content-of-pretraining", question, comparison, _command(evidence, "pretrain.corpus", "noise", where))
+
+
 def _unfair_tasks(comparison: Comparison) -> set[Any]:
     """The tasks on which a level and the baseline cannot be compared fairly."""
     return {effect.task for effect in comparison.effects if effect.n and effect.verdict is None}
@@ -315,6 +330,7 @@ QUESTIONS: tuple[Question, ...] = (
     more_alignment,
     what_to_train,
     pretraining,
+    content_of_pretraining,
     variance,
     speed,
     beats_floors,

@@ -10,6 +10,7 @@ from textwrap import fill
 
 from orca_core.bodies import BODY_CATALOGUE, find_body
 from orca_core.catalogue import Catalogue, Spec
+from orca_core.corpora import CORPORA
 from orca_core.datafiles.decoding import is_decoded
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
@@ -252,6 +253,8 @@ def _describe_bodies(name: str | None) -> str:
     shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}
     if spec.is_bodiless:
         shown |= {"family": "bodiless, not pretrained", "layers": spec.num_layers}
+    if spec.corpus:
+        shown |= {"corpora": ", ".join(corpus.name for corpus in CORPORA.values() if spec.modality in corpus.modalities)}
     shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder, "code": spec.build}
     return "\n".join(_format_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
 
