@@ -31,7 +31,6 @@ from orca_core.tasks import TaskData
 from orca_core.trial_stages import TrialStages
 
 KILLED = "the process ended while it measured this moment; `sweeper run --retry-failed` tries again."
-NOT_KEPT = "the fine-tuned weights were not kept."
 
 
 def stored_rows(stage: ProbeStage, store: Store) -> list[ProbeRow] | None:
@@ -106,6 +105,8 @@ def measure(
     killed_at = _killed_at(probes, store)
     states = _States(probes, trial, data, pretrained, aligned, weights)
     for moment, stages in todo.items():
+        if moment == "fine-tuned" and weights is None:
+            continue  # no row either: they count as lacking, see `orca_core.probing.finished`
         if moment == killed_at and not probes.request.retry:
             yield from (_without_value(stage, KILLED) for stage in stages)
         elif stages:
@@ -186,8 +187,6 @@ class _States:
         """The state at a moment."""
         if moment != "start" and self._aligned is None and self._trial.config.aligns:
             raise UnfitError("the aligned embedder is not in the store.")
-        if moment == "fine-tuned" and self._weights is None:
-            raise UnfitError(NOT_KEPT)
         first = self._build(None)
         before = first if moment == "start" or self._aligned is None else self._build(self._aligned)
         model = before
