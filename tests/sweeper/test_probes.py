@@ -23,7 +23,7 @@ SPACE = {
     "name": "probed",
     "floors": False,
     "base": {"task": "openml/187", "body": "transformer-1", "finetune": {"epochs": 2, "warmup_epochs": 0, "decay_epochs": None}},
-    "space": {"freezing": {"grid": ["full", "frozen-body"]}},
+    "space": {"finetune.lr": {"grid": [1e-3, 1e-2]}},
 }
 PROBED = {"probes": ["effective-rank", "cka", "nll", "distance"]}
 SCORES = "select * exclude (seconds, seconds_finetune, started_at, ended_at, run, pid, sequence) from trial_status order by trial"
@@ -125,7 +125,7 @@ def test_taken_over_trials_bring_their_probes(at_once: Path, tmp_path: Path, mon
 
 
 def test_show_lists_the_probes_of_a_trial(at_once: Path) -> None:
-    (trial, *_) = rows_of(at_once, "select trial from trials order by freezing desc")
+    (trial, *_) = rows_of(at_once, "select trial from trials order by trial")
     text = describe_trial(Workspace(at_once), trial["trial"])
     assert "\nprobes\n" in text and "effective-rank  fine-tuned" in text
 
@@ -157,7 +157,7 @@ def test_the_forms_of_the_key() -> None:
         ("cka", "probes.names: must be a list of names of probes, or `all`"),
         ({"names": ["cka"], "samples": 1}, "probes.samples"),
         ({"names": ["cka"], "layers": [-1]}, "probes.layers.0"),
-        ({"names": ["distance"], "proxy": "pydok"}, "probes.proxy: must be a known proxy"),
+        ({"names": ["distance"], "proxy": "pydok"}, "probes.proxy: must be the name of a proxy data set"),
         ({"names": ["cka"], "sample": 3}, "Did you mean 'samples'?"),
     ],
 )
