@@ -158,7 +158,8 @@ def test_every_family_shows_its_attention_and_layers(family: str, tmp_path: Path
     assert all(0 < value < math.log(length + 2) for value in found.values())
     with torch.no_grad():
         layers = layer_means(body, tokens)
-    assert len(layers) == len(body.blocks) + 1 and all(len(layer) == 3 for layer in layers)
+    assert len(layers) == len(body.blocks) + 1
+    assert all(len(layer) == 3 for layer in layers)
     configs = [module.config for module in body.modules() if hasattr(module, "config")]
     if configs and not family.startswith("timm"):  # the same weights by the library's own attention, which is a softmax
         for config in configs:
@@ -210,7 +211,8 @@ def test_rows_come_from_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first, _ = probed(encoder(), store)
     monkeypatch.setattr(running, "_measure_moment", None)
     again, _ = probed(encoder(), store)
-    assert untimed(again) == untimed(first) and all(row.is_reused for row in again)
+    assert untimed(again) == untimed(first)
+    assert all(row.is_reused for row in again)
 
 
 def test_a_finished_trial_gets_the_same_rows(tmp_path: Path) -> None:
@@ -246,7 +248,8 @@ def test_a_probe_that_fails_is_a_row_and_no_failure_of_the_trial(tmp_path: Path,
     rows, result = probed(encoder(), store, keep="best")
     assert result.test_error is not None
     (failed,) = (row for row in rows if row.probe == "cka")
-    assert failed.value is None and "no_such_function" in str(failed.reason)
+    assert failed.value is None
+    assert "no_such_function" in str(failed.reason)
     assert values(rows, "ece")
     monkeypatch.undo()
     assert (
@@ -277,12 +280,14 @@ def test_a_process_that_is_killed_at_a_probe_is_not_killed_again(tmp_path: Path,
             probed(encoder(), store, request, keep="best")
     rows, result = probed(encoder(), store, request)
     assert [row.reason for row in rows if row.moment == "fine-tuned"] == [KILLED]
-    assert len(values(rows, "effective-rank", "start")) == 3 and result.best_epoch > 0
+    assert len(values(rows, "effective-rank", "start")) == 3
+    assert result.best_epoch > 0
     rows = list(probe_finished(probes_of(encoder(), replace(request, retry=True)), store))
     assert len(values(rows, "effective-rank")) == 3
 
 
 def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
     rows, result = probed(encoder(), Store(tmp_path), ProbeRequest(("distance", "ece"), proxy="text:nowhere.txt"))
-    assert {row.probe for row in rows} == {"distance", "ece"} and all("nowhere.txt" in str(row.reason) for row in rows)
+    assert {row.probe for row in rows} == {"distance", "ece"}
+    assert all("nowhere.txt" in str(row.reason) for row in rows)
     assert result.best_epoch > 0

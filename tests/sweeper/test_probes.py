@@ -127,7 +127,8 @@ def test_taken_over_trials_bring_their_probes(at_once: Path, tmp_path: Path, mon
 def test_show_lists_the_probes_of_a_trial(at_once: Path) -> None:
     (trial, *_) = rows_of(at_once, "select trial from trials order by trial")
     text = describe_trial(Workspace(at_once), trial["trial"])
-    assert "\nprobes\n" in text and "effective-rank  fine-tuned" in text
+    assert "\nprobes\n" in text
+    assert "effective-rank  fine-tuned" in text
 
 
 def test_probes_survive_compaction_and_go_with_their_sweep(at_once: Path, tmp_path: Path) -> None:
