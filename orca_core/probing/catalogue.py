@@ -32,6 +32,7 @@ class Probe:
         by_layer: Whether it gives a number for each layer.
         needs_proxy: Whether it reads a proxy.
         unit: Of its values.
+        needs: What a trial must have for it.
         version: Raised when its numbers change.
         refuses: From a trial and the name of its proxy, or None, to why this trial cannot have the probe; empty if it can.
     """
@@ -42,6 +43,7 @@ class Probe:
     measure: str
     moments: tuple[Moment, ...]
     unit: str
+    needs: str
     by_layer: bool = False
     needs_proxy: bool = False
     version: int = 1
@@ -96,6 +98,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.geometry:distances",
             MOMENTS,
             "`absolute`: squared feature units; `relative`: divided by the proxy's total variance at the layer",
+            "a proxy and a body",
             by_layer=True,
             needs_proxy=True,
             refuses=_without_proxy,
@@ -107,6 +110,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.geometry:similarities",
             ("fine-tuned",),
             "1: the same up to rotation and scale; 0: unrelated",
+            "a body, or `attention-1`, `transformer-1`, `cnn`",
             by_layer=True,
             refuses=_without_layers,
         ),
@@ -117,6 +121,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.geometry:ranks",
             MOMENTS,
             "directions, from 1 to the smaller of width and samples - 1",
+            "nothing",
             by_layer=True,
         ),
         Probe(
@@ -126,6 +131,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.weights:changes",
             ("aligned", "fine-tuned"),
             "norm of the change over norm before it",
+            "nothing",
         ),
         Probe(
             "attention-entropy",
@@ -134,6 +140,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.attention:entropies",
             MOMENTS,
             "nats, from 0 to the logarithm of the number of keys",
+            "attention: any body, `attention-1`, `transformer-1`",
             by_layer=True,
             refuses=_without_attention,
         ),
@@ -144,6 +151,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.robustness:with_noise",
             ("fine-tuned",),
             "the task's score; `clean` is the same samples unchanged",
+            "nothing",
         ),
         Probe(
             "missing-channels",
@@ -152,6 +160,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.robustness:with_missing_channels",
             ("fine-tuned",),
             "as `noise`",
+            "inputs of several channels",
         ),
         Probe(
             "scale",
@@ -160,6 +169,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.robustness:with_other_scale",
             ("fine-tuned",),
             "as `noise`",
+            "nothing",
         ),
         Probe(
             "nll",
@@ -168,6 +178,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.calibration:likelihoods",
             ("fine-tuned",),
             "nats for each sample",
+            "a classification",
             refuses=_without_classes,
         ),
         Probe(
@@ -177,6 +188,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.calibration:calibration_errors",
             ("fine-tuned",),
             "share of samples, from 0 to 1",
+            "a classification",
             refuses=_without_classes,
         ),
         Probe(
@@ -186,6 +198,7 @@ PROBES: Mapping[str, Probe] = {
             f"{_CODE}.forgetting:proxy_errors",
             ("start", "fine-tuned"),
             "share of the proxy's samples that are nearest to the mean of another class",
+            "a proxy of texts or images and a body",
             needs_proxy=True,
             refuses=_without_samples,
         ),

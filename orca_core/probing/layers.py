@@ -31,8 +31,8 @@ def layer_means(body: Body, tokens: Tensor, weights: Tensor | None = None) -> li
         weights: (n, l) of each token in the mean; None = all alike.
 
     Returns:
-        For each layer from 0 on (n, width of the layer), on the CPU, float64. A body that reads a sequence in two directions has both in the
-        mean; with `weights` the first alone, as the tokens of the other stand in another order.
+        For each layer from 0 on (n, width of the layer), on the CPU, float64. Of a body that reads a sequence in two directions the mean is
+        over both; with `weights` over the first alone, as the tokens of the other stand in another order.
     """
     found: list[list[Tensor]] = [[] for _ in body.blocks]
 

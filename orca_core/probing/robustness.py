@@ -33,7 +33,7 @@ def add_noise(inputs: Tensor, std: Tensor, level: float, draws: torch.Generator)
 
 
 def drop_channels(inputs: Tensor, mean: Tensor, missing: Tensor) -> Tensor:
-    """Inputs in which some channels are at their mean everywhere. (n, channels, ...), mean (channels,), missing (k,) numbers of channels."""
+    """Inputs in which some channels are at their mean everywhere. (n, channels, ...), mean (channels,), missing (k,) numbers of them."""
     changed = inputs.clone()
     changed[:, missing] = _by_channel(mean, inputs)[:, missing]
     return changed

@@ -31,7 +31,6 @@ from orca_core.tasks import TaskData
 from orca_core.trial_stages import Earlier, TrialStages
 
 KILLED = "the process ended while it measured this moment; `sweeper run --retry-failed` tries again."
-NOT_KEPT = "the fine-tuned weights were not kept."
 
 
 def stored_rows(stage: ProbeStage, store: Store) -> list[ProbeRow] | None:
@@ -105,6 +104,8 @@ def measure(
     killed_at = _killed_at(probes, store)
     states = _States(probes, trial, data, earlier, weights)
     for moment, stages in todo.items():
+        if moment == "fine-tuned" and weights is None:
+            continue  # no row either: they count as lacking, see `orca_core.probing.finished`
         if moment == killed_at and not probes.request.retry:
             yield from (_without_value(stage, KILLED) for stage in stages)
         elif stages:
@@ -186,8 +187,6 @@ class _States:
             raise UnfitError("the aligned embedder is not in the store.")
         if moment != "start" and earlier.adapted is None and config.adapts:
             raise UnfitError("the adapted model is not in the store.")
-        if moment == "fine-tuned" and self._weights is None:
-            raise UnfitError(NOT_KEPT)
         first = self._build(earlier._replace(aligned=None, adapted=None))
         before = first if moment == "start" or not (config.aligns or config.adapts) else self._build(earlier)
         model = before

@@ -63,9 +63,9 @@ CREATE_VIEWS = f"""
     ) = 1;
 
     CREATE VIEW probes AS
-    FROM {STORED_PROBES} QUALIFY recorded_at = max(recorded_at) OVER (PARTITION BY sweep, trial, probe, moment);
+    FROM {STORED_PROBES} QUALIFY recorded_at IS NOT DISTINCT FROM max(recorded_at) OVER (PARTITION BY sweep, trial, probe, moment);
 """
-"""Windows are over trials and probes only, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded` instead."""
+"""Windows are over trials and probes, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded`."""
 
 
 def shown_status(row: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from orca_core.config.paths import flatten
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
-from orca_core.rows import EpochRow
+from orca_core.rows import EpochRow, StageRow
 from orca_core.store import Store
 from sweeper.results.workspace import Workspace
 from sweeper.running.preflight import check_data, check_stores

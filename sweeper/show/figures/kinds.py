@@ -20,6 +20,7 @@ from sweeper.show.figures import (
     low_data,
     pareto,
     pretraining,
+    probes,
     proxies,
     published,
     ranks,
@@ -179,6 +180,13 @@ FIGURES = (
         "`align.objective: otdd-exact` or `otdd-gaussian`",
         label_distances.read,
         label_distances.draw,
+    ),
+    FigureKind(
+        "probes",
+        "Probes by layer: distance, similarity, rank, attention, change; a line for each moment",
+        "`probes` that have a number for each layer",
+        probes.read,
+        probes.draw,
     ),
     FigureKind(
         "timeline",
