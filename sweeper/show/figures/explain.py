@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,10 +104,11 @@ def read(tables: FigureTables) -> Explained:
     kinds = {terms[0].question for terms in gaps}
     parts = " Parts of a body: Shapley values over all combinations of the parts." if PARTS_QUESTION in kinds else ""
     metric = tables.metric.replace("_", " ")
+    sentences = " ".join(f"{panel.title}: {panel.sentence}" for panel in found if panel.sentence)
     caption = (
-        f"{tables.name}: what each term contributes to the gap in {metric}; left of 0 is better. The terms add up to the gap.{parts} Bars: "
-        f"95\u00a0% interval of the mean over seeds (Student's t), {seeds}, not corrected for their number. Dark: named as a cause, by tests "
-        f"corrected by Holm. {' '.join(f'{panel.title}: {panel.sentence}' for panel in found if panel.sentence)}"
+        f"{tables.name}: what each term contributes to the gap in {metric}; left of 0 is better. The terms add up to the gap.{parts} "
+        f"Bars: 95\u00a0% interval of the mean over seeds (Student's t), {seeds}, not corrected for their number. Dark: named as a cause, "
+        f"by tests corrected by Holm. {sentences}"
     )
     return Explained(f"What explains the gaps of {tables.name}", found, metric, caption.strip())
 
@@ -161,17 +162,12 @@ def _draw_panel(axes: Axes, panel: GapPanel, metric: str) -> None:
     axes.set_ylim(len(panel.bars) - 0.4, -0.6)
     axes.set_yticks(range(len(panel.bars)), [_wrap(bar.label, 24) for bar in panel.bars])
     axes.tick_params(axis="y", length=0)
-    fit_errors(axes, [0.0, *_values(panel.bars)], [end for bar in panel.bars for end in (bar.low, bar.high) if end is not None], upright=False)
+    ends = [end for bar in panel.bars for end in (bar.low, bar.high) if end is not None]
+    fit_errors(axes, [0.0, *(bar.value for bar in panel.bars)], ends, upright=False)
     axes.locator_params(axis="x", nbins=5)
     if panel.is_relative:
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.4g} %" if value else "0")
 
 
-def _values(bars: Sequence[Bar]) -> list[float]:
-    return [bar.value for bar in bars]
-
-
 def _wrap(text: str, width: int = 52) -> str:
-    import textwrap
-
     return textwrap.fill(text, width, break_on_hyphens=False)
