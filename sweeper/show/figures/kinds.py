@@ -12,6 +12,7 @@ from sweeper.show.figures import (
     best_so_far,
     distance_error,
     effects,
+    explain,
     freezing,
     importance,
     interaction,
@@ -89,6 +90,13 @@ FIGURES = (
         "knobs with several levels, and more complete trials than levels",
         importance.read,
         importance.draw,
+    ),
+    FigureKind(
+        "explain",
+        "What explains a gap: pretrained against random by parts of the body, aligned against naive link by link",
+        "combinations of `body.keep`, or the controls of `align.objective` beside `align.epochs: 0`",
+        explain.read,
+        explain.draw,
     ),
     FigureKind(
         "interaction",
