@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orca_core.adapters.names import NONE
 from orca_core.config.knobs import TrialConfig
+from orca_core.proxies import find_proxy
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ IS_CLASSIFICATION = Condition("the task is a classification", lambda config: con
 
 ALIGNS = Condition("`align.epochs` > 0", lambda config: config.aligns)
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
+CHOOSES_SAMPLES = Condition(
+    "`proxy` chooses its samples by the target (`+near:N`, `+far:N`)",
+    lambda config: config.reads_proxy and find_proxy(config.proxy).chosen is not None,
+)
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
 RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")
 SAMPLES_BATCHES = Condition("`align.class_sampling` is batches", lambda config: config.align.class_sampling == "batches")

@@ -89,9 +89,14 @@ def distances_at_start(
         device: Where the embedder computes; transport is solved on the CPU.
     """
     chosen = stratified_order(labels, derive(seed, "proxy-distance"))[-MAX_SAMPLES:]  # its end holds every class
-    with torch.no_grad():
-        batches = torch.from_numpy(chosen).split(_BATCH)
-        parts = [embedder(data.inputs(torch.from_numpy(data.train.x[batch.numpy()]).to(device))).mean(1).cpu() for batch in batches]
+    target_x = embed_rows(embedder, data, torch.from_numpy(chosen), device)
     drawn = torch.randperm(len(source_x), generator=generator(seed, "proxy-distance"))[:MAX_SAMPLES]
     source_x, source_y = source_x.cpu()[drawn], source_y.cpu()[drawn]
-    return proxy_distances(source_x, source_y, torch.cat(parts), torch.from_numpy(labels[chosen]))
+    return proxy_distances(source_x, source_y, target_x, torch.from_numpy(labels[chosen]))
+
+
+def embed_rows(embedder: Embedder, data: TaskData, rows: Tensor, device: torch.device) -> Tensor:
+    """(m, d) features of some training rows, averaged over tokens, on the CPU. The embedder is on `device`."""
+    with torch.no_grad():
+        batches = [torch.from_numpy(data.train.x[batch.numpy()]).to(device) for batch in rows.split(_BATCH)]
+        return torch.cat([embedder(data.inputs(batch)).mean(1).cpu() for batch in batches])

@@ -58,6 +58,7 @@ def trials_of_all_reads() -> list[TrialConfig]:
         small(align__weight=0.1, align__objective="l2"),
         small(body=GPT2, body__flip=True, body__double=True, body__weights="random", align__epochs=1),
         small("digits", freezing="surgical:1", finetune__reinit_top=1, finetune__scoring="chunks", finetune__checkpointing=True),
+        small(proxy="noise+near:10", align__epochs=1, align__objective="l2"),
         small(reference_data=True, freezing="frozen-both:1", precision="bf16", train_samples=None),
     ]
 
@@ -116,7 +117,8 @@ def test_settings_raise_on_what_is_not_declared():
 OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "threads": ({}, 2),
     "bits": ({}, "portable"),
-    "validation.fold": ({"validation.folds": 2}, 1),
+    "validation.folds": ({"validation.folds": 2, "validation.fold": 0}, 3),
+    "validation.fold": ({"validation.folds": 2, "validation.fold": 0}, 1),
     "body.name": ({}, "mini-swin"),
     "task": ({}, "openml/1510"),
     "proxy": ({}, "pydoc"),
@@ -147,7 +149,8 @@ def unhashed(declared: Declaration, read: Read) -> bool:
     under, other = OTHER_VALUES.get(read.knob, ({}, None))
     joint = {"align.weight": 0.1} if declared.kind == "finetune" else {}
     random = {"body.weights": "random"} if read.knob == "seed" and declared.kind == "source" else {}
-    base = {"align.epochs": 1, **joint, **random, **under}
+    chosen = {"proxy": "noise+near:10"} if declared.kind == "source" else {}  # then the source reads what its choice does
+    base = {"align.epochs": 1, **joint, **random, **chosen, **under}
     value = other if other is not None else next(v for v in VALUES[read.knob] if v != value_of(small(**base_names(base)), read.knob))
     one, two = small(**base_names(base)), small(**base_names(base | {read.knob: value}))
     with pytest.MonkeyPatch.context() as patch:

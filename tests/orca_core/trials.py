@@ -108,7 +108,7 @@ VALUES: dict[str, list[Any]] = {
     "selection_ties": ["earliest", "latest"],
     "precision": ["fp32", "bf16"],
     "seed": [0, 1],
-    "proxy": ["noise", "noise+shuffled"],
+    "proxy": ["noise", "noise+shuffled", "noise+near:10"],
     "recipe": ["laptop"],
     "reference_behaviour": [False, True],
 }
