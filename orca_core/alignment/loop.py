@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_core.alignment.proxy_distance import distances_at_start
+from orca_core.alignment.proxy_distance import measure_at_start
 from orca_core.distances import find_distance
 from orca_core.distances.sinkhorn import count_unconverged
 from orca_core.distances.spec import Distance
@@ -67,7 +67,7 @@ class Alignment:
         self.x = torch.from_numpy(data.train.x).to(device)
         labels = class_labels(data, self.seed, settings["threads"])
         self.classes = [torch.from_numpy(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-        self.at_start = partial(distances_at_start, self.embedder, data, labels, source_x, source_y, seed=self.seed, device=device)
+        self.at_start = partial(measure_at_start, self.embedder, data, labels, source_x, source_y, seed=self.seed, device=device)
         self.distance = prepare_distance(settings, source_x.to(device), source_y.to(device))
         self.optimizer = make_optimizer(
             settings["align.optimizer"],
@@ -81,7 +81,7 @@ class Alignment:
     def run_epoch(self, epoch: int) -> EpochRow:
         """One step. The row has the distance before it and, for OTDD, the label distances: target classes x source classes.
 
-        The row of the first epoch also has the proxy's distances before any step, see `proxy_distance.py`.
+        The row of the first epoch also has the proxy's distances and the scores before any step, see `proxy_distance.py`.
         """
         with count_unconverged() as unconverged:
             at_start = self.at_start()._asdict() if epoch == 1 else {}
