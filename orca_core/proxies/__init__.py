@@ -19,6 +19,7 @@ from orca_core.catalogue import Catalogue, NameForm
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.plugins import check_reference
 from orca_core.proxies.builtin import BUILTIN_PROXIES
+from orca_core.proxies.hub_data import hfds_proxy
 from orca_core.proxies.mixtures import FORM, GRAMMAR, mixture
 from orca_core.proxies.own import images_proxy, npz_proxy, task_proxy, text_proxy
 from orca_core.proxies.published import PUBLISHED_PROXIES
@@ -128,6 +129,9 @@ _FORMS = (
     ),
     NameForm("images:PATH", r"images:(.*)", images_proxy, "your own pictures, a folder for each class", {"modality": "images"}),
     NameForm("npz:PATH", r"npz:(.*)", npz_proxy, "your own features, for bodies of their width: keys x and y", {"modality": "any"}),
+    NameForm(
+        "hfds:NAME", r"hfds:(.*)", hfds_proxy, "a data set of Hugging Face `datasets`: pictures, texts or features", {"modality": "any"}
+    ),
     NameForm("task:NAME", r"task:(.*)", task_proxy, "training images of a 2D classification task", {"modality": "images"}),
     NameForm("noise-matched:NAME", r"noise-matched:(.*)", _match, "Gaussian features with the moments of those of NAME: a control"),
     NameForm("NAME+shuffled", r"(.*)\+shuffled", _shuffle, "any of these, with its labels permuted by the seed: a control"),
