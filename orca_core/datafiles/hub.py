@@ -41,13 +41,19 @@ def _from_hub(name: str, knob: str) -> Path:
     for local_only in (True, False):
         for revision in (None, CONVERTED):
             try:
-                wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": ["*.parquet"]}
-                found = Path(snapshot_download(name, local_files_only=local_only, etag_timeout=5, **wanted))
+                snapshot = snapshot_download(
+                    name,
+                    repo_type="dataset",
+                    revision=revision,
+                    local_files_only=local_only,
+                    allow_patterns=["*.parquet"],
+                    etag_timeout=5,
+                )
             except Exception as error:  # the hub client raises errors of many libraries; all mean that the name stands for no folder
                 reason = type(error).__name__
                 continue
-            if next(found.rglob("*.parquet"), None) is not None:
-                return found
+            if next(Path(snapshot).rglob("*.parquet"), None) is not None:
+                return Path(snapshot)
     remedy = f"It is neither a folder nor in a local cache, and fetching it failed ({reason})."
     raise ConfigError([Fault(knob, "must be a folder or a data set of the Hugging Face hub", f"hfds:{name}", remedy)])
 

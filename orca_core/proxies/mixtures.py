@@ -79,7 +79,7 @@ def _mixed(name: str, parts: Sequence[tuple[ProxySpec, float]]) -> ProxySpec:
             faults.append(_fault("must mix proxies of data", spec.name, "Gaussian features have moments of data: noise-matched:photos."))
     if faults:
         raise ConfigError(faults)
-    modality: Literal["text", "images", "any"] = modalities[0] if modalities else "any"  # type: ignore[assignment]
+    modality: Literal["text", "images", "any"] = modalities[0] if modalities else "any"
     return ProxySpec(
         name="+".join(f"{spec.name}*{share:.12g}" for spec, share in parts),
         summary="; ".join(f"{100 * share:.3g} % {spec.summary}" for spec, share in parts),

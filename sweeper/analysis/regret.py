@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -95,7 +95,8 @@ def regret_of_seed(ranked: Sequence[tuple[float, float]], k: int) -> _OfSeed:
     errors = [error for _, error in ranked]
     best, width = min(errors), max(errors) - min(errors)
     regret, at_random = least_of_first(ranked, k) - best, expected_least(errors, k) - best
-    return _OfSeed(regret, at_random, *((value / width if width else 0.0) for value in (regret, at_random)), len(ranked))
+    scale = width or 1.0  # if all errors are equal, both are 0
+    return _OfSeed(regret, at_random, regret / scale, at_random / scale, len(ranked))
 
 
 def find_regrets(
@@ -130,14 +131,29 @@ def find_regrets(
         for groups in of_task.values():
             of_seed = [regret_of_seed(ranked, k) for ranked in groups.values() if len(ranked) >= max(MIN_PROXIES, k + 1)]
             if of_seed:
-                means = [math.fsum(column) / len(of_seed) for column in list(zip(*of_seed, strict=True))[:4]]
-                seeds.append(_OfSeed(*means, min(one.proxies for one in of_seed)))
+                seeds.append(_mean_of(of_seed))
         if seeds:
             found[task] = _pool(k, [(one.regret, one.at_random) for one in seeds], min(one.proxies for one in seeds))
-            shares.append(tuple(math.fsum(column) / len(seeds) for column in list(zip(*seeds, strict=True))[2:4]))
+            of_task_mean = _mean_of(seeds)
+            shares.append((of_task_mean.regret_share, of_task_mean.at_random_share))
     if len(found) > 1:
-        found[None] = _pool(k, [(regret, at_random) for regret, at_random in shares], min(one.proxies for one in found.values()))
+        found[None] = _pool(k, shares, min(one.proxies for one in found.values()))
     return found
+
+
+def _mean_of(several: Sequence[_OfSeed]) -> _OfSeed:
+    """The means, and the least number of proxies."""
+
+    def mean(values: Iterable[float]) -> float:
+        return math.fsum(values) / len(several)
+
+    return _OfSeed(
+        mean(one.regret for one in several),
+        mean(one.at_random for one in several),
+        mean(one.regret_share for one in several),
+        mean(one.at_random_share for one in several),
+        min(one.proxies for one in several),
+    )
 
 
 def _pool(k: int, pairs: Sequence[tuple[float, float]], proxies: int) -> Regret:

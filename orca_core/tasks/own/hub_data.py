@@ -285,8 +285,8 @@ def load_hfds(spec: TaskSpec, split_seed: int) -> TaskData:
         preparation = Preparation(ArrayInputs(tuple(xs["train"].shape[1:]), steps, *raw_range, dtype="float64"), answers)
     elif data.role == "array":
         preparation = Preparation(ArrayInputs(tuple(xs["train"].shape[1:]), (), *array_range(xs["train"])), answers)
-    parts = [Split(np.ascontiguousarray(xs[part]), np.ascontiguousarray(ys[part])) for part in ("train", "valid", "test")]
-    found = TaskData(*parts, len(names) or None, preparation=preparation)
+    train, valid, test = (Split(np.ascontiguousarray(xs[part]), np.ascontiguousarray(ys[part])) for part in ("train", "valid", "test"))
+    found = TaskData(train, valid, test, len(names) or None, preparation=preparation)
     return with_preparation(found, data.size, None, answers) if data.role == "picture" else found
 
 
