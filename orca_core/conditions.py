@@ -10,6 +10,7 @@ from orca_core.bodies.keep import ALL, NOTHING, kept_of_embedding
 from orca_core.config.knobs import TrialConfig
 from orca_core.corpora import objective_of
 from orca_core.distances import find_distance
+from orca_core.proxies import find_proxy
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ HAS_CLASSES_OF_PROXY = Condition(
 HAS_LABEL_ENTROPY = Condition("`align.label_entropy` > 0", lambda config: config.align.label_entropy > 0)
 ALIGNS_BY_DISTANCE = Condition("`align.objective` is not none", lambda config: config.align.objective != "none")
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
+CHOOSES_SAMPLES = Condition(
+    "`proxy` chooses its samples by the target (`+near:N`, `+far:N`)",
+    lambda config: config.reads_proxy and find_proxy(config.proxy).chosen is not None,
+)
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
 RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")
 SAMPLES_BATCHES = Condition("`align.class_sampling` is batches", lambda config: config.align.class_sampling == "batches")

@@ -351,6 +351,7 @@ SOURCE = Declaration(
         "reads": Group((knob("align.proxy_samples"),)),
         "start": Group(_BODY, inputs=("pretrain",)),
         "": Group((content("proxy", "proxy", lambda config: find_proxy(config.proxy).digest()), knob("seed", always_in_key=True))),
+        "target": Group(_embedder_from(_KEPT_OF_EMBEDDING), when=when.CHOOSES_SAMPLES),
     },
     length="",
     build="orca_core.alignment.source:source_features",

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from orca_core.addresses import Address
 from orca_core.alignment.loop import class_labels
-from orca_core.alignment.proxy_distance import ProxyDistances, distances_at_start
+from orca_core.alignment.proxy_distance import AtStart, measure_at_start
 from orca_core.config.knobs import TrialConfig
 from orca_core.finetuning.selection import Selection
 from orca_core.keeping import Shapes, describe_data, errors_of, is_complete, shapes_of, weights_at, with_frozen
@@ -212,10 +212,10 @@ def model_before_tuning(
     return drain((workbench or Workbench.current()).drive(build()))
 
 
-def distances_of_proxy(
+def measure_proxy(
     config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None
-) -> Generator[Row, None, ProxyDistances]:
-    """How far a trial's proxy is from its task, as the first epoch of its alignment reports it, to the same bits, without the alignment.
+) -> Generator[Row, None, AtStart]:
+    """How far a trial's proxy is from its task, and LogME and H-score: as the first epoch of its alignment reports them, to the same bits.
 
     Yields the rows of the stages before: pretraining and source features, which the store keeps for trials.
 
@@ -225,10 +225,10 @@ def distances_of_proxy(
         device: Device type, `cpu` or `cuda`.
         workbench: Where data lies and what stays loaded; None = the current one.
     """
-    return (workbench or Workbench.current()).drive(_distances_of_proxy(config, store, device))
+    return (workbench or Workbench.current()).drive(_measure_proxy(config, store, device))
 
 
-def _distances_of_proxy(config: TrialConfig, store: Store, device: str) -> Generator[Row, None, ProxyDistances]:
+def _measure_proxy(config: TrialConfig, store: Store, device: str) -> Generator[Row, None, AtStart]:
     trial, settings = TrialStages(config, store, device), Settings.of(config, "align")
     data = load_data(settings)
     pretrained = yield from trial.pretrain()
@@ -238,4 +238,4 @@ def _distances_of_proxy(config: TrialConfig, store: Store, device: str) -> Gener
     start_matched(settings, embedder, data, source)
     labels = class_labels(data, settings["seed"], settings["threads"])
     features = source.tensors["features"], source.tensors["labels"]
-    return distances_at_start(embedder, data, labels, *features, seed=settings["seed"], device=trial.device)
+    return measure_at_start(embedder, data, labels, *features, seed=settings["seed"], device=trial.device)

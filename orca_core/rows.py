@@ -94,6 +94,10 @@ class EpochRow(Cells):
     ] = None
     proxy_distance: Annotated[float | None, "As in `trials`; in epoch 1 of alignment only."] = None
     proxy_distance_unlabelled: Annotated[float | None, "Likewise."] = None
+    proxy_logme: Annotated[float | None, "Likewise; null for a proxy of one class and, as the three below, in rows of version 0.1."] = None
+    proxy_h_score: Annotated[float | None, "Likewise."] = None
+    target_logme: Annotated[float | None, "Likewise."] = None
+    target_h_score: Annotated[float | None, "Likewise."] = None
     unconverged: Annotated[
         int | None, "Transport problems of the epoch whose solver stopped at its limit of iterations; null where none did."
     ] = None

@@ -24,6 +24,7 @@ Purpose = Literal[
     "noise-proxy",
     "proxy-labels",
     "proxy-distance",
+    "proxy-choice",
     "k-means",
     "align-samples",
     "train-subset",

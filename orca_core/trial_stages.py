@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from orca_core.adaptation.loop import Adaptation, adapted_body
+from orca_core.alignment.choice import target_at_start
 from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
@@ -118,7 +119,13 @@ class TrialStages:
         if artifact is None:
             proxy, body = find_proxy(settings["proxy"]), self.load_body(settings, pretrained)
             samples, seed = settings["align.proxy_samples"], settings["seed"]
-            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=device)
+
+            def target() -> torch.Tensor:
+                data = load_data(settings)
+                embedder = build_embedder(settings, body, data.input_shape).to(device)
+                return target_at_start(embedder, data, seed=seed, device=device)
+
+            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=device, target=target)
             data = {"seconds": time.perf_counter() - started, **made_by(kind)}
             artifact = Artifact({"features": features, "labels": labels}, data)
             stored = self.store.put(stage.address, artifact.tensors, artifact.data)

@@ -339,7 +339,9 @@ class FinetuneConfig(_Part):
 class TrialConfig(_Part):
     """One trial, whole: every knob has its value."""
 
-    task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
+    task: str = Field(
+        description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `hfds:NAME`, `ucr/NAME`."
+    )
     recipe: Literal["laptop", "published", "published-style"] = Field(
         "laptop",
         description="Which of the task's recipes provided the defaults. Omitted: `laptop` for a mini body or a bodiless arm, otherwise "
@@ -378,8 +380,9 @@ class TrialConfig(_Part):
         description="Use the splits and scores of the reference code, including its quirks such as validation = test; see docs/tasks.md.",
     )
     proxy: str = Field(
-        description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `task:NAME`. "
-        "The suffix `+shuffled` permutes its labels, `+k:N` takes N samples."
+        description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `hfds:NAME`, "
+        "`task:NAME`, or a mixture, `photos*0.5+fractals*0.5`. The suffix `+shuffled` permutes its labels, `+k:N` takes N samples, "
+        "`+near:N` and `+far:N` the N nearest to the target, or farthest from it."
     )
     body: BodyConfig
     pretrain: PretrainConfig = PretrainConfig()

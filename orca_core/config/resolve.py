@@ -97,7 +97,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
     of_schedule = _schedule_faults(values, body, faults)
     faults += of_schedule + _layer_faults(config, body) + _validation_faults(config, spec)
-    faults += _alignment_faults(config) + _keep_faults(config, body) + successor_faults(config)
+    faults += _alignment_faults(config) + _keep_faults(config, body) + successor_faults(config) + _choice_faults(config, proxy)
     if config is not None and spec is not None and body is not None and not of_schedule:
         faults += training_faults(config)
     if config is not None and body is not None and body.pretrained_here:
@@ -234,6 +234,23 @@ def _validation_faults(config: TrialConfig | None, spec: TaskSpec | None) -> lis
         faults.append(Fault(path, "must be null with reference_data, which takes the reference's split", value))
     elif value is not None and spec is not None and spec.fixed_validation:
         faults.append(Fault(path, f"must be null for {spec.name}", value, f"{spec.fixed_validation}."))
+    return faults
+
+
+def _choice_faults(config: TrialConfig | None, proxy: ProxySpec | None) -> list[Fault]:
+    """Faults of a proxy whose samples are chosen by the target."""
+    if config is None or proxy is None or proxy.chosen is None or not config.reads_proxy:
+        return []
+    faults, (which, number) = [], proxy.chosen
+    if number >= config.align.proxy_samples:
+        rule = f"must choose fewer samples than align.proxy_samples, {config.align.proxy_samples}, which are drawn first"
+        faults.append(Fault("proxy", rule, config.proxy))
+    if config.matches:
+        remedy = "The choice is by features as the embedder starts, and that start would be made from the choice. Take another start."
+        faults.append(Fault("embedder.init", f"must not be matched with +{which}:N in the proxy", config.embedder.init, remedy))
+    if config.is_cross_validated:
+        remedy = f"The choice would see the rows that a fold holds out. Remove validation.folds, or take a proxy without +{which}:{number}."
+        faults.append(Fault("validation.folds", f"must be null with +{which}:N in the proxy", config.validation.folds, remedy))
     return faults
 
 

@@ -129,6 +129,20 @@ TRIALS: tuple[Column, ...] = (
         "the initial embedder; in squared feature units, and independent of `align_objective`. Null if `align_epochs` is 0 or no proxy is read.",
     ),
     Column("proxy_distance_unlabelled", _REAL, "The same without labels: the Sinkhorn divergence of the features."),
+    Column(
+        "proxy_logme",
+        _REAL,
+        "LogME of the proxy's source features with its labels, of the same samples: log evidence per sample and class, higher is better. "
+        "Null like the distance, for a proxy of one class, and in rows of version 0.1.",
+    ),
+    Column("proxy_h_score", _REAL, "H-score of the same, from 0 to the number of classes less 1; higher is better."),
+    Column(
+        "target_logme",
+        _REAL,
+        "LogME of the target's training samples through the initial embedder, with the target's labels or pseudo labels: the same for all "
+        "proxies.",
+    ),
+    Column("target_h_score", _REAL, "H-score of the same."),
     *_COUNTS,
     Column("seconds", _REAL, "Wall time of the trial, in seconds."),
     Column("seconds_pretrain", _REAL, "Seconds this trial spent on pretraining; 0 if all of it was reused."),

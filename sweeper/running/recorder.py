@@ -27,7 +27,10 @@ COMPACT_EVERY = 200
 NOT_RETRIED = frozenset({"user-error", "not-finite", "config"})
 """Causes of failure that running the trial again would only repeat. Not `data`: it may have been missing on one machine."""
 
-_TRIAL_COLUMNS = ("proxy_distance", "proxy_distance_unlabelled")
+_TRIAL_COLUMNS = (
+    *("proxy_distance", "proxy_distance_unlabelled"),
+    *("proxy_logme", "proxy_h_score", "target_logme", "target_h_score"),
+)
 """Columns of an epoch's row that also belong to the row of the trial."""
 
 _STAGE_KINDS = ("pretrain", "source", "align", "adapt", "finetune")

@@ -131,7 +131,7 @@ VALUES: dict[str, list[Any]] = {
     "selection_ties": ["earliest", "latest"],
     "precision": ["fp32", "bf16"],
     "seed": [0, 1],
-    "proxy": ["noise", "noise+shuffled"],
+    "proxy": ["noise", "noise+shuffled", "noise+near:10"],
     "recipe": ["laptop"],
     "method": [None, "naive", "orca"],
     "align.task_weight": [0.0, 0.5],
