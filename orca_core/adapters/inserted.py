@@ -166,7 +166,7 @@ def linears_of(body: Body) -> list[str]:
 
 
 def norms_of(body: Body) -> list[str]:
-    """Names, inside the body, of its LayerNorms."""
-    from orca_core.freezing.groups import NORMS
+    """Names, inside the body, of its LayerNorms and RMSNorms."""
+    from orca_core.freezing import groups
 
-    return [name for name, module in body.named_modules() if isinstance(module, NORMS)]
+    return list(groups.norms_of(body))

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from orca_core.errors import ConfigError, Fault
 
+NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.RMSNorm)
+"""torch's own layers that normalise a token; a family that has one of its own adds it in `Body.norm_types`."""
+
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Statistics of ImageNet's channels, by which proxy images are normalised for every image body."""
 
@@ -72,6 +75,11 @@ class Body(nn.Module, ABC):
             ConfigError: If the body does not say which they are; only the freezing groups `qkv` and `non-qkv` need them.
         """
         raise ConfigError([Fault("freezing", "must not name qkv or non-qkv for a body that has no `qkv`", type(self).__name__)])
+
+    @property
+    def norm_types(self) -> tuple[type[nn.Module], ...]:
+        """Types of the layers that normalise tokens. The freezing group `layernorm` trains them, whether or not they subtract a mean."""
+        return NORMS
 
     def attention_parts(self, *names: str) -> list[nn.Module]:
         """Parts of every block's attention, by the path at which its library keeps them; a path that is not there raises AttributeError."""
