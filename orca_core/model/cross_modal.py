@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -86,11 +87,29 @@ class CrossModalModel(nn.Module):
         """What the predictor reads: the body's tokens, pooled."""
         return self.predictor.pool(self.body(self.embedder(x)))
 
-    def forward(self, x: Tensor, *, with_tokens: bool = False) -> Any:
-        """(n, channels, ...) inputs -> (n, num_classes) logits or (n, channels, ...) values; on demand the embedder's tokens, too."""
-        tokens = self.embedder(x)
-        outputs = self.predictor(self.predictor.pool(self.body(tokens)))
-        return (outputs, tokens) if with_tokens else outputs
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        with_tokens: bool = False,
+        with_body: bool = False,
+        from_tokens: bool = False,
+        between: Callable[[Tensor], Tensor] | None = None,
+    ) -> Any:
+        """(n, channels, ...) inputs -> (n, num_classes) logits or (n, channels, ...) values.
+
+        Args:
+            x: Inputs.
+            with_tokens: Return the embedder's tokens, too, after the outputs.
+            with_body: And the body's.
+            from_tokens: `x` is (n, l, d) tokens for the body instead.
+            between: What the embedder's tokens pass before the body reads them; those that are returned have not passed it.
+        """
+        tokens = x if from_tokens else self.embedder(x)
+        read = self.body(tokens if between is None else between(tokens))
+        outputs = self.predictor(self.predictor.pool(read))
+        further = ((tokens,) if with_tokens else ()) + ((read,) if with_body else ())
+        return (outputs, *further) if further else outputs
 
     def group(self, name: str, scores: Tensor | None = None) -> list[nn.Parameter]:
         """The parameters of a group that a freezing phase can name; `scores` are for `surgical`, see `body_group`."""
