@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 from orca_core import conditions as when
+from orca_core.adapters.own import canonical
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, value_of
@@ -48,7 +49,13 @@ def effective_score_chunk(config: TrialConfig) -> int | None:
     return None if chunk == config.finetune.eval_batch_size else chunk
 
 
+def effective_adapter(config: TrialConfig) -> str:
+    """The adapter; a ladder in the spelling that stands for all that read the same layers."""
+    return canonical(config.adapter, config.body_spec.num_layers)
+
+
 CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
+    "adapter": effective_adapter,
     "finetune.score_chunk": effective_score_chunk,
     "embedder.init": effective_init,
     "align.label_gradient": effective_label_gradient,

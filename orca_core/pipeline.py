@@ -117,7 +117,7 @@ def _trial_rows(
             weights = with_frozen(weights, tuned.model, tuned.tuning.trained if tuned.tuning else set())
             found["complete"] = is_complete(weights, tuned.model)
             (models or store).put(Address.model(result_key(config, stages_of(config, device)), which), weights, found)
-    return TrialResult.of(best, last, sum(parameter.numel() for parameter in tuned.model.parameters()), tuned.trained_counts, facts)
+    return TrialResult.of(best, last, tuned.model.num_parameters(), tuned.trained_counts, facts)
 
 
 def _train_folds(

@@ -119,7 +119,7 @@ class _Tasting:
         stages = TrialStages(config, store, device)
         data = stages.load_data()
         self._model = model_before_tuning(config, store, device=device)
-        self.params_total = sum(parameter.numel() for parameter in self._model.parameters())
+        self.params_total = self._model.num_parameters()
         self._shapes = {name: value.shape for name, value in _floats(self._model).items()}
         self._tuning = Finetuning(Settings.of(config, "finetune"), self._model, data, stages.device)
 

@@ -58,6 +58,16 @@ class Body(nn.Module, ABC):
     geometry: Geometry
 
     @property
+    def own_tokens(self) -> int:
+        """Class and register tokens that pass through the blocks before the patches, and are dropped at the end."""
+        return 0
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether learned tokens may pass through the blocks beside its own: not where blocks relate places of a grid."""
+        return False
+
+    @property
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks, counted from the bottom; Swin's over all its stages. Of a bodiless arm whatever layers it has."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
+from orca_core.adapters.names import NONE, adapter_faults, schedule_faults, spell_adapter
 from orca_core.bodies import BODILESS, BodySpec, find_body
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
@@ -90,6 +90,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         faults += _width_faults(proxy, body)
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
+    faults += [] if config is None else adapter_faults(config.adapter, body)
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
     if faults or config is None:
         raise ConfigError(faults)

@@ -42,6 +42,14 @@ class TowerBody(Body):
         )
 
     @property
+    def own_tokens(self) -> int:
+        return len(self.prefix)
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
 
