@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from orca_core.bodies.base import Body
+    from orca_core.bodies.base import Body
 
 
-class Adapter(ABC):
+class Adapter:
     """A few new weights in a body. The body is changed in place; new weights are drawn from torch's global generator.
 
     Attributes:

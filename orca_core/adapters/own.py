@@ -1,4 +1,4 @@
-"""Adapters of our own: their options, defaults and ranges, and the bodies they fit. No torch here; `orca_core.adapters.inserted` builds them.
+"""Adapters of our own: their options, defaults and ranges, and the bodies they fit. `orca_core.adapters.inserted` builds them.
 
     adapter: {name: bottleneck, r: 64, place: both, norms: false}    Houlsby et al. 2019, arXiv 1902.00751
     adapter: {name: side, taps: 4, width: null}                      ladder side-tuning, Sung et al. 2022, arXiv 2206.06522

@@ -90,7 +90,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         faults += _width_faults(proxy, body)
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += [] if config is None else adapter_faults(config.adapter, body)
+    faults += _adapter_faults(values, body, faults)
     faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
     if faults or config is None:
         raise ConfigError(faults)
@@ -193,6 +193,13 @@ def _validation_faults(config: TrialConfig | None, spec: TaskSpec | None) -> lis
     elif value is not None and spec is not None and spec.fixed_validation:
         faults.append(Fault(path, f"must be null for {spec.name}", value, f"{spec.fixed_validation}."))
     return faults
+
+
+def _adapter_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:
+    """Faults of the adapter's options, and of the adapter with the body; none while its name is one."""
+    if any(fault.path.startswith("adapter") for fault in known):
+        return []
+    return adapter_faults(spell_adapter(values.get("adapter", NONE)), body)
 
 
 def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:

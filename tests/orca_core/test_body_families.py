@@ -365,7 +365,8 @@ def test_a_tower_on_its_own_is_the_tower_of_the_whole_model(family, checkpoints,
 @pytest.mark.parametrize("nested", [{}, {"vision_config": {"model_type": "any"}}, {"vision_config": None}])
 def test_a_nested_configuration_may_leave_out_what_the_library_takes_by_default(nested):
     for family in TOWERS:
-        record, own = family_table.FAMILIES[family], getattr(transformers, {"clip": "CLIPVisionConfig", "siglip": "SiglipVisionConfig"}[family])()
+        record = family_table.FAMILIES[family]
+        own = (transformers.CLIPVisionConfig if family == "clip" else transformers.SiglipVisionConfig)()
         assert (record.num_layers(nested), record.width(nested)) == (own.num_hidden_layers, own.hidden_size)
 
 
@@ -386,5 +387,5 @@ def test_a_tokenizer_comes_from_the_folder_of_the_checkpoint(family, tmp_path):
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
     tokenizer = random_body(find_body(name), seed=0).tokenizer()
     batch = tokenizer(["one two", "two"], padding=True, return_tensors="pt")
-    rows = [[token for token, kept in zip(*row, strict=True) if kept] for row in zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True)]
-    assert rows == [[2, 3], [3]]
+    rows = zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True)
+    assert [[token for token, kept in zip(*row, strict=True) if kept] for row in rows] == [[2, 3], [3]]

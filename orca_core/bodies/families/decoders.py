@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from orca_core.bodies.base import NORMS, Body, Geometry, TextEmbedding
 
-
 _LLAMA = ("layers", "self_attn", ("q_proj", "k_proj", "v_proj"))
 
 _PARTS = {"gpt2": ("h", "attn", ("c_attn",)), "gpt_neox": ("layers", "attention", ("query_key_value",))}
