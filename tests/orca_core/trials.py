@@ -80,7 +80,7 @@ VALUES: dict[str, list[Any]] = {
     "align.lr_steps": [[20, 40, 60], [1]],
     "align.lr_schedule": ["steps", "reference"],
     "freezing": ["full", "frozen-body", "frozen-body:1", "frozen-embedder", "frozen-both:1", "lp-ft:1", "bias", "surgical:1"],
-    "adapter": ["none", "lora"],
+    "adapter": ["none", "lora", "bottleneck", "side", {"name": "side", "taps": 9}],
     "finetune.epochs": [2, 1],
     "finetune.lr": [1e-3, 1e-2],
     "finetune.optimizer": ["adamw", "sgd", "adam"],
