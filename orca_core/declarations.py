@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 from orca_core import conditions as when
+from orca_core.adapters.own import canonical
 from orca_core.bodies.keep import ALL, kept_of_embedding, without_repetition
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
@@ -67,7 +68,13 @@ def effective_objective(config: TrialConfig) -> str:
     return OWN if OWN_OBJECTIVE.get(config.body_spec.modality) == name else name
 
 
+def effective_adapter(config: TrialConfig) -> str:
+    """The adapter; a ladder in the spelling that stands for all that read the same layers."""
+    return canonical(config.adapter, config.body_spec.num_layers)
+
+
 CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
+    "adapter": effective_adapter,
     "body.weights": lambda config: config.start_weights,
     "body.keep": effective_keep,
     "pretrain.corpus": effective_corpus,

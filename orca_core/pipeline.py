@@ -129,7 +129,7 @@ def _trial_rows(
             weights = with_frozen(weights, tuned.model, tuned.tuning.trained if tuned.tuning else set())
             found["complete"] = is_complete(weights, tuned.model)
             (models or store).put(Address.model(result_key(config, stages_of(config, device)), which), weights, found)
-    result = TrialResult.of(best, last, sum(parameter.numel() for parameter in tuned.model.parameters()), tuned.trained_counts, facts)
+    result = TrialResult.of(best, last, tuned.model.num_parameters(), tuned.trained_counts, facts)
     if probes is not None:
         epoch = tuned.rows[-1].epoch if probes.weights == "last" else best.epoch
         trained = weights_at(epoch, selection, tuned.end, tuned.tuning)

@@ -394,8 +394,9 @@ class TrialConfig(_Part):
     )
     adapter: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = Field(
         "none",
-        description="A few new weights inside the frozen body: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `ln_tuning`, `oft`), or "
-        "a mapping of `name` and peft options, `{name: lora, r: 4}`.",
+        description="A few new weights in the frozen body, or beside it: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `vera`, "
+        "`ln_tuning`, `oft`, `bottleneck`, `side`, `vpt`, `prefix`), or a mapping of `name` and options, `{name: lora, r: 4}`; see "
+        "docs/freezing.md.",
     )
     predictor: PredictorConfig = PredictorConfig()
     finetune: FinetuneConfig = FinetuneConfig()

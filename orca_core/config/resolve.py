@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
+from orca_core.adapters.names import NONE, adapter_faults, schedule_faults, spell_adapter
 from orca_core.bodies import BODILESS, BodySpec, find_body
 from orca_core.bodies.keep import ALL, kept_layers
 from orca_core.config.faults import faults_of
@@ -95,6 +95,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         faults += _width_faults(proxy, body)
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
+    faults += _adapter_faults(values, body, faults)
     of_schedule = _schedule_faults(values, body, faults)
     faults += of_schedule + _layer_faults(config, body) + _validation_faults(config, spec)
     faults += _alignment_faults(config) + _keep_faults(config, body) + successor_faults(config) + _choice_faults(config, proxy)
@@ -252,6 +253,13 @@ def _choice_faults(config: TrialConfig | None, proxy: ProxySpec | None) -> list[
         remedy = f"The choice would see the rows that a fold holds out. Remove validation.folds, or take a proxy without +{which}:{number}."
         faults.append(Fault("validation.folds", f"must be null with +{which}:N in the proxy", config.validation.folds, remedy))
     return faults
+
+
+def _adapter_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:
+    """Faults of the adapter's options, and of the adapter with the body; none while its name is one."""
+    if any(fault.path.startswith("adapter") for fault in known):
+        return []
+    return adapter_faults(spell_adapter(values.get("adapter", NONE)), body)
 
 
 def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from orca_core.adapters.inserted import Adapter
+from orca_core.adapters.base import Adapter
+from orca_core.adapters.inserted import insert_adapter
 from orca_core.adapters.names import NONE
 from orca_core.bodies.base import Body, rows_before_third
 from orca_core.bodies.bodiless import ConvolutionalNetwork
@@ -112,7 +113,7 @@ class CrossModalModel(nn.Module):
         self.adapter: Adapter | None = None
         if with_adapter and settings["adapter"] != NONE:
             with seeded(seed, "adapter-init"):
-                self.adapter = Adapter(settings["adapter"], self.body)
+                self.adapter = insert_adapter(settings["adapter"], self.body)
         with seeded(seed, "predictor-init"):
             pool, head = settings["predictor.pool"], settings["predictor.head"]
             self.predictor = make_predictor(output_shape, loaded.body.geometry, self.embedder, pool, head)
@@ -164,6 +165,12 @@ class CrossModalModel(nn.Module):
         """Train mode (dropout) for the parts and layers in which something trains, eval mode for frozen ones."""
         for part in (self.embedder, self.body, self.predictor, *self.body.blocks):
             part.train(any(parameter.requires_grad for parameter in part.parameters()))
+        if self.adapter is not None:
+            self.adapter.train_mode()
+
+    def num_parameters(self) -> int:
+        """Number of scalars that the model is made of, what an adapter's layers share counted once."""
+        return sum(parameter.numel() for parameter in self.parameters()) + (0 if self.adapter is None else self.adapter.num_shared)
 
     def num_trained(self) -> int:
         """Number of scalars that train now."""

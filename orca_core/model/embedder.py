@@ -292,7 +292,10 @@ def _copy_positions(embedder: Embedder, embedding: BodyEmbedding, start: int = 0
 
 def _copy_norm(target: nn.LayerNorm, source: nn.LayerNorm) -> None:
     target.weight.data.copy_(source.weight)
-    target.bias.data.copy_(source.bias)
+    if source.bias is None:  # ModernBERT's: the embedder's starts at none
+        target.bias.data.zero_()
+    else:
+        target.bias.data.copy_(source.bias)
 
 
 def _bias(layer: nn.Conv1d | nn.Conv2d) -> Tensor:

@@ -93,7 +93,7 @@ VALUES: dict[str, list[Any]] = {
     "adapt.batch_size": [32, 7],
     "adapt.mask": [0.5, 0.3],
     "freezing": ["full", "frozen-body", "frozen-body:1", "frozen-embedder", "frozen-both:1", "lp-ft:1", "bias", "surgical:1"],
-    "adapter": ["none", "lora"],
+    "adapter": ["none", "lora", "bottleneck", "side", {"name": "side", "taps": 9}],
     "finetune.epochs": [2, 1],
     "finetune.lr": [1e-3, 1e-2],
     "finetune.optimizer": ["adamw", "sgd", "adam"],
