@@ -316,6 +316,11 @@ def test_every_knob_works_on_encoders_decoders_and_vision_bodies(folder, tmp_pat
     assert min(last.weight_distance, last.body_distance, last.roughness) > 0
 
 
+def test_the_kind_of_smoothing_stands_for_its_section(quick):
+    whole = quick("digits", {"finetune": {"smooth": {"kind": "r3f"}}})
+    assert whole == quick("digits", {"finetune.smooth": "r3f"}) == quick("digits", {"finetune": {"smooth": "r3f"}})
+
+
 def test_what_has_no_part_in_a_trial_is_not_read(quick):
     knobs = {"finetune.l2_sp": 0.1, "finetune.distill": 0.1, "finetune.smooth.noise": 0.2, "finetune.mixup.place": "tokens"}
     unread = unread_knobs(quick("digits", knobs))
