@@ -39,10 +39,10 @@ def json_schema() -> dict[str, Any]:
     nested |= {name: {"$ref": f"#/$defs/{model}"} for name, model in SECTIONS.items() if "." in name}
     shorthand = {name: {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{SECTIONS[name]}"}]} for name in SHORTHAND}
     nested |= shorthand
-    for path, value in shorthand.items():
+    for path, either in shorthand.items():
         section, _, name = path.rpartition(".")
         if section:
-            definitions[SECTIONS[section]]["properties"][name] = value
+            definitions[SECTIONS[section]]["properties"][name] = either
     definitions["Knobs"] = _closed_object(nested | {path: _knob_schema(path, knobs) for path in KNOBS if "." in path or path == "seed"})
     definitions["Axis"] = _axis_schema()
     axes = {path: {"$ref": "#/$defs/Axis"} for path in (*KNOBS, *SHORTHAND) if path not in ("seed", "bits")}
