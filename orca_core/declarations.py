@@ -369,7 +369,11 @@ FINETUNE = Declaration(
         "start": Group(_EMBEDDER, inputs=("pretrain", "align", "adapt")),
         "matched": _MATCHED,
         "": Group((_PHASES,)),
-        "joint": Group((knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
+        "joint": Group(
+            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE),
+            inputs=("source",),
+            when=when.ALIGNS_JOINTLY,
+        ),
     },
     length="finetune.epochs",
     build="orca_core.finetuning.loop:Finetuning",

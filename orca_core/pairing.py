@@ -2,7 +2,7 @@
 
 Each model answers by itself; answers of a `reversed` model are turned back. Their mean is scored as any outputs are: of classes, labels and
 positions that are yes or no the mean of probabilities, of values the mean of values. García-de-Herreros et al. 2025 (arXiv 2510.05278,
-"Parallel Flipping") combine two such models; their code for that is not released, so that how they do it is not known.
+"Parallel Flipping") combine two such models; how, their released code does not show, so that the mean is ours.
 """
 
 from __future__ import annotations

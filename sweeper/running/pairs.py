@@ -151,9 +151,7 @@ def _pairs(name: str, rows: Sequence[Row], which: Literal["best", "last"]) -> li
     return found
 
 
-def _combine(
-    workspace: Workspace, space: SearchSpace, pair: Pair, configs: Mapping[str, TrialConfig], attempt: int
-) -> dict[str, Any]:
+def _combine(workspace: Workspace, space: SearchSpace, pair: Pair, configs: Mapping[str, TrialConfig], attempt: int) -> dict[str, Any]:
     from orca_core.pairing import combine  # loads torch
 
     check_device(space)
