@@ -113,7 +113,7 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "members",
         pa.list_(_TEXT),
-        "Of a derived row: the trials that it was made of, those with the lowest validation error first; of flip the one that reads forwards.",
+        "Of a derived row: the trials it was made of, those with the lowest validation error first; of flip the one that reads forwards.",
     ),
     Column("averaged", pa.list_(_TEXT), "Of a soup: those of `members` whose weights are in the average."),
     Column("shares_start", _FLAG, "Of a soup: whether fine-tuning of all members began with the same weights, bit for bit."),
