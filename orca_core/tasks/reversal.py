@@ -1,8 +1,8 @@
 """A task read from its end (`reversed`): every series, image or field turned round, and with it every dense target.
 
-A series is reversed; an image or field is reversed along both of its axes, which reverses the order in which a text body reads its patches.
-Classes, labels and values of a regression stay. A decoder, whose tokens see only those before them, learns something else from such data; an
-encoder whose positions are learned anew hardly.
+A series is reversed; an image or field is reversed along both of its axes, which reverses the order in which a text body reads its
+patches. Classes, labels and values of a regression stay. The knob is meant for decoders, whose tokens see only those before them: from the
+end they see what is hidden from the start.
 
 Reference:
     García-de-Herreros et al. 2025, arXiv 2510.05278 ("Parallel Flipping"), whose code reverses inputs and targets of the training and
@@ -32,7 +32,7 @@ def reverse(data: TaskData) -> TaskData:
         [[[3.0, 2.0, 1.0]]]
     """
     is_dense = data.num_classes is None and data.train.y.ndim == len(data.input_shape) + 1
-    prepare = None if data.prepare is None else Reversed(data.prepare)
+    prepare = None if data.prepare is None else Reversed(data.prepare, data.prepare.shape)
 
     def turned(part: Split) -> Split:
         x, y = part.x if prepare else _turned(part.x), _turned(part.y) if is_dense else part.y
@@ -44,20 +44,17 @@ def reverse(data: TaskData) -> TaskData:
     return replace(data, train=train, valid=valid, test=test, prepare=prepare, decode=decode)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reversed:
     """Prepares rows as another one does, then turns the inputs round.
 
     Args:
         prepare: The other one.
+        shape: Of one prepared input.
     """
 
     prepare: Prepare
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one prepared input."""
-        return self.prepare.shape
+    shape: tuple[int, ...]
 
     def __call__(self, rows: Tensor) -> Tensor:
         return from_end(self.prepare(rows))
