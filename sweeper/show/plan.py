@@ -29,6 +29,7 @@ from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
+from sweeper.show.plan_probes import probe_lines
 from sweeper.show.plan_seeds import seed_lines
 from sweeper.show.plan_work import work_lines
 from sweeper.show.question import question_lines
@@ -146,6 +147,8 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
             return ", ".join([f"source {config.proxy} by {config.body.name}", *([start] if start else [])])
         case "align":
             return f"align {config.task}, {config.align.objective}{folds}"
+        case "adapt":
+            return f"adapt {config.task}, {config.adapt.train}{folds}"
     start = f" {config.task}, {config.body.name}" if stage.phase == 0 else ""
     train = config.phases[stage.phase].train
     return f"finetune{start}, {'all' if train == ALL else '+'.join(map(str, train))}{folds}"
@@ -244,6 +247,8 @@ def _summary_lines(
     if len(todo) < len(found.todo):
         counts.insert(1, f"{len(found.todo) - len(todo)} taken over from other sweeps")
     yield f"Results  {', '.join(counts)}"
+    for number, line in enumerate(probe_lines(plan, workspace)):
+        yield f"{INDENT if number else 'Probes   '}{line}"
     if note := describe_differences(row for trial, row in found.known.items() if trial in plan.by_id):
         yield f"{INDENT}{note}"
     if todo:
