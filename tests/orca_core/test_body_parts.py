@@ -148,7 +148,7 @@ def test_a_body_that_brings_its_own_code_is_kept_in_part_too():
         assert bool((tensor == 2).all()) if part == "ffn" else torch.equal(tensor, others[name]), name
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2", "vit", "swin"])
+@pytest.mark.parametrize("family", ["roberta", "gpt2", "vit", "swin", "modernbert"])
 def test_the_embedder_copies_what_is_kept_of_the_embedding(bodies, family):
     """Where a part is not kept, the embedder has what `embedder.init: random` draws; where it is, what `pretrained` copies."""
     loaded = bodies[family]
