@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from orca_core.bodies.base import Body, BodyEmbedding
+from orca_core.bodies.base import NORMS, Body, BodyEmbedding
 from orca_core.bodies.keep import kept_layers, kept_parts
 from orca_core.errors import ConfigError, Fault
 from orca_core.seeding import derive
@@ -24,9 +24,10 @@ def parts_of(body: Body, embedding: BodyEmbedding | None) -> dict[str, str]:
     attention, blocks = _inside(body.attention), _inside(body.blocks)
     embedded = {id(tensor) for tensor in body.embedded}
     own = _inside([embedding] if embedding is not None else [])
+    norms = (*NORMS, *body.norm_types)
 
     def part(module: nn.Module, tensor: Tensor) -> str:
-        if is_norm(module):
+        if isinstance(module, norms):
             return "layernorm"
         if id(module) in attention:
             return "attention"
@@ -53,11 +54,6 @@ def kept_names(body: Body, embedding: BodyEmbedding | None, keep: str) -> set[st
     whole = _inside(body.blocks[:layers])
     names = {name for name, part in parts_of(body, embedding).items() if part in parts}
     return names | {name for name, _, module in _named(body, embedding) if id(module) in whole}
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises by layer: torch's LayerNorm and RMSNorm, and the classes by which families write their own."""
-    return isinstance(module, nn.LayerNorm | nn.RMSNorm) or type(module).__name__.endswith(("LayerNorm", "RMSNorm"))
 
 
 def copy_kept(source: tuple[Body, BodyEmbedding | None], target: tuple[Body, BodyEmbedding | None], keep: str) -> None:

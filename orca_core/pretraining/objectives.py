@@ -35,7 +35,9 @@ class Objective(Protocol):
     size: int
     """Number of samples."""
 
-    head: nn.Module
+    @property
+    def head(self) -> nn.Module:
+        """What is trained with the body and left behind after pretraining."""
 
     def loss(self, indices: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Loss and error of the samples with these indices; what is random in it comes from `draws`, a generator on the CPU."""

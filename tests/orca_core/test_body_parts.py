@@ -51,11 +51,13 @@ COUNTS = {
 }
 """Family -> parameters of the tiny checkpoint in each part, in the order of `PARTS`."""
 
+MORE = ("timm-vit", "timm-swin", "beit-shared-bias", "gpt_neox", "llama", "t5", "modernbert", "dinov2", "clip")
+
 
 @pytest.fixture(scope="module")
 def bodies(tmp_path_factory):
     found = {}
-    for family in (*COUNTS, "timm-vit", "timm-swin", "beit-shared-bias", "gpt_neox"):
+    for family in (*COUNTS, *MORE):
         folder = tmp_path_factory.mktemp(family)
         spec = find_body(write_checkpoint(family, folder)[1])
         found[family] = checkpoint_body(spec, spec.digest())
@@ -73,7 +75,7 @@ def test_parameters_part_by_part_are_those_counted_by_hand(bodies, family):
     assert tuple(count(bodies[family], part) for part in PARTS) == COUNTS[family]
 
 
-@pytest.mark.parametrize("family", [*COUNTS, "timm-vit", "timm-swin", "beit-shared-bias", "gpt_neox"])
+@pytest.mark.parametrize("family", [*COUNTS, *MORE])
 def test_what_is_kept_is_pretrained_and_all_else_is_what_random_weights_would_be(bodies, family):
     pretrained = bodies[family]
     whole = sum(p.numel() for module in (pretrained.body, pretrained.embedding) for p in module.parameters())
@@ -92,8 +94,16 @@ def test_what_is_kept_is_pretrained_and_all_else_is_what_random_weights_would_be
     assert seen == original.keys()
     for name, tensor in tensors_of(pretrained.body, pretrained.embedding).items():
         if isinstance(tensor, torch.nn.Parameter):
-            assert not torch.equal(original[name], random[name])  # else nothing would tell the two apart
+            assert not tensor.numel() or not torch.equal(original[name], random[name])  # else nothing would tell the two apart
     assert all(torch.equal(tensor, original[name]) for name, tensor in tensors_of(pretrained.body, pretrained.embedding).items())
+
+
+@pytest.mark.parametrize("family", ["vit", "timm-vit", "dinov2", "clip"])
+def test_class_tokens_belong_to_the_embeddings(bodies, family):
+    loaded = bodies[family]
+    parts = parts_of(loaded.body, loaded.embedding)
+    assert parts["body.prefix"] == "embeddings"
+    assert "other" not in parts.values()
 
 
 def test_layers_are_the_lowest_blocks_whole(bodies):
@@ -138,7 +148,7 @@ def test_a_body_that_brings_its_own_code_is_kept_in_part_too():
         assert bool((tensor == 2).all()) if part == "ffn" else torch.equal(tensor, others[name]), name
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2", "vit", "swin"])
+@pytest.mark.parametrize("family", ["roberta", "gpt2", "vit", "swin", "modernbert"])
 def test_the_embedder_copies_what_is_kept_of_the_embedding(bodies, family):
     """Where a part is not kept, the embedder has what `embedder.init: random` draws; where it is, what `pretrained` copies."""
     loaded = bodies[family]

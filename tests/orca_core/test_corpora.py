@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from orca_core.config.knobs import PretrainConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.corpora import CORPORA, OBJECTIVES, corpus_faults
 from orca_core.corpora.images import load_pictures
-from orca_core.corpora.sequences import COUNT, FIRST, LENGTH, PAD, load_sequences, next_generation
+from orca_core.corpora.sequences import COUNT, FIRST, LENGTH, PAD, Sequences, load_sequences, next_generation
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from orca_core.stages import stages_of
@@ -22,15 +23,22 @@ from orca_core.stages import stages_of
 TEXT = [name for name, corpus in CORPORA.items() if "text" in corpus.modalities]
 
 
+@cache
+def sequences(name: str) -> Sequences:
+    """A corpus, drawn once for all tests here."""
+    return load_sequences(CORPORA[name])
+
+
+@cache
 def symbols(name: str) -> list[list[int]]:
     """The sequences of a corpus as lists of symbols, without padding."""
-    found = load_sequences(CORPORA[name])
+    found = sequences(name)
     return [[int(word) - FIRST for word in row if word != PAD] for row in found.ids]
 
 
 @pytest.mark.parametrize("name", TEXT)
 def test_sequences_are_words_of_the_vocabulary_with_padding_at_the_end(name):
-    found = load_sequences(CORPORA[name])
+    found = sequences(name)
     assert found.ids.shape[1] == LENGTH
     assert len(found.ids) == COUNT or name == "pydoc"
     assert found.ids.min() >= 1
@@ -101,7 +109,7 @@ def test_a_bigram_walk_has_the_pairs_of_pydoc_with_their_frequencies_and_not_its
 
 
 def test_noise_has_all_words_pixels_and_labels():
-    text, pictures = load_sequences(CORPORA["noise"]), load_pictures(CORPORA["noise"])
+    text, pictures = sequences("noise"), load_pictures(CORPORA["noise"])
     assert text.labels is not None
     assert set(text.labels) == set(range(text.num_labels))
     counts = np.bincount(text.ids.ravel(), minlength=VOCABULARY)[FIRST:]
@@ -115,7 +123,7 @@ def test_noise_has_all_words_pixels_and_labels():
 
 
 def test_corpora_are_the_same_in_every_process():
-    digests = {name: int(load_sequences(CORPORA[name]).ids.sum()) for name in DIGESTS}
+    digests = {name: int(sequences(name).ids.sum()) for name in DIGESTS}
     assert digests == DIGESTS
 
 

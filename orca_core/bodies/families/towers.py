@@ -50,6 +50,10 @@ class TowerBody(Body):
         return True
 
     @property
+    def embedded(self) -> list[Tensor]:
+        return [self.prefix]
+
+    @property
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
 
