@@ -381,7 +381,9 @@ FINETUNE = Declaration(
         "matched": _MATCHED,
         "": Group((_PHASES,)),
         "joint": Group(
-            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_JOINT_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY
+            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_JOINT_DISTANCE),
+            inputs=("source",),
+            when=when.ALIGNS_JOINTLY,
         ),
         "mix": Group(
             (
@@ -389,7 +391,7 @@ FINETUNE = Declaration(
                 knob("mix.gate_epochs", when.GATE_LEARNS),
             ),
             inputs=("source",),
-            when=when.MIXES,
+            when=when.REPLACES_TOKENS,
         ),
     },
     length="finetune.epochs",
