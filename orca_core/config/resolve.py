@@ -93,9 +93,10 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         faults += _width_faults(proxy, body)
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
-    faults += _alignment_faults(config) + successor_faults(config)
-    faults += training_faults(config)
+    of_schedule = _schedule_faults(values, body, faults)
+    faults += of_schedule + _layer_faults(config, body) + _validation_faults(config, spec) + _alignment_faults(config)
+    if config is not None and spec is not None and body is not None and not of_schedule:
+        faults += successor_faults(config) + training_faults(config)
     if faults or config is None:
         raise ConfigError(faults)
     return config

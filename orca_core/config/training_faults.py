@@ -10,10 +10,8 @@ _ROUNDING = {"bf16": 0.01, "fp16": 0.001}
 """Number format -> smallest perturbation of tokens near 1 that it does not round away."""
 
 
-def training_faults(config: TrialConfig | None) -> list[Fault]:
-    """Faults of `predictor`, `finetune.smooth` and `finetune.mixup`; none while other faults keep a config from being made."""
-    if config is None:
-        return []
+def training_faults(config: TrialConfig) -> list[Fault]:
+    """Faults of `predictor`, `finetune.smooth` and `finetune.mixup`, of a config whose task, body and schedule exist."""
     return [*_predictor_faults(config), *_smooth_faults(config), *_mixup_faults(config)]
 
 

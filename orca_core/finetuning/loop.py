@@ -20,6 +20,7 @@ from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.compiling import compiled
 from orca_core.finetuning.evaluation import evaluate
+from orca_core.finetuning.frozen_features import can_be_held
 from orca_core.finetuning.gradients import Losses, add_gradients
 from orca_core.finetuning.precision import autocast
 from orca_core.finetuning.rates import schedule_factor
@@ -41,10 +42,6 @@ from orca_core.training.state import pack, unpack
 
 FISHER_SCORES = "surgical.scores"
 """Name, in a state, of the scores that `surgical` has chosen layers by."""
-
-MOST_FEATURES = 2**28
-"""Numbers of tokens' features (1 GiB) that are held at once where embedder and body are frozen. It decides by the data alone, never by
-the memory at hand: features that are computed anew in other batches differ in their last bits."""
 
 
 class Finetuning:
@@ -276,14 +273,8 @@ class Finetuning:
 
     @cached_property
     def _features_fit(self) -> bool:
-        """Whether the features of all samples are few enough to be held; where they are tokens (attention pooling), they may not be."""
-        if not self.model.predictor.pools_late:
-            return True
-        self.model.eval()
-        with torch.no_grad():
-            shape = self.model.features(self.data.inputs(self.train[0][:1].to(self.device))).shape
-        samples = sum(len(part) for part in (self.train[1], self.valid[1], self.test[1]))
-        return samples * shape.numel() <= MOST_FEATURES
+        samples = sum(len(y) for _, y in (self.train, self.valid, self.test))
+        return can_be_held(self.model, self.data.inputs(self.train[0][:1].to(self.device)), samples)
 
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the three splits; with embedder and body frozen, their features, computed once."""

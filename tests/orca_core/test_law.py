@@ -56,7 +56,10 @@ def trials_of_all_reads() -> list[TrialConfig]:
         small(align__epochs=1, align__objective="l2", align__lr_from="finetune", finetune__accum=2, finetune__label_smoothing=0.1),
         small(align__epochs=1, align__objective="otdd-gaussian", finetune__schedule="reference", finetune__warmup_epochs=0.5, seed=1),
         small("darcy-mini", body=BERT, proxy="noise", align__epochs=1, align__weight=0.1, adapter="lora", train_samples=16),
-        small(align__weight=0.1, align__objective="l2", finetune__mixup__alpha=0.4, finetune__mixup__place="tokens"),
+        small(
+            **{"align.weight": 0.1, "align.objective": "l2", "finetune.mixup.alpha": 0.4, "finetune.mixup.place": "tokens"},
+            **{"finetune.smooth.kind": "smart"},
+        ),
         small(body=GPT2, body__flip=True, body__double=True, body__weights="random", align__epochs=1),
         small("npz:tiny/series.npz", body=BERT, mix__share=0.5, mix__gate_epochs=1),
         small(align__epochs=1, align__objective="bilevel", align__task_weight=0.5),
@@ -64,8 +67,10 @@ def trials_of_all_reads() -> list[TrialConfig]:
         small("digits", freezing="surgical:1", finetune__reinit_top=1, finetune__scoring="chunks", finetune__checkpointing=True),
         small(body=GPT2, align__epochs=1, align__objective="none", adapt__epochs=1, embedder__init="matched"),
         small(align__epochs=1, align__objective="sliced-wasserstein", align__agreement=True, align__weight=0.1, align__gradient="project"),
-        small("digits", finetune__smooth__kind="smart", finetune__l2_sp=0.5, finetune__distill=0.5, predictor__pool="max"),
-        small(reference_data=True, freezing="frozen-both:1", precision="bf16", train_samples=None),
+        small(
+            **{"reference_data": True, "freezing": "frozen-both:1", "precision": "bf16", "train_samples": None},
+            **{"finetune.l2_sp": 0.5, "finetune.distill": 0.5},
+        ),
     ]
 
 
@@ -155,7 +160,8 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "finetune.smooth.weight": ({"finetune.smooth.kind": "r3f"}, 3.0),
     "finetune.smooth.noise": ({"finetune.smooth.kind": "r3f"}, 0.2),
     "finetune.smooth.radius": ({"finetune.smooth.kind": "smart"}, 0.05),
-    "finetune.mixup.place": ({"finetune.mixup.alpha": 0.4}, "tokens"),
+    "finetune.mixup.alpha": ({"finetune.mixup.place": "tokens"}, 0.4),
+    "finetune.mixup.place": ({"finetune.mixup.alpha": 0.4, "align.weight": 0.0}, "tokens"),
 }
 """Knob -> settings under which it is read, and a value that is not the one of `small`; other knobs: the second of `VALUES`."""
 
