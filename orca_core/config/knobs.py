@@ -21,9 +21,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, field
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
 from orca_core.config.faults import broken_rule
+from orca_core.config.methods import Method
 from orca_core.config.part import Below1, Count, Epochs, NonNegative, Optimizer, Positive, Seed, Share
 from orca_core.config.part import Part as _Part
-from orca_core.config.methods import Method
 from orca_core.config.successor_knobs import MixConfig
 from orca_core.config.training_knobs import MixupConfig, PredictorConfig, SmoothConfig
 from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
@@ -323,8 +323,8 @@ class TrialConfig(_Part):
     )
     method: Method | None = Field(
         None,
-        description="Sets the knobs of a published method, as defaults that override the recipe's but not your own values: `naive`, `orca`, "
-        "`pare`, `mona`, `recraft`, `l2g`; see docs/successors.md. Not part of a trial's id; the knobs it sets are. In results: the method "
+        description="Sets the knobs of a published method, as defaults that override the recipe's but not your own values: `naive`, "
+        "`orca`, `pare`, `mona`, `recraft`, `l2g`; see docs/successors.md. Not part of a trial's id; the knobs it sets are. In results: the method "
         "that the knobs amount to, whoever set them; null if none.",
     )
     train_samples: Count | None = Field(

@@ -53,8 +53,8 @@ _PUBLISHED_WIDTH = 768
 def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A complete config from a user's settings, nested or dotted.
 
-    The task's recipe provides the defaults, then `method`, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named body, the
-    recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults
+    The task's recipe provides the defaults, then `method`, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named
+    body, the recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults
     to the recipe's if the body can embed it, otherwise to the default of the body's modality. A bodiless arm reads no proxy.
 
     Raises:
