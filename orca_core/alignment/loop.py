@@ -8,6 +8,7 @@ minimise is in `objectives.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +133,7 @@ class Alignment:
         size = sum(len(row or ()) for row in label_distances)
         # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
         reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
+        columns: dict[str, Any] = {self.objective.column: measured.value, **measured.columns, **at_start}
         return EpochRow(
             stage="align",
             epoch=epoch,
@@ -139,9 +141,7 @@ class Alignment:
             label_distances=label_distances if reported else None,
             unconverged=unconverged.count or None,
             gradient_cosine=agreement,
-            **{self.objective.column: measured.value},
-            **measured.columns,
-            **at_start,
+            **columns,
         )
 
     def _at_start(self) -> dict[str, float]:

@@ -54,8 +54,8 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A complete config from a user's settings, nested or dotted.
 
     The task's recipe provides the defaults, then `method`, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named
-    body, the recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults
-    to the recipe's if the body can embed it, otherwise to the default of the body's modality. A bodiless arm reads no proxy.
+    body, the recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy
+    defaults to the recipe's if the body can embed it, otherwise to the default of the body's modality. A bodiless arm reads no proxy.
 
     Raises:
         ConfigError: With all faults.
@@ -104,7 +104,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
 
 def _of_method(spec: TaskSpec, values: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults that `method` sets; none without a method, or for one that the model refuses."""
-    name = values.get("method")
+    name: Any = values.get("method")
     return method_defaults(name, spec.dims, spec.kind, values) if name in get_args(Method) else {}
 
 
