@@ -98,7 +98,7 @@ ALIGNS_TO_PROXY = Condition(
     "`align.objective` compares with the proxy", lambda config: find_distance(config.align.objective).reads_proxy
 )
 MATCHES = Condition("`embedder.init` is matched", lambda config: config.matches)
-MIXES_PROXY = Condition("`mix.share` > 0 and embedder or body train in some phase", lambda config: config.mixes)
+REPLACES_TOKENS = Condition("`mix.share` > 0 and embedder or body train in some phase", lambda config: config.mixes)
 GATE_LEARNS = Condition("`mix.gate` is learned", lambda config: config.mix.gate == "learned")
 ADAPTS = Condition("`adapt.epochs` > 0", lambda config: config.adapts)
 NEEDS_TASK_LOSS = Condition(

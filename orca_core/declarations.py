@@ -474,7 +474,7 @@ FINETUNE = Declaration(
                 knob("mix.gate_epochs", when.GATE_LEARNS),
             ),
             inputs=("source",),
-            when=when.MIXES_PROXY,
+            when=when.REPLACES_TOKENS,
         ),
     },
     length="finetune.epochs",

@@ -58,9 +58,11 @@ class Measured(NamedTuple):
 
 
 class Objective(Protocol):
-    """What a step minimises. `column` is where a row of the metrics table has its value."""
+    """What a step minimises."""
 
-    column: str
+    @property
+    def column(self) -> str:
+        """Where a row of the metrics table has its value."""
 
     def backward(self, batches: Iterator[ClassBatch], draws: torch.Generator) -> Measured:
         """Add the objective's gradient to the parameters that train.
@@ -179,7 +181,9 @@ def freeze_body(model: CrossModalModel) -> None:
 class Addition(Protocol):
     """What a step minimises beside its objective, on the same samples."""
 
-    column: str
+    @property
+    def column(self) -> str:
+        """Where a row of the metrics table has its value."""
 
     def backward(self, batches: Sequence[ClassBatch]) -> float:
         """Add the weighted gradient to the parameters that train; returns the value, without the weight."""

@@ -356,9 +356,9 @@ class TrialConfig(_Part):
     )
     method: Method | None = Field(
         None,
-        description="Sets the knobs of a published method, as defaults that override the recipe's but not your own values: `naive`, `orca`, "
-        "`pare`, `mona`, `recraft`, `l2g`; see docs/successors.md. Not part of a trial's id; the knobs it sets are. In results: the method "
-        "that the knobs amount to, whoever set them; null if none.",
+        description="Sets the knobs of a published method, as defaults that override the recipe's but not your own values: `naive`, "
+        "`orca`, `pare`, `mona`, `recraft`, `l2g`; see docs/successors.md. Not part of a trial's id; the knobs it sets are. In results: "
+        "the method that the knobs amount to, whoever set them; null if none.",
     )
     train_samples: Count | None = Field(
         None,

@@ -19,7 +19,7 @@ Method = Literal["naive", "orca", "pare", "mona", "recraft", "l2g"]
 STEPS = 20
 """Steps of alignment of a method that aligns, where the recipe has none."""
 
-_OFF = {"align.epochs": 0, "align.weight": 0.0, "mix.share": 0.0}
+_OFF: Mapping[str, Any] = {"align.epochs": 0, "align.weight": 0.0, "mix.share": 0.0}
 
 
 def method_defaults(name: str, dims: int, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,20 +36,21 @@ def method_defaults(name: str, dims: int, kind: str, values: Mapping[str, Any]) 
         return dict(_OFF)
     if name == "pare":  # its code: src/configs, 32 of 64 tokens of a series, 2000 (of dense tasks 1000) to 500 of 3136 patches
         shares = (0.5, 0.0) if dims == 1 else (0.32, 0.16) if kind == "dense" else (0.64, 0.16)
-        return _OFF | {
+        return {
+            **_OFF,
             "mix.share": shares[0],
             "mix.end_share": shares[1],
             "mix.epochs": float(values.get("finetune.epochs", 10)),
             "mix.weight": 0.1 if dims == 1 else 1.0,
             "mix.gate_epochs": 5 if dims == 1 else 10,
         }
-    of_method = {
+    of_method: dict[str, dict[str, Any]] = {
         "orca": {"align.objective": "otdd-exact"},
         "mona": {"align.objective": "bilevel", "align.task_weight": 1.0, "align.warmup_epochs": epochs // 4},
         "recraft": {"align.objective": "otdd-exact", "align.label_entropy": 1.0},
         "l2g": {"align.objective": "mmd", "align.task_weight": 1.0},
     }
-    return _OFF | {"align.epochs": epochs} | of_method.get(name, {})
+    return {**_OFF, "align.epochs": epochs, **of_method.get(name, {})}
 
 
 def method_of(config: TrialConfig) -> str | None:

@@ -55,9 +55,9 @@ _PUBLISHED_WIDTH = 768
 def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     """A complete config from a user's settings, nested or dotted.
 
-    The task's recipe provides the defaults, then `method`, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named body, the
-    recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy defaults
-    to the recipe's if the body can embed it, otherwise to the default of the body's modality. A bodiless arm reads no proxy.
+    The task's recipe provides the defaults, then `method`, then `reference_behaviour`. With a mini body, a bodiless arm, or without a named
+    body, the recipe is `laptop` if the task has it; with any other body, `published` or, if the task has none, `published-style`. The proxy
+    defaults to the recipe's if the body can embed it, otherwise to the default of the body's modality. A bodiless arm reads no proxy.
 
     Raises:
         ConfigError: With all faults.
@@ -98,9 +98,9 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
     faults += _adapter_faults(values, body, faults)
     of_schedule = _schedule_faults(values, body, faults)
     faults += of_schedule + _layer_faults(config, body) + _validation_faults(config, spec)
-    faults += _alignment_faults(config) + _keep_faults(config, body) + successor_faults(config) + _choice_faults(config, proxy)
+    faults += _alignment_faults(config) + _keep_faults(config, body)
     if config is not None and spec is not None and body is not None and not of_schedule:
-        faults += training_faults(config)
+        faults += successor_faults(config) + training_faults(config) + _choice_faults(config, proxy)
     if config is not None and body is not None and body.pretrained_here:
         faults += corpus_faults(body, config.pretrain.corpus, config.pretrain.objective)
     if faults or config is None:
@@ -110,7 +110,7 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
 
 def _of_method(spec: TaskSpec, values: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults that `method` sets; none without a method, or for one that the model refuses."""
-    name = values.get("method")
+    name: Any = values.get("method")
     return method_defaults(name, spec.dims, spec.kind, values) if name in get_args(Method) else {}
 
 

@@ -10,13 +10,9 @@ from orca_core.errors import Fault
 from orca_core.proxies import find_proxy
 
 
-def successor_faults(config: TrialConfig | None) -> list[Fault]:
-    """Faults of `mix`, `align.objective: bilevel`, `align.label_entropy` and `align.task_weight`; none while others keep a config from
-    being made."""
-    if config is None:
-        return []
-    faults = [*_mix_faults(config), *_align_faults(config)]
-    return faults + _token_faults(config)
+def successor_faults(config: TrialConfig) -> list[Fault]:
+    """Faults of `mix`, `align.objective: bilevel`, `align.label_entropy` and `align.task_weight`; task, body and schedule have none."""
+    return [*_mix_faults(config), *_align_faults(config), *_token_faults(config)]
 
 
 def _mix_faults(config: TrialConfig) -> list[Fault]:

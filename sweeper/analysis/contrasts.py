@@ -24,6 +24,9 @@ NOT_COMPARED = ("task", "recipe", "reference_behaviour", "method")
 """Knobs that are no settings of their own: the last three say where others come from."""
 
 
+METHOD = "method"
+"""A knob that sets others: that these change with its level is what it is for."""
+
 SELECTION = "selection"
 """A knob that, where it goes with the level, does not keep trials from being paired: it makes the comparison unfair (`fairness`)."""
 
@@ -239,7 +242,7 @@ def paired_differences(
     contrasts: list[Contrast] = []
     for task in sorted({row.get("task") for row in chosen}, key=str):
         of_task = [row for row in chosen if row.get("task") == task]
-        others = [column for column in KNOB_OF if column not in {*left_out, *columns, SELECTION} and found.name != VARIANT]
+        others = [column for column in KNOB_OF if column not in {*left_out, *columns, SELECTION} and found.name not in (VARIANT, METHOD)]
         along = varying_columns(of_task, others)
         contrasts += _contrasts_of_task(task, of_task, tuple(varying_columns(of_task, columns)), along, options)
     return contrasts

@@ -8,10 +8,11 @@ ROC curve, so the two never share a column. A value of a score of that name whic
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from orca_core.errors import ConfigError, Fault, nearest
 
@@ -86,11 +87,13 @@ class Beside:
 def read_published() -> tuple[Published, ...]:
     """All published values, by task, score and method."""
     with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            Published(**(row | {"value": float(row["value"]), "spread": float(row["spread"]) if row["spread"] else None}))
-            for row in csv.DictReader(file)
-        ]
-    return tuple(rows)
+        return tuple(_published(row) for row in csv.DictReader(file))
+
+
+def _published(row: Mapping[str, str]) -> Published:
+    numbers = {"value": float(row["value"]), "spread": float(row["spread"]) if row["spread"] else None}
+    fields: dict[str, Any] = {**row, **numbers}
+    return Published(**fields)
 
 
 def published_of(task: str | None = None) -> tuple[Published, ...]:
