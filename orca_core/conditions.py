@@ -70,6 +70,18 @@ HAS_REFERENCE_FORM = Condition("the task has splits of the reference code", lamb
 IS_CLASSIFICATION = Condition("the task is a classification", lambda config: config.task_spec.kind == "classification")
 
 ALIGNS = Condition("`align.epochs` > 0", lambda config: config.aligns)
+READS_PROXY = Condition(
+    "an `align.objective` that compares with the proxy is minimised (`align.epochs` > 0, or `align.weight` > 0 and the embedder trains in "
+    "some phase), or `embedder.init` is matched",
+    lambda config: config.reads_proxy,
+)
+MATCHES = Condition("`embedder.init` is matched", lambda config: config.matches)
+ADAPTS = Condition("`adapt.epochs` > 0", lambda config: config.adapts)
+NEEDS_TASK_LOSS = Condition(
+    "`align.objective` is none or `align.agreement` is true",
+    lambda config: config.align.objective == "none" or config.align.agreement,
+)
+ALIGNS_BY_DISTANCE = Condition("`align.objective` is not none", lambda config: config.align.objective != "none")
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
 RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")
@@ -85,4 +97,9 @@ RATE_CHANGES = Condition(
     "`finetune.warmup_epochs` > 0 or `finetune.decay_epochs` is given",
     lambda config: config.finetune.warmup_epochs > 0 or config.finetune.decay_epochs is not None,
 )
+TRAINS_FEATURES = Condition("the embedder or a part of the body trains in some phase", lambda config: config.trains_features)
+MIXES = Condition("`finetune.mixup.alpha` > 0", lambda config: config.finetune.mixup.alpha > 0)
+SMOOTHS = Condition("`finetune.smooth.kind` is r3f or smart", lambda config: config.finetune.smooth.kind != "none")
+SMOOTHS_BY_ASCENT = Condition("`finetune.smooth.kind` is smart", lambda config: config.finetune.smooth.kind == "smart")
+POOLS_TOKENS = Condition("the task is not dense", lambda config: config.task_spec.kind != "dense")
 NO_ADAPTER = Condition("`adapter` is none", lambda config: config.adapter == NONE)

@@ -23,7 +23,7 @@ from orca_core.distances import find_distance, knob_owners
 from orca_core.freezing.schedule import Phase, phases_as_data
 from orca_core.proxies import find_proxy
 
-Kind = Literal["pretrain", "source", "align", "finetune"]
+Kind = Literal["pretrain", "source", "align", "adapt", "finetune"]
 
 
 def effective_init(config: TrialConfig) -> str:
@@ -189,8 +189,9 @@ _EMBEDDER = (
     knob("validation.folds"),
     knob("validation.fold"),
     knob("train_samples"),
+    knob("reversed"),
     knob("reference_data", when.HAS_REFERENCE_FORM),
-    knob("embedder.init", when.PRETRAINED & when.NO_EMBEDDER_FILE, otherwise="random"),
+    knob("embedder.init", when.MATCHES | (when.PRETRAINED & when.NO_EMBEDDER_FILE), otherwise="random"),
     Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
     knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
     knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
@@ -219,7 +220,7 @@ _STEPS = tuple(
     for name, condition in {
         "class_samples": ALWAYS,
         "class_sampling": ALWAYS,
-        "proxy_samples": ALWAYS,
+        "proxy_samples": when.READS_PROXY,
         "lr_from": ALWAYS,
         "optimizer": ALWAYS,
         "weight_decay": ALWAYS,
@@ -234,6 +235,15 @@ _STEPS = tuple(
 
 def _align_lr(config: TrialConfig, phase: int) -> float:
     return config.align_lr
+
+
+_TASK_MODEL = (
+    knob("body.flip", when.NEEDS_TASK_LOSS & when.IS_DECODER),
+    knob("finetune.reinit_top", when.NEEDS_TASK_LOSS & when.PRETRAINED),
+    knob("predictor.pool", when.NEEDS_TASK_LOSS & when.POOLS_TOKENS),
+    knob("predictor.head", when.NEEDS_TASK_LOSS & when.POOLS_TOKENS),
+)
+"""What the model between embedder and task's loss depends on, beside the body: it is the one that fine-tuning starts with."""
 
 
 _RATE_OF_FINETUNING = Read("align.lr", "finetune.lr", _align_lr, _align_lr, when.RATE_OF_FINETUNING, key_name="align.lr")
@@ -253,7 +263,7 @@ PRETRAIN = Declaration(
 SOURCE = Declaration(
     kind="source",
     version=1,
-    exists=when.ALIGNS | when.ALIGNS_JOINTLY,
+    exists=when.READS_PROXY,
     groups={
         "reads": Group((knob("align.proxy_samples"),)),
         "start": Group(_BODY, inputs=("pretrain",)),
@@ -268,12 +278,43 @@ ALIGN = Declaration(
     version=3,
     exists=when.ALIGNS,
     groups={
-        "reads": Group((*_DISTANCE, *_STEPS, _RATE_OF_FINETUNING, knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True))),
+        "reads": Group(
+            (
+                *_DISTANCE,
+                *_STEPS,
+                _RATE_OF_FINETUNING,
+                knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True),
+                knob("align.agreement", when.ALIGNS_BY_DISTANCE),
+                *_TASK_MODEL,
+            )
+        ),
         "start": Group(_EMBEDDER, inputs=("pretrain",)),
         "": Group(inputs=("source",)),
     },
     length="align.epochs",
     build="orca_core.alignment.loop:Alignment",
+)
+
+_MATCHED = Group(inputs=("source",), when=when.MATCHES)
+"""Where the embedder starts with the moments of the proxy's features."""
+
+ADAPT = Declaration(
+    kind="adapt",
+    version=1,
+    exists=when.ADAPTS,
+    groups={
+        "reads": Group(
+            (
+                *(knob(f"adapt.{name}") for name in ("train", "lr", "batch_size", "mask")),
+                knob("body.flip", when.IS_DECODER),
+                knob("finetune.reinit_top", when.PRETRAINED),
+            )
+        ),
+        "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
+        "matched": _MATCHED,
+    },
+    length="adapt.epochs",
+    build="orca_core.adaptation.loop:Adaptation",
 )
 
 _TUNING = {
@@ -300,6 +341,14 @@ _TUNING = {
     "layer_decay": ALWAYS,
     "reinit_top": when.PRETRAINED,
     "mixout": when.HAS_BODY & when.NO_ADAPTER,
+    "l2_sp": when.HAS_BODY & when.NO_ADAPTER & when.TRAINS_FEATURES,
+    "distill": when.HAS_BODY & when.TRAINS_FEATURES,
+    "smooth.kind": ALWAYS,
+    "smooth.weight": when.SMOOTHS,
+    "smooth.noise": when.SMOOTHS,
+    "smooth.radius": when.SMOOTHS_BY_ASCENT,
+    "mixup.alpha": ALWAYS,
+    "mixup.place": when.MIXES,
 }
 
 FINETUNE = Declaration(
@@ -313,20 +362,28 @@ FINETUNE = Declaration(
                 knob("precision"),
                 knob("body.flip", when.IS_DECODER),
                 knob("adapter", when.HAS_BODY),
+                knob("predictor.pool", when.POOLS_TOKENS),
+                knob("predictor.head", when.POOLS_TOKENS),
             )
         ),
-        "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
+        "start": Group(_EMBEDDER, inputs=("pretrain", "align", "adapt")),
+        "matched": _MATCHED,
         "": Group((_PHASES,)),
-        "joint": Group((knob("align.weight"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
+        "joint": Group((knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
     },
     length="finetune.epochs",
     build="orca_core.finetuning.loop:Finetuning",
 )
 
-STAGES: Mapping[Kind, Declaration] = {declared.kind: declared for declared in (PRETRAIN, SOURCE, ALIGN, FINETUNE)}
+STAGES: Mapping[Kind, Declaration] = {declared.kind: declared for declared in (PRETRAIN, SOURCE, ALIGN, ADAPT, FINETUNE)}
 """Every kind of stage, in the order they run. A trial has one of each kind that exists for it; of fine-tuning, one for each phase."""
 
-RESULT: tuple[Read, ...] = (knob("align.epochs", when.HAS_BODY), knob("selection"), knob("selection_ties"))
+RESULT: tuple[Read, ...] = (
+    knob("align.epochs", when.HAS_BODY),
+    knob("adapt.epochs", when.HAS_BODY),
+    knob("selection"),
+    knob("selection_ties"),
+)
 """What a trial's result depends on beside the settings of its stages: whether it aligns at all, and which epoch counts."""
 
 

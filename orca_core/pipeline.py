@@ -1,4 +1,4 @@
-"""A trial from config to rows: pretraining, source features, alignment, fine-tuning."""
+"""A trial from config to rows: pretraining, source features, alignment, adaptation, fine-tuning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orca_core.stages import result_key, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import TaskData
 from orca_core.tasks.sizes import keep_sizes, part_sizes
-from orca_core.trial_stages import TrialStages, load_data
+from orca_core.trial_stages import TrialStages, load_data, start_matched
 from orca_core.workbench import Workbench
 
 Keep = Literal["none", "best", "last", "all"]
@@ -135,7 +135,7 @@ def _trial_rows(
         if tuned.tuning is not None and trained is not None:
             trained = {name: value.detach().to("cpu", copy=True) for name, value in trained.items()}
         del tuned  # its model, before others are built
-        yield from probe_rows(config, probes, models or store, trial, data, pretrained, trained)
+        yield from probe_rows(config, probes, models or store, trial, data, pretrained, source, trained)
     return result
 
 
@@ -189,7 +189,7 @@ def _facts(config: TrialConfig, data: TaskData) -> dict[str, Any]:
 def model_before_tuning(
     config: TrialConfig, store: Store, *, shapes: Shapes | None = None, device: str = "cpu", workbench: Workbench | None = None
 ) -> CrossModalModel:
-    """The model as fine-tuning starts with it: pretrained, aligned. Stages that the store does not have are computed.
+    """The model as fine-tuning starts with it: pretrained, aligned, adapted. Stages that the store does not have are computed.
 
     Args:
         config: The trial.
@@ -204,8 +204,8 @@ def model_before_tuning(
         of_data = shapes or shapes_of(trial.load_data())
         pretrained = yield from trial.pretrain()
         source = yield from trial.embed_source(pretrained)
-        aligned = yield from trial.align(pretrained, source)
-        return trial.build_model(of_data, pretrained, aligned)
+        model = yield from trial.start_of_tuning(of_data, pretrained, source)
+        return model
 
     return drain((workbench or Workbench.current()).drive(build()))
 
@@ -233,6 +233,7 @@ def _distances_of_proxy(config: TrialConfig, store: Store, device: str) -> Gener
     source = yield from trial.embed_source(pretrained)
     assert source is not None, "align.epochs must be above 0"
     embedder = build_embedder(settings, trial.load_body(settings, pretrained), data.input_shape).to(trial.device)
+    start_matched(settings, embedder, data, source)
     labels = class_labels(data, settings["seed"], settings["threads"])
     features = source.tensors["features"], source.tensors["labels"]
     return distances_at_start(embedder, data, labels, *features, seed=settings["seed"], device=trial.device)

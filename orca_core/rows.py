@@ -40,18 +40,42 @@ class EpochRow(Cells):
 
     TABLE: ClassVar[str] = "metrics"
 
-    stage: Annotated[str, "pretrain, align or finetune."]
+    stage: Annotated[str, "pretrain, align, adapt or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     fold: Annotated[int | None, _FOLD] = None
     epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
-    train_loss: Annotated[float | None, "Mean training loss over the samples of the epoch."] = None
+    train_loss: Annotated[
+        float | None, "Mean training loss over the samples of the epoch; of alignment with `align_objective` none only; of adaptation, "
+        "the mean squared error of what was masked."
+    ] = None
     valid_loss: Annotated[float | None, "Validation loss after the epoch; null in a final training after folds."] = None
     valid_error: Annotated[float | None, "Validation error after the epoch; lower is better. Null like the loss."] = None
     test_error: Annotated[float | None, "Test error after the epoch; lower is better. Fine-tuning only."] = None
     distance: Annotated[
         float | None,
         "Distance of the embedder's features to the proxy's, by `align_objective`. Of alignment; of fine-tuning with `align_weight`: the "
-        "mean over its batches.",
+        "mean over its batches. With dispersion: the share of their variance that is within the target's classes.",
+    ] = None
+    gradient_cosine: Annotated[
+        float | None,
+        "Cosine of the gradients of the distance and of the task's loss in the embedder's parameters, in [-1, 1]: negative where they work "
+        "against each other. With `align_agreement`; of fine-tuning with `align_weight` the mean over its batches, also with "
+        "`align_gradient` project.",
+    ] = None
+    weight_distance: Annotated[
+        float | None,
+        "Squared distance of the trained weights of embedder and body from those that fine-tuning started with, the mean over its batches; "
+        "with `finetune_l2_sp` only.",
+    ] = None
+    body_distance: Annotated[
+        float | None,
+        "Mean squared difference of the body's output from that of the model as fine-tuning started, over the training samples; with "
+        "`finetune_distill` only.",
+    ] = None
+    roughness: Annotated[
+        float | None,
+        "How far outputs move if the embedder's tokens are perturbed, before the weight; the mean over its batches. With "
+        "`finetune_smooth_kind` only.",
     ] = None
     proxy_distance: Annotated[float | None, "As in `trials`; in epoch 1 of alignment only."] = None
     proxy_distance_unlabelled: Annotated[float | None, "Likewise."] = None
@@ -76,7 +100,7 @@ class StageRow(Cells):
 
     TABLE: ClassVar[str] = "stages"
 
-    stage: Annotated[str, "pretrain, source (the proxy's features), align or finetune."]
+    stage: Annotated[str, "pretrain, source (the proxy's features), align, adapt or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     fold: Annotated[int | None, _FOLD] = None
     key: Annotated[str, "Key of the stage: hash of all that its result depends on."]
@@ -105,7 +129,7 @@ class ProbeRow(Cells):
     probe: Annotated[str, "Name of the probe; docs/probes.md says what each measures."]
     moment: Annotated[
         str,
-        "State of the model: `start`, before any training of the trial; `aligned`, as fine-tuning starts, in trials that align; "
+        "State of the model: `start`, before any training of the trial; `aligned`, as fine-tuning starts, in trials that align or adapt; "
         "`fine-tuned`, with the weights of the best epoch, or of the last with `keep: last`.",
     ]
     layer: Annotated[

@@ -1,6 +1,6 @@
 """The stages of a trial and their keys.
 
-    pretrain?  ->  source?  ->  align?  ->  finetune phase 0  ->  finetune phase 1 ...
+    pretrain?  ->  source?  ->  align?  ->  adapt?  ->  finetune phase 0  ->  finetune phase 1 ...
 
 A stage key is a hash of exactly what the stage's result depends on, as `orca_core.declarations` names it: its kind and version, the
 knobs it reads, the content of the data it reads, the keys of its inputs, the seed if it draws, threads, device type. Files enter by
@@ -9,7 +9,7 @@ content, never by path.
 All stages but `source` are trajectories: their key leaves out how far they go, as epoch 60 passes through epoch 20. The
 schedules that drive them depend on epochs alone, never on the length of the run, which makes this true.
 
-A trial whose epoch is chosen by folds has the stages `align` and `finetune` of the trial on each fold, then its own, of the final training.
+A trial whose epoch is chosen by folds has the stages `align`, `adapt` and `finetune` of the trial on each fold, then its own, of the final training.
 At which epoch the final training ends is known only after the folds; the plan has it end with the schedule.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from orca_core.adaptation.loop import Adaptation, adapted_body
 from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
@@ -20,6 +22,8 @@ from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
 from orca_core.keeping import Shapes, shapes_of
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
+from orca_core.model.embedder import Embedder
+from orca_core.model.matching import match_moments
 from orca_core.numerics import NumericalKind, check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
@@ -30,9 +34,13 @@ from orca_core.stages import Stage, stages_of_training
 from orca_core.store import Artifact, Store
 from orca_core.tasks import TaskData, TaskSpec
 from orca_core.tasks.loading import load_parts
+from orca_core.tasks.reversal import reverse
 from orca_core.tasks.validation import Validation
 from orca_core.trajectory import Trajectory, advance, rows_of
 from orca_core.workbench import Workbench
+
+
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -115,31 +123,74 @@ class TrialStages:
 
     def align(self, pretrained: Artifact | None, source: Artifact | None) -> Generator[Row, None, Artifact | None]:
         """Align the embedder with the proxy, if `align.epochs` is above 0."""
-        if (stage := self.stage("align")) is None or source is None:
+        if (stage := self.stage("align")) is None:
             return None
         settings = Settings.of(self.config, "align")
 
         def build() -> Alignment:
-            data = load_data(settings)
-            embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
-            return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self._device_of(stage))
+            data, body, device = load_data(settings), self.load_body(settings, pretrained), self._device_of(stage)
+            features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
+            if settings["align.objective"] == "none" or settings["align.agreement"]:
+                model = CrossModalModel(settings, body, *shapes_of(data), with_adapter=False)
+                embedder = model.embedder
+            else:
+                model, embedder = None, build_embedder(settings, body, data.input_shape)
+            start_matched(settings, embedder.to(device), data, source)
+            return Alignment(settings, embedder, *features, data, device, model)
 
         artifact = yield from self._advance(stage, build)
         return artifact
 
-    def aligned_result(self) -> Artifact | None:
-        """The result of alignment, from the store; None if the trial does not align, or if it is not there."""
-        stage = self.stage("align")
-        return None if stage is None else self.store.get(stage.address)
+    def adapt(
+        self, pretrained: Artifact | None, source: Artifact | None, aligned: Artifact | None
+    ) -> Generator[Row, None, Artifact | None]:
+        """Adapt embedder and body to the target's inputs, if `adapt.epochs` is above 0."""
+        if (stage := self.stage("adapt")) is None:
+            return None
+        settings = Settings.of(self.config, "adapt")
 
-    def build_model(self, shapes: Shapes, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
-        """The model as fine-tuning starts with it."""
+        def build() -> Adaptation:
+            data, device = load_data(settings), self._device_of(stage)
+            body, shapes = self.load_body(settings, pretrained), shapes_of(data)
+            model = CrossModalModel(settings, body, *shapes, with_adapter=False, with_predictor=False)
+            self._start_embedder(settings, model.embedder, source, aligned, data)
+            return Adaptation(settings, model, data, device)
+
+        artifact = yield from self._advance(stage, build)
+        return artifact
+
+    def start_of_training(self, shapes: Shapes, pretrained: Artifact | None, source: Artifact | None) -> CrossModalModel:
+        """The model before any training of the trial: pretrained at most."""
         settings = Settings.of(self.config, "finetune")
         body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
         model = CrossModalModel(settings, body, *shapes)
-        if aligned is not None:
-            model.embedder.load_state_dict(embedder_weights(aligned.tensors))
+        self._start_embedder(settings, model.embedder, source, None)
         return model
+
+    def start_of_tuning(
+        self, shapes: Shapes, pretrained: Artifact | None, source: Artifact | None
+    ) -> Generator[Row, None, CrossModalModel]:
+        """Align and adapt; returns the model as fine-tuning starts with it."""
+        aligned = yield from self.align(pretrained, source)
+        adapted = yield from self.adapt(pretrained, source, aligned)
+        settings = Settings.of(self.config, "finetune")
+        body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
+        weights = {} if adapted is None else adapted_body(adapted.tensors)
+        if weights:
+            body = replace(body, body=copy.deepcopy(body.body))  # what is loaded is shared between trials
+            body.body.load_state_dict(weights)
+        model = CrossModalModel(settings, body, *shapes, body_is_adapted=bool(weights))
+        self._start_embedder(settings, model.embedder, source, aligned if adapted is None else adapted)
+        return model
+
+    def _start_embedder(
+        self, settings: Settings, embedder: Embedder, source: Artifact | None, before: Artifact | None, data: TaskData | None = None
+    ) -> None:
+        """Give an embedder the weights of the stage before, else the start that needs data."""
+        if before is not None:
+            embedder.load_state_dict(embedder_weights(before.tensors))
+        elif settings["embedder.init"] == "matched":
+            start_matched(settings, embedder.to(self.device), data or load_data(settings), source)
 
     def tune(
         self,
@@ -150,7 +201,7 @@ class TrialStages:
         held: Selection | None = None,
         keep_all: bool = False,
     ) -> Generator[Row, None, Tuned]:
-        """Align, then fine-tune phase by phase.
+        """Align and adapt, then fine-tune phase by phase.
 
         Args:
             pretrained, source: Results of the stages before.
@@ -159,8 +210,7 @@ class TrialStages:
             keep_all: Whether the states of all epochs are kept.
         """
         data = self.load_data()
-        aligned = yield from self.align(pretrained, source)
-        model = self.build_model(shapes_of(data), pretrained, aligned)
+        model = yield from self.start_of_tuning(shapes_of(data), pretrained, source)
         phases = self.phases
         if end is not None:
             phases = [replace(stage, end=min(stage.end, end)) for stage in phases if stage.start < end]
@@ -202,9 +252,10 @@ class TrialStages:
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
         """The distance to the proxy, if fine-tuning minimises it too."""
-        if source is None or "source" not in settings.inputs:
+        if not settings["align.weight"]:
             return None
-        return BatchDistance(settings, source.tensors["features"], source.tensors["labels"], data, self.device)
+        features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
+        return BatchDistance(settings, *features, data, self.device)
 
     def advance_phase(
         self, stage: Stage, build: Callable[[], Finetuning], *, keep_all: bool, is_last: bool
@@ -235,8 +286,18 @@ class TrialStages:
         return self.keep_at.get(stage.folder, ())
 
 
+def start_matched(settings: Settings, embedder: Embedder, data: TaskData, source: Artifact | None) -> None:
+    """Give an embedder the moments of the proxy's features on the training samples, with `embedder.init: matched`."""
+    if settings["embedder.init"] != "matched":
+        return
+    assert source is not None, "matching needs the proxy's features"
+    device = embedder.projection.weight.device
+    rows = torch.from_numpy(data.train.x).split(_BATCH)
+    match_moments(embedder, (data.inputs(part.to(device)) for part in rows), source.tensors["features"])
+
+
 def load_data(settings: Settings) -> TaskData:
-    """The data of a trial: the task's, with `train_samples` of its training rows.
+    """The data of a trial: the task's, with `train_samples` of its training rows, turned round if the trial reads it `reversed`.
 
     Args:
         settings: Of alignment or of fine-tuning.
@@ -244,7 +305,8 @@ def load_data(settings: Settings) -> TaskData:
     spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
     validation = Validation(settings["valid_share"], settings["validation.folds"], settings["validation.fold"])
     _check_scoring(spec, reference)
-    return load_parts(spec, split_seed, reference, validation, settings["train_samples"])
+    data = load_parts(spec, split_seed, reference, validation, settings["train_samples"])
+    return reverse(data) if settings["reversed"] else data
 
 
 def _check_scoring(spec: TaskSpec, reference: bool) -> None:

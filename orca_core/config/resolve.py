@@ -12,6 +12,7 @@ from orca_core.bodies import BODILESS, BodySpec, find_body
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
+from orca_core.config.training_faults import training_faults
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, bodiless_faults, parse_freezing
@@ -90,7 +91,11 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         faults += _width_faults(proxy, body)
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
-    faults += _schedule_faults(values, body, faults) + _layer_faults(config, body) + _validation_faults(config, spec)
+    of_schedule = _schedule_faults(values, body, faults)
+    faults += of_schedule + _layer_faults(config, body) + _validation_faults(config, spec)
+    if config is not None and spec is not None and body is not None and not of_schedule:
+        faults += training_faults(config)
+    faults += _alignment_faults(config)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -169,6 +174,21 @@ def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fau
         return []
     rule = f"must be at most the {body.num_layers} layers of {body.name}"
     return [Fault("finetune.reinit_top", rule, config.finetune.reinit_top)]
+
+
+def _alignment_faults(config: TrialConfig | None) -> list[Fault]:
+    """Faults of the joint form of alignment."""
+    if config is None or not config.align.weight:
+        return []
+    if config.align.objective != "none":
+        splits = {"align.gradient project": config.align.gradient == "project", "align.agreement": config.align.agreement}
+        asked = [name for name, holds in splits.items() if holds]
+        if not asked or not config.finetune.compile:
+            return []
+        rule = f"must be false with {' or '.join(asked)}: a compiled pass keeps nothing for a second gradient"
+        return [Fault("finetune.compile", rule, True)]
+    remedy = "Fine-tuning minimises the task's loss anyway. Set align.weight to 0, or take another objective."
+    return [Fault("align.weight", "must be 0 with align.objective none, which has no distance", config.align.weight, remedy)]
 
 
 def _validation_faults(config: TrialConfig | None, spec: TaskSpec | None) -> list[Fault]:

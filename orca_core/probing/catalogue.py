@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from orca_core.config.knobs import TrialConfig
 
 Moment = Literal["start", "aligned", "fine-tuned"]
-"""A state of a trial's model: before any training, as fine-tuning starts (in trials that align), and fine-tuned."""
+"""A state of a trial's model: before any training, as fine-tuning starts (in trials that align or adapt), and fine-tuned."""
 
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
 

@@ -6,10 +6,10 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from orca_core.probing.catalogue import Moment
-from orca_core.probing.keys import TrialProbes
+from orca_core.probing.keys import BEFORE_TUNING, TrialProbes
 from orca_core.rows import ProbeRow
 from orca_core.stages import stages_of_training
-from orca_core.store import Artifact, Store
+from orca_core.store import Store
 from orca_core.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def missing_states(probes: TrialProbes, store: Store) -> dict[Moment, list[str]]:
-    """Moment -> what the store lacks of the states that a trial's probes read: `pretrain`, `align`, `weights`. Loads no torch.
+    """Moment -> what the store lacks of the states that a trial's probes read: `pretrain`, `align`, `adapt`, `weights`. Loads no torch.
 
     Args:
         probes: The probes.
         store: Where stages and fine-tuned weights are.
     """
-    by_kind = {stage.kind: stage for stage in stages_of_training(probes.config, probes.device) if stage.kind in ("pretrain", "align")}
-    absent = [kind for kind, stage in by_kind.items() if not store.has(stage.address)]
+    stages = [stage for stage in stages_of_training(probes.config, probes.device) if stage.kind in {"pretrain"} | BEFORE_TUNING]
+    absent = [stage.kind for stage in stages if not store.has(stage.address)]
     found: dict[Moment, list[str]] = {}
     for moment in dict.fromkeys(stage.moment for stage in probes.stages):
         lacks: list[str] = [kind for kind in absent if kind == "pretrain" or moment != "start"]
@@ -56,15 +56,11 @@ def probe_finished(probes: TrialProbes, store: Store) -> Generator[ProbeRow, Non
         trial = TrialStages(probes.config, store, probes.device)
         data = trial.load_data()
         pretrained = yield from trial.pretrain()
-        aligned: Artifact | None = None
+        source = yield from trial.embed_source(pretrained)
         weights = None
-        moments = {stage.moment for stage in probes.stages}
-        if moments - {"start"} and trial.stage("align") is not None and (aligned := trial.aligned_result()) is None:
-            source = yield from trial.embed_source(pretrained)
-            aligned = yield from trial.align(pretrained, source)
-        if "fine-tuned" in moments:
+        if any(stage.moment == "fine-tuned" for stage in probes.stages):
             weights = load(find_weights(probes.config, store, probes.request.weights, probes.device).files["tensors.safetensors"])
-        yield from measure(probes, trial, store, data, pretrained, aligned, weights)
+        yield from measure(probes, trial, store, data, pretrained, source, weights)
 
     for row in Workbench.current().drive(rows()):
         if isinstance(row, ProbeRow):

@@ -135,7 +135,7 @@ def read_sweep(workspace: Workspace, name: str) -> ExportedSweep:
     quoted = name.replace("'", "''")
     rows = workspace.sql(f"select * from trial_status where sweep = '{quoted}' and in_plan order by started_at, trial").rows()
     epochs: dict[str, list[Row]] = defaultdict(list)
-    order = "trial, list_position(['pretrain', 'align', 'finetune'], stage), fold nulls last, epoch"
+    order = "trial, list_position(['pretrain', 'align', 'adapt', 'finetune'], stage), fold nulls last, epoch"
     columns = ", ".join(("trial", "stage", "fold", "epoch", "seconds", *CURVES))
     for row in workspace.sql(f"select {columns} from metrics where sweep = '{quoted}' order by {order}").rows():
         epochs[row["trial"]].append(row)

@@ -104,10 +104,16 @@ TRIALS: tuple[Column, ...] = (
     Column("candidate", _COUNT, "Number of the candidate of tuned knobs within the arm, from 0; 0 when nothing is tuned."),
     Column("variant", _TEXT, "Names of the variants that contain the trial, joined by commas; null in sweeps without named variants."),
     Column("result_key", _TEXT, "Hash of the trial's id and its stage keys: equal keys, equal results."),
-    Column("derived_by", _TEXT, "How a derived row was made: soup-uniform or soup-greedy, averages of fine-tuned weights; else null."),
+    Column(
+        "derived_by",
+        _TEXT,
+        "How a derived row was made: soup-uniform or soup-greedy, averages of fine-tuned weights; wise or wise-body, weights between the "
+        "start and the end of one fine-tuning; else null.",
+    ),
     Column("members", pa.list_(_TEXT), "Of a derived row: the trials that it was made of, those with the lowest validation error first."),
     Column("averaged", pa.list_(_TEXT), "Of a soup: those of `members` whose weights are in the average."),
     Column("shares_start", _FLAG, "Of a soup: whether fine-tuning of all members began with the same weights, bit for bit."),
+    Column("alpha", _REAL, "Of wise and wise-body: where between start and end, from 0, the start, to 1, the end."),
     Column("reused_from", _TEXT, "Sweep from which the finished trial was taken over; null if this sweep ran it."),
     *config_columns(),
     *_SCORES,
@@ -120,7 +126,7 @@ TRIALS: tuple[Column, ...] = (
         "proxy_distance",
         _REAL,
         "Distance from the proxy to the target before any training: OTDD with the labels of both, over at most 500 samples of each, with "
-        "the initial embedder; in squared feature units, and independent of `align_objective`. Null if `align_epochs` is 0.",
+        "the initial embedder; in squared feature units, and independent of `align_objective`. Null if `align_epochs` is 0 or no proxy is read.",
     ),
     Column("proxy_distance_unlabelled", _REAL, "The same without labels: the Sinkhorn divergence of the features."),
     *_COUNTS,
@@ -128,6 +134,7 @@ TRIALS: tuple[Column, ...] = (
     Column("seconds_pretrain", _REAL, "Seconds this trial spent on pretraining; 0 if all of it was reused."),
     Column("seconds_source", _REAL, "The same for the proxy's features."),
     Column("seconds_align", _REAL, "The same for alignment."),
+    Column("seconds_adapt", _REAL, "The same for adaptation to the target's inputs."),
     Column("seconds_finetune", _REAL, "The same for fine-tuning."),
     Column("saved_s", _REAL, "Compute time saved by reuse, in seconds: what the reused stages and epochs took where they were computed."),
     Column(

@@ -30,7 +30,7 @@ NOT_RETRIED = frozenset({"user-error", "not-finite", "config"})
 _TRIAL_COLUMNS = ("proxy_distance", "proxy_distance_unlabelled")
 """Columns of an epoch's row that also belong to the row of the trial."""
 
-_STAGE_KINDS = ("pretrain", "source", "align", "finetune")
+_STAGE_KINDS = ("pretrain", "source", "align", "adapt", "finetune")
 
 
 class RowStore(Protocol):

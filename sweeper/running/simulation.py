@@ -30,7 +30,7 @@ from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.simulated_cluster import NodeChances, SimulatedCluster
 
-EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "finetune": 4.0}
+EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "adapt": 2.0, "finetune": 4.0}
 """Mean seconds per epoch of a stage; for `source`, of the complete stage."""
 
 STORED_AFTER_S = 0.2

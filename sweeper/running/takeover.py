@@ -30,7 +30,7 @@ _SWEEP_COLUMNS = frozenset(
         "ended_at",
         "saved_s",
     }
-) | {f"seconds{of}" for of in ("", "_pretrain", "_source", "_align", "_finetune")}
+) | {f"seconds{of}" for of in ("", "_pretrain", "_source", "_align", "_adapt", "_finetune")}
 """Columns about a trial's history in one sweep. The others are results of the trial itself and are copied unchanged."""
 
 

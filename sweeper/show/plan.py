@@ -140,6 +140,8 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
             return f"source {config.proxy} by {config.body.name}{random}"
         case "align":
             return f"align {config.task}, {config.align.objective}{folds}"
+        case "adapt":
+            return f"adapt {config.task}, {config.adapt.train}{folds}"
     start = f" {config.task}, {config.body.name}" if stage.phase == 0 else ""
     train = config.phases[stage.phase].train
     return f"finetune{start}, {'all' if train == ALL else '+'.join(map(str, train))}{folds}"

@@ -63,7 +63,8 @@ def _knobs(task: str, body: str | None, seed: int, settings: Mapping[str, Any]) 
     if wrong := given.keys() & _SET_BY_ARGUMENTS:
         remedy = "Task, body, seed and proxies are arguments; the number of alignment epochs does not matter."
         raise ConfigError([Fault("--set", "must not set what an argument sets", knob, remedy) for knob in sorted(wrong)])
-    knobs = {**given, "task": task, "seed": seed, "align.epochs": 1}
+    # The objective does not matter either, but that it compares with a proxy.
+    knobs = {**given, "task": task, "seed": seed, "align.epochs": 1, "align.objective": "otdd-exact"}
     return knobs if body is None else knobs | {"body.name": body}
 
 

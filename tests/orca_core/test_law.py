@@ -55,10 +55,18 @@ def trials_of_all_reads() -> list[TrialConfig]:
         small(align__epochs=1, align__objective="l2", align__lr_from="finetune", finetune__accum=2, finetune__label_smoothing=0.1),
         small(align__epochs=1, align__objective="otdd-gaussian", finetune__schedule="reference", finetune__warmup_epochs=0.5, seed=1),
         small("darcy-mini", body=BERT, proxy="noise", align__epochs=1, align__weight=0.1, adapter="lora", train_samples=16),
-        small(align__weight=0.1, align__objective="l2"),
+        small(
+            **{"align.weight": 0.1, "align.objective": "l2", "finetune.mixup.alpha": 0.4, "finetune.mixup.place": "tokens"},
+            **{"finetune.smooth.kind": "smart"},
+        ),
         small(body=GPT2, body__flip=True, body__double=True, body__weights="random", align__epochs=1),
         small("digits", freezing="surgical:1", finetune__reinit_top=1, finetune__scoring="chunks", finetune__checkpointing=True),
-        small(reference_data=True, freezing="frozen-both:1", precision="bf16", train_samples=None),
+        small(body=GPT2, align__epochs=1, align__objective="none", adapt__epochs=1, embedder__init="matched"),
+        small(align__epochs=1, align__objective="sliced-wasserstein", align__agreement=True, align__weight=0.1, align__gradient="project"),
+        small(
+            **{"reference_data": True, "freezing": "frozen-both:1", "precision": "bf16", "train_samples": None},
+            **{"finetune.l2_sp": 0.5, "finetune.distill": 0.5},
+        ),
     ]
 
 
@@ -123,11 +131,15 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "reference_data": ({"task": "nb360/ecg"}, True),
     "embedder.weights": ({}, WINES_START),
     "align.lr_steps": ({}, [1]),
-    "body.flip": ({"body": GPT2}, True),
+    "body.flip": ({"body": GPT2, "align.agreement": True}, True),
     "body.double": ({"body": GPT2}, True),
     "align.momentum": ({"align.optimizer": "sgd"}, 0.5),
     "align.l2_batches": ({"align.objective": "l2"}, "all"),
     "align.lr_from": ({"align.lr": 1e-2, "finetune.lr": 1e-3}, "finetune"),  # to the same rate
+    "align.projections": ({"align.objective": "sliced-wasserstein"}, 20),
+    "finetune.reinit_top": ({"align.agreement": True}, 1),
+    "predictor.pool": ({"align.agreement": True}, "max"),
+    "predictor.head": ({"align.agreement": True}, "mlp"),
     "finetune.batch_size": ({"align.class_sampling": "batches"}, 5),
     "finetune.lr": ({"align.lr_from": "finetune"}, 5e-4),
     "align.betas": ({}, [0.9, 0.999]),
@@ -138,6 +150,11 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "finetune.schedule": ({"finetune.warmup_epochs": 1.0}, "reference"),
     "finetune.compile": ({}, True),
     "finetune.checkpointing": ({}, True),
+    "finetune.smooth.weight": ({"finetune.smooth.kind": "r3f"}, 3.0),
+    "finetune.smooth.noise": ({"finetune.smooth.kind": "r3f"}, 0.2),
+    "finetune.smooth.radius": ({"finetune.smooth.kind": "smart"}, 0.05),
+    "finetune.mixup.alpha": ({"finetune.mixup.place": "tokens"}, 0.4),
+    "finetune.mixup.place": ({"finetune.mixup.alpha": 0.4, "align.weight": 0.0}, "tokens"),
 }
 """Knob -> settings under which it is read, and a value that is not the one of `small`; other knobs: the second of `VALUES`."""
 
