@@ -369,7 +369,11 @@ FINETUNE = Declaration(
         "start": Group(_EMBEDDER, inputs=("pretrain", "align", "adapt")),
         "matched": _MATCHED,
         "": Group((_PHASES,)),
-        "joint": Group((knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE), inputs=("source",), when=when.ALIGNS_JOINTLY),
+        "joint": Group(
+            (knob("align.weight"), knob("align.gradient"), knob("align.agreement"), *_DISTANCE),
+            inputs=("source",),
+            when=when.ALIGNS_JOINTLY,
+        ),
     },
     length="finetune.epochs",
     build="orca_core.finetuning.loop:Finetuning",
@@ -422,10 +426,17 @@ def reading_sentence(path: str) -> str:
         return ""
     stages: dict[str, list[str]] = {}
     for use in uses:
+        if any(_parts_of(other) < _parts_of(use) for other in uses):
+            continue  # another stage reads it under fewer conditions
         stages.setdefault(use.when.text, []).append(use.exists.text)
     conditions = list(dict.fromkeys(_spell_use(condition, exists) for condition, exists in stages.items()))
     text = f"Read only if {', or '.join(conditions)}."
     return text.replace(f"`{path}` > 0 and ", "").replace(f"`{path}` > 0, or ", "")  # that 0 changes nothing goes without saying
+
+
+def _parts_of(use: _Use) -> set[str]:
+    """The conditions that must all hold for a use, as texts."""
+    return {part for text in (use.exists.text, use.when.text) if text for part in text.split(" and ")}
 
 
 def _spell_use(condition: str, stages: list[str]) -> str:

@@ -9,8 +9,8 @@ content, never by path.
 All stages but `source` are trajectories: their key leaves out how far they go, as epoch 60 passes through epoch 20. The
 schedules that drive them depend on epochs alone, never on the length of the run, which makes this true.
 
-A trial whose epoch is chosen by folds has the stages `align`, `adapt` and `finetune` of the trial on each fold, then its own, of the final training.
-At which epoch the final training ends is known only after the folds; the plan has it end with the schedule.
+A trial whose epoch is chosen by folds has the stages `align`, `adapt` and `finetune` of the trial on each fold, then its own, of the final
+training. At which epoch the final training ends is known only after the folds; the plan has it end with the schedule.
 """
 
 from __future__ import annotations

@@ -39,7 +39,6 @@ from orca_core.tasks.validation import Validation
 from orca_core.trajectory import Trajectory, advance, rows_of
 from orca_core.workbench import Workbench
 
-
 _BATCH = 256
 
 

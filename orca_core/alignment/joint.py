@@ -30,13 +30,12 @@ class BatchDistance:
         device: Where to compute.
     """
 
-    def __init__(
-        self, settings: Settings, source_x: Tensor | None, source_y: Tensor | None, data: TaskData, device: torch.device
-    ) -> None:
+    def __init__(self, settings: Settings, source_x: Tensor | None, source_y: Tensor | None, data: TaskData, device: torch.device) -> None:
         self.labels = torch.from_numpy(class_labels(data, settings["seed"], settings["threads"]))
         self.separation = prepare_separation(settings) if find_distance(settings["align.objective"]).compares == "classes" else None
         if self.separation is None:
-            assert source_x is not None and source_y is not None, "a distance to the proxy needs its features"
+            assert source_x is not None, "a distance to the proxy needs its features"
+            assert source_y is not None, "and their labels"
             self.distance = prepare_distance(settings, source_x.to(device), source_y.to(device))
 
     def __call__(self, tokens: Tensor, batch: Tensor, draws: torch.Generator) -> Tensor:

@@ -50,8 +50,8 @@ class BodyConfig(_Part):
     )
     flip: bool = Field(
         False,
-        description="Read the sequence and the reversed sequence with one model, and average the two results; arXiv 2510.05278 trains a second "
-        "model on reversed data instead, see `reversed`.",
+        description="Read the sequence and the reversed sequence with one model, and average the two results; arXiv 2510.05278 trains a "
+        "second model on reversed data instead, see `reversed`.",
     )
     double: bool = Field(
         False,
@@ -92,8 +92,8 @@ class EmbedderConfig(_Part):
         description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
         "or draw everything at random. `reference` does what the reference code does: with `align.epochs` > 0 it copies what `pretrained` "
         "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body. `pretrained-third-row` copies "
-        "what `pretrained` copies, with positions counted like that. `matched` starts like `pretrained` and then, without training, gives the "
-        "embedder's features on the training samples the mean and covariance of the proxy's, in closed form (arXiv 1511.05547).",
+        "what `pretrained` copies, with positions counted like that. `matched` starts like `pretrained` and then, without training, "
+        "gives the embedder's features on the training samples the mean and covariance of the proxy's, in closed form (arXiv 1511.05547).",
     )
     weights: str | None = Field(
         None,
@@ -186,7 +186,8 @@ class AdaptConfig(_Part):
 
     epochs: Epochs = Field(
         0,
-        description="Passes over the training inputs in which masked parts are reconstructed, before fine-tuning; no label is read. 0 = none.",
+        description="Passes over the training inputs in which masked parts are reconstructed, before fine-tuning; no label is read. "
+        "0 = none.",
     )
     train: Literal["all", "embedder"] = Field(
         "all", description="What trains beside the linear decoder, which is thrown away: embedder and body, or the embedder alone."

@@ -9,8 +9,8 @@ Bodiless arms have the first two. That of `cnn` is a projection alone: of a sing
 
 `embedder.init: matched` gives all of them the mean and covariance of the proxy's features, see `orca_core.model.matching`.
 
-Each embedder works in two steps: `pixels` brings inputs into the form that is cut into patches, without parameters; `tokens` makes tokens of
-it. `unit` is the side of a patch there, so that patch (i, j) of `grid` is rows i unit to (i + 1) unit, and columns likewise.
+Each embedder works in two steps: `pixels` brings inputs into the form that is cut into patches, without parameters; `tokens` makes
+tokens of it. `unit` is the side of a patch there, so that patch (i, j) of `grid` is rows i unit to (i + 1) unit, and columns likewise.
 
 Shapes: n samples, l tokens, d width of the body's tokens.
 """

@@ -1,8 +1,8 @@
 """A task read from its end (`reversed`): every series, image or field turned round, and with it every dense target.
 
-A series is reversed; an image or field is reversed along both of its axes, which reverses the order in which a text body reads its patches.
-Classes, labels and values of a regression stay. A decoder, whose tokens see only those before them, learns something else from such data; an
-encoder whose positions are learned anew hardly.
+A series is reversed; an image or field is reversed along both of its axes, which reverses the order in which a text body reads its
+patches. Classes, labels and values of a regression stay. The knob is meant for decoders, whose tokens see only those before them: from the
+end they see what is hidden from the start.
 
 Reference:
     García-de-Herreros et al. 2025, arXiv 2510.05278 ("Parallel Flipping"), whose code reverses inputs and targets of the training and

@@ -36,7 +36,8 @@ def soup(
         typer.Option(
             "--kind",
             help="uniform: all members; greedy: those that do not raise the validation error; wise: of each trial by itself, models "
-            "between the start of its fine-tuning and the end; wise-body: likewise, with the predictor of the end.",
+            "between the start of its fine-tuning and the end; wise-body: likewise, with the predictor of the end; flip: the mean answer "
+            "of each trial and its twin with `reversed`.",
         ),
     ] = "uniform",
     alphas: Annotated[
@@ -59,35 +60,45 @@ def soup(
     Members are the candidates of a tuned arm, for each seed, and else the seeds of an arm; --where chooses others. Members whose
     fine-tuning began with the same weights make the better soups: choose them by their seed. The same soup is made once.
     `--kind wise` averages each trial with its own start, by several shares (WiSE-FT), and says which share validation chooses.
+    `--kind flip` averages answers, not weights: of two trials that differ in `reversed` alone (arXiv 2510.05278).
 
     Example: `sweeper soup quickstart --kind greedy`, `sweeper soup my-sweep --where "seed = 0 and freezing = 'full'"`,
     `sweeper soup quickstart --kind wise-body --alphas 0.5,0.9,1`
     """
     from sweeper.results.workspace import Workspace
-    from sweeper.running import interpolations
+    from sweeper.running import interpolations, pairs
     from sweeper.running.soups import KINDS, make_soups
     from sweeper.show.interpolations import describe_interpolations, interpolations_to_table
+    from sweeper.show.pairs import describe_pairs, pairs_to_table
     from sweeper.show.soups import describe_soups, soups_to_table
     from sweeper.show.tables import check_format, write_table
 
     check_format(format)
     faults, shares = _shares_of(alphas)
-    if kind not in (*KINDS, *interpolations.KINDS):
-        faults.append(Fault("--kind", f"must be one of {', '.join((*KINDS, *interpolations.KINDS))}", kind))
-    elif alphas is not None and kind in KINDS:
+    kinds = (*KINDS, *interpolations.KINDS, pairs.KIND)
+    if kind not in kinds:
+        faults.append(Fault("--kind", f"must be one of {', '.join(kinds)}", kind))
+    elif alphas is not None and kind not in interpolations.KINDS:
         faults.append(Fault("--alphas", "must be given with --kind wise or wise-body alone", alphas))
     if faults:
         raise ConfigError(faults)
     workspace = Workspace(results, store)
+    options: dict[str, Any] = {"task": task, "arm": arm, "where": where, "recompute": recompute, "again": again}
+    if kind == pairs.KIND:
+        paired = pairs.make_pairs(workspace, name, **options)
+        if format == "table":
+            typer.echo(describe_pairs(paired), nl=False)
+        else:
+            write_table(pairs_to_table(paired), format)
+        return
     if kind in interpolations.KINDS:
-        options: dict[str, Any] = {"task": task, "arm": arm, "where": where, "recompute": recompute, "again": again}
         points = interpolations.make_interpolations(workspace, name, kind=kind, alphas=shares or interpolations.ALPHAS, **options)
         if format == "table":
             typer.echo(describe_interpolations(points), nl=False)
         else:
             write_table(interpolations_to_table(points), format)
         return
-    made = make_soups(workspace, name, kind=kind, task=task, arm=arm, where=where, recompute=recompute, again=again)
+    made = make_soups(workspace, name, kind=kind, **options)
     if format == "table":
         typer.echo(describe_soups(name, made, results), nl=False)
     else:

@@ -108,9 +108,13 @@ TRIALS: tuple[Column, ...] = (
         "derived_by",
         _TEXT,
         "How a derived row was made: soup-uniform or soup-greedy, averages of fine-tuned weights; wise or wise-body, weights between the "
-        "start and the end of one fine-tuning; else null.",
+        "start and the end of one fine-tuning; flip, the mean answer of a trial and its twin with `reversed`; else null.",
     ),
-    Column("members", pa.list_(_TEXT), "Of a derived row: the trials that it was made of, those with the lowest validation error first."),
+    Column(
+        "members",
+        pa.list_(_TEXT),
+        "Of a derived row: the trials it was made of, those with the lowest validation error first; of flip the one that reads forwards.",
+    ),
     Column("averaged", pa.list_(_TEXT), "Of a soup: those of `members` whose weights are in the average."),
     Column("shares_start", _FLAG, "Of a soup: whether fine-tuning of all members began with the same weights, bit for bit."),
     Column("alpha", _REAL, "Of wise and wise-body: where between start and end, from 0, the start, to 1, the end."),
@@ -126,7 +130,8 @@ TRIALS: tuple[Column, ...] = (
         "proxy_distance",
         _REAL,
         "Distance from the proxy to the target before any training: OTDD with the labels of both, over at most 500 samples of each, with "
-        "the initial embedder; in squared feature units, and independent of `align_objective`. Null if `align_epochs` is 0 or no proxy is read.",
+        "the initial embedder; in squared feature units, and independent of `align_objective`. Null if `align_epochs` is 0 or no proxy is "
+        "read.",
     ),
     Column("proxy_distance_unlabelled", _REAL, "The same without labels: the Sinkhorn divergence of the features."),
     *_COUNTS,

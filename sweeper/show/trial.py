@@ -54,8 +54,8 @@ def _read(workspace: Workspace, row: Mapping[str, Any]) -> dict[str, Any]:
     configs = {column.name for column in config_columns()}
     where = f"where trial = '{row['trial']}' and sweep = '{row['sweep']}'"
     order = (
-        "order by stage not in ('pretrain', 'source'), fold nulls last, list_position(['pretrain', 'source', 'align', 'adapt', 'finetune'], "
-        "stage)"
+        "order by stage not in ('pretrain', 'source'), fold nulls last, "
+        "list_position(['pretrain', 'source', 'align', 'adapt', 'finetune'], stage)"
     )
     found: dict[str, Any] = {key: row[key] for key in ("trial", "sweep", "status")}
     found["config"] = {key: value for key, value in row.items() if key in configs and value is not None}

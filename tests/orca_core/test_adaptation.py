@@ -46,7 +46,9 @@ def trial(task: str = SERIES, **knobs) -> TrialConfig:
 def adaptation(config: TrialConfig, data: TaskData | None = None) -> Adaptation:
     stages, settings = TrialStages(config, Store(Path("store")), "cpu"), Settings.of(config, "adapt")
     data = data or load_data(settings)
-    model = CrossModalModel(settings, stages.load_body(settings, None), data.input_shape, data.output_shape, with_adapter=False, with_predictor=False)
+    model = CrossModalModel(
+        settings, stages.load_body(settings, None), data.input_shape, data.output_shape, with_adapter=False, with_predictor=False
+    )
     return Adaptation(settings, model, data, CPU)
 
 

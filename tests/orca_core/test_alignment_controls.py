@@ -170,7 +170,7 @@ def test_classes_move_apart(body, warm_store):
 def test_a_task_without_classes_has_clusters(warm_store):
     config = small("npz:tiny/dense.npz", align__objective="dispersion", align__epochs=1, body=BERT)
     rows, _, _ = run(config, warm_store)
-    assert 0 < [row.distance for row in rows if isinstance(row, EpochRow) and row.stage == "align"][0] < 1
+    assert 0 < next(row.distance for row in rows if isinstance(row, EpochRow) and row.stage == "align") < 1
 
 
 # --------------------------------------------------------------------------------------------------------- do gradients agree
@@ -223,8 +223,14 @@ def test_the_cosine_of_alignment_is_that_of_the_two_gradients():
 
 def test_the_joint_step_takes_the_projected_gradients(tmp_path):
     """One step of plain descent on the whole training set, against one of each loss alone."""
-    plain = {"finetune__optimizer": "sgd", "finetune__momentum": 0.0, "finetune__lr": 0.1, "finetune__batch_size": 1000,
-             "finetune__clip": None, "finetune__weight_decay": 0.0}
+    plain = {
+        "finetune__optimizer": "sgd",
+        "finetune__momentum": 0.0,
+        "finetune__lr": 0.1,
+        "finetune__batch_size": 1000,
+        "finetune__clip": None,
+        "finetune__weight_decay": 0.0,
+    }
     shared = {**plain, "finetune__epochs": 1, "align__objective": "mmd", "freezing": "full"}
 
     def moved(**knobs) -> tuple[dict[str, Tensor], EpochRow]:

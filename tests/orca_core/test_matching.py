@@ -36,7 +36,17 @@ def folder(tmp_path_factory):
 
 
 def trial(task: str = SERIES, **knobs) -> TrialConfig:
-    return small(task, **{"body": FAMILIES["gpt2"], "embedder__init": "matched", "train_samples": None, "align__proxy_samples": 500, "embedder__target_seq_len": 4, **knobs})
+    return small(
+        task,
+        **{
+            "body": FAMILIES["gpt2"],
+            "embedder__init": "matched",
+            "train_samples": None,
+            "align__proxy_samples": 500,
+            "embedder__target_seq_len": 4,
+            **knobs,
+        },
+    )
 
 
 def features(config: TrialConfig, store: Store) -> torch.Tensor:
@@ -71,7 +81,9 @@ def test_means_are_the_proxys_and_covariances_are_so_where_the_target_has_any(ta
 
 def test_without_a_layer_norm_the_map_is_folded_into_the_projection(tmp_path):
     store = Store(tmp_path)
-    plain, matched = (model_before_tuning(trial(IMAGES, body=FAMILIES["vit"], embedder__init=i), store).embedder for i in ("pretrained", "matched"))
+    plain, matched = (
+        model_before_tuning(trial(IMAGES, body=FAMILIES["vit"], embedder__init=i), store).embedder for i in ("pretrained", "matched")
+    )
     assert matched.colouring is None
     assert matched.state_dict().keys() == plain.state_dict().keys()
     assert torch.equal(plain.positions, matched.positions)
@@ -89,7 +101,9 @@ def test_the_map_of_two_covariances():
     assert torch.allclose(found @ given @ found.mT, wanted, rtol=1e-8)
     assert torch.allclose(found, found.mT)
     flat = torch.diag(torch.tensor([1.0, 0.0])).double()
-    assert torch.allclose(covariance_map(torch.tensor([[4.0, 1.0], [1.0, 3.0]]).double(), flat), torch.diag(torch.tensor([2.0, 0.0])).double())
+    assert torch.allclose(
+        covariance_map(torch.tensor([[4.0, 1.0], [1.0, 3.0]]).double(), flat), torch.diag(torch.tensor([2.0, 0.0])).double()
+    )
 
 
 def test_it_reads_the_proxy_and_its_features():

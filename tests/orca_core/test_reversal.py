@@ -8,10 +8,14 @@ import torch
 from trials import TINY_BODIES, run, small, tiny_bodies
 
 from orca_core.export import tuned_model
+from orca_core.pairing import combine
 from orca_core.rows import EpochRow
+from orca_core.scoring import SCORES
+from orca_core.settings import Settings
 from orca_core.store import Store
 from orca_core.tasks import Split, TaskData
 from orca_core.tasks.reversal import reverse
+from orca_core.trial_stages import load_data
 
 GPT2 = f"hf:{TINY_BODIES['gpt2']}"
 
@@ -80,3 +84,30 @@ def test_numbers_and_rows_that_are_prepared_later():
     assert data.inputs(torch.from_numpy(data.train.x)).tolist() == [[[4.0, 2.0, 2.0, 1.0]]]
     assert data.train.y.tolist() == [[5.0, 6.0]]
     assert data.input_shape == (1, 4)
+
+
+@pytest.mark.parametrize("task", ["series", "dense"])
+def test_the_mean_answer_of_a_pair_is_that_of_its_outputs(task, tmp_path):
+    """By hand, from what the two exported models answer."""
+    store = Store(tmp_path)
+    configs = [small(f"npz:tiny/{task}.npz", body=GPT2, reversed=reversed, finetune__epochs=1) for reversed in (False, True)]
+    results = [run(config, store)[1] for config in configs]
+    data = load_data(Settings.of(configs[0], "finetune"))
+    models = [tuned_model(config, store).model for config in configs]
+    x, y = torch.from_numpy(data.test.x), torch.from_numpy(data.test.y)
+    with torch.no_grad():
+        outputs = [models[0](x), models[1](x.flip(2))]
+    found = combine(configs, store)
+    if task == "series":
+        mean = (outputs[0].softmax(1) + outputs[1].softmax(1)) / 2
+        assert found.test_error == pytest.approx((mean.argmax(1) != y).double().mean().item())
+    else:
+        mean = (outputs[0] + outputs[1].flip(2)) / 2
+        score = SCORES[configs[0].task_spec.score]
+        decode = data.decode or (lambda values: values)
+        assert found.test_error == pytest.approx(score(decode(mean), decode(y)), rel=1e-5)
+    for config, result in zip(configs, results, strict=True):
+        alone = combine([config, config], store)  # two times the same answers
+        assert alone.test_error == pytest.approx(result.test_error, rel=1e-5)
+        assert alone.valid_error == pytest.approx(result.valid_error, rel=1e-5)
+        assert alone.valid_loss == pytest.approx(result.valid_loss, rel=1e-5)
