@@ -91,6 +91,7 @@ class Reading:
         shared: dict[str, Any],
     ) -> None:
         self._shared = shared
+        self._rows: dict[str, Tensor] = {}
         self.moment, self.model, self.before, self.first = moment, model, before, first
         self.loaded, self.data, self.settings, self.request = loaded, data, settings, request
         self.proxy, self.device, self.seed = proxy, device, settings["seed"]
@@ -102,6 +103,11 @@ class Reading:
 
         Rows that are scored as one are read together: then there may be a few more than were asked for.
         """
+        if split not in self._rows:
+            self._rows[split] = self._choose_rows(split)
+        return self._rows[split]
+
+    def _choose_rows(self, split: str) -> Tensor:
         part: Split = getattr(self.data, split)
         most = self.request.samples
         if part.group is not None:
@@ -129,6 +135,11 @@ class Reading:
     # ------------------------------------------------------------------------------------------------------------ features
 
     @cached_property
+    def body_has_moved(self) -> bool:
+        """Whether the body has other weights than at the start."""
+        return not _are_equal(self.first.body, self.model.body)
+
+    @cached_property
     def target_layers(self) -> list[Tensor]:
         """(n, width) features of training samples at each layer."""
         with torch.no_grad():
@@ -138,9 +149,7 @@ class Reading:
     @property
     def proxy_layers(self) -> tuple[list[Tensor], Tensor]:
         """(n, width) features of proxy samples at each layer, and (n,) labels. Of a proxy that consists of features layer 0 alone."""
-        body = "first"
-        if self.moment == "fine-tuned" or (self.moment == "aligned" and not _are_equal(self.first.body, self.model.body)):
-            body = self.moment  # alignment trains the embedder alone, which reads no proxy
+        body = self.moment if self.body_has_moved else "first"  # alignment trains the embedder alone, which reads no proxy
         if (name := f"proxy by the {body} body") not in self._shared:
             self._shared[name] = self._read_proxy()
         found: tuple[list[Tensor], Tensor] = self._shared[name]
