@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from orca_core.adaptation.loop import Adaptation, adapted_body
 from orca_core.alignment.joint import BatchDistance
@@ -128,14 +129,14 @@ class TrialStages:
 
         def build() -> Alignment:
             data, body, device = load_data(settings), self.load_body(settings, pretrained), self._device_of(stage)
-            features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
+            source_x, source_y = features_of(source)
             if settings["align.objective"] == "none" or settings["align.agreement"]:
                 model = CrossModalModel(settings, body, *shapes_of(data), with_adapter=False)
                 embedder = model.embedder
             else:
                 model, embedder = None, build_embedder(settings, body, data.input_shape)
             start_matched(settings, embedder.to(device), data, source)
-            return Alignment(settings, embedder, *features, data, device, model)
+            return Alignment(settings, embedder, source_x, source_y, data, device, model)
 
         artifact = yield from self._advance(stage, build)
         return artifact
@@ -253,8 +254,8 @@ class TrialStages:
         """The distance to the proxy, if fine-tuning minimises it too."""
         if not settings["align.weight"]:
             return None
-        features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
-        return BatchDistance(settings, *features, data, self.device)
+        source_x, source_y = features_of(source)
+        return BatchDistance(settings, source_x, source_y, data, self.device)
 
     def advance_phase(
         self, stage: Stage, build: Callable[[], Finetuning], *, keep_all: bool, is_last: bool
@@ -283,6 +284,11 @@ class TrialStages:
 
     def _ends(self, stage: Stage) -> Collection[int]:
         return self.keep_at.get(stage.folder, ())
+
+
+def features_of(source: Artifact | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Features and labels of the proxy; None for both in a trial that reads no proxy."""
+    return (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
 
 
 def start_matched(settings: Settings, embedder: Embedder, data: TaskData, source: Artifact | None) -> None:

@@ -8,6 +8,7 @@ minimise is in `objectives.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,6 +111,7 @@ class Alignment:
         size = sum(len(row or ()) for row in label_distances)
         # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
         reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
+        values: dict[str, Any] = {self.objective.column: measured.value, **at_start}
         return EpochRow(
             stage="align",
             epoch=epoch,
@@ -117,11 +119,10 @@ class Alignment:
             label_distances=label_distances if reported else None,
             unconverged=unconverged.count or None,
             gradient_cosine=agreement,
-            **{self.objective.column: measured.value},
-            **at_start,
+            **values,
         )
 
-    def _at_start(self) -> dict[str, float]:
+    def _at_start(self) -> dict[str, Any]:
         """The proxy's distances before any step; none without a proxy."""
         if self.source is None:
             return {}

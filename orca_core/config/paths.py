@@ -25,10 +25,23 @@ def knob_fields(model: type[BaseModel] = TrialConfig, prefix: str = "") -> Itera
 KNOBS: dict[str, Any] = dict(knob_fields())
 """Dotted path -> pydantic field, for every knob of a trial."""
 
-SECTIONS = frozenset(path.rpartition(".")[0] for path in KNOBS if "." in path)
-"""The inner nodes of the knob tree: `align`, `body`, ..."""
 
-SHORTHAND = {"body": "body.name"}
+
+def sections_of(path: str) -> Iterator[str]:
+    """The sections that a knob lies in, the inmost first.
+
+    >>> list(sections_of("finetune.mixup.alpha"))
+    ['finetune.mixup', 'finetune']
+    """
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+SECTIONS = frozenset(section for path in KNOBS for section in sections_of(path))
+"""The inner nodes of the knob tree: `align`, `body`, `finetune.mixup`, ..."""
+
+SHORTHAND = {"body": "body.name", "finetune.smooth": "finetune.smooth.kind"}
 """A section that may be given as one value, and the knob that value is for."""
 
 

@@ -144,7 +144,7 @@ class Finetuning:
 
     # ------------------------------------------------------------------------------------------------------------ training
 
-    def _train(self, epoch: int, x: Tensor) -> tuple[float, float, dict[str, float]]:
+    def _train(self, epoch: int, x: Tensor) -> tuple[float, float, dict[str, Any]]:
         """Train for an epoch; returns the mean loss, the last learning rate, and the mean of each column that terms report."""
         batch_size, accum = self.settings["finetune.batch_size"], self.settings["finetune.accum"]
         order = torch.arange(len(self.train[1]))
@@ -176,7 +176,7 @@ class Finetuning:
                 if self.accumulation.step(len(group), self.optimizer, parameters):
                     for term in self._active:
                         term.after_step((epoch - 1) * self.accumulation.steps(sizes) + number + 1)
-        means = {name: total.item() / len(order) for name, total in totals.items()}
+        means: dict[str, Any] = {name: total.item() / len(order) for name, total in totals.items()}
         return means.pop(""), lr, means
 
     def _losses(self, rows: Tensor, x: Tensor, draws: torch.Generator, passed: float, penalised: bool) -> Losses:

@@ -32,7 +32,7 @@ def reverse(data: TaskData) -> TaskData:
         [[[3.0, 2.0, 1.0]]]
     """
     is_dense = data.num_classes is None and data.train.y.ndim == len(data.input_shape) + 1
-    prepare = None if data.prepare is None else Reversed(data.prepare)
+    prepare = None if data.prepare is None else Reversed(data.prepare, data.prepare.shape)
 
     def turned(part: Split) -> Split:
         x, y = part.x if prepare else _turned(part.x), _turned(part.y) if is_dense else part.y
@@ -44,20 +44,17 @@ def reverse(data: TaskData) -> TaskData:
     return replace(data, train=train, valid=valid, test=test, prepare=prepare, decode=decode)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reversed:
     """Prepares rows as another one does, then turns the inputs round.
 
     Args:
         prepare: The other one.
+        shape: Of one prepared input.
     """
 
     prepare: Prepare
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one prepared input."""
-        return self.prepare.shape
+    shape: tuple[int, ...]
 
     def __call__(self, rows: Tensor) -> Tensor:
         return from_end(self.prepare(rows))

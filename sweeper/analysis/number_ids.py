@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from orca_core.config.paths import sections_of
 from orca_core.errors import ConfigError
 from orca_core.floors.rows import FloorCase
 from sweeper.analysis.answers import answer, read_evidence
@@ -173,7 +174,7 @@ class SweepStatements:
         chosen = represent_arms(sweep.rows, sweep.pair_by, sweep.objective)
         fixed = {"task", *sweep.pair_by, *tuned_columns(sweep.rows, sweep.pair_by)}
         columns = [column for column in varying_columns(chosen, [*KNOB_OF, VARIANT]) if column not in fixed]
-        sections = {KNOB_OF[column].rpartition(".")[0] for column in columns if column in KNOB_OF} - {""}
+        sections = {section for column in columns if column in KNOB_OF for section in sections_of(KNOB_OF[column])}
         tasks = sorted({row.get("task") for row in chosen}, key=str)
         values = {column: sorted({cell(row, column) for row in chosen}, key=str) for column in columns if column != VARIANT}
         for name in (*columns, *sorted(sections)):

@@ -67,7 +67,9 @@ def check_knob(path: str, value: Any, faults: Faults) -> None:
 def _check_type(path: str, value: Any) -> list[Fault]:
     """Faults that the config models find in a value. It is validated alone in its section, and faults of the missing knobs are ignored."""
     section, _, name = path.rpartition(".")
-    owner: Any = TrialConfig.model_fields[section].annotation if section else TrialConfig
+    owner: Any = TrialConfig
+    for part in filter(None, section.split(".")):
+        owner = owner.model_fields[part].annotation
     try:
         owner.model_validate({name: value})
     except ValidationError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orca_core.config.paths import KNOBS
+from orca_core.config.paths import KNOBS, sections_of
 from orca_core.errors import nearest
 from sweeper.faults import Faults
 from sweeper.space.axes import Axis
@@ -57,7 +57,7 @@ def _check_factors(question: Question, axes: Sequence[Axis], variants: Mapping[s
     tuned = {knob for axis in axes if axis.is_tuned for knob in axis.knobs}
     varied = {knob for axis in axes for knob in axis.knobs} | {knob for knobs in variants.values() for knob in knobs}
     factors = varied - tuned - {"task"}
-    sections = {knob.partition(".")[0] for knob in factors if "." in knob}
+    sections = {section for knob in factors for section in sections_of(knob)}
     known = sorted(factors | sections | ({"variant"} if variants else set()))
     for key, given in (("factor", question.factor), ("within", question.within)):
         knob = _PATHS.get(given, given) if given is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,12 +15,17 @@ from sweeper.space.seeds import MAX_SEEDS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
-SECTIONS: dict[str, str] = {
-    name: field.annotation.__name__
-    for name, field in TrialConfig.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-}
-"""Section of the knobs -> name of its model."""
+
+
+def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield f"{prefix}{name}", field.annotation.__name__
+            yield from _sections(field.annotation, f"{prefix}{name}.")
+
+
+SECTIONS: dict[str, str] = dict(_sections(TrialConfig))
+"""Section of the knobs, dotted if it lies in another -> name of its model."""
 
 _ALSO_ACCEPTED = {("Phase", "train"): "all", ("AlignConfig", "label_gradient"): True}
 """(model, field) -> a value that its validator accepts in addition to the type of the field."""
@@ -31,7 +37,13 @@ def json_schema() -> dict[str, Any]:
     knobs = TrialConfig.model_json_schema()
     definitions = schema.setdefault("$defs", {}) | knobs.get("$defs", {})
     nested = {name: value for name, value in knobs["properties"].items() if name not in ("seed", "bits")}
-    nested |= {name: {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{SECTIONS[name]}"}]} for name in SHORTHAND}
+    nested |= {name: {"$ref": f"#/$defs/{model}"} for name, model in SECTIONS.items() if "." in name}
+    shorthand = {name: {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{SECTIONS[name]}"}]} for name in SHORTHAND}
+    nested |= shorthand
+    for path, either in shorthand.items():
+        section, _, name = path.rpartition(".")
+        if section:
+            definitions[SECTIONS[section]]["properties"][name] = either
     definitions["Knobs"] = _closed_object(nested | {path: _knob_schema(path, knobs) for path in KNOBS if "." in path or path == "seed"})
     definitions["Axis"] = _axis_schema()
     axes = {path: {"$ref": "#/$defs/Axis"} for path in (*KNOBS, *SHORTHAND) if path not in ("seed", "bits")}

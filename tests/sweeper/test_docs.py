@@ -118,6 +118,9 @@ SWEEPS = {
 }
 
 
+SCORES = ("valid_error", "test_error")
+
+
 @pytest.fixture(scope="module")
 def shown_sweeps(tmp_path_factory) -> Path:
     """The results of the sweeps that the docs speak of: every trial complete, with invented scores."""
@@ -134,7 +137,8 @@ def shown_sweeps(tmp_path_factory) -> Path:
             recorder.end(trial.id, {"status": "COMPLETE", "device_name": "a processor", "torch_version": "2.9"} | scores)
         recorder.flush()
     soup = {"trial": "a soup", "attempt": 1, "sequence": 0, "status": "COMPLETE", "in_plan": False, "role": "derived", "task": "openml/187"}
-    ResultStore(folder).append("trials", "my-sweep", [soup])
+    between = soup | {"trial": "between", "derived_by": "wise-body", "members": ["a trial"], "alpha": 0.5} | dict.fromkeys(SCORES, 0.25)
+    ResultStore(folder).append("trials", "my-sweep", [soup, between])
     about = {"version": 1, "sklearn_version": "1.7", "numpy_version": "2.3", "status": "COMPLETE", "score": "1-accuracy"}
     svm = FloorRow(task="digits", model="svm", valid_error=0.01, test_error=0.008, **about)
     ResultStore(folder).append_floors([svm])
