@@ -76,10 +76,10 @@ def probes_page() -> str:
     """docs/probes.md, with the table of probes as they are now."""
     before, begin, rest = (DOCS / "probes.md").read_text().partition("<!-- probes -->\n")
     _, end, after = rest.partition("<!-- /probes -->\n")
-    lines = ["| Probe | Question | Value | Moments | Needs | Source |", "|---|---|---|---|---|---|"]
+    lines = ["| Probe | Question | Value | Moments | Needs | Cost | Source |", "|---|---|---|---|---|---|---|"]
     for probe in PROBES.values():
         moments = ", ".join(f"`{moment}`" for moment in probe.moments)
-        cells = (f"`{probe.name}`", probe.question, probe.unit, moments, probe.needs, probe.source)
+        cells = (f"`{probe.name}`", probe.question, probe.unit, moments, probe.needs, probe.cost, probe.source)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return before + begin + "\n".join(lines) + "\n" + end + after
 

@@ -24,7 +24,7 @@ from orca_core.stages import result_key, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import TaskData
 from orca_core.tasks.sizes import keep_sizes, part_sizes
-from orca_core.trial_stages import Earlier, TrialStages, load_data, start_matched
+from orca_core.trial_stages import TrialStages, load_data, start_matched
 from orca_core.workbench import Workbench
 
 Keep = Literal["none", "best", "last", "all"]
@@ -136,7 +136,7 @@ def _trial_rows(
         if tuned.tuning is not None and trained is not None:
             trained = {name: value.detach().to("cpu", copy=True) for name, value in trained.items()}
         del tuned  # its model, before others are built
-        yield from probe_rows(config, probes, models or store, trial, data, trial.stored(Earlier(pretrained, source)), trained)
+        yield from probe_rows(config, probes, models or store, trial, data, pretrained, source, trained)
     return result
 
 

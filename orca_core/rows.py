@@ -148,7 +148,7 @@ class ProbeRow(Cells):
     probe: Annotated[str, "Name of the probe; docs/probes.md says what each measures."]
     moment: Annotated[
         str,
-        "State of the model: `start`, before any training of the trial; `aligned`, as fine-tuning starts, in trials that align; "
+        "State of the model: `start`, before any training of the trial; `aligned`, as fine-tuning starts, in trials that align or adapt; "
         "`fine-tuned`, with the weights of the best epoch, or of the last with `keep: last`.",
     ]
     layer: Annotated[

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,15 +67,6 @@ class Tuned:
     tuning: Finetuning | None
     trained_counts: list[int]
     valid_samples: int
-
-
-class Earlier(NamedTuple):
-    """Results of the stages before fine-tuning; None for those that a trial does not have, or that are left out."""
-
-    pretrained: Artifact | None = None
-    source: Artifact | None = None
-    aligned: Artifact | None = None
-    adapted: Artifact | None = None
 
 
 class TrialStages:
@@ -181,30 +171,28 @@ class TrialStages:
         artifact = yield from self._advance(stage, build)
         return artifact
 
+    def start_of_training(self, shapes: Shapes, pretrained: Artifact | None, source: Artifact | None) -> CrossModalModel:
+        """The model before any training of the trial: pretrained at most."""
+        settings = Settings.of(self.config, "finetune")
+        body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
+        model = CrossModalModel(settings, body, *shapes)
+        self._start_embedder(settings, model.embedder, source, None)
+        return model
+
     def start_of_tuning(
         self, shapes: Shapes, pretrained: Artifact | None, source: Artifact | None
     ) -> Generator[Row, None, CrossModalModel]:
         """Align and adapt; returns the model as fine-tuning starts with it."""
         aligned = yield from self.align(pretrained, source)
         adapted = yield from self.adapt(pretrained, source, aligned)
-        return self.build_model(shapes, Earlier(pretrained, source, aligned, adapted))
-
-    def stored(self, earlier: Earlier) -> Earlier:
-        """The same with the results of alignment and adaptation, as far as the store has them."""
-        aligned, adapted = (None if stage is None else self.store.get(stage.address) for stage in map(self.stage, ("align", "adapt")))
-        return earlier._replace(aligned=aligned, adapted=adapted)
-
-    def build_model(self, shapes: Shapes, earlier: Earlier) -> CrossModalModel:
-        """The model after stages before fine-tuning: as fine-tuning starts with it, if these are all that the trial has."""
         settings = Settings.of(self.config, "finetune")
-        body = self.load_body(settings, earlier.pretrained, dropout=settings["finetune.dropout"])
-        weights = {} if earlier.adapted is None else adapted_body(earlier.adapted.tensors)
+        body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
+        weights = {} if adapted is None else adapted_body(adapted.tensors)
         if weights:
             body = replace(body, body=copy.deepcopy(body.body))  # what is loaded is shared between trials
             body.body.load_state_dict(weights)
         model = CrossModalModel(settings, body, *shapes, body_is_adapted=bool(weights))
-        before = earlier.aligned if earlier.adapted is None else earlier.adapted
-        self._start_embedder(settings, model.embedder, earlier.source, before)
+        self._start_embedder(settings, model.embedder, source, aligned if adapted is None else adapted)
         return model
 
     def _start_embedder(

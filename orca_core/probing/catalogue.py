@@ -33,6 +33,7 @@ class Probe:
         needs_proxy: Whether it reads a proxy.
         unit: Of its values.
         needs: What a trial must have for it.
+        cost: What it takes at each moment; passes of samples are shared between probes.
         version: Raised when its numbers change.
         refuses: From a trial and the name of its proxy, or None, to why this trial cannot have the probe; empty if it can.
     """
@@ -44,6 +45,7 @@ class Probe:
     moments: tuple[Moment, ...]
     unit: str
     needs: str
+    cost: str
     by_layer: bool = False
     needs_proxy: bool = False
     version: int = 1
@@ -99,6 +101,7 @@ PROBES: Mapping[str, Probe] = {
             MOMENTS,
             "`absolute`: squared feature units; `relative`: divided by the proxy's total variance at the layer",
             "a proxy and a body",
+            "a pass of the proxy and of training samples",
             by_layer=True,
             needs_proxy=True,
             refuses=_without_proxy,
@@ -111,6 +114,7 @@ PROBES: Mapping[str, Probe] = {
             ("fine-tuned",),
             "1: the same up to rotation and scale; 0: unrelated",
             "a body, or `attention-1`, `transformer-1`, `cnn`",
+            "a second pass of training samples",
             by_layer=True,
             refuses=_without_layers,
         ),
@@ -122,6 +126,7 @@ PROBES: Mapping[str, Probe] = {
             MOMENTS,
             "directions, from 1 to the smaller of width and samples - 1",
             "nothing",
+            "a pass of training samples",
             by_layer=True,
         ),
         Probe(
@@ -132,6 +137,7 @@ PROBES: Mapping[str, Probe] = {
             ("aligned", "fine-tuned"),
             "norm of the change over norm before it",
             "nothing",
+            "milliseconds",
         ),
         Probe(
             "attention-entropy",
@@ -141,6 +147,7 @@ PROBES: Mapping[str, Probe] = {
             MOMENTS,
             "nats, from 0 to the logarithm of the number of keys",
             "attention: any body, `attention-1`, `transformer-1`",
+            "a pass of training samples",
             by_layer=True,
             refuses=_without_attention,
         ),
@@ -152,6 +159,7 @@ PROBES: Mapping[str, Probe] = {
             ("fine-tuned",),
             "the task's score; `clean` is the same samples unchanged",
             "nothing",
+            "four passes of test samples",
         ),
         Probe(
             "missing-channels",
@@ -161,6 +169,7 @@ PROBES: Mapping[str, Probe] = {
             ("fine-tuned",),
             "as `noise`",
             "inputs of several channels",
+            "three passes of test samples",
         ),
         Probe(
             "scale",
@@ -170,6 +179,7 @@ PROBES: Mapping[str, Probe] = {
             ("fine-tuned",),
             "as `noise`",
             "nothing",
+            "three passes of test samples",
         ),
         Probe(
             "nll",
@@ -179,6 +189,7 @@ PROBES: Mapping[str, Probe] = {
             ("fine-tuned",),
             "nats for each sample",
             "a classification",
+            "a pass of validation and test samples",
             refuses=_without_classes,
         ),
         Probe(
@@ -189,6 +200,7 @@ PROBES: Mapping[str, Probe] = {
             ("fine-tuned",),
             "share of samples, from 0 to 1",
             "a classification",
+            "as `nll`, and shared with it",
             refuses=_without_classes,
         ),
         Probe(
@@ -199,6 +211,7 @@ PROBES: Mapping[str, Probe] = {
             ("start", "fine-tuned"),
             "share of the proxy's samples that are nearest to the mean of another class",
             "a proxy of texts or images and a body",
+            "as `distance`, and shared with it",
             needs_proxy=True,
             refuses=_without_samples,
         ),

@@ -59,6 +59,10 @@ ONLY_TRAINING = frozenset(
 """What fine-tuning reads that leaves the model alone until it trains. A knob that is not named here counts as one that does not."""
 
 
+BEFORE_TUNING = frozenset({"align", "adapt"})
+"""Kinds of stages that train a model before fine-tuning."""
+
+
 @dataclass(frozen=True)
 class ProbeStage:
     """One probe of a trial at one moment.
@@ -126,7 +130,7 @@ def probes_of(config: TrialConfig, request: ProbeRequest, device: str = "cpu") -
     stages, proxy = stages_of_training(config, device), proxy_of(config, request)
     result = result_key(config, stages_of(config, device))
     moments: list[Moment] = ["start", "aligned", "fine-tuned"]
-    if not (config.aligns or config.adapts):
+    if all(stage.kind not in BEFORE_TUNING for stage in stages):
         moments.remove("aligned")
     states = {moment: _state(config, moment, stages, device, f"{result} {request.weights}") for moment in moments}
     found: list[ProbeStage] = []
@@ -165,12 +169,11 @@ def _state(config: TrialConfig, moment: Moment, stages: tuple[Stage, ...], devic
     if moment == "fine-tuned":
         return result
     values: dict[str, Any] = {"version": FINETUNE.version, "device": device} | hashed_reads(COMMON, config, 0)
-    for name in ("reads", "start", "matched"):
-        group = FINETUNE.groups[name]
-        if not group.when.holds(config):
+    for name, group in FINETUNE.groups.items():
+        if name in ("", "joint", "mix") or not group.when.holds(config):  # the phases, and what the training does beside the task's loss
             continue
-        wanted = {"pretrain", "source"} if moment == "start" else set(group.inputs)
-        inputs = {stage.kind: str(stage.address) for stage in stages if stage.kind in wanted & set(group.inputs)}
+        wanted = set(group.inputs) - (BEFORE_TUNING if moment == "start" else set())
+        inputs = {stage.kind: str(stage.address) for stage in stages if stage.kind in wanted}
         reads = {read: value for read, value in hashed_reads(group, config, 0).items() if read not in ONLY_TRAINING}
         values[name] = reads | inputs
     return values

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_core.bodies.loading import LoadedBody
 from orca_core.errors import OrcaError
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.model.embedder import Embedder
 from orca_core.probing.catalogue import Moment
 from orca_core.probing.layers import BATCH, layer_means, proxy_tokens
 from orca_core.probing.request import ProbeRequest
@@ -67,7 +66,7 @@ class Reading:
         moment: Which state it is.
         model: The model in it; in eval mode, on `device`.
         before: The model as fine-tuning starts; `model` itself before fine-tuning.
-        first_embedder: The embedder before any training.
+        first: The model before any training of the trial.
         loaded: The body as it came, with its own embedding.
         data: The task's data.
         settings: Of fine-tuning.
@@ -82,7 +81,7 @@ class Reading:
         moment: Moment,
         model: CrossModalModel,
         before: CrossModalModel,
-        first_embedder: Embedder,
+        first: CrossModalModel,
         loaded: LoadedBody,
         data: TaskData,
         settings: Settings,
@@ -92,7 +91,8 @@ class Reading:
         shared: dict[str, Any],
     ) -> None:
         self._shared = shared
-        self.moment, self.model, self.before, self.first_embedder = moment, model, before, first_embedder
+        self._rows: dict[str, Tensor] = {}
+        self.moment, self.model, self.before, self.first = moment, model, before, first
         self.loaded, self.data, self.settings, self.request = loaded, data, settings, request
         self.proxy, self.device, self.seed = proxy, device, settings["seed"]
 
@@ -103,6 +103,11 @@ class Reading:
 
         Rows that are scored as one are read together: then there may be a few more than were asked for.
         """
+        if split not in self._rows:
+            self._rows[split] = self._choose_rows(split)
+        return self._rows[split]
+
+    def _choose_rows(self, split: str) -> Tensor:
         part: Split = getattr(self.data, split)
         most = self.request.samples
         if part.group is not None:
@@ -130,6 +135,11 @@ class Reading:
     # ------------------------------------------------------------------------------------------------------------ features
 
     @cached_property
+    def body_has_moved(self) -> bool:
+        """Whether the body has other weights than at the start."""
+        return not _are_equal(self.first.body, self.model.body)
+
+    @cached_property
     def target_layers(self) -> list[Tensor]:
         """(n, width) features of training samples at each layer."""
         with torch.no_grad():
@@ -139,7 +149,7 @@ class Reading:
     @property
     def proxy_layers(self) -> tuple[list[Tensor], Tensor]:
         """(n, width) features of proxy samples at each layer, and (n,) labels. Of a proxy that consists of features layer 0 alone."""
-        body = "tuned" if self.moment == "fine-tuned" else "first"  # alignment trains the embedder alone, which reads no proxy
+        body = self.moment if self.body_has_moved else "first"  # alignment trains the embedder alone, which reads no proxy
         if (name := f"proxy by the {body} body") not in self._shared:
             self._shared[name] = self._read_proxy()
         found: tuple[list[Tensor], Tensor] = self._shared[name]
@@ -205,6 +215,11 @@ class Reading:
         if part.group is not None:
             outputs, y = group_means(outputs, y, part.group[rows.numpy()])
         return Outputs(outputs, y, len(y))
+
+
+def _are_equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules of one architecture have the same weights."""
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def _whole_groups(group: np.ndarray, most: int, draws: torch.Generator) -> Tensor:

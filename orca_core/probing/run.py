@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -21,14 +21,16 @@ from orca_core.keeping import shapes_of
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.plugins import resolve
 from orca_core.probing.catalogue import MOMENTS, Moment
-from orca_core.probing.keys import ProbeStage, TrialProbes, probes_of
+from orca_core.probing.keys import BEFORE_TUNING, ProbeStage, TrialProbes, probes_of
 from orca_core.probing.reading import Measured, Reading, UnfitError
 from orca_core.probing.request import ProbeRequest
 from orca_core.rows import ProbeRow, Row
 from orca_core.settings import Settings
-from orca_core.store import Store
+from orca_core.store import Artifact, Store
 from orca_core.tasks import TaskData
-from orca_core.trial_stages import Earlier, TrialStages
+from orca_core.trial_stages import TrialStages
+
+T = TypeVar("T")
 
 KILLED = "the process ended while it measured this moment; `sweeper run --retry-failed` tries again."
 
@@ -45,7 +47,8 @@ def probe_rows(
     store: Store,
     trial: TrialStages,
     data: TaskData,
-    earlier: Earlier,
+    pretrained: Artifact | None,
+    source: Artifact | None,
     weights: Mapping[str, Tensor] | None,
 ) -> Generator[Row, None, None]:
     """The rows of the probes of a trial that has come to its end. Errors become rows, too.
@@ -56,7 +59,7 @@ def probe_rows(
         store: Where rows of probes are found and kept, and fine-tuned weights.
         trial: The trial's stages.
         data: The task's data.
-        earlier: Results of the stages before fine-tuning.
+        pretrained, source: Results of pretraining, and of reading the proxy, if the trial has them.
         weights: The fine-tuned parameters, by name; None = those that were kept.
     """
     try:
@@ -67,7 +70,7 @@ def probe_rows(
     reported: set[str] = set()
     try:
         weights = trained_weights(store, probes) if weights is None else weights
-        for row in measure(probes, trial, store, data, earlier, weights):
+        for row in measure(probes, trial, store, data, pretrained, source, weights):
             reported.add(row.key)
             yield row
     except Exception as error:
@@ -79,7 +82,8 @@ def measure(
     trial: TrialStages,
     store: Store,
     data: TaskData,
-    earlier: Earlier,
+    pretrained: Artifact | None,
+    source: Artifact | None,
     weights: Mapping[str, Tensor] | None,
 ) -> Generator[ProbeRow, None, None]:
     """Yield the rows of a trial's probes: from the store, or measured and stored there.
@@ -89,7 +93,7 @@ def measure(
         trial: The trial's stages.
         store: Where rows of probes are found and kept.
         data: The task's data.
-        earlier: Results of the stages before fine-tuning.
+        pretrained, source: Results of pretraining, and of reading the proxy, if the trial has them.
         weights: The fine-tuned parameters, by name; None if they are not there.
     """
     todo: dict[Moment, list[ProbeStage]] = {moment: [] for moment in MOMENTS}
@@ -102,7 +106,7 @@ def measure(
     if not any(todo.values()):
         return
     killed_at = _killed_at(probes, store)
-    states = _States(probes, trial, data, earlier, weights)
+    states = _States(probes, trial, data, pretrained, source, weights)
     for moment, stages in todo.items():
         if moment == "fine-tuned" and weights is None:
             continue  # no row either: they count as lacking, see `orca_core.probing.finished`
@@ -165,7 +169,7 @@ class _States:
     """The states of a trial's model, one after another.
 
     Args:
-        probes, trial, data, earlier, weights: As for `measure`.
+        probes, trial, data, pretrained, source, weights: As for `measure`.
     """
 
     def __init__(
@@ -173,33 +177,33 @@ class _States:
         probes: TrialProbes,
         trial: TrialStages,
         data: TaskData,
-        earlier: Earlier,
+        pretrained: Artifact | None,
+        source: Artifact | None,
         weights: Mapping[str, Tensor] | None,
     ) -> None:
-        self._probes, self._trial, self._data, self._weights, self._earlier = probes, trial, data, weights, earlier
+        self._probes, self._trial, self._data, self._weights = probes, trial, data, weights
+        self._pretrained, self._source = pretrained, source
         self._settings = Settings.of(trial.config, "finetune")
         self._shared: dict[str, Any] = {}
 
     def reading(self, moment: Moment) -> Reading:
         """The state at a moment."""
-        config, earlier = self._trial.config, self._earlier
-        if moment != "start" and earlier.aligned is None and config.aligns:
-            raise UnfitError("the aligned embedder is not in the store.")
-        if moment != "start" and earlier.adapted is None and config.adapts:
-            raise UnfitError("the adapted model is not in the store.")
-        first = self._build(earlier._replace(aligned=None, adapted=None))
-        before = first if moment == "start" or not (config.aligns or config.adapts) else self._build(earlier)
+        shapes = shapes_of(self._data)
+        first = self._ready(self._trial.start_of_training(shapes, self._pretrained, self._source))
+        before = first
+        if moment != "start" and self._trains_before_tuning:
+            before = self._ready(_result_of(self._trial.start_of_tuning(shapes, self._pretrained, self._source)))
         model = before
         if moment == "fine-tuned":
             assert self._weights is not None
             model = copy.deepcopy(before)
             model.load_state_dict(self._weights, strict=False)
-        loaded = self._trial.load_body(self._settings, earlier.pretrained)
+        loaded = self._trial.load_body(self._settings, self._pretrained)
         return Reading(
             moment,
             model,
             before,
-            first.embedder,
+            first,
             loaded,
             self._data,
             self._settings,
@@ -209,9 +213,22 @@ class _States:
             self._shared,
         )
 
-    def _build(self, earlier: Earlier) -> CrossModalModel:
-        model = self._trial.build_model(shapes_of(self._data), earlier)
+    @property
+    def _trains_before_tuning(self) -> bool:
+        return any(stage.kind in BEFORE_TUNING for stage in self._trial.stages)
+
+    def _ready(self, model: CrossModalModel) -> CrossModalModel:
         return model.requires_grad_(False).to(self._trial.device).eval()
+
+
+def _result_of(rows: Generator[Row, None, T]) -> T:
+    """What a stage returns, without its rows, which the trial has reported."""
+    while True:
+        try:
+            next(rows)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
 
 def trained_weights(store: Store, probes: TrialProbes) -> Mapping[str, Tensor] | None:

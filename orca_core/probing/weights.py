@@ -28,11 +28,12 @@ def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float 
 
 
 def changes(reading: Reading) -> Iterator[Measured]:
-    """Relative change of each group: by alignment, of the embedder; by fine-tuning, of all parts."""
-    if reading.moment == "aligned":
-        yield from _of("embedder", list(reading.first_embedder.parameters()), list(reading.model.embedder.parameters()))
+    """Relative change of each group: by alignment and adaptation since the start, and by fine-tuning since then."""
+    after = reading.model
+    before = reading.first if reading.moment == "aligned" else reading.before
+    if reading.moment == "aligned" and not reading.body_has_moved:
+        yield from _of("embedder", list(before.embedder.parameters()), list(after.embedder.parameters()))
         return
-    before, after = reading.before, reading.model
     for name in ("embedder", "predictor"):
         yield from _of(name, list(before.get_submodule(name).parameters()), list(after.get_submodule(name).parameters()))
     for name in GROUPS:

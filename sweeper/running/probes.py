@@ -32,7 +32,7 @@ class Lacking:
         stored: Its probes whose rows are in the store.
         ready: Those that can be measured, as the states are kept.
         gone: Those whose states are not kept.
-        states: What is not kept: `pretrain`, `align`, `weights`.
+        states: What is not kept: `pretrain`, `align`, `adapt`, `weights`.
     """
 
     row: Row
@@ -190,7 +190,12 @@ def describe_added(name: str, added: Added) -> list[str]:
     return lines
 
 
-_KINDS = {"pretrain": "pretrained bodies", "align": "aligned embedders", "weights": "fine-tuned weights"}
+_KINDS = {
+    "pretrain": "pretrained bodies",
+    "align": "aligned embedders",
+    "adapt": "adapted models",
+    "weights": "fine-tuned weights",
+}
 
 
 def describe_gone(gone: Sequence[Lacking]) -> str:

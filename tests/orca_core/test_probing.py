@@ -202,7 +202,7 @@ def test_what_only_training_reads_leaves_the_start_alone(tmp_path: Path) -> None
         ),
     ]:
         trial = TrialStages(config, Store(tmp_path), "cpu")
-        states.append(trial.build_model(shapes_of(trial.load_data()), None, None).state_dict())
+        states.append(trial.start_of_training(shapes_of(trial.load_data()), None, None).state_dict())
     assert all(torch.equal(state[name], value) for state in states for name, value in states[0].items())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ UNITS = {
 
 MAX_ARMS = 3
 """Number of arms that are shown of each task."""
+
+TITLE_WIDTH = 34
+"""Characters of a line of a panel's title."""
 
 Curves = Mapping[tuple[str, str, str], Mapping[int, float]]
 """Trial, probe and moment -> layer -> value."""
@@ -61,7 +65,8 @@ def read(tables: FigureTables) -> Panels:
             for label, rows in zip(labels, ranked[:MAX_ARMS], strict=True):
                 lines = tuple(one for moment in MOMENTS if (one := _line(rows, curves, probe, moment, tables)).points)
                 if lines:
-                    made.append(Panel(f"{task}: {probe}" + (f", {label}" if len(labels) > 1 else ""), unit, lines))
+                    title = [f"{task}: {probe}", *(textwrap.wrap(label, TITLE_WIDTH, break_on_hyphens=False) if len(labels) > 1 else ())]
+                    made.append(Panel("\n".join(title), unit, lines))
     if not made:
         raise NotInTablesError("no complete arm has probes by layer")
     which = "of every arm"

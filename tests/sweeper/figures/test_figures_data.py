@@ -155,7 +155,7 @@ def stage(trial, kind, seconds, saved=0.0, *, number=1):
 def test_probes_are_means_over_seeds_by_layer_and_moment(rich_tables):
     panels = read(rich_tables, "probes").panels
     assert len(panels) == 6  # the three best arms of two tasks
-    aligned = next(panel for panel in panels if "align.epochs 4" in panel.task and panel.task.startswith("digits: effective-rank, "))
+    aligned = next(panel for panel in panels if "align.epochs 4" in panel.task and panel.task.startswith("digits: effective-rank\n"))
     lines = {series.label: [(point.x, point.mean, point.n) for point in series.points] for series in aligned.series}
     assert lines == {
         moment: [(layer, layer + len(moment) + 2.0, 3) for layer in range(3)] for moment in ("start", "aligned", "fine-tuned")
