@@ -17,10 +17,12 @@ from orca_core.errors import ConfigError
 from sweeper.analysis import explain
 from sweeper.analysis.body_parts import explain_parts
 from sweeper.analysis.explanation import Explanation, explain_sweep
+from sweeper.analysis.gap_arms import Options
+from sweeper.analysis.margins import DEFAULT_MARGIN
 from sweeper.analysis.number_ids import find_number
 from sweeper.analysis.numbers import numbers_of
 from sweeper.analysis.shapley import atoms, coalitions, first_in_weights, last_in_weights, main_effect_weights, shapley_values, weigh
-from sweeper.analysis.sweep_rows import SweepRows
+from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.analysis.terms import Term
 from sweeper.cli import app
 from sweeper.planning.planner import make_plan
@@ -388,16 +390,18 @@ def test_the_command_names_the_planted_part(swept):
     assert len(lines) == len(data["terms"])
 
 
-def test_its_numbers_have_ids_that_lead_back_to_the_trials(swept):
-    data = json.loads(run("explain", "parts", "--results", swept.uri, "--format", "json").stdout)
+def test_its_numbers_have_ids_that_lead_back_to_the_trials(simulate, workspace):
+    keep = {"body.keep": {"grid": [[], ["attention"], ["ffn"], ["attention", "ffn"]]}, "task": {"grid": ["digits"]}}
+    simulate({**SPACE, "space": keep, "seeds": 2}, only_attention)
+    data = json.loads(run("explain", "parts", "--results", workspace.uri, "--format", "json").stdout)
     term = data["terms"][0]
-    (number,) = find_number(swept.results, term["number"]).numbers
-    assert (number.value, number.kind, len(number.trials)) == (term["value"], "term", 32)
-    rows = swept.sql(number.sql).rows()
-    assert len(rows) == 32
-    assert {"body_keep", "body_weights", "test_error"} <= rows[0].keys() | {"body_weights"}
-    assert term["number"] in {known.id for known in numbers_of(swept.results, "parts")}
-    assert "What attention contributes to the gap" in run("why", term["number"], "--results", swept.uri).stdout
+    (number,) = find_number(workspace.results, term["number"]).numbers
+    assert (number.value, number.kind, len(number.trials)) == (term["value"], "term", 8)
+    words = "What attention contributes to the gap in test_error on digits between attention+ffn and random, in the sweep parts (parts)."
+    assert number.words == words
+    rows = workspace.sql(number.sql).rows()
+    assert sorted(row["test_error"] for row in rows) == sorted(row["test_error"] for row in rows_of(workspace))
+    assert term["number"] in {known.id for known in numbers_of(workspace.results, "parts")}
 
 
 def test_the_space_with_the_missing_arms_has_all_trials_that_were_there(simulate, workspace):
@@ -417,20 +421,16 @@ def test_the_space_with_the_missing_arms_has_all_trials_that_were_there(simulate
 
 
 def rows_of(workspace):
-    from sweeper.analysis.sweep_rows import read_sweep_rows
-
     return read_sweep_rows(workspace.results, "parts", ["test_error"]).rows
 
 
 def options():
-    from sweeper.analysis.gap_arms import Options
-    from sweeper.analysis.margins import DEFAULT_MARGIN
-
     return Options("test_error", DEFAULT_MARGIN, 0.05, False, {})
 
 
 def test_a_sweep_without_either_gap_is_a_fault(simulate, workspace):
-    simulate({"name": "s", "space": {"freezing": {"grid": ["full", "layernorm"]}, "task": {"grid": ["digits"]}}, "seeds": 2}, lambda cells: 0.3)
+    space = {"freezing": {"grid": ["full", "layernorm"]}, "task": {"grid": ["digits"]}}
+    simulate({"name": "s", "space": space, "seeds": 2}, lambda cells: 0.3)
     shown = run("explain", "s", "--results", workspace.uri, code=2)
     assert shown.stderr.startswith("NAME: must vary pretrained and random bodies, or aligned and naive embedders")
     assert run("explain", "unknown", "--results", workspace.uri, code=2).stderr.startswith("must be the name of a sweep")
