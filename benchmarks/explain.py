@@ -375,6 +375,9 @@ def analyse(pool: Path, sweeps: int, size: int) -> bool:
         seeds = sorted({seed for _, seed in of_plant if all((arm, seed) in of_plant for arm in truth.arms)})
         means = ", ".join(f"{arm} {sum(float(of_plant[arm, seed]['test_error']) for seed in seeds) / len(seeds):.3f}" for arm in truth.arms)
         print(f"{name}: {len(seeds)} seeds of each arm; mean test errors: {means}")
+        if len(seeds) < size:
+            is_right = False
+            continue
         said: dict[str, list[tuple[str, ...]]] = defaultdict(list)
         for _ in range(sweeps):
             for row in explain(table_of(name, of_plant, random.sample(seeds, size))).to_pylist():
