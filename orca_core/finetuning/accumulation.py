@@ -39,6 +39,30 @@ class Accumulation(ABC):
         """
 
     @abstractmethod
+    def _weight(self, share: float) -> float:
+        """Of a batch's mean in the step."""
+
+    def gradient(self, loss: Tensor, share: float, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        """The gradient that `backward` would add for a part of a loss, which is kept for more: weighted, and scaled in fp16."""
+        if not loss.requires_grad:
+            return [None] * len(parameters)
+        return list(torch.autograd.grad(self.scaler.scale(loss * self._weight(share)), parameters, retain_graph=True, allow_unused=True))
+
+    def add(self, gradients: Sequence[Tensor | None], loss: Tensor | float, share: float, parameters: Sequence[nn.Parameter]) -> None:
+        """Add a gradient made of what `gradient` returned, and that of the rest of the batch's loss."""
+        for parameter, more in zip(parameters, gradients, strict=True):
+            if more is not None:
+                parameter.grad = more if parameter.grad is None else parameter.grad + more
+        if isinstance(loss, Tensor) and loss.requires_grad:
+            self.backward(loss, share, parameters)
+        else:
+            self._after_batch(parameters)
+
+    def _after_batch(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Do what follows the gradients of every batch."""
+        return
+
+    @abstractmethod
     def step(self, group_size: int, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> bool:
         """Take the optimiser step of a group of batches; False if the group is dropped instead."""
 
@@ -48,6 +72,9 @@ class MeanOverSamples(Accumulation):
 
     def steps(self, group_sizes: Sequence[int]) -> int:
         return len(group_sizes)
+
+    def _weight(self, share: float) -> float:
+        return share
 
     def backward(self, loss: Tensor, share: float, parameters: Sequence[nn.Parameter]) -> None:
         self.scaler.scale(loss * share).backward()
@@ -68,8 +95,14 @@ class SumOfMeans(Accumulation):
     def steps(self, group_sizes: Sequence[int]) -> int:
         return sum(size == self.accum for size in group_sizes)
 
+    def _weight(self, share: float) -> float:
+        return 1.0
+
     def backward(self, loss: Tensor, share: float, parameters: Sequence[nn.Parameter]) -> None:
         self.scaler.scale(loss).backward()
+        self._after_batch(parameters)
+
+    def _after_batch(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.clip is not None:
             # Gradients are summed while still scaled for fp16, so the limit is scaled as well.
             nn.utils.clip_grad_norm_(parameters, self.clip * self.scaler.get_scale())

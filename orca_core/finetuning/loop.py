@@ -1,22 +1,33 @@
-"""Stage 3: train on the task, phase by phase of the freezing schedule."""
+"""Stage 3: train on the task, phase by phase of the freezing schedule.
+
+What is minimised beside the task's loss, and what changes batches or gradients on the way, are terms: `orca_core.finetuning.terms.base`
+says how to add one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orca_core.alignment.joint import BatchDistance
 from orca_core.distances.sinkhorn import count_unconverged
 from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
+from orca_core.finetuning.compiling import compiled
 from orca_core.finetuning.evaluation import evaluate
+from orca_core.finetuning.fixed_features import FixedFeatures, fixed_features
+from orca_core.finetuning.gradients import Losses, add_gradients
+from orca_core.finetuning.precision import autocast
+from orca_core.finetuning.rates import schedule_factor
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.finetuning.selection import BestWeights, Selection
+from orca_core.finetuning.terms import make_terms
+from orca_core.finetuning.terms.base import Batch, Start, Step, Term
 from orca_core.freezing.fisher import fisher_scores
 from orca_core.freezing.schedule import Phase
 from orca_core.memory import fits
@@ -26,35 +37,11 @@ from orca_core.scoring import LOSSES, SCORES
 from orca_core.seeding import generator, seeded
 from orca_core.settings import Settings
 from orca_core.tasks import Split, TaskData
-from orca_core.training.optimizers import (
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
-    reference_warmup_decay,
-    warmup_cosine,
-    warmup_decay,
-)
+from orca_core.training.optimizers import load_optimizer_state, make_optimizer, optimizer_state
 from orca_core.training.state import pack, unpack
 
 FISHER_SCORES = "surgical.scores"
 """Name, in a state, of the scores that `surgical` has chosen layers by."""
-
-_RECOMPILE_LIMIT = 10_000
-"""Above what the phases and batch sizes of a trial need."""
-
-
-class _Losses(NamedTuple):
-    """Of one batch.
-
-    Args:
-        task: The task's loss, smoothed.
-        penalty: What else is minimised: the adapter's penalty, the weighted distance to the proxy.
-        distance: To the proxy, detached; None if it is not minimised.
-    """
-
-    task: Tensor
-    penalty: Tensor | float
-    distance: Tensor | None
 
 
 class Finetuning:
@@ -70,6 +57,7 @@ class Finetuning:
         device: Where to train.
         selection: By which the weights of the best epoch are held; None if they are not.
         distance: Of a batch to the proxy, where it is minimised too (`align.weight`).
+        terms: Further terms, beside those that `make_terms` makes.
     """
 
     def __init__(
@@ -81,6 +69,7 @@ class Finetuning:
         *,
         selection: Selection | None = None,
         distance: BatchDistance | None = None,
+        terms: Sequence[Term] = (),
     ) -> None:
         self.settings, self.device, self.seed = settings, device, settings["seed"]
         self.model = model.to(device)
@@ -89,10 +78,11 @@ class Finetuning:
         # As in the reference's data: then one evaluation is both.
         self.valid_is_test = data.valid.equals(data.test)
         self.test = self.valid if self.valid_is_test else _resident(device, data.test)
+        # Before blocks are wrapped: the copy of a wrapped block would run the block that it was copied from.
+        self.terms: list[Term] = [*make_terms(Start(settings, self.model, data, device, distance)), *terms]
         if settings["finetune.checkpointing"]:
             checkpoint_blocks(model.body.blocks)
-        self.distance = distance
-        self.forward: Callable[..., Any] = _compiled(model) if settings["finetune.compile"] else model
+        self.forward: Callable[..., Any] = compiled(model) if settings["finetune.compile"] else model
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "fp16")
         self.accumulation = make_accumulation(settings, self.scaler)
         self.loss = LOSSES[settings.task.loss](self.train[1])
@@ -107,6 +97,7 @@ class Finetuning:
         self.mixout = Mixout(self.model, settings["finetune.mixout"]) if settings["finetune.mixout"] else None
         self.optimizer = self._new_optimizer()
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
+        self.fixed: FixedFeatures | None = None
 
     def start_phase(self, settings: Settings) -> None:
         """Begin a phase: set what trains, and restart optimiser and schedule if the phase says so.
@@ -120,7 +111,7 @@ class Finetuning:
         self.schedule_start = sum(phase.epochs or 0 for phase in phases[:started_by])
         if self.phase.restart:
             self.optimizer = self._new_optimizer()
-        self.inputs = None
+        self.inputs = self.fixed = None
         if not self.phase.is_surgical:
             self._freeze()  # a surgical phase waits until the weights are those it starts from
 
@@ -131,7 +122,7 @@ class Finetuning:
                 self._freeze()
             self.inputs = self._inputs()
         with count_unconverged() as unconverged:
-            train_loss, lr, distance = self._train(epoch, self.inputs[0])
+            train_loss, lr, columns = self._train(epoch, self.inputs[0])
         self.epoch = epoch
         valid_loss, valid_error, test_error = self._scores(self.inputs)
         row = EpochRow(
@@ -142,8 +133,8 @@ class Finetuning:
             valid_error=valid_error,
             test_error=test_error,
             lr=lr,
-            distance=distance,
             unconverged=unconverged.count or None,
+            **columns,
         )
         self._hold_best(row)
         return row
@@ -154,8 +145,8 @@ class Finetuning:
 
     # ------------------------------------------------------------------------------------------------------------ training
 
-    def _train(self, epoch: int, x: Tensor) -> tuple[float, float, float | None]:
-        """Train for an epoch; returns the mean loss, the last learning rate, and the mean distance to the proxy if it is minimised."""
+    def _train(self, epoch: int, x: Tensor) -> tuple[float, float, dict[str, float]]:
+        """Train for an epoch; returns the mean loss, the last learning rate, and the mean of each column that terms report."""
         batch_size, accum = self.settings["finetune.batch_size"], self.settings["finetune.accum"]
         order = torch.arange(len(self.train[1]))
         if self.settings["finetune.data_order"] == "shuffled":
@@ -163,66 +154,80 @@ class Finetuning:
         groups = [group.split(batch_size) for group in order.split(batch_size * accum)]
         sizes = [len(group) for group in groups]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        draws, distance_draws = (generator(self.seed, purpose, epoch) for purpose in ("augment", "joint-distance"))
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        total_distance, lr = torch.zeros_like(total), 0.0
+        draws = generator(self.seed, "augment", epoch)
+        totals = {"": torch.zeros((), dtype=torch.float64, device=self.device)}
+        lr, done = 0.0, 0
+        for term in self._active:
+            term.start_epoch(epoch)
         self.model.train_mode()
         with seeded(self.seed, "dropout", epoch):
             for number, group in enumerate(groups):
                 lr = self._set_rate(epoch, sizes, number)
                 for parameter in parameters:
                     parameter.grad = None
-                samples = sum(len(batch) for batch in group)
-                for batch in group:
-                    losses = self._losses(batch, x, draws, distance_draws, penalised=bool(parameters))
+                samples = sum(len(rows) for rows in group)
+                for rows in group:
+                    losses = self._losses(rows, x, draws, epoch - 1 + done / len(order), penalised=bool(parameters))
+                    done += len(rows)
+                    columns = dict(losses.columns)
                     if parameters:
-                        self.accumulation.backward(losses.task + losses.penalty, len(batch) / samples, parameters)
-                    total += losses.task.detach().double() * len(batch)
-                    if losses.distance is not None:
-                        total_distance += losses.distance.double() * len(batch)
-                if self.accumulation.step(len(group), self.optimizer, parameters) and self.model.adapter:
-                    self.model.adapter.after_step((epoch - 1) * self.accumulation.steps(sizes) + number + 1)
-        distance = total_distance.item() / len(order) if self._minimises_distance else None
-        return total.item() / len(order), lr, distance
+                        columns |= add_gradients(losses, self.accumulation, len(rows) / samples, parameters)
+                    for name, value in {"": losses.task.detach(), **columns}.items():
+                        totals[name] = totals.get(name, torch.zeros_like(totals[""])) + value.double() * len(rows)
+                if self.accumulation.step(len(group), self.optimizer, parameters):
+                    for term in self._active:
+                        term.after_step((epoch - 1) * self.accumulation.steps(sizes) + number + 1)
+        means = {name: total.item() / len(order) for name, total in totals.items()}
+        return means.pop(""), lr, means
 
-    def _losses(self, batch: Tensor, x: Tensor, draws: torch.Generator, distance_draws: torch.Generator, penalised: bool) -> _Losses:
+    def _losses(self, rows: Tensor, x: Tensor, draws: torch.Generator, passed: float, penalised: bool) -> Losses:
         """The losses of a batch of rows of `x`, in train mode."""
-        inputs, targets = self._moved(x, batch), self._moved(self.train[1], batch)
+        inputs, targets = self._moved(x, rows), self._moved(self.train[1], rows)
         if self.data.augment is not None:
             inputs = self.data.augment(inputs, draws)
-        outputs, tokens = self._outputs_and_tokens(inputs)
-        outputs = self._decoded(outputs)
-        loss = self.loss(outputs, self._decoded(targets))
-        if self.settings["finetune.label_smoothing"]:
-            loss = smoothed(loss, outputs, self.settings["finetune.label_smoothing"])
+        if self.fixed is None:
+            with self._autocast():
+                inputs = self.data.inputs(inputs)
+        batch = Batch(rows, inputs, ((1.0, targets),), passed)
+        terms = self._active
+        for term in terms:
+            term.before(batch)
+        changing = [term for term in terms if term.changes_tokens]
+
+        def change(tokens: Tensor) -> Tensor:
+            for term in changing:
+                tokens = term.between(tokens, batch)
+            return tokens
+
+        raw, tokens, *hidden = self._pass(
+            batch.inputs, between=change if changing else None, with_body=any(term.reads_body for term in terms)
+        )
+        loss = self._loss_to(raw, batch.targets)
         if not penalised:
-            return _Losses(loss, 0.0, None)
-        penalty = self.model.adapter.penalty() if self.model.adapter else 0.0
-        if self.distance is None or not self._minimises_distance:
-            return _Losses(loss, penalty, None)
-        distance = self.distance(tokens, batch, distance_draws)
-        return _Losses(loss, penalty + self.settings["align.weight"] * distance, distance.detach())
+            return Losses(loss, {}, {})
+        step = Step(batch, self.model, tokens, hidden[0] if hidden else None, raw, change, self._run, self._decoded)
+        penalties = {term: penalty for term in terms if (penalty := term.penalty(step)) is not None}
+        columns = {name: value for penalty in penalties.values() for name, value in penalty.columns.items()}
+        return Losses(loss, {term: penalty.value for term, penalty in penalties.items()}, columns)
+
+    def _loss_to(self, raw: Tensor, targets: Sequence[tuple[float, Tensor]]) -> Tensor:
+        """The task's loss of outputs to weighted targets, smoothed."""
+        outputs, smoothing = self._decoded(raw), self.settings["finetune.label_smoothing"]
+        loss = sum((share * self.loss(outputs, self._decoded(target)) for share, target in targets), raw.new_zeros(()))
+        return smoothed(loss, outputs, smoothing) if smoothing else loss
 
     @property
-    def _minimises_distance(self) -> bool:
-        return self.distance is not None and "embedder" in self.phase.train
+    def _active(self) -> list[Term]:
+        """The terms that take part in the phase."""
+        return [term for term in self.terms if term.is_active(self.phase)]
 
     def _set_rate(self, epoch: int, group_sizes: Sequence[int], number: int) -> float:
         """Set the learning rate of the step of group `number`, of an epoch's groups by their numbers of batches, and return it."""
-        lr: float = self.settings["finetune.lr"] * self.phase.lr_scale * self._schedule_factor(epoch, group_sizes, number)
+        factor = schedule_factor(self.settings, epoch - 1 - self.schedule_start, group_sizes, number)
+        lr: float = self.settings["finetune.lr"] * self.phase.lr_scale * factor
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = lr * parameter_group.get("scale", 1.0)
         return lr
-
-    def _schedule_factor(self, epoch: int, group_sizes: Sequence[int], number: int) -> float:
-        passed = epoch - 1 - self.schedule_start
-        lengths = self.settings["finetune.warmup_epochs"], self.settings["finetune.decay_epochs"]
-        if self.settings["finetune.schedule"] == "reference":
-            batches = sum(group_sizes)
-            last = passed * batches + sum(group_sizes[: number + 1]) - 1
-            return reference_warmup_decay(last, batches, *lengths)
-        schedule = {"linear": warmup_decay, "cosine": warmup_cosine}[self.settings["finetune.schedule"]]
-        return schedule(passed + (number + 1) / len(group_sizes), *lengths)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
@@ -261,42 +266,50 @@ class Finetuning:
 
     # ------------------------------------------------------------------------------------------------------------- outputs
 
-    @property
-    def _features_are_fixed(self) -> bool:
-        return self.phase.train == ("predictor",) and self.data.augment is None
-
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the three splits; with embedder and body frozen, their features, computed once."""
-        if not self._features_are_fixed:
-            return self.train[0], self.valid[0], self.test[0]
+        splits = (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
+        self.fixed = fixed_features(self.model, self.phase, self.data, self._active)
         self.model.eval()
         size = self.settings["finetune.eval_batch_size"]
         with torch.no_grad(), self._autocast():
+            if self.fixed is not None and not self.fixed.fit(self.data.inputs(self.train[0][:1].to(self.device)), sum(map(len, splits))):
+                self.fixed = None
+            if (fixed := self.fixed) is None:
+                return self.train[0], self.valid[0], self.test[0]
             train, valid, *rest = (
-                torch.cat([self.model.features(self.data.inputs(part.to(self.device))).float() for part in x.split(size)]) if len(x) else x
-                for x in (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
+                torch.cat([fixed.kept(fixed.of(self.data.inputs(part.to(self.device))).float()) for part in x.split(size)]) if len(x) else x
+                for x in splits
             )
         return train, valid, rest[0] if rest else valid
 
     def _outputs(self, x: Tensor) -> Tensor:
-        return self._outputs_and_tokens(x)[0]
-
-    def _outputs_and_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The predictor's outputs, and the embedder's; for fixed features, the features themselves."""
+        """Outputs of rows as `_inputs` has them."""
         with self._autocast():
-            if self._features_are_fixed:
-                outputs, tokens = self.model.predictor(x), x
-            elif self.mixout is not None and self.model.body.training:
-                mixed = dict(self.mixout.weights(self.model))
-                outputs, tokens = torch.func.functional_call(self.model, mixed, (self.data.inputs(x),), {"with_tokens": True})
-            else:
-                outputs, tokens = self.forward(self.data.inputs(x), with_tokens=True)
-        return outputs.float(), tokens
+            inputs = self.data.inputs(x) if self.fixed is None else x
+        return self._pass(inputs)[0]
+
+    def _pass(self, x: Tensor, **options: Any) -> tuple[Tensor, ...]:
+        """The predictor's outputs, and the embedder's; for fixed features, the features themselves. Options as of `CrossModalModel`."""
+        with self._autocast():
+            if self.fixed is not None:
+                return self.fixed.outputs(x).float(), x
+            outputs, *others = self._forward(x, with_tokens=True, **options)
+        return outputs.float(), *others
+
+    def _run(self, tokens: Tensor) -> Tensor:
+        """Outputs of what the body is given to read."""
+        with self._autocast():
+            outputs: Tensor = self._forward(tokens, from_tokens=True)
+        return outputs.float()
+
+    def _forward(self, x: Tensor, **options: Any) -> Any:
+        if self.mixout is not None and self.model.body.training:
+            return torch.func.functional_call(self.model, dict(self.mixout.weights(self.model)), (x,), options)
+        return self.forward(x, **options)
 
     def _autocast(self) -> torch.autocast:
-        precision = self.settings["precision"]
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype, enabled=precision != "fp32")
+        return autocast(self.settings, self.device)
 
     def _moved(self, values: Tensor, batch: Tensor) -> Tensor:
         """Rows of a set, on the device."""
@@ -343,8 +356,8 @@ class Finetuning:
             state |= self.best.state(self.selection)
         if self.fisher_scores is not None:
             state[FISHER_SCORES] = self.fisher_scores
-        if self.model.adapter:
-            state |= self.model.adapter.state()
+        for term in self.terms:
+            state |= term.state()
         if self.scaler.is_enabled():
             state |= pack("scaler", {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()})
         return state
@@ -355,8 +368,8 @@ class Finetuning:
         self.model.load_state_dict(weights, strict=False)
         self.trained |= set(weights)
         self.fisher_scores = tensors.get(FISHER_SCORES, self.fisher_scores)
-        if self.model.adapter:
-            self.model.adapter.load_state(tensors)
+        for term in self.terms:
+            term.load_state(tensors)
         load_optimizer_state(self.optimizer, self.model, tensors)
         self.best = BestWeights.from_state(self.selection, tensors) if self.selection else None
         if self.scaler.is_enabled():
@@ -366,14 +379,6 @@ class Finetuning:
 def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The trained parameters out of a state of the trajectory, by name."""
     return unpack("model", state)
-
-
-def _compiled(model: nn.Module) -> Callable[..., Any]:
-    """The forward pass by torch.compile, to the same bits whatever the process has compiled before, with the dropout of the plain one."""
-    # All models share what is compiled of their code, and beyond the limit torch goes back to the plain pass, silently.
-    torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = _RECOMPILE_LIMIT
-    return torch.compile(model, options={"fallback_random": True})
 
 
 def _resident(device: torch.device, split: Split) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,11 @@
 
 Bodiless arms have the first two. That of `cnn` is a projection alone: of a single value, LayerNorm leaves little but the sign.
 
+`embedder.init: matched` gives all of them the mean and covariance of the proxy's features, see `orca_core.model.matching`.
+
+Each embedder works in two steps: `pixels` brings inputs into the form that is cut into patches, without parameters; `tokens` makes tokens of
+it. `unit` is the side of a patch there, so that patch (i, j) of `grid` is rows i unit to (i + 1) unit, and columns likewise.
+
 Shapes: n samples, l tokens, d width of the body's tokens.
 """
 
@@ -43,16 +48,42 @@ def fold_side(length: int) -> int:
     return math.isqrt(length - 1) + 1
 
 
+class Colouring(nn.Module):
+    """A fixed affine map of tokens (n, l, d), after LayerNorm and before positions: by what `matching` finds, at first the identity.
+
+    It is state, not parameters: it never trains, and an embedder that has it trains as many numbers as one that has not.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(width))
+        self.register_buffer("bias", torch.zeros(width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return nn.functional.linear(tokens, self.weight, self.bias)
+
+
+def _finish(embedder: Embedder, tokens: Tensor) -> Tensor:
+    """Colouring and positions, where the embedder has them."""
+    if embedder.colouring is not None:
+        tokens = embedder.colouring(tokens)
+    return tokens if embedder.positions is None else tokens + embedder.positions
+
+
 class SeriesEmbedder(nn.Module):
     """(n, channels, length) -> (n, l, d), l = length / s."""
 
     def __init__(self, channels: int, length: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
         super().__init__()
-        self.stride = series_stride(length, min(target_seq_len, geometry.max_tokens))
+        self.stride = self.unit = series_stride(length, min(target_seq_len, geometry.max_tokens))
         self.num_tokens = length // self.stride
         self.grid = (self.num_tokens,)
         self.projection = nn.Conv1d(channels, geometry.width, self.stride, self.stride)
         self.norm = nn.Identity() if geometry.linear_embedder else nn.LayerNorm(geometry.width)
+        self.colouring: Colouring | None = None
         self.positions = _fresh_positions(self.num_tokens, geometry.width) if positions else None
         # Xavier with gain sqrt 2 and bias 0, as the reference has it.
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
@@ -67,9 +98,16 @@ class SeriesEmbedder(nn.Module):
         """
         _copy_norm_and_positions(self, embedding, kept)
 
+    def pixels(self, x: Tensor) -> Tensor:
+        """(n, channels, length): the inputs themselves."""
+        return x
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Tokens of what `pixels` gave."""
+        return _finish(self, self.norm(self.projection(pixels).transpose(1, 2)))
+
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(self.projection(x).transpose(1, 2))
-        return tokens if self.positions is None else tokens + self.positions
+        return self.tokens(self.pixels(x))
 
 
 class FieldEmbedder(nn.Module):
@@ -78,11 +116,12 @@ class FieldEmbedder(nn.Module):
     def __init__(self, channels: int, height: int, width: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
         super().__init__()
         limit = min(target_seq_len, geometry.max_tokens)
-        self.patch = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= limit)
+        self.patch = self.unit = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= limit)
         self.grid = (math.ceil(height / self.patch), math.ceil(width / self.patch))
         self.padding = (0, self.grid[1] * self.patch - width, 0, self.grid[0] * self.patch - height)
         self.projection = nn.Conv2d(channels, geometry.width, self.patch, self.patch)
         self.norm = nn.Identity() if geometry.linear_embedder else nn.LayerNorm(geometry.width)
+        self.colouring: Colouring | None = None
         self.positions = _fresh_positions(self.grid[0] * self.grid[1], geometry.width) if positions else None
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
@@ -96,10 +135,17 @@ class FieldEmbedder(nn.Module):
         """
         _copy_norm_and_positions(self, embedding, kept)
 
+    def pixels(self, x: Tensor) -> Tensor:
+        """(n, channels, height', width'): padded with 0 to whole patches."""
+        return nn.functional.pad(x, self.padding)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Tokens of what `pixels` gave."""
+        tokens = self.projection(pixels).flatten(2).transpose(1, 2)
+        return _finish(self, self.norm(tokens))
+
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.projection(nn.functional.pad(x, self.padding)).flatten(2).transpose(1, 2)
-        tokens = self.norm(tokens)
-        return tokens if self.positions is None else tokens + self.positions
+        return self.tokens(self.pixels(x))
 
 
 class ImageEmbedder(nn.Module):
@@ -107,12 +153,14 @@ class ImageEmbedder(nn.Module):
 
     def __init__(self, channels: int, geometry: Geometry, embedding: ImageEmbedding) -> None:
         super().__init__()
-        self.image_size = geometry.image_size
+        self.image_size, self.unit = geometry.image_size, geometry.patch_size
+        self.grid = (geometry.side, geometry.side)
         self.projection = nn.Conv2d(channels, geometry.width, geometry.patch_size, geometry.patch_size)
         nn.init.trunc_normal_(self.projection.weight, std=0.02)
         nn.init.zeros_(_bias(self.projection))
         # As the body's own embedding: Swin has a LayerNorm, ViT has positions.
         self.norm = None if embedding.norm is None else nn.LayerNorm(geometry.width)
+        self.colouring: Colouring | None = None
         self.positions = None if embedding.positions is None else nn.Parameter(torch.empty_like(embedding.positions).normal_(std=0.02))
 
     def copy_pretrained(self, embedding: ImageEmbedding, kept: Collection[str] = OF_EMBEDDING) -> None:
@@ -133,16 +181,24 @@ class ImageEmbedder(nn.Module):
             _bias(self.projection).data.copy_(embedding.projection.bias)
         _copy_positions(self, embedding)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pixels(self, x: Tensor) -> Tensor:
+        """(n, channels, image_size, image_size): folded if it is a series, and resized."""
         if x.dim() == 3:
             side = fold_side(x.shape[2])
             x = nn.functional.pad(x, (0, side * side - x.shape[2])).unflatten(2, (side, side))
         if x.shape[2:] != (self.image_size, self.image_size):
             x = nn.functional.interpolate(x, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        tokens = self.projection(x).flatten(2).transpose(1, 2)
+        return x
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Tokens of what `pixels` gave."""
+        tokens = self.projection(pixels).flatten(2).transpose(1, 2)
         if self.norm is not None:
             tokens = self.norm(tokens)
-        return tokens if self.positions is None else tokens + self.positions
+        return _finish(self, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(self.pixels(x))
 
 
 Embedder = SeriesEmbedder | FieldEmbedder | ImageEmbedder
@@ -236,7 +292,10 @@ def _copy_positions(embedder: Embedder, embedding: BodyEmbedding, start: int = 0
 
 def _copy_norm(target: nn.LayerNorm, source: nn.LayerNorm) -> None:
     target.weight.data.copy_(source.weight)
-    target.bias.data.copy_(source.bias)
+    if source.bias is None:  # ModernBERT's: the embedder's starts at none
+        target.bias.data.zero_()
+    else:
+        target.bias.data.copy_(source.bias)
 
 
 def _bias(layer: nn.Conv1d | nn.Conv2d) -> Tensor:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 from body_families import HEADS, HIDDEN, IMAGE, LAYERS, PATCH, POSITIONS, VOCABULARY, WIDTH, write_checkpoint
+from transformers import RobertaConfig, RobertaModel
+from trials import run, small
 
-from orca_core.bodies import find_body
+from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies.base import Body, BodyEmbedding
+from orca_core.bodies.families.bert import split_bert
 from orca_core.bodies.keep import PARTS, kept_of_embedding, spell_keep, without_repetition
 from orca_core.bodies.loading import checkpoint_body, partly_pretrained, random_body, shuffled_body
 from orca_core.bodies.parts import kept_names, parts_of, tensors_of
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import canonical_knobs, trial_id
+from orca_core.model.cross_modal import build_embedder
+from orca_core.rows import EpochRow, Row
+from orca_core.settings import Settings
 from orca_core.stages import stages_of
+from orca_core.store import Store
 
 ATTENTION = 4 * (WIDTH * WIDTH + WIDTH)
 """Parameters of queries, keys, values and output of one layer."""
@@ -82,8 +90,9 @@ def test_what_is_kept_is_pretrained_and_all_else_is_what_random_weights_would_be
         for name, tensor in tensors_of(mixed.body, mixed.embedding).items():
             assert torch.equal(tensor, (original if name in names else random)[name]), (keep, name)
     assert seen == original.keys()
-    parameters = {name for name, tensor in tensors_of(pretrained.body, pretrained.embedding).items() if isinstance(tensor, torch.nn.Parameter)}
-    assert not any(torch.equal(original[name], random[name]) for name in parameters)  # else nothing would tell the two apart
+    for name, tensor in tensors_of(pretrained.body, pretrained.embedding).items():
+        if isinstance(tensor, torch.nn.Parameter):
+            assert not torch.equal(original[name], random[name])  # else nothing would tell the two apart
     assert all(torch.equal(tensor, original[name]) for name, tensor in tensors_of(pretrained.body, pretrained.embedding).items())
 
 
@@ -108,6 +117,56 @@ def test_shuffled_tensors_hold_the_same_numbers_in_another_order(bodies):
         elif not isinstance(tensor, torch.nn.Parameter):
             assert torch.equal(tensor, original[name])
     assert all(torch.equal(tensor, original[name]) for name, tensor in tensors_of(loaded.body, loaded.embedding).items())
+
+
+def build_own(spec: BodySpec, pretrained: bool, dropout: float) -> tuple[Body, BodyEmbedding]:
+    """A body that brings its own code: the tiny RoBERTa's modules, the weights of the pretrained one all 2."""
+    body, embedding = split_bert(RobertaModel(RobertaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)))
+    if pretrained:
+        for parameter in (*body.parameters(), *embedding.parameters()):
+            torch.nn.init.constant_(parameter, 2.0)
+    return body, embedding
+
+
+def test_a_body_that_brings_its_own_code_is_kept_in_part_too():
+    spec = BodySpec("my-body", "a body", "text", build="test_body_parts:build_own")
+    mixed = partly_pretrained(checkpoint_body(spec, spec.digest()), "ffn", seed=1)
+    drawn = random_body(spec, seed=1)
+    others = tensors_of(drawn.body, drawn.embedding)
+    for name, part in parts_of(mixed.body, mixed.embedding).items():
+        tensor = tensors_of(mixed.body, mixed.embedding)[name]
+        assert bool((tensor == 2).all()) if part == "ffn" else torch.equal(tensor, others[name]), name
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2", "vit", "swin"])
+def test_the_embedder_copies_what_is_kept_of_the_embedding(bodies, family):
+    """Where a part is not kept, the embedder has what `embedder.init: random` draws; where it is, what `pretrained` copies."""
+    loaded = bodies[family]
+
+    def embedder(keep: str, init: str = "pretrained") -> dict[str, torch.Tensor]:
+        config = resolve_config({"task": "digits", "body.name": loaded.spec.name, "body.keep": keep, "embedder.init": init, "seed": 3})
+        part = loaded if keep == "all" else partly_pretrained(loaded, keep, seed=3)
+        return build_embedder(Settings.of(config, "finetune"), part, (1, 8, 8)).state_dict()
+
+    whole, drawn = embedder("all"), embedder("all", "random")
+    assert any(not torch.equal(whole[name], drawn[name]) for name in whole) == (family != "gpt2")  # whose positions are the body's
+    for keep, of_norm, of_rest in (("layernorm", whole, drawn), ("embeddings", drawn, whole), ("attention+ffn+layers:1", drawn, drawn)):
+        for name, tensor in embedder(keep).items():
+            assert torch.equal(tensor, (of_norm if name.startswith("norm.") else of_rest)[name]), (keep, name)
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2", "vit"])
+def test_keeping_every_part_that_a_body_has_is_keeping_all_of_it(bodies, family, tmp_path):
+    """These families have nothing in `other`: the trial without it has another id, and the same rows."""
+
+    def rows(number: int, keep: list[str] | str) -> list[Row]:
+        config = small("digits", body=bodies[family].spec.name, body__keep=keep, align__epochs=1, align__objective="l2")
+        return [row for row in run(config, Store(tmp_path / str(number)))[0] if isinstance(row, EpochRow)]
+
+    found = [rows(number, keep) for number, keep in enumerate(("all", list(PARTS[:4]), ["attention"], []))]
+    assert found[0] == found[1]
+    assert [row.test_error is None for row in found[0]] == [True, False, False]
+    assert len({row.train_loss for rows_of in found for row in rows_of[-1:]}) == 3
 
 
 # ------------------------------------------------------------------------------------------------------- configs, without torch

@@ -36,6 +36,14 @@ class VitBody(Body):
         )
 
     @property
+    def own_tokens(self) -> int:
+        return len(self.prefix)
+
+    @property
+    def takes_tokens(self) -> bool:
+        return not self.is_beit  # its position biases are between patches
+
+    @property
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
 

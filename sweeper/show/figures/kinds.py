@@ -21,7 +21,9 @@ from sweeper.show.figures import (
     low_data,
     pareto,
     pretraining,
+    probes,
     proxies,
+    published,
     ranks,
     timeline,
 )
@@ -174,11 +176,25 @@ FIGURES = (
         pareto.draw,
     ),
     FigureKind(
+        "published",
+        "The best arms beside published values of the same task and score",
+        "a complete arm on a task that `sweeper published` knows",
+        published.read,
+        published.draw,
+    ),
+    FigureKind(
         "label-distances",
         "Heat map of distances between the classes of target and proxy",
         "`align.objective: otdd-exact` or `otdd-gaussian`",
         label_distances.read,
         label_distances.draw,
+    ),
+    FigureKind(
+        "probes",
+        "Probes by layer: distance, similarity, rank, attention, change; a line for each moment",
+        "`probes` that have a number for each layer",
+        probes.read,
+        probes.draw,
     ),
     FigureKind(
         "timeline",
