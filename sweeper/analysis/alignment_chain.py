@@ -165,7 +165,7 @@ def _terms(task: str, rungs: Sequence[_Rung], side: GapArms, is_start_named: boo
                 notes=notes,
                 by_seed=tuple(of_key[rung.level] - of_key[other.level] for of_key in side.values),
                 seeds=tuple(key[0] if len(key) == 1 else key for key in side.keys),
-                trials=side.trials(),
+                cells=side.cells({rung.level: 1.0, other.level: -1.0}),
             ),
             baseline,
             options.margin,

@@ -166,8 +166,8 @@ def _game(
         flags=flags,
         notes=notes,
         seeds=tuple(key[0] if len(key) == 1 else key for key in side.keys),
-        trials=side.trials(),
     )
+    level_of = {one: level for level, one in wanted.items()}
     terms = []
     for name in names if len(names) > 1 else ():
         weights = {"first_in": first_in_weights(name, names), "last_in": last_in_weights(name, names)}
@@ -177,14 +177,17 @@ def _game(
         term = replace(shared, term=name, **means)
         if is_full:
             shapley = shapley_weights(name, names)
-            term = replace(term, by_seed=tuple(weigh(shapley, of_key) for of_key in values))
+            by_seed = tuple(weigh(shapley, of_key) for of_key in values)
+            term = replace(term, by_seed=by_seed, cells=side.cells({level_of[one]: weight for one, weight in shapley.items()}))
             term = measure(term, baseline, options.margin, side.step, resolution_of(shapley, side.step))
         if means["first_in"] is not None and means["last_in"] is not None:
             apart = [weigh(weights["last_in"], of_key) - weigh(weights["first_in"], of_key) for of_key in values]
             term = replace(term, p_interaction=as_number(float(paired_t(apart, resolution=side.step).p)))
         terms.append(term)
     gap = {every: 1.0, none: -1.0}
-    whole = replace(shared, by_seed=tuple(weigh(gap, of_key) for of_key in values), level=spell_parts(top), baseline=spell_parts(fixed))
+    level, other = spell_parts(top), spell_parts(fixed)
+    by_seed = tuple(weigh(gap, of_key) for of_key in values)
+    whole = replace(shared, by_seed=by_seed, level=level, baseline=other, cells=side.cells({level: 1.0, other: -1.0}))
     return [*terms, measure(whole, baseline, options.margin, side.step, side.step)]
 
 
@@ -238,7 +241,7 @@ def _links(task: str, side: GapArms, sweep: SweepRows, options: Options) -> list
                 notes=notes,
                 by_seed=tuple(of_key[level] - of_key[other] for of_key in side.values),
                 seeds=tuple(key[0] if len(key) == 1 else key for key in side.keys),
-                trials=side.trials(),
+                cells=side.cells({level: 1.0, other: -1.0}),
             ),
             baseline,
             options.margin,

@@ -71,6 +71,22 @@ def difference_sql(sweep: str, pairs: Sequence[tuple[str, str, str]], metric: st
     )
 
 
+def weighted_sql(sweep: str, cells: Sequence[tuple[str, str, float]], metric: str, spread: float | None = None) -> str:
+    """The mean over seeds of a weighted sum of trials.
+
+    Args:
+        sweep, metric, spread: As for `difference_sql`.
+        cells: Seed, trial, and its weight in the sum of the seed.
+    """
+    n = len({seed for seed, _, _ in cells})
+    return (
+        f"with cells (seed, trial, weight) as (values\n    {_rows(cells)}),\n"
+        f"per_seed as (\n  select cells.seed, sum(cells.weight * trials.{metric}) as contribution\n"
+        f"  from cells join trials using (trial) where trials.sweep = {quote(sweep)}\n  group by cells.seed)\n"
+        f"select {_interval('contribution', n, 'seeds', spread)}\nfrom per_seed"
+    )
+
+
 def relative_sql(sweep: str, pairs: Sequence[tuple[str, str, str, str]], metric: str) -> str:
     """The mean over tasks of the difference over the baseline's mean.
 

@@ -108,15 +108,17 @@ class GapArms:
         """One sample's worth of the metric; 0 if it does not count samples."""
         return max((step_of(contrast) for contrast in self.contrasts.values()), default=0.0)
 
-    def trials(self) -> tuple[str, ...]:
-        """The ids of all trials that count."""
-        rows: dict[str, None] = {}
+    def cells(self, weights: Mapping[Any, float]) -> tuple[tuple[str, str, float], ...]:
+        """A weighted sum of levels as one of trials: key in words, trial, and its weight in the sum of the key."""
+        pairing = next(iter(self.contrasts.values()))
+        found: list[tuple[str, str, float]] = []
         for key, contexts in self.complete.items():
-            for contrast in self.contrasts.values():
-                for context in contexts:
-                    pair = contrast.pairs[key][context]
-                    rows |= dict.fromkeys(str(row["trial"]) for row in (pair.baseline, pair.level) if row.get("trial") is not None)
-        return tuple(rows)
+            for level, weight in weights.items():
+                for context in contexts if weight else ():
+                    pair = self.contrasts.get(level, pairing).pairs[key][context]
+                    row = pair.baseline if level == self.baseline else pair.level
+                    found.append((", ".join(map(str, key)), str(row.get("trial")), weight / len(contexts)))
+        return tuple(found)
 
     def remarks(self, spell: Mapping[Any, str], sweep: SweepRows, options: Options) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What makes the arms unfair to compare, as flags; and these and what else is to know as sentences."""

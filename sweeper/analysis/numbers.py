@@ -17,7 +17,7 @@ from sweeper.analysis.arms import RankedArm, Ranking, rank_arms
 from sweeper.analysis.comparison import Comparison, compare, is_relative, step_of
 from sweeper.analysis.contrasts import Contrast
 from sweeper.analysis.effect import Effect
-from sweeper.analysis.evidence_sql import difference_sql, floor_sql, mean_sql, relative_sql, rows_sql, share_sql
+from sweeper.analysis.evidence_sql import difference_sql, floor_sql, mean_sql, relative_sql, rows_sql, share_sql, weighted_sql
 from sweeper.analysis.explanation import Explanation, explain_sweep
 from sweeper.analysis.factors import KNOB_OF, VARIANT, Row, find_factor, list_levels, varying_columns
 from sweeper.analysis.floors import Floors
@@ -337,15 +337,22 @@ def _term_number(sweep: SweepRows, term: Term, rows: Mapping[str, Row]) -> Numbe
         return None
     trials, keys = _trials(rows[trial] for trial in term.trials if trial in rows)
     columns = [column for column in (sweep.varied or ()) if column != "task"]
-    keep = ("task", "question", "subject", "term", "metric")
+
+    def make_sql() -> str:
+        if term.task is None:
+            return rows_sql(sweep.name, trials, [*columns, term.metric])
+        spread = term.resolution / 6**0.5 if term.sd == 0 and term.value else None  # as in `paired_t`
+        return weighted_sql(sweep.name, term.cells, term.metric, spread)
+
     return Number(
-        statement={"kind": TERM, "sweep": sweep.name} | {name: getattr(term, name) for name in keep},
+        statement={"kind": TERM, "sweep": sweep.name}
+        | {name: getattr(term, name) for name in ("task", "question", "subject", "term", "metric")},
         value=value,
         low=term.low,
         high=term.high,
         trials=trials,
         keys=keys,
-        make_sql=lambda: rows_sql(sweep.name, trials, [*columns, term.metric]),
-        gives_rows=True,
+        make_sql=make_sql,
+        gives_rows=term.task is None,
         command=("explain", sweep.name, *(("--metric", term.metric) if term.metric != METRIC else ())),
     )

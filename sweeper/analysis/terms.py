@@ -56,7 +56,8 @@ class Term:
         flags, notes: What makes the arms unfair to compare, and what else is to know.
         by_seed: Value by seed, in the order of `seeds`.
         seeds: The seeds; tuples if seeds vary several columns.
-        trials: Ids of the trials behind it.
+        cells: The value as a sum: seed, trial, and its weight in the value of the seed. Of terms over tasks, those of the tasks.
+        resolution: Smallest step of a value, as for `paired_t`.
     """
 
     question: str
@@ -92,17 +93,27 @@ class Term:
     notes: Sequence[str] = ()
     by_seed: Sequence[float] = field(default=(), repr=False)
     seeds: Sequence[Any] = field(default=(), repr=False)
-    trials: Sequence[str] = field(default=(), repr=False)
+    cells: Sequence[tuple[str, str, float]] = field(default=(), repr=False)
+    resolution: float = field(default=0.0, repr=False)
 
     @property
     def is_gap(self) -> bool:
         """Whether it is the gap itself."""
         return self.term == GAP
 
+    @property
+    def trials(self) -> list[str]:
+        """Ids of the trials behind it, each once."""
+        return list(dict.fromkeys(trial for _, trial, _ in self.cells))
+
     def to_data(self) -> dict[str, Any]:
         """The term as JSON data."""
-        values = {column.name: getattr(self, column.name) for column in fields(self) if column.name != "trials"}
+        values = {column.name: getattr(self, column.name) for column in fields(self) if column.name not in _HIDDEN}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+_HIDDEN = ("cells", "resolution")
+"""Fields that are no columns."""
 
 
 def measure(term: Term, baseline: float, asked: Margin, step: float, resolution: float) -> Term:
@@ -119,6 +130,7 @@ def measure(term: Term, baseline: float, asked: Margin, step: float, resolution:
     margin, mean = asked.of(baseline, step), float(t.mean)
     return replace(
         term,
+        resolution=resolution,
         n=len(term.by_seed),
         value=mean,
         baseline_mean=baseline,
@@ -165,7 +177,7 @@ def over_tasks(terms: Sequence[Term]) -> list[Term]:
                 p_equivalence=None if over.t.is_zero or not margin else as_number(float(equivalence(list(relative.values()), margin))),
                 n=len(relative),
                 flags=tuple(flags),
-                trials=tuple(dict.fromkeys(trial for term in of_group for trial in term.trials)),
+                cells=tuple(cell for term in of_group for cell in term.cells),
             )
         )
     return found
@@ -214,9 +226,9 @@ _LISTS = {"flags": pa.string(), "notes": pa.string(), "by_seed": pa.float64()}
 
 
 def terms_to_table(terms: Sequence[Term]) -> pa.Table:
-    """Terms as an Arrow table, one row each, without the trials; seeds are JSON text."""
+    """Terms as an Arrow table, one row each; seeds are JSON text."""
     rows = [term.to_data() | {"seeds": json.dumps(list(term.seeds))} for term in terms]
     types: dict[str, pa.DataType] = {name: pa.list_(inner) for name, inner in _LISTS.items()} | {"is_cause": pa.bool_()}
     types |= dict.fromkeys(_TEXTS, pa.string()) | dict.fromkeys(_COUNTS, pa.int64())
-    names = [column.name for column in fields(Term) if column.name != "trials"]
+    names = [column.name for column in fields(Term) if column.name not in _HIDDEN]
     return pa.table({name: pa.array([row[name] for row in rows], types.get(name, pa.float64())) for name in names})

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from orca_core.errors import ConfigError
 from orca_core.floors.rows import FloorRow
-from sweeper.analysis.number import EFFECT, FINDING, FLOOR, SCORE, SHARE, Number, digest, parse_id
+from sweeper.analysis.number import EFFECT, FINDING, FLOOR, SCORE, SHARE, TERM, Number, digest, parse_id
 from sweeper.analysis.number_ids import Found, find_number
 from sweeper.analysis.numbers import compare_rows, effect_numbers, numbers_of
 from sweeper.analysis.sweep_rows import read_sweep_rows
@@ -66,14 +66,14 @@ def run(*arguments: str) -> str:
 
 def test_the_sql_of_every_number_gives_its_value_and_interval(swept: Workspace):
     numbers = numbers_of(swept.results, "aligned")
-    assert {number.kind for number in numbers} == {SCORE, EFFECT, SHARE, FLOOR, FINDING}
+    assert {number.kind for number in numbers} == {SCORE, EFFECT, SHARE, FLOOR, FINDING, TERM}
     assert len({number.id for number in numbers}) == len(numbers)
     for number in numbers:
         rows = query(swept, number)
-        if number.kind == FINDING:
+        if number.kind == FINDING or number.gives_rows:
+            assert number.kind in (FINDING, TERM)
             assert {row["trial"] for row in rows} == set(number.trials)
             continue
-        assert not number.gives_rows
         assert is_close(rows[0]["value"], number.value), number.words
         if number.kind != SHARE:  # whose interval is a jackknife
             assert is_close(rows[0].get("low"), number.low), number.words
