@@ -113,7 +113,10 @@ ALIGNS_BY_DISTANCE = Condition("`align.objective` is not none", lambda config: c
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
 CHOOSES_SAMPLES = Condition(
     "`proxy` chooses its samples by the target (`+near:N`, `+far:N`)",
-    lambda config: config.reads_proxy and find_proxy(config.proxy).chosen is not None,
+    # The name first: each knob of a plan asks, and finding a proxy may look at files.
+    lambda config: (
+        config.reads_proxy and ("+near:" in config.proxy or "+far:" in config.proxy) and find_proxy(config.proxy).chosen is not None
+    ),
 )
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
 RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")

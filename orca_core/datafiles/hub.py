@@ -6,7 +6,6 @@ those of the hub's own conversion where it has none. Scripts are neither fetched
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from orca_core.errors import ConfigError, Fault
@@ -34,8 +33,7 @@ def find_data_folder(source: str, knob: str) -> Path:
 def _from_hub(name: str, knob: str) -> Path:
     from huggingface_hub import constants, snapshot_download  # imported here: it is slow, and only hub names need it
 
-    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
-    if (folder := _in_cache(cache / name.replace("/", "___"))) is not None:
+    if (folder := _in_cache(Path(constants.HF_HOME) / "datasets" / name.replace("/", "___"))) is not None:
         return folder
     reason = "it has no Parquet files"
     for local_only in (True, False):

@@ -73,8 +73,9 @@ def find_own_data(configs: Iterable[TrialConfig]) -> list[OwnData]:
     for config in configs:
         specs: list[DataSpec] = [config.task_spec, *(find_proxy(config.proxy).sources() if config.reads_proxy else ())]
         for spec in specs:
-            if spec.own_path and spec.own_path not in found:
-                found[spec.own_path] = OwnData(spec.own_path, spec.files())
+            if spec.own_path:  # two names may stand for different files of one folder
+                known = found[spec.own_path].files if spec.own_path in found else ()
+                found[spec.own_path] = OwnData(spec.own_path, tuple(dict.fromkeys((*known, *spec.files()))))
         weights = config.embedder.weights
         if weights is not None and weights not in found:
             found[weights] = OwnData(weights, (Path(weights).expanduser(),))

@@ -128,7 +128,7 @@ def test_a_name_of_the_hub_is_found_in_its_local_caches(written, monkeypatch, tm
     (snapshot.parents[1] / "refs/main").write_text(snapshot.name)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
     shutil.copytree(written / "cache/repo", tmp_path / "datasets/own___cached")
     wanted = find_task(f"hfds:{written}/repo?inputs=series").load()
     for name in ("own/animals", "own/cached"):

@@ -29,10 +29,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module", autouse=True)
 def _load_once():
-    """Photographs and fractals are read and drawn once for all tests here."""
+    """Photographs and fractals are read and drawn once for all tests here; mixtures of them are made anew."""
     load, loaded = ProxySpec.load, {}
 
     def load_once(spec: ProxySpec) -> ProxyData:
+        if spec.parts:
+            return load(spec)
         return loaded[spec.name] if spec.name in loaded else loaded.setdefault(spec.name, load(spec))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -240,7 +242,8 @@ def test_a_choice_that_cannot_be_made_is_refused_before_anything_starts():
 def test_the_near_samples_of_a_mixture_are_nearer_than_the_far_ones(family, store, tmp_path):
     def unlabelled(proxy: str) -> float:
         rows = []
-        config = small(proxy=proxy, body=body, body__weights="random", align__epochs=1, align__proxy_samples=120, finetune__epochs=1)
+        more = {"align__proxy_samples": 120, "align__objective": "l2", "finetune__epochs": 1}
+        config = small(proxy=proxy, body=body, body__weights="random", align__epochs=1, **more)
         run_trial(config, store, rows.append)
         return next(row.proxy_distance_unlabelled for row in rows if getattr(row, "proxy_distance_unlabelled", None) is not None)
 

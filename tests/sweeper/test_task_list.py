@@ -58,7 +58,7 @@ def test_what_can_run_here_comes_first_and_the_rest_is_grouped(root):
     names = [line.split()[0] for line in ready.splitlines()[2:]]
     assert {"digits", "openml/187", "nb360/ninapro", "ucr/Waves"} < set(names)
     assert "openml/11" not in names
-    assert [line.split()[0] for line in own.splitlines()[2:]][-3:] == ["npz:PATH", "csv:PATH", "images:PATH"]
+    assert [line.split()[0] for line in own.splitlines()[2:]][-4:] == ["npz:PATH", "csv:PATH", "images:PATH", "hfds:NAME"]
     assert "openml/: 40 tasks, 11 12 14" in missing
     assert "ninapro" not in missing
     assert len(shown.splitlines()) < 35
