@@ -1,4 +1,4 @@
-"""Adapters of our own, and VeRA: what they compute, by hand; where they start; what trains; what is computed once; the bodies they refuse."""
+"""Adapters of our own, and VeRA: what they compute, by hand; where they start; what trains; what is computed once; what they refuse."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_taps_are_spread_over_the_layers_and_end_at_the_top(taps, layers, read):
         ("mini-roberta", {"name": "side", "taps": [0, 2]}, "adapter.taps: must name layers 0 to 1 of mini-roberta, but got 2."),
         ("mini-roberta", {"name": "side", "width": 0}, "adapter.width: must be a whole number of at least 1, or null"),
         ("mini-roberta", "vpt", "adapter: must not be vpt for mini-roberta, which reads text, but got 'vpt'. prefix gives"),
-        ("mini-swin", "vpt", "adapter: must not be vpt for mini-swin, whose blocks relate places of a grid, where a learned token has none"),
+        ("mini-swin", "vpt", "adapter: must not be vpt for mini-swin, whose blocks relate places of a grid, where a learned token has"),
         ("mini-swin", "prefix", "adapter: must not be prefix for mini-swin, which reads images, but got 'prefix'. vpt gives"),
         ("mini-roberta", "bottlenek", "adapter: must be the name of an adapter (Did you mean 'bottleneck'?), but got 'bottlenek'."),
     ],
@@ -368,7 +368,11 @@ def test_one_models_prefix_leaves_other_models_of_the_body_alone(drawn):
 def ladder_by_hand(model: CrossModalModel, tokens: torch.Tensor, own: Body) -> torch.Tensor:
     side, heads = model.body.side, 1
     noted: list[torch.Tensor] = []
-    handles = [block.register_forward_hook(lambda b, i, out: noted.append(out[0] if isinstance(out, tuple) else out)) for block in own.blocks]
+
+    def note(block: nn.Module, inputs: Any, out: Any) -> None:
+        noted.append(out[0] if isinstance(out, tuple) else out)
+
+    handles = [block.register_forward_hook(note) for block in own.blocks]
     output = own(tokens)
     for handle in handles:
         handle.remove()
@@ -477,10 +481,11 @@ def test_vera_has_one_pair_of_matrices_for_all_layers_drawn_from_the_seed(quick)
 # Determinism
 
 
-@pytest.mark.parametrize("name", ["bottleneck", "side", "prefix", "vera"])
+@pytest.mark.parametrize("name", ["bottleneck", "side", "vera"])
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(quick, rows_of_cut_runs, name):
-    config = mini(quick, SPELLED[name], freezing="frozen-embedder:2", **{"finetune.epochs": 3, "finetune.lr": 0.01, "finetune.dropout": 0.1})
-    whole, again = rows_of_cut_runs(config, range(1, 4))
+    knobs = {"finetune.epochs": 2, "finetune.lr": 0.01, "finetune.dropout": 0.1}
+    config = mini(quick, SPELLED[name], freezing="frozen-embedder:1", **knobs)
+    whole, again = rows_of_cut_runs(config, range(1, 2))
     assert again == [whole] * len(again)
 
 
