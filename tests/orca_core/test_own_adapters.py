@@ -130,6 +130,12 @@ def test_an_option_or_a_body_that_cannot_be_is_a_fault_of_the_config(quick, body
     assert str(caught.value).startswith(text)
 
 
+def test_veras_matrices_are_no_file_of_weights(quick):
+    config = quick("digits", {"body": "mini-roberta", "adapter": {"name": "vera", "save_projection": True}})
+    with pytest.raises(ConfigError, match=r"adapter\.save_projection: must not be given for vera, whose shared matrices are drawn again"):
+        check_adapter(config.adapter, config.body_spec)
+
+
 def test_all_faults_of_an_adapter_come_at_once(quick):
     with pytest.raises(ConfigError) as caught:
         quick("digits", {"body": "mini-swin", "adapter": {"name": "vpt", "tokens": 0, "deep": "yes"}, "finetune.lr": -1})
@@ -474,6 +480,7 @@ def test_vera_has_one_pair_of_matrices_for_all_layers_drawn_from_the_seed(quick)
     trained = 2 * (4 * (4 + 64) + (4 + 128) + (4 + 64))
     assert sum(parameter.numel() for parameter in model.adapter.parameters) == trained
     assert model.num_parameters() == sum(parameter.numel() for parameter in model.parameters()) + 4 * 128 + 128 * 4
+    assert not any("vera_A" in name or "vera_B" in name for name in model.state_dict())
     given = model_of(0, projection_prng_key=5), model_of(1, projection_prng_key=5)
     assert len({float(next(p.vera_A["default"] for p in one.body.modules() if hasattr(p, "vera_A")).sum()) for one in given}) == 1
 
