@@ -1,8 +1,12 @@
-"""Averages of fine-tuned weights: uniform and greedy model soups (Wortsman et al. 2022, arXiv 2203.05482).
+"""Averages of weights: uniform and greedy model soups (Wortsman et al. 2022, arXiv 2203.05482), and of a trial's start and end (WiSE-FT).
 
 Weights of models that were fine-tuned from the same start lie in one basin often enough that their average is as good as the best of them,
 or better, at the cost of one. Of models with other starts (another seed draws other embedders and predictors) it rarely is: so a soup
 says whether its members share their start.
+
+Between the weights that one fine-tuning starts with and those that it leaves lies a line of models, (1 - alpha) start + alpha end (WiSE-FT,
+Wortsman et al. 2022, arXiv 2109.01903). Their start is a classifier made of text; here the predictor is drawn at random at the start, so
+that models near it answer at random. `keep_predictor` takes the predictor of the end all along, and moves embedder and body alone.
 """
 
 from __future__ import annotations
@@ -106,6 +110,64 @@ def make_soup(
         return Soup(soup, tuple(averaged), len(starts) == 1, *best, tasting.params_total)
 
 
+@dataclass(frozen=True)
+class Interpolation:
+    """A model on the line from the start of a fine-tuning to its end, and what it scores.
+
+    Args:
+        alpha: 0 at the start, 1 at the end.
+        valid_loss, valid_error, test_error: By the core's own evaluation.
+    """
+
+    alpha: float
+    valid_loss: float
+    valid_error: float
+    test_error: float
+
+
+def interpolate(
+    config: TrialConfig,
+    store: Store,
+    alphas: Sequence[float],
+    which: Which = "best",
+    *,
+    keep_predictor: bool = False,
+    device: str = "cpu",
+    workbench: Workbench | None = None,
+) -> list[Interpolation]:
+    """Evaluate models on the line from the weights that a trial's fine-tuning starts with to those that it left.
+
+    Weights are added in float64 and rounded once; alpha 0 and 1 are start and end, bit for bit.
+
+    Args:
+        config: A trial without folds.
+        store: Where its stages and weights are; what it lacks is computed again, to the same bits.
+        alphas: Shares of the end, in [0, 1].
+        which: The end: the weights of the best epoch on the selection split, or of the last.
+        keep_predictor: Take the predictor of the end at every alpha.
+        device: Device type, `cpu` or `cuda`.
+        workbench: Where data lies and what stays loaded; None = the current one.
+
+    Raises:
+        OrcaError: If data, body or store cannot be used.
+    """
+    with (workbench or Workbench.current()).use():
+        tasting = _Tasting(config, store, device)
+        start = {name: value.clone() for name, value in _floats(tasting.model).items()}
+        _, end = _weights_of(config, store, which, device)
+        if keep_predictor:
+            start |= {name: value for name, value in end.items() if name.startswith("predictor.")}
+        return [Interpolation(alpha, *tasting.taste(_between(start, end, alpha))) for alpha in alphas]
+
+
+def _between(start: Weights, end: Weights, alpha: float) -> Weights:
+    """Weights on the line; those that are the same at both ends stay so to the bit."""
+    return {
+        name: torch.where(value == end[name], value, ((1 - alpha) * value.double() + alpha * end[name].double()).float())
+        for name, value in start.items()
+    }
+
+
 class _Tasting:
     """Evaluates weights in the network of a trial, on its data.
 
@@ -118,10 +180,10 @@ class _Tasting:
     def __init__(self, config: TrialConfig, store: Store, device: str) -> None:
         stages = TrialStages(config, store, device)
         data = stages.load_data()
-        self._model = model_before_tuning(config, store, device=device)
-        self.params_total = self._model.num_parameters()
-        self._shapes = {name: value.shape for name, value in _floats(self._model).items()}
-        self._tuning = Finetuning(Settings.of(config, "finetune"), self._model, data, stages.device)
+        self.model = model_before_tuning(config, store, device=device)
+        self.params_total = self.model.num_parameters()
+        self._shapes = {name: value.shape for name, value in _floats(self.model).items()}
+        self._tuning = Finetuning(Settings.of(config, "finetune"), self.model, data, stages.device)
 
     def check(self, weights: Weights, position: int) -> None:
         """Check that weights fit into the network."""
@@ -133,7 +195,7 @@ class _Tasting:
 
     def taste(self, weights: Weights) -> tuple[float, float, float]:
         """Validation loss and error, and test error."""
-        self._model.load_state_dict(weights, strict=False)
+        self.model.load_state_dict(weights, strict=False)
         valid_loss, valid_error, test_error = self._tuning.evaluate()
         if valid_loss is None or valid_error is None or test_error is None:
             raise DataError("a soup's members must have validation and test samples")

@@ -87,6 +87,11 @@ class Body(nn.Module, ABC):
         raise ConfigError([Fault("freezing", "must not name qkv or non-qkv for a body that has no `qkv`", type(self).__name__)])
 
     @property
+    def embedded(self) -> list[Tensor]:
+        """Parameters that the family's own model has in its embedding and that stay in the body here: position tables, class tokens."""
+        return [part.weight for part in self.modules() if isinstance(part, nn.Embedding)]
+
+    @property
     def norm_types(self) -> tuple[type[nn.Module], ...]:
         """Types of the layers that normalise tokens. The freezing group `layernorm` trains them, whether or not they subtract a mean."""
         return NORMS
@@ -148,12 +153,16 @@ class ImageEmbedding(nn.Module):
             tokens = self.norm(tokens)
         return tokens if self.positions is None else tokens + self.positions
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) in [0, 1] -> (n, d) means over the patches of the resized, normalised images."""
+    def tokens(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) in [0, 1] -> (n, l, d), of the resized, normalised images."""
         mean = images.new_tensor(IMAGE_MEAN).view(3, 1, 1)
         std = images.new_tensor(IMAGE_STD).view(3, 1, 1)
         resized = nn.functional.interpolate(images, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        return self.embed((resized - mean) / std).mean(1)
+        return self.embed((resized - mean) / std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) in [0, 1] -> (n, d) means over the patches of the resized, normalised images."""
+        return self.tokens(images).mean(1)
 
 
 BodyEmbedding = TextEmbedding | ImageEmbedding

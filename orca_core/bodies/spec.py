@@ -34,6 +34,7 @@ class BodySpec:
         tokenizer: `"module:function"` of a text body that brings its own code, called as `tokenizer(spec)`; returns a tokenizer of
             Hugging Face. Without one the body cannot embed a proxy of texts.
         files: The files whose content, beside that of `folder`, defines a body that brings its own code.
+        pretrain_tokens: How many tokens its pretraining has seen, where that is known by its name; not for mini bodies.
         dims: Dimensions of the task that a bodiless arm is built for; other bodies are the same for every task.
     """
 
@@ -50,6 +51,7 @@ class BodySpec:
     build: str = ""
     tokenizer: str = ""
     files: Callable[[], tuple[Path, ...]] = tuple
+    pretrain_tokens: int | None = None
     dims: int = 1
 
     @property

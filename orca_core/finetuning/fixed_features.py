@@ -15,9 +15,12 @@ from orca_core.memory import fits
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.tasks import TaskData
 
+MOST_NUMBERS = 2**28
+"""Most that is held of tokens (attention pooling), in numbers of float32: 1 GiB. More is computed anew in every epoch. A constant, as the
+two ways need not give the same bits: which one a trial takes must not depend on the machine."""
+
 LADDER_BYTES = 2**31
-"""Most that a ladder's readings of all splits may take, in bytes of float32; more is read anew in every epoch. A constant, as the two ways
-need not give the same bits: which one a trial takes must not depend on the machine."""
+"""Most that a ladder's readings of all splits may take, in bytes of float32; likewise."""
 
 
 class FixedFeatures(ABC):
@@ -44,7 +47,10 @@ class FixedFeatures(ABC):
 
 
 class PooledFeatures(FixedFeatures):
-    """What the predictor reads, where nothing but the predictor trains."""
+    """What the predictor reads, where nothing but the predictor trains: pooled tokens, or all tokens where it pools them itself."""
+
+    def fit(self, sample: Tensor, samples: int) -> bool:
+        return not self.model.predictor.pools_late or samples * self.of(sample).numel() <= MOST_NUMBERS
 
     def of(self, x: Tensor) -> Tensor:
         return self.model.features(x)

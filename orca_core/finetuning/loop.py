@@ -22,6 +22,7 @@ from orca_core.finetuning.compiling import compiled
 from orca_core.finetuning.evaluation import evaluate
 from orca_core.finetuning.fixed_features import FixedFeatures, fixed_features
 from orca_core.finetuning.gradients import Losses, add_gradients
+from orca_core.finetuning.precision import autocast
 from orca_core.finetuning.rates import schedule_factor
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.finetuning.selection import BestWeights, Selection
@@ -77,9 +78,10 @@ class Finetuning:
         # As in the reference's data: then one evaluation is both.
         self.valid_is_test = data.valid.equals(data.test)
         self.test = self.valid if self.valid_is_test else _resident(device, data.test)
+        # Before blocks are wrapped: the copy of a wrapped block would run the block that it was copied from.
+        self.terms: list[Term] = [*make_terms(Start(settings, self.model, data, device, distance)), *terms]
         if settings["finetune.checkpointing"]:
             checkpoint_blocks(model.body.blocks)
-        self.terms: list[Term] = [*make_terms(Start(settings, self.model, data, device, distance)), *terms]
         self.forward: Callable[..., Any] = compiled(model) if settings["finetune.compile"] else model
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "fp16")
         self.accumulation = make_accumulation(settings, self.scaler)
@@ -183,6 +185,9 @@ class Finetuning:
         inputs, targets = self._moved(x, rows), self._moved(self.train[1], rows)
         if self.data.augment is not None:
             inputs = self.data.augment(inputs, draws)
+        if self.fixed is None:
+            with self._autocast():
+                inputs = self.data.inputs(inputs)
         batch = Batch(rows, inputs, ((1.0, targets),), passed)
         terms = self._active
         for term in terms:
@@ -279,14 +284,17 @@ class Finetuning:
         return train, valid, rest[0] if rest else valid
 
     def _outputs(self, x: Tensor) -> Tensor:
-        return self._pass(x)[0]
+        """Outputs of rows as `_inputs` has them."""
+        with self._autocast():
+            inputs = self.data.inputs(x) if self.fixed is None else x
+        return self._pass(inputs)[0]
 
     def _pass(self, x: Tensor, **options: Any) -> tuple[Tensor, ...]:
         """The predictor's outputs, and the embedder's; for fixed features, the features themselves. Options as of `CrossModalModel`."""
         with self._autocast():
             if self.fixed is not None:
                 return self.fixed.outputs(x).float(), x
-            outputs, *others = self._forward(self.data.inputs(x), with_tokens=True, **options)
+            outputs, *others = self._forward(x, with_tokens=True, **options)
         return outputs.float(), *others
 
     def _run(self, tokens: Tensor) -> Tensor:
@@ -301,9 +309,7 @@ class Finetuning:
         return self.forward(x, **options)
 
     def _autocast(self) -> torch.autocast:
-        precision = self.settings["precision"]
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype, enabled=precision != "fp32")
+        return autocast(self.settings, self.device)
 
     def _moved(self, values: Tensor, batch: Tensor) -> Tensor:
         """Rows of a set, on the device."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from orca_core.errors import ConfigError, Fault
 from sweeper.commands.options import DataOption, FormatOption, ResultsOption, StoreOption, report_errors
 
 
@@ -30,9 +31,17 @@ def export(
 @report_errors
 def soup(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")],
-    kind: Annotated[str, typer.Option("--kind", help="uniform: all members; greedy: those that do not raise the validation error.")] = (
-        "uniform"
-    ),
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind",
+            help="uniform: all members; greedy: those that do not raise the validation error; wise: of each trial by itself, models "
+            "between the start of its fine-tuning and the end; wise-body: likewise, with the predictor of the end.",
+        ),
+    ] = "uniform",
+    alphas: Annotated[
+        str | None, typer.Option("--alphas", help="Of wise and wise-body: where, from 0, the start, to 1.  [default: 0,0.25,0.5,0.75,1]")
+    ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Only this task.")] = None,
     arm: Annotated[str | None, typer.Option("--arm", metavar="ID", help="Only this arm; the first digits of its id.")] = None,
     where: Annotated[
@@ -49,18 +58,49 @@ def soup(
 
     Members are the candidates of a tuned arm, for each seed, and else the seeds of an arm; --where chooses others. Members whose
     fine-tuning began with the same weights make the better soups: choose them by their seed. The same soup is made once.
+    `--kind wise` averages each trial with its own start, by several shares (WiSE-FT), and says which share validation chooses.
 
-    Example: `sweeper soup quickstart --kind greedy`, `sweeper soup my-sweep --where "seed = 0 and freezing = 'full'"`
+    Example: `sweeper soup quickstart --kind greedy`, `sweeper soup my-sweep --where "seed = 0 and freezing = 'full'"`,
+    `sweeper soup quickstart --kind wise-body --alphas 0.5,0.9,1`
     """
     from sweeper.results.workspace import Workspace
-    from sweeper.running.soups import make_soups
+    from sweeper.running import interpolations
+    from sweeper.running.soups import KINDS, make_soups
+    from sweeper.show.interpolations import describe_interpolations, interpolations_to_table
     from sweeper.show.soups import describe_soups, soups_to_table
     from sweeper.show.tables import check_format, write_table
 
     check_format(format)
+    faults, shares = _shares_of(alphas)
+    if kind not in (*KINDS, *interpolations.KINDS):
+        faults.append(Fault("--kind", f"must be one of {', '.join((*KINDS, *interpolations.KINDS))}", kind))
+    elif alphas is not None and kind in KINDS:
+        faults.append(Fault("--alphas", "must be given with --kind wise or wise-body alone", alphas))
+    if faults:
+        raise ConfigError(faults)
     workspace = Workspace(results, store)
+    if kind in interpolations.KINDS:
+        options: dict[str, Any] = {"task": task, "arm": arm, "where": where, "recompute": recompute, "again": again}
+        points = interpolations.make_interpolations(workspace, name, kind=kind, alphas=shares or interpolations.ALPHAS, **options)
+        if format == "table":
+            typer.echo(describe_interpolations(points), nl=False)
+        else:
+            write_table(interpolations_to_table(points), format)
+        return
     made = make_soups(workspace, name, kind=kind, task=task, arm=arm, where=where, recompute=recompute, again=again)
     if format == "table":
         typer.echo(describe_soups(name, made, results), nl=False)
     else:
         write_table(soups_to_table(made), format)
+
+
+def _shares_of(alphas: str | None) -> tuple[list[Fault], list[float]]:
+    """The numbers of `--alphas`, and the faults of those that are none."""
+    faults: list[Fault] = []
+    shares: list[float] = []
+    for text in alphas.split(",") if alphas is not None else ():
+        try:
+            shares.append(float(text))
+        except ValueError:
+            faults.append(Fault("--alphas", "must be numbers from 0 to 1, joined by commas", text))
+    return faults, shares

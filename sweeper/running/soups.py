@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +35,7 @@ VERSION = 1
 _SAME_SAMPLES = ("task", "split_seed", "reference_data", "valid_share", "validation_fold")
 """Columns that members must agree in: a member trained on what another one is tested on would make the average look good."""
 
-_OF_THE_DATA = ("valid_samples", "test_samples", "valid_majority_error", "majority_error", "task_columns", "score", "params_total")
+OF_THE_DATA = ("valid_samples", "test_samples", "valid_majority_error", "majority_error", "task_columns", "score", "params_total")
 """Columns that say the same of all trials on these samples."""
 
 
@@ -75,7 +75,7 @@ class Group:
     @property
     def common(self) -> dict[str, Any]:
         """The cells in which all members agree: knobs, arm and variant, and what is known of the data."""
-        columns = [*KNOB_OF, "arm", "variant", *_OF_THE_DATA]
+        columns = [*KNOB_OF, "arm", "variant", *OF_THE_DATA]
         return {column: self.rows[0][column] for column in columns if all(row[column] == self.rows[0][column] for row in self.rows)}
 
     def row(self, soup: Soup, attempt: int, started: datetime, seconds: float, worker: Row) -> dict[str, Any]:
@@ -138,7 +138,8 @@ def make_soups(
         QueryError: If `where` is no condition.
         DataError: If members are not of one architecture.
     """
-    _check(workspace, name, kind, task, arm, where)
+    faults = [] if kind in KINDS else [Fault("--kind", f"must be one of {', '.join(KINDS)}", kind)]
+    check_choice(workspace, name, task, arm, where, faults)
     space = latest_space(workspace.results, name)
     which: Literal["best", "last"] = "last" if space.keep == "last" else "best"
     chosen = _choose(workspace, name, task, arm, where)
@@ -148,9 +149,9 @@ def make_soups(
     groups = [Group(name, sorted(rows, key=lambda row: (row[order], row["trial"])), recipe, which, columns) for rows in chosen]
     known = {row["trial"]: row for row in workspace.results.live_trials(name) if row["role"] == "derived"}
     todo = [group for group in groups if again or group.id not in known]
-    configs = _configs(workspace, space, todo) if todo else {}
+    configs = configs_of(workspace, space, (row for group in todo for row in group.rows)) if todo else {}
     if not recompute:
-        _check_weights(workspace, todo)
+        check_weights(workspace, which, (row for group in todo for row in group.rows))
     made = []
     for group in groups:
         before = known.get(group.id)
@@ -169,25 +170,44 @@ def make_soups(
 
 def _make(workspace: Workspace, space: SearchSpace, group: Group, configs: Mapping[str, TrialConfig], attempt: int) -> dict[str, Any]:
     from orca_core.soup import make_soup  # loads torch: only when there is something to average
-    from sweeper.running.worker import report_text, worker_facts
 
+    check_device(space)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    members = [configs[row["trial"]] for row in group.rows]
+    soup = make_soup(members, workspace.artifacts, group.kind, group.which, device=space.device)
+    return group.row(soup, attempt, started, time.perf_counter() - clock, facts_of_this_process(space))
+
+
+def check_device(space: SearchSpace) -> None:
+    """Check that the device that a sweep ran on is here.
+
+    Raises:
+        ConfigError: If not.
+    """
     if space.device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
             rule = f"the trials of {space.name} ran on a GPU, and torch sees none here"
             raise ConfigError([Fault("", rule, Fault.ABSENT, "Call it on a machine with one.")])
-    started, clock = datetime.now(UTC), time.perf_counter()
-    members = [configs[row["trial"]] for row in group.rows]
-    soup = make_soup(members, workspace.artifacts, group.kind, group.which, device=space.device)
-    worker = json.loads(report_text(worker_facts(), space.device)) | {"device": space.device}
-    return group.row(soup, attempt, started, time.perf_counter() - clock, worker)
 
 
-def _check(workspace: Workspace, name: str, kind: str, task: str | None, arm: str | None, where: str | None) -> None:
-    faults = []
-    if kind not in KINDS:
-        faults.append(Fault("--kind", f"must be one of {', '.join(KINDS)}", kind))
+def facts_of_this_process(space: SearchSpace) -> dict[str, Any]:
+    """The cells of a row that say where its numbers were computed."""
+    from sweeper.running.worker import report_text, worker_facts
+
+    return json.loads(report_text(worker_facts(), space.device)) | {"device": space.device}
+
+
+def check_choice(
+    workspace: Workspace, name: str, task: str | None, arm: str | None, where: str | None, others: Sequence[Fault] = ()
+) -> None:
+    """Check that what is chosen of a sweep exists.
+
+    Raises:
+        ConfigError: If not, or if there are other faults.
+    """
+    faults = list(others)
     if where is not None and arm is not None:
         faults.append(Fault("--where", "must be given without --arm: it chooses the trials by itself", Fault.ABSENT))
     try:
@@ -207,10 +227,7 @@ def _check(workspace: Workspace, name: str, kind: str, task: str | None, arm: st
 
 def _choose(workspace: Workspace, name: str, task: str | None, arm: str | None, where: str | None) -> list[list[Row]]:
     """The members of each soup, in the order of tasks and arms."""
-    escaped = name.replace("'", "''")
-    condition = f"select * from trials where sweep = '{escaped}'" + (f" and (\n{where}\n)" if where is not None else "")
-    rows = workspace.sql(f"{condition} order by task, arm, candidate, seed, trial").rows()
-    rows = [row for row in rows if task in (None, row["task"]) and (arm is None or (row["arm"] or "").startswith(arm))]
+    rows = finished_rows(workspace, name, task, arm, where)
     groups = list(_by_task(rows) if where is not None else _by_arm(rows))
     several = [group for group in groups if len(group) > 1]
     if not several:
@@ -231,6 +248,14 @@ def _choose(workspace: Workspace, name: str, task: str | None, arm: str | None, 
     return several
 
 
+def finished_rows(workspace: Workspace, name: str, task: str | None, arm: str | None, where: str | None) -> list[Row]:
+    """The chosen trials of a sweep that are in its plan and have finished, in the order of tasks and arms."""
+    escaped = name.replace("'", "''")
+    condition = f"select * from trials where sweep = '{escaped}'" + (f" and (\n{where}\n)" if where is not None else "")
+    rows = workspace.sql(f"{condition} order by task, arm, candidate, seed, trial").rows()
+    return [row for row in rows if task in (None, row["task"]) and (arm is None or (row["arm"] or "").startswith(arm))]
+
+
 def _by_task(rows: Sequence[Row]) -> Iterator[list[Row]]:
     for task in dict.fromkeys(row["task"] for row in rows):
         yield [row for row in rows if row["task"] == task]
@@ -249,10 +274,10 @@ def _by_arm(rows: Sequence[Row]) -> Iterator[list[Row]]:
             yield [row for row, own in zip(of_arm, samples, strict=True) if own == sample]
 
 
-def _configs(workspace: Workspace, space: SearchSpace, groups: Sequence[Group]) -> dict[str, TrialConfig]:
-    """The configs of the members, by trial."""
+def configs_of(workspace: Workspace, space: SearchSpace, rows: Iterable[Row]) -> dict[str, TrialConfig]:
+    """The configs of trials, by their ids."""
     found = reconcile(space, workspace.results)
-    wanted = {row["trial"] for group in groups for row in group.rows}
+    wanted = {row["trial"] for row in rows}
     if missing := sorted(wanted - found.plan.by_id.keys()):
         rule = f"the latest plan of {space.name} must contain trial {missing[0]}"
         raise ConfigError([Fault("", rule, Fault.ABSENT, "Run the sweep again.")])
@@ -262,14 +287,14 @@ def _configs(workspace: Workspace, space: SearchSpace, groups: Sequence[Group]) 
     return {trial: found.plan.by_id[trial].config for trial in wanted}
 
 
-def _check_weights(workspace: Workspace, groups: Sequence[Group]) -> None:
+def check_weights(workspace: Workspace, which: Literal["best", "last"], members: Iterable[Row]) -> None:
     """Check that the weights of all members are in the store.
 
     Raises:
         ConfigError: If not; it says how many are missing, and how long it takes to train them again.
     """
-    rows = {row["trial"]: (row, group.which) for group in groups for row in group.rows}
-    missing = [row for row, which in rows.values() if not workspace.artifacts.has(Address.model(row["result_key"], which))]
+    rows = {row["trial"]: row for row in members}
+    missing = [row for row in rows.values() if not workspace.artifacts.has(Address.model(row["result_key"], which))]
     if missing:
         minutes = sum((row["seconds"] or 0.0) + (row["saved_s"] or 0.0) for row in missing) / 60
         rule = f"the weights of {len(missing)} of {len(rows)} members are not in the store: not kept (`keep: none`), or cleaned since"

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import DataError
 from orca_core.export import tuned_model
-from orca_core.pipeline import run_trial
-from orca_core.soup import make_soup
+from orca_core.pipeline import model_before_tuning, run_trial
+from orca_core.soup import _between, make_soup
 from orca_core.store import Store
 from orca_core.tasks import find_task
 from sweeper.analysis.arms import rank_arms
@@ -108,6 +108,17 @@ def errors_by_hand(weights: list[dict[str, np.ndarray]]) -> tuple[float, float]:
     return float(valid), float(test)
 
 
+def weights_at_start(results: Path, lr: float) -> dict[str, np.ndarray]:
+    """What the fine-tuning of seed 0 at a learning rate starts with."""
+    (config,) = (t.config for t in make_plan(parse_space(SPACE)).trials if (t.config.seed, t.config.finetune.lr) == (0, lr))
+    model = model_before_tuning(config, Store(results / "artifacts"))
+    return {name: value.double().numpy() for name, value in model.state_dict().items() if value.is_floating_point()}
+
+
+def _floats_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if value.is_floating_point()}
+
+
 def derived(results: Path) -> list[dict[str, Any]]:
     return Results(results).sql("select * from trial_status where role = 'derived' order by trial").rows()
 
@@ -160,6 +171,53 @@ def test_one_member_alone_scores_what_its_row_says(swept, members):
     row, weights = members[config.seed, config.finetune.lr]
     assert (soup.valid_loss, soup.valid_error, soup.test_error) == tuple(row[name] for name in ("valid_loss", "valid_error", "test_error"))
     assert all((soup.weights[name].numpy() == value.astype(np.float32)).all() for name, value in weights.items())
+
+
+def test_models_between_start_and_end_are_at_them_to_the_bit(swept):
+    config = make_plan(parse_space(SPACE)).trials[0].config
+    store = Store(swept / "artifacts")
+    start, end = model_before_tuning(config, store).state_dict(), tuned_model(config, store).model.state_dict()
+    line = {alpha: _between(_floats_of(start), _floats_of(end), alpha) for alpha in (0.0, 0.3, 1.0)}
+    assert all(torch.equal(line[0.0][name], start[name]) and torch.equal(line[1.0][name], end[name]) for name in line[0.0])
+    name = "predictor.linear.weight"
+    assert not torch.equal(start[name], end[name])
+    by_hand = start[name].double() + 0.3 * (end[name].double() - start[name].double())
+    torch.testing.assert_close(line[0.3][name].double(), by_hand, rtol=1e-6, atol=1e-9)
+    assert torch.equal(_between({"w": torch.tensor([0.1])}, {"w": torch.tensor([0.1])}, 1 / 3)["w"], torch.tensor([0.1]))
+
+
+def test_of_each_trial_a_row_for_every_alpha(results, members):
+    done = sweeper("soup", "wine", "--kind", "wise", "--alphas", "1,0,0.5", "--results", results)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "12 new." in done.stdout
+    rows = derived(results)
+    assert {(row["derived_by"], row["alpha"]) for row in rows} == {("wise", 0.0), ("wise", 0.5), ("wise", 1.0)}
+    for (seed, lr), (member, weights) in members.items():
+        mine = {row["alpha"]: row for row in rows if row["members"] == [member["trial"]]}
+        copied = (seed, lr, member["arm"], False)
+        assert all((row["seed"], row["finetune_lr"], row["arm"], row["in_plan"]) == copied for row in mine.values())
+        scores = ("valid_error", "valid_loss", "test_error")
+        assert [mine[1.0][score] for score in scores] == [member[score] for score in scores]
+        if seed == 0:  # of which `errors_by_hand` builds the model
+            start = weights_at_start(results, lr)
+            assert (mine[0.0]["valid_error"], mine[0.0]["test_error"]) == pytest.approx(errors_by_hand([start]))
+            assert (mine[0.5]["valid_error"], mine[0.5]["test_error"]) == pytest.approx(errors_by_hand([start, weights]))
+    again = json.loads(sweeper("soup", "wine", "--kind", "wise", "--alphas", "0.5,0.75", "--results", results, "--format", "json").stdout)
+    assert [(line["alpha"], line["news"]) for line in again] == [(0.5, "there already"), (0.75, "new")] * 4
+    for trial in {line["member"] for line in again}:
+        of_trial = [line for line in again if line["member"] == trial]
+        best = min(of_trial, key=lambda line: (line["valid_error"], -line["alpha"]))
+        assert [line["is_chosen"] for line in of_trial] == [line is best for line in of_trial]
+
+
+def test_with_the_predictor_of_the_end_the_start_is_no_guess(results, members):
+    sweeper("soup", "wine", "--kind", "wise-body", "--alphas", "0", "--where", "seed = 0", "--results", results)
+    for row in derived(results):
+        _, weights = members[0, row["finetune_lr"]]
+        start = weights_at_start(results, row["finetune_lr"])
+        mixed = {name: weights[name] if name.startswith("predictor.") else value for name, value in start.items()}
+        assert (row["valid_error"], row["test_error"]) == pytest.approx(errors_by_hand([mixed]))
+        assert row["derived_by"] == "wise-body"
 
 
 def test_the_same_soup_is_made_once_and_can_be_made_again(results):
@@ -229,7 +287,10 @@ def test_members_without_weights_are_named_with_the_remedy_and_trained_again_on_
     ("arguments", "message"),
     [
         (("wines",), "NAME: must be the name of a sweep in the results, but got 'wines'. Did you mean 'wine'?"),
-        (("wine", "--kind", "thick"), "--kind: must be one of uniform, greedy, but got 'thick'."),
+        (("wine", "--kind", "thick"), "--kind: must be one of uniform, greedy, wise, wise-body, but got 'thick'."),
+        (("wine", "--alphas", "0.5"), "--alphas: must be given with --kind wise or wise-body alone, but got '0.5'."),
+        (("wine", "--kind", "wise", "--alphas", "0.5,1.5"), "--alphas: must be numbers from 0 to 1, but got 1.5."),
+        (("wine", "--kind", "wise", "--alphas", "0.5,half"), "--alphas: must be numbers from 0 to 1, joined by commas, but got 'half'."),
         (("wine", "--task", "openml/188"), "--task: must be a task of wine, but got 'openml/188'. Did you mean 'openml/187'?"),
         (("wine", "--arm", "zz"), "--arm: must be the start of the id of one arm of wine, but got 'zz'."),
         (("wine", "--where", "seed = 7"), "--where: must leave two finished trials or more of one task."),

@@ -8,8 +8,9 @@ Two cures for reading one way only (García-de-Herreros et al. 2025, arXiv 2510.
     flip      read the sequence and the reversed sequence, turn the second result back, take the mean of the two
     double    read the sequence twice in a row, at twice the positions, and keep the second half: each of its tokens has seen all
 
-How the paper combines the two readings is not known to us; the mean keeps the width and treats both alike. With both, each of the
-two readings is doubled.
+The paper's flip is another thing: its code turns the data round, so that a second model is trained on it, and results of the two models are
+combined afterwards, by no code that was released. That is the knob `reversed`. Here one model reads both ways and takes the mean, which keeps
+the width and treats both alike. With both, each of the two readings is doubled.
 """
 
 from __future__ import annotations

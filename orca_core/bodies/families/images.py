@@ -53,6 +53,10 @@ class VitBody(Body):
         return [*(layer.attention for layer in self.layers), *(bias for bias in biases if bias is not None)]
 
     @property
+    def embedded(self) -> list[Tensor]:
+        return [self.prefix]
+
+    @property
     def qkv(self) -> list[nn.Module]:
         return [layer.attention.get_submodule(name) for layer in self.layers for name in ("q_proj", "k_proj", "v_proj")]
 

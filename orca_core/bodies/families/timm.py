@@ -47,6 +47,10 @@ class TimmVitBody(Body):
         return [block.attn for block in self.layers]
 
     @property
+    def embedded(self) -> list[Tensor]:
+        return [self.prefix]
+
+    @property
     def qkv(self) -> list[nn.Module]:
         return self.attention_parts("qkv")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from orca_core.finetuning.terms.adapter import adapter_term
+from orca_core.finetuning.terms.anchors import body_anchor, weight_anchor
 from orca_core.finetuning.terms.base import Start, Term
 from orca_core.finetuning.terms.joint_distance import joint_distance
+from orca_core.finetuning.terms.mixup import mixup
+from orca_core.finetuning.terms.smoothness import smoothness
 
-_MAKERS = (adapter_term, joint_distance)
+_MAKERS = (adapter_term, joint_distance, weight_anchor, body_anchor, smoothness, mixup)
 """In the order in which they change batches and in which their penalties are summed, which is part of the bits."""
 
 

@@ -60,7 +60,7 @@ class Batch:
 
     Args:
         rows: (n,) rows of the training split, on the CPU.
-        inputs: (n, channels, ...) as stored, augmented if the task augments; with embedder and body frozen, their features.
+        inputs: (n, channels, ...) as the embedder reads them, augmented if the task augments; or features that were computed once.
         targets: Weights that add up to 1, each with (n, ...) targets: the loss is the weighted sum of the losses to each.
         passed: Epochs of fine-tuning before this batch, with the share of the present one.
     """

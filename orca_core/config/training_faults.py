@@ -1,0 +1,58 @@
+"""Faults of knobs that do not go together in fine-tuning: penalties, mixtures and predictors with the rest of a config."""
+
+from __future__ import annotations
+
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.training_knobs import PredictorConfig
+from orca_core.errors import Fault
+
+_ROUNDING = {"bf16": 0.01, "fp16": 0.001}
+"""Number format -> smallest perturbation of tokens near 1 that it does not round away."""
+
+
+def training_faults(config: TrialConfig) -> list[Fault]:
+    """Faults of `predictor`, `finetune.smooth` and `finetune.mixup`, of a config whose task, body and schedule exist."""
+    return [*_predictor_faults(config), *_smooth_faults(config), *_mixup_faults(config)]
+
+
+def _predictor_faults(config: TrialConfig) -> list[Fault]:
+    if config.task_spec.kind != "dense":
+        return []
+    defaults = PredictorConfig()
+    remedy = "Its predictor answers at every position and pools nothing. Leave the knob out."
+    return [
+        Fault(f"predictor.{name}", f"must be {getattr(defaults, name)} for {config.task}, a dense task", value, remedy)
+        for name, value in config.predictor
+        if value != getattr(defaults, name)
+    ]
+
+
+def _smooth_faults(config: TrialConfig) -> list[Fault]:
+    smooth, faults = config.finetune.smooth, []
+    if smooth.kind == "none":
+        return []
+    if smooth.kind == "smart" and config.precision == "fp16":
+        remedy = "Gradients with respect to the tokens vanish in fp16. Take bf16, fp32, or r3f."
+        faults.append(Fault("precision", "must not be fp16 with finetune.smooth.kind: smart", config.precision, remedy))
+    for name in ("noise", *(["radius"] if smooth.kind == "smart" else [])):
+        least, value = _ROUNDING.get(config.precision, 0.0), getattr(smooth, name)
+        if value < least:
+            remedy = "Smaller perturbations are rounded away. Take fp32."
+            faults.append(Fault(f"finetune.smooth.{name}", f"must be at least {least:g} with precision: {config.precision}", value, remedy))
+    if config.finetune.compile:
+        remedy = "Its passes from the tokens on would be compiled one by one."
+        faults.append(Fault("finetune.compile", "must be false with finetune.smooth", True, remedy))
+    return faults
+
+
+def _mixup_faults(config: TrialConfig) -> list[Fault]:
+    mixup, faults = config.finetune.mixup, []
+    if not mixup.alpha:
+        return []
+    if mixup.place == "inputs" and config.aligns_jointly:
+        remedy = "A mixture has no class whose distance to the proxy could be taken. Mix tokens, or set align.weight to 0."
+        faults.append(Fault("finetune.mixup.place", "must be tokens with align.weight", mixup.place, remedy))
+    if mixup.place == "tokens" and config.finetune.compile:
+        remedy = "It would be compiled anew for every batch."
+        faults.append(Fault("finetune.compile", "must be false with finetune.mixup.place: tokens", True, remedy))
+    return faults

@@ -1,0 +1,14 @@
+"""The number format of the forward pass in fine-tuning."""
+
+from __future__ import annotations
+
+import torch
+
+from orca_core.settings import Settings
+
+
+def autocast(settings: Settings, device: torch.device) -> torch.autocast:
+    """Within: the forward pass computes in the format of `precision`."""
+    precision = settings["precision"]
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
