@@ -155,7 +155,6 @@ WRITERS = {
         ("npz", {"freezing": "frozen-body", "align.epochs": 1, "align.proxy_samples": 60}),
         ("npz", {"adapter": "lora", "freezing": "full"}),
         ("npz", {"adapter": '{"name":"vera","r":4}', "freezing": "full"}),
-        ("npz", {"adapter": "side", "freezing": "frozen-embedder"}),
         ("npz", {"body.name": "mini-swin", "proxy": "photos", "freezing": "frozen-both"}),
         ("npz-all-parts", {}),
         ("npz-dense", {}),
