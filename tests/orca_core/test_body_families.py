@@ -8,7 +8,21 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from body_families import DECODERS, FAMILIES, IMAGE, LAYERS, PATCH, POSITIONS, TEXT, TOWERS, TWINS, VARIANTS, VOCABULARY, WIDTH, write_checkpoint
+from body_families import (
+    DECODERS,
+    FAMILIES,
+    IMAGE,
+    LAYERS,
+    PATCH,
+    POSITIONS,
+    TEXT,
+    TOWERS,
+    TWINS,
+    VARIANTS,
+    VOCABULARY,
+    WIDTH,
+    write_checkpoint,
+)
 
 from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
@@ -26,7 +40,6 @@ from orca_core.proxies import find_proxy
 from orca_core.settings import Settings
 from orca_core.tasks import Split, TaskData
 from orca_core.testing import BodyContract
-
 
 DIFFERENT = [family for family in FAMILIES if family not in TWINS]
 

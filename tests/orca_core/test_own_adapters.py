@@ -503,7 +503,9 @@ def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(quick, rows_of_cut_run
     assert again == [whole] * len(again)
 
 
-@pytest.mark.parametrize(("family", "name"), [("vit", "vpt"), ("siglip", "vpt-shallow"), ("llama", "prefix"), ("clip", "bottleneck"), ("swin", "side")])
+@pytest.mark.parametrize(
+    ("family", "name"), [("vit", "vpt"), ("siglip", "vpt-shallow"), ("llama", "prefix"), ("clip", "bottleneck"), ("swin", "side")]
+)
 def test_weights_that_trained_make_the_model_again(family, name, drawn):
     body, loaded = drawn[family]
     config = config_for(body, SPELLED[name])
