@@ -64,7 +64,9 @@ class BottleneckAdapter(Adapter):
                     self.parameters += own_parameters(bottleneck)
         if norms:
             inside = [part for block in body.blocks for part in block.modules() if isinstance(part, body.norm_types)]
-            self.parameters += [parameter.requires_grad_(True) for part in inside for parameter in part.parameters()]
+            self.parameters += own_parameters(*inside)
+            for parameter in self.parameters:
+                parameter.requires_grad_(True)
 
 
 def sublayer_ends(body: Body) -> list[tuple[nn.Module, nn.Module]]:
@@ -83,7 +85,7 @@ def sublayer_ends(body: Body) -> list[tuple[nn.Module, nn.Module]]:
     except ConfigError:
         raise _fault("that says which layers are its `qkv`", body) from None
     attentions = {part for module in body.attention for part in module.modules()}
-    ends = []
+    ends: list[tuple[nn.Module, nn.Module]] = []
     for block in body.blocks:
         linears = [part for part in block.modules() if isinstance(part, nn.Linear | Conv1D)]
         within = [part for part in linears if part in attentions and part not in projections]

@@ -163,6 +163,10 @@ class PeftAdapter(Adapter):
         return ("importance", allocator.ipt), ("sensitivity", allocator.exp_avg_ipt), ("uncertainty", allocator.exp_avg_unc)
 
 
+_DRAWN_AGAIN = ("vera", "randlora")
+"""Adapters whose layers share matrices that never change: peft draws them from a key, and they belong to no file of weights."""
+
+
 def _peft_config(name: str, options: dict[str, Any], body: Body) -> Any:
     """peft's config of an adapter for a body."""
     import dataclasses
@@ -173,6 +177,11 @@ def _peft_config(name: str, options: dict[str, Any], body: Body) -> Any:
         import torch
 
         options = {"projection_prng_key": int(torch.randint(2**31, ()))} | options
+    if name in _DRAWN_AGAIN:
+        if "save_projection" in options:
+            rule = f"must not be given for {name}, whose shared matrices are drawn again whenever the model is made"
+            raise ConfigError([Fault("adapter.save_projection", rule, options["save_projection"])])
+        options = {"save_projection": False} | options
     if name == "dora":
         name, options = "lora", {"use_dora": True} | options
     kind: Any = next(kind for peft_type, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items() if peft_type.value == name.upper())

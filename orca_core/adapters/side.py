@@ -30,7 +30,6 @@ from orca_core.adapters.base import Adapter, own_parameters
 from orca_core.bodies.base import Body
 from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.errors import ConfigError, Fault
-from orca_core.model.pooling import pooling_matrix
 
 TEMPERATURE = 0.1
 """Of the gates, as the paper has it."""
@@ -110,7 +109,7 @@ class SideAdapter(Adapter):
         self.read(torch.zeros(1, length, geometry.width))
         side = SideNetwork([shape[1] for shape in self.shapes[:-1]], geometry.output_width, width or max(8, geometry.output_width // 8))
         body.add_module("side", side)
-        body.forward = self.forward  # type: ignore[method-assign]
+        body.forward = self.forward
         self.side, self.parameters = side, own_parameters(side)
 
     def train_mode(self) -> None:
@@ -164,9 +163,11 @@ class SideAdapter(Adapter):
 
 
 def _with_length(s: Tensor, length: int) -> Tensor:
-    """The side's tokens as many as the layer beside them has: Swin halves its grid between stages, and here the mean is taken."""
+    """The side's tokens as many as the layer beside them has: where Swin merges patches two by two, here their mean is taken."""
     if s.shape[1] == length:
         return s
-    matrix = pooling_matrix(math.isqrt(s.shape[1]), math.isqrt(length)).to(s)
-    grid = s.unflatten(1, (matrix.shape[1], matrix.shape[1]))
-    return torch.einsum("ia,jb,nabw->nijw", matrix, matrix, grid).flatten(1, 2)
+    side = math.isqrt(s.shape[1])
+    grid = s.transpose(1, 2).unflatten(2, (side, side))
+    while grid.shape[2] ** 2 > length:
+        grid = F.avg_pool2d(grid, 2, ceil_mode=True)
+    return grid.flatten(2).transpose(1, 2)

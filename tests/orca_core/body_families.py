@@ -76,6 +76,8 @@ FAMILIES = (*_HF_CONFIGS, *_TIMM)
 TEXT = tuple(_HF_CONFIGS)[:13]
 DECODERS = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3")
 TOWERS = ("clip", "siglip")
+TWINS = ("qwen2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model")
+"""Families of the same code as another one, whose slow checks would say nothing new."""
 
 
 def write_checkpoint(family: str, folder: Path) -> tuple[Any, str]:

@@ -154,6 +154,7 @@ WRITERS = {
         ("npz", {}),
         ("npz", {"freezing": "frozen-body", "align.epochs": 1, "align.proxy_samples": 60}),
         ("npz", {"adapter": "lora", "freezing": "full"}),
+        ("npz", {"adapter": '{"name":"vera","r":4}', "freezing": "full"}),
         ("npz", {"body.name": "mini-swin", "proxy": "photos", "freezing": "frozen-both"}),
         ("npz-all-parts", {}),
         ("npz-dense", {}),

@@ -15,6 +15,7 @@ which keeps the width and treats both alike. With both, each of the two readings
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 
 from orca_core.bodies.base import NORMS, Body, Geometry, TextEmbedding
 
-_LLAMA = ("layers", "self_attn", ("q_proj", "k_proj", "v_proj"))
+_Parts = tuple[str, str, tuple[str, ...]]
 
-_PARTS = {"gpt2": ("h", "attn", ("c_attn",)), "gpt_neox": ("layers", "attention", ("query_key_value",))}
+_LLAMA: _Parts = ("layers", "self_attn", ("q_proj", "k_proj", "v_proj"))
+
+_PARTS: Mapping[str, _Parts] = {"gpt2": ("h", "attn", ("c_attn",)), "gpt_neox": ("layers", "attention", ("query_key_value",))}
 """Where a family keeps its blocks, the attention of a block, and the projections to queries, keys and values; Llama's kin keep to one."""
 
 
