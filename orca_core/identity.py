@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
+from orca_core.config.methods import method_of
 from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import REFERENCE_BEHAVIOUR
 from orca_core.declarations import CANONICAL, canonical_value, is_read
@@ -32,12 +33,14 @@ def canonical_knobs(config: TrialConfig) -> dict[str, Any]:
     """Every knob by dotted path; None for those that nothing reads. The freezing schedule in its shortest spelling.
 
     `reference_behaviour` is what the switches it stands for are, whoever set them; None if some are so and some are not.
+    `method` is what the knobs amount to, whoever set them.
     """
     values = {path: canonical_value(config, path) if is_read(path, config) else None for path in KNOBS}
     values["freezing"] = freezing_label(config.phases)
     if values["align.weight"] is None and not config.body_spec.is_bodiless:
         values["align.weight"] = 0.0  # as good as none where the embedder never trains
     values["reference_behaviour"] = _reference_behaviour(values, config)
+    values["method"] = method_of(config)
     return values
 
 
@@ -68,7 +71,8 @@ def _optimizer_from(config: TrialConfig) -> str | None:
 def read_knobs(config: TrialConfig) -> Mapping[str, Any]:
     """The knobs that are read and not at their introductory default: what ids are made of."""
     knobs = {path: value for path, value in canonical_knobs(config).items() if value is not None and value != DEFAULTS[path]}
-    knobs.pop("reference_behaviour", None)  # it says what the others are
+    for name in ("reference_behaviour", "method"):
+        knobs.pop(name, None)  # it says what the others are
     if "freezing" in knobs:
         knobs["freezing"] = phases_as_data(config.phases)
     return knobs

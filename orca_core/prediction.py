@@ -25,7 +25,7 @@ class TunedModel:
     """A fine-tuned model.
 
     Args:
-        model: The network alone, in eval mode, on the CPU: prepared inputs -> outputs.
+        model: The network alone, in eval mode, on the CPU: prepared inputs -> outputs; of a `reversed` trial, both from their end.
         config: Its trial.
         epoch: Fine-tuning epoch after which its weights were taken.
         computed: Whether the weights had to be computed again.
@@ -171,6 +171,8 @@ class TunedModel:
         """
         import torch
 
+        from orca_core.tasks.reversal import from_end
+
         if batch_size is not None and batch_size < 1:
             raise DataError(Fault("batch_size", "must be at least 1", batch_size).text())
         if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
@@ -187,6 +189,10 @@ class TunedModel:
             with _threads(threads or self.config.threads), torch.no_grad(), autocast:
                 for part in rows.split(size):
                     prepared = part.to(device) if inputs.prepare is None else inputs.prepare(part.to(device))
+                    if self.config.reversed:
+                        answered = model(from_end(prepared).contiguous()).float()
+                        parts.append((from_end(answered) if answered.dim() == prepared.dim() else answered).cpu())
+                        continue
                     parts.append(model(prepared).float().cpu())
         finally:
             model.to("cpu")

@@ -40,18 +40,42 @@ class EpochRow(Cells):
 
     TABLE: ClassVar[str] = "metrics"
 
-    stage: Annotated[str, "pretrain, align or finetune."]
+    stage: Annotated[str, "pretrain, align, adapt or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     fold: Annotated[int | None, _FOLD] = None
     epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
-    train_loss: Annotated[float | None, "Mean training loss over the samples of the epoch."] = None
+    train_loss: Annotated[
+        float | None, "Mean training loss over the samples of the epoch; of alignment with `align_objective` none only; of adaptation, "
+        "the mean squared error of what was masked."
+    ] = None
     valid_loss: Annotated[float | None, "Validation loss after the epoch; null in a final training after folds."] = None
     valid_error: Annotated[float | None, "Validation error after the epoch; lower is better. Null like the loss."] = None
     test_error: Annotated[float | None, "Test error after the epoch; lower is better. Fine-tuning only."] = None
     distance: Annotated[
         float | None,
         "Distance of the embedder's features to the proxy's, by `align_objective`. Of alignment; of fine-tuning with `align_weight`: the "
-        "mean over its batches.",
+        "mean over its batches. With dispersion: the share of their variance that is within the target's classes.",
+    ] = None
+    gradient_cosine: Annotated[
+        float | None,
+        "Cosine of the gradients of the distance and of the task's loss in the embedder's parameters, in [-1, 1]: negative where they work "
+        "against each other. With `align_agreement`; of fine-tuning with `align_weight` the mean over its batches, also with "
+        "`align_gradient` project.",
+    ] = None
+    knowledge_loss: Annotated[
+        float | None,
+        "With `align_objective` bilevel: how far the proxy's classes are from being tight and spread in the body's features, after the "
+        "inner steps; null while the embedder warms up. Lower is better.",
+    ] = None
+    label_entropy: Annotated[
+        float | None,
+        "With `align_label_entropy`: entropy of the proxy's labels given the target's, in nats; with information, less that of all.",
+    ] = None
+    mixed_share: Annotated[
+        float | None, "With `mix_share`: share of the tokens of a mixed sequence that are the proxy's; null once there are none."
+    ] = None
+    source_loss: Annotated[
+        float | None, "With `mix_share`: cross-entropy of the proxy's labels of mixed sequences, mean over the samples of the epoch."
     ] = None
     weight_distance: Annotated[
         float | None,
@@ -70,6 +94,10 @@ class EpochRow(Cells):
     ] = None
     proxy_distance: Annotated[float | None, "As in `trials`; in epoch 1 of alignment only."] = None
     proxy_distance_unlabelled: Annotated[float | None, "Likewise."] = None
+    proxy_logme: Annotated[float | None, "Likewise; null for a proxy of one class and, as the three below, in rows of version 0.1."] = None
+    proxy_h_score: Annotated[float | None, "Likewise."] = None
+    target_logme: Annotated[float | None, "Likewise."] = None
+    target_h_score: Annotated[float | None, "Likewise."] = None
     unconverged: Annotated[
         int | None, "Transport problems of the epoch whose solver stopped at its limit of iterations; null where none did."
     ] = None
@@ -91,7 +119,7 @@ class StageRow(Cells):
 
     TABLE: ClassVar[str] = "stages"
 
-    stage: Annotated[str, "pretrain, source (the proxy's features), align or finetune."]
+    stage: Annotated[str, "pretrain, source (the proxy's features), align, adapt or finetune."]
     phase: Annotated[int, "Phase of the freezing schedule, from 0; 0 in the other stages."] = 0
     fold: Annotated[int | None, _FOLD] = None
     key: Annotated[str, "Key of the stage: hash of all that its result depends on."]
@@ -111,7 +139,36 @@ class StageRow(Cells):
     ] = None
 
 
-Row = EpochRow | StageRow
+@dataclass(frozen=True, kw_only=True)
+class ProbeRow(Cells):
+    """One number that a probe measured, or why it measured none (`orca_core.probing`)."""
+
+    TABLE: ClassVar[str] = "probes"
+
+    probe: Annotated[str, "Name of the probe; docs/probes.md says what each measures."]
+    moment: Annotated[
+        str,
+        "State of the model: `start`, before any training of the trial; `aligned`, as fine-tuning starts, in trials that align; "
+        "`fine-tuned`, with the weights of the best epoch, or of the last with `keep: last`.",
+    ]
+    layer: Annotated[
+        int | None, "0: what the embedder returns; k: what block k of the body returns, counted from 1; null: not by layer."
+    ] = None
+    param_group: Annotated[str | None, "Group of parameters; of `weight-change` only."] = None
+    setting: Annotated[
+        str | None, "What else tells the numbers of a probe apart: how inputs were changed, in which unit a distance is."
+    ] = None
+    split: Annotated[str | None, "Part of the data that was read: train, valid, test, or proxy; null if none was."] = None
+    value: Annotated[float | None, "The number, in the unit of the probe; null if there is none, see `reason`."] = None
+    samples: Annotated[int | None, "Number of samples that were read; of a `distance`, of the smaller side."] = None
+    reason: Annotated[str | None, "Why there is no number, as a sentence; null if there is one."] = None
+    key: Annotated[str, "Key of the probe: hash of the states it reads, its name, version, samples, layers and proxy."]
+    seconds: Annotated[float, "Seconds that the probe took at this moment, all of its rows together, where it was computed."] = 0.0
+    is_reused: bool = field(default=False, compare=False, metadata={"is_column": False})
+    """Whether the row was found in the store and not computed by this trial."""
+
+
+Row = EpochRow | StageRow | ProbeRow
 """What a trial reports while it runs."""
 
 
@@ -140,6 +197,13 @@ class TrialResult(Cells):
         "training targets. Null for dense tasks, with `validation_folds`, and where the score is not defined for it.",
     ] = None
     majority_error: Annotated[float | None, "The same on the test samples. A `test_error` that is not below it shows no learning."] = None
+    pretrain_tokens: Annotated[
+        int | None,
+        "Tokens that the pretraining of a text body has seen, each as often as it was: of a mini body those of its training part, times "
+        "epochs, without padding; of a checkpoint of Pythia, by its revision, 2,097,152 a step; 0 for random weights. Null where it is not "
+        "known, and for other arms. Weights kept in part, or shuffled, count as the pretrained ones they come from.",
+    ] = None
+    pretrain_images: Annotated[int | None, "The same of image bodies, in images. Null for checkpoints."] = None
     params_total: Annotated[int, "Parameters of the model."]
     params_trained: Annotated[list[int], "Parameters that train, by phase of fine-tuning."]
     task_columns: Annotated[
@@ -191,7 +255,7 @@ def best_row(rows: Sequence[EpochRow], selection: str, ties: str = "earliest") -
     return min(rows, key=lambda row: (getattr(row, f"{selection}_error"), sign * row.epoch))
 
 
-_BY_TABLE: Mapping[str, type[EpochRow] | type[StageRow]] = {row.TABLE: row for row in (EpochRow, StageRow)}
+_BY_TABLE: Mapping[str, type[EpochRow] | type[StageRow] | type[ProbeRow]] = {row.TABLE: row for row in (EpochRow, StageRow, ProbeRow)}
 
 
 def row_to_json(row: Row) -> dict[str, Any]:

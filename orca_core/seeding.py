@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Purpose = Literal[
     "body-init",
+    "body-shuffle",
     "embedder-init",
     "predictor-init",
     "adapter-init",
@@ -23,13 +24,19 @@ Purpose = Literal[
     "noise-proxy",
     "proxy-labels",
     "proxy-distance",
+    "proxy-choice",
     "k-means",
     "align-samples",
     "train-subset",
     "floor-subset",
     "data-order",
     "augment",
+    "adapt-init",
+    "adapt-order",
+    "adapt-mask",
     "joint-distance",
+    "mix-init",
+    "mix",
     "mixup",
     "smooth",
     "data-draws",
@@ -38,7 +45,10 @@ Purpose = Literal[
     "pretrain-order",
     "pretrain-mask",
     "pretrain-init",
+    "pretrain-label-noise",
     "search",
+    "probe-samples",
+    "probe-inputs",
 ]
 
 

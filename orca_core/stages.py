@@ -1,6 +1,6 @@
 """The stages of a trial and their keys.
 
-    pretrain?  ->  source?  ->  align?  ->  finetune phase 0  ->  finetune phase 1 ...
+    pretrain?  ->  source?  ->  align?  ->  adapt?  ->  finetune phase 0  ->  finetune phase 1 ...
 
 A stage key is a hash of exactly what the stage's result depends on, as `orca_core.declarations` names it: its kind and version, the
 knobs it reads, the content of the data it reads, the keys of its inputs, the seed if it draws, threads, device type. Files enter by
@@ -9,7 +9,7 @@ content, never by path.
 All stages but `source` are trajectories: their key leaves out how far they go, as epoch 60 passes through epoch 20. The
 schedules that drive them depend on epochs alone, never on the length of the run, which makes this true.
 
-A trial whose epoch is chosen by folds has the stages `align` and `finetune` of the trial on each fold, then its own, of the final training.
+A trial whose epoch is chosen by folds has the stages `align`, `adapt` and `finetune` of the trial on each fold, then its own, of the final training.
 At which epoch the final training ends is known only after the folds; the plan has it end with the schedule.
 """
 
@@ -25,7 +25,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind
 from orca_core.identity import DEFAULTS, hash_of, trial_id
-from orca_core.rows import Row
+from orca_core.rows import ProbeRow, Row
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Stage:
 
     def reports(self, row: Row) -> bool:
         """Whether a row of a trial that has this stage is about this stage."""
-        return (self.kind, self.phase, self.fold) == (row.stage, row.phase, row.fold)
+        return not isinstance(row, ProbeRow) and (self.kind, self.phase, self.fold) == (row.stage, row.phase, row.fold)
 
 
 def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
@@ -133,12 +133,12 @@ def stage_key(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, 
     content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": declared.device_in(device)}
     for name, group in declared.groups.items():
         if group.when.holds(config):
-            values = _hashed(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
+            values = hashed_reads(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
             content |= {name: values} if name else values
-    return hash_of(content | _hashed(COMMON, config, phase), digits=32)
+    return hash_of(content | hashed_reads(COMMON, config, phase), digits=32)
 
 
-def _hashed(group: Group, config: TrialConfig, phase: int) -> dict[str, Any]:
+def hashed_reads(group: Group, config: TrialConfig, phase: int) -> dict[str, Any]:
     """The reads of a group that enter a key: a knob at its introductory default stays out, so that later knobs leave old keys alone."""
     values: dict[str, Any] = {}
     for read in group.reads:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
+from orca_core.adaptation.loop import Adaptation, adapted_body
+from orca_core.alignment.choice import target_at_start
 from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
-from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
+from orca_core.alignment.source_tokens import SourceTokens
+from orca_core.bodies.keep import ALL
+from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrained, pretrained_mini, random_body, shuffled_body
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES, Kind
 from orca_core.errors import DataError, nearest
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
+from orca_core.finetuning.terms.base import Term
+from orca_core.finetuning.terms.mixing import Mixing
 from orca_core.keeping import Shapes, shapes_of
-from orca_core.model.cross_modal import CrossModalModel, build_embedder
+from orca_core.model.cross_modal import CrossModalModel, build_body, build_embedder
+from orca_core.model.embedder import Embedder
+from orca_core.model.matching import match_moments
 from orca_core.numerics import NumericalKind, check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
@@ -30,9 +40,12 @@ from orca_core.stages import Stage, stages_of_training
 from orca_core.store import Artifact, Store
 from orca_core.tasks import TaskData, TaskSpec
 from orca_core.tasks.loading import load_parts
+from orca_core.tasks.reversal import reverse
 from orca_core.tasks.validation import Validation
 from orca_core.trajectory import Trajectory, advance, rows_of
 from orca_core.workbench import Workbench
+
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,15 @@ class Tuned:
     tuning: Finetuning | None
     trained_counts: list[int]
     valid_samples: int
+
+
+class Earlier(NamedTuple):
+    """Results of the stages before fine-tuning; None for those that a trial does not have, or that are left out."""
+
+    pretrained: Artifact | None = None
+    source: Artifact | None = None
+    aligned: Artifact | None = None
+    adapted: Artifact | None = None
 
 
 class TrialStages:
@@ -97,7 +119,13 @@ class TrialStages:
         if artifact is None:
             proxy, body = find_proxy(settings["proxy"]), self.load_body(settings, pretrained)
             samples, seed = settings["align.proxy_samples"], settings["seed"]
-            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=device)
+
+            def target() -> torch.Tensor:
+                data = load_data(settings)
+                embedder = build_embedder(settings, body, data.input_shape).to(device)
+                return target_at_start(embedder, data, seed=seed, device=device)
+
+            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=device, target=target)
             data = {"seconds": time.perf_counter() - started, **made_by(kind)}
             artifact = Artifact({"features": features, "labels": labels}, data)
             stored = self.store.put(stage.address, artifact.tensors, artifact.data)
@@ -115,26 +143,77 @@ class TrialStages:
 
     def align(self, pretrained: Artifact | None, source: Artifact | None) -> Generator[Row, None, Artifact | None]:
         """Align the embedder with the proxy, if `align.epochs` is above 0."""
-        if (stage := self.stage("align")) is None or source is None:
+        if (stage := self.stage("align")) is None:
             return None
         settings = Settings.of(self.config, "align")
 
         def build() -> Alignment:
-            data = load_data(settings)
-            embedder = build_embedder(settings, self.load_body(settings, pretrained), data.input_shape)
-            return Alignment(settings, embedder, source.tensors["features"], source.tensors["labels"], data, self._device_of(stage))
+            data, body, device = load_data(settings), self.load_body(settings, pretrained), self._device_of(stage)
+            features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
+            if not self.config.needs_task_model:
+                embedder = build_embedder(settings, body, data.input_shape)
+                start_matched(settings, embedder.to(device), data, source)
+                return Alignment(settings, embedder, *features, data, device)
+            model = CrossModalModel(settings, body, *shapes_of(data), with_adapter=False)
+            start_matched(settings, model.embedder.to(device), data, source)
+            reads_tokens = settings["align.objective"] == "bilevel" or settings["align.label_entropy"]
+            tokens = self.source_tokens(model, data, pretrained, device) if reads_tokens else None
+            return Alignment(settings, model.embedder, *features, data, device, model, tokens)
 
         artifact = yield from self._advance(stage, build)
         return artifact
 
-    def build_model(self, shapes: Shapes, pretrained: Artifact | None, aligned: Artifact | None) -> CrossModalModel:
-        """The model as fine-tuning starts with it."""
+    def adapt(
+        self, pretrained: Artifact | None, source: Artifact | None, aligned: Artifact | None
+    ) -> Generator[Row, None, Artifact | None]:
+        """Adapt embedder and body to the target's inputs, if `adapt.epochs` is above 0."""
+        if (stage := self.stage("adapt")) is None:
+            return None
+        settings = Settings.of(self.config, "adapt")
+
+        def build() -> Adaptation:
+            data, loaded = load_data(settings), self.load_body(settings, pretrained)
+            embedder = build_embedder(settings, loaded, data.input_shape)
+            self._start_embedder(settings, embedder, source, aligned, data)
+            return Adaptation(settings, embedder, build_body(settings, loaded), data, self._device_of(stage))
+
+        artifact = yield from self._advance(stage, build)
+        return artifact
+
+    def start_of_tuning(
+        self, shapes: Shapes, pretrained: Artifact | None, source: Artifact | None
+    ) -> Generator[Row, None, CrossModalModel]:
+        """Align and adapt; returns the model as fine-tuning starts with it."""
+        aligned = yield from self.align(pretrained, source)
+        adapted = yield from self.adapt(pretrained, source, aligned)
+        return self.build_model(shapes, Earlier(pretrained, source, aligned, adapted))
+
+    def stored(self, earlier: Earlier) -> Earlier:
+        """The same with the results of alignment and adaptation, as far as the store has them."""
+        aligned, adapted = (None if stage is None else self.store.get(stage.address) for stage in map(self.stage, ("align", "adapt")))
+        return earlier._replace(aligned=aligned, adapted=adapted)
+
+    def build_model(self, shapes: Shapes, earlier: Earlier) -> CrossModalModel:
+        """The model after stages before fine-tuning: as fine-tuning starts with it, if these are all that the trial has."""
         settings = Settings.of(self.config, "finetune")
-        body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
-        model = CrossModalModel(settings, body, *shapes)
-        if aligned is not None:
-            model.embedder.load_state_dict(embedder_weights(aligned.tensors))
+        body = self.load_body(settings, earlier.pretrained, dropout=settings["finetune.dropout"])
+        weights = {} if earlier.adapted is None else adapted_body(earlier.adapted.tensors)
+        if weights:
+            body = replace(body, body=copy.deepcopy(body.body))  # what is loaded is shared between trials
+            body.body.load_state_dict(weights)
+        model = CrossModalModel(settings, body, *shapes, body_is_adapted=bool(weights))
+        before = earlier.aligned if earlier.adapted is None else earlier.adapted
+        self._start_embedder(settings, model.embedder, earlier.source, before)
         return model
+
+    def _start_embedder(
+        self, settings: Settings, embedder: Embedder, source: Artifact | None, before: Artifact | None, data: TaskData | None = None
+    ) -> None:
+        """Give an embedder the weights of the stage before, else the start that needs data."""
+        if before is not None:
+            embedder.load_state_dict(embedder_weights(before.tensors))
+        elif settings["embedder.init"] == "matched":
+            start_matched(settings, embedder.to(self.device), data or load_data(settings), source)
 
     def tune(
         self,
@@ -145,7 +224,7 @@ class TrialStages:
         held: Selection | None = None,
         keep_all: bool = False,
     ) -> Generator[Row, None, Tuned]:
-        """Align, then fine-tune phase by phase.
+        """Align and adapt, then fine-tune phase by phase.
 
         Args:
             pretrained, source: Results of the stages before.
@@ -154,8 +233,7 @@ class TrialStages:
             keep_all: Whether the states of all epochs are kept.
         """
         data = self.load_data()
-        aligned = yield from self.align(pretrained, source)
-        model = self.build_model(shapes_of(data), pretrained, aligned)
+        model = yield from self.start_of_tuning(shapes_of(data), pretrained, source)
         phases = self.phases
         if end is not None:
             phases = [replace(stage, end=min(stage.end, end)) for stage in phases if stage.start < end]
@@ -170,7 +248,8 @@ class TrialStages:
                 nonlocal tuning
                 if tuning is None:
                     distance = self.batch_distance(settings, data, source)
-                    tuning = Finetuning(settings, model, data, self._device_of(stage), selection=held, distance=distance)
+                    terms = self.terms(settings, model, data, pretrained, self._device_of(stage))
+                    tuning = Finetuning(settings, model, data, self._device_of(stage), selection=held, distance=distance, terms=terms)
                 if before is not None:
                     tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
                 tuning.start_phase(settings)
@@ -185,21 +264,43 @@ class TrialStages:
 
     def load_body(self, settings: Settings, pretrained: Artifact | None, dropout: float = 0.0) -> LoadedBody:
         """The body of a stage, with its weights."""
-        spec = settings.body
-        if settings["body.weights"] == "random":
+        spec, weights, keep = settings.body, settings["body.weights"], settings["body.keep"]
+        if weights == "random":
             return random_body(spec, seed=settings["seed"], dropout=dropout)
         if pretrained is None:
-            return checkpoint_body(spec, spec.digest(), dropout)
-        stage = self.stage("pretrain")
-        assert stage is not None
-        key = (stage.address, dropout)
-        return Workbench.current().recall("pretrained bodies", key, lambda: pretrained_mini(spec, pretrained.tensors, dropout), maxsize=4)
+            loaded = checkpoint_body(spec, spec.digest(), dropout)
+        else:
+            stage = self.stage("pretrain")
+            assert stage is not None
+            key, build = (stage.address, dropout), lambda: pretrained_mini(spec, pretrained.tensors, dropout)
+            loaded = Workbench.current().recall("pretrained bodies", key, build, maxsize=4)
+        if weights == "shuffled":
+            return shuffled_body(loaded, seed=settings["seed"])
+        return loaded if keep == ALL else partly_pretrained(loaded, keep, seed=settings["seed"], dropout=dropout)
+
+    def terms(
+        self, settings: Settings, model: CrossModalModel, data: TaskData, pretrained: Artifact | None, device: torch.device
+    ) -> list[Term]:
+        """What fine-tuning does with the proxy's tokens."""
+        if not settings["mix.share"]:
+            return []
+        return [Mixing(settings, model, data, self.source_tokens(model, data, pretrained, device))]
+
+    def source_tokens(self, model: CrossModalModel, data: TaskData, pretrained: Artifact | None, device: torch.device) -> SourceTokens:
+        """The proxy as the body's own embedding gives it to the body, in samples of as many tokens as the embedder makes."""
+        source = Settings.of(self.config, "source")
+        with torch.no_grad():
+            first = data.inputs(torch.from_numpy(data.train.x[:1]).to(device))
+            length = model.embedder.to(device)(first).shape[1]
+        proxy, body = find_proxy(source["proxy"]), self.load_body(source, pretrained)
+        return SourceTokens(proxy, body, samples=source["align.proxy_samples"], length=length, seed=source["seed"], device=device)
 
     def batch_distance(self, settings: Settings, data: TaskData, source: Artifact | None) -> BatchDistance | None:
         """The distance to the proxy, if fine-tuning minimises it too."""
-        if source is None or "source" not in settings.inputs:
+        if not settings["align.weight"]:
             return None
-        return BatchDistance(settings, source.tensors["features"], source.tensors["labels"], data, self.device)
+        features = (None, None) if source is None else (source.tensors["features"], source.tensors["labels"])
+        return BatchDistance(settings, *features, data, self.device)
 
     def advance_phase(
         self, stage: Stage, build: Callable[[], Finetuning], *, keep_all: bool, is_last: bool
@@ -230,8 +331,18 @@ class TrialStages:
         return self.keep_at.get(stage.folder, ())
 
 
+def start_matched(settings: Settings, embedder: Embedder, data: TaskData, source: Artifact | None) -> None:
+    """Give an embedder the moments of the proxy's features on the training samples, with `embedder.init: matched`."""
+    if settings["embedder.init"] != "matched":
+        return
+    assert source is not None, "matching needs the proxy's features"
+    device = embedder.projection.weight.device
+    rows = torch.from_numpy(data.train.x).split(_BATCH)
+    match_moments(embedder, (data.inputs(part.to(device)) for part in rows), source.tensors["features"])
+
+
 def load_data(settings: Settings) -> TaskData:
-    """The data of a trial: the task's, with `train_samples` of its training rows.
+    """The data of a trial: the task's, with `train_samples` of its training rows, turned round if the trial reads it `reversed`.
 
     Args:
         settings: Of alignment or of fine-tuning.
@@ -239,7 +350,8 @@ def load_data(settings: Settings) -> TaskData:
     spec, split_seed, reference = settings.task, settings["split_seed"], settings["reference_data"]
     validation = Validation(settings["valid_share"], settings["validation.folds"], settings["validation.fold"])
     _check_scoring(spec, reference)
-    return load_parts(spec, split_seed, reference, validation, settings["train_samples"])
+    data = load_parts(spec, split_seed, reference, validation, settings["train_samples"])
+    return reverse(data) if settings["reversed"] else data
 
 
 def _check_scoring(spec: TaskSpec, reference: bool) -> None:

@@ -1,24 +1,43 @@
-"""Stage 2: train the embedder until its features resemble the source features.
+"""Stage 2: train the embedder until its features resemble the source features, or by an objective that controls for that.
 
 One epoch is one optimiser step over all classes of the target: the loss is the sum over classes of class share x distance
-between the class's features and all source features (papers of ORCA: section 3.2; reference: `embedder.py:324-362`).
+between the class's features and all source features (papers of ORCA: section 3.2; reference: `embedder.py:324-362`). What else a step can
+minimise is in `objectives.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from orca_core.alignment.proxy_distance import distances_at_start
+from orca_core.alignment.agreement import cosine
+from orca_core.alignment.bilevel import Bilevel
+from orca_core.alignment.label_entropy import LabelEntropy
+from orca_core.alignment.objectives import (
+    Addition,
+    ClassBatch,
+    Measured,
+    Objective,
+    OfClasses,
+    OfTask,
+    ToProxy,
+    WeightedTask,
+    freeze_body,
+    trained_predictor,
+)
+from orca_core.alignment.proxy_distance import measure_at_start
+from orca_core.alignment.source_head import source_head
+from orca_core.alignment.source_tokens import SourceTokens
 from orca_core.distances import find_distance
 from orca_core.distances.sinkhorn import count_unconverged
-from orca_core.distances.spec import Distance
+from orca_core.distances.spec import Distance, Separation
+from orca_core.model.cross_modal import CrossModalModel
 from orca_core.model.embedder import Embedder
 from orca_core.rows import EpochRow
+from orca_core.scoring import LOSSES
 from orca_core.seeding import derive, generator
 from orca_core.settings import Settings
 from orca_core.tasks import TaskData
@@ -46,32 +65,55 @@ def prepare_distance(settings: Settings, source_x: Tensor, source_y: Tensor) -> 
     return spec.prepared(source_x, source_y, {name: settings[f"align.{name}"] for name in spec.knobs})
 
 
+def prepare_separation(settings: Settings) -> Separation:
+    """The objective that `align.objective` names, where it compares the target's classes among themselves."""
+    spec = find_distance(settings["align.objective"])
+    return spec.separation({name: settings[f"align.{name}"] for name in spec.knobs})
+
+
 class Alignment:
     """Alignment of one embedder, a trajectory of one step an epoch.
 
     Args:
         settings: Of the stage.
         embedder: Trained in place.
-        source_x, source_y: (n, d) source features and (n,) labels.
+        source_x, source_y: (n, d) source features and (n,) labels; None for an objective that reads no proxy.
         data: The task's data; only its training split is used.
         device: Where to train.
+        model: The whole model, of which `embedder` is a part, where the task's loss is needed; its predictor may train too.
+        tokens: The proxy's tokens, where the body reads them.
     """
 
     def __init__(
-        self, settings: Settings, embedder: Embedder, source_x: Tensor, source_y: Tensor, data: TaskData, device: torch.device
+        self,
+        settings: Settings,
+        embedder: Embedder,
+        source_x: Tensor | None,
+        source_y: Tensor | None,
+        data: TaskData,
+        device: torch.device,
+        model: CrossModalModel | None = None,
+        tokens: SourceTokens | None = None,
     ) -> None:
         self.settings, self.seed, self.device = settings, settings["seed"], device
         self.lr = settings["align.lr"]
         self.embedder = embedder.to(device).requires_grad_(True).train()
-        self.inputs = data.inputs
+        self.data, self.inputs = data, data.inputs
         self.x = torch.from_numpy(data.train.x).to(device)
         labels = class_labels(data, self.seed, settings["threads"])
         self.classes = [torch.from_numpy(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-        self.at_start = partial(distances_at_start, self.embedder, data, labels, source_x, source_y, seed=self.seed, device=device)
-        self.distance = prepare_distance(settings, source_x.to(device), source_y.to(device))
+        self.labels, self.source = labels, None if source_x is None or source_y is None else (source_x, source_y)
+        self.task = None if model is None else self._task_loss(model.to(device))
+        self.tokens = tokens
+        self.objective = self._objective()
+        self.additions = self._additions()
+        self.predictor = trained_predictor(self.objective, self.additions)
+        self.trained: nn.Module = self.embedder
+        if self.predictor is not None:
+            self.trained = nn.ModuleDict({"embedder": self.embedder, "predictor": self.predictor})
         self.optimizer = make_optimizer(
             settings["align.optimizer"],
-            self.embedder.parameters(),
+            self.trained.parameters(),
             lr=self.lr,
             weight_decay=settings["align.weight_decay"],
             momentum=settings["align.momentum"],
@@ -81,43 +123,92 @@ class Alignment:
     def run_epoch(self, epoch: int) -> EpochRow:
         """One step. The row has the distance before it and, for OTDD, the label distances: target classes x source classes.
 
-        The row of the first epoch also has the proxy's distances before any step, see `proxy_distance.py`.
+        The row of the first epoch also has the proxy's distances and the scores before any step, see `proxy_distance.py`.
         """
         with count_unconverged() as unconverged:
-            at_start = self.at_start()._asdict() if epoch == 1 else {}
-            distance, label_distances = self._step(epoch)
+            at_start = self._at_start() if epoch == 1 else {}
+            measured, agreement = self._step(epoch)
+        label_distances = [measured.label_distances.get(number) for number in range(len(self.classes))]
         size = sum(len(row or ()) for row in label_distances)
         # By the epoch alone, not by whether it is the last: a longer alignment passes through it too.
         reported = size > 0 and (size <= LABEL_DISTANCES_ALWAYS or epoch == 1 or epoch % LABEL_DISTANCES_EVERY == 0)
         return EpochRow(
             stage="align",
             epoch=epoch,
-            distance=distance,
             lr=self._rate(epoch),
             label_distances=label_distances if reported else None,
             unconverged=unconverged.count or None,
+            gradient_cosine=agreement,
+            **{self.objective.column: measured.value},
+            **measured.columns,
             **at_start,
         )
 
-    def _step(self, epoch: int) -> tuple[float, list[list[float] | None]]:
-        """One optimiser step; returns the distance before it, and the label distances of the classes that took part."""
+    def _at_start(self) -> dict[str, float]:
+        """The proxy's distances and scores before any step; none without a proxy."""
+        if self.source is None:
+            return {}
+        return measure_at_start(self.embedder, self.data, self.labels, *self.source, seed=self.seed, device=self.device)._asdict()
+
+    def _objective(self) -> Objective:
+        compares = find_distance(self.settings["align.objective"]).compares
+        if compares == "nothing":
+            assert self.task is not None, "the task's loss needs the whole model"
+            return self.task
+        if compares == "classes":
+            return OfClasses(self.embedder, prepare_separation(self.settings))
+        if compares == "body":
+            assert self.task is not None, "the inner steps need the whole model"
+            assert self.tokens is not None, "the outer objective needs the proxy's tokens"
+            names = (*find_distance(self.settings["align.objective"]).knobs, "task_weight")
+            options = {name: self.settings[f"align.{name}"] for name in names}
+            return Bilevel(self.task.model, self.task.loss, self.task.targets, self.tokens, options)
+        assert self.source is not None, "a distance to the proxy needs its features"
+        source_x, source_y = self.source
+        return ToProxy(self.embedder, prepare_distance(self.settings, source_x.to(self.device), source_y.to(self.device)))
+
+    def _additions(self) -> list[Addition]:
+        found: list[Addition] = []
+        if self.settings["align.label_entropy"]:
+            assert self.task is not None, "the proxy's labels are read through the body"
+            assert self.tokens is not None, "and its classifier is fitted to the proxy's tokens"
+            model, form = self.task.model, self.settings["align.label_entropy_form"]
+            found.append(LabelEntropy(model, source_head(model.body, self.tokens), self.settings["align.label_entropy"], form))
+        if self.settings["align.task_weight"] and not isinstance(self.objective, OfTask):
+            assert self.task is not None, "the task's loss needs the whole model"
+            found.append(WeightedTask(self.task, self.settings["align.task_weight"]))
+        return found
+
+    def _task_loss(self, model: CrossModalModel) -> OfTask:
+        """The loss that fine-tuning minimises, without smoothing."""
+        freeze_body(model)
+        targets, decode = torch.from_numpy(self.data.train.y), self.data.decode or (lambda values: values)
+        of_decoded = LOSSES[self.settings.task.loss](targets.to(self.device))
+        return OfTask(model, lambda outputs, truth: of_decoded(decode(outputs), decode(truth)), targets)
+
+    def _step(self, epoch: int) -> tuple[Measured, float | None]:
+        """One optimiser step; returns what the objective was before it, and whether its gradient agrees with the task's."""
         draws = generator(self.seed, "align-samples", epoch)
         self.optimizer.param_groups[0]["lr"] = self._rate(epoch)
         self.optimizer.zero_grad()
-        total = 0.0
-        label_distances: list[list[float] | None] = [None] * len(self.classes)
+        if isinstance(self.objective, Bilevel):
+            self.objective.epoch = epoch
+        measured = self.objective.backward(self._batches(draws), draws)
+        agreement = None
+        if self.settings["align.agreement"]:
+            assert self.task is not None, "the task's gradient needs the whole model"
+            gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in self.embedder.parameters()]
+            agreement = cosine(gradients, self.task.gradients(measured.batches)).item()
+        columns = {addition.column: addition.backward(measured.batches) for addition in self.additions}
+        self.optimizer.step()
+        return measured._replace(columns={**measured.columns, **columns}), agreement
+
+    def _batches(self, draws: torch.Generator) -> Iterator[ClassBatch]:
+        """The samples of each class, drawn when they are asked for."""
         for number in self._class_order(draws):
             members = self.classes[number]
             chosen = members[torch.randperm(len(members), generator=draws)[: self._samples_of_a_class]].to(self.device)
-            features = self.embedder(self.inputs(self.x[chosen])).mean(1)
-            distance, to_source = self.distance(features, draws)
-            loss = len(members) / len(self.x) * distance
-            loss.backward()
-            total += loss.item()
-            if to_source is not None:
-                label_distances[number] = to_source[0].tolist()
-        self.optimizer.step()
-        return total, label_distances
+            yield ClassBatch(number, len(members) / len(self.x), chosen, self.inputs(self.x[chosen]))
 
     def _rate(self, epoch: int) -> float:
         # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).
@@ -141,13 +232,18 @@ class Alignment:
         return [number for number in torch.randperm(len(self.classes), generator=draws).tolist() if len(self.classes[number]) > 1]
 
     def state(self) -> dict[str, Tensor]:
-        """The embedder's weights and the optimiser's state."""
-        return pack("embedder", self.embedder.state_dict()) | optimizer_state(self.optimizer, self.embedder)
+        """The weights of what trains, the embedder's among them, and the optimiser's state."""
+        state = pack("embedder", self.embedder.state_dict()) | optimizer_state(self.optimizer, self.trained)
+        if self.predictor is not None:
+            state |= pack("predictor", self.predictor.state_dict())
+        return state
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state."""
         self.embedder.load_state_dict(embedder_weights(tensors))
-        load_optimizer_state(self.optimizer, self.embedder, tensors)
+        if self.predictor is not None:
+            self.predictor.load_state_dict(unpack("predictor", tensors))
+        load_optimizer_state(self.optimizer, self.trained, tensors)
 
 
 def embedder_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

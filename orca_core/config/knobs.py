@@ -20,9 +20,12 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, field
 
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies.keep import NOTHING, spell_keep
 from orca_core.config.faults import broken_rule
+from orca_core.config.methods import Method
 from orca_core.config.part import Below1, Count, Epochs, NonNegative, Optimizer, Positive, Seed, Share
 from orca_core.config.part import Part as _Part
+from orca_core.config.successor_knobs import MixConfig
 from orca_core.config.training_knobs import MixupConfig, PredictorConfig, SmoothConfig
 from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
 from orca_core.errors import ConfigError
@@ -43,19 +46,34 @@ class BodyConfig(_Part):
 
     name: str = Field(
         description="Body: `mini-roberta`, `mini-roberta-small`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, "
-        "`timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, `attention-1`, `transformer-1`, `cnn`."
+        "`hf:NAME@REVISION` for a checkpoint along its pretraining, `timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, "
+        "`attention-1`, `transformer-1`, `cnn`."
     )
-    weights: Literal["pretrained", "random"] = Field(
-        "pretrained", description="Start from the pretrained weights, or from random weights in the same configuration."
+    weights: Literal["pretrained", "random", "shuffled"] = Field(
+        "pretrained",
+        description="Start from the pretrained weights; from random weights in the same configuration; or from the pretrained ones with "
+        "the entries of each tensor permuted by the seed: the same statistics, no structure.",
+    )
+    keep: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})] = Field(
+        "all",
+        description="The parts of the body that start pretrained; the rest starts from the weights that `body.weights: random` would "
+        "draw. `all`, or a list of `attention`, `ffn`, `layernorm`, `embeddings`, `other` (these five are the whole body) and `layers:N` "
+        "(the lowest N blocks, whole). As a column the names are joined by `+`, in this order. An empty list is `body.weights: random`.",
     )
     flip: bool = Field(
         False,
-        description="Read the sequence and the reversed sequence, and average the two results (arXiv 2510.05278).",
+        description="Read the sequence and the reversed sequence with one model, and average the two results; arXiv 2510.05278 trains a second "
+        "model on reversed data instead, see `reversed`.",
     )
     double: bool = Field(
         False,
         description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit.",
     )
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        return spell_keep(value)
 
 
 class PretrainConfig(_Part):
@@ -63,6 +81,20 @@ class PretrainConfig(_Part):
 
     fraction: Share = Field(1.0, description="Share of the pretraining data to use, in (0, 1].")
     epochs: Count = Field(8, description="Passes over that data.")
+    corpus: Literal["own", "pydoc", "fractals", "dyck", "sort", "copy", "automata", "bigram", "noise"] = Field(
+        "own",
+        description="What the body is pretrained on: its own corpus (`pydoc` for mini-roberta, `fractals` for mini-swin), or, for text "
+        "bodies, balanced brackets (`dyck`), numbers and the same in order (`sort`), a repetition (`copy`), generations of a cellular "
+        "automaton (`automata`), a walk by pydoc's pairs of words (`bigram`); for both kinds `noise`. See docs/bodies.md.",
+    )
+    objective: Literal["own", "masked", "causal", "labels", "denoise"] = Field(
+        "own",
+        description="What the body is pretrained for: its own objective (`masked` for text, `labels` for images); `masked` words, the next "
+        "word (`causal`), the sample's label (`labels`), or a sample from its noisy form (`denoise`). Images have the last two.",
+    )
+    label_noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="Share of the training samples of pretraining that get another label, drawn by `pretrain.seed` (arXiv 2309.17002)."
+    )
     seed: Seed = Field(0, description="Seed of pretraining, separate from the trial's, so that all seeds of an arm adapt the same body.")
 
 
@@ -86,12 +118,13 @@ class ValidationConfig(_Part):
 class EmbedderConfig(_Part):
     """The new input layer."""
 
-    init: Literal["pretrained", "random", "reference", "pretrained-third-row"] = Field(
+    init: Literal["pretrained", "random", "reference", "pretrained-third-row", "matched"] = Field(
         "pretrained",
         description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
         "or draw everything at random. `reference` does what the reference code does: with `align.epochs` > 0 it copies what `pretrained` "
         "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body. `pretrained-third-row` copies "
-        "what `pretrained` copies, with positions counted like that.",
+        "what `pretrained` copies, with positions counted like that. `matched` starts like `pretrained` and then, without training, gives the "
+        "embedder's features on the training samples the mean and covariance of the proxy's, in closed form (arXiv 1511.05547).",
     )
     weights: str | None = Field(
         None,
@@ -115,7 +148,38 @@ class CommonAlignConfig(_Part):
         "the one-stage, joint form.",
     )
     objective: Annotated[str, WithJsonSchema({"enum": [*DISTANCE_CATALOGUE.entries()]})] = Field(
-        "otdd-exact", description="The distance to minimise."
+        "otdd-exact",
+        description="The distance to minimise. Two controls read no proxy: `dispersion` moves the target's own classes apart; `none` takes "
+        "as many steps on the task's own loss, through the frozen body and a predictor that is thrown away.",
+    )
+    gradient: Literal["sum", "project"] = Field(
+        "sum",
+        description="How the joint form combines the gradients of the task's loss and of the weighted distance, batch by batch: their "
+        "`sum`; or `project`: where they work against each other (negative inner product in the embedder), each is first projected onto "
+        "the plane normal to the other (PCGrad, arXiv 2001.06782).",
+    )
+    agreement: bool = Field(
+        False,
+        description="Report, for each epoch, the cosine of the gradients of the distance and of the task's loss in the embedder "
+        "(`gradient_cosine`). It costs a backward pass through the body in each step of alignment and each batch of the joint form, and "
+        "changes nothing else.",
+    )
+    task_weight: NonNegative = Field(
+        0.0,
+        description="Alignment also minimises `task_weight` times the task's own loss, through the frozen body and a predictor that is "
+        "thrown away; of `bilevel`, the loss after its inner steps. It asks whether an embedder that serves the task already starts "
+        "better.",
+    )
+    label_entropy: NonNegative = Field(
+        0.0,
+        description="Alignment also minimises `label_entropy` times the entropy of the proxy's labels, as a classifier of the proxy reads "
+        "them from target samples, given the target's label (feature-label distortion of RECRAFT, arXiv 2601.18231). It asks whether "
+        "closeness helps only where classes fall into classes.",
+    )
+    label_entropy_form: Literal["conditional", "information"] = Field(
+        "conditional",
+        description="`conditional`: that entropy. `information`: less the entropy of the proxy's labels over all classes, so that it does "
+        "not fall where all samples go to one class of the proxy.",
     )
     class_samples: Count = Field(128, description="Maximum number of samples of each class that enter the distance in one epoch.")
     class_sampling: Literal["exact", "batches"] = Field(
@@ -163,6 +227,25 @@ else:
         "AlignConfig", __base__=CommonAlignConfig, __doc__=CommonAlignConfig.__doc__, __module__=__name__, **distance_knobs()
     )
     """`align.*`: the knobs that all distances share, and those that a distance declares for itself."""
+
+
+class AdaptConfig(_Part):
+    """Between alignment and fine-tuning: masked reconstruction of the target's training inputs, without labels."""
+
+    epochs: Epochs = Field(
+        0,
+        description="Passes over the training inputs in which masked parts are reconstructed, before fine-tuning; no label is read. 0 = none.",
+    )
+    train: Literal["all", "embedder"] = Field(
+        "all", description="What trains beside the linear decoder, which is thrown away: embedder and body, or the embedder alone."
+    )
+    lr: Positive = Field(1e-4, description="Learning rate of this stage, constant.")
+    batch_size: Count = Field(32, description="Samples per step of this stage.")
+    mask: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5,
+        description="Share of a sample's tokens whose input values are replaced by 0 and reconstructed: this share of them, rounded, at "
+        "least one.",
+    )
 
 
 class FinetuneConfig(_Part):
@@ -256,7 +339,9 @@ class FinetuneConfig(_Part):
 class TrialConfig(_Part):
     """One trial, whole: every knob has its value."""
 
-    task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
+    task: str = Field(
+        description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `hfds:NAME`, `ucr/NAME`."
+    )
     recipe: Literal["laptop", "published", "published-style"] = Field(
         "laptop",
         description="Which of the task's recipes provided the defaults. Omitted: `laptop` for a mini body or a bodiless arm, otherwise "
@@ -268,9 +353,20 @@ class TrialConfig(_Part):
         "your own values; see docs/reference.md. Not part of a trial's id; the knobs it sets are. In results: true if all of these are as "
         "in the reference, false if all are at their defaults, otherwise null.",
     )
+    method: Method | None = Field(
+        None,
+        description="Sets the knobs of a published method, as defaults that override the recipe's but not your own values: `naive`, `orca`, "
+        "`pare`, `mona`, `recraft`, `l2g`; see docs/successors.md. Not part of a trial's id; the knobs it sets are. In results: the method "
+        "that the knobs amount to, whoever set them; null if none.",
+    )
     train_samples: Count | None = Field(
         None,
         description="Number of training samples to use, drawn by `split_seed`; null = all. Inputs stay scaled by the whole training part.",
+    )
+    reversed: bool = Field(
+        False,
+        description="Read every input from its end: series reversed, images and fields along both axes, and dense targets with them "
+        "(arXiv 2510.05278). `sweeper soup --kind flip` averages the answers of a pair of such trials.",
     )
     split_seed: Seed = Field(0, description="Seed of the train / validation / test split.")
     valid_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -284,23 +380,27 @@ class TrialConfig(_Part):
         description="Use the splits and scores of the reference code, including its quirks such as validation = test; see docs/tasks.md.",
     )
     proxy: str = Field(
-        description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `task:NAME`. "
-        "The suffix `+shuffled` permutes its labels, `+k:N` takes N samples."
+        description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `hfds:NAME`, "
+        "`task:NAME`, or a mixture, `photos*0.5+fractals*0.5`. The suffix `+shuffled` permutes its labels, `+k:N` takes N samples, "
+        "`+near:N` and `+far:N` the N nearest to the target, or farthest from it."
     )
     body: BodyConfig
     pretrain: PretrainConfig = PretrainConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     align: AlignConfig = AlignConfig()
+    adapt: AdaptConfig = AdaptConfig()
     freezing: str | tuple[Phase, ...] = Field(
         "full", description="What trains, and when: a name (`full`, `frozen-body`, `frozen-body:5`, ...) or a list of phases."
     )
     adapter: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = Field(
         "none",
-        description="A few new weights inside the frozen body: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `ln_tuning`, `oft`), or "
-        "a mapping of `name` and peft options, `{name: lora, r: 4}`.",
+        description="A few new weights in the frozen body, or beside it: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `vera`, "
+        "`ln_tuning`, `oft`, `bottleneck`, `side`, `vpt`, `prefix`), or a mapping of `name` and options, `{name: lora, r: 4}`; see "
+        "docs/freezing.md.",
     )
     predictor: PredictorConfig = PredictorConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    mix: MixConfig = MixConfig()
     selection: Literal["valid", "test"] = Field(
         "valid",
         description="Split on which the best epoch is chosen; the reference uses `test`. The last epoch's scores are kept too.",
@@ -353,6 +453,11 @@ class TrialConfig(_Part):
         """The body, without its weights."""
         spec = find_body(self.body.name)
         return replace(spec, dims=self.task_spec.dims) if spec.is_bodiless else spec
+
+    @property
+    def start_weights(self) -> str:
+        """`body.weights`, and random where nothing is kept of the pretrained ones."""
+        return "random" if self.body.weights == "pretrained" and self.body.keep == NOTHING else self.body.weights
 
     @property
     def is_cross_validated(self) -> bool:
@@ -410,5 +515,29 @@ class TrialConfig(_Part):
 
     @property
     def reads_proxy(self) -> bool:
-        """Whether the trial compares with a proxy at all."""
-        return self.aligns or self.aligns_jointly
+        """Whether the trial reads a proxy at all."""
+        compares = (self.aligns or self.aligns_jointly) and find_distance(self.align.objective).reads_proxy
+        return compares or self.matches or self.mixes
+
+    @property
+    def needs_task_model(self) -> bool:
+        """Whether alignment needs body and predictor, and not the embedder alone."""
+        align = self.align
+        return align.objective in ("none", "bilevel") or align.agreement or align.task_weight > 0 or align.label_entropy > 0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether tokens of the proxy replace some of the target's in fine-tuning."""
+        if self.mix.share == 0 or self.body_spec.is_bodiless:
+            return False
+        return any(phase.train != ("predictor",) for phase in self.phases)
+
+    @property
+    def matches(self) -> bool:
+        """Whether the embedder starts with the moments of the proxy's features."""
+        return self.embedder.init == "matched" and self.embedder.weights is None and not self.body_spec.is_bodiless
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the model is adapted to the target's inputs before fine-tuning."""
+        return self.adapt.epochs > 0 and not self.body_spec.is_bodiless

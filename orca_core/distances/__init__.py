@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from orca_core.catalogue import Catalogue
-from orca_core.distances.builtin import BUILTIN_DISTANCES
-from orca_core.distances.spec import Distance, DistanceSpec, Knob, is_storable
+from orca_core.distances.builtin import BUILTIN_DISTANCES, OF_BODY, WITHOUT_PROXY
+from orca_core.distances.spec import Distance, DistanceSpec, Knob, Separation, is_storable
 from orca_core.plugins import check_reference
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "Distance",
     "DistanceSpec",
     "OtddSource",
+    "Separation",
     "distance_knobs",
     "find_distance",
     "knob_owners",
@@ -40,10 +41,12 @@ __all__ = [
 ]
 
 DISTANCES: dict[str, DistanceSpec] = {spec.name: spec for spec in BUILTIN_DISTANCES}
+"""The built-in distances to the proxy. `bilevel` and the controls that read none, `none` and `dispersion`, are in `DISTANCE_CATALOGUE`."""
 
 ALIGN_KNOBS = frozenset(
     {
         *("epochs", "weight", "objective", "class_samples", "class_sampling", "proxy_samples", "lr", "lr_from", "optimizer"),
+        *("agreement", "gradient", "task_weight", "label_entropy", "label_entropy_form"),
         *("optimizer_from", "weight_decay", "momentum", "betas", "lr_steps", "lr_schedule"),
     }
 )
@@ -52,6 +55,8 @@ ALIGN_KNOBS = frozenset(
 
 def _check(spec: DistanceSpec, known: Mapping[str, DistanceSpec]) -> None:
     check_reference("prepare", spec.prepare)
+    if spec.compares != "proxy":
+        raise TypeError(f"compares must be proxy, not {spec.compares!r}: the objectives without a proxy are built in")
     others = {knob: (other, definition) for other in known.values() for knob, definition in other.knobs.items()}
     for knob, definition in spec.knobs.items():
         if not isinstance(knob, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", knob):
@@ -78,7 +83,7 @@ DISTANCE_CATALOGUE: Catalogue[DistanceSpec] = Catalogue(
     knob="align.objective",
     group="orca_core.distances",
     spec_class=DistanceSpec,
-    builtin=DISTANCES.values(),
+    builtin=(*DISTANCES.values(), OF_BODY, *WITHOUT_PROXY),
     check=_check,
 )
 

@@ -29,6 +29,11 @@ def is_storable(kind: Any) -> bool:
     return get_origin(kind) in (Annotated, Union, UnionType, list, tuple) and bool(arguments) and is_storable(arguments[0])
 
 
+Compares = Literal["proxy", "classes", "nothing", "body"]
+"""What an objective of alignment is of: the target's features and the proxy's, the target's classes among themselves, no features, or what
+the body makes of the proxy."""
+
+
 class Distance(Protocol):
     """How far the features of one target class are from the source, of which what can be computed once has been."""
 
@@ -44,6 +49,22 @@ class Distance(Protocol):
         """
 
 
+class Separation(Protocol):
+    """How far the target's classes are from being apart: an objective that reads no proxy."""
+
+    def __call__(self, features: Tensor, labels: Tensor, weights: Tensor, /) -> Tensor:
+        """The objective: lower is further apart.
+
+        Args:
+            features: (m, d) features of samples of all classes, float32.
+            labels: (m,) integer class ids, on the device of the features.
+            weights: (m,) weights of the samples, > 0; only their proportions count.
+
+        Returns:
+            Scalar, differentiable in `features`.
+        """
+
+
 @dataclass(frozen=True)
 class DistanceSpec:
     """One distance, described without its code.
@@ -55,6 +76,8 @@ class DistanceSpec:
             the values of `knobs` by name; returns a `Distance`.
         knobs: The distance's own knobs, which become `align.NAME` of a config. Distances may share a knob if they define it alike.
         version: Raised when the code returns other numbers than before for the same features.
+        compares: `proxy` for a distance. The other objectives are built in: `classes`, whose code is called as `prepare(options)` and
+            returns a `Separation`, and `nothing` and `body`, which have no code here.
     """
 
     name: str
@@ -62,6 +85,17 @@ class DistanceSpec:
     prepare: str
     knobs: Mapping[str, Knob] = field(default_factory=dict, hash=False)
     version: int = 1
+    compares: Compares = "proxy"
+
+    @property
+    def reads_proxy(self) -> bool:
+        """Whether it needs a proxy."""
+        return self.compares in ("proxy", "body")
+
+    def separation(self, options: Mapping[str, Any]) -> Separation:
+        """The objective that compares the target's classes; `options` as for `prepared`."""
+        separation: Separation = resolve(self.prepare, self.name)({name: options[name] for name in self.knobs})
+        return separation
 
     def prepared(self, source_x: Tensor, source_y: Tensor, options: Mapping[str, Any]) -> Distance:
         """The distance to a source.

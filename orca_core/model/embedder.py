@@ -7,18 +7,25 @@
 
 Bodiless arms have the first two. That of `cnn` is a projection alone: of a single value, LayerNorm leaves little but the sign.
 
+`embedder.init: matched` gives all of them the mean and covariance of the proxy's features, see `orca_core.model.matching`.
+
+Each embedder works in two steps: `pixels` brings inputs into the form that is cut into patches, without parameters; `tokens` makes tokens of
+it. `unit` is the side of a patch there, so that patch (i, j) of `grid` is rows i unit to (i + 1) unit, and columns likewise.
+
 Shapes: n samples, l tokens, d width of the body's tokens.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from orca_core.bodies.base import BodyEmbedding, Geometry, ImageEmbedding, TextEmbedding
+from orca_core.bodies.keep import OF_EMBEDDING
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import Fault
@@ -41,28 +48,66 @@ def fold_side(length: int) -> int:
     return math.isqrt(length - 1) + 1
 
 
+class Colouring(nn.Module):
+    """A fixed affine map of tokens (n, l, d), after LayerNorm and before positions: by what `matching` finds, at first the identity.
+
+    It is state, not parameters: it never trains, and an embedder that has it trains as many numbers as one that has not.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(width))
+        self.register_buffer("bias", torch.zeros(width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return nn.functional.linear(tokens, self.weight, self.bias)
+
+
+def _finish(embedder: Embedder, tokens: Tensor) -> Tensor:
+    """Colouring and positions, where the embedder has them."""
+    if embedder.colouring is not None:
+        tokens = embedder.colouring(tokens)
+    return tokens if embedder.positions is None else tokens + embedder.positions
+
+
 class SeriesEmbedder(nn.Module):
     """(n, channels, length) -> (n, l, d), l = length / s."""
 
     def __init__(self, channels: int, length: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
         super().__init__()
-        self.stride = series_stride(length, min(target_seq_len, geometry.max_tokens))
+        self.stride = self.unit = series_stride(length, min(target_seq_len, geometry.max_tokens))
         self.num_tokens = length // self.stride
         self.grid = (self.num_tokens,)
         self.projection = nn.Conv1d(channels, geometry.width, self.stride, self.stride)
         self.norm = nn.Identity() if geometry.linear_embedder else nn.LayerNorm(geometry.width)
+        self.colouring: Colouring | None = None
         self.positions = _fresh_positions(self.num_tokens, geometry.width) if positions else None
         # Xavier with gain sqrt 2 and bias 0, as the reference has it.
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
 
-    def copy_pretrained(self, embedding: TextEmbedding) -> None:
-        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there."""
-        _copy_norm_and_positions(self, embedding)
+    def copy_pretrained(self, embedding: TextEmbedding, kept: Collection[str] = OF_EMBEDDING) -> None:
+        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there.
+
+        Args:
+            embedding: The body's own embedding.
+            kept: The parts of it that are pretrained; of the others nothing is taken.
+        """
+        _copy_norm_and_positions(self, embedding, kept)
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """(n, channels, length): the inputs themselves."""
+        return x
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Tokens of what `pixels` gave."""
+        return _finish(self, self.norm(self.projection(pixels).transpose(1, 2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(self.projection(x).transpose(1, 2))
-        return tokens if self.positions is None else tokens + self.positions
+        return self.tokens(self.pixels(x))
 
 
 class FieldEmbedder(nn.Module):
@@ -71,23 +116,36 @@ class FieldEmbedder(nn.Module):
     def __init__(self, channels: int, height: int, width: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
         super().__init__()
         limit = min(target_seq_len, geometry.max_tokens)
-        self.patch = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= limit)
+        self.patch = self.unit = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= limit)
         self.grid = (math.ceil(height / self.patch), math.ceil(width / self.patch))
         self.padding = (0, self.grid[1] * self.patch - width, 0, self.grid[0] * self.patch - height)
         self.projection = nn.Conv2d(channels, geometry.width, self.patch, self.patch)
         self.norm = nn.Identity() if geometry.linear_embedder else nn.LayerNorm(geometry.width)
+        self.colouring: Colouring | None = None
         self.positions = _fresh_positions(self.grid[0] * self.grid[1], geometry.width) if positions else None
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
 
-    def copy_pretrained(self, embedding: TextEmbedding) -> None:
-        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there."""
-        _copy_norm_and_positions(self, embedding)
+    def copy_pretrained(self, embedding: TextEmbedding, kept: Collection[str] = OF_EMBEDDING) -> None:
+        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there.
+
+        Args:
+            embedding: The body's own embedding.
+            kept: The parts of it that are pretrained; of the others nothing is taken.
+        """
+        _copy_norm_and_positions(self, embedding, kept)
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """(n, channels, height', width'): padded with 0 to whole patches."""
+        return nn.functional.pad(x, self.padding)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Tokens of what `pixels` gave."""
+        tokens = self.projection(pixels).flatten(2).transpose(1, 2)
+        return _finish(self, self.norm(tokens))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.projection(nn.functional.pad(x, self.padding)).flatten(2).transpose(1, 2)
-        tokens = self.norm(tokens)
-        return tokens if self.positions is None else tokens + self.positions
+        return self.tokens(self.pixels(x))
 
 
 class ImageEmbedder(nn.Module):
@@ -95,35 +153,52 @@ class ImageEmbedder(nn.Module):
 
     def __init__(self, channels: int, geometry: Geometry, embedding: ImageEmbedding) -> None:
         super().__init__()
-        self.image_size = geometry.image_size
+        self.image_size, self.unit = geometry.image_size, geometry.patch_size
+        self.grid = (geometry.side, geometry.side)
         self.projection = nn.Conv2d(channels, geometry.width, geometry.patch_size, geometry.patch_size)
         nn.init.trunc_normal_(self.projection.weight, std=0.02)
         nn.init.zeros_(_bias(self.projection))
         # As the body's own embedding: Swin has a LayerNorm, ViT has positions.
         self.norm = None if embedding.norm is None else nn.LayerNorm(geometry.width)
+        self.colouring: Colouring | None = None
         self.positions = None if embedding.positions is None else nn.Parameter(torch.empty_like(embedding.positions).normal_(std=0.02))
 
-    def copy_pretrained(self, embedding: ImageEmbedding) -> None:
-        """Take the patch projection, repeated over the input channels and cut to their number, bias, LayerNorm and positions."""
+    def copy_pretrained(self, embedding: ImageEmbedding, kept: Collection[str] = OF_EMBEDDING) -> None:
+        """Take the patch projection, repeated over the input channels and cut to their number, bias, LayerNorm and positions.
+
+        Args:
+            embedding: The body's own embedding.
+            kept: The parts of it that are pretrained; of the others nothing is taken.
+        """
+        if self.norm is not None and embedding.norm is not None and "layernorm" in kept:
+            _copy_norm(self.norm, embedding.norm)
+        if "embeddings" not in kept:
+            return
         weight, channels = embedding.projection.weight, self.projection.in_channels
         repeats = math.ceil(channels / weight.shape[1])
         self.projection.weight.data.copy_(weight.repeat(1, repeats, 1, 1)[:, :channels])
         if embedding.projection.bias is not None:
             _bias(self.projection).data.copy_(embedding.projection.bias)
-        if self.norm is not None and embedding.norm is not None:
-            _copy_norm(self.norm, embedding.norm)
         _copy_positions(self, embedding)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pixels(self, x: Tensor) -> Tensor:
+        """(n, channels, image_size, image_size): folded if it is a series, and resized."""
         if x.dim() == 3:
             side = fold_side(x.shape[2])
             x = nn.functional.pad(x, (0, side * side - x.shape[2])).unflatten(2, (side, side))
         if x.shape[2:] != (self.image_size, self.image_size):
             x = nn.functional.interpolate(x, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        tokens = self.projection(x).flatten(2).transpose(1, 2)
+        return x
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Tokens of what `pixels` gave."""
+        tokens = self.projection(pixels).flatten(2).transpose(1, 2)
         if self.norm is not None:
             tokens = self.norm(tokens)
-        return tokens if self.positions is None else tokens + self.positions
+        return _finish(self, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(self.pixels(x))
 
 
 Embedder = SeriesEmbedder | FieldEmbedder | ImageEmbedder
@@ -137,6 +212,7 @@ def make_embedder(
     target_seq_len: int,
     pretrained: bool,
     positions_from: int | None = None,
+    kept: Collection[str] = OF_EMBEDDING,
 ) -> Embedder:
     """The embedder for an input shape and a body, drawn from torch's global generator.
 
@@ -147,12 +223,13 @@ def make_embedder(
         target_seq_len: Maximum number of tokens; not for image bodies.
         pretrained: Copy what fits from `embedding`; not for a bodiless arm.
         positions_from: Copy its positions from this row on, even if nothing else.
+        kept: The parts of `embedding` that are pretrained, of `layernorm` and `embeddings`; of the others nothing is copied.
     """
     embedder: Embedder
     if isinstance(embedding, ImageEmbedding):
         embedder = ImageEmbedder(input_shape[0], geometry, embedding)
         if pretrained:
-            embedder.copy_pretrained(embedding)
+            embedder.copy_pretrained(embedding, kept)
     else:
         channels, *sizes = input_shape
         positions = not geometry.linear_embedder if embedding is None else embedding.positions is not None
@@ -161,8 +238,8 @@ def make_embedder(
         else:
             embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len, positions)
         if pretrained and embedding is not None:
-            embedder.copy_pretrained(embedding)
-    if positions_from is not None and embedding is not None:
+            embedder.copy_pretrained(embedding, kept)
+    if positions_from is not None and embedding is not None and "embeddings" in kept:
         _copy_positions(embedder, embedding, positions_from)
     return embedder
 
@@ -201,10 +278,11 @@ def _fresh_positions(count: int, width: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(count, width).normal_(std=0.02))
 
 
-def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding: TextEmbedding) -> None:
-    if embedding.norm is not None and isinstance(embedder.norm, nn.LayerNorm):
+def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding: TextEmbedding, kept: Collection[str]) -> None:
+    if embedding.norm is not None and isinstance(embedder.norm, nn.LayerNorm) and "layernorm" in kept:
         _copy_norm(embedder.norm, embedding.norm)
-    _copy_positions(embedder, embedding)
+    if "embeddings" in kept:
+        _copy_positions(embedder, embedding)
 
 
 def _copy_positions(embedder: Embedder, embedding: BodyEmbedding, start: int = 0) -> None:
@@ -214,7 +292,10 @@ def _copy_positions(embedder: Embedder, embedding: BodyEmbedding, start: int = 0
 
 def _copy_norm(target: nn.LayerNorm, source: nn.LayerNorm) -> None:
     target.weight.data.copy_(source.weight)
-    target.bias.data.copy_(source.bias)
+    if source.bias is None:  # ModernBERT's: the embedder's starts at none
+        target.bias.data.zero_()
+    else:
+        target.bias.data.copy_(source.bias)
 
 
 def _bias(layer: nn.Conv1d | nn.Conv2d) -> Tensor:

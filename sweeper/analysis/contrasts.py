@@ -20,8 +20,8 @@ from sweeper.analysis.matching import Arms, Key, Matching, Setting, deciding_col
 from sweeper.analysis.representatives import is_usable, key_of, represent_arms, tuned_columns
 from sweeper.results.views import shown_status
 
-NOT_COMPARED = ("task", "recipe", "reference_behaviour")
-"""Knobs that are no settings of their own: the last two say where others come from."""
+NOT_COMPARED = ("task", "recipe", "reference_behaviour", "method")
+"""Knobs that are no settings of their own: the last three say where others come from."""
 
 
 SELECTION = "selection"

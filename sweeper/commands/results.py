@@ -1,4 +1,4 @@
-"""Commands that read results: query, best, predict, status, show."""
+"""Commands that read results: query, best, published, predict, status, show."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def best(
     export: Annotated[Path | None, typer.Option("--export", help="Write a search space that runs the best arm again.")] = None,
     export_model: Annotated[Path | None, typer.Option("--export-model", help="Write the best trial's model to a folder.")] = None,
     store: StoreOption = None,
+    with_published: Annotated[
+        bool, typer.Option("--published", help="Show published values of the same task and score beside the arms.")
+    ] = False,
 ) -> None:
     """Show the best arms of each task, by the mean of the sweep's metric over seeds.
 
@@ -53,7 +56,8 @@ def best(
 
     With `--export-model`, weights that the sweep did not keep are computed again.
 
-    Example: `sweeper best quickstart --top 3`, `sweeper best quickstart --task digits --export best.yaml`
+    Example: `sweeper best quickstart --top 3`, `sweeper best quickstart --task digits --export best.yaml`,
+    `sweeper best objectives --published`
     """
     from sweeper.results.workspace import Workspace
     from sweeper.show.results import best_arms, describe_best
@@ -66,9 +70,32 @@ def best(
         typer.echo(export_best(workspace, name, task, space_file=export, model_folder=export_model), nl=False)
         return
     if format == "table":
-        typer.echo(describe_best(workspace, name, top, task), nl=False)
+        typer.echo(describe_best(workspace, name, top, task, with_published=with_published), nl=False)
     else:
-        write_table(best_arms(workspace, name, top, task), format)
+        write_table(best_arms(workspace, name, top, task, with_published=with_published), format)
+
+
+@report_errors
+def published(
+    task: Annotated[
+        str | None, typer.Argument(metavar="[TASK]", help="Task; default: all that have values.", autocompletion=complete_task)
+    ] = None,
+    format: FormatOption = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+) -> None:
+    """Show values that papers and benchmarks print for a task, each with its score, its source and how sure it is.
+
+    `best --published`, `plot NAME published` and the report lay those of the same score beside the arms of a sweep.
+
+    Example: `sweeper published nb360/darcy`, `sweeper published --format csv -o published.csv`
+    """
+    from sweeper.show.published import describe_published, published_table
+    from sweeper.show.tables import write_table
+
+    if format == "table" and output is None:
+        typer.echo(describe_published(task), nl=False)
+    else:
+        write_table(published_table(task), format, output)
 
 
 @report_errors

@@ -19,7 +19,8 @@ ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
 SCORES = (
     *("best_epoch", "valid_error", "valid_loss", "train_loss", "test_error", "last_valid_error", "last_test_error"),
-    *("majority_error", "proxy_distance", "proxy_distance_unlabelled", "params_total", "seconds", "saved_s"),
+    *("majority_error", "proxy_distance", "proxy_distance_unlabelled", "proxy_logme", "proxy_h_score"),
+    *("params_total", "seconds", "saved_s"),
 )
 """Columns of a trial that other tools list as its results."""
 
@@ -135,7 +136,7 @@ def read_sweep(workspace: Workspace, name: str) -> ExportedSweep:
     quoted = name.replace("'", "''")
     rows = workspace.sql(f"select * from trial_status where sweep = '{quoted}' and in_plan order by started_at, trial").rows()
     epochs: dict[str, list[Row]] = defaultdict(list)
-    order = "trial, list_position(['pretrain', 'align', 'finetune'], stage), fold nulls last, epoch"
+    order = "trial, list_position(['pretrain', 'align', 'adapt', 'finetune'], stage), fold nulls last, epoch"
     columns = ", ".join(("trial", "stage", "fold", "epoch", "seconds", *CURVES))
     for row in workspace.sql(f"select {columns} from metrics where sweep = '{quoted}' order by {order}").rows():
         epochs[row["trial"]].append(row)

@@ -9,7 +9,7 @@ from orca_core.stages import Stage
 from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
 
-GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "finetune": 1.0}
+GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "adapt": 1.0, "finetune": 1.0}
 """Seconds per epoch (`source`: of the complete stage) where no similar stage was measured: good enough to put trials in order."""
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from orca_core.config.knobs import TrialConfig
+from orca_core.declarations import STAGES
 from orca_core.identity import canonical_knobs, hash_of
 from orca_core.stages import Stage
 from sweeper.space.space import SearchSpace
@@ -90,7 +91,7 @@ class Plan:
         """Kind of stage -> (stages that the trials need, distinct ones); a trajectory counts once, however long it is."""
         needed = Counter(stage.kind for trial in self.trials for stage in trial.stages)
         distinct = Counter(kind for kind, _ in {(stage.kind, stage.folder) for trial in self.trials for stage in trial.stages})
-        return {kind: (needed[kind], distinct[kind]) for kind in ("pretrain", "source", "align", "finetune") if kind in needed}
+        return {kind: (needed[kind], distinct[kind]) for kind in STAGES if kind in needed}
 
     @cached_property
     def keep_at(self) -> dict[str, list[int]]:

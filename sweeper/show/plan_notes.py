@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from orca_core.config.methods import method_defaults
 from orca_core.config.paths import flatten
 from orca_core.config.resolve import REFERENCE_BEHAVIOUR
 from orca_core.identity import DEFAULTS
@@ -44,6 +45,7 @@ def knob_sources(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     given = [knob for knob in space.base if knob not in space.options and knob not in varied]
     sources = [("search space", ", ".join([*given, *varied])), ("--set", ", ".join(space.options))]
     sources += _recipes(plan, rows, {*space.base, *varied})
+    sources += _methods(plan, {*space.base, *varied})
     if any(trial.config.reference_behaviour for trial in plan.trials):
         sources.append(("reference_behaviour", ", ".join(knob for knob in REFERENCE_BEHAVIOUR if knob not in {*space.base, *varied})))
     sources.append(("defaults", "all other knobs"))
@@ -64,6 +66,19 @@ def _recipes(plan: Plan, rows: Sequence[Mapping[str, Any]], given: set[str]) -> 
         yield f"recipe {recipe} of {task}{origin}", ", ".join(f"{knob}={_spell(value)}" for knob, value in shown)
     if len(groups) > MAX_RECIPES:
         yield "other recipes", f"{len(groups) - MAX_RECIPES}; `sweeper tasks NAME` prints them"
+
+
+def _methods(plan: Plan, given: set[str]) -> Iterator[tuple[str, str]]:
+    """Each method that provides values, and the knobs it sets."""
+    shown: dict[str, dict[str, None]] = {}
+    for trial in plan.trials:
+        config = trial.config
+        if config.method is not None:
+            spec = config.task_spec
+            knobs = method_defaults(config.method, spec.dims, spec.kind, {})
+            shown.setdefault(config.method, {}).update(dict.fromkeys(knob for knob in knobs if knob not in given))
+    for method, names in shown.items():
+        yield f"method {method}", ", ".join(names)
 
 
 def _spell(value: Any) -> str:

@@ -17,13 +17,14 @@ from sweeper.results.store import ResultStore
 from sweeper.results.views import shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.running.driver import driver_of
+from sweeper.show.published import cells_beside, describe_beside
 from sweeper.show.tables import fill, format_settings, terminal_width, text_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def best_arms(workspace: Workspace, name: str, top: int, task: str | None = None) -> pa.Table:
+def best_arms(workspace: Workspace, name: str, top: int, task: str | None = None, *, with_published: bool = False) -> pa.Table:
     """The best arms of each task, ranked by `rank_arms`, with the knobs that the sweep varies, and the ids of the numbers.
 
     Args:
@@ -31,12 +32,17 @@ def best_arms(workspace: Workspace, name: str, top: int, task: str | None = None
         name: Name of the sweep.
         top: Maximum number of arms per task.
         task: Only this task; None = all tasks.
+        with_published: Whether to add the lowest published value of the task and the score.
 
     Raises:
         ConfigError: If the sweep is unknown or does not have the task, or none of its candidates is complete.
     """
     ranking, floors = rank_arms(workspace.results, name), Floors.read(workspace.results)
-    return _to_table([_line(ranking, arm, floors) for of_task in _tasks(ranking, task) for arm in ranking.arms[of_task][:top]])
+    lines = []
+    for of_task in _tasks(ranking, task):
+        more = cells_beside(of_task, ranking.arms[of_task]) if with_published else {}
+        lines += [_line(ranking, arm, floors) | more for arm in ranking.arms[of_task][:top]]
+    return _to_table(lines)
 
 
 def _line(ranking: Ranking, arm: RankedArm, floors: Floors) -> dict[str, Any]:
@@ -47,14 +53,18 @@ def _line(ranking: Ranking, arm: RankedArm, floors: Floors) -> dict[str, Any]:
     return {**arm.line, **ids, "best_floor_number": floor.id if floor is not None else None}
 
 
-def describe_best(workspace: Workspace, name: str, top: int, task: str | None = None) -> str:
+def describe_best(workspace: Workspace, name: str, top: int, task: str | None = None, *, with_published: bool = False) -> str:
     """The same as text: for each task a table whose last column has the settings of an arm, and whether arms beat the best floor.
 
     Raises:
         ConfigError: As `best_arms`.
     """
     ranking = rank_arms(workspace.results, name)
-    return "\n".join(_describe_task(ranking, of_task, ranking.arms[of_task][:top], workspace.uri) for of_task in _tasks(ranking, task))
+    parts = []
+    for of_task in _tasks(ranking, task):
+        text = _describe_task(ranking, of_task, ranking.arms[of_task][:top], workspace.uri)
+        parts.append(text + (describe_beside(of_task, ranking.arms[of_task]) if with_published else ""))
+    return "\n".join(parts)
 
 
 def _tasks(ranking: Ranking, task: str | None) -> list[str]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, SHORTHAND
+from orca_core.probing.catalogue import PROBES
 from sweeper.space.file import METRICS, SHORTHAND_KEYS, SpaceFile
 from sweeper.space.seeds import MAX_SEEDS
 
@@ -62,6 +63,9 @@ def json_schema() -> dict[str, Any]:
     several = {"type": "array", "items": numbers, "minItems": 1, "uniqueItems": True}
     count = {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS}
     properties["seeds"] = {"anyOf": [count, several, {"$ref": "#/$defs/SeedsConfig"}]}
+    names = {"anyOf": [{"enum": ["all"]}, {"type": "array", "items": {"enum": list(PROBES)}}]}
+    definitions["ProbesConfig"]["properties"]["names"] |= {"type": ["array", "string"]} | names
+    properties["probes"] = {"anyOf": [*names["anyOf"], {"$ref": "#/$defs/ProbesConfig"}]}
     for section, key in SHORTHAND_KEYS.items():
         model = SpaceFile.model_fields[section].annotation.__name__  # type: ignore[union-attr]
         properties[section] = {"anyOf": [{"$ref": f"#/$defs/{model}"}, {"enum": definitions[model]["properties"][key]["enum"]}]}

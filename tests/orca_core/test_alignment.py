@@ -65,7 +65,7 @@ def test_the_loss_is_the_sum_of_class_share_times_distance(align):
         seen.append(len(features))
         return features.sum() * 0 + means[len(seen) - 1], None
 
-    alignment.distance = distance
+    alignment.objective.distance = distance
     assert alignment.run_epoch(1).distance == pytest.approx(6 / 8 * 5 + 2 / 8 * 9)
     assert seen == [6, 2]
 
@@ -81,7 +81,7 @@ def test_every_epoch_draws_its_own_samples_of_a_class(align):
 
 def test_class_shares_count_the_whole_training_set_and_not_the_sample(align):
     few = align("digits", {"align.class_samples": 4})
-    few.distance = lambda features, draws: (features.sum() * 0 + len(features), None)
+    few.objective.distance = lambda features, draws: (features.sum() * 0 + len(features), None)
     assert few.run_epoch(1).distance == pytest.approx(4.0)
 
 

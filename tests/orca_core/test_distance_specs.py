@@ -35,7 +35,7 @@ class TestAnnealedDistances(DistanceContract):
         self.spec = DISTANCES[request.param]
 
 
-OPTIONS = {"label_gradient": "true", "entropic_reg": 0.1, "solver": "converged", "l2_batches": "full"}
+OPTIONS = {"label_gradient": "true", "entropic_reg": 0.1, "solver": "converged", "l2_batches": "full", "projections": 100}
 
 
 @pytest.mark.parametrize("name", DISTANCES)

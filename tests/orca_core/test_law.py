@@ -24,6 +24,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind, Read
 from orca_core.distances import find_distance
+from orca_core.distances.builtin import OF_BODY
 from orca_core.errors import OrcaError
 from orca_core.identity import trial_id, unread_knobs
 from orca_core.pipeline import run_trial
@@ -60,7 +61,13 @@ def trials_of_all_reads() -> list[TrialConfig]:
             **{"finetune.smooth.kind": "smart"},
         ),
         small(body=GPT2, body__flip=True, body__double=True, body__weights="random", align__epochs=1),
+        small("npz:tiny/series.npz", body=BERT, mix__share=0.5, mix__gate_epochs=1),
+        small(align__epochs=1, align__objective="bilevel", align__task_weight=0.5),
+        small(align__epochs=1, align__label_entropy=0.5),
         small("digits", freezing="surgical:1", finetune__reinit_top=1, finetune__scoring="chunks", finetune__checkpointing=True),
+        small(proxy="noise+near:10", align__epochs=1, align__objective="l2"),
+        small(body=GPT2, align__epochs=1, align__objective="none", adapt__epochs=1, embedder__init="matched"),
+        small(align__epochs=1, align__objective="sliced-wasserstein", align__agreement=True, align__weight=0.1, align__gradient="project"),
         small(
             **{"reference_data": True, "freezing": "frozen-both:1", "precision": "bf16", "train_samples": None},
             **{"finetune.l2_sp": 0.5, "finetune.distill": 0.5},
@@ -122,18 +129,27 @@ def test_settings_raise_on_what_is_not_declared():
 OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "threads": ({}, 2),
     "bits": ({}, "portable"),
-    "validation.fold": ({"validation.folds": 2}, 1),
+    "validation.folds": ({"validation.folds": 2, "validation.fold": 0}, 3),
+    "validation.fold": ({"validation.folds": 2, "validation.fold": 0}, 1),
     "body.name": ({}, "mini-swin"),
     "task": ({}, "openml/1510"),
     "proxy": ({}, "pydoc"),
     "reference_data": ({"task": "nb360/ecg"}, True),
     "embedder.weights": ({}, WINES_START),
+    "pretrain.label_noise": ({"pretrain.objective": "labels"}, 0.4),
     "align.lr_steps": ({}, [1]),
-    "body.flip": ({"body": GPT2}, True),
+    "body.flip": ({"body": GPT2, "align.agreement": True}, True),
     "body.double": ({"body": GPT2}, True),
     "align.momentum": ({"align.optimizer": "sgd"}, 0.5),
     "align.l2_batches": ({"align.objective": "l2"}, "all"),
     "align.lr_from": ({"align.lr": 1e-2, "finetune.lr": 1e-3}, "finetune"),  # to the same rate
+    "align.projections": ({"align.objective": "sliced-wasserstein"}, 20),
+    "finetune.reinit_top": ({"align.agreement": True}, 1),
+    **{f"mix.{name}": ({"mix.share": 0.5}, None) for name in ("end_share", "epochs", "weight", "gate", "gate_epochs")},
+    **{f"align.{name}": ({"align.objective": "bilevel", "align.weight": 0.0}, None) for name in OF_BODY.knobs},
+    "align.label_entropy_form": ({"align.label_entropy": 0.5}, "information"),
+    "predictor.pool": ({"align.agreement": True}, "max"),
+    "predictor.head": ({"align.agreement": True}, "mlp"),
     "finetune.batch_size": ({"align.class_sampling": "batches"}, 5),
     "finetune.lr": ({"align.lr_from": "finetune"}, 5e-4),
     "align.betas": ({}, [0.9, 0.999]),
@@ -158,7 +174,8 @@ def unhashed(declared: Declaration, read: Read) -> bool:
     under, other = OTHER_VALUES.get(read.knob, ({}, None))
     joint = {"align.weight": 0.1} if declared.kind == "finetune" else {}
     random = {"body.weights": "random"} if read.knob == "seed" and declared.kind == "source" else {}
-    base = {"align.epochs": 1, **joint, **random, **under}
+    chosen = {"proxy": "noise+near:10"} if declared.kind == "source" else {}  # then the source reads what its choice does
+    base = {"align.epochs": 1, **joint, **random, **chosen, **under}
     value = other if other is not None else next(v for v in VALUES[read.knob] if v != value_of(small(**base_names(base)), read.knob))
     one, two = small(**base_names(base)), small(**base_names(base | {read.knob: value}))
     with pytest.MonkeyPatch.context() as patch:

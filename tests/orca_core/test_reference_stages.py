@@ -59,7 +59,7 @@ def test_a_class_sample_is_whole_batches_until_there_are_more_than_asked_for(ali
 
 def test_a_class_of_one_sample_is_passed_over_and_the_other_shares_stay(align):
     alignment = align("openml/187", {"align.class_sampling": "batches"}, {0: 6, 1: 1, 2: 3})
-    alignment.distance = lambda features, draws: (features.sum() * 0 + 1.0, features.new_ones(1, 2))
+    alignment.objective.distance = lambda features, draws: (features.sum() * 0 + 1.0, features.new_ones(1, 2))
     result = alignment.run_epoch(1)
     assert result.distance == pytest.approx(0.6 + 0.3)
     assert result.label_distances == [[1.0, 1.0], None, [1.0, 1.0]]
@@ -90,7 +90,7 @@ def test_the_incomplete_batch_of_l2_counts_as_0_if_asked_for(align):
 
 def test_many_label_distances_are_told_in_few_epochs(align):
     alignment = align("openml/187", {}, {0: 4, 1: 4})
-    alignment.distance = lambda features, draws: (features.sum() * 0 + 1.0, features.new_ones(1, 1251))
+    alignment.objective.distance = lambda features, draws: (features.sum() * 0 + 1.0, features.new_ones(1, 1251))
     told = [epoch for epoch in range(1, 21) if alignment.run_epoch(epoch).label_distances is not None]
     assert told == [1, 10, 20]
 

@@ -12,6 +12,7 @@ from sweeper.show.figures import (
     best_so_far,
     distance_error,
     effects,
+    explain,
     freezing,
     importance,
     interaction,
@@ -20,7 +21,9 @@ from sweeper.show.figures import (
     low_data,
     pareto,
     pretraining,
+    probes,
     proxies,
+    published,
     ranks,
     timeline,
 )
@@ -87,6 +90,13 @@ FIGURES = (
         "knobs with several levels, and more complete trials than levels",
         importance.read,
         importance.draw,
+    ),
+    FigureKind(
+        "explain",
+        "What explains a gap: pretrained against random by parts of the body, aligned against naive link by link",
+        "combinations of `body.keep`, or the controls of `align.objective` beside `align.epochs: 0`",
+        explain.read,
+        explain.draw,
     ),
     FigureKind(
         "interaction",
@@ -166,11 +176,25 @@ FIGURES = (
         pareto.draw,
     ),
     FigureKind(
+        "published",
+        "The best arms beside published values of the same task and score",
+        "a complete arm on a task that `sweeper published` knows",
+        published.read,
+        published.draw,
+    ),
+    FigureKind(
         "label-distances",
         "Heat map of distances between the classes of target and proxy",
         "`align.objective: otdd-exact` or `otdd-gaussian`",
         label_distances.read,
         label_distances.draw,
+    ),
+    FigureKind(
+        "probes",
+        "Probes by layer: distance, similarity, rank, attention, change; a line for each moment",
+        "`probes` that have a number for each layer",
+        probes.read,
+        probes.draw,
     ),
     FigureKind(
         "timeline",

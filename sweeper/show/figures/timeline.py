@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STAGES = ("pretrain", "source", "align", "finetune")
+STAGES = ("pretrain", "source", "align", "adapt", "finetune")
 """The stages in the order in which a trial runs them."""
+
+_LOOKS = {"pretrain": 0, "source": 1, "align": 2, "finetune": 3, "adapt": 4}
+"""Numbers of the looks that stages have in all figures: the one that came last has the last."""
 
 LOST = ("FAIL", INTERRUPTED)
 """How attempts end that are marked as lost."""
@@ -228,7 +231,7 @@ def _choose_unit(hours: float) -> tuple[float, str]:
 def _draw_totals(axes: Axes, hours: Mapping[str, Hours], unit: float) -> None:
     used = [stage for stage in STAGES if hours[stage].computed + hours[stage].reused > 0]
     for place, stage in enumerate(used):
-        style, one = look(STAGES.index(stage)), hours[stage]
+        style, one = look(_LOOKS[stage]), hours[stage]
         axes.barh(place, unit * one.computed, facecolor=style.color, edgecolor=INK, hatch=style.hatch, height=0.65)
         label = "saved by reuse" if place == 0 else None
         axes.barh(
@@ -255,10 +258,10 @@ def _draw_lanes(axes: Axes, data: Timeline, slots: int, unit: float) -> None:
     shown = [attempt for attempt in data.attempts if attempt.slot < slots]
     whole = [(attempt.slot, unit * attempt.start, unit * attempt.end) for attempt in shown]
     _add_spans(axes, whole, facecolor=FAINT, alpha=0.35, linewidth=0)
-    for number, stage in enumerate(STAGES):
+    for stage in STAGES:
         parts = [(a.slot, unit * part.start, unit * part.end) for a in shown for part in a.parts if part.stage == stage]
         if parts:
-            style = look(number)
+            style = look(_LOOKS[stage])
             _add_spans(axes, parts, facecolor=style.color, edgecolor=INK, linewidth=0.3, hatch=style.hatch, label=stage)
     lost = [attempt for attempt in shown if attempt.status in LOST]
     if lost:

@@ -14,10 +14,12 @@ from orca_core.floors.rows import COMPLETE, SIMPLE_FIRST, FloorCase
 from sweeper.analysis.arms import RankedArm
 from sweeper.analysis.factors import KNOB_OF, cell, spell_value
 from sweeper.analysis.floors import Floors
+from sweeper.analysis.published import CAUTION
 from sweeper.analysis.resolution import describe_resolution
 from sweeper.planning.rerun import arm_space
 from sweeper.results.store import results_option
 from sweeper.running.configs_of_rows import config_of_row
+from sweeper.show.published import beside_arms
 from sweeper.show.report.answers import in_words
 from sweeper.show.report.content import Block, Cell, Listing, Paragraph, Section, Table, count_cell, number_cell, text_cell
 from sweeper.show.report.ids import Ids
@@ -61,6 +63,7 @@ def _task_section(material: Material, task: str, arms: Sequence[RankedArm], ids:
             blocks.append(Paragraph("An arm marked “constant” does no better than a constant answer: it has learned nothing.", "note"))
         blocks += [Paragraph(text, "note") for text in describe_resolution(material.ranking.metric, [arm.rows for arm in arms])]
     blocks += _floor_blocks(material, f"{name}-floors", task, ids)
+    blocks += _published_blocks(f"{name}-published", task, arms)
     if arms:
         blocks += _config_listing(material, task, arms[0])
     return Section(name, task, blocks)
@@ -136,6 +139,19 @@ def _floor_blocks(material: Material, name: str, task: str, ids: Ids) -> Iterato
         )
     columns = ["model", *split, "validation error", "test error", "fitted to samples", "settings", "remark"]
     yield Table(name, f"Models without a transformer on {task}, settings chosen on {_chosen_on(rows)}", columns, table)
+
+
+def _published_blocks(name: str, task: str, arms: Sequence[RankedArm]) -> Iterator[Block]:
+    """Published values that may stand beside the arms, if there are any."""
+    found = beside_arms(task, arms).comparable if arms else ()
+    if found:
+        rows = [
+            [text_cell(value.method), number_cell(value.value), *map(text_cell, (value.printed, value.source, value.certainty))]
+            for value in found
+        ]
+        caption = f"Published on {task}, by {found[0].score}; lower is better"
+        yield Table(name, caption, ["method", "test error", "as printed", "source", "how sure"], rows)
+        yield Paragraph(CAUTION, "note")
 
 
 def _best_first(row: Mapping[str, Any]) -> tuple[Any, ...]:

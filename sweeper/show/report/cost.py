@@ -10,8 +10,14 @@ from typing import Any
 from sweeper.show.report.content import Block, Cell, Paragraph, Section, Table, count_cell, text_cell
 from sweeper.show.report.material import Material
 
-_ORDER = ("pretrain", "source", "align", "finetune")
-_STAGE_NAMES = {"pretrain": "pretraining", "source": "features of the proxy", "align": "alignment", "finetune": "fine-tuning"}
+_ORDER = ("pretrain", "source", "align", "adapt", "finetune")
+_STAGE_NAMES = {
+    "pretrain": "pretraining",
+    "source": "features of the proxy",
+    "align": "alignment",
+    "adapt": "adaptation to the target's inputs",
+    "finetune": "fine-tuning",
+}
 
 
 def cost_section(material: Material) -> Section:
