@@ -50,8 +50,7 @@ def adaptation(config: TrialConfig, data: TaskData | None = None) -> Adaptation:
     return Adaptation(settings, build_embedder(settings, loaded, data.input_shape), build_body(settings, loaded), data, CPU)
 
 
-@pytest.mark.parametrize("task", [SERIES, IMAGES])
-@every_body
+@pytest.mark.parametrize(("task", "body"), [(SERIES, BODIES["gpt2"]), *((IMAGES, body) for body in BODIES.values())])
 def test_it_learns_to_reconstruct(body, task):
     stage = adaptation(trial(task, body=body, train_samples=None))
     losses = [stage.run_epoch(epoch).train_loss for epoch in range(1, 6)]
@@ -124,8 +123,7 @@ def test_it_goes_on_in_mid_stage_to_the_same_bits():
     assert all(torch.equal(tensor, third.state()[name]) for name, tensor in one.state().items())
 
 
-@pytest.mark.parametrize("train", ["all", "embedder"])
-@every_body
+@pytest.mark.parametrize(("train", "body"), [("embedder", BODIES["gpt2"]), *(("all", body) for body in BODIES.values())])
 def test_fine_tuning_starts_with_what_was_adapted(body, train, tmp_path):
     knobs = {"body": body, "adapt__train": train, "finetune__reinit_top": 1, "adapter": "lora"}
     plain, adapted = (dict(model_before_tuning(trial(**knobs, adapt__epochs=n), Store(tmp_path)).named_parameters()) for n in (0, 2))

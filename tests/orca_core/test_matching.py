@@ -63,9 +63,19 @@ def source(config: TrialConfig, store: Store) -> torch.Tensor:
     return found.tensors["features"].double()
 
 
-@pytest.mark.parametrize("task", [SERIES, IMAGES])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize(
+    ("family", "task", "weights"),
+    [
+        ("gpt2", SERIES, "pretrained"),
+        ("gpt2", IMAGES, "random"),
+        ("bert", IMAGES, "pretrained"),
+        ("bert", SERIES, "random"),
+        ("roberta-pad-0", SERIES, "pretrained"),
+        ("vit", IMAGES, "pretrained"),
+        ("vit", SERIES, "random"),
+        ("swin", IMAGES, "pretrained"),
+    ],
+)
 def test_means_are_the_proxys_and_covariances_are_so_where_the_target_has_any(task, family, weights, tmp_path):
     config, store = trial(task, body=FAMILIES[family], body__weights=weights), Store(tmp_path)
     found = features(config, store)
@@ -136,7 +146,6 @@ def test_no_more_numbers_train_than_otherwise(tmp_path):
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_an_exported_model_has_the_map(epochs, tmp_path):
     config, store = trial(align__epochs=epochs, align__objective="mmd", body=FAMILIES["bert"]), Store(tmp_path / "store")
-    run(config, store)
     export_model(config, store, tmp_path / "model")
     loaded = load_model(tmp_path / "model").model
     assert loaded.embedder.colouring is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.csv
 import pytest
 from test_soup import derived, run, sweeper
@@ -17,32 +18,35 @@ from sweeper.space.reading import parse_space
 SPACE: dict[str, Any] = {
     "name": "both-ways",
     "keep": "best",
-    "base": {
-        "task": "mnist1d",
-        "body": {"name": "mini-roberta", "weights": "random"},
-        "align.epochs": 0,
-        "train_samples": 40,
-        "finetune": {"epochs": 1, "warmup_epochs": 0, "decay_epochs": None},
-    },
+    "base": {"body": "transformer-1", "finetune": {"epochs": 1, "warmup_epochs": 0, "decay_epochs": None}},
     "space": {"reversed": {"grid": [False, True]}},
     "seeds": 2,
 }
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory) -> Path:
+def space(tmp_path_factory) -> dict[str, Any]:
+    """Trials on 60 short series of three classes."""
+    path, y = tmp_path_factory.mktemp("pairs") / "series.npz", np.arange(60) % 3
+    x = np.random.default_rng(0).normal(size=(60, 1, 8)) + y.reshape(-1, 1, 1)
+    np.savez(path, x=x.astype("float32"), y=y)
+    return {**SPACE, "base": {**SPACE["base"], "task": f"npz:{path}"}}
+
+
+@pytest.fixture(scope="module")
+def swept(space, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pairs") / "results"
-    run(folder, SPACE)
+    run(folder, space)
     return folder
 
 
-def test_each_trial_and_its_twin_are_a_derived_row(swept):
+def test_each_trial_and_its_twin_are_a_derived_row(space, swept):
     done = sweeper("soup", "both-ways", "--kind", "flip", "--results", swept)
     assert done.exit_code == 0, done.output
     assert "2 new." in done.output
     rows = derived(swept)
     assert [row["derived_by"] for row in rows] == ["flip"] * 2
-    configs = {trial.id: trial.config for trial in make_plan(parse_space(SPACE)).trials}
+    configs = {trial.id: trial.config for trial in make_plan(parse_space(space)).trials}
     assert {row["seed"] for row in rows} == {0, 1}
     for row in rows:
         pair = [configs[member] for member in row["members"]]
