@@ -94,9 +94,6 @@ READS_PROXY = Condition(
     "some phase), or `embedder.init` is matched, or `mix.share` > 0",
     lambda config: config.reads_proxy,
 )
-ALIGNS_TO_PROXY = Condition(
-    "`align.objective` compares with the proxy", lambda config: find_distance(config.align.objective).reads_proxy
-)
 MATCHES = Condition("`embedder.init` is matched", lambda config: config.matches)
 REPLACES_TOKENS = Condition("`mix.share` > 0 and embedder or body train in some phase", lambda config: config.mixes)
 GATE_LEARNS = Condition("`mix.gate` is learned", lambda config: config.mix.gate == "learned")

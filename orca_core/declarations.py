@@ -288,7 +288,7 @@ _STEPS = tuple(
     for name, condition in {
         "class_samples": ALWAYS,
         "class_sampling": ALWAYS,
-        "proxy_samples": when.ALIGNS_TO_PROXY,
+        "proxy_samples": when.READS_PROXY,
         "lr_from": ALWAYS,
         "optimizer": ALWAYS,
         "weight_decay": ALWAYS,

@@ -150,7 +150,8 @@ class CommonAlignConfig(_Part):
     objective: Annotated[str, WithJsonSchema({"enum": [*DISTANCE_CATALOGUE.entries()]})] = Field(
         "otdd-exact",
         description="The distance to minimise. Two controls read no proxy: `dispersion` moves the target's own classes apart; `none` takes "
-        "as many steps on the task's own loss, through the frozen body and a predictor that is thrown away.",
+        "as many steps on the task's own loss, through the frozen body and a predictor that is thrown away. `bilevel` is no distance: it "
+        "moves the embedder so that a step on the task changes least what the body knows of the proxy (MoNA, arXiv 2406.18864).",
     )
     gradient: Literal["sum", "project"] = Field(
         "sum",
