@@ -96,7 +96,7 @@ PROBES: Mapping[str, Probe] = {
         Probe(
             "distance",
             "At which layers are the target's features close to the proxy's, and what brought them there: alignment or fine-tuning?",
-            "Fréchet distance by layer, as Huang et al. 2024, arXiv 2410.07167; closed form: Dowson & Landau 1982",
+            "the gap between modalities layer by layer: Huang et al. 2024, arXiv 2410.07167; the distance: Dowson & Landau 1982",
             f"{_CODE}.geometry:distances",
             MOMENTS,
             "`absolute`: squared feature units; `relative`: divided by the proxy's total variance at the layer",

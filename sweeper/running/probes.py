@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orca_core.errors import OrcaError
-from orca_core.probing.finished import missing_states, probe_finished
+from orca_core.probes_afterwards import probe_finished
+from orca_core.probing.finished import missing_states
 from orca_core.probing.keys import ProbeStage, TrialProbes, probes_of
 from orca_core.rows import ProbeRow
 from orca_core.store import Store

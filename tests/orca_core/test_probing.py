@@ -19,10 +19,11 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import FINETUNE
 from orca_core.keeping import shapes_of
 from orca_core.pipeline import model_before_tuning, run_trial
+from orca_core.probes_afterwards import probe_finished
 from orca_core.probing import PROBES, ProbeRequest
 from orca_core.probing import run as running
 from orca_core.probing.attention import entropies_of
-from orca_core.probing.finished import missing_states, probe_finished
+from orca_core.probing.finished import missing_states
 from orca_core.probing.keys import ONLY_TRAINING, probes_of
 from orca_core.probing.layers import layer_means
 from orca_core.probing.run import KILLED
