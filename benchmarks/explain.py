@@ -1,7 +1,8 @@
 """Does `sweeper explain` name the right cause? Sweeps whose cause was planted, drawn again and again from a pool of real trials.
 
     python benchmarks/explain.py                      # the analysis of the pool in benchmarks/explain_pool.csv: seconds
-    python benchmarks/explain.py --compute FOLDER     # computes the pool anew, in this process: minutes; goes on where it was interrupted
+    python benchmarks/explain.py --compute FOLDER     # first computes what the pool lacks, in this process: minutes if it is empty
+    python benchmarks/explain.py --simulated 1000     # normal errors instead, for the error rate of the rule
 
 A pool has 40 seeds of every arm. Each planted sweep is a draw of 5 seeds from it, without replacement within the sweep; sweeps share seeds,
 so they are not independent. `explain` sees the tables of a sweep and nothing else. A sweep counts as right if the planted cause is named,
@@ -402,6 +403,56 @@ def _report(subject: str, causes: Sequence[tuple[str, ...]], expected: tuple[str
     return false <= 0.05 * len(causes)
 
 
+SIMULATED = (
+    ("attention", {}),
+    ("attention", {"attention": 1.5}),
+    ("attention", {"attention": 1.5, "ffn": 3.0}),
+    ("distance", {}),
+    ("distance", {"none": 1.5}),
+    ("distance", {"none": 1.5, "coral": 3.0}),
+)
+"""Plant whose arms are taken, and what is true: part or rung -> by how many standard deviations of an error it lowers the error."""
+
+
+def simulate(count: int) -> bool:
+    """Print how often a cause is named that has no effect, for normal errors; gives whether that is at most 5 %, up to chance."""
+    import numpy as np
+
+    rng, is_right = np.random.default_rng(0), True
+    print("Named though it has no effect, in % of sweeps; named where it has one, in %, smallest effect first.")
+    for name, effects in SIMULATED:
+        truth = TRUTHS[name]
+        means = {arm: -sum(size for what, size in effects.items() if _has(name, arm, what)) for arm in truth.arms}
+        right = {_CAUSE.get(what, what) for what in effects}
+        for size in (3, 5, 10):
+            false, hits = 0, dict.fromkeys(right, 0)
+            for _ in range(count):
+                shared = rng.normal(size=size)  # of a seed, in all of its arms
+                rows = {
+                    (arm, seed): {"test_error": str(0.5 + 0.02 * (means[arm] + shared[seed] + rng.normal())), "test_samples": "10000"}
+                    for arm in truth.arms
+                    for seed in range(size)
+                }
+                (gap,) = [row for row in explain(table_of(name, rows, range(size))).to_pylist() if row["term"] == "gap"]
+                named = set(gap["causes"])
+                false += bool(named - right)
+                hits = {cause: number + (cause in named) for cause, number in hits.items()}
+            is_right &= false / count <= 0.05 + 2 * (0.05 * 0.95 / count) ** 0.5
+            words = ", ".join(f"{cause} {100 * number / count:.1f}" for cause, number in hits.items()) or "-"
+            of = f"{'parts' if name == 'attention' else 'chain'}, true: {effects or 'nothing'}, {size} seeds"
+            print(f"  {of}: false {100 * false / count:.1f}; {words}", flush=True)
+    return is_right
+
+
+_CAUSE = {"none": "more steps", "dispersion": "tidier classes", "coral": "closeness to the proxy"}
+
+
+def _has(name: str, arm: str, what: str) -> bool:
+    """Whether an arm has a part; or is the rung at which a link ends, or one after it."""
+    arms = list(TRUTHS[name].arms)
+    return what in KEEPS[arm] if name == "attention" else arms.index(arm) >= arms.index(what)
+
+
 def main() -> int:
     """Compute the pool if asked to, and analyse it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -410,7 +461,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=tuple(TRUTHS), default=tuple(TRUTHS), help="compute these plants alone")
     parser.add_argument("--sweeps", type=int, default=SWEEPS, help="planted sweeps of each kind")
     parser.add_argument("--seeds", type=int, default=SWEEP, help="seeds of a planted sweep")
+    parser.add_argument("--simulated", type=int, metavar="N", help="simulate N sweeps of each kind with normal errors, and nothing else")
     arguments = parser.parse_args()
+    if arguments.simulated:
+        return 0 if simulate(arguments.simulated) else 1
     if arguments.compute is not None:
         compute(arguments.compute, arguments.pool, arguments.only)
     return 0 if analyse(arguments.pool, arguments.sweeps, arguments.seeds) else 1

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE
-from sweeper.analysis.terms import ALIGNMENT_QUESTION, PARTS_QUESTION, STATISTICS_QUESTION, Term
+from sweeper.analysis.paired import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED
+from sweeper.analysis.terms import ALIGNMENT_QUESTION, PARTS_QUESTION, Term
 
 NAMED, UNTOLD, NO_GAP, OPEN, UNFAIR = "named", "cannot be told", "no gap", "undecided", "unfair"
 """What is known of the causes of a gap: some are named; the gap is shown, but none of its terms; there is none within the margin; it is not
@@ -125,7 +125,7 @@ def _describe(gap: Term, terms: Sequence[Term]) -> Cause:
             text = "What explains the gap cannot be told: arms are missing."
     else:
         state = NAMED
-        text = _SENTENCE.format(change="lower" if lower else "higher", arm=_ARMS[gap.question], causes=_join(names))
+        text = _SENTENCE.format(change="lower" if lower else "higher", arm=_arm(gap), causes=_join(names))
         if gap.question == ALIGNMENT_QUESTION and any("+" in term.term for term in named):
             text += " Those joined by `or` cannot be told apart, as an arm between them is missing."
     if state in (NAMED, UNTOLD):
@@ -135,19 +135,21 @@ def _describe(gap: Term, terms: Sequence[Term]) -> Cause:
 
 _SENTENCE = "The error is {change} {arm} because of {causes}."
 
-_ARMS = {
-    PARTS_QUESTION: "with a pretrained body",
-    STATISTICS_QUESTION: "with a pretrained body",
-    ALIGNMENT_QUESTION: "with alignment",
-}
+
+def _arm(gap: Term) -> str:
+    """What the arm at which the gap ends has that the other does not."""
+    if gap.question != ALIGNMENT_QUESTION:
+        return "with a pretrained body"
+    (_, _, end), (_, _, begin) = (arm.partition(", start ") for arm in gap.subject.split(" - ", 1))
+    return "with alignment" if end == begin else f"with alignment from the start {end}"
 
 
 def _about_others(gap: Term, others: Sequence[Term]) -> str:
     """What is shown of the terms that are not named."""
     text = ""
     opposite = HURTS if gap.verdict == HELPS else HELPS
-    for what, verdict in (("Against it", opposite), ("No difference that matters", NO_DIFFERENCE)):
-        if names := [name_cause(term.term, gap.question) for term in others if term.verdict == verdict]:
+    for what, verdict in (("Against it", opposite), ("No difference that matters", NO_DIFFERENCE), ("Undecided", UNDECIDED)):
+        if names := [name_cause(term.term, gap.question) for term in others if term.verdict == verdict and _is_known(term)]:
             text += f" {what}: {_join(names)}."
     return text
 

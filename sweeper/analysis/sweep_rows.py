@@ -137,7 +137,10 @@ def to_rows(table: pa.Table, keep: Collection[str] = PAIR_BY) -> list[dict[str, 
         column = table[name]
         if name in KNOB_OF and name not in _ALWAYS and name not in keep:
             is_list = pa.types.is_list(column.type)
-            values = len(set(map(str, column.to_pylist()))) if is_list else pc.count_distinct(column, mode="all").as_py()
+            if pa.types.is_null(column.type):  # a column of other programs in which nothing is set
+                values = 1
+            else:
+                values = len(set(map(str, column.to_pylist()))) if is_list else pc.count_distinct(column, mode="all").as_py()
             if values <= 1:
                 constant.append(name)
     if "status" in table.column_names and table["status"].null_count == len(table):  # a table without the column, read by its schema
