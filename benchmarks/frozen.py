@@ -28,9 +28,8 @@ METRICS = ("train_loss", "valid_loss", "valid_error", "test_error", "lr")
 class Recomputing(Finetuning):
     """Fine-tuning that recomputes the frozen parts in every step."""
 
-    @property
-    def _features_are_fixed(self) -> bool:
-        return False
+    def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.train[0], self.valid[0], self.test[0]
 
 
 def seconds_and_rows(kind: type[Finetuning], store: Store) -> tuple[list[float], list[EpochRow]]:

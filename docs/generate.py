@@ -19,9 +19,11 @@ from pydantic import TypeAdapter
 from orca_core.config.paths import KNOBS
 from orca_core.declarations import describe_knob
 from orca_core.freezing.schedule import FREEZING_NAMES, Phase
+from orca_core.probing.catalogue import PROBES
 from sweeper.results.records import markdown
 from sweeper.running.reasons import reasons_table
 from sweeper.space.file import Budget, Resources, SchedulerConfig, SpaceFile
+from sweeper.space.probes import ProbesConfig
 from sweeper.space.search import SearchConfig
 from sweeper.space.seeds import Question, SeedsConfig
 
@@ -35,6 +37,7 @@ _SECTIONS = (
     ("scheduler", SchedulerConfig),
     ("resources", Resources),
     ("budget", Budget),
+    ("probes", ProbesConfig),
 )
 
 
@@ -67,6 +70,18 @@ def running_page() -> str:
     before, begin, rest = (DOCS / "running.md").read_text().partition("<!-- reasons -->\n")
     _, end, after = rest.partition("<!-- /reasons -->\n")
     return before + begin + reasons_table() + end + after
+
+
+def probes_page() -> str:
+    """docs/probes.md, with the table of probes as they are now."""
+    before, begin, rest = (DOCS / "probes.md").read_text().partition("<!-- probes -->\n")
+    _, end, after = rest.partition("<!-- /probes -->\n")
+    lines = ["| Probe | Question | Value | Moments | Needs | Source |", "|---|---|---|---|---|---|"]
+    for probe in PROBES.values():
+        moments = ", ".join(f"`{moment}`" for moment in probe.moments)
+        cells = (f"`{probe.name}`", probe.question, probe.unit, moments, probe.needs, probe.source)
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return before + begin + "\n".join(lines) + "\n" + end + after
 
 
 TUTORIAL_RESULTS = DOCS.parent / "tests" / "fixtures" / "tutorial"
@@ -145,6 +160,7 @@ def _cell(text: str | None) -> str:
 
 def main() -> int:
     pages = {"knobs.md": knobs_page(), "results.md": markdown(), "running.md": running_page(), "tutorial.md": tutorial_page()}
+    pages["probes.md"] = probes_page()
     stale = [name for name, text in pages.items() if not (DOCS / name).is_file() or (DOCS / name).read_text() != text]
     if "--check" in sys.argv:
         if stale:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orca_core.adapters.names import NONE
+from orca_core.bodies.keep import ALL, NOTHING, kept_of_embedding
 from orca_core.config.knobs import TrialConfig
+from orca_core.corpora import objective_of
 from orca_core.distances import find_distance
+from orca_core.proxies import find_proxy
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,28 @@ ALWAYS = Condition("", lambda config: True)
 HAS_BODY = Condition("the arm is not bodiless", lambda config: not config.body_spec.is_bodiless)
 HAS_LAYERS = Condition("`body.name` is not none", lambda config: config.body_spec.num_layers != 0)
 PRETRAINED = Condition(
-    "`body.weights` is pretrained", lambda config: config.body.weights == "pretrained" and not config.body_spec.is_bodiless
+    "`body.weights` is pretrained or shuffled", lambda config: config.start_weights != "random" and not config.body_spec.is_bodiless
 )
 """Bodiless arms do not read `body.weights`."""
 
+KEEPS = Condition(
+    "`body.weights` is pretrained", lambda config: config.start_weights == "pretrained" and not config.body_spec.is_bodiless
+)
+KEEPS_OF_EMBEDDING = Condition(
+    "`body.keep` names embeddings or layernorm",
+    lambda config: config.start_weights == "shuffled" or kept_of_embedding(config.body.keep) != NOTHING,
+)
+
 NO_EMBEDDER_FILE = Condition("`embedder.weights` is null", lambda config: config.embedder.weights is None)
-RANDOM = Condition("`body.weights` is random", lambda config: config.body.weights == "random")
+EMBEDDING_DRAWN = Condition(
+    "`body.weights` is random or shuffled, or `body.keep` lacks embeddings or layernorm",
+    lambda config: config.start_weights != "pretrained" or kept_of_embedding(config.body.keep) != ALL,
+)
 PRETRAINED_HERE = PRETRAINED & Condition("the body is a mini body", lambda config: config.body_spec.pretrained_here)
+BY_LABELS = Condition(
+    "the objective of pretraining is labels",
+    lambda config: config.body_spec.pretrained_here and objective_of(config.body_spec, config.pretrain.objective) == "labels",
+)
 READS_TOKENS = Condition(
     "the body reads text, or is none, attention-1 or transformer-1",
     lambda config: config.body_spec.modality != "images" and not config.body_spec.is_convolutional,
@@ -90,6 +108,10 @@ HAS_CLASSES_OF_PROXY = Condition(
 HAS_LABEL_ENTROPY = Condition("`align.label_entropy` > 0", lambda config: config.align.label_entropy > 0)
 ALIGNS_BY_DISTANCE = Condition("`align.objective` is not none", lambda config: config.align.objective != "none")
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
+CHOOSES_SAMPLES = Condition(
+    "`proxy` chooses its samples by the target (`+near:N`, `+far:N`)",
+    lambda config: config.reads_proxy and find_proxy(config.proxy).chosen is not None,
+)
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")
 RATE_OF_FINETUNING = Condition("`align.lr_from` is finetune", lambda config: config.align.lr_from == "finetune")
 SAMPLES_BATCHES = Condition("`align.class_sampling` is batches", lambda config: config.align.class_sampling == "batches")

@@ -15,9 +15,12 @@ from functools import partial
 from typing import Any, Literal
 
 from orca_core import conditions as when
+from orca_core.adapters.own import canonical
+from orca_core.bodies.keep import ALL, kept_of_embedding, without_repetition
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.paths import KNOBS, value_of
+from orca_core.corpora import OWN, OWN_OBJECTIVE, corpus_of, own_corpus
 from orca_core.datafiles.embedder_weights import weights_digest
 from orca_core.distances import find_distance, knob_owners
 from orca_core.freezing.schedule import Phase, phases_as_data
@@ -48,7 +51,34 @@ def effective_score_chunk(config: TrialConfig) -> int | None:
     return None if chunk == config.finetune.eval_batch_size else chunk
 
 
+def effective_keep(config: TrialConfig) -> str:
+    """What is kept, without parts that are in the layers that are kept."""
+    return without_repetition(config.body.keep, config.body_spec.num_layers)
+
+
+def effective_corpus(config: TrialConfig) -> str:
+    """`own` where the body's own corpus is named."""
+    name: str = config.pretrain.corpus
+    return OWN if config.body_spec.pretrained_here and own_corpus(config.body_spec) == name else name
+
+
+def effective_objective(config: TrialConfig) -> str:
+    """`own` where the body's own objective is named."""
+    name: str = config.pretrain.objective
+    return OWN if OWN_OBJECTIVE.get(config.body_spec.modality) == name else name
+
+
+def effective_adapter(config: TrialConfig) -> str:
+    """The adapter; a ladder in the spelling that stands for all that read the same layers."""
+    return canonical(config.adapter, config.body_spec.num_layers)
+
+
 CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
+    "adapter": effective_adapter,
+    "body.weights": lambda config: config.start_weights,
+    "body.keep": effective_keep,
+    "pretrain.corpus": effective_corpus,
+    "pretrain.objective": effective_objective,
     "finetune.score_chunk": effective_score_chunk,
     "embedder.init": effective_init,
     "align.label_gradient": effective_label_gradient,
@@ -165,11 +195,28 @@ class Declaration:
 COMMON = Group((knob("threads", always_in_key=True), knob("bits")))
 """What every stage depends on."""
 
+
+def _embedding_keep(config: TrialConfig, phase: int) -> str:
+    return kept_of_embedding(config.body.keep)
+
+
+_KEPT_OF_EMBEDDING = Read("body.keep", "body.keep", _embedding_keep, _embedding_keep, when.KEEPS, ALL, "body.keep", always_in_key=False)
+
+def _alignment_keep(config: TrialConfig, phase: int) -> str:
+    """The task's own loss passes through the body; a distance sees its embedding alone."""
+    keep: str = canonical_value(config, "body.keep")
+    return keep if when.NEEDS_TASK_LOSS.holds(config) else kept_of_embedding(keep)
+
+
+_KEPT_IN_ALIGNMENT = Read("body.keep", "body.keep", _alignment_keep, _alignment_keep, when.KEEPS, ALL, "body.keep", always_in_key=False)
+
 _BODY = (
     content("body.name", "body", lambda config: config.body_spec.digest()),
     knob("body.weights", when.HAS_BODY, otherwise="random", key_name="weights", always_in_key=True),
-    knob("seed", when.RANDOM, key_name="seed", always_in_key=True),
+    _KEPT_OF_EMBEDDING,
+    knob("seed", when.EMBEDDING_DRAWN, key_name="seed", always_in_key=True),
 )
+"""The body as stages read it that use nothing but its own embedding."""
 
 
 def _weights_file(config: TrialConfig, phase: int) -> str | None:
@@ -180,22 +227,35 @@ def _weights_content(config: TrialConfig, phase: int) -> str | None:
     return None if config.embedder.weights is None else weights_digest(config.embedder.weights)
 
 
-_EMBEDDER = (
-    *_BODY[:2],
-    knob("seed", always_in_key=True),
-    content("task", "task", lambda config: config.task_spec.digest()),
-    knob("split_seed", always_in_key=True),
-    knob("valid_share"),
-    knob("validation.folds"),
-    knob("validation.fold"),
-    knob("train_samples"),
-    knob("reversed"),
-    knob("reference_data", when.HAS_REFERENCE_FORM),
-    knob("embedder.init", when.MATCHES | (when.PRETRAINED & when.NO_EMBEDDER_FILE), otherwise="random"),
-    Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
-    knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
-    knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
-)
+def _embedder_from(keep: Read) -> tuple[Read, ...]:
+    """What the embedder's start depends on.
+
+    Args:
+        keep: What the stage sees of `body.keep`.
+    """
+    return (
+        *_BODY[:2],
+        keep,
+        knob("seed", always_in_key=True),
+        content("task", "task", lambda config: config.task_spec.digest()),
+        knob("split_seed", always_in_key=True),
+        knob("valid_share"),
+        knob("validation.folds"),
+        knob("validation.fold"),
+        knob("train_samples"),
+        knob("reversed"),
+        knob("reference_data", when.HAS_REFERENCE_FORM),
+        knob(
+            "embedder.init", when.MATCHES | (when.PRETRAINED & when.KEEPS_OF_EMBEDDING & when.NO_EMBEDDER_FILE), otherwise="random"
+        ),
+        Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
+        knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
+        knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
+    )
+
+
+_WHOLE_BODY = _embedder_from(knob("body.keep", when.KEEPS))
+"""What the embedder's start and the body depend on."""
 
 
 def _distance_version(config: TrialConfig, phase: int) -> int:
@@ -259,11 +319,33 @@ _RATE_OF_FINETUNING = Read("align.lr", "finetune.lr", _align_lr, _align_lr, when
 
 _PHASES = Read("freezing", "freezing", phases_until, lambda config, phase: phases_as_data(phases_until(config, phase)), key_name="phases")
 
+
+def _corpus(config: TrialConfig, phase: int) -> str:
+    return effective_corpus(config)
+
+
+def _corpus_content(config: TrialConfig, phase: int) -> str:
+    """Its own corpus is part of what a mini body is known by."""
+    name = effective_corpus(config)
+    return name if name == OWN else corpus_of(config.body_spec, name).digest()
+
+
 PRETRAIN = Declaration(
     kind="pretrain",
     version=2,
     exists=when.PRETRAINED_HERE,
-    groups={"reads": Group((knob("pretrain.fraction"), knob("pretrain.seed"))), "": Group(_BODY[:1])},
+    groups={
+        "reads": Group(
+            (
+                knob("pretrain.fraction"),
+                knob("pretrain.seed"),
+                Read("pretrain.corpus", "pretrain.corpus", _corpus, _corpus_content, key_name="pretrain.corpus", always_in_key=False),
+                knob("pretrain.objective"),
+                knob("pretrain.label_noise", when.BY_LABELS),
+            )
+        ),
+        "": Group(_BODY[:1]),
+    },
     length="pretrain.epochs",
     build="orca_core.pretraining.loop:Pretraining",
 )
@@ -276,6 +358,7 @@ SOURCE = Declaration(
         "reads": Group((knob("align.proxy_samples"),)),
         "start": Group(_BODY, inputs=("pretrain",)),
         "": Group((content("proxy", "proxy", lambda config: find_proxy(config.proxy).digest()), knob("seed", always_in_key=True))),
+        "target": Group(_embedder_from(_KEPT_OF_EMBEDDING), when=when.CHOOSES_SAMPLES),
     },
     length="",
     build="orca_core.alignment.source:source_features",
@@ -299,7 +382,7 @@ ALIGN = Declaration(
                 *_TASK_MODEL,
             )
         ),
-        "start": Group(_EMBEDDER, inputs=("pretrain",)),
+        "start": Group(_embedder_from(_KEPT_IN_ALIGNMENT), inputs=("pretrain",)),
         "": Group(inputs=("source",)),
     },
     length="align.epochs",
@@ -321,7 +404,7 @@ ADAPT = Declaration(
                 knob("finetune.reinit_top", when.PRETRAINED),
             )
         ),
-        "start": Group(_EMBEDDER, inputs=("pretrain", "align")),
+        "start": Group(_WHOLE_BODY, inputs=("pretrain", "align")),
         "matched": _MATCHED,
     },
     length="adapt.epochs",
@@ -377,7 +460,7 @@ FINETUNE = Declaration(
                 knob("predictor.head", when.POOLS_TOKENS),
             )
         ),
-        "start": Group(_EMBEDDER, inputs=("pretrain", "align", "adapt")),
+        "start": Group(_WHOLE_BODY, inputs=("pretrain", "align", "adapt")),
         "matched": _MATCHED,
         "": Group((_PHASES,)),
         "joint": Group(

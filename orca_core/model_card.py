@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
+from orca_core.bodies.keep import ALL
 from orca_core.config.knobs import TrialConfig
+from orca_core.corpora import corpus_of
 from orca_core.errors import OrcaError
 from orca_core.identity import trial_id
 from orca_core.proxies import find_proxy
@@ -128,7 +130,7 @@ def _making(config: TrialConfig, evidence: Evidence | None) -> str:
     aligned = f"{config.align.epochs} epochs with {config.proxy}, by {config.align.objective}" if config.align.epochs else "none"
     freezing = config.model_dump(mode="json")["freezing"]
     lines = [
-        f"- Body: {config.body.name}" + ("" if config.body_spec.is_bodiless else f", weights {config.body.weights}"),
+        f"- Body: {config.body.name}" + ("" if config.body_spec.is_bodiless else f", weights {_start(config)}"),
         f"- Alignment of the embedder: {aligned}",
         f"- Fine-tuning: {tuning.epochs} epochs, {tuning.optimizer}, learning rate {tuning.lr:g}, batches of {tuning.batch_size}, "
         f"freezing {freezing}, adapter {config.adapter}",
@@ -141,15 +143,24 @@ def _making(config: TrialConfig, evidence: Evidence | None) -> str:
     return "\n".join(lines)
 
 
+def _start(config: TrialConfig) -> str:
+    """What the body's weights started from."""
+    kept = config.body.keep
+    return config.start_weights + (f" in part ({kept})" if config.start_weights == "pretrained" and kept != ALL else "")
+
+
 def _licences(config: TrialConfig) -> str:
     spec = config.task_spec
     lines = [f"- Task {spec.name}: {_terms(spec.licence, spec.source)}"]
     if config.align.epochs and config.proxy:
         lines.append(f"- Proxy {config.proxy}: {_terms_of_proxy(config.proxy)}")
     body = config.body_spec
-    if body.pretrained_here and config.body.weights == "pretrained":
-        lines += [f"- Pretraining of {body.name} on {name}: {_terms_of_proxy(name)}" for name in body.corpus]
-    elif not body.is_bodiless and config.body.weights == "pretrained":
+    if body.pretrained_here and config.start_weights != "random":
+        corpus = corpus_of(body, config.pretrain.corpus)
+        made_of = corpus.name if not corpus.version else "pydoc" if corpus.name == "bigram" else ""
+        terms = _terms_of_proxy(made_of) if made_of else _terms("Apache-2.0", "generated here")
+        lines.append(f"- Pretraining of {body.name} on {corpus.name}: {terms}")
+    elif not body.is_bodiless and config.start_weights != "random":
         lines.append(f"- Weights of {config.body.name}: on the terms of their publisher, whose page says which")
     return "\n".join([*lines, "", "These weights were made from all of them. Whether they may be passed on follows from the strictest."])
 

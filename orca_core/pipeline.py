@@ -10,18 +10,21 @@ from typing import Any, Literal, TypeVar
 
 from orca_core.addresses import Address
 from orca_core.alignment.loop import class_labels
-from orca_core.alignment.proxy_distance import ProxyDistances, distances_at_start
+from orca_core.alignment.proxy_distance import AtStart, measure_at_start
 from orca_core.config.knobs import TrialConfig
 from orca_core.finetuning.selection import Selection
 from orca_core.keeping import Shapes, describe_data, errors_of, is_complete, shapes_of, weights_at, with_frozen
 from orca_core.model.cross_modal import CrossModalModel, build_embedder
-from orca_core.rows import EpochRow, Row, TrialResult, best_row, mean_rows
+from orca_core.pretraining.seen import seen_in_pretraining
+from orca_core.probing.request import ProbeRequest
+from orca_core.probing.run import probe_rows
+from orca_core.rows import EpochRow, ProbeRow, Row, TrialResult, best_row, mean_rows
 from orca_core.settings import Settings
 from orca_core.stages import result_key, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import TaskData
 from orca_core.tasks.sizes import keep_sizes, part_sizes
-from orca_core.trial_stages import TrialStages, load_data, start_matched
+from orca_core.trial_stages import Earlier, TrialStages, load_data, start_matched
 from orca_core.workbench import Workbench
 
 Keep = Literal["none", "best", "last", "all"]
@@ -40,6 +43,7 @@ def run_trial(
     keep: Keep = "none",
     models: Store | None = None,
     workbench: Workbench | None = None,
+    probes: ProbeRequest | None = None,
 ) -> TrialResult:
     """Run one trial.
 
@@ -52,6 +56,7 @@ def run_trial(
         keep: Which fine-tuned weights are kept; `orca_core.export` reads them again.
         models: Where weights are kept; None = in `store`.
         workbench: Where data lies and what stays loaded; None = the current one.
+        probes: What is measured beside the scores, at the end; of no effect on any other row.
 
     Returns:
         The scores and counts of the trial.
@@ -59,7 +64,7 @@ def run_trial(
     Raises:
         OrcaError: If data, body or store cannot be used, a number is not finite, or `bits` is portable and this process is not pinned.
     """
-    rows = trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models, workbench=workbench)
+    rows = trial_rows(config, store, device=device, keep_at=keep_at, keep=keep, models=models, workbench=workbench, probes=probes)
     return drain(rows, report)
 
 
@@ -83,14 +88,21 @@ def trial_rows(
     keep: Keep = "none",
     models: Store | None = None,
     workbench: Workbench | None = None,
+    probes: ProbeRequest | None = None,
 ) -> Generator[Row, None, TrialResult]:
     """`run_trial` as a generator of rows, for a caller that wants to stop in between."""
     workbench = workbench or Workbench.current()
-    return workbench.drive(_trial_rows(config, store, device, keep_at, keep, models))
+    return workbench.drive(_trial_rows(config, store, device, keep_at, keep, models, probes))
 
 
 def _trial_rows(
-    config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]], keep: Keep, models: Store | None
+    config: TrialConfig,
+    store: Store,
+    device: str,
+    keep_at: Mapping[str, Collection[int]],
+    keep: Keep,
+    models: Store | None,
+    probes: ProbeRequest | None,
 ) -> Generator[Row, None, TrialResult]:
     trial = TrialStages(config, store, device, keep_at)
     data = trial.load_data()  # first: what is wrong with it should be reported before anything is computed
@@ -106,7 +118,7 @@ def _trial_rows(
         best = replace(tuned.rows[-1], valid_error=chosen.valid_error, valid_loss=chosen.valid_loss)
         last = means[-1]
     else:
-        held = selection if keep in ("best", "all") else None
+        held = selection if keep in ("best", "all") or (probes is not None and probes.weights == "best") else None
         tuned = yield from trial.tune(pretrained, source, held=held, keep_all=keep == "all")
         best, last = best_row(tuned.rows, selection.split, selection.ties), tuned.rows[-1]
     if keep != "none":
@@ -117,7 +129,15 @@ def _trial_rows(
             weights = with_frozen(weights, tuned.model, tuned.tuning.trained if tuned.tuning else set())
             found["complete"] = is_complete(weights, tuned.model)
             (models or store).put(Address.model(result_key(config, stages_of(config, device)), which), weights, found)
-    return TrialResult.of(best, last, sum(parameter.numel() for parameter in tuned.model.parameters()), tuned.trained_counts, facts)
+    result = TrialResult.of(best, last, tuned.model.num_parameters(), tuned.trained_counts, facts)
+    if probes is not None:
+        epoch = tuned.rows[-1].epoch if probes.weights == "last" else best.epoch
+        trained = weights_at(epoch, selection, tuned.end, tuned.tuning)
+        if tuned.tuning is not None and trained is not None:
+            trained = {name: value.detach().to("cpu", copy=True) for name, value in trained.items()}
+        del tuned  # its model, before others are built
+        yield from probe_rows(config, probes, models or store, trial, data, trial.stored(Earlier(pretrained, source)), trained)
+    return result
 
 
 def _train_folds(
@@ -148,7 +168,7 @@ def _in_fold(fold: int, rows: Generator[Row, None, T]) -> Generator[Row, None, T
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            yield replace(row, fold=fold)
+            yield row if isinstance(row, ProbeRow) else replace(row, fold=fold)
 
 
 def _facts(config: TrialConfig, data: TaskData) -> dict[str, Any]:
@@ -163,6 +183,7 @@ def _facts(config: TrialConfig, data: TaskData) -> dict[str, Any]:
         "test_samples": sizes.test,
         "valid_majority_error": sizes.valid_majority_error,
         "majority_error": sizes.majority_error,
+        **seen_in_pretraining(config),
         "task_columns": json.dumps(data.encoding.describe(), ensure_ascii=False) if data.encoding is not None else None,
     }
 
@@ -191,10 +212,10 @@ def model_before_tuning(
     return drain((workbench or Workbench.current()).drive(build()))
 
 
-def distances_of_proxy(
+def measure_proxy(
     config: TrialConfig, store: Store, *, device: str = "cpu", workbench: Workbench | None = None
-) -> Generator[Row, None, ProxyDistances]:
-    """How far a trial's proxy is from its task, as the first epoch of its alignment reports it, to the same bits, without the alignment.
+) -> Generator[Row, None, AtStart]:
+    """How far a trial's proxy is from its task, and LogME and H-score: as the first epoch of its alignment reports them, to the same bits.
 
     Yields the rows of the stages before: pretraining and source features, which the store keeps for trials.
 
@@ -204,10 +225,10 @@ def distances_of_proxy(
         device: Device type, `cpu` or `cuda`.
         workbench: Where data lies and what stays loaded; None = the current one.
     """
-    return (workbench or Workbench.current()).drive(_distances_of_proxy(config, store, device))
+    return (workbench or Workbench.current()).drive(_measure_proxy(config, store, device))
 
 
-def _distances_of_proxy(config: TrialConfig, store: Store, device: str) -> Generator[Row, None, ProxyDistances]:
+def _measure_proxy(config: TrialConfig, store: Store, device: str) -> Generator[Row, None, AtStart]:
     trial, settings = TrialStages(config, store, device), Settings.of(config, "align")
     data = load_data(settings)
     pretrained = yield from trial.pretrain()
@@ -217,4 +238,4 @@ def _distances_of_proxy(config: TrialConfig, store: Store, device: str) -> Gener
     start_matched(settings, embedder, data, source)
     labels = class_labels(data, settings["seed"], settings["threads"])
     features = source.tensors["features"], source.tensors["labels"]
-    return distances_at_start(embedder, data, labels, *features, seed=settings["seed"], device=trial.device)
+    return measure_at_start(embedder, data, labels, *features, seed=settings["seed"], device=trial.device)

@@ -94,6 +94,10 @@ class EpochRow(Cells):
     ] = None
     proxy_distance: Annotated[float | None, "As in `trials`; in epoch 1 of alignment only."] = None
     proxy_distance_unlabelled: Annotated[float | None, "Likewise."] = None
+    proxy_logme: Annotated[float | None, "Likewise; null for a proxy of one class and, as the three below, in rows of version 0.1."] = None
+    proxy_h_score: Annotated[float | None, "Likewise."] = None
+    target_logme: Annotated[float | None, "Likewise."] = None
+    target_h_score: Annotated[float | None, "Likewise."] = None
     unconverged: Annotated[
         int | None, "Transport problems of the epoch whose solver stopped at its limit of iterations; null where none did."
     ] = None
@@ -135,7 +139,36 @@ class StageRow(Cells):
     ] = None
 
 
-Row = EpochRow | StageRow
+@dataclass(frozen=True, kw_only=True)
+class ProbeRow(Cells):
+    """One number that a probe measured, or why it measured none (`orca_core.probing`)."""
+
+    TABLE: ClassVar[str] = "probes"
+
+    probe: Annotated[str, "Name of the probe; docs/probes.md says what each measures."]
+    moment: Annotated[
+        str,
+        "State of the model: `start`, before any training of the trial; `aligned`, as fine-tuning starts, in trials that align; "
+        "`fine-tuned`, with the weights of the best epoch, or of the last with `keep: last`.",
+    ]
+    layer: Annotated[
+        int | None, "0: what the embedder returns; k: what block k of the body returns, counted from 1; null: not by layer."
+    ] = None
+    param_group: Annotated[str | None, "Group of parameters; of `weight-change` only."] = None
+    setting: Annotated[
+        str | None, "What else tells the numbers of a probe apart: how inputs were changed, in which unit a distance is."
+    ] = None
+    split: Annotated[str | None, "Part of the data that was read: train, valid, test, or proxy; null if none was."] = None
+    value: Annotated[float | None, "The number, in the unit of the probe; null if there is none, see `reason`."] = None
+    samples: Annotated[int | None, "Number of samples that were read; of a `distance`, of the smaller side."] = None
+    reason: Annotated[str | None, "Why there is no number, as a sentence; null if there is one."] = None
+    key: Annotated[str, "Key of the probe: hash of the states it reads, its name, version, samples, layers and proxy."]
+    seconds: Annotated[float, "Seconds that the probe took at this moment, all of its rows together, where it was computed."] = 0.0
+    is_reused: bool = field(default=False, compare=False, metadata={"is_column": False})
+    """Whether the row was found in the store and not computed by this trial."""
+
+
+Row = EpochRow | StageRow | ProbeRow
 """What a trial reports while it runs."""
 
 
@@ -164,6 +197,13 @@ class TrialResult(Cells):
         "training targets. Null for dense tasks, with `validation_folds`, and where the score is not defined for it.",
     ] = None
     majority_error: Annotated[float | None, "The same on the test samples. A `test_error` that is not below it shows no learning."] = None
+    pretrain_tokens: Annotated[
+        int | None,
+        "Tokens that the pretraining of a text body has seen, each as often as it was: of a mini body those of its training part, times "
+        "epochs, without padding; of a checkpoint of Pythia, by its revision, 2,097,152 a step; 0 for random weights. Null where it is not "
+        "known, and for other arms. Weights kept in part, or shuffled, count as the pretrained ones they come from.",
+    ] = None
+    pretrain_images: Annotated[int | None, "The same of image bodies, in images. Null for checkpoints."] = None
     params_total: Annotated[int, "Parameters of the model."]
     params_trained: Annotated[list[int], "Parameters that train, by phase of fine-tuning."]
     task_columns: Annotated[
@@ -215,7 +255,7 @@ def best_row(rows: Sequence[EpochRow], selection: str, ties: str = "earliest") -
     return min(rows, key=lambda row: (getattr(row, f"{selection}_error"), sign * row.epoch))
 
 
-_BY_TABLE: Mapping[str, type[EpochRow] | type[StageRow]] = {row.TABLE: row for row in (EpochRow, StageRow)}
+_BY_TABLE: Mapping[str, type[EpochRow] | type[StageRow] | type[ProbeRow]] = {row.TABLE: row for row in (EpochRow, StageRow, ProbeRow)}
 
 
 def row_to_json(row: Row) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Purpose = Literal[
     "body-init",
+    "body-shuffle",
     "embedder-init",
     "predictor-init",
     "adapter-init",
@@ -23,6 +24,7 @@ Purpose = Literal[
     "noise-proxy",
     "proxy-labels",
     "proxy-distance",
+    "proxy-choice",
     "k-means",
     "align-samples",
     "train-subset",
@@ -43,7 +45,10 @@ Purpose = Literal[
     "pretrain-order",
     "pretrain-mask",
     "pretrain-init",
+    "pretrain-label-noise",
     "search",
+    "probe-samples",
+    "probe-inputs",
 ]
 
 

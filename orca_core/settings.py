@@ -88,5 +88,5 @@ class Settings(Mapping[str, Any]):
 
     @property
     def aligned(self) -> bool:
-        """Whether the embedder is being aligned here, or was before."""
-        return self.kind == "align" or "align" in self.inputs
+        """Whether the embedder is being aligned here, or was before; or is that with which an alignment starts, for a choice of samples."""
+        return self.kind in ("source", "align") or "align" in self.inputs

@@ -181,7 +181,7 @@ class _Tasting:
         stages = TrialStages(config, store, device)
         data = stages.load_data()
         self.model = model_before_tuning(config, store, device=device)
-        self.params_total = sum(parameter.numel() for parameter in self.model.parameters())
+        self.params_total = self.model.num_parameters()
         self._shapes = {name: value.shape for name, value in _floats(self.model).items()}
         self._tuning = Finetuning(Settings.of(config, "finetune"), self.model, data, stages.device)
 

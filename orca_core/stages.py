@@ -25,7 +25,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
 from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind
 from orca_core.identity import DEFAULTS, hash_of, trial_id
-from orca_core.rows import Row
+from orca_core.rows import ProbeRow, Row
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Stage:
 
     def reports(self, row: Row) -> bool:
         """Whether a row of a trial that has this stage is about this stage."""
-        return (self.kind, self.phase, self.fold) == (row.stage, row.phase, row.fold)
+        return not isinstance(row, ProbeRow) and (self.kind, self.phase, self.fold) == (row.stage, row.phase, row.fold)
 
 
 def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
@@ -133,12 +133,12 @@ def stage_key(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, 
     content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": declared.device_in(device)}
     for name, group in declared.groups.items():
         if group.when.holds(config):
-            values = _hashed(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
+            values = hashed_reads(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
             content |= {name: values} if name else values
-    return hash_of(content | _hashed(COMMON, config, phase), digits=32)
+    return hash_of(content | hashed_reads(COMMON, config, phase), digits=32)
 
 
-def _hashed(group: Group, config: TrialConfig, phase: int) -> dict[str, Any]:
+def hashed_reads(group: Group, config: TrialConfig, phase: int) -> dict[str, Any]:
     """The reads of a group that enter a key: a knob at its introductory default stays out, so that later knobs leave old keys alone."""
     values: dict[str, Any] = {}
     for read in group.reads:

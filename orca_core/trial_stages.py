@@ -7,16 +7,19 @@ import os
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from orca_core.adaptation.loop import Adaptation, adapted_body
+from orca_core.alignment.choice import target_at_start
 from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
 from orca_core.alignment.source_tokens import SourceTokens
-from orca_core.bodies.loading import LoadedBody, checkpoint_body, pretrained_mini, random_body
+from orca_core.bodies.keep import ALL
+from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrained, pretrained_mini, random_body, shuffled_body
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES, Kind
 from orca_core.errors import DataError, nearest
@@ -25,7 +28,7 @@ from orca_core.finetuning.selection import Selection
 from orca_core.finetuning.terms.base import Term
 from orca_core.finetuning.terms.mixing import Mixing
 from orca_core.keeping import Shapes, shapes_of
-from orca_core.model.cross_modal import CrossModalModel, build_embedder
+from orca_core.model.cross_modal import CrossModalModel, build_body, build_embedder
 from orca_core.model.embedder import Embedder
 from orca_core.model.matching import match_moments
 from orca_core.numerics import NumericalKind, check_pinned, is_mixed, made_by, numerical_kind
@@ -65,6 +68,15 @@ class Tuned:
     tuning: Finetuning | None
     trained_counts: list[int]
     valid_samples: int
+
+
+class Earlier(NamedTuple):
+    """Results of the stages before fine-tuning; None for those that a trial does not have, or that are left out."""
+
+    pretrained: Artifact | None = None
+    source: Artifact | None = None
+    aligned: Artifact | None = None
+    adapted: Artifact | None = None
 
 
 class TrialStages:
@@ -108,7 +120,13 @@ class TrialStages:
         if artifact is None:
             proxy, body = find_proxy(settings["proxy"]), self.load_body(settings, pretrained)
             samples, seed = settings["align.proxy_samples"], settings["seed"]
-            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=device)
+
+            def target() -> torch.Tensor:
+                data = load_data(settings)
+                embedder = build_embedder(settings, body, data.input_shape).to(device)
+                return target_at_start(embedder, data, seed=seed, device=device)
+
+            features, labels = source_features(proxy, body, samples=samples, seed=seed, device=device, target=target)
             data = {"seconds": time.perf_counter() - started, **made_by(kind)}
             artifact = Artifact({"features": features, "labels": labels}, data)
             stored = self.store.put(stage.address, artifact.tensors, artifact.data)
@@ -155,11 +173,10 @@ class TrialStages:
         settings = Settings.of(self.config, "adapt")
 
         def build() -> Adaptation:
-            data, device = load_data(settings), self._device_of(stage)
-            body, shapes = self.load_body(settings, pretrained), shapes_of(data)
-            model = CrossModalModel(settings, body, *shapes, with_adapter=False, with_predictor=False)
-            self._start_embedder(settings, model.embedder, source, aligned, data)
-            return Adaptation(settings, model, data, device)
+            data, loaded = load_data(settings), self.load_body(settings, pretrained)
+            embedder = build_embedder(settings, loaded, data.input_shape)
+            self._start_embedder(settings, embedder, source, aligned, data)
+            return Adaptation(settings, embedder, build_body(settings, loaded), data, self._device_of(stage))
 
         artifact = yield from self._advance(stage, build)
         return artifact
@@ -170,14 +187,24 @@ class TrialStages:
         """Align and adapt; returns the model as fine-tuning starts with it."""
         aligned = yield from self.align(pretrained, source)
         adapted = yield from self.adapt(pretrained, source, aligned)
+        return self.build_model(shapes, Earlier(pretrained, source, aligned, adapted))
+
+    def stored(self, earlier: Earlier) -> Earlier:
+        """The same with the results of alignment and adaptation, as far as the store has them."""
+        aligned, adapted = (None if stage is None else self.store.get(stage.address) for stage in map(self.stage, ("align", "adapt")))
+        return earlier._replace(aligned=aligned, adapted=adapted)
+
+    def build_model(self, shapes: Shapes, earlier: Earlier) -> CrossModalModel:
+        """The model after stages before fine-tuning: as fine-tuning starts with it, if these are all that the trial has."""
         settings = Settings.of(self.config, "finetune")
-        body = self.load_body(settings, pretrained, dropout=settings["finetune.dropout"])
-        weights = {} if adapted is None else adapted_body(adapted.tensors)
+        body = self.load_body(settings, earlier.pretrained, dropout=settings["finetune.dropout"])
+        weights = {} if earlier.adapted is None else adapted_body(earlier.adapted.tensors)
         if weights:
             body = replace(body, body=copy.deepcopy(body.body))  # what is loaded is shared between trials
             body.body.load_state_dict(weights)
         model = CrossModalModel(settings, body, *shapes, body_is_adapted=bool(weights))
-        self._start_embedder(settings, model.embedder, source, aligned if adapted is None else adapted)
+        before = earlier.aligned if earlier.adapted is None else earlier.adapted
+        self._start_embedder(settings, model.embedder, earlier.source, before)
         return model
 
     def _start_embedder(
@@ -238,15 +265,19 @@ class TrialStages:
 
     def load_body(self, settings: Settings, pretrained: Artifact | None, dropout: float = 0.0) -> LoadedBody:
         """The body of a stage, with its weights."""
-        spec = settings.body
-        if settings["body.weights"] == "random":
+        spec, weights, keep = settings.body, settings["body.weights"], settings["body.keep"]
+        if weights == "random":
             return random_body(spec, seed=settings["seed"], dropout=dropout)
         if pretrained is None:
-            return checkpoint_body(spec, spec.digest(), dropout)
-        stage = self.stage("pretrain")
-        assert stage is not None
-        key = (stage.address, dropout)
-        return Workbench.current().recall("pretrained bodies", key, lambda: pretrained_mini(spec, pretrained.tensors, dropout), maxsize=4)
+            loaded = checkpoint_body(spec, spec.digest(), dropout)
+        else:
+            stage = self.stage("pretrain")
+            assert stage is not None
+            key, build = (stage.address, dropout), lambda: pretrained_mini(spec, pretrained.tensors, dropout)
+            loaded = Workbench.current().recall("pretrained bodies", key, build, maxsize=4)
+        if weights == "shuffled":
+            return shuffled_body(loaded, seed=settings["seed"])
+        return loaded if keep == ALL else partly_pretrained(loaded, keep, seed=settings["seed"], dropout=dropout)
 
     def terms(
         self, settings: Settings, model: CrossModalModel, data: TaskData, pretrained: Artifact | None, device: torch.device

@@ -263,8 +263,9 @@ def proxies(
 ) -> None:
     """List the available proxies; with a name, show one in full; with a body, too, its features as computed by that body.
 
-    With a task, rank the proxies by their distance to it before any training: the same `proxy_distance` and `proxy_distance_unlabelled`,
-    bit for bit, as in a trial of that task, body and seed with alignment. A mini body that is not in the store is pretrained first.
+    With a task, rank the proxies by their distance to it before any training: the same `proxy_distance`, `proxy_distance_unlabelled`,
+    `proxy_logme` and `proxy_h_score`, bit for bit, as in a trial of that task, body and seed with alignment. A mini body that is not in the
+    store is pretrained first.
 
     Example: `sweeper proxies pydoc --body mini-roberta`, `sweeper proxies photos+shuffled --task digits --body mini-swin`
     """
@@ -330,6 +331,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "findings": analysis.findings,
         "best": reading.best,
         "compare": analysis.compare,
+        "explain": analysis.explain,
         "importance": analysis.importance,
         "plot": plot,
         "report": reporting.report,

@@ -10,7 +10,7 @@ from typing import Any
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, Fault
 from orca_core.numerics import check_pinned
-from orca_core.rows import Row, StageRow, row_to_json
+from orca_core.rows import EpochRow, ProbeRow, Row, StageRow, row_to_json
 from sweeper.faults import Faults
 from sweeper.planning.planned_arm import plan_trial
 from sweeper.results.workspace import Workspace
@@ -85,7 +85,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
             recorder.add_rows(trial.id, [row])
         if format == "json":
             sys.stdout.write(json.dumps(row_to_json(row)) + "\n")
-        elif isinstance(row, StageRow) or not row.is_reused:
+        elif not isinstance(row, EpochRow) or not row.is_reused:
             sys.stdout.write(_format_row(row) + "\n")
         sys.stdout.flush()
     if recorder is not None:
@@ -111,6 +111,8 @@ _NOT_PRINTED = ("stage", "phase", "epoch", "key", "label_distances", "epochs", "
 def _format_row(row: Row) -> str:
     """A row as a line. Epochs that were found in the store are not printed; the line of their stage counts them."""
     cells = [f"{key} {_format_value(value)}" for key, value in row.cells().items() if key not in _NOT_PRINTED]
+    if isinstance(row, ProbeRow):
+        return f"probe      {', '.join(f'{key} {_format_value(value)}' for key, value in row.cells().items() if key not in _NOT_PRINTED)}"
     if isinstance(row, StageRow):
         if row.reused_epochs:
             cells.insert(0, f"{row.reused_epochs} of {row.epochs} epochs from the store, {row.saved_s:.3g} s saved")

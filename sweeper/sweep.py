@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
 from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_room, check_stores
+from sweeper.running.probes import add_probes, describe_added
 from sweeper.running.reasons import Reasons
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.recorder import Recorder
@@ -143,6 +145,9 @@ def _run_space(
             recorder.flush()
         if found.plan.hash != planned:  # trials were proposed meanwhile
             results.save_plan(space.name, found.plan.hash, plan_note(found.plan, found.planner.earlier))
+        if outcome is Outcome.FINISHED and space.probes.names:
+            outcome = _add_probes(found, workspace, claim, retry_failed, quiet)
+            _check_claim(claim, space.name)
         results.compact(space.name)
     if outcome is Outcome.FINISHED:
         floors.finish()
@@ -156,6 +161,22 @@ def _run_space(
     if outcome is Outcome.STOPPED:
         return 130
     return 1 if unfinished or found.planner.proposed_later else 0
+
+
+def _add_probes(found: Reconciliation, workspace: Workspace, claim: SweepClaim, retry: bool, quiet: bool) -> Outcome:
+    """Add the probes that finished trials lack, until the run is asked to end."""
+    stop, trials = threading.Event(), found.plan.trials
+    say = (lambda text: None) if quiet else _say
+    with claim.connect(stop.set):
+        added = add_probes(found.plan.space, trials, workspace, retry=retry, should_stop=stop.is_set, say=say)
+    if not quiet:
+        for line in describe_added(found.plan.space.name, added):
+            _say(line)
+    return Outcome.STOPPED if added.is_stopped else Outcome.FINISHED
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _check_claim(claim: SweepClaim, sweep: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from transformers import RobertaConfig, RobertaModel, SwinConfig, SwinModel
+from transformers import GPTNeoXConfig, GPTNeoXModel, RobertaConfig, RobertaModel, SwinConfig, SwinModel
 
 from orca_core.tasks.recipes import BODIES
 from orca_core.workbench import Workbench
@@ -30,6 +30,7 @@ ON_A_LAPTOP = {file.stem for file in SPACES if file.stem.endswith("-laptop")}
 WITHOUT_TWIN = {
     "quickstart": "runs on a laptop itself",
     "pretraining-ladder-images": "pretraining-ladder-laptop has a task of images, too",
+    "pretraining-ladder-pythia": "mini bodies are no decoders; pretraining-ladder-laptop asks how much pretraining helps",
 }
 
 STUDIES = [file for file in SPACES if file.stem not in ON_A_LAPTOP | WITHOUT_TWIN.keys()]
@@ -41,11 +42,15 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     cache, root = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("data")
     tiny = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 9}
     models = {"roberta": RobertaModel(RobertaConfig(**tiny)), "swin": SwinModel(SwinConfig(embed_dim=8, depths=[2, 2], num_heads=[1, 1]))}
-    names = {name for file in SPACES for name in re.findall(r"hf:([\w/-]+)", file.read_text())}
-    for name in names | {body.removeprefix("hf:") for body in BODIES.values()}:
+    models["pythia"] = GPTNeoXModel(GPTNeoXConfig(**tiny, max_position_embeddings=64))
+    revisions: dict[str, set[str]] = {body.removeprefix("hf:"): set() for body in BODIES.values()}
+    for name, revision in {found for file in SPACES for found in re.findall(r"hf:([\w/-]+)(?:@(\w+))?", file.read_text())}:
+        revisions.setdefault(name, set()).update({revision} - {""})
+    for name, others in revisions.items():
         folder = cache / f"models--{name.replace('/', '--')}"
         (folder / "refs").mkdir(parents=True)
-        (folder / "refs" / "main").write_text("0" * 40)
+        for revision in ("main", *others):
+            (folder / "refs" / revision).write_text("0" * 40)
         next(model for family, model in models.items() if family in name).save_pretrained(folder / "snapshots" / ("0" * 40))
     for task in {task for file in SPACES for task in re.findall(r"nb360/\w+", file.read_text())}:
         WRITERS[task](root)
@@ -109,7 +114,8 @@ def test_the_quickstart_sweeps_all_four_axes_on_both_kinds_of_task():
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(
-    ("name", "rungs"), [("pretraining-ladder", 14), ("pretraining-ladder-images", 3), ("pretraining-ladder-laptop", 6)]
+    ("name", "rungs"),
+    [("pretraining-ladder", 14), ("pretraining-ladder-images", 3), ("pretraining-ladder-pythia", 9), ("pretraining-ladder-laptop", 6)],
 )
 def test_a_ladder_of_pretraining_has_a_rung_without_any_and_each_rung_is_an_arm(name, rungs):
     trials = make_plan(load_space(name)).trials

@@ -25,8 +25,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from orca_core.model.cross_modal import CrossModalModel
-from orca_core.model.embedder import ImageEmbedder
+from orca_core.bodies.base import Body
+from orca_core.model.embedder import Embedder, ImageEmbedder
 from orca_core.rows import EpochRow
 from orca_core.seeding import generator, seeded
 from orca_core.settings import Settings
@@ -43,16 +43,17 @@ class Adaptation:
 
     Args:
         settings: Of the stage.
-        model: Embedder (aligned or not) and body are trained in place; it needs no predictor.
+        embedder: Aligned or not; trained in place.
+        body: Trained in place with `adapt.train: all`.
         data: The task's data; only the inputs of its training split are used.
         device: Where to train.
     """
 
-    def __init__(self, settings: Settings, model: CrossModalModel, data: TaskData, device: torch.device) -> None:
+    def __init__(self, settings: Settings, embedder: Embedder, body: Body, data: TaskData, device: torch.device) -> None:
         self.settings, self.seed, self.device = settings, settings["seed"], device
-        self.model, self.data = model.to(device), data
+        self.embedder, self.body, self.data = embedder.to(device), body.to(device), data
         self.x = torch.from_numpy(data.train.x)
-        embedder, geometry = model.embedder, model.body.geometry
+        geometry = body.geometry
         self.is_image = isinstance(embedder, ImageEmbedder)
         side = geometry.output_side
         self.out_unit = geometry.image_size // side if self.is_image else embedder.unit
@@ -61,10 +62,10 @@ class Adaptation:
             self.decoder = nn.Linear(geometry.output_width, values).to(device)
         trained: dict[str, nn.Module] = {"embedder": embedder, "decoder": self.decoder}
         if settings["adapt.train"] == "all":
-            trained["body"] = model.body
+            trained["body"] = body
         self.modules = nn.ModuleDict(trained)
-        model.requires_grad_(False)
-        model.eval()
+        for part in (embedder, body):
+            part.requires_grad_(False).eval()
         self.modules.requires_grad_(True)
         self.optimizer = make_optimizer(
             "adamw", self.modules.parameters(), lr=settings["adapt.lr"], weight_decay=WEIGHT_DECAY, momentum=0.0, betas=BETAS
@@ -90,10 +91,10 @@ class Adaptation:
             x: (n, channels, ...) inputs of the model, on the device.
             draws: For the masks; its state moves on.
         """
-        embedder = self.model.embedder
+        embedder = self.embedder
         pixels = embedder.pixels(x)
         mask = _as_pixels(draw_masks(len(x), embedder.grid, self.settings["adapt.mask"], draws), embedder.unit).to(pixels.device)
-        tokens = self.model.body(embedder.tokens(pixels.masked_fill(mask, 0.0)))
+        tokens = self.body(embedder.tokens(pixels.masked_fill(mask, 0.0)))
         true, counts = (patches(values, self.out_unit) for values in (pixels, mask.expand_as(pixels)))
         errors = (self.decoder(tokens) - true).square() * counts
         return errors.sum() / counts.sum()

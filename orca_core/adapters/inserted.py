@@ -1,4 +1,4 @@
-"""Adapters: a few new weights inside a frozen body, from the `peft` library.
+"""Adapters: a few new weights inside a frozen body, from the `peft` library and our own (`orca_core.adapters.own`).
 
     adapter: lora                                       a name, with peft's default options
     adapter: {name: lora, r: 4, lora_alpha: 8}          a name with options of peft's config of that type
@@ -9,6 +9,10 @@ LayerNorm); `target_modules` names other modules by peft's rules.
 
 AdaLoRA (Zhang et al. 2023) adapts its rank budget over `total_step` optimiser steps, which must be given: if the schedule followed the
 length of the run, a shorter run would not be the beginning of a longer one. Its orthogonality penalty is added to the loss.
+
+VeRA (Kopiczko et al. 2024, arXiv 2310.11454) has one pair of random matrices for all layers, of which each trains two vectors. The pair
+is drawn from the trial's seed whenever the adapter is made, so it is no state: it is neither trained nor stored, and counts once among
+the parameters of the model.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from orca_core.adapters.base import Adapter
 from orca_core.adapters.names import NONE, NOT_OPTIONS, split_options
+from orca_core.adapters.own import OWN, tapped_layers, with_defaults
 from orca_core.errors import ConfigError, Fault, nearest
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from orca_core.bodies import BodySpec
     from orca_core.bodies.base import Body
@@ -37,15 +43,46 @@ def check_adapter(adapter: str, body: BodySpec) -> None:
     if adapter != NONE and not body.is_bodiless:
         from orca_core.bodies.loading import random_body
 
-        Adapter(adapter, random_body(body, seed=0).body)
+        insert_adapter(adapter, random_body(body, seed=0).body)
 
 
-class Adapter:
-    """An adapter in a body. The body is changed in place; new weights are drawn from torch's global generator.
+def insert_adapter(adapter: str, body: Body) -> Adapter:
+    """Put an adapter into a body, which is changed in place; new weights are drawn from torch's global generator.
 
     Args:
         adapter: As `spell_adapter` spells it; not `none`.
         body: The body; its own weights are left as they are.
+
+    Raises:
+        ConfigError: If the body, or peft, does not take it.
+    """
+    name, options = split_options(adapter)
+    if name not in OWN:
+        return PeftAdapter(adapter, body)
+    options = with_defaults(name, options)
+    if name == "bottleneck":
+        from orca_core.adapters.bottleneck import BottleneckAdapter
+
+        return BottleneckAdapter(body, **options)
+    if name == "side":
+        from orca_core.adapters.side import SideAdapter
+
+        return SideAdapter(body, taps=tapped_layers(options["taps"], len(body.blocks)), width=options["width"])
+    if name == "vpt":
+        from orca_core.adapters.vpt import VptAdapter
+
+        return VptAdapter(body, **options)
+    from orca_core.adapters.prefix import PrefixAdapter
+
+    return PrefixAdapter(body, **options)
+
+
+class PeftAdapter(Adapter):
+    """An adapter of peft's in a body.
+
+    Args:
+        adapter: As `spell_adapter` spells it; not one of our own.
+        body: The body.
 
     Raises:
         ConfigError: If peft refuses the options or the body.
@@ -54,7 +91,8 @@ class Adapter:
     def __init__(self, adapter: str, body: Body) -> None:
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-        self.name, options = split_options(adapter)
+        name, options = split_options(adapter)
+        super().__init__(name, body)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on defaults that peft itself puts right for GPT-2's kind of linear layers
@@ -65,8 +103,9 @@ class Adapter:
         except Exception as error:  # peft's adapters check their options in many ways; each means that they do not fit
             reason = " ".join(str(error).split())
             raise ConfigError([Fault("adapter", f"must be one that peft can put into this body: {reason}", adapter)]) from error
-        self.parameters: list[nn.Parameter] = [parameter for parameter in body.parameters() if parameter.requires_grad]
-        self.body = body
+        self.parameters = [parameter for parameter in body.parameters() if parameter.requires_grad]
+        if name == "vera":
+            self.num_shared = sum(matrix.numel() for pair in (self.tuner.vera_A, self.tuner.vera_B) for matrix in pair.values())
 
     @property
     def is_adalora(self) -> bool:
@@ -130,6 +169,10 @@ def _peft_config(name: str, options: dict[str, Any], body: Body) -> Any:
 
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    if name == "vera" and "projection_prng_key" not in options:  # the matrices that all layers share, drawn as all else is
+        import torch
+
+        options = {"projection_prng_key": int(torch.randint(2**31, ()))} | options
     if name == "dora":
         name, options = "lora", {"use_dora": True} | options
     kind: Any = next(kind for peft_type, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items() if peft_type.value == name.upper())
@@ -166,7 +209,7 @@ def linears_of(body: Body) -> list[str]:
 
 
 def norms_of(body: Body) -> list[str]:
-    """Names, inside the body, of its LayerNorms."""
-    from orca_core.freezing.groups import NORMS
+    """Names, inside the body, of its LayerNorms and RMSNorms."""
+    from orca_core.freezing import groups
 
-    return [name for name, module in body.named_modules() if isinstance(module, NORMS)]
+    return list(groups.norms_of(body))

@@ -1,27 +1,33 @@
-"""Names of adapters, and how a config spells them."""
+"""Names of adapters, how a config spells them, and what is wrong with one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orca_core.adapters.own import OWN, body_faults, option_faults, spelled, without_defaults
 from orca_core.errors import Fault, nearest
 from orca_core.freezing.schedule import Phase
+
+if TYPE_CHECKING:
+    from orca_core.bodies import BodySpec
 
 NONE = "none"
 
 ADAPTERS = (
     *("lora", "dora", "adalora", "ia3", "ln_tuning", "oft"),
     *("beft", "boft", "c3a", "deft", "delora", "fourierft", "glora", "gralora", "hira", "hra", "lily", "loha", "lokr", "miss"),
-    *("osf", "peanut", "psoft", "randlora", "road", "shira", "supertuning", "waveft"),
+    *("osf", "peanut", "psoft", "randlora", "road", "shira", "supertuning", "vera", "waveft"),
+    *OWN,
 )
-"""Names of adapters: the peft types that keep all their state in the layers they adapt, and `dora`, which is `lora` with `use_dora`."""
+"""Names of adapters: the peft types that keep all their state in the layers they adapt, `dora`, which is `lora` with `use_dora`, `vera`,
+whose shared matrices are drawn from the seed, and our own."""
 
 OTHER_TYPES = frozenset(
-    ("adaption_prompt", "cpt", "multitask_prompt_tuning", "p_tuning", "poly", "prefix_tuning", "prompt_tuning", "vblora", "vera", "xlora")
+    ("adaption_prompt", "cpt", "multitask_prompt_tuning", "p_tuning", "poly", "prefix_tuning", "prompt_tuning", "vblora", "xlora")
 )
-"""peft types that are not supported: they prepend tokens, or share state between layers, which would not be stored with the weights."""
+"""peft types that are not supported: they prepend tokens to what a whole model of transformers reads, or train state that layers share."""
 
 NOT_OPTIONS = (
     "peft_type",
@@ -58,7 +64,19 @@ def spell_adapter(value: Any) -> str:
         raise ValueError(f"must be the name of an adapter ({nearest(name, (NONE, *ADAPTERS)).rstrip('.')})")
     if refused := [key for key in options if key in NOT_OPTIONS or not isinstance(key, str) or (name == NONE)]:
         raise ValueError(f"must not have the option {refused[0]!r}")
-    return json.dumps({"name": name, **options}, sort_keys=True, separators=(",", ":"), allow_nan=False) if options else str(name)
+    return spelled(str(name), without_defaults(str(name), options))
+
+
+def adapter_faults(adapter: str, body: BodySpec | None) -> list[Fault]:
+    """Faults of an adapter's options, and of the adapter in combination with a body, as far as they show before the body is loaded.
+
+    Args:
+        adapter: As `spell_adapter` spells it.
+        body: None if it has faults of its own.
+    """
+    name, options = split_options(adapter)
+    faults = list(option_faults(name, options))
+    return faults if body is None else [*faults, *body_faults(name, options, body)]
 
 
 def schedule_faults(adapter: str, phases: Iterable[Phase]) -> list[Fault]:

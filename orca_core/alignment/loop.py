@@ -29,7 +29,7 @@ from orca_core.alignment.objectives import (
     freeze_body,
     trained_predictor,
 )
-from orca_core.alignment.proxy_distance import distances_at_start
+from orca_core.alignment.proxy_distance import measure_at_start
 from orca_core.alignment.source_head import source_head
 from orca_core.alignment.source_tokens import SourceTokens
 from orca_core.distances import find_distance
@@ -124,7 +124,7 @@ class Alignment:
     def run_epoch(self, epoch: int) -> EpochRow:
         """One step. The row has the distance before it and, for OTDD, the label distances: target classes x source classes.
 
-        The row of the first epoch also has the proxy's distances before any step, see `proxy_distance.py`.
+        The row of the first epoch also has the proxy's distances and the scores before any step, see `proxy_distance.py`.
         """
         with count_unconverged() as unconverged:
             at_start = self._at_start() if epoch == 1 else {}
@@ -145,10 +145,10 @@ class Alignment:
         )
 
     def _at_start(self) -> dict[str, Any]:
-        """The proxy's distances before any step; none without a proxy."""
+        """The proxy's distances and scores before any step; none without a proxy."""
         if self.source is None:
             return {}
-        return distances_at_start(self.embedder, self.data, self.labels, *self.source, seed=self.seed, device=self.device)._asdict()
+        return measure_at_start(self.embedder, self.data, self.labels, *self.source, seed=self.seed, device=self.device)._asdict()
 
     def _objective(self) -> Objective:
         compares = find_distance(self.settings["align.objective"]).compares

@@ -1,6 +1,6 @@
 """How far a proxy is from a target before any training: a cheap predicted rank of proxies.
 
-Two numbers, of the target's training samples as the embedder starts, and the proxy's source features:
+Two distances, of the target's training samples as the embedder starts, and the proxy's source features:
 
     proxy_distance               OTDD of all target classes together, with the labels of both sides (`otdd.py`, Gaussian classes)
     proxy_distance_unlabelled    the same Sinkhorn divergence of the features alone, cost 1/2 |x - x'|^2: the label term is left out
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orca_core.alignment.transferability import transferability
 from orca_core.distances import OtddSource
 from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost
 from orca_core.model.embedder import Embedder
@@ -41,6 +42,17 @@ EPSILON = 0.1
 """Entropic regularisation, in squared feature units."""
 
 _BATCH = 64
+
+
+class AtStart(NamedTuple):
+    """What is measured of a proxy and a target before any training, by column; see `transferability.py` for the scores."""
+
+    proxy_distance: float
+    proxy_distance_unlabelled: float
+    proxy_logme: float | None
+    proxy_h_score: float | None
+    target_logme: float | None
+    target_h_score: float | None
 
 
 class ProxyDistances(NamedTuple):
@@ -74,10 +86,10 @@ def proxy_distances(source_x: Tensor, source_y: Tensor, target_x: Tensor, target
     return ProxyDistances(labelled.item(), (across - sum(within) / 2).item())
 
 
-def distances_at_start(
+def measure_at_start(
     embedder: Embedder, data: TaskData, labels: np.ndarray, source_x: Tensor, source_y: Tensor, *, seed: int, device: torch.device
-) -> ProxyDistances:
-    """The distances of a trial whose embedder has not trained yet.
+) -> AtStart:
+    """The distances and scores of a trial whose embedder has not trained yet.
 
     Args:
         embedder: On `device`; not changed.
@@ -89,9 +101,16 @@ def distances_at_start(
         device: Where the embedder computes; transport is solved on the CPU.
     """
     chosen = stratified_order(labels, derive(seed, "proxy-distance"))[-MAX_SAMPLES:]  # its end holds every class
-    with torch.no_grad():
-        batches = torch.from_numpy(chosen).split(_BATCH)
-        parts = [embedder(data.inputs(torch.from_numpy(data.train.x[batch.numpy()]).to(device))).mean(1).cpu() for batch in batches]
+    target_x = embed_rows(embedder, data, torch.from_numpy(chosen), device)
     drawn = torch.randperm(len(source_x), generator=generator(seed, "proxy-distance"))[:MAX_SAMPLES]
     source_x, source_y = source_x.cpu()[drawn], source_y.cpu()[drawn]
-    return proxy_distances(source_x, source_y, torch.cat(parts), torch.from_numpy(labels[chosen]))
+    target_y = torch.from_numpy(labels[chosen])
+    distances = proxy_distances(source_x, source_y, target_x, target_y)
+    return AtStart(*distances, *transferability(source_x, source_y), *transferability(target_x, target_y))
+
+
+def embed_rows(embedder: Embedder, data: TaskData, rows: Tensor, device: torch.device) -> Tensor:
+    """(m, d) features of some training rows, averaged over tokens, on the CPU. The embedder is on `device`."""
+    with torch.no_grad():
+        batches = [torch.from_numpy(data.train.x[batch.numpy()]).to(device) for batch in rows.split(_BATCH)]
+        return torch.cat([embedder(data.inputs(batch)).mean(1).cpu() for batch in batches])

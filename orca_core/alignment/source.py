@@ -6,17 +6,20 @@ One row per sample, the mean over its tokens, as in the reference (`embedder.py:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from orca_core.alignment.choice import choose
 from orca_core.bodies import BodySpec
 from orca_core.bodies.base import TextEmbedding
 from orca_core.bodies.loading import LoadedBody, random_body
 from orca_core.errors import DataError
-from orca_core.proxies import ProxySpec
+from orca_core.proxies import ProxyData, ProxySpec
+from orca_core.proxies.mixtures import apportion
 from orca_core.seeding import generator
 
 NOISE_SAMPLES, NOISE_CLASSES = 2000, 10
@@ -28,7 +31,15 @@ TEXT_TOKENS = 128
 _BATCH = 256
 
 
-def source_features(proxy: ProxySpec, loaded: LoadedBody, *, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def source_features(
+    proxy: ProxySpec,
+    loaded: LoadedBody,
+    *,
+    samples: int,
+    seed: int,
+    device: torch.device,
+    target: Callable[[], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Features and labels of a proxy.
 
     Args:
@@ -37,12 +48,24 @@ def source_features(proxy: ProxySpec, loaded: LoadedBody, *, samples: int, seed:
         samples: Maximum number of samples; a larger proxy is subsampled by `seed`.
         seed: The trial's seed.
         device: Where to compute.
+        target: Returns the target's features, for a proxy whose samples are chosen by them.
 
     Returns:
         (n, d) float32 features and (n,) int64 labels, on the CPU.
     """
     samples = min(samples, proxy.max_samples or samples)
-    features, labels = _features(proxy, loaded, samples, seed, device)
+    _check_is_complete(proxy)
+    data = proxy.load() if proxy.loader and not proxy.parts else None
+    features, labels = _features(proxy, data, loaded, samples, seed, device)
+    if proxy.chosen is not None:
+        assert target is not None, "a choice by the target needs the target's features"
+        chosen = choose(proxy.chosen, features, target(), proxy.name)
+        features, labels = features[chosen], labels[chosen]
+    return _controlled(proxy, features, labels, seed)
+
+
+def _controlled(proxy: ProxySpec, features: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Features and labels as the controls of a proxy want them."""
     if proxy.matched:
         features = gaussian_like(features, generator(seed, "noise-proxy"))
     if proxy.shuffled:
@@ -63,15 +86,33 @@ def gaussian_like(features: Tensor, draws: torch.Generator) -> Tensor:
     return drawn - drawn.mean(0) + mean
 
 
-def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _mixed_features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features of the parts of a mixture one after the other, as many as their shares say; labels of different parts are different."""
+    held, shares = [part.load() for part, _ in proxy.parts], [share for _, share in proxy.parts]
+    sizes = [min(len(data), part.max_samples or len(data)) for (part, _), data in zip(proxy.parts, held, strict=True)]
+    if not (counts := apportion(sizes, shares, samples)):
+        raise DataError(f"{proxy.name}: must have a sample of each of its proxies, but a share of {min(samples, *sizes)} samples has none.")
+    features, labels, first = list[Tensor](), list[Tensor](), 0
+    for (part, _), data, count in zip(proxy.parts, held, counts, strict=True):
+        x, y = _controlled(part, *_features(part, data, loaded, count, seed, device), seed)
+        features.append(x)
+        labels.append(y + first)
+        first += len(data.label_names)
+    return torch.cat(features), torch.cat(labels)
+
+
+def _features(
+    proxy: ProxySpec, data: ProxyData | None, loaded: LoadedBody, samples: int, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Features and labels of a proxy whose data is loaded; None for one that is drawn, or is a mixture."""
     width = loaded.body.geometry.width
-    _check_is_complete(proxy)
-    if not proxy.loader:
+    if proxy.parts:
+        return _mixed_features(proxy, loaded, samples, seed, device)
+    if data is None:
         draws = generator(seed, "noise-proxy")
         count = min(NOISE_SAMPLES, samples)
         features = torch.randn(count, width, generator=draws)
         return features, torch.randint(NOISE_CLASSES, (count,), generator=draws)
-    data = proxy.load()
     chosen = torch.randperm(len(data), generator=generator(seed, "proxy-sample"))[:samples].sort().values
     labels = torch.from_numpy(np.asarray(data.labels))[chosen]
     if proxy.width is not None:
@@ -83,7 +124,7 @@ def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, dev
     parts = []
     with torch.no_grad():
         if isinstance(embedding, TextEmbedding):
-            tokenizer, max_tokens = loaded.tokenizer(), _max_tokens(loaded)
+            tokenizer, max_tokens = loaded.tokenizer(), max_proxy_tokens(loaded)
             for part in chosen.split(_BATCH):
                 texts = [str(data.inputs[i]) for i in part.tolist()]
                 if data.spans is not None:
@@ -94,7 +135,7 @@ def _features(proxy: ProxySpec, loaded: LoadedBody, samples: int, seed: int, dev
                 parts.append(embedding(encoded["input_ids"].to(device), encoded["attention_mask"].to(device)))
         else:
             images = torch.as_tensor(data.inputs)
-            parts = [embedding(_as_reals(images[part]).to(device)) for part in chosen.split(_BATCH)]
+            parts = [embedding(as_reals(images[part]).to(device)) for part in chosen.split(_BATCH)]
     return torch.cat(parts).cpu(), labels
 
 
@@ -123,12 +164,13 @@ def _of_spans(
     return means
 
 
-def _as_reals(images: Tensor) -> Tensor:
+def as_reals(images: Tensor) -> Tensor:
     """Bytes as [0, 1]."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def _max_tokens(loaded: LoadedBody) -> int:
+def max_proxy_tokens(loaded: LoadedBody) -> int:
+    """Maximum number of tokens of a proxy text that a body reads."""
     return min(TEXT_TOKENS, loaded.body.geometry.max_tokens)
 
 
@@ -148,6 +190,10 @@ class Description(NamedTuple):
     tokens: float | None
 
 
+def _chosen_of(proxy: ProxySpec, samples: int) -> int:
+    return samples if proxy.chosen is None else min(samples, proxy.chosen.samples)
+
+
 def describe_features(proxy: ProxySpec, body: BodySpec) -> Description:
     """The form of a proxy's features by a body; the body's weights are not needed.
 
@@ -158,16 +204,18 @@ def describe_features(proxy: ProxySpec, body: BodySpec) -> Description:
     loaded = random_body(body, seed=0)
     width = loaded.body.geometry.width
     if not proxy.loader:
-        return Description(min(NOISE_SAMPLES, proxy.max_samples or NOISE_SAMPLES), NOISE_CLASSES, width, None)
+        return Description(_chosen_of(proxy, min(NOISE_SAMPLES, proxy.max_samples or NOISE_SAMPLES)), NOISE_CLASSES, width, None)
     data = proxy.load()
-    samples = min(len(data), proxy.max_samples or len(data))
+    samples = _chosen_of(proxy, min(len(data), proxy.max_samples or len(data)))
+    if proxy.parts:
+        return Description(samples, len(data.label_names), width, None)
     if proxy.width is not None:
         return Description(samples, len(data.label_names), proxy.width(), None)
     if not isinstance(loaded.embedding, TextEmbedding):
         return Description(samples, len(data.label_names), width, float(loaded.body.geometry.side**2))
     some = range(0, len(data), max(1, len(data) // 1000))
     texts = [str(data.inputs[i]) for i in some]
-    encoded = loaded.tokenizer()(texts, truncation=True, max_length=_max_tokens(loaded), return_offsets_mapping=True)
+    encoded = loaded.tokenizer()(texts, truncation=True, max_length=max_proxy_tokens(loaded), return_offsets_mapping=True)
     if data.spans is None:
         counts = [len(ids) for ids in encoded["input_ids"]]
     else:

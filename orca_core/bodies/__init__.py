@@ -2,6 +2,7 @@
 
     mini-roberta, mini-swin, ...  small bodies that are pretrained here, as a stage, on data that comes with Python packages
     hf:NAME_OR_FOLDER             a Hugging Face encoder or decoder of a family in `orca_core.bodies.family`, from a folder or by hub name
+    hf:NAME@REVISION              the same at a branch, tag or commit of the hub: checkpoints along one pretraining
     timm:NAME_OR_FOLDER           a Swin or ViT of timm, from a folder as timm saves it or by its name (`timm/NAME` on the hub)
     none, attention-1, ...        bodiless arms: what is left without a pretrained body (`orca_core.bodies.bodiless`)
 
@@ -79,7 +80,7 @@ _FORMS = (
         "hf:NAME_OR_FOLDER",
         r"hf:(.*)",
         hf_body,
-        f"Hugging Face models of text ({_NAMES_OF['text']}) and of images ({_NAMES_OF['images']})",
+        f"Hugging Face models of text ({_NAMES_OF['text']}) and of images ({_NAMES_OF['images']}); NAME@REVISION at a revision",
         {"modality": "text, images"},
     ),
     NameForm("timm:NAME_OR_FOLDER", r"timm:(.*)", timm_body, "Swin, ViT and DeiT of timm", {"modality": "images"}),

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from orca_core.errors import ConfigError, Fault
 
+NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.RMSNorm)
+"""torch's own layers that normalise a token; a family that has one of its own adds it in `Body.norm_types`."""
+
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Statistics of ImageNet's channels, by which proxy images are normalised for every image body."""
 
@@ -55,6 +58,16 @@ class Body(nn.Module, ABC):
     geometry: Geometry
 
     @property
+    def own_tokens(self) -> int:
+        """Class and register tokens that pass through the blocks before the patches, and are dropped at the end."""
+        return 0
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether learned tokens may pass through the blocks beside its own: not where blocks relate places of a grid."""
+        return False
+
+    @property
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks, counted from the bottom; Swin's over all its stages. Of a bodiless arm whatever layers it has."""
@@ -72,6 +85,16 @@ class Body(nn.Module, ABC):
             ConfigError: If the body does not say which they are; only the freezing groups `qkv` and `non-qkv` need them.
         """
         raise ConfigError([Fault("freezing", "must not name qkv or non-qkv for a body that has no `qkv`", type(self).__name__)])
+
+    @property
+    def embedded(self) -> list[Tensor]:
+        """Parameters that the family's own model has in its embedding and that stay in the body here: position tables, class tokens."""
+        return [part.weight for part in self.modules() if isinstance(part, nn.Embedding)]
+
+    @property
+    def norm_types(self) -> tuple[type[nn.Module], ...]:
+        """Types of the layers that normalise tokens. The freezing group `layernorm` trains them, whether or not they subtract a mean."""
+        return NORMS
 
     def attention_parts(self, *names: str) -> list[nn.Module]:
         """Parts of every block's attention, by the path at which its library keeps them; a path that is not there raises AttributeError."""
@@ -130,12 +153,16 @@ class ImageEmbedding(nn.Module):
             tokens = self.norm(tokens)
         return tokens if self.positions is None else tokens + self.positions
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) in [0, 1] -> (n, d) means over the patches of the resized, normalised images."""
+    def tokens(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) in [0, 1] -> (n, l, d), of the resized, normalised images."""
         mean = images.new_tensor(IMAGE_MEAN).view(3, 1, 1)
         std = images.new_tensor(IMAGE_STD).view(3, 1, 1)
         resized = nn.functional.interpolate(images, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        return self.embed((resized - mean) / std).mean(1)
+        return self.embed((resized - mean) / std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) in [0, 1] -> (n, d) means over the patches of the resized, normalised images."""
+        return self.tokens(images).mean(1)
 
 
 BodyEmbedding = TextEmbedding | ImageEmbedding

@@ -5,7 +5,7 @@ Another family is one record in `FAMILIES`, and a function that cuts a loaded mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +32,9 @@ class Family:
         unused_positions: From `config.json` to the rows of the position table before the first one that is used; None where the body
             adds positions itself, and for images.
         architectures: First parts of the names that timm has for the family.
+        takes_tokens: Whether learned tokens may pass through the blocks beside the patches, see `Body.takes_tokens`.
+        within: Key of `config.json` under which the body's own configuration stands; empty where it stands at the top.
+        defaults: What the library takes where the nested configuration leaves the number of blocks or the width out, as it may.
         version: Raised when the family's code makes another body than before from the same files.
     """
 
@@ -46,19 +49,29 @@ class Family:
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     unused_positions: Callable[[Mapping[str, Any]], int] | None = None
     architectures: tuple[str, ...] = ()
+    takes_tokens: bool = False
+    within: str = ""
+    defaults: Mapping[str, int] | None = None
     version: int = 1
 
     def num_layers(self, config: Mapping[str, Any]) -> int | None:
         """Transformer blocks that a `config.json` states; None if it states none."""
-        layers = config.get(self.layers_key)
+        layers = self._own(config).get(self.layers_key)
         if isinstance(layers, list):
             return sum(layers)
         return layers if isinstance(layers, int) else None
 
     def width(self, config: Mapping[str, Any]) -> int | None:
         """Width of the embedding that a `config.json` states; None if it states none."""
-        width = config.get(self.width_key)
+        width = self._own(config).get(self.width_key)
         return width if isinstance(width, int) else None
+
+    def _own(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part of a `config.json` that describes the body."""
+        if not self.within:
+            return config
+        nested = config.get(self.within)
+        return {**(self.defaults or {}), **(nested if isinstance(nested, Mapping) else {})}
 
     def rows_before_third(self, config: Mapping[str, Any]) -> int:
         """Rows of the position table that are used before its row 2; 0 without such a table."""
@@ -82,13 +95,23 @@ def _decoder(model_type: str, **different: Any) -> Family:
     return Family(model_type, "text", f"{_CODE}.decoders:split_decoder", is_decoder=True, **different)
 
 
-def _vit(model_type: str, **different: Any) -> Family:
-    return Family(model_type, "images", f"{_CODE}.images:split_vit", **different)
+def _vit(model_type: str, *, takes_tokens: bool = True, **different: Any) -> Family:
+    return Family(model_type, "images", f"{_CODE}.images:split_vit", takes_tokens=takes_tokens, **different)
 
 
-def _timm(model_type: str, *architectures: str) -> Family:
+def _tower(family: str) -> Iterator[Family]:
+    """A vision tower: in a checkpoint of the whole model, beside a text tower that is not used, and on its own."""
+    split, defaults = f"{_CODE}.towers:split_{family}", {"num_hidden_layers": 12, "hidden_size": 768}
+    different: dict[str, Any] = {"dropouts": ("attention_dropout",), "takes_tokens": True}
+    yield Family(family, "images", split, within="vision_config", defaults=defaults, **different)
+    yield Family(f"{family}_vision_model", "images", split, **different)
+
+
+def _timm(model_type: str, *architectures: str, takes_tokens: bool = False) -> Family:
     code = f"{_CODE}.timm"
-    return Family(model_type, "images", f"{code}:split_timm", f"{code}:timm_model", architectures=architectures)
+    return Family(
+        model_type, "images", f"{code}:split_timm", f"{code}:timm_model", architectures=architectures, takes_tokens=takes_tokens
+    )
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -102,12 +125,31 @@ FAMILIES: Mapping[str, Family] = {
         _bert("electra", width_key="embedding_size", equal_widths={"embedding_size": 128, "hidden_size": 256}),
         _decoder("gpt2", layers_key="n_layer", width_key="n_embd", dropouts=("embd_pdrop", "resid_pdrop", "attn_pdrop")),
         _decoder("gpt_neox", dropouts=("hidden_dropout", "attention_dropout")),
+        _decoder("llama", dropouts=("attention_dropout",)),
+        _decoder("qwen2", dropouts=("attention_dropout",)),
+        _decoder("qwen3", dropouts=("attention_dropout",)),
+        Family(
+            "modernbert", "text", f"{_CODE}.encoders:split_modernbert", dropouts=("embedding_dropout", "attention_dropout", "mlp_dropout")
+        ),
+        Family(
+            "t5",
+            "text",
+            f"{_CODE}.encoders:split_t5",
+            f"{_CODE}.hugging_face:t5_encoder",
+            layers_key="num_layers",
+            width_key="d_model",
+            dropouts=("dropout_rate",),
+        ),
+        Family("dinov2", "images", f"{_CODE}.towers:split_dinov2", takes_tokens=True),
+        Family("dinov2_with_registers", "images", f"{_CODE}.towers:split_dinov2", takes_tokens=True),
+        *_tower("clip"),
+        *_tower("siglip"),
         Family("swin", "images", f"{_CODE}.images:split_swin", layers_key="depths", width_key="embed_dim"),
         _vit("vit", version=2),  # ViT and DeiT keep their class token since version 2
         _vit("deit", version=2),
-        _vit("beit"),
+        _vit("beit", takes_tokens=False),
         _timm("timm-swin", "swin"),
-        _timm("timm-vit", "vit", "deit", "deit3"),
+        _timm("timm-vit", "vit", "deit", "deit3", takes_tokens=True),
     )
 }
 """`model_type` -> the family."""

@@ -14,6 +14,7 @@ from orca_core.bodies.bodiless import bodiless
 from orca_core.bodies.family import find_family
 from orca_core.bodies.files import VOCABULARY_FILES, weight_files
 from orca_core.bodies.mini import mini_model, mini_tokenizer
+from orca_core.bodies.parts import copy_kept, shuffled, tensors_of
 from orca_core.bodies.promises import broken_promises
 from orca_core.bodies.spec import BodySpec
 from orca_core.datafiles.expected import refuse
@@ -95,6 +96,30 @@ def checkpoint_body(spec: BodySpec, digest: str, dropout: float = 0.0) -> Loaded
     if missing:
         raise DataError(f"{spec.name}: weights are missing from the checkpoint: {', '.join(missing[:5])} ({len(missing)} in all)")
     return _split(model, spec)
+
+
+def partly_pretrained(pretrained: LoadedBody, keep: str, *, seed: int, dropout: float = 0.0) -> LoadedBody:
+    """The body of `random_body` with the parts of the pretrained one that `keep` names copied over.
+
+    Nothing of the pretrained body is changed. The random values are those of `body.weights: random`, so arms of a seed are paired.
+
+    Raises:
+        ConfigError: If the body has fewer layers than are to be kept.
+        DataError: If a body that brings its own code has other tensors when it is random.
+    """
+    drawn = random_body(pretrained.spec, seed=seed, dropout=dropout)
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors_of(x.body, x.embedding).items()} for x in (pretrained, drawn)]
+    if shapes[0] != shapes[1]:
+        differing = ", ".join(sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())[:5])
+        rule = "must have the same tensors pretrained and random for body.keep, but differs in"
+        raise DataError(f"{pretrained.spec.name}: {rule} {differing}")
+    copy_kept((pretrained.body, pretrained.embedding), (drawn.body, drawn.embedding), keep)
+    return drawn
+
+
+def shuffled_body(pretrained: LoadedBody, *, seed: int) -> LoadedBody:
+    """A copy of the pretrained body with the entries of each parameter permuted by the seed."""
+    return LoadedBody(*shuffled(pretrained.body, pretrained.embedding, seed), pretrained.spec)
 
 
 def _model_in_folder(spec: BodySpec, dropout: float, *, pretrained: bool) -> tuple[nn.Module, list[str]]:

@@ -34,6 +34,7 @@ class BodySpec:
         tokenizer: `"module:function"` of a text body that brings its own code, called as `tokenizer(spec)`; returns a tokenizer of
             Hugging Face. Without one the body cannot embed a proxy of texts.
         files: The files whose content, beside that of `folder`, defines a body that brings its own code.
+        pretrain_tokens: How many tokens its pretraining has seen, where that is known by its name; not for mini bodies.
         dims: Dimensions of the task that a bodiless arm is built for; other bodies are the same for every task.
     """
 
@@ -50,6 +51,7 @@ class BodySpec:
     build: str = ""
     tokenizer: str = ""
     files: Callable[[], tuple[Path, ...]] = tuple
+    pretrain_tokens: int | None = None
     dims: int = 1
 
     @property
@@ -71,6 +73,11 @@ class BodySpec:
     def is_decoder(self) -> bool:
         """Whether each of its tokens sees only those before it."""
         return self.model_type in FAMILIES and FAMILIES[self.model_type].is_decoder
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether learned tokens may pass through its blocks; of a body that brings its own code, only the loaded model shows it."""
+        return bool(self.build) or (self.model_type in FAMILIES and FAMILIES[self.model_type].takes_tokens)
 
     def digest(self) -> str:
         """SHA-256 over what defines the body: version and files; corpora of a mini body; name and code of one that brings its own code.

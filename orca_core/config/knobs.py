@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, field
 
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
+from orca_core.bodies.keep import NOTHING, spell_keep
 from orca_core.config.faults import broken_rule
 from orca_core.config.methods import Method
 from orca_core.config.part import Below1, Count, Epochs, NonNegative, Optimizer, Positive, Seed, Share
@@ -45,10 +46,19 @@ class BodyConfig(_Part):
 
     name: str = Field(
         description="Body: `mini-roberta`, `mini-roberta-small`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, "
-        "`timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, `attention-1`, `transformer-1`, `cnn`."
+        "`hf:NAME@REVISION` for a checkpoint along its pretraining, `timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, "
+        "`attention-1`, `transformer-1`, `cnn`."
     )
-    weights: Literal["pretrained", "random"] = Field(
-        "pretrained", description="Start from the pretrained weights, or from random weights in the same configuration."
+    weights: Literal["pretrained", "random", "shuffled"] = Field(
+        "pretrained",
+        description="Start from the pretrained weights; from random weights in the same configuration; or from the pretrained ones with "
+        "the entries of each tensor permuted by the seed: the same statistics, no structure.",
+    )
+    keep: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})] = Field(
+        "all",
+        description="The parts of the body that start pretrained; the rest starts from the weights that `body.weights: random` would "
+        "draw. `all`, or a list of `attention`, `ffn`, `layernorm`, `embeddings`, `other` (these five are the whole body) and `layers:N` "
+        "(the lowest N blocks, whole). As a column the names are joined by `+`, in this order. An empty list is `body.weights: random`.",
     )
     flip: bool = Field(
         False,
@@ -60,12 +70,31 @@ class BodyConfig(_Part):
         description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit.",
     )
 
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        return spell_keep(value)
+
 
 class PretrainConfig(_Part):
     """Pretraining of the mini bodies, a stage of its own."""
 
     fraction: Share = Field(1.0, description="Share of the pretraining data to use, in (0, 1].")
     epochs: Count = Field(8, description="Passes over that data.")
+    corpus: Literal["own", "pydoc", "fractals", "dyck", "sort", "copy", "automata", "bigram", "noise"] = Field(
+        "own",
+        description="What the body is pretrained on: its own corpus (`pydoc` for mini-roberta, `fractals` for mini-swin), or, for text "
+        "bodies, balanced brackets (`dyck`), numbers and the same in order (`sort`), a repetition (`copy`), generations of a cellular "
+        "automaton (`automata`), a walk by pydoc's pairs of words (`bigram`); for both kinds `noise`. See docs/bodies.md.",
+    )
+    objective: Literal["own", "masked", "causal", "labels", "denoise"] = Field(
+        "own",
+        description="What the body is pretrained for: its own objective (`masked` for text, `labels` for images); `masked` words, the next "
+        "word (`causal`), the sample's label (`labels`), or a sample from its noisy form (`denoise`). Images have the last two.",
+    )
+    label_noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="Share of the training samples of pretraining that get another label, drawn by `pretrain.seed` (arXiv 2309.17002)."
+    )
     seed: Seed = Field(0, description="Seed of pretraining, separate from the trial's, so that all seeds of an arm adapt the same body.")
 
 
@@ -312,7 +341,9 @@ class FinetuneConfig(_Part):
 class TrialConfig(_Part):
     """One trial, whole: every knob has its value."""
 
-    task: str = Field(description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `ucr/NAME`.")
+    task: str = Field(
+        description="Target task: a name of `sweeper tasks`, or `npz:PATH`, `csv:PATH`, `images:PATH`, `hfds:NAME`, `ucr/NAME`."
+    )
     recipe: Literal["laptop", "published", "published-style"] = Field(
         "laptop",
         description="Which of the task's recipes provided the defaults. Omitted: `laptop` for a mini body or a bodiless arm, otherwise "
@@ -351,8 +382,9 @@ class TrialConfig(_Part):
         description="Use the splits and scores of the reference code, including its quirks such as validation = test; see docs/tasks.md.",
     )
     proxy: str = Field(
-        description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `task:NAME`. "
-        "The suffix `+shuffled` permutes its labels, `+k:N` takes N samples."
+        description="Proxy of the body's modality: a name of `sweeper proxies`, `text:PATH`, `images:PATH`, `npz:PATH`, `hfds:NAME`, "
+        "`task:NAME`, or a mixture, `photos*0.5+fractals*0.5`. The suffix `+shuffled` permutes its labels, `+k:N` takes N samples, "
+        "`+near:N` and `+far:N` the N nearest to the target, or farthest from it."
     )
     body: BodyConfig
     pretrain: PretrainConfig = PretrainConfig()
@@ -364,8 +396,9 @@ class TrialConfig(_Part):
     )
     adapter: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] = Field(
         "none",
-        description="A few new weights inside the frozen body: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `ln_tuning`, `oft`), or "
-        "a mapping of `name` and peft options, `{name: lora, r: 4}`.",
+        description="A few new weights in the frozen body, or beside it: `none`, a name (`lora`, `dora`, `adalora`, `ia3`, `vera`, "
+        "`ln_tuning`, `oft`, `bottleneck`, `side`, `vpt`, `prefix`), or a mapping of `name` and options, `{name: lora, r: 4}`; see "
+        "docs/freezing.md.",
     )
     predictor: PredictorConfig = PredictorConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -422,6 +455,11 @@ class TrialConfig(_Part):
         """The body, without its weights."""
         spec = find_body(self.body.name)
         return replace(spec, dims=self.task_spec.dims) if spec.is_bodiless else spec
+
+    @property
+    def start_weights(self) -> str:
+        """`body.weights`, and random where nothing is kept of the pretrained ones."""
+        return "random" if self.body.weights == "pretrained" and self.body.keep == NOTHING else self.body.weights
 
     @property
     def is_cross_validated(self) -> bool:

@@ -41,7 +41,7 @@ def sections_of(path: str) -> Iterator[str]:
 SECTIONS = frozenset(section for path in KNOBS for section in sections_of(path))
 """The inner nodes of the knob tree: `align`, `body`, `finetune.mixup`, ..."""
 
-SHORTHAND = {"body": "body.name"}
+SHORTHAND = {"body": "body.name", "finetune.smooth": "finetune.smooth.kind"}
 """A section that may be given as one value, and the knob that value is for."""
 
 

@@ -7,14 +7,16 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from orca_core.adapters.names import NONE, schedule_faults, spell_adapter
+from orca_core.adapters.names import NONE, adapter_faults, schedule_faults, spell_adapter
 from orca_core.bodies import BODILESS, BodySpec, find_body
+from orca_core.bodies.keep import ALL, kept_layers
 from orca_core.config.faults import faults_of
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig, ValidationConfig
 from orca_core.config.methods import Method, method_defaults
 from orca_core.config.paths import KNOBS, flatten, nest, unknown_knobs
 from orca_core.config.successor_faults import successor_faults
 from orca_core.config.training_faults import training_faults
+from orca_core.corpora import corpus_faults
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.freezing.schedule import Phase, bodiless_faults, parse_freezing
@@ -93,10 +95,14 @@ def resolve_config(overrides: Mapping[str, Any]) -> TrialConfig:
         faults += _width_faults(proxy, body)
     config, more = _validate(values)
     faults += [fault for fault in more if fault.path not in {known.path for known in faults}]
+    faults += _adapter_faults(values, body, faults)
     of_schedule = _schedule_faults(values, body, faults)
-    faults += of_schedule + _layer_faults(config, body) + _validation_faults(config, spec) + _alignment_faults(config)
+    faults += of_schedule + _layer_faults(config, body) + _validation_faults(config, spec)
+    faults += _alignment_faults(config) + _keep_faults(config, body)
     if config is not None and spec is not None and body is not None and not of_schedule:
-        faults += successor_faults(config) + training_faults(config)
+        faults += successor_faults(config) + training_faults(config) + _choice_faults(config, proxy)
+    if config is not None and body is not None and body.pretrained_here:
+        faults += corpus_faults(body, config.pretrain.corpus, config.pretrain.objective)
     if faults or config is None:
         raise ConfigError(faults)
     return config
@@ -175,6 +181,17 @@ def _validate(values: Mapping[str, Any]) -> tuple[TrialConfig | None, list[Fault
         return None, faults_of(error)
 
 
+def _keep_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:
+    """Faults of `body.keep`."""
+    if config is None or body is None or (keep := config.body.keep) == ALL:
+        return []
+    if body.is_bodiless:
+        return [Fault("body.keep", f"must be {ALL} with {body.name}: nothing of it is pretrained", keep)]
+    if body.num_layers is not None and kept_layers(keep) > body.num_layers:
+        return [Fault("body.keep", f"must name at most the {body.num_layers} layers of {body.name}", keep)]
+    return []
+
+
 def _layer_faults(config: TrialConfig | None, body: BodySpec | None) -> list[Fault]:
     """Faults of knobs that count the body's layers."""
     if config is None or body is None or body.num_layers is None or body.is_bodiless or config.finetune.reinit_top <= body.num_layers:
@@ -219,6 +236,30 @@ def _validation_faults(config: TrialConfig | None, spec: TaskSpec | None) -> lis
     elif value is not None and spec is not None and spec.fixed_validation:
         faults.append(Fault(path, f"must be null for {spec.name}", value, f"{spec.fixed_validation}."))
     return faults
+
+
+def _choice_faults(config: TrialConfig | None, proxy: ProxySpec | None) -> list[Fault]:
+    """Faults of a proxy whose samples are chosen by the target."""
+    if config is None or proxy is None or proxy.chosen is None or not config.reads_proxy:
+        return []
+    faults, (which, number) = [], proxy.chosen
+    if number >= config.align.proxy_samples:
+        rule = f"must choose fewer samples than align.proxy_samples, {config.align.proxy_samples}, which are drawn first"
+        faults.append(Fault("proxy", rule, config.proxy))
+    if config.matches:
+        remedy = "The choice is by features as the embedder starts, and that start would be made from the choice. Take another start."
+        faults.append(Fault("embedder.init", f"must not be matched with +{which}:N in the proxy", config.embedder.init, remedy))
+    if config.is_cross_validated:
+        remedy = f"The choice would see the rows that a fold holds out. Remove validation.folds, or take a proxy without +{which}:{number}."
+        faults.append(Fault("validation.folds", f"must be null with +{which}:N in the proxy", config.validation.folds, remedy))
+    return faults
+
+
+def _adapter_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:
+    """Faults of the adapter's options, and of the adapter with the body; none while its name is one."""
+    if any(fault.path.startswith("adapter") for fault in known):
+        return []
+    return adapter_faults(spell_adapter(values.get("adapter", NONE)), body)
 
 
 def _schedule_faults(values: Mapping[str, Any], body: BodySpec | None, known: list[Fault]) -> list[Fault]:

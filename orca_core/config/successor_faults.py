@@ -53,8 +53,13 @@ def _token_faults(config: TrialConfig) -> list[Fault]:
     if config.aligns and config.align.label_entropy:
         needing["align.label_entropy"] = config.align.label_entropy
     proxy = find_proxy(config.proxy)
-    if not needing or (not proxy.matched and proxy.width is None):
+    if not needing:
         return []
     path, value = next(iter(needing.items()))
-    remedy = f"{path} = {value} needs samples that the body reads; this proxy has features, or their moments, alone."
-    return [Fault("proxy", "must be a proxy with samples", config.proxy, remedy)]
+    if proxy.matched or proxy.width is not None:
+        remedy = f"{path} = {value} needs samples that the body reads; this proxy has features, or their moments, alone."
+        return [Fault("proxy", "must be a proxy with samples", config.proxy, remedy)]
+    if proxy.parts or proxy.chosen is not None:
+        remedy = f"{path} = {value} reads tokens, and mixtures and choices are made of features. Take +k:N for fewer samples."
+        return [Fault("proxy", "must be one proxy, without +near:N and +far:N", config.proxy, remedy)]
+    return []

@@ -7,7 +7,7 @@ says how to add one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.compiling import compiled
 from orca_core.finetuning.evaluation import evaluate
-from orca_core.finetuning.frozen_features import can_be_held
+from orca_core.finetuning.fixed_features import FixedFeatures, fixed_features
 from orca_core.finetuning.gradients import Losses, add_gradients
 from orca_core.finetuning.precision import autocast
 from orca_core.finetuning.rates import schedule_factor
@@ -97,6 +97,7 @@ class Finetuning:
         self.mixout = Mixout(self.model, settings["finetune.mixout"]) if settings["finetune.mixout"] else None
         self.optimizer = self._new_optimizer()
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
+        self.fixed: FixedFeatures | None = None
 
     def start_phase(self, settings: Settings) -> None:
         """Begin a phase: set what trains, and restart optimiser and schedule if the phase says so.
@@ -110,7 +111,7 @@ class Finetuning:
         self.schedule_start = sum(phase.epochs or 0 for phase in phases[:started_by])
         if self.phase.restart:
             self.optimizer = self._new_optimizer()
-        self.inputs = None
+        self.inputs = self.fixed = None
         if not self.phase.is_surgical:
             self._freeze()  # a surgical phase waits until the weights are those it starts from
 
@@ -144,7 +145,7 @@ class Finetuning:
 
     # ------------------------------------------------------------------------------------------------------------ training
 
-    def _train(self, epoch: int, x: Tensor) -> tuple[float, float, dict[str, float]]:
+    def _train(self, epoch: int, x: Tensor) -> tuple[float, float, dict[str, Any]]:
         """Train for an epoch; returns the mean loss, the last learning rate, and the mean of each column that terms report."""
         batch_size, accum = self.settings["finetune.batch_size"], self.settings["finetune.accum"]
         order = torch.arange(len(self.train[1]))
@@ -176,7 +177,7 @@ class Finetuning:
                 if self.accumulation.step(len(group), self.optimizer, parameters):
                     for term in self._active:
                         term.after_step((epoch - 1) * self.accumulation.steps(sizes) + number + 1)
-        means = {name: total.item() / len(order) for name, total in totals.items()}
+        means: dict[str, Any] = {name: total.item() / len(order) for name, total in totals.items()}
         return means.pop(""), lr, means
 
     def _losses(self, rows: Tensor, x: Tensor, draws: torch.Generator, passed: float, penalised: bool) -> Losses:
@@ -184,7 +185,7 @@ class Finetuning:
         inputs, targets = self._moved(x, rows), self._moved(self.train[1], rows)
         if self.data.augment is not None:
             inputs = self.data.augment(inputs, draws)
-        if not self._features_are_fixed:
+        if self.fixed is None:
             with self._autocast():
                 inputs = self.data.inputs(inputs)
         batch = Batch(rows, inputs, ((1.0, targets),), passed)
@@ -265,41 +266,34 @@ class Finetuning:
 
     # ------------------------------------------------------------------------------------------------------------- outputs
 
-    @property
-    def _features_are_fixed(self) -> bool:
-        if self.phase.train != ("predictor",) or self.data.augment is not None or not self._features_fit:
-            return False
-        return not any(term.needs_forward for term in self._active)
-
-    @cached_property
-    def _features_fit(self) -> bool:
-        samples = sum(len(y) for _, y in (self.train, self.valid, self.test))
-        return can_be_held(self.model, self.data.inputs(self.train[0][:1].to(self.device)), samples)
-
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the three splits; with embedder and body frozen, their features, computed once."""
-        if not self._features_are_fixed:
-            return self.train[0], self.valid[0], self.test[0]
+        splits = (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
+        self.fixed = fixed_features(self.model, self.phase, self.data, self._active)
         self.model.eval()
         size = self.settings["finetune.eval_batch_size"]
         with torch.no_grad(), self._autocast():
+            if self.fixed is not None and not self.fixed.fit(self.data.inputs(self.train[0][:1].to(self.device)), sum(map(len, splits))):
+                self.fixed = None
+            if (fixed := self.fixed) is None:
+                return self.train[0], self.valid[0], self.test[0]
             train, valid, *rest = (
-                torch.cat([self.model.features(self.data.inputs(part.to(self.device))).float() for part in x.split(size)]) if len(x) else x
-                for x in (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
+                torch.cat([fixed.kept(fixed.of(self.data.inputs(part.to(self.device))).float()) for part in x.split(size)]) if len(x) else x
+                for x in splits
             )
         return train, valid, rest[0] if rest else valid
 
     def _outputs(self, x: Tensor) -> Tensor:
         """Outputs of rows as `_inputs` has them."""
         with self._autocast():
-            inputs = x if self._features_are_fixed else self.data.inputs(x)
+            inputs = self.data.inputs(x) if self.fixed is None else x
         return self._pass(inputs)[0]
 
     def _pass(self, x: Tensor, **options: Any) -> tuple[Tensor, ...]:
         """The predictor's outputs, and the embedder's; for fixed features, the features themselves. Options as of `CrossModalModel`."""
         with self._autocast():
-            if self._features_are_fixed:
-                return self.model.predictor(x).float(), x
+            if self.fixed is not None:
+                return self.fixed.outputs(x).float(), x
             outputs, *others = self._forward(x, with_tokens=True, **options)
         return outputs.float(), *others
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from orca_core.bodies.base import Body
+from orca_core.bodies.base import NORMS, Body
 from orca_core.freezing.fisher import highest
 from orca_core.freezing.schedule import check_layers
 
-NORMS = (nn.LayerNorm, nn.RMSNorm)
+__all__ = ["NORMS", "body_group", "norms_of"]
 
 
 def body_group(body: Body, name: str, scores: Tensor | None = None) -> list[nn.Parameter]:
@@ -31,7 +31,7 @@ def body_group(body: Body, name: str, scores: Tensor | None = None) -> list[nn.P
         case "body":
             return list(body.parameters())
         case "layernorm":  # and a position table: in other bodies the embedder has it, and trains
-            return [p for part in body.modules() if isinstance(part, (*NORMS, nn.Embedding)) for p in part.parameters(recurse=False)]
+            return _parameters((*norms_of(body).values(), *_position_tables(body)))
         case "bias":
             return [bias for part in body.modules() if isinstance(bias := getattr(part, "bias", None), nn.Parameter)]
         case "attention":
@@ -52,6 +52,17 @@ def body_group(body: Body, name: str, scores: Tensor | None = None) -> list[nn.P
     raise AssertionError(name)
 
 
+def norms_of(body: Body) -> dict[str, nn.Module]:
+    """The layers that normalise tokens, LayerNorm or RMSNorm, by their names in the body."""
+    return {name: part for name, part in body.named_modules() if isinstance(part, body.norm_types)}
+
+
+def _position_tables(body: Body) -> list[nn.Module]:
+    """GPT-2's. T5's table of position biases is a part of its attention, as those of Swin and BEiT are."""
+    inside = {part for module in body.attention for part in module.modules()}
+    return [part for part in body.modules() if isinstance(part, nn.Embedding) and part not in inside]
+
+
 def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return [parameter for module in modules for parameter in module.parameters()]
 
@@ -63,5 +74,5 @@ def _all_but(body: Body, frozen: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 def _attention(body: Body) -> list[nn.Parameter]:
     """All that the attention modules hold but LayerNorms, which BERT's have inside."""
-    parts = [part for module in body.attention for part in module.modules() if not isinstance(part, NORMS)]
+    parts = [part for module in body.attention for part in module.modules() if not isinstance(part, body.norm_types)]
     return [parameter for part in parts for parameter in part.parameters(recurse=False)]

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from orca_core.adapters.inserted import Adapter
+from orca_core.adapters.base import Adapter
+from orca_core.adapters.inserted import insert_adapter
 from orca_core.adapters.names import NONE
 from orca_core.bodies.base import Body, rows_before_third
 from orca_core.bodies.bodiless import ConvolutionalNetwork
 from orca_core.bodies.families.decoders import DecoderBody
+from orca_core.bodies.keep import kept_parts
 from orca_core.bodies.loading import LoadedBody, random_body
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.groups import body_group
@@ -51,12 +53,29 @@ def build_embedder(settings: Settings, loaded: LoadedBody, input_shape: tuple[in
             target_seq_len=settings["embedder.target_seq_len"],
             pretrained=copies_all or (init == "reference" and settings.aligned),
             positions_from=positions_from,
+            kept=kept_parts(settings["body.keep"]),
         )
     if init == "matched":
         prepare_matching(embedder)
     if settings["embedder.weights"] is not None:
         load_weights(embedder, settings["embedder.weights"])
     return embedder
+
+
+def build_body(settings: Settings, loaded: LoadedBody, *, is_adapted: bool = False) -> Body:
+    """The body of a trial as it starts, a copy, so that trials of one process do not share weights.
+
+    Args:
+        settings: Of a stage that computes with the body.
+        loaded: The body.
+        is_adapted: Whether `loaded` has the weights of the stage before, in which layers have been reinitialised already.
+    """
+    body = copy.deepcopy(loaded.body)
+    if settings["finetune.reinit_top"] and not is_adapted:
+        _reinitialise_top(body, random_body(loaded.spec, seed=settings["seed"]).body, settings["finetune.reinit_top"])
+    if isinstance(body, DecoderBody):
+        body.flipped, body.doubled = settings["body.flip"], settings["body.double"]
+    return body
 
 
 class CrossModalModel(nn.Module):
@@ -69,7 +88,6 @@ class CrossModalModel(nn.Module):
         output_shape: (num_classes,) or the shape of a dense target.
         body_is_adapted: Whether `loaded` has the weights of the stage before, in which layers have been reinitialised already.
         with_adapter: Whether the adapter is inserted; the stages before fine-tuning have none.
-        with_predictor: Whether it has a predictor; without one it is embedder and body.
     """
 
     predictor: Predictor
@@ -83,26 +101,19 @@ class CrossModalModel(nn.Module):
         *,
         body_is_adapted: bool = False,
         with_adapter: bool = True,
-        with_predictor: bool = True,
     ) -> None:
         super().__init__()
         self.input_shape, self.output_shape = input_shape, output_shape
         seed = settings["seed"]
         self.embedder = build_embedder(settings, loaded, input_shape)
-        self.body = copy.deepcopy(loaded.body)
-        if settings["finetune.reinit_top"] and not body_is_adapted:
-            _reinitialise_top(self.body, random_body(loaded.spec, seed=seed).body, settings["finetune.reinit_top"])
-        if isinstance(self.body, DecoderBody):
-            self.body.flipped, self.body.doubled = settings["body.flip"], settings["body.double"]
+        self.body = build_body(settings, loaded, is_adapted=body_is_adapted)
         if isinstance(self.body, ConvolutionalNetwork):
             assert not isinstance(self.embedder, ImageEmbedder)
             self.body.grid = self.embedder.grid
         self.adapter: Adapter | None = None
         if with_adapter and settings["adapter"] != NONE:
             with seeded(seed, "adapter-init"):
-                self.adapter = Adapter(settings["adapter"], self.body)
-        if not with_predictor:
-            return
+                self.adapter = insert_adapter(settings["adapter"], self.body)
         with seeded(seed, "predictor-init"):
             pool, head = settings["predictor.pool"], settings["predictor.head"]
             self.predictor = make_predictor(output_shape, loaded.body.geometry, self.embedder, pool, head)
@@ -154,6 +165,12 @@ class CrossModalModel(nn.Module):
         """Train mode (dropout) for the parts and layers in which something trains, eval mode for frozen ones."""
         for part in (self.embedder, self.body, self.predictor, *self.body.blocks):
             part.train(any(parameter.requires_grad for parameter in part.parameters()))
+        if self.adapter is not None:
+            self.adapter.train_mode()
+
+    def num_parameters(self) -> int:
+        """Number of scalars that the model is made of, what an adapter's layers share counted once."""
+        return sum(parameter.numel() for parameter in self.parameters()) + (0 if self.adapter is None else self.adapter.num_shared)
 
     def num_trained(self) -> int:
         """Number of scalars that train now."""

@@ -18,12 +18,14 @@ Shapes: n samples, l tokens, d width of the body's tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from orca_core.bodies.base import BodyEmbedding, Geometry, ImageEmbedding, TextEmbedding
+from orca_core.bodies.keep import OF_EMBEDDING
 from orca_core.datafiles.embedder_weights import check_weights_file
 from orca_core.datafiles.expected import refuse
 from orca_core.errors import Fault
@@ -87,9 +89,14 @@ class SeriesEmbedder(nn.Module):
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
 
-    def copy_pretrained(self, embedding: TextEmbedding) -> None:
-        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there."""
-        _copy_norm_and_positions(self, embedding)
+    def copy_pretrained(self, embedding: TextEmbedding, kept: Collection[str] = OF_EMBEDDING) -> None:
+        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there.
+
+        Args:
+            embedding: The body's own embedding.
+            kept: The parts of it that are pretrained; of the others nothing is taken.
+        """
+        _copy_norm_and_positions(self, embedding, kept)
 
     def pixels(self, x: Tensor) -> Tensor:
         """(n, channels, length): the inputs themselves."""
@@ -119,9 +126,14 @@ class FieldEmbedder(nn.Module):
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
 
-    def copy_pretrained(self, embedding: TextEmbedding) -> None:
-        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there."""
-        _copy_norm_and_positions(self, embedding)
+    def copy_pretrained(self, embedding: TextEmbedding, kept: Collection[str] = OF_EMBEDDING) -> None:
+        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there.
+
+        Args:
+            embedding: The body's own embedding.
+            kept: The parts of it that are pretrained; of the others nothing is taken.
+        """
+        _copy_norm_and_positions(self, embedding, kept)
 
     def pixels(self, x: Tensor) -> Tensor:
         """(n, channels, height', width'): padded with 0 to whole patches."""
@@ -151,15 +163,22 @@ class ImageEmbedder(nn.Module):
         self.colouring: Colouring | None = None
         self.positions = None if embedding.positions is None else nn.Parameter(torch.empty_like(embedding.positions).normal_(std=0.02))
 
-    def copy_pretrained(self, embedding: ImageEmbedding) -> None:
-        """Take the patch projection, repeated over the input channels and cut to their number, bias, LayerNorm and positions."""
+    def copy_pretrained(self, embedding: ImageEmbedding, kept: Collection[str] = OF_EMBEDDING) -> None:
+        """Take the patch projection, repeated over the input channels and cut to their number, bias, LayerNorm and positions.
+
+        Args:
+            embedding: The body's own embedding.
+            kept: The parts of it that are pretrained; of the others nothing is taken.
+        """
+        if self.norm is not None and embedding.norm is not None and "layernorm" in kept:
+            _copy_norm(self.norm, embedding.norm)
+        if "embeddings" not in kept:
+            return
         weight, channels = embedding.projection.weight, self.projection.in_channels
         repeats = math.ceil(channels / weight.shape[1])
         self.projection.weight.data.copy_(weight.repeat(1, repeats, 1, 1)[:, :channels])
         if embedding.projection.bias is not None:
             _bias(self.projection).data.copy_(embedding.projection.bias)
-        if self.norm is not None and embedding.norm is not None:
-            _copy_norm(self.norm, embedding.norm)
         _copy_positions(self, embedding)
 
     def pixels(self, x: Tensor) -> Tensor:
@@ -193,6 +212,7 @@ def make_embedder(
     target_seq_len: int,
     pretrained: bool,
     positions_from: int | None = None,
+    kept: Collection[str] = OF_EMBEDDING,
 ) -> Embedder:
     """The embedder for an input shape and a body, drawn from torch's global generator.
 
@@ -203,12 +223,13 @@ def make_embedder(
         target_seq_len: Maximum number of tokens; not for image bodies.
         pretrained: Copy what fits from `embedding`; not for a bodiless arm.
         positions_from: Copy its positions from this row on, even if nothing else.
+        kept: The parts of `embedding` that are pretrained, of `layernorm` and `embeddings`; of the others nothing is copied.
     """
     embedder: Embedder
     if isinstance(embedding, ImageEmbedding):
         embedder = ImageEmbedder(input_shape[0], geometry, embedding)
         if pretrained:
-            embedder.copy_pretrained(embedding)
+            embedder.copy_pretrained(embedding, kept)
     else:
         channels, *sizes = input_shape
         positions = not geometry.linear_embedder if embedding is None else embedding.positions is not None
@@ -217,8 +238,8 @@ def make_embedder(
         else:
             embedder = FieldEmbedder(channels, sizes[0], sizes[1], geometry, target_seq_len, positions)
         if pretrained and embedding is not None:
-            embedder.copy_pretrained(embedding)
-    if positions_from is not None and embedding is not None:
+            embedder.copy_pretrained(embedding, kept)
+    if positions_from is not None and embedding is not None and "embeddings" in kept:
         _copy_positions(embedder, embedding, positions_from)
     return embedder
 
@@ -257,10 +278,11 @@ def _fresh_positions(count: int, width: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(count, width).normal_(std=0.02))
 
 
-def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding: TextEmbedding) -> None:
-    if embedding.norm is not None and isinstance(embedder.norm, nn.LayerNorm):
+def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding: TextEmbedding, kept: Collection[str]) -> None:
+    if embedding.norm is not None and isinstance(embedder.norm, nn.LayerNorm) and "layernorm" in kept:
         _copy_norm(embedder.norm, embedding.norm)
-    _copy_positions(embedder, embedding)
+    if "embeddings" in kept:
+        _copy_positions(embedder, embedding)
 
 
 def _copy_positions(embedder: Embedder, embedding: BodyEmbedding, start: int = 0) -> None:
@@ -270,7 +292,10 @@ def _copy_positions(embedder: Embedder, embedding: BodyEmbedding, start: int = 0
 
 def _copy_norm(target: nn.LayerNorm, source: nn.LayerNorm) -> None:
     target.weight.data.copy_(source.weight)
-    target.bias.data.copy_(source.bias)
+    if source.bias is None:  # ModernBERT's: the embedder's starts at none
+        target.bias.data.zero_()
+    else:
+        target.bias.data.copy_(source.bias)
 
 
 def _bias(layer: nn.Conv1d | nn.Conv2d) -> Tensor:

@@ -1,32 +1,28 @@
-"""Pretraining of the mini bodies: masked tokens for text, labels for images. A trajectory like any other.
+"""Pretraining of the mini bodies, on any corpus of `orca_core.corpora`, by any objective that fits. A trajectory like any other.
 
 The learning rate is constant after a short warm-up in steps, so that a longer pretraining passes through a shorter one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from orca_core.bodies import BodySpec
-from orca_core.bodies.base import IMAGE_MEAN, IMAGE_STD
-from orca_core.bodies.mini import mini_model, mini_tokenizer
-from orca_core.proxies import find_proxy
+from orca_core.bodies.mini import mini_model
+from orca_core.corpora import Corpus, corpus_of, objective_of
+from orca_core.corpora.images import Pictures, load_pictures
+from orca_core.corpora.sequences import Sequences, load_sequences
+from orca_core.pretraining.objectives import Causal, DenoisedImages, DenoisedText, LabelledImages, LabelledText, Masked, Objective
 from orca_core.rows import EpochRow
 from orca_core.seeding import generator, seeded
 from orca_core.settings import Settings
 from orca_core.training.optimizers import load_optimizer_state, optimizer_state
 
 LR, WEIGHT_DECAY, WARMUP_STEPS, BATCH_SIZE = 2e-3, 0.01, 50, 32
-TEXT_TOKENS = 32
-"""Number of tokens read of each sentence."""
-
-MASKED_SHARE = 0.15
-"""Share of tokens that are masked and predicted (Devlin et al. 2019, section 3.1); all are replaced by the mask."""
 
 
 class Pretraining:
@@ -40,17 +36,16 @@ class Pretraining:
     def __init__(self, settings: Settings, device: torch.device) -> None:
         spec = settings.body
         self.seed, self.device = settings["pretrain.seed"], device
-        self.task: _Masked | _Labelled
+        corpus = corpus_of(spec, settings["pretrain.corpus"])
+        objective = objective_of(spec, settings["pretrain.objective"])
         with seeded(self.seed, "pretrain-init"):
             model = mini_model(spec).to(device)
-            self.task = (_Masked if spec.modality == "text" else _Labelled)(spec, model, device)
+            self.task = _task(spec, corpus, objective, model, device)
         self.model = model
         self.modules = nn.ModuleDict({"model": model, "head": self.task.head})
-        order = torch.randperm(self.task.size, generator=generator(self.seed, "pretrain-subset"))
-        held_out = max(1, self.task.size // 10)
-        # A smaller share is a part of a larger one, and all are validated on the same samples.
-        self.valid = order[:held_out]
-        self.train = order[held_out:][: max(1, round(settings["pretrain.fraction"] * (self.task.size - held_out)))]
+        self.train, self.valid = split_corpus(self.task.size, settings["pretrain.fraction"], self.seed)
+        if (noise := settings["pretrain.label_noise"]) and isinstance(self.task, LabelledText | LabelledImages):
+            self.task.add_label_noise(noise, self.train, generator(self.seed, "pretrain-label-noise"))
         # The fused step takes roots as the processor does; the other one leaves them to MKL, to other bits on other processors.
         fused = settings["bits"] == "portable" or None
         self.optimizer = torch.optim.AdamW(self.modules.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=fused)
@@ -93,44 +88,30 @@ class Pretraining:
         load_optimizer_state(self.optimizer, self.modules, tensors)
 
 
-class _Masked:
-    """Predict masked tokens."""
+def split_corpus(size: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The samples of a corpus to train on, and those that are held out.
 
-    def __init__(self, spec: BodySpec, model: Any, device: torch.device) -> None:
-        self.model, self.tokenizer = model, mini_tokenizer()
-        texts = [text for name in spec.corpus for text in find_proxy(name).load().inputs]
-        encoded = self.tokenizer(texts, padding="max_length", truncation=True, max_length=TEXT_TOKENS, return_tensors="pt")
-        self.ids, self.attention = encoded["input_ids"].to(device), encoded["attention_mask"].to(device)
-        self.size = len(texts)
-        self.head = nn.Linear(model.config.hidden_size, model.config.vocab_size).to(device)
+    A smaller share is a part of a larger one, and all are validated on the same samples, a tenth of the corpus.
 
-    def loss(self, indices: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        ids, attention = self.ids[indices], self.attention[indices]
-        chosen = (torch.rand(ids.shape, generator=draws) < MASKED_SHARE).to(ids.device) & attention.bool()
-        chosen[:, 0] |= ~chosen.any(1)  # every sentence has something to predict
-        hidden = self.model(input_ids=ids.masked_fill(chosen, self.tokenizer.mask_token_id), attention_mask=attention)[0]
-        logits, targets = self.head(hidden[chosen]), ids[chosen]
-        return nn.functional.cross_entropy(logits, targets), (logits.argmax(1) != targets).float().mean()
+    Args:
+        size: Samples of the corpus.
+        fraction: Share of those not held out to train on.
+        seed: `pretrain.seed`.
+    """
+    order = torch.randperm(size, generator=generator(seed, "pretrain-subset"))
+    held_out = max(1, size // 10)
+    return order[held_out:][: max(1, round(fraction * (size - held_out)))], order[:held_out]
 
 
-class _Labelled:
-    """Predict the label of an image; labels of different corpora are different classes."""
-
-    def __init__(self, spec: BodySpec, model: Any, device: torch.device) -> None:
-        self.model = model
-        corpora = [find_proxy(name).load() for name in spec.corpus]
-        offsets = np.cumsum([0, *(len(corpus.label_names) for corpus in corpora)])
-        labels = [corpus.labels + offset for corpus, offset in zip(corpora, offsets, strict=False)]
-        self.labels = torch.from_numpy(np.concatenate(labels)).to(device)
-        side = model.config.image_size
-        images = [torch.from_numpy(np.asarray(corpus.inputs)) for corpus in corpora]
-        resized = torch.cat([nn.functional.interpolate(part, (side, side), mode="bilinear", align_corners=False) for part in images])
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-        self.images = ((resized - mean) / std).to(device)
-        self.size = len(self.labels)
-        self.head = nn.Linear(model.num_features, int(offsets[-1])).to(device)
-
-    def loss(self, indices: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        logits = self.head(self.model(pixel_values=self.images[indices])[0].mean(1))
-        targets = self.labels[indices]
-        return nn.functional.cross_entropy(logits, targets), (logits.argmax(1) != targets).float().mean()
+def _task(spec: BodySpec, corpus: Corpus, objective: str, model: Any, device: torch.device) -> Objective:
+    """The objective on the corpus, for a body of that modality; config has checked that the three fit."""
+    if spec.modality == "text":
+        of_text: Mapping[str, Callable[[Sequences, Any, torch.device], Objective]] = {
+            "masked": Masked,
+            "causal": Causal,
+            "labels": LabelledText,
+            "denoise": DenoisedText,
+        }
+        return of_text[objective](load_sequences(corpus), model, device)
+    of_images: Mapping[str, Callable[[Pictures, Any, torch.device], Objective]] = {"labels": LabelledImages, "denoise": DenoisedImages}
+    return of_images[objective](load_pictures(corpus), model, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from orca_core.datafiles.spec import DataSpec
 from orca_core.errors import DataError
@@ -34,6 +34,18 @@ class ProxyData:
         return len(self.labels)
 
 
+class Choice(NamedTuple):
+    """Which samples of a proxy are used: the nearest to the target by transport, or the farthest.
+
+    Args:
+        which: `near` or `far`.
+        samples: How many, >= 2.
+    """
+
+    which: Literal["near", "far"]
+    samples: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProxySpec(DataSpec):
     """One proxy data set, described without its data.
@@ -48,6 +60,11 @@ class ProxySpec(DataSpec):
         max_samples: Largest number of samples to use (`NAME+k:N`).
         matched: Its features are replaced by Gaussian ones of their mean and covariance (`noise-matched:NAME`): the control for what
             features hold beyond these two.
+        chosen: Which of its samples are used, by their distance to the target (`NAME+near:N`, `NAME+far:N`); None = all.
+        parts: Of a mixture: its proxies with their shares, in the order of their names.
+
+    Whatever the order in which a name says it: `max_samples` are drawn, of these some are chosen, then features are matched, then labels
+    permuted.
     """
 
     modality: Literal["text", "images", "any"]
@@ -56,6 +73,8 @@ class ProxySpec(DataSpec):
     shuffled: bool = False
     max_samples: int | None = None
     matched: bool = False
+    chosen: Choice | None = None
+    parts: tuple[tuple[ProxySpec, float], ...] = ()
 
     def fits(self, modality: str) -> bool:
         """Whether a body of that modality can embed it; a bodiless arm, of modality `none`, embeds nothing."""
@@ -84,7 +103,12 @@ class ProxySpec(DataSpec):
     def _label(self, has_content: bool) -> str:
         label = f"proxy {self.name if self.identity is None else self.identity()} {self.loader} {self.version}"
         label += " matched" if self.matched else ""
+        label += f" {self.chosen.which} {self.chosen.samples}" if self.chosen is not None else ""
         return label + (" shuffled" if self.shuffled else "") + ("" if self.max_samples is None else f" most {self.max_samples}")
+
+    def sources(self) -> tuple[ProxySpec, ...]:
+        """The proxies that files of the user's own are read for: those of a mixture, else this one."""
+        return tuple(source for part, _ in self.parts for source in part.sources()) or (self,)
 
     def load(self) -> ProxyData:
         """The whole proxy, in a fixed order.
@@ -96,4 +120,6 @@ class ProxySpec(DataSpec):
         data: ProxyData = resolve(self.loader, self.name)(self)
         if not isinstance(data, ProxyData) or len(data.inputs) != len(data.labels) or data.labels.dtype != "int64":
             raise DataError(f"{self.name}: {self.loader}: must return ProxyData with an int64 label for each input.")
+        if self.chosen is not None and self.chosen.samples >= len(data):
+            raise DataError(f"{self.name}: must choose fewer samples than there are, {len(data)}, but got {self.chosen.samples}.")
         return data

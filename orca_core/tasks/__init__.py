@@ -17,6 +17,7 @@ from orca_core.tasks.drug import DRUG_TASKS
 from orca_core.tasks.nb360 import NB360_TASKS
 from orca_core.tasks.openml import OPENML_TASKS, openml_task, prefer_own_file
 from orca_core.tasks.own.arrays import npz_task
+from orca_core.tasks.own.hub_data import hfds_task, spell_options
 from orca_core.tasks.own.images import domainnet_task, images_task
 from orca_core.tasks.own.suggesting import suggest_form
 from orca_core.tasks.own.tables import csv_task, spell_address
@@ -55,6 +56,13 @@ _FORMS = (
         {"dims": "1", "kind": "either"},
     ),
     NameForm("images:PATH", r"images:(.*)", images_task, "your own pictures, a folder for each class", {"dims": "2", **_CLASSES}),
+    NameForm(
+        "hfds:NAME",
+        r"hfds:(.*)",
+        hfds_task,
+        "a data set of Hugging Face `datasets`: a folder or a hub name; ?inputs=COLUMN&label=COLUMN, see docs/tasks.md",
+        {"dims": "1, 2", "kind": "either"},
+    ),
 )
 
 
@@ -93,4 +101,6 @@ def spell_task(name: str) -> str:
 
     Names that are of no task, or have wrong options, stay as they are.
     """
+    if name.startswith("hfds:"):
+        return spell_options(name)
     return f"csv:{spell_address(name.removeprefix('csv:'))}" if name.startswith("csv:") else name

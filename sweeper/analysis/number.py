@@ -19,10 +19,10 @@ from typing import Any
 from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.factors import spell_value
 
-SCORE, EFFECT, SHARE, FLOOR, FINDING = "score", "effect", "share", "floor", "finding"
+SCORE, EFFECT, SHARE, FLOOR, FINDING, TERM = "score", "effect", "share", "floor", "finding", "term"
 """The kinds of numbers."""
 
-VERSIONS: Mapping[str, int] = {SCORE: 1, EFFECT: 1, SHARE: 1, FLOOR: 1, FINDING: 1}
+VERSIONS: Mapping[str, int] = {SCORE: 1, EFFECT: 1, SHARE: 1, FLOOR: 1, FINDING: 1, TERM: 1}
 """Version of each kind's definition, raised when the same trials give another number."""
 
 STATEMENT_DIGITS, EVIDENCE_DIGITS = 5, 4
@@ -67,7 +67,7 @@ class Number:
 
     Args:
         statement: What is asked, as JSON data: `kind`, `sweep`, `task`, and by kind `arm`, `factor`, `level`, `baseline`, `within`,
-            `metric`, `factors`, `method`, `model`, `cases`, `name`. The first part of the id.
+            `metric`, `factors`, `method`, `model`, `cases`, `name`, `question`, `subject`, `term`. The first part of the id.
         value: The answer: a number, of a finding its verdict.
         low, high: Its 95 % interval; None if it has none.
         trials: Ids of the trials that it rests on.
@@ -163,6 +163,11 @@ def describe(statement: Mapping[str, Any], settings: Mapping[str, Any] = {}) -> 
     if kind == FLOOR:
         cases = "; ".join(", ".join(f"{name} {_spell(value)}" for name, value in case.items()) for case in statement["cases"])
         return f"{metric} of the model {statement['model']}, without a transformer, {on}{f' ({cases})' if cases else ''}."
+    if kind == TERM:
+        what = "The gap" if statement["term"] == "gap" else f"What {statement['term']} contributes to the gap"
+        relative = "" if task is not None else ", relative to the error where it begins"
+        arms = statement["subject"].replace(" - ", " and ")
+        return f"{what} in {metric} {on} between {arms}{relative}, {of_sweep} ({statement['question']})."
     return f"Verdict of the finding {statement['name']} {on}, {of_sweep}."
 
 

@@ -16,6 +16,7 @@ from orca_core.errors import ConfigError
 from orca_core.floors.rows import FloorCase
 from sweeper.analysis.answers import answer, read_evidence
 from sweeper.analysis.arms import Ranking, rank_arms
+from sweeper.analysis.explanation import explain_sweep
 from sweeper.analysis.factors import KNOB_OF, VARIANT, cell, find_factor, list_levels, varying_columns
 from sweeper.analysis.floors import Floors
 from sweeper.analysis.number import EFFECT, SCORE, SHARE, STATEMENT_DIGITS, Number, digest, parse_id
@@ -28,6 +29,7 @@ from sweeper.analysis.numbers import (
     score_number,
     share_numbers,
     shares_of,
+    term_numbers,
 )
 from sweeper.analysis.representatives import represent_arms, tuned_columns
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
@@ -229,7 +231,11 @@ class SweepStatements:
         return None
 
     def findings(self) -> Iterator[Asked]:
-        """The verdicts of the findings, which are computed at once."""
+        """The terms of explanations and the verdicts of the findings, which are computed at once."""
+        for metric in dict.fromkeys((METRIC, self._sweep.objective)):
+            with contextlib.suppress(ConfigError):
+                for term in filter(None, term_numbers(self._sweep, explain_sweep(self._sweep, metric=metric, allow_unfair=True))):
+                    yield term.statement, partial(_itself, term)
         evidence = read_evidence(self._results, self._name)
         for number in finding_numbers(evidence, answer(evidence)):
             yield number.statement, partial(_itself, number)

@@ -18,11 +18,13 @@ from sweeper.analysis.comparison import Comparison, compare, is_relative, step_o
 from sweeper.analysis.contrasts import Contrast
 from sweeper.analysis.effect import Effect
 from sweeper.analysis.evidence_sql import difference_sql, floor_sql, mean_sql, relative_sql, rows_sql, share_sql
+from sweeper.analysis.explanation import Explanation, explain_sweep
 from sweeper.analysis.factors import KNOB_OF, VARIANT, Row, find_factor, list_levels, varying_columns
 from sweeper.analysis.floors import Floors
-from sweeper.analysis.number import EFFECT, FINDING, FLOOR, SCORE, SHARE, Number
+from sweeper.analysis.number import EFFECT, FINDING, FLOOR, SCORE, SHARE, TERM, Number
 from sweeper.analysis.representatives import is_usable, represent_arms, tuned_columns
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
+from sweeper.analysis.terms import Term
 from sweeper.analysis.variance_shares import ANOVA, FANOVA, Share, shares_of_variance
 from sweeper.results.store import ResultStore
 
@@ -39,7 +41,8 @@ def numbers_of(results: ResultStore, name: str) -> list[Number]:
 
     Returns:
         Scores of all ranked arms by the sweep's metric and `test_error`; the floors of its tasks and splits; the effect of every factor
-        against one baseline, on each task and over tasks; the shares of variance; the findings. What the trials do not allow is left out.
+        against one baseline, on each task and over tasks; the shares of variance; the terms of what `sweeper explain` explains; the
+        findings. What the trials do not allow is left out.
 
     Raises:
         ConfigError: If the sweep is unknown.
@@ -56,6 +59,8 @@ def numbers_of(results: ResultStore, name: str) -> list[Number]:
             found += filter(None, effect_numbers(name, compare_rows(sweep, factor, baseline)))
     with contextlib.suppress(ConfigError):  # nothing varies
         found += share_numbers(sweep, shares_of(sweep, METRIC), METRIC)
+    with contextlib.suppress(ConfigError):  # there is no gap to explain
+        found += filter(None, term_numbers(sweep, explain_sweep(sweep, allow_unfair=True)))
     evidence = read_evidence(results, name)
     return found + finding_numbers(evidence, answer(evidence))
 
@@ -314,4 +319,33 @@ def _finding_number(evidence: Evidence, finding: Finding, number: int) -> Number
         make_sql=lambda: rows_sql(name, trials, [*evidence.varied, METRIC]),
         gives_rows=True,
         command=("findings", name),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------------- explanations
+
+
+def term_numbers(sweep: SweepRows, explanation: Explanation) -> list[Number | None]:
+    """A number for each term of an explanation, in their order: its value; over tasks, the relative one. None where there is none."""
+    rows = {str(row["trial"]): row for row in sweep.rows if row.get("trial") is not None}
+    return [_term_number(sweep, term, rows) for term in explanation.terms]
+
+
+def _term_number(sweep: SweepRows, term: Term, rows: Mapping[str, Row]) -> Number | None:
+    value = term.relative if term.task is None else term.value
+    if value is None:
+        return None
+    trials, keys = _trials(rows[trial] for trial in term.trials if trial in rows)
+    columns = [column for column in (sweep.varied or ()) if column != "task"]
+    keep = ("task", "question", "subject", "term", "metric")
+    return Number(
+        statement={"kind": TERM, "sweep": sweep.name} | {name: getattr(term, name) for name in keep},
+        value=value,
+        low=term.low,
+        high=term.high,
+        trials=trials,
+        keys=keys,
+        make_sql=lambda: rows_sql(sweep.name, trials, [*columns, term.metric]),
+        gives_rows=True,
+        command=("explain", sweep.name, *(("--metric", term.metric) if term.metric != METRIC else ())),
     )

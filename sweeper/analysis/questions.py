@@ -31,6 +31,7 @@ from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.factors import Row, cell
 from sweeper.analysis.fairness import OTHER_MACHINES
 from sweeper.analysis.paired import HELPS, HURTS, UNDECIDED, as_number, holm, paired_t
+from sweeper.analysis.regret import RANKINGS, Regret, find_regrets
 from sweeper.analysis.representatives import is_usable, key_of
 from sweeper.results.store import results_option
 
@@ -110,6 +111,39 @@ def closer_proxy(evidence: Evidence) -> Iterator[Finding]:
         question = "Does a proxy that is closer before any training go with a lower error?"
         sql = "select task, seed, proxy, proxy_distance, test_error from trials"
         yield _associations("closer-proxy", question, found, _sql(evidence, sql, "proxy is not null"), "four or more proxies")
+
+
+def nearly_best_proxy(evidence: Evidence) -> Iterator[Finding]:
+    """Does a ranking of proxies before any training put a proxy first that is nearly the best? One finding for each ranking."""
+    if "proxy" not in evidence.varied:
+        return
+    apart = [column for column in evidence.varied if column != "proxy"]
+    for ranking in RANKINGS:
+        by_k = {k: find_regrets(evidence.arms, ranking, k, pair_by=evidence.sweep.pair_by, apart=apart) for k in (1, 2)}
+        if not (first := by_k[1]):
+            continue
+        tasks = [task for task in first if task is not None]
+        adjusted, _ = holm([float("nan") if (p := first[task].p) is None else p for task in tasks])
+        p_of = dict(zip(tasks, map(as_number, adjusted), strict=True)) | ({None: first[None].p} if None in first else {})
+        statements = []
+        for task in (*tasks, *([None] if None in first else [])):
+            regrets = [of_k[task] for of_k in by_k.values() if task in of_k]
+            p = p_of[task]
+            verdict = UNDECIDED if p is None or p > ALPHA else YES if first[task].regret.mean < first[task].at_random else NO
+            of = f"{first[task].n} {'seeds' if task is not None else 'tasks, as shares of the range of errors'}"
+            text = f"{'; '.join(map(_describe_regret, regrets))}; {of}, {first[task].proxies} proxies each"
+            numbers = [{**vars(one), "regret": one.regret._asdict(), "p_adjusted": p if one.k == 1 else None} for one in regrets]
+            statements.append(Statement(task, verdict, text, numbers))
+        question = f"Is the proxy that {ranking} ranks first nearer to the best than one drawn at random?"
+        query = _sql(evidence, f"select task, seed, proxy, {ranking}, test_error from trials", f"{ranking} is not null")
+        change = "more seeds, or more proxies: with few, one drawn at random is often nearly the best."
+        verdict = summarise([statement.verdict for statement in statements if statement.task is not None])
+        yield Finding(f"regret-{ranking.replace('_', '-')}", question, verdict, statements, query, change)
+
+
+def _describe_regret(one: Regret) -> str:
+    interval = "" if one.regret.low is None or one.regret.high is None else f" [{one.regret.low:+.2g}, {one.regret.high:+.2g}]"
+    return f"regret@{one.k} {one.regret.mean:.2g}{interval}, at random {one.at_random:.2g}"
 
 
 def lower_distance(evidence: Evidence) -> Iterator[Finding]:
@@ -196,6 +230,21 @@ def pretraining(evidence: Evidence) -> Iterator[Finding]:
         if comparison := evidence.compare("pretrain.fraction", least, where=where):
             question = f"Does more pretraining help (against a share of {least:g})?"
             yield _finding("more-pretraining", question, comparison, _command(evidence, "pretrain.fraction", least, where))
+
+
+def content_of_pretraining(evidence: Evidence) -> Iterator[Finding]:
+    """Which part of the pretrained weights is needed, and does it matter what they were pretrained on?"""
+    if "body_keep" in evidence.varied and "all" in evidence.levels("body_keep"):
+        where = "body_keep is not null"
+        if comparison := evidence.compare("body.keep", "all", where=where):
+            question = "Which part of the pretrained weights is needed (some parts kept against all of them)?"
+            yield _finding("parts-of-pretraining", question, comparison, _command(evidence, "body.keep", "all", where), "keeping less")
+    corpora = evidence.levels("pretrain_corpus")
+    if "pretrain_corpus" in evidence.varied and "noise" in corpora:
+        where = "pretrain_corpus is not null"
+        if comparison := evidence.compare("pretrain.corpus", "noise", where=where):
+            question = "Does it matter what the body was pretrained on (against noise)?"
+            yield _finding("content-of-pretraining", question, comparison, _command(evidence, "pretrain.corpus", "noise", where))
 
 
 def _unfair_tasks(comparison: Comparison) -> set[Any]:
@@ -311,10 +360,12 @@ QUESTIONS: tuple[Question, ...] = (
     embedder_training,
     proxy_matters,
     closer_proxy,
+    nearly_best_proxy,
     lower_distance,
     more_alignment,
     what_to_train,
     pretraining,
+    content_of_pretraining,
     variance,
     speed,
     beats_floors,

@@ -26,6 +26,7 @@ OBJECTIVE = "valid_error"
 _ALWAYS = (
     *("trial", "result_key", "task", "arm", "candidate", "variant", "role", "in_plan", "status", "cause", "selection", "score"),
     *("test_error", "valid_error", "test_samples", "valid_samples", "proxy_distance", "device", "instance_type"),
+    *("proxy_distance_unlabelled", "proxy_logme", "proxy_h_score"),
     *("split_seed", "train_samples", "reference_data", "valid_share", "validation_folds", "validation_fold"),
     *MACHINE_COLUMNS,
 )

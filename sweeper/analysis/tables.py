@@ -13,6 +13,7 @@ from orca_core.errors import ConfigError, Fault
 from sweeper.analysis.answers import Evidence, answer, find_dims
 from sweeper.analysis.comparison import ALPHA, compare_levels
 from sweeper.analysis.effect import to_table
+from sweeper.analysis.explanation import explain_sweep, explanation_to_table
 from sweeper.analysis.factors import Row
 from sweeper.analysis.floors import Floors
 from sweeper.analysis.margins import DEFAULT_MARGIN, Margin
@@ -88,6 +89,36 @@ def importance(
     sweep = _one_sweep(trials, pair_by, varied, objective)
     shares = shares_of_variance(sweep.rows, metric=metric, pair_by=sweep.pair_by, varied=varied, objective=objective)
     return shares_to_table(shares)
+
+
+def explain(
+    trials: pa.Table,
+    *,
+    metric: str = "test_error",
+    margin: Margin | str | float = DEFAULT_MARGIN,
+    alpha: float = ALPHA,
+    allow_unfair: bool = False,
+    pair_by: Sequence[str] | None = None,
+    varied: Collection[str] | None = None,
+    objective: str = OBJECTIVE,
+    scheduler: Mapping[str, Any] = {},
+) -> pa.Table:
+    """What explains the gaps pretrained minus random, by parts of the body, and aligned minus naive, by a chain of controls; as
+    `sweeper explain` has it.
+
+    Args:
+        trials, metric, margin, allow_unfair, pair_by, varied, objective, scheduler: As for `effects`.
+        alpha: Error rate of each question.
+
+    Returns:
+        A row for each `sweeper.analysis.terms.Term`, whose fields are the columns, without the trials; and in the row of a gap `causes`,
+        the named ones, and `sentence`, what is said of it.
+
+    Raises:
+        ConfigError: With all faults of the arguments; or if the trials have no such gap.
+    """
+    sweep = _one_sweep(trials, pair_by, varied, objective, scheduler)
+    return explanation_to_table(explain_sweep(sweep, metric=metric, margin=margin, alpha=alpha, allow_unfair=allow_unfair))
 
 
 def _one_sweep(

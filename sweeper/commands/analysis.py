@@ -1,4 +1,4 @@
-"""Commands that answer questions from the tables of a sweep: compare, importance, findings."""
+"""Commands that answer questions from the tables of a sweep: compare, explain, importance, findings."""
 
 from __future__ import annotations
 
@@ -57,6 +57,43 @@ def compare(
         "alpha": alpha,
     }
     typer.echo(show_comparison(Workspace(results), name, options, format, allow_unfair, where), nl=False)
+
+
+@report_errors
+def explain(
+    name: SweepArgument,
+    metric: MetricOption = None,
+    margin: Annotated[
+        str | None,
+        typer.Option("--margin", help="Change that counts as none: 5%, of the error where a gap begins, or a number.  [default: 5%]"),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="Error rate of each question.  [default: 0.05]")] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help="Only trials that meet this, as after `where` in a query of `trials`.")
+    ] = None,
+    allow_unfair: Annotated[bool, typer.Option("--allow-unfair", help="Give verdicts on arms that were not treated alike, too.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Print the sweep's search space with the arms that are missing, for `sweeper run`.")
+    ] = False,
+    format: FormatOption = "table",
+    results: ResultsOption = "results",
+) -> None:
+    """Say what explains a gap: pretrained against random by parts of the body, aligned against naive link by link.
+
+    The parts are those that `body.keep` varies (Shapley values, exact by all combinations). The links are more steps
+    (`align.objective: none`), tidier classes (`dispersion`), closeness to the proxy (a distance), and the embedder's start. Each has an
+    interval over seeds and a verdict; a cause is named only where it is shown. Arms that are missing are listed.
+
+    Example: `sweeper explain my-sweep`, `sweeper explain my-sweep --missing > more.yaml`
+    """
+    from sweeper.results.workspace import Workspace
+    from sweeper.show.explanation import missing_space, show_explanation
+
+    workspace, options = Workspace(results), {"metric": metric, "margin": margin, "alpha": alpha}
+    if missing:
+        typer.echo(missing_space(workspace, name, options, where), nl=False)
+        return
+    typer.echo(show_explanation(workspace, name, options, format, allow_unfair, where), nl=False)
 
 
 @report_errors

@@ -39,8 +39,8 @@ FORMATS = {
     "mlflow": Format("mlflow_runs", ("mlflow ui --backend-store-uri {sqlite}",), "mlflow", _EXPORTS),
     "tensorboard": Format("tensorboard_runs", ("tensorboard --logdir {shell}",), "tensorboard", _EXPORTS),
     "trackio": Format("trackio_runs", ("TRACKIO_DIR={shell} trackio show",), "trackio", _TRACKIO),
-    "csv": Format("tables", ("{path}/trials.csv, metrics.csv, stages.csv, floors.csv",)),
-    "pandas": Format("tables", ("pandas.read_parquet('{path}/trials.parquet'), likewise metrics, stages, floors",)),
+    "csv": Format("tables", ("{path}/trials.csv, metrics.csv, stages.csv, probes.csv, floors.csv",)),
+    "pandas": Format("tables", ("pandas.read_parquet('{path}/trials.parquet'), likewise metrics, stages, probes, floors",)),
 }
 """The formats by the name that `--to` takes."""
 

@@ -19,7 +19,8 @@ ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
 SCORES = (
     *("best_epoch", "valid_error", "valid_loss", "train_loss", "test_error", "last_valid_error", "last_test_error"),
-    *("majority_error", "proxy_distance", "proxy_distance_unlabelled", "params_total", "seconds", "saved_s"),
+    *("majority_error", "proxy_distance", "proxy_distance_unlabelled", "proxy_logme", "proxy_h_score"),
+    *("params_total", "seconds", "saved_s"),
 )
 """Columns of a trial that other tools list as its results."""
 

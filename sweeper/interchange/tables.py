@@ -32,6 +32,7 @@ def write(sweep: ExportedSweep, path: Path, to: str) -> str:
         "trials": f"select * from trial_status {of_sweep} order by started_at, trial",
         "metrics": f"select * from metrics {of_sweep} order by trial, stage, phase, fold, epoch",
         "stages": f"select * from stages {of_sweep} order by trial, stage, phase, fold",
+        "probes": f"select * from probes {of_sweep} order by trial, probe, moment, layer, param_group, setting, split",
         "floors": f"select floors.* from floors semi join (select task from trial_status {of_sweep}) using (task) order by {case}, model",
     }
     counts = []

@@ -14,7 +14,16 @@ from orca_core.errors import OrcaError, StoreError, nearest
 from sweeper.results.notes import no_results
 from sweeper.results.records import TABLES, schema
 from sweeper.results.store import ResultStore
-from sweeper.results.views import CREATE_VIEWS, STORED_FLOORS, STORED_TRIALS, VIEWS, column_names, drop_superseded, find_superseded
+from sweeper.results.views import (
+    CREATE_VIEWS,
+    STORED_FLOORS,
+    STORED_PROBES,
+    STORED_TRIALS,
+    VIEWS,
+    column_names,
+    drop_superseded,
+    find_superseded,
+)
 
 if TYPE_CHECKING:
     import duckdb  # imported where it is used: commands without a query start faster
@@ -32,7 +41,7 @@ class QueryError(OrcaError, ValueError):
 
 
 class Results:
-    """The tables of all sweeps: `trials`, `metrics`, `stages`, further views of the trials, and `floors`; see `docs/results.md`.
+    """The tables of all sweeps: `trials`, `metrics`, `stages`, `probes`, further views of the trials, and `floors`; see `docs/results.md`.
 
     Nothing is read until the first query, and every query sees the rows written by then.
 
@@ -194,8 +203,9 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
         _refuse_all_but_select(query, connection)
         connection.register(STORED_TRIALS, data["trials"])
         connection.register(STORED_FLOORS, data["floors"])
-        connection.execute(CREATE_VIEWS)
         superseded = find_superseded(data["trials"])
+        connection.register(STORED_PROBES, drop_superseded(data["probes"], superseded))
+        connection.execute(CREATE_VIEWS)
         for table in ("metrics", "stages"):
             connection.register(table, drop_superseded(data[table], superseded))
         return _read_bounded(connection.sql(query).to_arrow_reader())

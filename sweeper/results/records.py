@@ -15,7 +15,7 @@ from orca_core.config.paths import KNOBS
 from orca_core.declarations import describe_knob
 from orca_core.floors.rows import FloorCase, FloorRow
 from orca_core.numerics import NumericalKind
-from orca_core.rows import EpochRow, StageRow, TrialResult, row_columns
+from orca_core.rows import EpochRow, ProbeRow, StageRow, TrialResult, row_columns
 from sweeper.results.worker_facts import WorkerFacts
 
 _TEXT, _COUNT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", "UTC")
@@ -41,7 +41,7 @@ def config_columns() -> tuple[Column, ...]:
     return tuple(Column(path.replace(".", "_"), _arrow_type(field.annotation), describe_knob(path)) for path, field in KNOBS.items())
 
 
-def columns_of(row: type[EpochRow | StageRow | TrialResult | FloorRow | NumericalKind | WorkerFacts]) -> tuple[Column, ...]:
+def columns_of(row: type[EpochRow | StageRow | ProbeRow | TrialResult | FloorRow | NumericalKind | WorkerFacts]) -> tuple[Column, ...]:
     """A column for every field of a row type."""
     hints = get_type_hints(row, include_extras=True)
     return tuple(Column(field.name, _arrow_type(hints[field.name]), hints[field.name].__metadata__[0]) for field in row_columns(row))
@@ -134,6 +134,20 @@ TRIALS: tuple[Column, ...] = (
         "read.",
     ),
     Column("proxy_distance_unlabelled", _REAL, "The same without labels: the Sinkhorn divergence of the features."),
+    Column(
+        "proxy_logme",
+        _REAL,
+        "LogME of the proxy's source features with its labels, of the same samples: log evidence per sample and class, higher is better. "
+        "Null like the distance, for a proxy of one class, and in rows of version 0.1.",
+    ),
+    Column("proxy_h_score", _REAL, "H-score of the same, from 0 to the number of classes less 1; higher is better."),
+    Column(
+        "target_logme",
+        _REAL,
+        "LogME of the target's training samples through the initial embedder, with the target's labels or pseudo labels: the same for all "
+        "proxies.",
+    ),
+    Column("target_h_score", _REAL, "H-score of the same."),
     *_COUNTS,
     Column("seconds", _REAL, "Wall time of the trial, in seconds."),
     Column("seconds_pretrain", _REAL, "Seconds this trial spent on pretraining; 0 if all of it was reused."),
@@ -169,7 +183,9 @@ METRICS: tuple[Column, ...] = (*_ATTEMPT, *columns_of(EpochRow))
 
 STAGES: tuple[Column, ...] = (*_ATTEMPT, *columns_of(StageRow))
 
-TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES}
+PROBES: tuple[Column, ...] = (*_ATTEMPT, *columns_of(ProbeRow), Column("recorded_at", _TIME, "When the row was recorded, UTC."))
+
+TABLES: dict[str, tuple[Column, ...]] = {"trials": TRIALS, "metrics": METRICS, "stages": STAGES, "probes": PROBES}
 """The result tables by name."""
 
 FLOORS: tuple[Column, ...] = (*columns_of(FloorRow), Column("computed_at", _TIME, "When it was computed, UTC."))
@@ -187,6 +203,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "trials": (*_OF_ATTEMPT, "sequence"),
     "metrics": (*_OF_ATTEMPT, "stage", "phase", "fold", "epoch"),
     "stages": (*_OF_ATTEMPT, "stage", "phase", "fold", "key"),
+    "probes": (*_OF_ATTEMPT, "probe", "moment", "layer", "param_group", "setting", "split", "key", "recorded_at"),
 }
 """The columns that tell the rows of a table apart. Two rows that agree in them are one row, written twice."""
 
@@ -199,7 +216,7 @@ def schema(table: str) -> pa.Schema:
 _INTRODUCTION = """\
 # Results
 
-Three tables, stored as Parquet under `<results>/<table>/sweep=<name>/`, and `floors`, under `<results>/floors/`. This page is generated
+Four tables, stored as Parquet under `<results>/<table>/sweep=<name>/`, and `floors`, under `<results>/floors/`. This page is generated
 from `sweeper/results/records.py`.
 
 | View | Rows |
@@ -209,6 +226,7 @@ from `sweeper/results/records.py`.
 | `trial_status` | the latest row of every trial, whatever its status, also if it is no longer planned or [derived](exports.md#soups) |
 | `all_trials` | every row that has not been compacted away, earlier attempts included |
 | `metrics`, `stages` | epochs and stages of the latest attempt of every trial, whatever its status |
+| `probes` | what [probes](probes.md) measured inside the models of these attempts: of each trial, probe and moment what was recorded last |
 | `floors` | what models without a transformer reach on each task and split: the latest row of each model; see [floors.md](floors.md) |
 
 All views of trials have the columns of `trials`. A finished trial that a sweep took over from another one stands in both. So name the
@@ -277,6 +295,7 @@ _ROWS = {
     "trials": "One row per trial: config, scores, times, provenance, status.",
     "metrics": "One row per trial, stage, fold and epoch. A reused stage has the same rows as the trial that computed it.",
     "stages": "One row per trial, stage and fold (fine-tuning: and phase), computed or reused.",
+    "probes": "One row per trial, probe, moment, and layer, group of parameters or setting. See [probes.md](probes.md).",
     "floors": "One row per task, split and model. Only `split_seed`, `train_samples`, `reference_data` and the knobs of validation matter.",
 }
 

@@ -1,6 +1,6 @@
 """Result tables as Parquet files, on a local disk, NFS, S3 or GCS.
 
-    <uri>/trials/sweep=<name>/<time>-<random>.parquet       likewise metrics/ and stages/; each file also has the column `sweep`
+    <uri>/trials/sweep=<name>/<time>-<random>.parquet       likewise metrics/, stages/ and probes/; each file also has the column `sweep`
     <uri>/trials/sweep=<name>/<time>-<random>.merged.parquet
     <uri>/floors/<time>-<random>.parquet                    floors belong to tasks, not to sweeps
     <uri>/sweeps/<name>/<plan hash>.json, <run>.claim, <run>.stop, clock

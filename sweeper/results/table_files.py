@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-READING_ORDER = ("floors", "metrics", "stages", "trials")
+READING_ORDER = ("floors", "metrics", "probes", "stages", "trials")
 """Trials last. The first row of an attempt is written before its metrics and stages, so whoever reads those then also finds the attempt."""
 
 _MERGED = ".merged.parquet"

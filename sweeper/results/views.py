@@ -5,6 +5,7 @@
     trials            of these the ones that are in the plan and COMPLETE: one row per sweep and trial
     distinct_trials   of these one per result key: a trial that several sweeps share counts once
     metrics, stages   the rows of the current attempts
+    probes            of these what was recorded last, for each trial, probe and moment
     floors            the latest row of each model on each task and split
 
 An attempt is known by its number and by the run that made it. There is one driver at a time, so one run makes it. If two got in all the
@@ -34,11 +35,12 @@ INTERRUPTED = "INTERRUPTED"
 STATUSES = ("COMPLETE", "PRUNED", "FAIL", INTERRUPTED, "RUNNING")
 """Every status that is shown."""
 
-VIEWS = ("trials", "distinct_trials", "trial_status", "all_trials", "metrics", "stages", "floors")
+VIEWS = ("trials", "distinct_trials", "trial_status", "all_trials", "metrics", "stages", "probes", "floors")
 """What a query can read."""
 
-STORED_TRIALS, STORED_FLOORS = "stored_trials", "stored_floors"
-"""Names under which the rows of the tables `trials` and `floors` are registered, as they are stored."""
+STORED_TRIALS, STORED_FLOORS, STORED_PROBES = "stored_trials", "stored_floors", "stored_probes"
+"""Names under which the rows of the tables `trials` and `floors` are registered, as they are stored, and those of `probes` without
+superseded ones."""
 
 CREATE_VIEWS = f"""
     CREATE VIEW all_trials AS
@@ -59,8 +61,11 @@ CREATE_VIEWS = f"""
     FROM {STORED_FLOORS} QUALIFY row_number() OVER (
         PARTITION BY {", ".join(FLOOR_IDENTITY)} ORDER BY task_digest IS NULL, computed_at DESC
     ) = 1;
+
+    CREATE VIEW probes AS
+    FROM {STORED_PROBES} QUALIFY recorded_at IS NOT DISTINCT FROM max(recorded_at) OVER (PARTITION BY sweep, trial, probe, moment);
 """
-"""Windows are over trials only, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded` instead."""
+"""Windows are over trials and probes, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded`."""
 
 
 def shown_status(row: Mapping[str, Any]) -> str:

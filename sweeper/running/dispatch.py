@@ -57,4 +57,5 @@ def make_job(
         own_data=own_data,
         result_key=trial.result_key,
         contents=contents_of(trial.config),
+        probes=request.to_json() if (request := space.probe_request) is not None else {},
     )

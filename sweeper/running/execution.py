@@ -11,6 +11,7 @@ from typing import Any
 from orca_core.errors import ConfigError, DataError, DiskFullError, NotFiniteError, OrcaError, StoreError
 from orca_core.node_cache import NodeCache
 from orca_core.patience import Patience
+from orca_core.probing.request import ProbeRequest
 from orca_core.rows import Row, TrialResult
 from orca_core.workbench import Workbench
 from sweeper.running.code import Code, code_here, differences
@@ -83,7 +84,10 @@ def execute(job: TrialJob, patience: Patience | None = None) -> Generator[Row, N
         cache = NodeCache.of(workbench or Workbench.current())
         models = Store(job.models, patience, cache) if job.models else None
         store, keep_at = Store(job.store, patience, cache), job.keep_at
-        rows = trial_rows(job.config, store, device=job.device, keep_at=keep_at, keep=job.keep, models=models, workbench=workbench)
+        probes = ProbeRequest.from_json(job.probes) if job.probes else None
+        rows = trial_rows(
+            job.config, store, device=job.device, keep_at=keep_at, keep=job.keep, models=models, workbench=workbench, probes=probes
+        )
         with closing(rows):
             result: TrialResult = yield from rows
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on

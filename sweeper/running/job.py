@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.workbench import ARTIFACT_CACHE_GIB
@@ -35,6 +35,7 @@ class TrialJob:
         own_data: Path of the user's own data, as names have it -> digest of the copy beside `models` that the worker is to use.
         result_key: What the plan knows the trial's result by; empty = not compared.
         contents: Name of a task or proxy -> digest of its content, to tell what differs where the result key does.
+        probes: What is measured beside the scores, as `ProbeRequest.to_json` has it; empty = nothing.
     """
 
     config: TrialConfig
@@ -54,6 +55,7 @@ class TrialJob:
     own_data: Mapping[str, str] = field(default_factory=dict)
     result_key: str = ""
     contents: Mapping[str, str] = field(default_factory=dict)
+    probes: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The job as a JSON string."""

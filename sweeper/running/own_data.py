@@ -24,6 +24,7 @@ from pyarrow import fs
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.datafiles.file_lists import find_below
+from orca_core.datafiles.spec import DataSpec
 from orca_core.errors import OrcaError, StoreError
 from orca_core.filesystem import Files, extend_uri, shown_uri
 from orca_core.patience import Patience
@@ -70,7 +71,7 @@ def find_own_data(configs: Iterable[TrialConfig]) -> list[OwnData]:
     """The user's own data that trials read, each once."""
     found: dict[str, OwnData] = {}
     for config in configs:
-        specs = [config.task_spec, *([find_proxy(config.proxy)] if config.reads_proxy else [])]
+        specs: list[DataSpec] = [config.task_spec, *(find_proxy(config.proxy).sources() if config.reads_proxy else ())]
         for spec in specs:
             if spec.own_path and spec.own_path not in found:
                 found[spec.own_path] = OwnData(spec.own_path, spec.files())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orca_core.rows import EpochRow, Row
+from orca_core.rows import EpochRow, ProbeRow, Row
 from sweeper.planning.trials import PlannedTrial
 
 
@@ -22,7 +22,7 @@ class Reached:
 
     def observe(self, trial: PlannedTrial, row: Row) -> None:
         """Take in a row that a trial reported."""
-        if row.stage != "finetune":
+        if isinstance(row, ProbeRow) or row.stage != "finetune":
             return
         before = self._reached.get(trial.id)
         if isinstance(row, EpochRow):

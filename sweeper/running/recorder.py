@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from orca_core.errors import StoreError
-from orca_core.rows import EpochRow, Row, StageRow
+from orca_core.rows import EpochRow, ProbeRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import shown_status
 from sweeper.running.tally import Tally
@@ -27,7 +27,10 @@ COMPACT_EVERY = 200
 NOT_RETRIED = frozenset({"user-error", "not-finite", "config"})
 """Causes of failure that running the trial again would only repeat. Not `data`: it may have been missing on one machine."""
 
-_TRIAL_COLUMNS = ("proxy_distance", "proxy_distance_unlabelled")
+_TRIAL_COLUMNS = (
+    *("proxy_distance", "proxy_distance_unlabelled"),
+    *("proxy_logme", "proxy_h_score", "target_logme", "target_h_score"),
+)
 """Columns of an epoch's row that also belong to the row of the trial."""
 
 _STAGE_KINDS = ("pretrain", "source", "align", "adapt", "finetune")
@@ -57,6 +60,7 @@ class _Live:
         reported: Which stages and epochs it has reported. A trial that goes on after a pause reports them once more.
         stage_started: When its current stage started or went on.
         stage_before: Seconds that its current stage had taken before its last pause.
+        probed: Probe and moment -> when their first row was recorded.
     """
 
     row: dict[str, Any]
@@ -68,6 +72,7 @@ class _Live:
     stage_seconds: Counter[str] = field(default_factory=Counter)
     saved_s: float = 0.0
     mixed: set[bool | None] = field(default_factory=set)
+    probed: dict[tuple[str, str], datetime] = field(default_factory=dict)
 
     def complete_stage(self, row: StageRow) -> StageRow:
         """The row of a stage with what it took before pauses: epochs computed then are not reused ones, though the store had them."""
@@ -144,7 +149,7 @@ class Recorder:
         self._is_writing = False
         self.batch, self._filled, self.batches = 1, 0, 0
         self._live: dict[str, _Live] = {}
-        self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
+        self._buffers: dict[str, list[dict[str, Any]]] = {"trials": [], "metrics": [], "stages": [], "probes": []}
         self._last_flush = clock()
         self._flushes = 0
         self.trouble = ""
@@ -252,6 +257,9 @@ class Recorder:
         """Record rows that a running trial reported."""
         live = self._live[trial_id]
         for row in rows:
+            if isinstance(row, ProbeRow):
+                self._add_probe(live, row)
+                continue
             if isinstance(row, StageRow):
                 live.stage_started = self._clock()
             key = (row.TABLE, row.stage, row.fold, row.phase, row.epoch if isinstance(row, EpochRow) else 0)
@@ -270,6 +278,12 @@ class Recorder:
             self.tally.add(trial_id, row)
             self._buffers[row.TABLE].append(cells | {name: live.row[name] for name in ("sweep", "trial", "attempt", "run")})
         self._flush_if_due()
+
+    def _add_probe(self, live: _Live, row: ProbeRow) -> None:
+        """Record a row of a probe; all rows of a probe at a moment are recorded at one time, however many reports they come in."""
+        recorded_at = live.probed.setdefault((row.probe, row.moment), datetime.now(UTC))
+        known = {name: live.row[name] for name in ("sweep", "trial", "attempt", "run")}
+        self._buffers["probes"].append(row.cells() | known | {"recorded_at": recorded_at})
 
     def end(self, trial_id: str, result: Mapping[str, Any], *, starts_again: bool = False) -> Ended | None:
         """Record how a trial ended: COMPLETE with its scores, PRUNED or FAIL with its cause. None, and no row, if it never started.
@@ -359,7 +373,8 @@ class Recorder:
         buffers, self._buffers = self._buffers, {table: [] for table in self._buffers}
         started = [row for row in buffers["trials"] if row["status"] == "RUNNING"]
         ended = [row for row in buffers["trials"] if row["status"] != "RUNNING"]
-        self._batch = [("trials", started), ("stages", buffers["stages"]), ("metrics", buffers["metrics"]), ("trials", ended)]
+        between = [(table, buffers[table]) for table in ("stages", "metrics", "probes")]
+        self._batch = [("trials", started), *between, ("trials", ended)]
         self._last_flush = self._clock()
         self._filled, self.batch = self.batch, self.batch + 1
 

@@ -252,7 +252,7 @@ class Session:
         for row in rows:
             if isinstance(row, StageRow):
                 self._queue.publish(trial_id, row.stage, row.phase, fold=row.fold)
-            elif any(self._leaves_state(stage, row) for stage in trial.stages):
+            elif isinstance(row, EpochRow) and any(self._leaves_state(stage, row) for stage in trial.stages):
                 self._queue.publish(trial_id, row.stage, row.phase, row.epoch, row.fold)
             self._observe(trial, row)
         self._decide()

@@ -68,7 +68,7 @@ class SimulatedTables:
     """
 
     def __init__(self, is_held_back: Callable[[], bool] = lambda: False) -> None:
-        self.rows: dict[str, list[Mapping[str, Any]]] = {"trials": [], "metrics": [], "stages": []}
+        self.rows: dict[str, list[Mapping[str, Any]]] = {"trials": [], "metrics": [], "stages": [], "probes": []}
         self._is_held_back = is_held_back
 
     def append(self, table: str, sweep: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -336,7 +336,7 @@ class Simulation:
             if stage.reports(row):
                 if isinstance(row, StageRow):
                     self.reported.add(stage.address)
-                elif row.epoch < stage.end and row.epoch in self._planner.ends_of(stage.folder):
+                elif isinstance(row, EpochRow) and row.epoch < stage.end and row.epoch in self._planner.ends_of(stage.folder):
                     self.reported.add(stage.address_at(row.epoch))
 
     def _lose(self, trial_id: str, node: str | None = None) -> None:

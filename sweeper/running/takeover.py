@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from orca_core.rows import EpochRow, Row, StageRow
+from orca_core.rows import EpochRow, ProbeRow, Row, StageRow
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.recorder import Recorder
@@ -85,6 +85,8 @@ def _copy(workspace: Workspace, recorder: Recorder, sweep: str, trials: list[str
         rows[cells["trial"]].append(reused)
     for cells in workspace.sql(f"select * from metrics {where}").rows():
         rows[cells["trial"]].append(EpochRow.from_cells(cells))
+    for cells in workspace.sql(f"select * from probes {where}").rows():
+        rows[cells["trial"]].append(ProbeRow.from_cells(cells))
     for row in workspace.sql(f"select * from trial_status {where}").rows():
         trial = wanted[row["result_key"]]
         recorder.start(trial, device=row["device"])

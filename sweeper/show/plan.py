@@ -11,6 +11,10 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orca_core.bodies.keep import ALL as KEPT_ALL
+from orca_core.bodies.keep import kept_of_embedding
+from orca_core.config.knobs import PretrainConfig
+from orca_core.corpora import OWN
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.schedule import ALL
 from orca_core.stages import Stage
@@ -25,6 +29,7 @@ from sweeper.running.preflight import check_data
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
+from sweeper.show.plan_probes import probe_lines
 from sweeper.show.plan_seeds import seed_lines
 from sweeper.show.plan_work import work_lines
 from sweeper.show.question import question_lines
@@ -133,10 +138,13 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
     folds = "" if stage.fold is None else ", folds"
     match stage.kind:
         case "pretrain":
-            return f"pretrain {config.body.name}" + (f", {config.pretrain.fraction:g} of the data" if config.pretrain.fraction < 1 else "")
+            return ", ".join([f"pretrain {config.body.name}", *_content(config.pretrain)])
         case "source":
-            random = ", random" if config.body.weights == "random" else ""
-            return f"source {config.proxy} by {config.body.name}{random}"
+            start = config.start_weights
+            if start == "pretrained":
+                kept = kept_of_embedding(config.body.keep)
+                start = "" if kept == KEPT_ALL else f"keeping {kept} of the embedding"
+            return ", ".join([f"source {config.proxy} by {config.body.name}", *([start] if start else [])])
         case "align":
             return f"align {config.task}, {config.align.objective}{folds}"
         case "adapt":
@@ -144,6 +152,18 @@ def _label(trial: PlannedTrial, stage: Stage) -> str:
     start = f" {config.task}, {config.body.name}" if stage.phase == 0 else ""
     train = config.phases[stage.phase].train
     return f"finetune{start}, {'all' if train == ALL else '+'.join(map(str, train))}{folds}"
+
+
+def _content(pretrain: PretrainConfig) -> Iterator[str]:
+    """What a pretraining is of, where it is not the body's own in full."""
+    if pretrain.fraction < 1:
+        yield f"{pretrain.fraction:g} of the data"
+    if pretrain.corpus != OWN:
+        yield f"on {pretrain.corpus}"
+    if pretrain.objective != OWN:
+        yield f"objective {pretrain.objective}"
+    if pretrain.label_noise:
+        yield f"label noise {pretrain.label_noise:g}"
 
 
 def _tree_lines(root: Branch) -> list[str]:
@@ -227,6 +247,8 @@ def _summary_lines(
     if len(todo) < len(found.todo):
         counts.insert(1, f"{len(found.todo) - len(todo)} taken over from other sweeps")
     yield f"Results  {', '.join(counts)}"
+    for number, line in enumerate(probe_lines(plan, workspace)):
+        yield f"{INDENT if number else 'Probes   '}{line}"
     if note := describe_differences(row for trial, row in found.known.items() if trial in plan.by_id):
         yield f"{INDENT}{note}"
     if todo:

@@ -1,4 +1,4 @@
-"""Ranks the proxies of a body by their distance to a task before alignment: the distances that trials have as columns."""
+"""Ranks the proxies of a body by their distance to a task before alignment: the distances and scores that trials have as columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orca_core.config.paths import flatten
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, Fault
 from orca_core.proxies import PROXY_CATALOGUE, find_proxy
-from orca_core.rows import EpochRow
+from orca_core.rows import EpochRow, StageRow
 from orca_core.store import Store
 from sweeper.results.workspace import Workspace
 from sweeper.running.preflight import check_data, check_stores
@@ -21,6 +21,9 @@ from sweeper.show.task_data import describe_file_faults
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+MEASURES = ("proxy_distance", "proxy_distance_unlabelled", "proxy_logme", "proxy_h_score")
+"""What is shown of each proxy. The scores of the target are the same for all of them."""
 
 PROGRESS_EVERY_S = 1.0
 """Minimum seconds between lines of progress on stderr."""
@@ -41,8 +44,8 @@ def rank_proxies(
         workspace: The stage store, from which pretraining and source features are reused and in which they are kept.
 
     Returns:
-        `proxy`, `proxy_distance`, `proxy_distance_unlabelled`, `seconds` (for distances, and for features unless the
-        store has them), and `unusable`: why a proxy has no distance.
+        `proxy`, `proxy_distance`, `proxy_distance_unlabelled`, `proxy_logme`, `proxy_h_score`, `seconds` (for these, and for features
+        unless the store has them), and `unusable`: why a proxy has none.
 
     Raises:
         ConfigError: With all faults of the arguments. Nothing was started.
@@ -53,8 +56,7 @@ def rank_proxies(
     check_stores(workspace)
     rows = _measure(usable, workspace.artifacts) + [{"proxy": name, "unusable": why} for name, why in unusable.items()]
     rows.sort(key=lambda row: row.get("proxy_distance", math.inf))  # stable: proxies without a distance stay in the order of the catalogue
-    columns = {"proxy": pa.string(), "proxy_distance": pa.float64(), "proxy_distance_unlabelled": pa.float64()}
-    columns |= {"seconds": pa.float64(), "unusable": pa.string()}
+    columns = {"proxy": pa.string(), **dict.fromkeys(MEASURES, pa.float64()), "seconds": pa.float64(), "unusable": pa.string()}
     return pa.Table.from_pylist(rows, pa.schema(columns))
 
 
@@ -105,7 +107,7 @@ def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, T
 
 
 def _measure(trials: Mapping[str, TrialConfig], store: Store) -> list[dict[str, Any]]:
-    from orca_core.pipeline import distances_of_proxy  # torch takes seconds to load
+    from orca_core.pipeline import measure_proxy  # torch takes seconds to load
 
     found, last_line, started = [], time.monotonic(), 0.0
 
@@ -117,7 +119,7 @@ def _measure(trials: Mapping[str, TrialConfig], store: Store) -> list[dict[str, 
 
     for number, (name, config) in enumerate(trials.items(), 1):
         show_progress(f"proxy {number} of {len(trials)}: {name}")
-        steps = distances_of_proxy(config, store)
+        steps = measure_proxy(config, store)
         while True:
             try:
                 row = next(steps)
@@ -127,7 +129,7 @@ def _measure(trials: Mapping[str, TrialConfig], store: Store) -> list[dict[str, 
             except DataError as error:  # a fault that the headers of its files do not show
                 found.append({"proxy": name, "unusable": str(error).splitlines()[0]})
                 break
-            if row.stage == "source":
+            if isinstance(row, StageRow) and row.stage == "source":
                 started = time.perf_counter() - row.seconds
             elif isinstance(row, EpochRow) and number == 1:  # the others reuse it from the store
                 show_progress(f"pretraining {config.body.name}: epoch {row.epoch} of {config.pretrain.epochs}")

@@ -64,6 +64,9 @@ def _read(workspace: Workspace, row: Mapping[str, Any]) -> dict[str, Any]:
     for table, by in (("stages", "phase"), ("metrics", "epoch")):
         rows = workspace.sql(f"select * exclude ({', '.join(_OF_THE_TRIAL)}) from {table} {where} {order}, {by}").rows()
         found["epochs" if table == "metrics" else table] = rows
+    place = "list_position(['start', 'aligned', 'fine-tuned'], moment)"
+    probes = f"select * exclude ({', '.join(_OF_THE_TRIAL)}) from probes {where}"
+    found["probes"] = workspace.sql(f"{probes} order by probe, {place}, layer nulls first, param_group, split, setting").rows()
     return found | {"traceback": row["traceback"]}
 
 
@@ -76,14 +79,23 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_IN_RESULT = (
+    *("label_distances", "proxy_distance", "proxy_distance_unlabelled"),
+    *("proxy_logme", "proxy_h_score", "target_logme", "target_h_score"),
+)
+"""Columns of epochs that are shown elsewhere."""
+
+
 def _format_text(found: Mapping[str, Any]) -> str:
     text = [f"trial {found['trial']} of sweep {found['sweep']}: {found['status']}"]
     text += ["\nconfig", *(f"  {key:<28} {value}" for key, value in found["config"].items())]
     text += ["\nresult", *(f"  {key:<28} {_format_value(value)}" for key, value in found["result"].items())]
     text += ["\nstages", _table(found["stages"], ("memory_bytes", "stored_bytes", "mixed_numerics"))]
-    text += ["\nepochs", _table(found["epochs"], ("label_distances", "proxy_distance", "proxy_distance_unlabelled"))]
+    text += ["\nepochs", _table(found["epochs"], _IN_RESULT)]
     with_labels = [row for row in found["epochs"] if row["label_distances"] is not None and row["fold"] is None]
     text += _format_label_distances(with_labels[:1] + with_labels[1:][-1:])
+    if found["probes"]:
+        text += ["\nprobes", _table(found["probes"], ("key", "seconds", "recorded_at"))]
     if found["traceback"]:
         text += ["\ntraceback", found["traceback"].rstrip()]
     return "\n".join([*text, ""])

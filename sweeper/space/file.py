@@ -11,6 +11,7 @@ from orca_core.config.faults import broken_rule, faults_of
 from orca_core.errors import nearest
 from sweeper.faults import Faults
 from sweeper.space.labels import check_label_key, check_selector, select, selector_text
+from sweeper.space.probes import ProbesConfig
 from sweeper.space.search import SearchConfig
 from sweeper.space.section import Section
 from sweeper.space.seeds import Question, SeedsConfig, check_count, check_list, expand_seeds
@@ -218,6 +219,17 @@ class SpaceFile(Section):
         description="Whether `run` also logs its trials as event files for TensorBoard, in `RESULTS/tensorboard/sweep=NAME`, for watching "
         "them while they run; of no effect on results. See docs/exports.md.",
     )
+
+    probes: ProbesConfig = Field(
+        ProbesConfig(),
+        description="What is measured inside the models of each trial, beside the scores: a list of probes, `all`, or a mapping. See "
+        "docs/probes.md.",
+    )
+
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _probes(cls, value: Any) -> Any:
+        return value if isinstance(value, Mapping | ProbesConfig) else {"names": value}
 
     @field_validator("seeds", mode="before")
     @classmethod

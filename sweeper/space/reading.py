@@ -25,7 +25,10 @@ from sweeper.workbench import on_workbench
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
-_COPIED = ("description", "design", "search", "scheduler", "question", "resources", "budget", "bits", "keep", "floors", "tensorboard")
+_COPIED = (
+    *("description", "design", "search", "scheduler", "question", "resources", "budget", "bits", "keep"),
+    *("floors", "tensorboard", "probes"),
+)
 """Keys of the file that a `SearchSpace` has unchanged."""
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, SHORTHAND
+from orca_core.probing.catalogue import PROBES
 from sweeper.space.file import METRICS, SHORTHAND_KEYS, SpaceFile
 from sweeper.space.seeds import MAX_SEEDS
 
@@ -37,7 +38,12 @@ def json_schema() -> dict[str, Any]:
     definitions = schema.setdefault("$defs", {}) | knobs.get("$defs", {})
     nested = {name: value for name, value in knobs["properties"].items() if name not in ("seed", "bits")}
     nested |= {name: {"$ref": f"#/$defs/{model}"} for name, model in SECTIONS.items() if "." in name}
-    nested |= {name: {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{SECTIONS[name]}"}]} for name in SHORTHAND}
+    shorthand = {name: {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{SECTIONS[name]}"}]} for name in SHORTHAND}
+    nested |= shorthand
+    for path, either in shorthand.items():
+        section, _, name = path.rpartition(".")
+        if section:
+            definitions[SECTIONS[section]]["properties"][name] = either
     definitions["Knobs"] = _closed_object(nested | {path: _knob_schema(path, knobs) for path in KNOBS if "." in path or path == "seed"})
     definitions["Axis"] = _axis_schema()
     axes = {path: {"$ref": "#/$defs/Axis"} for path in (*KNOBS, *SHORTHAND) if path not in ("seed", "bits")}
@@ -57,6 +63,9 @@ def json_schema() -> dict[str, Any]:
     several = {"type": "array", "items": numbers, "minItems": 1, "uniqueItems": True}
     count = {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS}
     properties["seeds"] = {"anyOf": [count, several, {"$ref": "#/$defs/SeedsConfig"}]}
+    names = {"anyOf": [{"enum": ["all"]}, {"type": "array", "items": {"enum": list(PROBES)}}]}
+    definitions["ProbesConfig"]["properties"]["names"] |= {"type": ["array", "string"]} | names
+    properties["probes"] = {"anyOf": [*names["anyOf"], {"$ref": "#/$defs/ProbesConfig"}]}
     for section, key in SHORTHAND_KEYS.items():
         model = SpaceFile.model_fields[section].annotation.__name__  # type: ignore[union-attr]
         properties[section] = {"anyOf": [{"$ref": f"#/$defs/{model}"}, {"enum": definitions[model]["properties"][key]["enum"]}]}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
+from orca_core.probing.request import ProbeRequest
 from sweeper.faults import Faults
 from sweeper.space.axes import Axis, sort_by_condition
 from sweeper.space.conditions import Requirement
 from sweeper.space.file import Bits, Budget, Keep, Resources, SchedulerConfig
+from sweeper.space.probes import ProbesConfig
 from sweeper.space.search import SearchConfig
 from sweeper.space.seeds import Question
 
@@ -68,6 +70,12 @@ class SearchSpace:
     file: str = ""
     options: tuple[str, ...] = ()
     tensorboard: bool = False
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+
+    @property
+    def probe_request(self) -> ProbeRequest | None:
+        """What is asked of probes; None if nothing is."""
+        return self.probes.request("last" if self.keep == "last" else "best") if self.probes.names else None
 
     @property
     def device(self) -> str:

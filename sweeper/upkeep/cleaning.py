@@ -122,4 +122,6 @@ def _folders_by_sweep(workspace: Workspace) -> dict[str, frozenset[str]]:
             folders[row["sweep"]].add(Address.model(row["result_key"], "best").folder)
     for row in workspace.sql("select distinct sweep, stage, key from stages").rows():
         folders[row["sweep"]].add(f"{row['stage']}/{row['key']}")
+    for row in workspace.sql("select distinct sweep, key from probes where key <> ''").rows():
+        folders[row["sweep"]].add(f"probe/{row['key']}")
     return {name: frozenset(known) for name, known in folders.items()}

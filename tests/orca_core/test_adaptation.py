@@ -14,7 +14,7 @@ from trials import TINY_BODIES, run, small, tiny_bodies
 from orca_core.adaptation.loop import Adaptation, draw_masks, patches
 from orca_core.config.knobs import TrialConfig
 from orca_core.identity import canonical_knobs, trial_id
-from orca_core.model.cross_modal import CrossModalModel
+from orca_core.model.cross_modal import build_body, build_embedder
 from orca_core.pipeline import model_before_tuning
 from orca_core.rows import EpochRow, StageRow
 from orca_core.settings import Settings
@@ -46,10 +46,8 @@ def trial(task: str = SERIES, **knobs) -> TrialConfig:
 def adaptation(config: TrialConfig, data: TaskData | None = None) -> Adaptation:
     stages, settings = TrialStages(config, Store(Path("store")), "cpu"), Settings.of(config, "adapt")
     data = data or load_data(settings)
-    model = CrossModalModel(
-        settings, stages.load_body(settings, None), data.input_shape, data.output_shape, with_adapter=False, with_predictor=False
-    )
-    return Adaptation(settings, model, data, CPU)
+    loaded = stages.load_body(settings, None)
+    return Adaptation(settings, build_embedder(settings, loaded, data.input_shape), build_body(settings, loaded), data, CPU)
 
 
 @pytest.mark.parametrize("task", [SERIES, IMAGES])
@@ -65,7 +63,7 @@ def test_it_learns_to_reconstruct(body, task):
 def test_patches_are_what_the_projection_reads(body, task):
     """A projection that copies the first value of each patch, and one that sums each patch, find it in `patches`."""
     stage = adaptation(trial(task, body=body, embedder__target_seq_len=6))
-    embedder, x = stage.model.embedder, torch.from_numpy(stage.data.train.x)
+    embedder, x = stage.embedder, torch.from_numpy(stage.data.train.x)
     pixels = embedder.pixels(x)
     first, total = torch.zeros_like(embedder.projection.weight), torch.ones_like(embedder.projection.weight)
     first[:, 0].flatten(1)[:, 0] = 1
@@ -84,7 +82,7 @@ def test_the_loss_is_the_mean_square_of_what_was_masked(body):
     torch.nn.init.zeros_(stage.decoder.bias)
     x = torch.from_numpy(stage.data.train.x)
     loss = stage.loss(x, torch.Generator().manual_seed(3)).item()
-    pixels, embedder = stage.model.embedder.pixels(x), stage.model.embedder
+    pixels, embedder = stage.embedder.pixels(x), stage.embedder
     mask = draw_masks(len(x), embedder.grid, 0.25, torch.Generator().manual_seed(3))
     chosen = patches(pixels, embedder.unit)[mask.flatten(1)]
     assert loss == pytest.approx(chosen.square().mean().item(), rel=1e-5)
@@ -95,8 +93,8 @@ def test_what_is_masked_is_not_seen(body):
     stage = adaptation(trial(IMAGES, body=body))
     x = torch.from_numpy(stage.data.train.x)
     seen = []
-    stage.model.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
-    embedder = stage.model.embedder
+    stage.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    embedder = stage.embedder
     embedder.pixels = lambda values: values  # type: ignore[method-assign]  # so that a patch of the input is one of the tokens
     pixels = torch.randn(len(x), x.shape[1], *(side * embedder.unit for side in embedder.grid))
     mask = draw_masks(len(x), embedder.grid, 0.5, torch.Generator().manual_seed(1))

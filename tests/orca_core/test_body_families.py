@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from body_families import FAMILIES, IMAGE, LAYERS, PATCH, POSITIONS, TEXT, VARIANTS, VOCABULARY, WIDTH, write_checkpoint
-from torch import nn
+import transformers
+from body_families import DECODERS, FAMILIES, IMAGE, LAYERS, PATCH, POSITIONS, TEXT, TOWERS, VARIANTS, VOCABULARY, WIDTH, write_checkpoint
 
 from orca_core.alignment.loop import Alignment
 from orca_core.alignment.source import source_features
@@ -18,6 +18,7 @@ from orca_core.bodies.base import rows_before_third
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, random_body
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
+from orca_core.freezing.groups import body_group, norms_of
 from orca_core.identity import read_knobs
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
@@ -25,8 +26,6 @@ from orca_core.proxies import find_proxy
 from orca_core.settings import Settings
 from orca_core.tasks import Split, TaskData
 from orca_core.testing import BodyContract
-
-DECODERS = ["gpt2", "gpt_neox"]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +52,11 @@ def own_forward(family: str, model: Any, inputs: torch.Tensor) -> torch.Tensor:
         return model.forward_features(inputs).flatten(1, 2)
     if family.startswith("timm-"):
         return model.forward_features(inputs)[:, model.num_prefix_tokens :]
-    state = model(inputs)[0]
-    return state if family in TEXT else state[:, {"swin": 0, "deit": 2}.get(family, 1) :]
+    if family == "t5":
+        model = model.encoder
+    state = (model.vision_model if family in TOWERS else model)(inputs)[0]
+    own = {"swin": 0, "deit": 2, "dinov2_with_registers": 4, "siglip": 0, "siglip_vision_model": 0}
+    return state if family in TEXT else state[:, own.get(family, 1) :]
 
 
 def inputs_of(family: str, length: int = 6) -> torch.Tensor:
@@ -169,9 +171,15 @@ def words_by_length(texts: list[str], **settings: Any) -> dict[str, torch.Tensor
 # Groups of parameters, by the type of their module
 
 
+_BLOCKS = LAYERS * 2 * 2 * WIDTH
 NUM_NORMS = {  # LayerNorms of the body by hand: two in a block, and what stands outside the blocks
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"), LAYERS * 2 * 2 * WIDTH),
     **dict.fromkeys(("gpt2", "gpt_neox", "vit", "deit", "beit", "timm-vit"), LAYERS * 2 * 2 * WIDTH + 2 * WIDTH),
+    **dict.fromkeys(("dinov2", "dinov2_with_registers", "siglip", "siglip_vision_model"), _BLOCKS + 2 * WIDTH),
+    **dict.fromkeys(("clip", "clip_vision_model"), _BLOCKS + 2 * WIDTH),  # the one before the blocks
+    **dict.fromkeys(("llama", "qwen2", "t5"), (LAYERS * 2 + 1) * WIDTH),  # RMSNorms: a scale, no bias
+    "qwen3": (LAYERS * 2 + 1) * WIDTH + LAYERS * 2 * 8,  # and those of the queries and keys of a head
+    "modernbert": (LAYERS * 2 - 1 + 1) * WIDTH,  # without biases; the first block has none before its attention
     # one block of width 16, a merge of 4 x 16, two blocks of width 32, the last norm
     **dict.fromkeys(("swin", "timm-swin"), 2 * 2 * WIDTH + 2 * 4 * WIDTH + 2 * 2 * 2 * 2 * WIDTH + 2 * 2 * WIDTH),
 }
@@ -180,8 +188,11 @@ NUM_NORMS = {  # LayerNorms of the body by hand: two in a block, and what stands
 @pytest.mark.parametrize("family", FAMILIES)
 def test_norms_and_attention_are_found_by_module_type(family, checkpoints):
     body = checkpoints[family][2].body
-    norms = sum(p.numel() for part in body.modules() if isinstance(part, nn.LayerNorm) for p in part.parameters())
-    assert norms == NUM_NORMS[family]
+    norms = [p for part in norms_of(body).values() for p in part.parameters()]
+    assert sum(p.numel() for p in norms) == NUM_NORMS[family]
+    group = {id(p) for p in body_group(body, "layernorm")}
+    assert group == {id(p) for p in (*norms, *([body.model.wpe.weight] if family == "gpt2" else []))}
+    assert not group & {id(p) for p in body_group(body, "attention")}
     assert all(set(block.modules()) & set(body.attention) for block in body.blocks)
 
 
@@ -311,3 +322,70 @@ def test_a_trial_of_a_new_kind_of_body_runs(family, checkpoints, store):
     result = run_trial(resolve_config(knobs), store, lambda row: None)
     assert 0 <= result.test_error <= 1
     assert result.params_trained == [result.params_total]
+
+
+# Checkpoints of whole models
+
+
+def _drawn(model: Any) -> Any:
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "t5", "modernbert", "dinov2"])
+def test_a_checkpoint_with_a_head_is_its_body(family, checkpoints, tmp_path):
+    config = checkpoints[family][0].config
+    kinds = {"t5": transformers.T5ForConditionalGeneration, "modernbert": transformers.ModernBertForMaskedLM}
+    kind = kinds.get(family, transformers.AutoModelForImageClassification if family == "dinov2" else transformers.AutoModelForCausalLM)
+    config = type(config)(**config.to_dict() | ({"is_encoder_decoder": True} if family == "t5" else {}))
+    model = _drawn(kind(config) if family in kinds else kind.from_config(config))
+    model.save_pretrained(tmp_path)
+    spec = find_body(f"hf:{tmp_path}")
+    loaded, inputs = checkpoint_body(spec, spec.digest()), inputs_of(family)
+    own = model if family == "t5" else model.base_model
+    with torch.no_grad():
+        assert torch.equal(loaded.body(loaded.embedding.embed(inputs)), own_forward(family, own, inputs))
+
+
+@pytest.mark.parametrize("family", TOWERS)
+def test_a_tower_on_its_own_is_the_tower_of_the_whole_model(family, checkpoints, tmp_path):
+    whole, _, loaded = checkpoints[family]
+    whole.vision_model.save_pretrained(tmp_path)
+    spec = find_body(f"hf:{tmp_path}")
+    alone = checkpoint_body(spec, spec.digest())
+    assert (spec.model_type, spec.num_layers, spec.width) == (f"{family}_vision_model", LAYERS, WIDTH)
+    for one, other in ((alone.body, loaded.body), (alone.embedding, loaded.embedding)):
+        assert one.state_dict().keys() == other.state_dict().keys()
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("nested", [{}, {"vision_config": {"model_type": "any"}}, {"vision_config": None}])
+def test_a_nested_configuration_may_leave_out_what_the_library_takes_by_default(nested):
+    for family in TOWERS:
+        record = family_table.FAMILIES[family]
+        own = (transformers.CLIPVisionConfig if family == "clip" else transformers.SiglipVisionConfig)()
+        assert (record.num_layers(nested), record.width(nested)) == (own.num_hidden_layers, own.hidden_size)
+
+
+def test_position_biases_of_t5_belong_to_its_attention(checkpoints):
+    body = checkpoints["t5"][2].body
+    table = body.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    assert any(parameter is table for parameter in body_group(body, "attention"))
+    assert not any(parameter is table for parameter in body_group(body, "layernorm"))
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "modernbert"])
+def test_a_tokenizer_comes_from_the_folder_of_the_checkpoint(family, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    _, name = write_checkpoint(family, tmp_path)
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "one": 2, "two": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
+    tokenizer = random_body(find_body(name), seed=0).tokenizer()
+    batch = tokenizer(["one two", "two"], padding=True, return_tensors="pt")
+    rows = zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True)
+    assert [[token for token, kept in zip(*row, strict=True) if kept] for row in rows] == [[2, 3], [3]]

@@ -163,7 +163,7 @@ def test_yaml_true_and_lists_are_taken_where_names_and_tuples_are_meant():
         ({"body": "mini-swim"}, "body.name", "must be the name of a body, but got 'mini-swim'. Did you mean 'mini-swin'?"),
         ({"freezing": "frozen-bodi"}, "freezing", "must be a freezing schedule, but got 'frozen-bodi'. Did you mean 'frozen-body'?"),
         ({"recipe": "labtop"}, "recipe", "must be a recipe of digits, but got 'labtop'. Did you mean 'laptop'?"),
-        ({"body.weights": "rand"}, "body.weights", "must be one of pretrained, random, but got 'rand'. Did you mean 'random'?"),
+        ({"body.weights": "rand"}, "body.weights", "must be one of pretrained, random, shuffled, but got 'rand'. Did you mean 'random'?"),
         ({"align.objective": "otdd_exact"}, "align.objective", "but got 'otdd_exact'. Did you mean 'otdd-exact'?"),
     ],
 )

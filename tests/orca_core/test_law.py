@@ -65,6 +65,7 @@ def trials_of_all_reads() -> list[TrialConfig]:
         small(align__epochs=1, align__objective="bilevel", align__task_weight=0.5),
         small(align__epochs=1, align__label_entropy=0.5),
         small("digits", freezing="surgical:1", finetune__reinit_top=1, finetune__scoring="chunks", finetune__checkpointing=True),
+        small(proxy="noise+near:10", align__epochs=1, align__objective="l2"),
         small(body=GPT2, align__epochs=1, align__objective="none", adapt__epochs=1, embedder__init="matched"),
         small(align__epochs=1, align__objective="sliced-wasserstein", align__agreement=True, align__weight=0.1, align__gradient="project"),
         small(
@@ -128,12 +129,14 @@ def test_settings_raise_on_what_is_not_declared():
 OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "threads": ({}, 2),
     "bits": ({}, "portable"),
-    "validation.fold": ({"validation.folds": 2}, 1),
+    "validation.folds": ({"validation.folds": 2, "validation.fold": 0}, 3),
+    "validation.fold": ({"validation.folds": 2, "validation.fold": 0}, 1),
     "body.name": ({}, "mini-swin"),
     "task": ({}, "openml/1510"),
     "proxy": ({}, "pydoc"),
     "reference_data": ({"task": "nb360/ecg"}, True),
     "embedder.weights": ({}, WINES_START),
+    "pretrain.label_noise": ({"pretrain.objective": "labels"}, 0.4),
     "align.lr_steps": ({}, [1]),
     "body.flip": ({"body": GPT2, "align.agreement": True}, True),
     "body.double": ({"body": GPT2}, True),
@@ -171,7 +174,8 @@ def unhashed(declared: Declaration, read: Read) -> bool:
     under, other = OTHER_VALUES.get(read.knob, ({}, None))
     joint = {"align.weight": 0.1} if declared.kind == "finetune" else {}
     random = {"body.weights": "random"} if read.knob == "seed" and declared.kind == "source" else {}
-    base = {"align.epochs": 1, **joint, **random, **under}
+    chosen = {"proxy": "noise+near:10"} if declared.kind == "source" else {}  # then the source reads what its choice does
+    base = {"align.epochs": 1, **joint, **random, **chosen, **under}
     value = other if other is not None else next(v for v in VALUES[read.knob] if v != value_of(small(**base_names(base)), read.knob))
     one, two = small(**base_names(base)), small(**base_names(base | {read.knob: value}))
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from orca_core.export import export_model, load_model
-from orca_core.finetuning import frozen_features
+from orca_core.finetuning import fixed_features
 from orca_core.model.predictor import AttentionPool, Classifier
 from orca_core.pipeline import run_trial
 from orca_core.rows import EpochRow, Row
@@ -58,7 +58,7 @@ def rows_of(config, folder) -> list[EpochRow]:
 def test_tokens_that_are_computed_once_train_as_those_that_are_computed_anew(quick, tmp_path, monkeypatch):
     config = quick("digits", SMALL | {"freezing": "frozen-both"})
     once = rows_of(config, tmp_path / "once")
-    monkeypatch.setattr(frozen_features, "MOST_NUMBERS", 0)
+    monkeypatch.setattr(fixed_features, "MOST_NUMBERS", 0)
     anew = rows_of(config, tmp_path / "anew")
     assert [row.train_loss for row in once] == pytest.approx([row.train_loss for row in anew], rel=1e-5)
     assert [row.valid_loss for row in once] == pytest.approx([row.valid_loss for row in anew], rel=1e-5)

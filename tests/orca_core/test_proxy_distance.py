@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_core.alignment.proxy_distance import MAX_SAMPLES, ProxyDistances, distances_at_start, proxy_distances
+from orca_core.alignment.proxy_distance import MAX_SAMPLES, AtStart, measure_at_start, proxy_distances
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import NotFiniteError
 from orca_core.model.cross_modal import CrossModalModel
-from orca_core.pipeline import distances_of_proxy, run_trial
+from orca_core.pipeline import measure_proxy, run_trial
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.settings import Settings
 from orca_core.store import Store
 from orca_core.tasks import TaskData, find_task
 
 CPU = torch.device("cpu")
-COLUMNS = ("proxy_distance", "proxy_distance_unlabelled")
+COLUMNS = AtStart._fields
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -103,8 +103,8 @@ def at_start(quick):
     config = quick("digits", {"body.weights": "random", "align.epochs": 1})
     embedder = CrossModalModel(Settings.of(config, "finetune"), body, data.input_shape, data.output_shape).embedder
 
-    def distances(x: Tensor, y: Tensor, *, data: TaskData = data, seed: int = 0) -> ProxyDistances:
-        return distances_at_start(embedder, data, data.train.y, x, y, seed=seed, device=CPU)
+    def distances(x: Tensor, y: Tensor, *, data: TaskData = data, seed: int = 0) -> AtStart:
+        return measure_at_start(embedder, data, data.train.y, x, y, seed=seed, device=CPU)
 
     distances.embedder = embedder  # type: ignore[attr-defined]
     return distances
@@ -138,7 +138,7 @@ def test_every_class_of_the_target_takes_part_also_one_of_a_single_sample(at_sta
         lambda embedder, inputs: seen.extend(np.array_equal(row, alone) for row in inputs[0].numpy())
     )
     for seed in range(8):
-        distances_at_start(at_start.embedder, data, labels, *number_labels(10, 2, 32), seed=seed, device=CPU)
+        measure_at_start(at_start.embedder, data, labels, *number_labels(10, 2, 32), seed=seed, device=CPU)
     assert sum(seen) == 8
 
 
@@ -167,10 +167,10 @@ def run(config: TrialConfig, store: Store) -> list[Row]:
     return rows
 
 
-def found_in(rows: Sequence[Row]) -> ProxyDistances:
+def found_in(rows: Sequence[Row]) -> AtStart:
     """The distances of a trial: those of its first epoch of alignment."""
     (first,) = (row for row in rows if isinstance(row, EpochRow) and row.stage == "align" and row.epoch == 1)
-    return ProxyDistances(first.proxy_distance, first.proxy_distance_unlabelled)
+    return AtStart(*(getattr(first, name) for name in COLUMNS))
 
 
 def test_the_first_epoch_of_alignment_has_them_and_no_other(quick, store):
@@ -178,7 +178,10 @@ def test_the_first_epoch_of_alignment_has_them_and_no_other(quick, store):
     aligned = [row for row in rows if isinstance(row, EpochRow) and row.stage == "align"]
     assert [set(COLUMNS) <= row.cells().keys() for row in aligned] == [True, False]
     assert not any(set(COLUMNS) & row.cells().keys() for row in rows if row is not aligned[0])
-    assert all(distance > 0 for distance in found_in(rows))
+    found = found_in(rows)
+    assert min(found.proxy_distance, found.proxy_distance_unlabelled) > 0
+    assert 0 < found.proxy_h_score < 5
+    assert 0 < found.target_h_score < 9
 
 
 def test_a_trial_without_alignment_has_none(quick, store):
@@ -187,7 +190,7 @@ def test_a_trial_without_alignment_has_none(quick, store):
 
 
 def test_arms_that_align_otherwise_have_the_same_bits(quick, tmp_path):
-    def told(number: int, knobs: dict) -> ProxyDistances:
+    def told(number: int, knobs: dict) -> AtStart:
         return found_in(run(quick("digits", {**SMALL, "align.epochs": 1, **knobs}), Store(tmp_path / str(number))))
 
     first = told(0, {})
@@ -233,13 +236,13 @@ def test_arms_that_share_a_stored_alignment_share_them(quick, store):
 )
 def test_without_the_alignment_they_are_the_same_to_the_bit(quick, warm_store, tmp_path, task, knobs):
     config = quick(task, knobs)
-    steps = distances_of_proxy(config, Store(tmp_path / "asked"))
+    steps = measure_proxy(config, Store(tmp_path / "asked"))
     told = set()
     while True:
         try:
             told.add(next(steps).stage)
         except StopIteration as stop:
-            found: ProxyDistances = stop.value
+            found: AtStart = stop.value
             break
     assert told <= {"pretrain", "source"}
     assert found == found_in(run(config, warm_store))

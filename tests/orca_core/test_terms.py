@@ -292,7 +292,7 @@ def test_the_loss_of_a_step_is_that_of_the_mixtures(tune, place):
 )
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(quick, rows_of_cut_runs, knobs):
     base = {"body.weights": "random", "train_samples": 24, "finetune.epochs": 3, "finetune.dropout": 0.1, "finetune.batch_size": 8}
-    whole, again = rows_of_cut_runs(quick("openml/187", {**base, **EVERYTHING, **knobs}), range(1, 3))
+    whole, again = rows_of_cut_runs(quick("openml/187", {**base, **EVERYTHING, **knobs}), range(2, 3))  # in the second phase
     assert again == [whole] * len(again)
 
 
@@ -314,6 +314,11 @@ def test_every_knob_works_on_encoders_decoders_and_vision_bodies(folder, tmp_pat
     run_trial(config, Store(tmp_path), rows.append)
     last = [row for row in rows if isinstance(row, EpochRow)][-1]
     assert min(last.weight_distance, last.body_distance, last.roughness) > 0
+
+
+def test_the_kind_of_smoothing_stands_for_its_section(quick):
+    whole = quick("digits", {"finetune": {"smooth": {"kind": "r3f"}}})
+    assert whole == quick("digits", {"finetune.smooth": "r3f"}) == quick("digits", {"finetune": {"smooth": "r3f"}})
 
 
 def test_what_has_no_part_in_a_trial_is_not_read(quick):

@@ -15,7 +15,7 @@ import orca_core
 from orca_core import Workbench, run_trial
 from orca_core.config.knobs import TrialConfig
 from orca_core.export import tuned_model
-from orca_core.pipeline import distances_of_proxy, drain, trial_rows
+from orca_core.pipeline import drain, measure_proxy, trial_rows
 from orca_core.rows import EpochRow, Row
 from orca_core.store import Store
 from orca_core.tasks import find_task
@@ -123,7 +123,7 @@ def test_an_exported_model_and_a_proxys_distance_read_the_workbench_they_are_giv
     config = quick("ucr/Mine", KNOBS | {"align.epochs": 1, "proxy": "noise", "align.proxy_samples": 20})
     models = [tuned_model(config, store, workbench=bench) for bench in benches]
     assert [tuned.model.input_shape for tuned in models] == [(1, 16), (1, 24)]
-    distances = [drain(distances_of_proxy(config, store, workbench=bench)) for bench in benches]
+    distances = [drain(measure_proxy(config, store, workbench=bench)) for bench in benches]
     assert distances[0] != distances[1]
 
 

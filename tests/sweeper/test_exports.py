@@ -80,7 +80,7 @@ def export(results: Path, to: str, path: Path) -> Result:
 def test_csv_has_every_row_of_every_table(results, tmp_path):
     done = export(results, "csv", tmp_path / "tables")
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "trials (7 rows), metrics (18 rows), stages (0 rows), floors (0 rows)" in done.stdout
+    assert "trials (7 rows), metrics (18 rows), stages (0 rows), probes (0 rows), floors (0 rows)" in done.stdout
     with (tmp_path / "tables" / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     stored = Results(results).sql("select * from trial_status order by started_at").rows()

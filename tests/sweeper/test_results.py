@@ -47,6 +47,8 @@ def add_trial(store: ResultStore, trial: str, attempt: int = 1, *, sweep: str = 
     rows = [{"stage": "finetune", "phase": 0, "epoch": epoch, "valid_error": float(attempt)} for epoch in range(1, epochs + 1)]
     store.append("metrics", sweep, [key | row for row in rows])
     store.append("stages", sweep, [key | {"stage": "finetune", "phase": 0, "key": "k", "epochs": epochs, "seconds": 1.0}])
+    probe = {"probe": "cka", "moment": "start", "key": "k", "value": float(attempt), "recorded_at": datetime.now(UTC)}
+    store.append("probes", sweep, [key | probe | {"layer": layer} for layer in range(2)])
     if done:
         store.append("trials", sweep, [key | {"sequence": 1, "status": "COMPLETE", "in_plan": True, "test_error": float(attempt)}])
 
@@ -230,13 +232,13 @@ def test_compaction_leaves_one_file_and_the_same_answers(store: ResultStore) -> 
     fill(store)
     before = answers(store)
     store.compact("s")
-    assert [len(files_of(store, table)) for table in TABLES] == [1, 1, 1]
+    assert [len(files_of(store, table)) for table in TABLES] == [1, 1, 1, 1]
     assert answers(store) == before
     add_trial(store, "d")
     between = answers(store)
     store.compact("s")
     store.compact("s")
-    assert [len(files_of(store, table)) for table in TABLES] == [1, 1, 1]
+    assert [len(files_of(store, table)) for table in TABLES] == [1, 1, 1, 1]
     assert answers(store) == between
 
 
@@ -266,7 +268,7 @@ def test_a_compaction_killed_while_it_deletes_doubles_nothing(store: ResultStore
             shutil.copy(tmp_path / "copy" / table / "sweep=s" / path.name, path)
     assert answers(store) == before
     store.compact("s")
-    assert [len(files_of(store, table)) for table in TABLES] == [1, 1, 1]
+    assert [len(files_of(store, table)) for table in TABLES] == [1, 1, 1, 1]
     assert answers(store) == before
 
 
@@ -401,7 +403,7 @@ def test_sql_can_only_read_the_tables(store: ResultStore, tmp_path: Path, query:
         ("select zzzzzz from trials", "DESCRIBE trials lists what there is"),
         (
             "select * from metric",
-            r"Did you mean 'metrics'\? Known: all_trials, distinct_trials, floors, metrics, stages, trial_status, trials",
+            r"Did you mean 'metrics'\? Known: all_trials, distinct_trials, floors, metrics, probes, stages, trial_status, trials",
         ),
         ("select metics.epoch from trials", r"Did you mean 'metrics'\?"),
         ("select 1 from trials where task = digits", "If digits is a text, put it in single quotes: 'digits'"),

@@ -43,6 +43,9 @@ def test_every_shipped_space_is_valid(validator, file):
         "{base: {task: digits}, require: [{if: {freezing: full}, then: {align.epochs: {not: 1}}}], resources: {cpu: 1.5}}",
         "{base: {task: digits}, resources: {memory: 2, custom: {a: 1}, labels: {ray.io/region: eu, zone: [a, b], c: '!in(d, e)'}}}",
         "{base: {task: digits}, scheduler: {name: median, among: task, grace_period: 2, min_trials: 4, cohort: null}}",
+        "{base: {task: digits}, probes: [cka, ece]}",
+        "{base: {task: digits}, probes: all}",
+        "{base: {task: digits}, probes: {names: [cka], samples: 9, layers: [0, 2], proxy: photos, recompute: true}}",
         "{base: {task: digits, align.label_gradient: true}, search: {algorithm: random}, space: {proxy: {choice: [recipe, noise]}}}",
     ],
 )
@@ -57,6 +60,8 @@ def test_what_the_reader_takes_is_valid(validator, text):
     [
         "{spase: {}}",
         "{base: {tsk: digits}}",
+        "{base: {task: digits}, probes: [ckaa]}",
+        "{base: {task: digits}, probes: {names: [cka], sample: 9}}",
         "{base: {task: digits, finetune.lr: fast}}",
         "{base: {task: digits, finetune: {epochs: 0}}}",
         "{base: {task: digits}, space: {align.epochs: {gird: [0]}}}",

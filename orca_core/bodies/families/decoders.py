@@ -1,6 +1,6 @@
-"""Decoder bodies: GPT-2, and Pythia with the other models of the GPT-NeoX family. Each token sees only those before it.
+"""Decoder bodies: GPT-2, Pythia with the other models of the GPT-NeoX family, Llama, Qwen. Each token sees only those before it.
 
-Positions stay in the body, where the family's own model adds them: GPT-2's table, the rotations of GPT-NeoX. So a sequence that is
+Positions stay in the body, where the family's own model adds them: GPT-2's table, the rotations of all others. So a sequence that is
 turned round or fed twice has the positions of any other sequence of its length.
 
 Two cures for reading one way only (García-de-Herreros et al. 2025, arXiv 2510.05278, "Parallel Flipping" and "Sequence Doubling"):
@@ -20,11 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orca_core.bodies.base import Body, Geometry, TextEmbedding
+from orca_core.bodies.base import NORMS, Body, Geometry, TextEmbedding
+
+_LLAMA = ("layers", "self_attn", ("q_proj", "k_proj", "v_proj"))
+
+_PARTS = {"gpt2": ("h", "attn", ("c_attn",)), "gpt_neox": ("layers", "attention", ("query_key_value",))}
+"""Where a family keeps its blocks, the attention of a block, and the projections to queries, keys and values; Llama's kin keep to one."""
 
 
 class DecoderBody(Body):
-    """GPT-2 and GPT-NeoX, without their word table.
+    """A decoder without its word table.
 
     Attributes:
         flipped, doubled: How it reads; see the module's docstring. Both start off.
@@ -33,7 +38,7 @@ class DecoderBody(Body):
     def __init__(self, model: Any) -> None:
         super().__init__()
         config = model.config
-        self.is_gpt2 = config.model_type == "gpt2"
+        self.blocks_at, self.attention_at, self.qkv_at = _PARTS.get(config.model_type, _LLAMA)
         self.flipped = self.doubled = False
         # The family's own forward makes the causal mask; it only needs words if it is given ids.
         model.set_input_embeddings(None)
@@ -42,15 +47,20 @@ class DecoderBody(Body):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        return list(self.model.h if self.is_gpt2 else self.model.layers)
+        return list(self.model.get_submodule(self.blocks_at).children())
 
     @property
     def attention(self) -> list[nn.Module]:
-        return [block.get_submodule("attn" if self.is_gpt2 else "attention") for block in self.blocks]
+        return [block.get_submodule(self.attention_at) for block in self.blocks]
 
     @property
     def qkv(self) -> list[nn.Module]:
-        return self.attention_parts("c_attn" if self.is_gpt2 else "query_key_value")
+        return self.attention_parts(*self.qkv_at)
+
+    @property
+    def norm_types(self) -> tuple[type[nn.Module], ...]:
+        own = getattr(self.model, "norm", None)  # Llama and Qwen have RMSNorms of types of their own, the last one stands here
+        return NORMS if own is None else (*NORMS, type(own))
 
     def forward(self, tokens: Tensor) -> Tensor:
         if not self.flipped:

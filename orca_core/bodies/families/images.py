@@ -36,6 +36,14 @@ class VitBody(Body):
         )
 
     @property
+    def own_tokens(self) -> int:
+        return len(self.prefix)
+
+    @property
+    def takes_tokens(self) -> bool:
+        return not self.is_beit  # its position biases are between patches
+
+    @property
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
 
@@ -43,6 +51,10 @@ class VitBody(Body):
     def attention(self) -> list[nn.Module]:
         biases = [self.shared_bias, *(getattr(layer, "relative_position_bias", None) for layer in self.layers)]  # BEiT's
         return [*(layer.attention for layer in self.layers), *(bias for bias in biases if bias is not None)]
+
+    @property
+    def embedded(self) -> list[Tensor]:
+        return [self.prefix]
 
     @property
     def qkv(self) -> list[nn.Module]:

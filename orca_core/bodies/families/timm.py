@@ -31,12 +31,24 @@ class TimmVitBody(Body):
         self.geometry = Geometry("images", model.embed_dim, model.embed_dim, image_size=image, patch_size=patch, output_side=image // patch)
 
     @property
+    def own_tokens(self) -> int:
+        return len(self.prefix)
+
+    @property
+    def takes_tokens(self) -> bool:
+        return True
+
+    @property
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
 
     @property
     def attention(self) -> list[nn.Module]:
         return [block.attn for block in self.layers]
+
+    @property
+    def embedded(self) -> list[Tensor]:
+        return [self.prefix]
 
     @property
     def qkv(self) -> list[nn.Module]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from orca_core.adapters.inserted import Adapter
+from orca_core.adapters.base import Adapter
 from orca_core.finetuning.terms.base import Penalty, Start, Step, Term
 
 

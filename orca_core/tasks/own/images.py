@@ -130,11 +130,16 @@ def load_images(spec: TaskSpec, split_seed: int) -> TaskData:
 
 
 def _with_preparation(data: TaskData, size: int, scale: Sequence[float] | None, names: Sequence[str | int]) -> TaskData:
+    """The data of pictures of some classes."""
+    return with_preparation(data, size, scale, Answers("classification", tuple(names)))
+
+
+def with_preparation(data: TaskData, size: int, scale: Sequence[float] | None, answers: Answers) -> TaskData:
     """The data of pictures, which become inputs as `PictureInputs` says."""
     from orca_core.tasks.own.raw_pictures import PictureInputs
 
     inputs = PictureInputs(size, MEAN, DEVIATION, None if scale is None else (scale[0], scale[1]))
-    return replace(data, prepare=inputs.prepare, preparation=Preparation(inputs, Answers("classification", tuple(names))))
+    return replace(data, prepare=inputs.prepare, preparation=Preparation(inputs, answers))
 
 
 def write_pictures(out: Decoding, parts: dict[str, list[tuple[Path, int]]], size: int) -> None:

@@ -12,6 +12,7 @@ from sweeper.show.figures import (
     best_so_far,
     distance_error,
     effects,
+    explain,
     freezing,
     importance,
     interaction,
@@ -20,6 +21,7 @@ from sweeper.show.figures import (
     low_data,
     pareto,
     pretraining,
+    probes,
     proxies,
     published,
     ranks,
@@ -88,6 +90,13 @@ FIGURES = (
         "knobs with several levels, and more complete trials than levels",
         importance.read,
         importance.draw,
+    ),
+    FigureKind(
+        "explain",
+        "What explains a gap: pretrained against random by parts of the body, aligned against naive link by link",
+        "combinations of `body.keep`, or the controls of `align.objective` beside `align.epochs: 0`",
+        explain.read,
+        explain.draw,
     ),
     FigureKind(
         "interaction",
@@ -179,6 +188,13 @@ FIGURES = (
         "`align.objective: otdd-exact` or `otdd-gaussian`",
         label_distances.read,
         label_distances.draw,
+    ),
+    FigureKind(
+        "probes",
+        "Probes by layer: distance, similarity, rank, attention, change; a line for each moment",
+        "`probes` that have a number for each layer",
+        probes.read,
+        probes.draw,
     ),
     FigureKind(
         "timeline",

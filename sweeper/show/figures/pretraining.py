@@ -26,8 +26,9 @@ _UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}
 def read(tables: FigureTables) -> Panels:
     """The error for each amount of pretraining data, apart for each length of alignment.
 
-    The amount is the share of a mini body's data; or what the name of a checkpoint says (`nyu-mll/roberta-base-10M-1`: 10M tokens), the
-    name itself if it says nothing. Checkpoints of the same amount are averaged within a seed.
+    The amount is the share of a mini body's data; or the tokens that checkpoints have seen, where that is known of all, as of Pythia's; or
+    what their names say (`nyu-mll/roberta-base-10M-1`: 10M tokens), the name itself if it says nothing. Checkpoints of the same amount are
+    averaged within a seed.
 
     Raises:
         NotInTablesError: If the sweep has not two amounts.
@@ -37,7 +38,8 @@ def read(tables: FigureTables) -> Panels:
     grid = find_grid(tables, "align_epochs", name, lambda row: row.get("body_weights") is not None or is_share)
     made = []
     for task, lines in sorted(grid.by_task.items()):
-        series = tuple(make_series(name_alignment(epochs), _merge(levels, grid.factor), tables.metric) for epochs, levels in lines.items())
+        merged = {epochs: merge_levels(levels, grid.factor) for epochs, levels in lines.items()}
+        series = tuple(make_series(name_alignment(epochs), levels, tables.metric) for epochs, levels in merged.items())
         rows = [row for levels in lines.values() for level in levels for row in level.all_rows()]
         if max(len(one.points) for one in series) > 1:
             made.append(Panel(task, tables.unit(task), series, tables.floor(rows)))
@@ -54,17 +56,25 @@ def draw(data: Panels) -> Figure:
     return draw_along(data)
 
 
-def _merge(levels: Sequence[Level], factor: Factor) -> list[Level]:
-    """The levels by amount, those of the same amount as one: a seed counts if all of them have it."""
+def merge_levels(levels: Sequence[Level], factor: Factor) -> list[Level]:
+    """The levels of a factor by amount, those of the same amount as one: a seed counts if all of them have it."""
+    tokens = [tokens_of(level) for level in levels]
+    is_known = factor.name != "pretrain.fraction" and None not in tokens
     by_amount: dict[Any, list[Level]] = defaultdict(list)
-    for level in levels:
-        by_amount[amount_of(factor, level.level)].append(level)
+    for level, known in zip(levels, tokens, strict=True):
+        by_amount[known if is_known else amount_of(factor, level.level)].append(level)
     found = []
     for amount, of_amount in by_amount.items():
         keys = set.intersection(*(set(level.rows) for level in of_amount))
         rows: Mapping[Any, Sequence[Row]] = {key: [row for level in of_amount for row in level.rows[key]] for key in sorted(keys)}
         found.append(Level(amount, rows))
     return sorted(found, key=lambda level: (isinstance(level.level, str), level.level))
+
+
+def tokens_of(level: Level) -> int | None:
+    """The tokens that the pretraining of a level has seen; None if its rows do not say, or differ."""
+    found = {row.get("pretrain_tokens") for row in level.all_rows()}
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def amount_of(factor: Factor, level: Any) -> int | float | str:

@@ -36,6 +36,7 @@ class FigureTables:
         attempts: The last row of every attempt at a trial: when and where it ran, and how it ended.
         label_distances: Rows of `metrics` with `label_distances`: `trial`, `epoch` and the matrix, of the first and the last epoch of each
             trial that have one.
+        probes: Rows of `probes` with a layer and a number: `trial`, `probe`, `moment`, `layer`, `value`.
     """
 
     evidence: Evidence
@@ -44,6 +45,7 @@ class FigureTables:
     stages: Sequence[Row] = ()
     attempts: Sequence[Row] = ()
     label_distances: Sequence[Row] = ()
+    probes: Sequence[Row] = ()
     read: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What figures have read, by their names: listing them and drawing them takes one reading."""
 
@@ -133,7 +135,7 @@ def read_tables(results: ResultStore | Workspace, name: str, *, metric: str = "t
     if faults:
         raise ConfigError(faults)
     read = {table: Results(store).sql(query).rows() for table, query in _queries(name, task).items()}
-    return FigureTables(evidence, metric, read["epochs"], read["stages"], read["attempts"], read["label_distances"])
+    return FigureTables(evidence, metric, read["epochs"], read["stages"], read["attempts"], read["label_distances"], read["probes"])
 
 
 def _queries(name: str, task: str | None) -> dict[str, str]:
@@ -150,6 +152,9 @@ def _queries(name: str, task: str | None) -> dict[str, str]:
             params_trained from all_trials where {where}
             qualify row_number() over (partition by trial, attempt, run order by sequence desc) = 1
             order by started_at, trial, attempt""",
+        "probes": f"""
+            select trial, probe, moment, layer, value from probes where {where} and layer is not null and value is not null
+            and coalesce(setting, 'relative') = 'relative' order by trial, probe, moment, layer""",
         "label_distances": f"""
             select trial, epoch, label_distances from (select trial, epoch, label_distances, min(epoch) over (partition by trial) as first,
             max(epoch) over (partition by trial) as last {labels}) where epoch in (first, last) order by trial, epoch""",

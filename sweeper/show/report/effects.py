@@ -133,11 +133,11 @@ def _table(name: str, caption: str, effects: Sequence[EffectData], ids: Ids) -> 
             Cell(verdict_of(effect)),
             number_cell(effect["level_mean"]),
             number_cell(effect["baseline_mean"]),
-            _signed(effect["difference"], ids.effect(effect)),
-            _interval(effect["low"], effect["high"]),
-            _percent(effect["relative"]),
+            signed_cell(effect["difference"], ids.effect(effect)),
+            interval_cell(effect["low"], effect["high"]),
+            percent_cell(effect["relative"]),
             number_cell(effect["margin"], digits=2),
-            _p(effect["p_adjusted"]),
+            p_cell(effect["p_adjusted"]),
             count_cell(effect["n"]),
         ]
         for effect in effects
@@ -153,11 +153,11 @@ def _table_over_tasks(name: str, caption: str, effects: Sequence[EffectData], id
             *(text_cell(spell_value((effect["within"] or {}).get(knob))) for knob in within),
             _level_cell(effect["level"]),
             Cell(verdict_of(effect)),
-            _percent(effect["relative"], ids.effect(effect)),
-            _percent_interval(effect["low"], effect["high"]),
-            _percent_interval(effect["prediction_low"], effect["prediction_high"]),
+            percent_cell(effect["relative"], ids.effect(effect)),
+            percent_interval_cell(effect["low"], effect["high"]),
+            percent_interval_cell(effect["prediction_low"], effect["prediction_high"]),
             count_cell(effect["tasks_lower"]),
-            _p(effect["p_adjusted"]),
+            p_cell(effect["p_adjusted"]),
             count_cell(effect["n"]),
         ]
         for effect in effects
@@ -186,23 +186,28 @@ def _level_cell(level: Any) -> Cell:
     return Cell(spell_level(level), level if is_number else None)
 
 
-def _signed(value: float | None, number: str = "") -> Cell:
+def signed_cell(value: float | None, number: str = "") -> Cell:
+    """A difference with its sign; empty for None."""
     return Cell("") if value is None else Cell(_minus(f"{value:+.3g}"), value, number)
 
 
-def _percent(value: float | None, number: str = "") -> Cell:
+def percent_cell(value: float | None, number: str = "") -> Cell:
+    """A relative difference; empty for None."""
     return Cell("") if value is None else Cell(_minus(f"{100 * value:+.1f} %"), value, number)
 
 
-def _interval(low: float | None, high: float | None) -> Cell:
+def interval_cell(low: float | None, high: float | None) -> Cell:
+    """An interval of a difference; empty for None."""
     return Cell("") if low is None or high is None else Cell(_minus(f"{low:+.2g} to {high:+.2g}"), low)
 
 
-def _percent_interval(low: float | None, high: float | None) -> Cell:
+def percent_interval_cell(low: float | None, high: float | None) -> Cell:
+    """An interval of a relative difference; empty for None."""
     return Cell("") if low is None or high is None else Cell(_minus(f"{100 * low:+.0f} to {100 * high:+.0f} %"), low)
 
 
-def _p(value: float | None) -> Cell:
+def p_cell(value: float | None) -> Cell:
+    """A p-value; empty for None."""
     return Cell("") if value is None else Cell(f"{value:.2g}" if value >= LEAST_P else f"< {LEAST_P:g}", value)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from orca_core.floors.rows import FloorCase
 from sweeper.analysis.answers import Finding, Statement
-from sweeper.analysis.number import EFFECT, FINDING, FLOOR, SCORE, SHARE, Number
+from sweeper.analysis.number import EFFECT, FINDING, FLOOR, SCORE, SHARE, TERM, Number
+from sweeper.analysis.terms import Term
 from sweeper.analysis.variance_shares import Share
 
 _ASKED = (
@@ -26,6 +27,8 @@ _ASKED = (
     "cases",
     "name",
     "question",
+    "subject",
+    "term",
 )
 """What tells the numbers of a sweep apart."""
 
@@ -66,6 +69,11 @@ class Ids:
     def finding(self, finding: Finding, statement: Statement) -> str:
         """Of the verdict of a finding on a task."""
         return self._find(statement.verdict, kind=FINDING, task=statement.task, name=finding.name, question=finding.question)
+
+    def term(self, term: Term) -> str:
+        """Of a term of an explanation; over tasks, of the relative value."""
+        names = ("task", "question", "subject", "term", "metric")
+        return self._find(term.relative if term.task is None else term.value, kind=TERM, **{name: getattr(term, name) for name in names})
 
     def _find(self, value: float | str | None, **asked: Any) -> str:
         number = self._numbers.get(_key(asked))

@@ -11,6 +11,7 @@ from sweeper.show.report.arms import arms_section
 from sweeper.show.report.content import Report, Section
 from sweeper.show.report.cost import cost_section, machines_section
 from sweeper.show.report.effects import effects_section
+from sweeper.show.report.explained import explained_sections
 from sweeper.show.report.figures import figures_section
 from sweeper.show.report.html import to_html
 from sweeper.show.report.ids import Ids
@@ -55,7 +56,7 @@ def make_report(workspace: Workspace, name: str, *, with_figures: bool = True) -
     """
     material = Material(workspace, name)
     ids = Ids(material.numbers())
-    sections: list[Section] = [effects_section(material, ids), arms_section(material, ids)]
+    sections: list[Section] = [effects_section(material, ids), *explained_sections(material, ids), arms_section(material, ids)]
     sections += [figures_section(material)] if with_figures else []
     sections += [failures_section(material), fairness_section(material), cost_section(material), machines_section(material)]
     sections += [methods_section(material), trials_section(material)]

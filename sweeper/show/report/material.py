@@ -14,6 +14,7 @@ from sweeper.analysis.arms import Ranking, rank_arms
 from sweeper.analysis.beside_floors import add_floors
 from sweeper.analysis.candidates import Sweep, read_arms
 from sweeper.analysis.comparison import Comparison
+from sweeper.analysis.explanation import Explanation, explain_sweep
 from sweeper.analysis.factors import KNOB_OF, Row, cell, spell_value
 from sweeper.analysis.floors import Floors
 from sweeper.analysis.machines import COLUMNS as MACHINE_COLUMNS
@@ -26,6 +27,7 @@ from sweeper.analysis.numbers import (
     floor_numbers,
     score_numbers,
     share_numbers,
+    term_numbers,
 )
 from sweeper.analysis.variance_shares import Share, shares_of_variance
 from sweeper.results.views import STATUSES, shown_status
@@ -173,6 +175,14 @@ class Material:
             return []
 
     @cached_property
+    def explanation(self) -> Explanation | None:
+        """What explains the gaps; None if the sweep has none yet."""
+        try:
+            return explain_sweep(self.evidence.sweep)
+        except ConfigError:
+            return None
+
+    @cached_property
     def floors(self) -> list[dict[str, Any]]:
         """The rows of floors on the tasks and splits of the trials."""
         cases = {FloorCase.of_row(row) for row in self.rows if row["task"]}
@@ -194,6 +204,8 @@ class Material:
         for (factor, _), baseline in asked.items():
             yield from filter(None, effect_numbers(self.name, compare_rows(sweep, factor, baseline)))
         yield from share_numbers(sweep, self.shares, "test_error")
+        if self.explanation is not None:
+            yield from filter(None, term_numbers(sweep, self.explanation))
         yield from finding_numbers(self.evidence, self.findings)
 
     @cached_property

@@ -153,7 +153,12 @@ _ALIGNMENT = {
 }
 """Knobs of alignment that are told where all trials agree in them -> how."""
 
-_PRETRAINING = {"pretrain_fraction": "share of the corpus: {}", "pretrain_seed": "seed {}"}
+_PRETRAINING = {
+    "pretrain_corpus": "corpus: {}",
+    "pretrain_objective": "objective: {}",
+    "pretrain_fraction": "share of the corpus: {}",
+    "pretrain_seed": "seed {}",
+}
 """The same of pretraining."""
 
 _FINETUNING = {

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from orca_core.config.resolve import resolve_config
+from orca_core.datafiles.packaged import find_package_file
 from orca_core.errors import ConfigError, DataError
 from orca_core.tasks import find_task
-from orca_core.tasks.ucr import complete_series, list_ucr, read_series
+from orca_core.tasks.ucr import PACKAGE, PACKAGED, complete_series, list_packaged, list_ucr, read_series
 
 TS = """# a comment
 @problemName Two
@@ -170,8 +172,51 @@ def test_files_of_a_flat_archive_are_found(root, folder):
 
 
 def test_missing_files_and_names_that_are_none(root):
-    assert resolve_config({"task": "ucr/Crop"}).task == "ucr/Crop"
-    with pytest.raises(DataError, match=r"ucr/Crop/Crop_TRAIN\.tsv: must be an existing file.*It may also be ucr/Crop/Crop_TRAIN\.ts"):
-        find_task("ucr/Crop").check_files()
+    assert resolve_config({"task": "ucr/Wafer"}).task == "ucr/Wafer"
+    with pytest.raises(DataError, match=r"ucr/Wafer/Wafer_TRAIN\.tsv: must be an existing file.*It may also be ucr/Wafer/Wafer_TRAIN\.ts"):
+        find_task("ucr/Wafer").check_files()
     with pytest.raises(ConfigError, match="must be ucr/NAME"):
         find_task("ucr/../etc")
+
+
+# ------------------------------------------------------------------------------------------------- the package with real data
+
+
+def test_the_sets_of_the_package_are_those_that_are_named():
+    folder = find_package_file(PACKAGE, "data")
+    assert {path.stem.removesuffix("_TRAIN") for path in folder.glob("*_TRAIN.tsv")} == PACKAGED == set(list_packaged())
+    assert len(PACKAGED) == 51
+
+
+def test_a_set_of_the_package_is_a_task_without_a_file_below_the_data_root(root):
+    """ECG200 as the archive's page describes it: 100 training and 100 test series of length 96 in two classes."""
+    data = find_task("ucr/ECG200").load(0)
+    assert (len(data.train) + len(data.valid), len(data.test), data.input_shape, data.num_classes) == (100, 100, (1, 96), 2)
+    line = (find_package_file(PACKAGE, "data") / "ECG200_TEST.tsv").read_text().splitlines()[7].split("\t")
+    raw = np.array(line[1:], dtype=float)
+    assert data.test.x[7, 0] == pytest.approx((raw - raw.mean()) / raw.std(), abs=1e-5)
+    assert data.test.y[7] == (float(line[0]) > 0)
+    assert list_ucr() == []
+
+
+def test_the_same_files_below_the_data_root_are_the_same_data_and_others_come_first(root):
+    packaged = find_task("ucr/ECG200")
+    digest, folder = packaged.digest(), root / "ucr" / "ECG200"
+    folder.mkdir(parents=True)
+    for file in packaged.files():
+        shutil.copy(file, folder)
+    own = find_task("ucr/ECG200")
+    assert [file.parent for file in own.files()] == [folder] * 2
+    assert own.digest() == digest
+    write_tsv(root, "Beef")
+    assert find_task("ucr/Beef").load(0).input_shape == (1, 24)
+
+
+def test_without_the_package_its_sets_are_named_with_the_way_to_get_them(root, monkeypatch):
+    monkeypatch.setattr("orca_core.tasks.ucr.PACKAGE", "a_package_that_is_not_there")
+    assert list_packaged() == []
+    with pytest.raises(DataError, match=r"Crop_TRAIN\.tsv: must be an existing file.*`pip install orca-sweeper\[ucr\]`"):
+        find_task("ucr/Crop").check_files()
+    with pytest.raises(DataError) as other:
+        find_task("ucr/Wafer").check_files()
+    assert "pip install" not in str(other.value)

@@ -113,6 +113,29 @@ def test_what_has_to_be_trained_names_the_levels(simulate, workspace):
     }
 
 
+def test_parts_that_are_kept_are_compared_with_all_of_the_pretrained_weights(simulate, workspace):
+    def outcome(cells):
+        loss = {"all": 0.0, "attention+embeddings": 0.0, "attention": 0.0, "ffn": 0.3, None: 0.3}[cells["body_keep"]]
+        return 0.1 + loss + 1e-3 * draw(cells["seed"], cells["body_keep"])
+
+    space = {"body.keep": {"grid": ["all", ["embeddings", "attention"], ["attention"], ["ffn"], []]}}
+    simulate({"name": "s", "space": space, "base": {"task": "digits"}, "seeds": 8}, outcome)
+    answers = found(workspace)
+    assert answers["parts-of-pretraining"].by_level == {"attention+embeddings": NO_DIFFERENCE, "attention": NO_DIFFERENCE, "ffn": HURTS}
+
+
+def test_what_a_body_was_pretrained_on_is_compared_with_noise(simulate, workspace):
+    def outcome(cells):
+        return (0.1 if cells["pretrain_corpus"] == "dyck" else 0.3) + 1e-3 * draw(cells["seed"], cells["pretrain_corpus"])
+
+    space = {
+        "body.weights": {"grid": ["pretrained", "random"]},
+        "pretrain.corpus": {"grid": ["own", "dyck", "noise"], "when": {"body.weights": "pretrained"}},
+    }
+    simulate({"name": "s", "space": space, "base": {"task": "digits", "body": "mini-roberta"}, "seeds": 8}, outcome)
+    assert found(workspace)["content-of-pretraining"].by_level == {"own": NO_DIFFERENCE, "dyck": HELPS}
+
+
 def test_the_proxy_is_compared_with_a_real_one(simulate, workspace):
     space = {"align.epochs": {"grid": [0, 10]}, "proxy": {"grid": ["photos", "noise-matched"], "when": {"align.epochs": 10}}}
     outcome = lambda cells: 0.1 + 0.1 * (cells["proxy"] == "noise-matched:photos") + 1e-3 * draw(cells["seed"], cells["proxy"])  # noqa: E731

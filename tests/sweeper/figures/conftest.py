@@ -25,6 +25,7 @@ def rich(tmp_path_factory) -> Workspace:
         curve=lambda cells, epoch: rich_error(cells) + 0.5 / epoch,
         distance=lambda cells, epoch: 10.0 - epoch + cells["seed"],
         labels=lambda cells, epoch: [[float(row + column + epoch + 2 * cells["seed"]) for column in range(3)] for row in range(2)],
+        probe=lambda cells, moment, layer: float(layer + len(moment) + 2 * cells["seed"]),
         params=lambda cells: [10, 1000] if cells["freezing"] == "full" else [10],
     )
     record_floor(workspace, "digits", "svm", 0.02)

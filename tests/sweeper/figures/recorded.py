@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orca_core.floors.rows import COMPLETE, FloorRow
-from orca_core.rows import EpochRow, StageRow
+from orca_core.rows import EpochRow, ProbeRow, Row, StageRow
 from sweeper.planning.planner import make_plan
 from sweeper.results import Workspace
 from sweeper.running.plan_note import plan_note
@@ -48,6 +48,7 @@ def record(
     curve: Callable[[Cells, int], float] | None = None,
     distance: Callable[[Cells, int], float] | None = None,
     labels: Callable[[Cells, int], Sequence[Sequence[float]]] | None = None,
+    probe: Callable[[Cells, str, int], float] | None = None,
     params: Callable[[Cells], list[int]] = lambda cells: [100],
     seconds: float = 1.0,
 ) -> None:
@@ -60,6 +61,7 @@ def record(
         curve: Test error after an epoch of fine-tuning; None = no rows of epochs.
         distance: Distance in an epoch of alignment.
         labels: Distances of labels in an epoch of alignment.
+        probe: Effective rank at a moment and a layer, of which there are three.
         params: Parameters that train, by phase.
         seconds: Seconds of fine-tuning; alignment takes half of it, and a quarter more was saved by reuse.
     """
@@ -72,7 +74,7 @@ def record(
             continue
         recorder.start(trial, device="cpu")
         recorder.locate(trial.id, "here", 1)
-        rows: list[EpochRow | StageRow] = []
+        rows: list[Row] = []
         epochs = cells.get("align_epochs") or 0
         if epochs and (distance or labels):
             rows += [
@@ -93,6 +95,12 @@ def record(
         rows.append(
             StageRow(stage="finetune", key="k", epochs=cells["finetune_epochs"], reused_epochs=0, seconds=seconds, saved_s=0.25 * seconds)
         )
+        if probe:
+            rows += [
+                ProbeRow(probe="effective-rank", moment=moment, layer=layer, key="k", value=probe(cells, moment, layer))
+                for moment in (("start", "aligned", "fine-tuned") if epochs else ("start", "fine-tuned"))
+                for layer in range(3)
+            ]
         recorder.add_rows(trial.id, rows)
         ended = end if isinstance(end, Mapping) else {"test_error": end}
         scores = {"status": "COMPLETE", "valid_error": ended.get("test_error"), "test_samples": 10_000, "params_trained": params(cells)}

@@ -152,6 +152,17 @@ def stage(trial, kind, seconds, saved=0.0, *, number=1):
     return {"trial": trial, "attempt": number, "run": "r", "stage": kind, "phase": 0, "fold": None, "seconds": seconds, "saved_s": saved}
 
 
+def test_probes_are_means_over_seeds_by_layer_and_moment(rich_tables):
+    panels = read(rich_tables, "probes").panels
+    assert len(panels) == 6  # the three best arms of two tasks
+    aligned = next(panel for panel in panels if "align.epochs 4" in panel.task and panel.task.startswith("digits: effective-rank, "))
+    lines = {series.label: [(point.x, point.mean, point.n) for point in series.points] for series in aligned.series}
+    assert lines == {
+        moment: [(layer, layer + len(moment) + 2.0, 3) for layer in range(3)] for moment in ("start", "aligned", "fine-tuned")
+    }  # seeds 0, 1 and 2
+    assert {series.label for panel in panels if "align.epochs 0" in panel.task for series in panel.series} == {"start", "fine-tuned"}
+
+
 def test_timeline_lays_attempts_into_slots_and_stages_end_to_end(rich_tables):
     attempts = [
         attempt("t1", 0, 60),

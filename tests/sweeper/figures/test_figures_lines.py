@@ -10,7 +10,8 @@ from recorded import FROZEN, NOISE, record, record_floor, rich_error
 from scipy import stats
 
 from sweeper.show.figures import NotInTablesError, find_figure, read_tables
-from sweeper.show.figures.pretraining import amount_of
+from sweeper.show.figures.levels import Level
+from sweeper.show.figures.pretraining import amount_of, merge_levels
 
 
 def read(tables, name):
@@ -149,6 +150,19 @@ def test_amounts_of_checkpoints_are_what_their_names_say():
     assert amount_of(body, ("hf:roberta-base", "random")) == 0
     assert amount_of(body, ("hf:roberta-base", "pretrained")) == "roberta-base"
     assert amount_of(Factor("body.weights", ("body_weights",)), "random") == 0
+
+
+def test_amounts_of_checkpoints_that_say_what_they_have_seen_are_their_tokens():
+    from sweeper.analysis.factors import Factor
+
+    def level(name: str, tokens: int | None) -> Level:
+        return Level((f"hf:{name}", "pretrained"), {0: [{"pretrain_tokens": tokens, "test_error": 0.1}]})
+
+    body = Factor("body", ("body_name", "body_weights"))
+    steps = [level("pythia-160m@step8", 16_777_216), level("pythia-160m@step1", 2_097_152), level("pythia-160m@step0", 0)]
+    assert [merged.level for merged in merge_levels(steps, body)] == [0, 2_097_152, 16_777_216]
+    # Where one of them does not say, names count for all.
+    assert next(merged.level for merged in merge_levels([*steps, level("x-10M-1", None)], body)) == 10_000_000
 
 
 def test_low_data_has_a_floor_for_each_number_of_samples(workspace):

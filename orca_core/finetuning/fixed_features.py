@@ -1,0 +1,116 @@
+"""What never changes in a phase of fine-tuning is computed once: what the predictor reads, or what a ladder beside the body reads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from orca_core.adapters.side import SideAdapter
+from orca_core.finetuning.terms.adapter import AdapterTerm
+from orca_core.finetuning.terms.base import Term
+from orca_core.freezing.schedule import Phase
+from orca_core.memory import fits
+from orca_core.model.cross_modal import CrossModalModel
+from orca_core.tasks import TaskData
+
+MOST_NUMBERS = 2**28
+"""Most that is held of tokens (attention pooling), in numbers of float32: 1 GiB. More is computed anew in every epoch. A constant, as the
+two ways need not give the same bits: which one a trial takes must not depend on the machine."""
+
+LADDER_BYTES = 2**31
+"""Most that a ladder's readings of all splits may take, in bytes of float32; likewise."""
+
+
+class FixedFeatures(ABC):
+    """Features of a phase, and what is left to compute from them."""
+
+    def __init__(self, model: CrossModalModel) -> None:
+        self.model = model
+
+    def fit(self, sample: Tensor, samples: int) -> bool:
+        """Whether the features of so many samples are small enough to be kept; `sample` is (1, channels, ...)."""
+        return True
+
+    def kept(self, features: Tensor) -> Tensor:
+        """Features where they are kept until they are used."""
+        return features
+
+    @abstractmethod
+    def of(self, x: Tensor) -> Tensor:
+        """(n, channels, ...) inputs -> (n, ...) features."""
+
+    @abstractmethod
+    def outputs(self, features: Tensor) -> Tensor:
+        """(n, ...) features -> the predictor's outputs."""
+
+
+class PooledFeatures(FixedFeatures):
+    """What the predictor reads, where nothing but the predictor trains: pooled tokens, or all tokens where it pools them itself."""
+
+    def fit(self, sample: Tensor, samples: int) -> bool:
+        return not self.model.predictor.pools_late or samples * self.of(sample).numel() <= MOST_NUMBERS
+
+    def of(self, x: Tensor) -> Tensor:
+        return self.model.features(x)
+
+    def outputs(self, features: Tensor) -> Tensor:
+        outputs: Tensor = self.model.predictor(features)
+        return outputs
+
+
+class LadderReadings(FixedFeatures):
+    """What a ladder reads from a body, where the embedder does not train.
+
+    Args:
+        model: The model.
+        side: Its adapter.
+    """
+
+    def __init__(self, model: CrossModalModel, side: SideAdapter) -> None:
+        super().__init__(model)
+        self.side = side
+        self.fits_device = True
+
+    def fit(self, sample: Tensor, samples: int) -> bool:
+        size = 4 * samples * self.of(sample).shape[1]
+        self.fits_device = fits(size, sample.device)
+        return size <= LADDER_BYTES
+
+    def kept(self, features: Tensor) -> Tensor:
+        return features if self.fits_device else features.cpu()
+
+    def of(self, x: Tensor) -> Tensor:
+        return self.side.pack(self.side.read(self.model.embedder(x)))
+
+    def outputs(self, features: Tensor) -> Tensor:
+        outputs: Tensor = self.model.predictor(self.model.predictor.pool(self.side.combine(self.side.unpack(features))))
+        return outputs
+
+
+def fixed_features(model: CrossModalModel, phase: Phase, data: TaskData, terms: Sequence[Term]) -> FixedFeatures | None:
+    """The features that a phase computes once; None if it must go through the model in every epoch.
+
+    Args:
+        model: The model.
+        phase: Of the freezing schedule.
+        data: The task's data.
+        terms: Those of the phase. A ladder's readings do only for terms that leave batches and tokens alone.
+    """
+    if data.augment is not None or any(term.needs_forward for term in terms):
+        return None
+    if phase.train == ("predictor",):
+        return PooledFeatures(model)
+    side = model.adapter
+    if not isinstance(side, SideAdapter) or "embedder" in phase.train or any(_reads_batches(term) for term in terms):
+        return None
+    return LadderReadings(model, side)
+
+
+def _reads_batches(term: Term) -> bool:
+    """Whether a term does something that readings in the place of inputs would not do for."""
+    kind = type(term)
+    return not isinstance(term, AdapterTerm) and (
+        term.changes_tokens or term.reads_body or kind.before is not Term.before or kind.penalty is not Term.penalty
+    )
