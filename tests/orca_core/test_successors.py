@@ -268,6 +268,9 @@ def test_what_is_read_and_what_is_refused(quick):
         "align.label_entropy": {"align.objective": "dispersion", "align.label_entropy": 0.1},
         "proxy": {"align.label_entropy": 0.1, "proxy": "noise-matched:photos"},
     }
+    for proxy in ("photos+near:20", "photos*0.5+fractals*0.5"):
+        with pytest.raises(ConfigError, match="proxy: must be one proxy"):
+            quick("digits", {**aligned, "align.objective": "bilevel", "proxy": proxy})
     for path, knobs in refused.items():
         with pytest.raises(ConfigError) as raised:
             quick("digits", {**aligned, **knobs})
