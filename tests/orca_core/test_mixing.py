@@ -186,17 +186,18 @@ def test_encoders_decoders_and_vision_bodies_mix(tmp_path, family):
             write_checkpoint("swin", Path("tiny/swin"))
         task = "npz:tiny/images.npz" if family == "swin" else "npz:tiny/series.npz"
         knobs = {"task": task, "recipe": "laptop", "body": f"hf:tiny/{family}", "proxy": "noise", "finetune.decay_epochs": None, **MIX}
-        mixed, plain = (rows_of(resolve_config(knobs | {"mix.share": share}), tmp_path / f"store-{share}") for share in (0.5, 0.0))
+        mixed = rows_of(resolve_config(knobs), tmp_path / "mixed")
+        plain = rows_of(resolve_config(knobs | {"mix.share": 0.0, "finetune.epochs": 1}), tmp_path / "plain")
     assert mixed[0].mixed_share == pytest.approx(0.5, abs=0.07)
     assert mixed[0].mixed_share > mixed[1].mixed_share
     assert mixed[2].mixed_share is None  # the share is 0: two epochs are over
-    assert [row.mixed_share for row in plain] == [None] * 3
+    assert [row.mixed_share for row in plain] == [None]
     assert mixed[0].valid_loss != plain[0].valid_loss
 
 
 def test_a_cut_run_goes_on_bit_for_bit(quick, rows_of_cut_runs):
     knobs = {**MIX, "proxy": "noise", "mix.epochs": 10.0, "mix.gate_epochs": 2, "freezing": "frozen-body:2"}
-    whole, again = rows_of_cut_runs(quick("mnist1d", knobs), range(1, 3))
+    whole, again = rows_of_cut_runs(quick("mnist1d", knobs), [2])  # in the second phase
     assert all(run == whole for run in again)
 
 
