@@ -13,6 +13,7 @@ from orca_core.rows import ProbeRow
 from sweeper.results import Results, Workspace
 from sweeper.running.probes import find_lacking
 from sweeper.running.reconcile import reconcile
+from sweeper.running.recorder import Recorder
 from sweeper.show.plan import describe_plan
 from sweeper.show.trial import describe_trial
 from sweeper.space.reading import parse_space
@@ -25,6 +26,7 @@ SPACE = {
     "base": {"task": "openml/187", "body": "transformer-1", "finetune": {"epochs": 2, "warmup_epochs": 0, "decay_epochs": None}},
     "space": {"finetune.lr": {"grid": [1e-3, 1e-2]}},
 }
+ONE = {"space": {}}
 PROBED = {"probes": ["effective-rank", "cka", "nll", "distance"]}
 SCORES = "select * exclude (seconds, seconds_finetune, started_at, ended_at, run, pid, sequence) from trial_status order by trial"
 
@@ -71,30 +73,24 @@ def test_probes_are_added_to_finished_trials_and_change_no_other_row(at_once: Pa
     assert rows_of(tmp_path, numbers) == rows_of(at_once, numbers)
     space = parse_space(SPACE | PROBED)
     assert find_lacking(space, reconcile(space, Workspace(tmp_path).results).plan.trials, Workspace(tmp_path)) == []
-
-
-def test_other_samples_replace_the_numbers_that_are_shown(at_once: Path, tmp_path: Path) -> None:
-    fewer = {"probes": {"names": ["effective-rank"], "samples": 8}}
-    run(tmp_path, probes=["effective-rank", "nll"])
-    run(tmp_path, **fewer)
-    shown = rows_of(tmp_path, "select distinct probe, samples from probes where split = 'train' order by all")
-    assert shown == [{"probe": "effective-rank", "samples": 8}]
+    run(tmp_path, probes={"names": ["effective-rank"], "samples": 8})  # takes the place of the other number of samples
+    assert rows_of(tmp_path, "select distinct samples from probes where probe = 'effective-rank'") == [{"samples": 8}]
     assert rows_of(tmp_path, "select count(*) as n from probes where probe = 'nll'") == [{"n": 4}]
 
 
 def test_what_is_not_kept_is_trained_again_only_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tmp_path, keep="none")
+    run(tmp_path, **ONE, keep="none")
     before = rows_of(tmp_path, SCORES)
-    space = parse_space(SPACE | PROBED | {"keep": "none"})
+    space = parse_space(SPACE | ONE | PROBED | {"keep": "none"})
     plan = describe_plan(space, Workspace(tmp_path), "text")
-    assert "2 finished trials lack probes whose fine-tuned weights were not kept; `--set sweep:probes.recompute=true`" in plan
+    assert "1 finished trial lacks probes whose fine-tuned weights were not kept; `--set sweep:probes.recompute=true`" in plan
     with without_ray():
         assert run_space(space, str(tmp_path)) == 0
-    assert "2 finished trials lack probes whose fine-tuned weights were not kept" in capsys.readouterr().err
+    assert "1 finished trial lacks probes whose fine-tuned weights were not kept" in capsys.readouterr().err
     moments = "select distinct moment from probes order by 1"
     assert [row["moment"] for row in rows_of(tmp_path, moments)] == ["start"]
-    asked = {"keep": "none", "probes": {"names": PROBED["probes"], "recompute": True}}
-    assert "2 finished trials are trained again for probes" in describe_plan(parse_space(SPACE | asked), Workspace(tmp_path), "text")
+    asked = {**ONE, "keep": "none", "probes": {"names": PROBED["probes"], "recompute": True}}
+    assert "1 finished trial is trained again for probes" in describe_plan(parse_space(SPACE | asked), Workspace(tmp_path), "text")
     run(tmp_path, **asked)
     assert [row["moment"] for row in rows_of(tmp_path, moments)] == ["fine-tuned", "start"]
     assert rows_of(tmp_path, SCORES) == before
@@ -103,14 +99,14 @@ def test_what_is_not_kept_is_trained_again_only_if_asked(tmp_path: Path, capsys:
 def test_a_failure_is_tried_again_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("orca_core.probing.geometry.effective_rank", lambda features: 1 / 0)
-        run(tmp_path, probes=["effective-rank"])
+        run(tmp_path, **ONE, probes=["effective-rank"])
     reasons = "select distinct reason, value is null as is_null from probes"
     failed = [{"reason": "ZeroDivisionError: division by zero", "is_null": True}]
     assert rows_of(tmp_path, reasons) == failed
-    run(tmp_path, probes=["effective-rank"])
+    run(tmp_path, **ONE, probes=["effective-rank"])
     assert rows_of(tmp_path, reasons) == failed
     with without_ray():
-        assert run_space(parse_space(SPACE | {"probes": ["effective-rank"]}), str(tmp_path), quiet=True, retry_failed=True) == 0
+        assert run_space(parse_space(SPACE | ONE | {"probes": ["effective-rank"]}), str(tmp_path), quiet=True, retry_failed=True) == 0
     assert rows_of(tmp_path, reasons) == [{"reason": None, "is_null": False}]
 
 
@@ -178,10 +174,7 @@ def test_ids_do_not_depend_on_probes() -> None:
 
 def test_rows_of_a_probe_have_one_time(tmp_path: Path) -> None:
     """Also if they come in two reports, so that the view shows all of them."""
-    workspace = run(tmp_path)
-    space = parse_space(SPACE | {"name": "other"})
-    from sweeper.running.recorder import Recorder
-
+    workspace, space = Workspace(tmp_path), parse_space(SPACE | {"name": "other"})
     recorder = Recorder(workspace.results, "other", "valid_error")
     trial = reconcile(space, workspace.results).plan.trials[0]
     recorder.start(trial, device="cpu")
