@@ -9,191 +9,26 @@ name, the name of a read in the key, and `VERSION`s alone unless the computation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
 
 from orca_core import conditions as when
-from orca_core.adapters.own import canonical
-from orca_core.bodies.keep import ALL, kept_of_embedding, without_repetition
+from orca_core.bodies.keep import ALL, kept_of_embedding
+from orca_core.canonical import canonical_value, effective_corpus
 from orca_core.conditions import ALWAYS, Condition
-from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
-from orca_core.config.paths import KNOBS, value_of
-from orca_core.corpora import OWN, OWN_OBJECTIVE, corpus_of, own_corpus
+from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS
+from orca_core.corpora import OWN, corpus_of
 from orca_core.datafiles.embedder_weights import weights_digest
 from orca_core.distances import find_distance, knob_owners
 from orca_core.freezing.schedule import Phase, phases_as_data
 from orca_core.proxies import find_proxy
-
-Kind = Literal["pretrain", "source", "align", "adapt", "finetune"]
-
-
-def effective_init(config: TrialConfig) -> str:
-    """How the embedder starts. Where the trial aligns, the reference copies what `pretrained` copies, with positions from the third row;
-    where that is the first row in use, this is `pretrained` itself."""
-    init: str = config.embedder.init
-    if init == "pretrained-third-row" and config.align.epochs > 0:
-        init = "reference"
-    at_third_row = init == "pretrained-third-row" or (init == "reference" and config.align.epochs > 0)
-    return "pretrained" if at_third_row and config.body_spec.rows_before_third == 0 else init
-
-
-def effective_label_gradient(config: TrialConfig) -> str:
-    """What passes through label distances: in exact mode the reference passes nothing."""
-    mode: str = value_of(config, "align.label_gradient")
-    return "none" if mode == "reference" and config.align.objective == "otdd-exact" else mode
-
-
-def effective_score_chunk(config: TrialConfig) -> int | None:
-    """Samples of a chunk of the score; None where they are those of a forward pass."""
-    chunk = config.finetune.score_chunk
-    return None if chunk == config.finetune.eval_batch_size else chunk
-
-
-def effective_keep(config: TrialConfig) -> str:
-    """What is kept, without parts that are in the layers that are kept."""
-    return without_repetition(config.body.keep, config.body_spec.num_layers)
-
-
-def effective_corpus(config: TrialConfig) -> str:
-    """`own` where the body's own corpus is named."""
-    name: str = config.pretrain.corpus
-    return OWN if config.body_spec.pretrained_here and own_corpus(config.body_spec) == name else name
-
-
-def effective_objective(config: TrialConfig) -> str:
-    """`own` where the body's own objective is named."""
-    name: str = config.pretrain.objective
-    return OWN if OWN_OBJECTIVE.get(config.body_spec.modality) == name else name
-
-
-def effective_adapter(config: TrialConfig) -> str:
-    """The adapter; a ladder in the spelling that stands for all that read the same layers."""
-    return canonical(config.adapter, config.body_spec.num_layers)
-
-
-CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
-    "adapter": effective_adapter,
-    "body.weights": lambda config: config.start_weights,
-    "body.keep": effective_keep,
-    "pretrain.corpus": effective_corpus,
-    "pretrain.objective": effective_objective,
-    "finetune.score_chunk": effective_score_chunk,
-    "embedder.init": effective_init,
-    "align.label_gradient": effective_label_gradient,
-    **{f"align.{name}": partial(TrialConfig.align_optimizer, name=name) for name in OPTIMIZER_SETTINGS},
-}
-"""Knobs of which two values can mean the same computation -> the value that stands for both. With `align.optimizer_from: finetune` the
-settings of alignment's optimiser are those of fine-tuning, whatever is written for them."""
-
-
-def canonical_value(config: TrialConfig, knob: str) -> Any:
-    """The value of a knob, in the spelling that stands for all of the same computation."""
-    return CANONICAL[knob](config) if knob in CANONICAL else value_of(config, knob)
-
-
-Value = Callable[[TrialConfig, int], Any]
-"""A value out of a trial's config, for one phase of fine-tuning (0 in the other stages)."""
-
-
-@dataclass(frozen=True)
-class Read:
-    """One thing that a stage reads.
-
-    Args:
-        name: What the stage asks for it by.
-        knob: The knob it comes from, which is part of the trial because of this.
-        value: What the stage sees where it is read.
-        in_key: What enters the key: the value, or what it is known by, as data is by its digest.
-        when: Condition under which it is read.
-        otherwise: What the stage sees where it is not read: a constant.
-        key_name: Its name in the key.
-        always_in_key: Whether it enters the key even at the knob's introductory default.
-    """
-
-    name: str
-    knob: str
-    value: Value
-    in_key: Value
-    when: Condition = ALWAYS
-    otherwise: Any = None
-    key_name: str = ""
-    always_in_key: bool = True
-
-
-def knob(path: str, when: Condition = ALWAYS, *, otherwise: Any = None, key_name: str = "", always_in_key: bool = False) -> Read:
-    """A knob, read as it is written. Where it is not read, the stage sees `otherwise`, by default the introductory default."""
-
-    def value(config: TrialConfig, phase: int) -> Any:
-        return canonical_value(config, path)
-
-    neutral = KNOBS[path].get_default(call_default_factory=True) if otherwise is None else otherwise
-    return Read(path, path, value, value, when, neutral, key_name or path, always_in_key)
-
-
-def content(path: str, key_name: str, digest: Callable[[TrialConfig], str]) -> Read:
-    """A knob that names data: the content of the data enters the key instead of the name."""
-    return Read(path, path, lambda config, _: value_of(config, path), lambda config, _: digest(config), key_name=key_name)
+from orca_core.reads import Declaration, Group, Kind, Read, content, knob
 
 
 def phases_until(config: TrialConfig, number: int) -> tuple[Phase, ...]:
     """The phases of fine-tuning up to one of them, whose own length is left out: a longer phase passes through a shorter one."""
     return (*config.phases[:number], config.phases[number].model_copy(update={"epochs": None}))
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some reads and inputs that stand together in a key.
-
-    Args:
-        reads: What is read.
-        inputs: Kinds of stages whose results are used, where the trial has them.
-        when: Condition under which the group exists.
-    """
-
-    reads: tuple[Read, ...] = ()
-    inputs: tuple[Kind, ...] = ()
-    when: Condition = ALWAYS
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """One kind of stage.
-
-    Args:
-        kind: Its name.
-        version: Raised when its computation changes, so that old artifacts are not taken for new ones.
-        exists: Condition under which a trial has it.
-        groups: What it reads, by the group's name in the key; those of "" stand at the top of the key.
-        length: The knob that says after how many epochs a trial leaves it; not part of the key, as epoch 60 passes through epoch 20.
-            Empty for a stage without epochs.
-        build: `module:name` of what computes it.
-        device: `cpu` for a stage that gains nothing from a GPU: it is computed on the CPU and its key says `cpu`, in sweeps on GPUs, too.
-            None = it is computed on the device of the trial, which its key says.
-    """
-
-    kind: Kind
-    version: int
-    exists: Condition
-    groups: Mapping[str, Group]
-    length: str
-    build: str
-    device: Literal["cpu"] | None = None
-
-    def device_in(self, device: str) -> str:
-        """The device type on which it is computed in a trial on `device`."""
-        return self.device or device
-
-    def reads(self) -> Iterator[tuple[Group, Read]]:
-        """Everything it reads, with the group it belongs to."""
-        for group in (*self.groups.values(), COMMON):
-            for read in group.reads:
-                yield group, read
-
-
-COMMON = Group((knob("threads", always_in_key=True), knob("bits")))
-"""What every stage depends on."""
 
 
 def _embedding_keep(config: TrialConfig, phase: int) -> str:

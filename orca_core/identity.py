@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from orca_core.canonical import CANONICAL, canonical_value
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.methods import method_of
 from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import REFERENCE_BEHAVIOUR
-from orca_core.declarations import CANONICAL, canonical_value, is_read
+from orca_core.declarations import is_read
 from orca_core.freezing.schedule import freezing_label, phases_as_data
 
 DEFAULTS = {path: field.get_default(call_default_factory=True) for path, field in KNOBS.items()}

@@ -7,8 +7,9 @@ from typing import Any
 
 from orca_core.bodies import BodySpec
 from orca_core.config.knobs import TrialConfig
-from orca_core.declarations import STAGES, Declaration, Kind
+from orca_core.declarations import STAGES
 from orca_core.freezing.schedule import Phase
+from orca_core.reads import Declaration, Kind
 from orca_core.tasks import TaskSpec
 
 

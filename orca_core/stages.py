@@ -23,8 +23,9 @@ from orca_core.addresses import INTERIM, WHOLE, Address
 from orca_core.conditions import SHARED_ITS_KEYS
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
-from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind
+from orca_core.declarations import STAGES
 from orca_core.identity import DEFAULTS, hash_of, trial_id
+from orca_core.reads import COMMON, Declaration, Group, Kind
 from orca_core.rows import ProbeRow, Row
 
 

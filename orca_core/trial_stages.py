@@ -20,7 +20,7 @@ from orca_core.alignment.source_tokens import SourceTokens
 from orca_core.bodies.keep import ALL
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrained, pretrained_mini, random_body, shuffled_body
 from orca_core.config.knobs import TrialConfig
-from orca_core.declarations import STAGES, Kind
+from orca_core.declarations import STAGES
 from orca_core.errors import DataError, nearest
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
@@ -33,6 +33,7 @@ from orca_core.model.matching import match_moments
 from orca_core.numerics import NumericalKind, check_pinned, is_mixed, made_by, numerical_kind
 from orca_core.pretraining.loop import Pretraining
 from orca_core.proxies import find_proxy
+from orca_core.reads import Kind
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.scoring import LOSSES, SCORES
 from orca_core.settings import Settings

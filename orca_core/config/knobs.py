@@ -1,5 +1,8 @@
 """Every knob of a trial: meaning, unit, range, default, source.
 
+The parts of a `TrialConfig` stand in `model_knobs.py`, `alignment_knobs.py`, `training_knobs.py` and `successor_knobs.py`; what they share,
+such as ranges of numbers, in `part.py`.
+
 A knob is a dotted path (`align.epochs`), spelled the same in YAML, on the command line, in errors and, with dots as underscores, as a
 result column. A `TrialConfig` has a value for every knob. `resolve_config` makes one from what a user wrote: the task's recipe
 provides the defaults, the user's values override them, and all errors are reported before anything runs.
@@ -14,21 +17,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from orca_core.adapters.names import spell_adapter
 from orca_core.bodies import BodySpec, find_body
-from orca_core.bodies.keep import NOTHING, spell_keep
+from orca_core.bodies.keep import NOTHING
+from orca_core.config.alignment_knobs import AdaptConfig, AlignConfig
 from orca_core.config.faults import broken_rule
 from orca_core.config.methods import Method
-from orca_core.config.part import Below1, Count, Epochs, NonNegative, Optimizer, Positive, Seed, Share
-from orca_core.config.part import Part as _Part
+from orca_core.config.model_knobs import BodyConfig, EmbedderConfig, PretrainConfig
+from orca_core.config.part import Count, Part, Seed
 from orca_core.config.successor_knobs import MixConfig
-from orca_core.config.training_knobs import MixupConfig, PredictorConfig, SmoothConfig
-from orca_core.distances import DISTANCE_CATALOGUE, distance_knobs, find_distance
-from orca_core.errors import ConfigError
+from orca_core.config.training_knobs import FinetuneConfig, PredictorConfig
+from orca_core.distances import find_distance
 from orca_core.freezing.schedule import Phase, parse_freezing
 from orca_core.tasks import TaskSpec, find_task, spell_task
 from orca_core.tasks.validation import Validation
@@ -37,68 +40,7 @@ OPTIMIZER_SETTINGS = ("optimizer", "weight_decay", "momentum", "betas")
 """The knobs of an optimiser that alignment and fine-tuning both have, beside the rate."""
 
 
-_FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-"""YAML has lists, a frozen model has tuples."""
-
-
-class BodyConfig(_Part):
-    """The transformer that is adapted."""
-
-    name: str = Field(
-        description="Body: `mini-roberta`, `mini-roberta-small`, `mini-swin`, `hf:NAME_OR_FOLDER` for a Hugging Face model, "
-        "`hf:NAME@REVISION` for a checkpoint along its pretraining, `timm:NAME_OR_FOLDER` for timm's; or, for a bodiless arm, `none`, "
-        "`attention-1`, `transformer-1`, `cnn`."
-    )
-    weights: Literal["pretrained", "random", "shuffled"] = Field(
-        "pretrained",
-        description="Start from the pretrained weights; from random weights in the same configuration; or from the pretrained ones with "
-        "the entries of each tensor permuted by the seed: the same statistics, no structure.",
-    )
-    keep: Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})] = Field(
-        "all",
-        description="The parts of the body that start pretrained; the rest starts from the weights that `body.weights: random` would "
-        "draw. `all`, or a list of `attention`, `ffn`, `layernorm`, `embeddings`, `other` (these five are the whole body) and `layers:N` "
-        "(the lowest N blocks, whole). As a column the names are joined by `+`, in this order. An empty list is `body.weights: random`.",
-    )
-    flip: bool = Field(
-        False,
-        description="Read the sequence and the reversed sequence with one model, and average the two results; arXiv 2510.05278 trains a "
-        "second model on reversed data instead, see `reversed`.",
-    )
-    double: bool = Field(
-        False,
-        description="Read the sequence twice in a row, and keep the second half of the result (arXiv 2510.05278). Half as many tokens fit.",
-    )
-
-    @field_validator("keep", mode="before")
-    @classmethod
-    def _one_spelling(cls, value: Any) -> Any:
-        return spell_keep(value)
-
-
-class PretrainConfig(_Part):
-    """Pretraining of the mini bodies, a stage of its own."""
-
-    fraction: Share = Field(1.0, description="Share of the pretraining data to use, in (0, 1].")
-    epochs: Count = Field(8, description="Passes over that data.")
-    corpus: Literal["own", "pydoc", "fractals", "dyck", "sort", "copy", "automata", "bigram", "noise"] = Field(
-        "own",
-        description="What the body is pretrained on: its own corpus (`pydoc` for mini-roberta, `fractals` for mini-swin), or, for text "
-        "bodies, balanced brackets (`dyck`), numbers and the same in order (`sort`), a repetition (`copy`), generations of a cellular "
-        "automaton (`automata`), a walk by pydoc's pairs of words (`bigram`); for both kinds `noise`. See docs/bodies.md.",
-    )
-    objective: Literal["own", "masked", "causal", "labels", "denoise"] = Field(
-        "own",
-        description="What the body is pretrained for: its own objective (`masked` for text, `labels` for images); `masked` words, the next "
-        "word (`causal`), the sample's label (`labels`), or a sample from its noisy form (`denoise`). Images have the last two.",
-    )
-    label_noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.0, description="Share of the training samples of pretraining that get another label, drawn by `pretrain.seed` (arXiv 2309.17002)."
-    )
-    seed: Seed = Field(0, description="Seed of pretraining, separate from the trial's, so that all seeds of an arm adapt the same body.")
-
-
-class ValidationConfig(_Part):
+class ValidationConfig(Part):
     """How the best epoch is chosen."""
 
     folds: Annotated[int, Field(ge=2, le=100)] | None = Field(
@@ -115,230 +57,7 @@ class ValidationConfig(_Part):
     )
 
 
-class EmbedderConfig(_Part):
-    """The new input layer."""
-
-    init: Literal["pretrained", "random", "reference", "pretrained-third-row", "matched"] = Field(
-        "pretrained",
-        description="Copy what fits from the body's own embedding (2D: patch projection and LayerNorm; 1D: LayerNorm and positions), "
-        "or draw everything at random. `reference` does what the reference code does: with `align.epochs` > 0 it copies what `pretrained` "
-        "copies, otherwise positions alone, and it counts positions as RoBERTa does for every text body. `pretrained-third-row` copies "
-        "what `pretrained` copies, with positions counted like that. `matched` starts like `pretrained` and then, without training, "
-        "gives the embedder's features on the training samples the mean and covariance of the proxy's, in closed form (arXiv 1511.05547).",
-    )
-    weights: str | None = Field(
-        None,
-        description="A safetensors file with all weights that the embedder starts with, for comparison with other implementations; see "
-        "docs/bodies.md. Its content is part of stage keys, its path is not.",
-    )
-    target_seq_len: Count = Field(
-        512,
-        description="Maximum number of tokens of a sequence: a 1D input of length L is cut into windows of the smallest divisor s of L "
-        "for which L / s does not exceed it.",
-    )
-
-
-class CommonAlignConfig(_Part):
-    """Stage 2: train the embedder until its features resemble the proxy's."""
-
-    epochs: Epochs = Field(0, description="Optimiser steps of alignment; one epoch is one step over all classes. 0 = naive fine-tuning.")
-    weight: NonNegative = Field(
-        0.0,
-        description="Fine-tuning also minimises `weight` times the distance of a batch's features to the proxy; with `epochs` 0 this is "
-        "the one-stage, joint form.",
-    )
-    objective: Annotated[str, WithJsonSchema({"enum": [*DISTANCE_CATALOGUE.entries()]})] = Field(
-        "otdd-exact",
-        description="The distance to minimise. Two controls read no proxy: `dispersion` moves the target's own classes apart; `none` takes "
-        "as many steps on the task's own loss, through the frozen body and a predictor that is thrown away. `bilevel` is no distance: it "
-        "moves the embedder so that a step on the task changes least what the body knows of the proxy (MoNA, arXiv 2406.18864).",
-    )
-    gradient: Literal["sum", "project"] = Field(
-        "sum",
-        description="How the joint form combines the gradients of the task's loss and of the weighted distance, batch by batch: their "
-        "`sum`; or `project`: where they work against each other (negative inner product in the embedder), each is first projected onto "
-        "the plane normal to the other (PCGrad, arXiv 2001.06782).",
-    )
-    agreement: bool = Field(
-        False,
-        description="Report, for each epoch, the cosine of the gradients of the distance and of the task's loss in the embedder "
-        "(`gradient_cosine`). It costs a backward pass through the body in each step of alignment and each batch of the joint form, and "
-        "changes nothing else.",
-    )
-    task_weight: NonNegative = Field(
-        0.0,
-        description="Alignment also minimises `task_weight` times the task's own loss, through the frozen body and a predictor that is "
-        "thrown away; of `bilevel`, the loss after its inner steps. It asks whether an embedder that serves the task already starts "
-        "better.",
-    )
-    label_entropy: NonNegative = Field(
-        0.0,
-        description="Alignment also minimises `label_entropy` times the entropy of the proxy's labels, as a classifier of the proxy reads "
-        "them from target samples, given the target's label (feature-label distortion of RECRAFT, arXiv 2601.18231). It asks whether "
-        "closeness helps only where classes fall into classes.",
-    )
-    label_entropy_form: Literal["conditional", "information"] = Field(
-        "conditional",
-        description="`conditional`: that entropy. `information`: less the entropy of the proxy's labels over all classes, so that it does "
-        "not fall where all samples go to one class of the proxy.",
-    )
-    class_samples: Count = Field(128, description="Maximum number of samples of each class that enter the distance in one epoch.")
-    class_sampling: Literal["exact", "batches"] = Field(
-        "exact",
-        description="`exact`: `class_samples` of each class. `batches`, as in the reference: whole batches of `finetune.batch_size` until "
-        "there are more than `class_samples`, classes in random order, skipping classes of one sample.",
-    )
-    proxy_samples: Count = Field(5000, description="Maximum number of proxy samples, drawn by the seed.")
-    lr: Positive = Field(1e-3, description="Learning rate of alignment; the published recipes use 10 x `finetune.lr`.")
-    lr_from: Literal["own", "finetune"] = Field(
-        "own",
-        description="`own`: `align.lr`. `finetune`, as in the reference: 10 x `finetune.lr`, or `finetune.lr` itself if it is above 0.001.",
-    )
-    optimizer_from: Literal["own", "finetune"] = Field(
-        "own",
-        description="Where `optimizer`, `weight_decay`, `momentum` and `betas` of alignment come from: `own`, or `finetune`, as in the "
-        "reference, which replaces the values of `align`.",
-    )
-    optimizer: Optimizer = Field("adamw", description="Optimiser of alignment.")
-    weight_decay: NonNegative = Field(0.0, description="Weight decay of alignment.")
-    momentum: Below1 = Field(0.9, description="Momentum of alignment.")
-    betas: Annotated[tuple[Below1, Below1], _FROM_LIST] = Field((0.9, 0.98), description="Decay rates of the moments in alignment.")
-    lr_steps: Annotated[tuple[Count, ...], _FROM_LIST] = Field(
-        (20, 40, 60), description="Epochs after which the learning rate of alignment is multiplied by 0.2."
-    )
-    lr_schedule: Literal["steps", "reference"] = Field(
-        "steps",
-        description="`steps`: the rate falls in the epoch after each of `lr_steps`; `reference`: one epoch later.",
-    )
-
-    @field_validator("objective")
-    @classmethod
-    def _known_distance(cls, value: str) -> str:
-        try:
-            return find_distance(value).name
-        except ConfigError as error:
-            (fault,) = error.faults
-            raise broken_rule("", fault.rule, fault.value, fault.remedy) from None
-
-
-if TYPE_CHECKING:
-    AlignConfig = CommonAlignConfig
-else:
-    AlignConfig = create_model(
-        "AlignConfig", __base__=CommonAlignConfig, __doc__=CommonAlignConfig.__doc__, __module__=__name__, **distance_knobs()
-    )
-    """`align.*`: the knobs that all distances share, and those that a distance declares for itself."""
-
-
-class AdaptConfig(_Part):
-    """Between alignment and fine-tuning: masked reconstruction of the target's training inputs, without labels."""
-
-    epochs: Epochs = Field(
-        0,
-        description="Passes over the training inputs in which masked parts are reconstructed, before fine-tuning; no label is read. "
-        "0 = none.",
-    )
-    train: Literal["all", "embedder"] = Field(
-        "all", description="What trains beside the linear decoder, which is thrown away: embedder and body, or the embedder alone."
-    )
-    lr: Positive = Field(1e-4, description="Learning rate of this stage, constant.")
-    batch_size: Count = Field(32, description="Samples per step of this stage.")
-    mask: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5,
-        description="Share of a sample's tokens whose input values are replaced by 0 and reconstructed: this share of them, rounded, at "
-        "least one.",
-    )
-
-
-class FinetuneConfig(_Part):
-    """Stage 3: train on the task."""
-
-    epochs: Count = Field(10, description="Passes over the training set.")
-    lr: Positive = Field(1e-4, description="Peak learning rate.")
-    optimizer: Optimizer = Field("adamw", description="Optimiser.")
-    weight_decay: NonNegative = Field(0.0, description="Weight decay.")
-    momentum: Below1 = Field(0.9, description="Momentum.")
-    betas: Annotated[tuple[Below1, Below1], _FROM_LIST] = Field((0.9, 0.98), description="Decay rates of the moments.")
-    batch_size: Count = Field(32, description="Samples per forward pass in training.")
-    data_order: Literal["shuffled", "given"] = Field(
-        "shuffled",
-        description="Order of the training rows in an epoch: drawn by the seed, or the task's own, for comparison with other "
-        "implementations.",
-    )
-    eval_batch_size: Count = Field(
-        256,
-        description="Samples per forward pass in evaluation. It changes no score, unless `scoring` is `chunks` and `score_chunk` is null.",
-    )
-    scoring: Literal["whole", "chunks"] = Field(
-        "whole",
-        description="Loss and score in evaluation: over the whole set or, as in the reference, averaged over chunks of "
-        "`score_chunk` samples rounded up to a multiple of `batch_size`; a short last chunk counts in full.",
-    )
-    score_chunk: Count | None = Field(
-        None,
-        description="Samples of a chunk whose loss and score are averaged with those of the others; null = `eval_batch_size`. The "
-        "reference calls this `eval_batch_size`; the published recipes have its values.",
-    )
-    accum: Count = Field(1, description="Batches per optimiser step.")
-    accumulation: Literal["mean", "sum"] = Field(
-        "mean",
-        description="How a step combines its `accum` batches: the mean over their samples or, as in the reference, the sum of their means, "
-        "clipped after every batch; an incomplete group at the end of an epoch is then dropped.",
-    )
-    clip: Positive | None = Field(None, description="Maximum norm of the gradient of a step; null = no clipping.")
-    schedule: Literal["linear", "cosine", "reference"] = Field(
-        "linear",
-        description="Decay of the learning rate after warm-up: `linear`; `cosine`; or `reference`, also linear, but one batch behind, so "
-        "that warm-up starts at rate 0, and negative after `decay_epochs`.",
-    )
-    warmup_epochs: NonNegative = Field(0.0, description="Epochs of linear warm-up from 0.")
-    decay_epochs: Positive | None = Field(
-        None, description="Epoch at which the decay after warm-up reaches 0, where it stays; null = no decay."
-    )
-    dropout: Below1 = Field(0.0, description="Dropout inside the body.")
-    checkpointing: bool = Field(
-        False, description="Recompute the activations of the body's blocks in the backward pass instead of keeping them, to save memory."
-    )
-    compile: bool = Field(False, description="Compile the forward pass with torch.compile, which takes a minute at the start of a trial.")
-    label_smoothing: Below1 = Field(0.0, description="Share of the uniform distribution in the training targets.")
-    layer_decay: Share = Field(
-        1.0,
-        description="Factor on the learning rate per layer from the top, in (0, 1]: once for the top block, once more for the embedder "
-        "than for the bottom block.",
-    )
-    reinit_top: Annotated[int, Field(ge=0, le=1000)] = Field(
-        0, description="Number of top layers of the body that start from random weights, drawn by the seed."
-    )
-    mixout: Below1 = Field(
-        0.0,
-        description="Probability that, in training, a weight of the body's linear layers is replaced by its initial value (mixout).",
-    )
-    l2_sp: NonNegative = Field(
-        0.0,
-        description="Half of this times the squared distance of the weights of embedder and body from those that fine-tuning starts with "
-        "is added to the loss (L2-SP, arXiv 1802.01483). The predictor has no such start and is left out.",
-    )
-    distill: NonNegative = Field(
-        0.0,
-        description="This times the mean squared difference between the body's output and that of the model as fine-tuning starts, aligned "
-        "or not, is added to the loss (as DELTA without attention, arXiv 1901.09229).",
-    )
-    smooth: SmoothConfig = SmoothConfig()
-    mixup: MixupConfig = MixupConfig()
-
-    @model_validator(mode="after")
-    def _check_rules(self) -> FinetuneConfig:
-        if self.decay_epochs is not None and self.decay_epochs <= self.warmup_epochs:
-            raise broken_rule("decay_epochs", f"must be greater than warmup_epochs ({self.warmup_epochs:g})", self.decay_epochs)
-        if self.schedule == "cosine" and self.decay_epochs is None:
-            raise broken_rule("decay_epochs", "must be a number if the schedule is cosine", None)
-        if self.mixout and (self.checkpointing or self.compile):
-            rule = "must be 0 with checkpointing or compile: its weights exist in the forward pass only"
-            raise broken_rule("mixout", rule, self.mixout)
-        return self
-
-
-class TrialConfig(_Part):
+class TrialConfig(Part):
     """One trial, whole: every knob has its value."""
 
     task: str = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -14,6 +14,9 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Epochs = Annotated[int, Field(ge=0, le=10**6)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Optimizer = Literal["sgd", "adam", "adamw"]
+
+FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""YAML has lists, a frozen model has tuples."""
 
 
 class Part(BaseModel):

@@ -13,12 +13,13 @@ from typing import Any
 
 from orca_core.addresses import INTERIM, WHOLE, Address
 from orca_core.config.knobs import TrialConfig
-from orca_core.declarations import COMMON, FINETUNE, SOURCE
+from orca_core.declarations import FINETUNE, SOURCE
 from orca_core.errors import OrcaError
 from orca_core.identity import hash_of
 from orca_core.probing.catalogue import PROBES, Moment, Probe
 from orca_core.probing.request import ProbeRequest
 from orca_core.proxies import find_proxy
+from orca_core.reads import COMMON
 from orca_core.stages import Stage, hashed_reads, result_key, stages_of, stages_of_training
 
 ONLY_TRAINING = frozenset(

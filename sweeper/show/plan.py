@@ -13,7 +13,7 @@ from typing import Any
 
 from orca_core.bodies.keep import ALL as KEPT_ALL
 from orca_core.bodies.keep import kept_of_embedding
-from orca_core.config.knobs import PretrainConfig
+from orca_core.config.model_knobs import PretrainConfig
 from orca_core.corpora import OWN
 from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.schedule import ALL

@@ -11,7 +11,7 @@ import pytest
 
 from orca_core.bodies import find_body
 from orca_core.bodies.mini import VOCABULARY
-from orca_core.config.knobs import PretrainConfig
+from orca_core.config.model_knobs import PretrainConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.corpora import CORPORA, OBJECTIVES, corpus_faults
 from orca_core.corpora.images import load_pictures

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError, create_model
 
 from orca_core import alignment
-from orca_core.config.knobs import AlignConfig
+from orca_core.config.alignment_knobs import AlignConfig
 from orca_core.distances import ALIGN_KNOBS, DISTANCES, OtddSource, distance_knobs, find_distance, l2, mmd, otdd
 from orca_core.distances.builtin import OF_BODY
 from orca_core.errors import ConfigError

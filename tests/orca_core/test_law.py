@@ -22,12 +22,13 @@ from orca_core import declarations
 from orca_core.bodies import BODILESS
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, value_of
-from orca_core.declarations import COMMON, STAGES, Declaration, Group, Kind, Read
+from orca_core.declarations import STAGES
 from orca_core.distances import find_distance
 from orca_core.distances.builtin import OF_BODY
 from orca_core.errors import OrcaError
 from orca_core.identity import trial_id, unread_knobs
 from orca_core.pipeline import run_trial
+from orca_core.reads import COMMON, Declaration, Group, Kind, Read
 from orca_core.settings import Settings, UndeclaredKnobError
 from orca_core.stages import stage_key, stages_of
 from orca_core.store import Store
