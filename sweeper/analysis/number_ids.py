@@ -72,7 +72,7 @@ def find_number(results: ResultStore, id: str) -> Found:
     moved: list[Number] = []
     near: list[Callable[[], Number | None]] = []
     sweeps = [SweepStatements(results, name) for name in results.sweeps()]
-    tiers = [tier for of in ("usual", "findings", "unusual") for tier in (getattr(sweep, of) for sweep in sweeps)]
+    tiers = [tier for of in ("usual", "terms", "findings", "unusual") for tier in (getattr(sweep, of) for sweep in sweeps)]
     for asked_of in (lambda: _floor_statements(results), *tiers):
         numbers: list[Number] = []
         for asked, solve in asked_of():
@@ -230,12 +230,15 @@ class SweepStatements:
             return _answering(asked, share_numbers(self._sweep, shares_of(self._sweep, metric), metric))
         return None
 
-    def findings(self) -> Iterator[Asked]:
-        """The terms of explanations and the verdicts of the findings, which are computed at once."""
+    def terms(self) -> Iterator[Asked]:
+        """The terms of gaps, which are computed at once for a metric."""
         for metric in dict.fromkeys((METRIC, self._sweep.objective)):
             with contextlib.suppress(ConfigError):
                 for term in filter(None, term_numbers(self._sweep, explain_sweep(self._sweep, metric=metric, allow_unfair=True))):
                     yield term.statement, partial(_itself, term)
+
+    def findings(self) -> Iterator[Asked]:
+        """The verdicts of the findings, which are computed at once."""
         evidence = read_evidence(self._results, self._name)
         for number in finding_numbers(evidence, answer(evidence)):
             yield number.statement, partial(_itself, number)
