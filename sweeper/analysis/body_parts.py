@@ -174,13 +174,14 @@ def _game(
         if is_full:
             weights["main_effect"] = main_effect_weights(name, names)
         means = {which: _mean_of(of, values) for which, of in weights.items()}
-        term = replace(shared, term=name, **means)
+        first, last = means["first_in"], means["last_in"]
+        term = replace(shared, term=name, first_in=first, last_in=last, main_effect=means.get("main_effect"))
         if is_full:
             shapley = shapley_weights(name, names)
             by_seed = tuple(weigh(shapley, of_key) for of_key in values)
             term = replace(term, by_seed=by_seed, cells=side.cells({level_of[one]: weight for one, weight in shapley.items()}))
             term = measure(term, baseline, options.margin, side.step, resolution_of(shapley, side.step))
-        if means["first_in"] is not None and means["last_in"] is not None:
+        if first is not None and last is not None:
             apart = [weigh(weights["last_in"], of_key) - weigh(weights["first_in"], of_key) for of_key in values]
             term = replace(term, p_interaction=as_number(float(paired_t(apart, resolution=side.step).p)))
         terms.append(term)
