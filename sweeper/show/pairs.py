@@ -7,22 +7,23 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.running.pairs import Made
+from sweeper.running.derived import Made
+from sweeper.running.pairs import Pair
 from sweeper.show.tables import terminal_width, text_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def pairs_to_table(made: Sequence[Made]) -> pa.Table:
+def pairs_to_table(made: Sequence[Made[Pair]]) -> pa.Table:
     """A line for each pair: its errors, and those of the trial that reads forwards and of the one that reads backwards."""
     import pyarrow as pa
 
     return pa.Table.from_pylist([_line(one) for one in made])
 
 
-def _line(one: Made) -> dict[str, Any]:
-    forwards, backwards = one.pair.rows
+def _line(one: Made[Pair]) -> dict[str, Any]:
+    forwards, backwards = one.of.rows
     scores = ("valid_error", "test_error")
     return {
         **{"trial": one.row["trial"], "task": forwards["task"], "seed": forwards["seed"]},
@@ -34,7 +35,7 @@ def _line(one: Made) -> dict[str, Any]:
     }
 
 
-def describe_pairs(made: Sequence[Made]) -> str:
+def describe_pairs(made: Sequence[Made[Pair]]) -> str:
     """The pairs as text."""
     lines, text = [_line(one) for one in made], ""
     columns = ("trial", "seed", "test_error", "forwards_test_error", "backwards_test_error")

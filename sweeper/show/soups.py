@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.factors import KNOB_OF
 from sweeper.results.store import results_option
-from sweeper.running.soups import Group, Made
+from sweeper.running.derived import Made
+from sweeper.running.soups import Group
 from sweeper.show.tables import terminal_width, text_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def soups_to_table(made: Sequence[Made]) -> pa.Table:
+def soups_to_table(made: Sequence[Made[Group]]) -> pa.Table:
     """A line for each soup: what it is, what it scores, and its members beside it."""
     import pyarrow as pa
 
     return pa.Table.from_pylist([_line(one) for one in made])
 
 
-def _line(made: Made) -> dict[str, Any]:
-    row, members = made.row, made.group.rows
+def _line(made: Made[Group]) -> dict[str, Any]:
+    row, members = made.row, made.of.rows
     best, scores = members[0], ("valid_error", "test_error")
     return {
-        **{"trial": row["trial"], "task": members[0]["task"], "arm": made.group.common.get("arm"), "seed": made.group.common.get("seed")},
+        **{"trial": row["trial"], "task": members[0]["task"], "arm": made.of.common.get("arm"), "seed": made.of.common.get("seed")},
         **{"members": len(members), "averaged": len(row["averaged"]), "shares_start": row["shares_start"]},
         **{score: row[score] for score in scores},
         **{f"members_{score}": math.fsum(member[score] for member in members) / len(members) for score in scores},
@@ -37,7 +38,7 @@ def _line(made: Made) -> dict[str, Any]:
     }
 
 
-def describe_soups(name: str, made: Sequence[Made], uri: str) -> str:
+def describe_soups(name: str, made: Sequence[Made[Group]], uri: str) -> str:
     """The soups as text, and what they may be compared with.
 
     Args:
@@ -48,11 +49,11 @@ def describe_soups(name: str, made: Sequence[Made], uri: str) -> str:
     lines = [_line(one) for one in made]
     text = ""
     for task in dict.fromkeys(line["task"] for line in lines):
-        text += f"{task}: test error of soups ({made[0].group.kind}), of their members, and of the member that is best on validation\n"
+        text += f"{task}: test error of soups ({made[0].of.kind}), of their members, and of the member that is best on validation\n"
         rows = [
             [
                 *(line["trial"], f"{line['averaged']} of {line['members']}", line["test_error"], line["members_test_error"]),
-                *(line["best_test_error"], _settings(one.group)),
+                *(line["best_test_error"], _settings(one.of)),
             ]
             for line, one in zip(lines, made, strict=True)
             if line["task"] == task

@@ -287,7 +287,7 @@ def test_members_without_weights_are_named_with_the_remedy_and_trained_again_on_
     ("arguments", "message"),
     [
         (("wines",), "NAME: must be the name of a sweep in the results, but got 'wines'. Did you mean 'wine'?"),
-        (("wine", "--kind", "thick"), "--kind: must be one of uniform, greedy, wise, wise-body, but got 'thick'."),
+        (("wine", "--kind", "thick"), "--kind: must be one of uniform, greedy, wise, wise-body, flip, but got 'thick'."),
         (("wine", "--alphas", "0.5"), "--alphas: must be given with --kind wise or wise-body alone, but got '0.5'."),
         (("wine", "--kind", "wise", "--alphas", "0.5,1.5"), "--alphas: must be numbers from 0 to 1, but got 1.5."),
         (("wine", "--kind", "wise", "--alphas", "0.5,half"), "--alphas: must be numbers from 0 to 1, joined by commas, but got 'half'."),
