@@ -15,6 +15,7 @@ When a knob is read is declared with the stages that read it (`orca_core/declara
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -163,6 +164,14 @@ class TrialConfig(Part):
         if self.bits == "portable" and self.finetune.compile:
             raise broken_rule("finetune.compile", "must be false with bits: portable: a compiler takes what the processor has", True)
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> TrialConfig:
+        """A copy with other values, from which what follows is derived anew: pydantic's own would keep what this config has derived."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name, attribute in vars(type(self)).items():
+            if isinstance(attribute, cached_property):
+                copied.__dict__.pop(name, None)
+        return copied
 
     @cached_property
     def task_spec(self) -> TaskSpec:

@@ -167,8 +167,9 @@ def test_a_cut_run_goes_on_to_the_same_rows(body, rows_of_cut_runs):
 # Which knobs are read
 
 UNREAD = {
-    *("proxy", "body.weights", "body.flip", "body.double", "embedder.init", "adapter", "finetune.mixout", "finetune.reinit_top"),
-    *(knob for knob in KNOBS if knob.startswith(("align.", "pretrain."))),
+    *("method", "proxy", "body.weights", "body.keep", "body.flip", "body.double", "embedder.init", "adapter"),
+    *(f"finetune.{name}" for name in ("mixout", "reinit_top", "l2_sp", "distill")),
+    *(knob for knob in KNOBS if knob.startswith(("align.", "adapt.", "pretrain."))),
 }
 
 

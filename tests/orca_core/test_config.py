@@ -295,3 +295,10 @@ def test_a_config_written_out_is_read_back_the_same():
 
 def test_every_knob_says_what_it_means():
     assert [path for path, field in KNOBS.items() if not field.description] == []
+
+
+def test_a_copy_with_another_task_does_not_keep_what_was_derived_from_the_old_one():
+    config = resolve_config({"task": "digits"})
+    assert (config.task_spec.name, config.body_spec.name, len(config.phases)) == ("digits", "mini-swin", 1)
+    other = config.model_copy(update={"task": "openml/187", "body": config.body.model_copy(update={"name": "mini-roberta"})})
+    assert (other.task_spec.name, other.body_spec.name) == ("openml/187", "mini-roberta")

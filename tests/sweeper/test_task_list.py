@@ -179,7 +179,7 @@ def test_a_bare_path_suggests_the_name_of_a_task(root, name, suggestion):
     ("knob", "suggestion"),
     [
         ("lr", "Did you mean 'finetune.lr' or 'align.lr'?"),
-        ("batch_size", "Did you mean 'finetune.batch_size'?"),
+        ("batch_size", "Did you mean 'finetune.batch_size' or 'adapt.batch_size'?"),
         ("align.epoch", "Did you mean 'align.epochs'?"),
     ],
 )

@@ -227,6 +227,6 @@ def test_a_sweep_that_failed_altogether_feeds_its_timeline_alone(workspace):
 def test_the_reason_names_what_the_sweep_does_not_vary(rich_tables):
     found = {kind.name: reason for kind, reason in available(rich_tables)}
     assert found["low-data"] == "the sweep does not vary train_samples"
-    assert [name for name, reason in found.items() if reason is not None] == ["pretraining", "low-data", "published"]
+    assert [name for name, reason in found.items() if reason is not None] == ["explain", "pretraining", "low-data", "published"]
     with pytest.raises(NotInTablesError, match="train_samples"):
         read(rich_tables, "low-data")

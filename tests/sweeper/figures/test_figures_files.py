@@ -27,7 +27,7 @@ def svgs(rich_tables) -> dict[str, str]:
 
 
 def test_every_figure_that_can_be_fed_is_drawn_and_described(svgs, rich_tables):
-    assert len(svgs) == 13
+    assert len(svgs) == 14
     for name, text in svgs.items():
         root, data = ET.fromstring(text), find_figure(name).read(rich_tables)
         assert root.attrib["role"] == "img", name
