@@ -53,7 +53,7 @@ class PooledFeatures(FixedFeatures):
         return not self.model.predictor.pools_late or samples * self.of(sample).numel() <= MOST_NUMBERS
 
     def of(self, x: Tensor) -> Tensor:
-        return self.model.features(x)
+        return self.model.inferred_features(x)
 
     def outputs(self, features: Tensor) -> Tensor:
         outputs: Tensor = self.model.predictor(features)

@@ -289,6 +289,13 @@ class Finetuning:
             inputs = self.data.inputs(x) if self.fixed is None else x
         return self._pass(inputs)[0]
 
+    def _inferred(self, x: Tensor) -> Tensor:
+        """`_outputs` in eval mode and without gradients."""
+        if self.fixed is not None or self.settings["finetune.compile"]:
+            return self._outputs(x)
+        with self._autocast():
+            return self.model.infer(self.data.inputs(x)).float()
+
     def _pass(self, x: Tensor, **options: Any) -> tuple[Tensor, ...]:
         """The predictor's outputs, and the embedder's; for fixed features, the features themselves. Options as of `CrossModalModel`."""
         with self._autocast():
@@ -332,7 +339,7 @@ class Finetuning:
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
-            outputs = torch.cat([self._outputs(part.to(self.device)).to(y.device) for part in parts])
+            outputs = torch.cat([self._inferred(part.to(self.device)).to(y.device) for part in parts])
             return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
 
     # --------------------------------------------------------------------------------------------------------------- state
