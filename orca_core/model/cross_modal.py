@@ -81,9 +81,9 @@ def build_body(settings: Settings, loaded: LoadedBody, *, is_adapted: bool = Fal
 
 
 MOST_IN_CACHE = 2**21
-"""Numbers of the embedder's tokens that pass through a body at once without gradients on a CPU: 42 samples of 64 tokens at RoBERTa-base's
-width. The intermediate results of more do not stay in the processor's cache, and the pass takes up to a third longer. A constant, as the
-cut may change the last bits (it did in no case that was tried): it must not depend on the machine."""
+"""Numbers of tokens that a body reads at once without gradients on a CPU: 42 samples of 64 tokens at RoBERTa-base's width. The results
+between the layers for more do not stay in the processor's cache, and a pass takes up to a third longer. A constant, not what the machine
+has, as the bits of a product could depend on the size of its batch (for no body that was tried did they)."""
 
 
 class CrossModalModel(nn.Module):
@@ -112,7 +112,6 @@ class CrossModalModel(nn.Module):
     ) -> None:
         super().__init__()
         self.input_shape, self.output_shape = input_shape, output_shape
-        self._numbers_of_tokens: int | None = None
         seed = settings["seed"]
         self.embedder = build_embedder(settings, loaded, input_shape)
         self.body = build_body(settings, loaded, is_adapted=body_is_adapted)
@@ -132,24 +131,20 @@ class CrossModalModel(nn.Module):
         return self.predictor.pool(self.body(self.embedder(x)))
 
     def inferred_features(self, x: Tensor) -> Tensor:
-        """`features` without gradients; on a CPU of so few samples at a time that results stay in its cache, see `MOST_IN_CACHE`."""
+        """`features` without gradients; on a CPU the body reads few samples at a time, see `MOST_IN_CACHE`."""
         with torch.no_grad():
-            count = self._pieces(x)
-            return self.features(x) if count == 1 else torch.cat([self.features(piece) for piece in x.tensor_split(count)])
+            tokens = self.embedder(x)
+            count = 1
+            if tokens.device.type == "cpu" and self.body.geometry.modality != "none":  # a convolution's sums depend on the batch's size
+                count = math.ceil(len(tokens) / max(1, MOST_IN_CACHE // max(1, tokens[:1].numel())))
+            read = [self.predictor.pool(self.body(piece)) for piece in tokens.tensor_split(max(1, count))]
+            return read[0] if count == 1 else torch.cat(read)
 
     def infer(self, x: Tensor) -> Tensor:
-        """(n, channels, ...) inputs -> outputs without gradients. The predictor reads all samples at once, however `features` were cut."""
+        """(n, channels, ...) inputs -> outputs without gradients. Embedder and predictor take all samples at once."""
         with torch.no_grad():
             outputs: Tensor = self.predictor(self.inferred_features(x))
         return outputs
-
-    def _pieces(self, x: Tensor) -> int:
-        """Number of pieces, of sizes that differ by one at most, in which samples pass through embedder and body."""
-        if x.device.type != "cpu" or len(x) < 2:
-            return 1
-        if self._numbers_of_tokens is None:
-            self._numbers_of_tokens = self.embedder(x[:1]).numel()
-        return math.ceil(len(x) / max(1, MOST_IN_CACHE // self._numbers_of_tokens))
 
     def forward(
         self,
