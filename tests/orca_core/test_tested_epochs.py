@@ -70,12 +70,12 @@ def test_a_trial_that_was_stopped_asks_for_the_same_epochs(quick, tmp_path, stop
 
 def test_the_test_set_passes_through_the_model_no_more_often_than_asked(tune, monkeypatch):
     tuning = tune(SOME | {"finetune.epochs": 3, "finetune.lr": 1e-30})
-    sizes = []
-    monkeypatch.setattr(tuning, "_evaluate", lambda x, y, group: (sizes.append(len(y)), (1.0, 0.1 * len(sizes)))[1])
+    passed: list[str] = []
+    monkeypatch.setattr(
+        tuning, "_evaluate", lambda x, y, group: (passed.append("test" if y is tuning.test[1] else "valid"), (1.0, 0.1 * len(passed)))[1]
+    )
     rows = [tuning.run_epoch(epoch) for epoch in (1, 2, 3)]
-    valid, test = len(tuning.data.valid), len(tuning.data.test)
-    assert valid != test
-    assert sizes == [valid, test, valid, valid, test]
+    assert passed == ["valid", "test", "valid", "valid", "test"]
     assert [row.test_error for row in rows] == [pytest.approx(0.2), None, pytest.approx(0.5)]
     assert tuning.evaluate()[2] is not None
 
