@@ -377,8 +377,9 @@ class Finetuning:
             state |= self.best.state(self.selection)
         if self.fisher_scores is not None:
             state[FISHER_SCORES] = self.fisher_scores
-        for part in (*self.terms, self.tested):
-            state |= part.state()
+        for term in self.terms:
+            state |= term.state()
+        state |= self.tested.state()
         if self.scaler.is_enabled():
             state |= pack("scaler", {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()})
         return state
@@ -389,8 +390,9 @@ class Finetuning:
         self.model.load_state_dict(weights, strict=False)
         self.trained |= set(weights)
         self.fisher_scores = tensors.get(FISHER_SCORES, self.fisher_scores)
-        for part in (*self.terms, self.tested):
-            part.load_state(tensors)
+        for term in self.terms:
+            term.load_state(tensors)
+        self.tested.load_state(tensors)
         load_optimizer_state(self.optimizer, self.model, tensors)
         self.best = BestWeights.from_state(self.selection, tensors) if self.selection else None
         if self.scaler.is_enabled():
