@@ -133,5 +133,12 @@ TRAINS_FEATURES = Condition("the embedder or a part of the body trains in some p
 MIXES = Condition("`finetune.mixup.alpha` > 0", lambda config: config.finetune.mixup.alpha > 0)
 SMOOTHS = Condition("`finetune.smooth.kind` is r3f or smart", lambda config: config.finetune.smooth.kind != "none")
 SMOOTHS_BY_ASCENT = Condition("`finetune.smooth.kind` is smart", lambda config: config.finetune.smooth.kind == "smart")
+TESTS_SOME_EPOCHS = Condition("`finetune.test` is best-and-last", lambda config: config.finetune.test != "each-epoch")
+KEEPS_PREFIX = Condition(
+    "the embedder is frozen in a phase in which a part of the body trains, and `finetune.mixout` is 0 and `finetune.compile` false",
+    lambda config: not config.finetune.mixout
+    and not config.finetune.compile
+    and any("embedder" not in phase.train and phase.train != ("predictor",) for phase in config.phases),
+)
 POOLS_TOKENS = Condition("the task is not dense", lambda config: config.task_spec.kind != "dense")
 NO_ADAPTER = Condition("`adapter` is none", lambda config: config.adapter == NONE)

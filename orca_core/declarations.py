@@ -257,6 +257,7 @@ _TUNING = {
     "eval_batch_size": ALWAYS,
     "scoring": ALWAYS,
     "score_chunk": when.SCORES_CHUNKS,
+    "test": ALWAYS,
     "accum": ALWAYS,
     "accumulation": when.ACCUMULATES,
     "clip": ALWAYS,
@@ -265,6 +266,7 @@ _TUNING = {
     "decay_epochs": ALWAYS,
     "dropout": when.HAS_LAYERS,
     "checkpointing": when.HAS_LAYERS,
+    "prefix": when.KEEPS_PREFIX & when.HAS_BODY & when.NO_ADAPTER,
     "compile": ALWAYS,
     "label_smoothing": when.IS_CLASSIFICATION,
     "layer_decay": ALWAYS,
@@ -288,6 +290,7 @@ FINETUNE = Declaration(
         "reads": Group(
             (
                 *(knob(f"finetune.{name}", condition) for name, condition in _TUNING.items()),
+                knob("finetune.epochs", when.TESTS_SOME_EPOCHS, always_in_key=True),  # whose last one is tested
                 knob("precision"),
                 knob("body.flip", when.IS_DECODER),
                 knob("adapter", when.HAS_BODY),

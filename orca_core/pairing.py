@@ -86,7 +86,7 @@ def _outputs(model: CrossModalModel, config: TrialConfig, data: TaskData, split:
     parts = []
     with torch.no_grad(), torch.autocast(device, dtype, enabled=config.precision != "fp32"):
         for rows in torch.from_numpy(split.x).split(config.finetune.eval_batch_size):
-            parts.append(model(data.inputs(rows.to(device))).float().cpu())
+            parts.append(model.infer(data.inputs(rows.to(device))).float().cpu())
     outputs = torch.cat(parts)
     return from_end(outputs) if config.reversed and outputs.dim() > 2 else outputs
 

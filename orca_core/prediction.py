@@ -190,10 +190,10 @@ class TunedModel:
                 for part in rows.split(size):
                     prepared = part.to(device) if inputs.prepare is None else inputs.prepare(part.to(device))
                     if self.config.reversed:
-                        answered = model(from_end(prepared).contiguous()).float()
+                        answered = model.infer(from_end(prepared).contiguous()).float()
                         parts.append((from_end(answered) if answered.dim() == prepared.dim() else answered).cpu())
                         continue
-                    parts.append(model(prepared).float().cpu())
+                    parts.append(model.infer(prepared).float().cpu())
         finally:
             model.to("cpu")
         return torch.cat(parts)

@@ -50,7 +50,10 @@ class EpochRow(Cells):
     ] = None
     valid_loss: Annotated[float | None, "Validation loss after the epoch; null in a final training after folds."] = None
     valid_error: Annotated[float | None, "Validation error after the epoch; lower is better. Null like the loss."] = None
-    test_error: Annotated[float | None, "Test error after the epoch; lower is better. Fine-tuning only."] = None
+    test_error: Annotated[
+        float | None,
+        "Test error after the epoch; lower is better. Fine-tuning only; with `finetune_test` best-and-last null after the others.",
+    ] = None
     distance: Annotated[
         float | None,
         "Distance of the embedder's features to the proxy's, by `align_objective`. Of alignment; of fine-tuning with `align_weight`: the "

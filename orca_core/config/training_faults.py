@@ -11,8 +11,15 @@ _ROUNDING = {"bf16": 0.01, "fp16": 0.001}
 
 
 def training_faults(config: TrialConfig) -> list[Fault]:
-    """Faults of `predictor`, `finetune.smooth` and `finetune.mixup`, of a config whose task, body and schedule exist."""
-    return [*_predictor_faults(config), *_smooth_faults(config), *_mixup_faults(config)]
+    """Faults of `predictor`, `finetune.smooth`, `finetune.mixup` and `finetune.test`, of a config whose task, body and schedule exist."""
+    return [*_predictor_faults(config), *_smooth_faults(config), *_mixup_faults(config), *_test_faults(config)]
+
+
+def _test_faults(config: TrialConfig) -> list[Fault]:
+    if config.finetune.test == "each-epoch" or config.selection != "test":
+        return []
+    remedy = "The epoch is chosen by the test error of every epoch. Set selection to valid."
+    return [Fault("finetune.test", "must be each-epoch with selection: test", config.finetune.test, remedy)]
 
 
 def _predictor_faults(config: TrialConfig) -> list[Fault]:

@@ -81,6 +81,12 @@ class FinetuneConfig(Part):
         description="Samples of a chunk whose loss and score are averaged with those of the others; null = `eval_batch_size`. The "
         "reference calls this `eval_batch_size`; the published recipes have its values.",
     )
+    test: Literal["each-epoch", "best-and-last"] = Field(
+        "each-epoch",
+        description="After which epochs the test set is evaluated: every one, or the last one and those whose validation error is as low "
+        "as that of any before, among which is the one that a trial is judged by. `test_error` is null after the others, and trials of "
+        "different `finetune.epochs` no longer share the epochs that they have in common.",
+    )
     accum: Count = Field(1, description="Batches per optimiser step.")
     accumulation: Literal["mean", "sum"] = Field(
         "mean",
@@ -100,6 +106,12 @@ class FinetuneConfig(Part):
     dropout: Below1 = Field(0.0, description="Dropout inside the body.")
     checkpointing: bool = Field(
         False, description="Recompute the activations of the body's blocks in the backward pass instead of keeping them, to save memory."
+    )
+    prefix: Literal["recomputed", "once"] = Field(
+        "recomputed",
+        description="Where the embedder does not train: what the body's lowest frozen layers give is computed anew for every batch, or "
+        "once a phase, which costs an epoch less and may change the last bits. Whatever cannot be kept, or would need more than 2 GiB, "
+        "is computed anew.",
     )
     compile: bool = Field(False, description="Compile the forward pass with torch.compile, which takes a minute at the start of a trial.")
     label_smoothing: Below1 = Field(0.0, description="Share of the uniform distribution in the training targets.")

@@ -77,7 +77,7 @@ class MeanOverSamples(Accumulation):
         return share
 
     def backward(self, loss: Tensor, share: float, parameters: Sequence[nn.Parameter]) -> None:
-        self.scaler.scale(loss * share).backward()
+        self.scaler.scale(loss if share == 1 else loss * share).backward()
 
     def step(self, group_size: int, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> bool:
         if parameters:

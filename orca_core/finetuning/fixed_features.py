@@ -1,13 +1,16 @@
-"""What never changes in a phase of fine-tuning is computed once: what the predictor reads, or what a ladder beside the body reads."""
+"""What never changes in a phase of fine-tuning is computed once: what the predictor reads, or what a ladder beside the body reads, or
+what the lowest layers give that do not train."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from orca_core.adapters.side import SideAdapter
+from orca_core.finetuning.prefix import Given, prefix_outputs, replaced_blocks, untrained_blocks
 from orca_core.finetuning.terms.adapter import AdapterTerm
 from orca_core.finetuning.terms.base import Term
 from orca_core.freezing.schedule import Phase
@@ -21,6 +24,10 @@ two ways need not give the same bits: which one a trial takes must not depend on
 
 LADDER_BYTES = 2**31
 """Most that a ladder's readings of all splits may take, in bytes of float32; likewise."""
+
+
+PREFIX_BYTES = 2**31
+"""Most that the outputs of the layers below those that train may take for all splits, in bytes of float32; likewise."""
 
 
 class FixedFeatures(ABC):
@@ -53,10 +60,57 @@ class PooledFeatures(FixedFeatures):
         return not self.model.predictor.pools_late or samples * self.of(sample).numel() <= MOST_NUMBERS
 
     def of(self, x: Tensor) -> Tensor:
-        return self.model.features(x)
+        return self.model.inferred_features(x)
 
     def outputs(self, features: Tensor) -> Tensor:
         outputs: Tensor = self.model.predictor(features)
+        return outputs
+
+
+class PrefixFeatures(FixedFeatures):
+    """What the lowest block that trains is given, where neither the embedder nor a block below it trains.
+
+    The body's own forward pass runs as ever, but the blocks below hand on what they are given, and the last of them gives what it gave
+    when features were computed. So whatever a family does around its blocks stays its own: masks, rotations, merged patches.
+
+    Args:
+        model: The model.
+        lowest: Number of blocks below the one that trains; 0 = the embedder's tokens are kept.
+    """
+
+    def __init__(self, model: CrossModalModel, lowest: int) -> None:
+        super().__init__(model)
+        self.lowest = lowest
+        self.fits_device = True
+        self.tokens = self.given = torch.Size()
+        self.readings, self.companions = 1, 0
+
+    def fit(self, sample: Tensor, samples: int) -> bool:
+        if self.lowest and prefix_outputs(self.model.body, self.model.embedder(sample), self.lowest) is None:
+            return False
+        size = 4 * samples * self.of(sample).shape[1]
+        self.fits_device = fits(size, sample.device)
+        return size <= PREFIX_BYTES
+
+    def kept(self, features: Tensor) -> Tensor:
+        return features if self.fits_device else features.cpu()
+
+    def of(self, x: Tensor) -> Tensor:
+        tokens = self.model.embedder(x)
+        given = prefix_outputs(self.model.body, tokens, self.lowest) if self.lowest else Given([tokens], 0)
+        assert given is not None, "which `fit` has seen to"
+        self.tokens, self.given = tokens.shape[1:], given.readings[0].shape[1:]
+        self.readings, self.companions = len(given.readings), given.companions
+        return torch.cat([one.flatten(1) for one in given.readings], dim=1)
+
+    def outputs(self, features: Tensor) -> Tensor:
+        given = [one.unflatten(1, tuple(self.given)) for one in features.chunk(self.readings, dim=1)]
+        if self.lowest:
+            with replaced_blocks(self.model.body, self.lowest, Given(given, self.companions)):
+                read = self.model.body(features.new_zeros(len(features), *self.tokens))
+        else:
+            read = self.model.body(given[0])
+        outputs: Tensor = self.model.predictor(self.model.predictor.pool(read))
         return outputs
 
 
@@ -89,23 +143,28 @@ class LadderReadings(FixedFeatures):
         return outputs
 
 
-def fixed_features(model: CrossModalModel, phase: Phase, data: TaskData, terms: Sequence[Term]) -> FixedFeatures | None:
+def fixed_features(
+    model: CrossModalModel, phase: Phase, data: TaskData, terms: Sequence[Term], *, prefix: bool = False
+) -> FixedFeatures | None:
     """The features that a phase computes once; None if it must go through the model in every epoch.
 
     Args:
         model: The model.
         phase: Of the freezing schedule.
         data: The task's data.
-        terms: Those of the phase. A ladder's readings do only for terms that leave batches and tokens alone.
+        terms: Those of the phase. A ladder's readings, and a prefix's, do only for terms that leave batches and tokens alone.
+        prefix: Whether the lowest layers are computed once where they do not train (`finetune.prefix`).
     """
     if data.augment is not None or any(term.needs_forward for term in terms):
         return None
     if phase.train == ("predictor",):
         return PooledFeatures(model)
     side = model.adapter
-    if not isinstance(side, SideAdapter) or "embedder" in phase.train or any(_reads_batches(term) for term in terms):
+    if "embedder" in phase.train or any(_reads_batches(term) for term in terms):
         return None
-    return LadderReadings(model, side)
+    if isinstance(side, SideAdapter):
+        return LadderReadings(model, side)
+    return PrefixFeatures(model, untrained_blocks(model.body)) if prefix and side is None else None
 
 
 def _reads_batches(term: Term) -> bool:

@@ -36,7 +36,7 @@ def add_gradients(losses: Losses, accumulation: Accumulation, share: float, para
         share: Of the batch in its group's samples.
         parameters: Those that train.
     """
-    total = losses.task + sum(losses.penalties.values())
+    total = losses.task + sum(losses.penalties.values()) if losses.penalties else losses.task
     splitting = next((term for term in losses.penalties if term.splits_gradient), None)
     if splitting is None:
         accumulation.backward(total, share, parameters)

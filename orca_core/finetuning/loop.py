@@ -7,6 +7,7 @@ says how to add one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.finetuning.selection import BestWeights, Selection
 from orca_core.finetuning.terms import make_terms
 from orca_core.finetuning.terms.base import Batch, Start, Step, Term
+from orca_core.finetuning.tested import TestedEpochs
 from orca_core.freezing.fisher import fisher_scores
 from orca_core.freezing.schedule import Phase
 from orca_core.memory import fits
@@ -96,6 +98,7 @@ class Finetuning:
         self.fisher_scores: Tensor | None = None
         self.mixout = Mixout(self.model, settings["finetune.mixout"]) if settings["finetune.mixout"] else None
         self.optimizer = self._new_optimizer()
+        self.tested = TestedEpochs(settings)
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
         self.fixed: FixedFeatures | None = None
 
@@ -116,7 +119,10 @@ class Finetuning:
             self._freeze()  # a surgical phase waits until the weights are those it starts from
 
     def run_epoch(self, epoch: int) -> EpochRow:
-        """One pass over the training set, then evaluation on validation and test set, once if these are the same."""
+        """One pass over the training set, then evaluation on validation and test set, once if these are the same.
+
+        The test set is left out in epochs whose test error is not asked for (`finetune.test`).
+        """
         if self.inputs is None:
             if self.phase.is_surgical:
                 self._freeze()
@@ -124,7 +130,7 @@ class Finetuning:
         with count_unconverged() as unconverged:
             train_loss, lr, columns = self._train(epoch, self.inputs[0])
         self.epoch = epoch
-        valid_loss, valid_error, test_error = self._scores(self.inputs)
+        valid_loss, valid_error, test_error = self._scores(self.inputs, lambda error: self.tested.asks(epoch, error))
         row = EpochRow(
             stage="finetune",
             epoch=epoch,
@@ -155,7 +161,7 @@ class Finetuning:
         sizes = [len(group) for group in groups]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         draws = generator(self.seed, "augment", epoch)
-        totals = {"": torch.zeros((), dtype=torch.float64, device=self.device)}
+        reported: dict[str, list[tuple[Tensor, int]]] = {"": []}
         lr, done = 0.0, 0
         for term in self._active:
             term.start_epoch(epoch)
@@ -173,23 +179,22 @@ class Finetuning:
                     if parameters:
                         columns |= add_gradients(losses, self.accumulation, len(rows) / samples, parameters)
                     for name, value in {"": losses.task.detach(), **columns}.items():
-                        totals[name] = totals.get(name, torch.zeros_like(totals[""])) + value.double() * len(rows)
+                        reported.setdefault(name, []).append((value, len(rows)))
                 if self.accumulation.step(len(group), self.optimizer, parameters):
                     for term in self._active:
                         term.after_step((epoch - 1) * self.accumulation.steps(sizes) + number + 1)
-        means: dict[str, Any] = {name: total.item() / len(order) for name, total in totals.items()}
+        means: dict[str, Any] = {name: _total(values) / len(order) for name, values in reported.items()}
         return means.pop(""), lr, means
 
     def _losses(self, rows: Tensor, x: Tensor, draws: torch.Generator, passed: float, penalised: bool) -> Losses:
         """The losses of a batch of rows of `x`, in train mode."""
-        inputs, targets = self._moved(x, rows), self._moved(self.train[1], rows)
+        inputs, targets, terms = self._moved(x, rows), self._moved(self.train[1], rows), self._active
         if self.data.augment is not None:
             inputs = self.data.augment(inputs, draws)
         if self.fixed is None:
             with self._autocast():
                 inputs = self.data.inputs(inputs)
         batch = Batch(rows, inputs, ((1.0, targets),), passed)
-        terms = self._active
         for term in terms:
             term.before(batch)
         changing = [term for term in terms if term.changes_tokens]
@@ -213,7 +218,10 @@ class Finetuning:
     def _loss_to(self, raw: Tensor, targets: Sequence[tuple[float, Tensor]]) -> Tensor:
         """The task's loss of outputs to weighted targets, smoothed."""
         outputs, smoothing = self._decoded(raw), self.settings["finetune.label_smoothing"]
-        loss = sum((share * self.loss(outputs, self._decoded(target)) for share, target in targets), raw.new_zeros(()))
+        if len(targets) == 1 and targets[0][0] == 1:  # a product with it and a sum with 0 would cost as much as the loss of a small batch
+            loss = self.loss(outputs, self._decoded(targets[0][1]))
+        else:
+            loss = sum((share * self.loss(outputs, self._decoded(target)) for share, target in targets), raw.new_zeros(()))
         return smoothed(loss, outputs, smoothing) if smoothing else loss
 
     @property
@@ -267,9 +275,10 @@ class Finetuning:
     # ------------------------------------------------------------------------------------------------------------- outputs
 
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of the three splits; with embedder and body frozen, their features, computed once."""
+        """Inputs of the three splits; where what is frozen gives features that are computed once, these."""
         splits = (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
-        self.fixed = fixed_features(self.model, self.phase, self.data, self._active)
+        prefix = self.settings["finetune.prefix"] == "once"
+        self.fixed = fixed_features(self.model, self.phase, self.data, self._active, prefix=prefix)
         self.model.eval()
         size = self.settings["finetune.eval_batch_size"]
         with torch.no_grad(), self._autocast():
@@ -288,6 +297,13 @@ class Finetuning:
         with self._autocast():
             inputs = self.data.inputs(x) if self.fixed is None else x
         return self._pass(inputs)[0]
+
+    def _inferred(self, x: Tensor) -> Tensor:
+        """`_outputs` in eval mode and without gradients."""
+        if self.fixed is not None or self.settings["finetune.compile"]:
+            return self._outputs(x)
+        with self._autocast():
+            return self.model.infer(self.data.inputs(x)).float()
 
     def _pass(self, x: Tensor, **options: Any) -> tuple[Tensor, ...]:
         """The predictor's outputs, and the embedder's; for fixed features, the features themselves. Options as of `CrossModalModel`."""
@@ -308,7 +324,7 @@ class Finetuning:
             return torch.func.functional_call(self.model, dict(self.mixout.weights(self.model)), (x,), options)
         return self.forward(x, **options)
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self) -> AbstractContextManager[object]:
         return autocast(self.settings, self.device)
 
     def _moved(self, values: Tensor, batch: Tensor) -> Tensor:
@@ -318,10 +334,15 @@ class Finetuning:
     def _decoded(self, values: Tensor) -> Tensor:
         return values if self.data.decode is None else self.data.decode(values)
 
-    def _scores(self, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float | None, float | None, float | None]:
+    def _scores(
+        self, inputs: tuple[Tensor, Tensor, Tensor], tests: Callable[[float | None], bool] = lambda error: True
+    ) -> tuple[float | None, float | None, float | None]:
+        """Validation loss and error, and test error, which is None where `tests` of the validation error is False."""
         valid_loss, valid_error = self._evaluate(inputs[1], self.valid[1], self.data.valid.group)
         if self.valid_is_test:
             return valid_loss, valid_error, valid_error
+        if not tests(valid_error):
+            return valid_loss, valid_error, None
         return valid_loss, valid_error, self._evaluate(inputs[2], self.test[1], self.data.test.group)[1]
 
     def _evaluate(self, x: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float] | tuple[None, None]:
@@ -332,7 +353,7 @@ class Finetuning:
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
-            outputs = torch.cat([self._outputs(part.to(self.device)).to(y.device) for part in parts])
+            outputs = torch.cat([self._inferred(part.to(self.device)).to(y.device) for part in parts])
             return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
 
     # --------------------------------------------------------------------------------------------------------------- state
@@ -358,6 +379,7 @@ class Finetuning:
             state[FISHER_SCORES] = self.fisher_scores
         for term in self.terms:
             state |= term.state()
+        state |= self.tested.state()
         if self.scaler.is_enabled():
             state |= pack("scaler", {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()})
         return state
@@ -370,6 +392,7 @@ class Finetuning:
         self.fisher_scores = tensors.get(FISHER_SCORES, self.fisher_scores)
         for term in self.terms:
             term.load_state(tensors)
+        self.tested.load_state(tensors)
         load_optimizer_state(self.optimizer, self.model, tensors)
         self.best = BestWeights.from_state(self.selection, tensors) if self.selection else None
         if self.scaler.is_enabled():
@@ -379,6 +402,14 @@ class Finetuning:
 def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The trained parameters out of a state of the trajectory, by name."""
     return unpack("model", state)
+
+
+def _total(values: Sequence[tuple[Tensor, int]]) -> float:
+    """Sum of scalars times numbers of samples, in float64 and in their order; read from the device in one piece."""
+    total = 0.0
+    for value, samples in zip(torch.stack([value for value, _ in values]).tolist(), (samples for _, samples in values), strict=True):
+        total += value * samples
+    return total
 
 
 def _resident(device: torch.device, split: Split) -> tuple[Tensor, Tensor]:

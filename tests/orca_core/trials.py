@@ -119,6 +119,8 @@ VALUES: dict[str, list[Any]] = {
     "finetune.mixout": [0.0, 0.3],
     "finetune.l2_sp": [0.0, 0.5],
     "finetune.distill": [0.0, 0.5],
+    "finetune.test": ["each-epoch", "best-and-last"],
+    "finetune.prefix": ["recomputed", "once"],
     "finetune.smooth.kind": ["none", "r3f", "smart"],
     "finetune.smooth.weight": [1.0, 3.0],
     "finetune.smooth.noise": [0.1, 0.2],
