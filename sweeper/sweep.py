@@ -30,6 +30,7 @@ from sweeper.running.probes import add_probes, describe_added
 from sweeper.running.reasons import Reasons
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.recorder import Recorder
+from sweeper.running.signals import stop_on_signal
 from sweeper.running.takeover import take_over
 from sweeper.running.time_left import WorkLeft
 from sweeper.running.unfinished import find_unfinished
@@ -167,7 +168,7 @@ def _add_probes(found: Reconciliation, workspace: Workspace, claim: SweepClaim, 
     """Add the probes that finished trials lack, until the run is asked to end."""
     stop, trials = threading.Event(), found.plan.trials
     say = (lambda text: None) if quiet else _say
-    with claim.connect(stop.set):
+    with stop_on_signal(stop.set), claim.connect(stop.set):
         added = add_probes(found.plan.space, trials, workspace, retry=retry, should_stop=stop.is_set, say=say)
     if not quiet:
         for line in describe_added(found.plan.space.name, added):

@@ -26,7 +26,14 @@ ALL, NOTHING = "all", "none"
 OF_EMBEDDING = ("layernorm", "embeddings")
 """The parts that a body's own embedding consists of."""
 
+RULE = f"must be {ALL} or a list of {', '.join(PARTS)} and layers:N with N from 1"
+"""What `body.keep` must be, as a clause."""
+
 _LAYERS = re.compile(r"layers:([1-9][0-9]{0,3})")
+
+
+class KeepError(ValueError):
+    """What is written breaks `RULE`; the message says which names are none, if any."""
 
 
 def spell_keep(value: Any) -> str:
@@ -38,21 +45,23 @@ def spell_keep(value: Any) -> str:
     'all'
 
     Raises:
-        ValueError: If it is neither `all` nor a list of parts.
+        KeepError: If it is neither `all` nor a list of parts; it names all that are none.
     """
     if isinstance(value, str):
         value = [] if value == NOTHING else value.split("+")
     if not isinstance(value, list | tuple):
-        raise ValueError(f"must be {ALL} or a list of {', '.join(PARTS)} and layers:N")
-    layers, named = 0, set()
+        raise KeepError("")
+    layers, named, unknown = 0, set(), []
     for name in value:
         if isinstance(name, str) and (found := _LAYERS.fullmatch(name)):
             layers = max(layers, int(found[1]))
         elif name in (ALL, *PARTS):
             named.add(name)
         else:
-            hint = nearest(name, (ALL, *PARTS)) if isinstance(name, str) else ""
-            raise ValueError(f"must be {ALL} or a list of {', '.join(PARTS)} and layers:N with N from 1, not {name!r}. {hint}".rstrip(" ."))
+            hint = nearest(name, (ALL, *PARTS)).partition("Known:")[0] if isinstance(name, str) else ""
+            unknown.append(f"{name!r} is no part. {hint}".strip())
+    if unknown:
+        raise KeepError(" ".join(unknown))
     if ALL in named or named.issuperset(PARTS):
         return ALL
     return _join([*(part for part in PARTS if part in named), *([f"layers:{layers}"] if layers else [])])

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator
 
-from orca_core.bodies.keep import spell_keep
+from orca_core.bodies.keep import RULE as KEEP_RULE
+from orca_core.bodies.keep import KeepError, spell_keep
+from orca_core.config.faults import broken_rule
 from orca_core.config.part import Count, Part, Seed, Share
 
 
@@ -42,7 +44,10 @@ class BodyConfig(Part):
     @field_validator("keep", mode="before")
     @classmethod
     def _one_spelling(cls, value: Any) -> Any:
-        return spell_keep(value)
+        try:
+            return spell_keep(value)
+        except KeepError as error:
+            raise broken_rule("", KEEP_RULE, value, str(error)) from None
 
 
 class PretrainConfig(Part):

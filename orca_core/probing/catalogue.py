@@ -67,8 +67,11 @@ def _without_proxy(config: TrialConfig, proxy: str | None) -> str:
         return "a bodiless arm has no embedding of its own that reads a proxy"
     if proxy is None:
         return "the trial reads no proxy; `probes.proxy` names one for all trials"
-    if not find_proxy(proxy).fits(config.body_spec.modality):
+    spec = find_proxy(proxy)
+    if not spec.fits(config.body_spec.modality):
         return f"{proxy} is not of the modality of {config.body_spec.name}, {config.body_spec.modality}"
+    if spec.chosen is not None:
+        return f"the samples of {proxy} are chosen by the target; `probes.proxy` can name the proxy without the choice"
     return ""
 
 

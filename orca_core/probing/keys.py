@@ -183,16 +183,16 @@ def _state(config: TrialConfig, moment: Moment, stages: tuple[Stage, ...], devic
     return values
 
 
-def refusals(configs: Iterator[TrialConfig], request: ProbeRequest) -> dict[str, str]:
-    """Name of a probe that some trial cannot have -> why, in the words of the first such trial."""
-    found: dict[str, str] = {}
+def refusals(configs: Iterator[TrialConfig], request: ProbeRequest) -> dict[str, tuple[str, int]]:
+    """Name of a probe that some trial cannot have -> why, in the words of the first such trial, and how many trials cannot."""
+    found: dict[str, tuple[str, int]] = {}
     for config in configs:
         for name in request.names:
-            if name not in found:
-                try:
-                    reason = PROBES[name].refuses(config, proxy_of(config, request))
-                except OrcaError as error:
-                    reason = str(error)
-                if reason:
-                    found[name] = reason
+            try:
+                reason = PROBES[name].refuses(config, proxy_of(config, request))
+            except OrcaError as error:
+                reason = str(error)
+            if reason:
+                first, count = found.get(name, (reason, 0))
+                found[name] = (first, count + 1)
     return found

@@ -115,10 +115,18 @@ def measure(
         elif stages:
             with suppress(StoreError):  # then a process that is killed leaves no note, and nothing else is lost
                 store.put(probes.under_way, {}, {"moment": moment})
-            measured = _measure_moment(moment, stages, states, store)
-            with suppress(StoreError):
-                store.drop(probes.under_way)
+            try:
+                measured = _measure_moment(moment, stages, states, store)
+            except (KeyboardInterrupt, SystemExit):  # the process was asked to end: no fault of the probe, so the next one measures it
+                _drop_note(probes, store)
+                raise
+            _drop_note(probes, store)
             yield from measured
+
+
+def _drop_note(probes: TrialProbes, store: Store) -> None:
+    with suppress(StoreError):
+        store.drop(probes.under_way)
 
 
 def _killed_at(probes: TrialProbes, store: Store) -> str | None:

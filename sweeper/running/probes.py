@@ -81,7 +81,10 @@ def find_lacking(space: SearchSpace, trials: Iterable[PlannedTrial], workspace: 
 def _lacks(stage: ProbeStage, known: Mapping[str, bool], store: Store, retry: bool) -> bool:
     if stage.key not in known:
         return True
-    return retry and not known[stage.key] and not store.has(stage.address)  # what is stored without a number will never have one
+    if not retry or known[stage.key]:
+        return False
+    stored = _stored(stage, store)  # by another trial that shares the state, or without a number, which it will never have
+    return not stored or any(row.value is not None for row in stored)
 
 
 def _sort(row: Row, lacks: TrialProbes, store: Store) -> Lacking:

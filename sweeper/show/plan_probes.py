@@ -22,8 +22,8 @@ def probe_lines(plan: Plan, workspace: Workspace) -> Iterator[str]:
         return
     layers = "" if request.layers is None else f", layers {', '.join(map(str, sorted(set(request.layers))))}"
     yield f"{', '.join(request.names)}: at most {request.samples} samples each{layers}"
-    for name, reason in refusals((trial.config for trial in plan.trials), request).items():
-        yield f"{name}: not in all trials, as {reason}"
+    for name, (reason, count) in refusals((trial.config for trial in plan.trials), request).items():
+        yield f"{name}: {'in no trial' if count == len(plan.trials) else 'not in all trials'}, as {reason}"
     lacking = find_lacking(plan.space, plan.trials, workspace)
     if ready := sum(bool(one.ready.stages or one.stored.stages) for one in lacking):
         yield f"{ready} finished trial{'s lack' if ready > 1 else ' lacks'} probes whose states are kept: the next run adds them"

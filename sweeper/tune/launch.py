@@ -7,14 +7,12 @@ against the results and the stage store.
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import LAST_ROWS_S, Session
+from sweeper.running.signals import stop_on_signal
 from sweeper.tune.cluster import RayGoneError, has_nodes, open_cluster, ray_environment
 from sweeper.tune.controller import controlled, request_for
 from sweeper.tune.environment import without_copied_secrets
@@ -138,7 +137,7 @@ def launch(
             return recorder.counts() | {"reasons": reasons.facts()} | progress.facts()
 
         try:
-            with progress, _stop_on_signal(session), claim.connect(session.stop, facts), without_copied_secrets():
+            with progress, stop_on_signal(session.stop), claim.connect(session.stop, facts), without_copied_secrets():
                 _run(session, lookout, progress)
         finally:
             session.close()
@@ -233,24 +232,3 @@ def _write_rows(recorder: Recorder) -> StoreError | None:
             if time.monotonic() > give_up_at:
                 return error
             time.sleep(1.0)
-
-
-@contextmanager
-def _stop_on_signal(session: Session) -> Iterator[None]:
-    """End the sweep cleanly on Ctrl-C and on SIGTERM, which batch schedulers send; a second Ctrl-C ends it immediately."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        session.stop()
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -216,6 +216,7 @@ def test_source_and_alignment_are_shared_by_arms_that_keep_the_same_of_the_embed
     [
         (["atention"], "attention"),
         (["layers:0"], "layers:N"),
+        (["atention", "layers:0"], r"\]\. 'atention' is no part\. Did you mean 'attention'\? 'layers:0' is no part\."),
         (3, "must be all or a list"),
         (["layers:3"], "at most the 2 layers"),
         ([["ffn"]], "must be all or a list"),

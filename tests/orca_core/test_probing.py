@@ -273,14 +273,17 @@ def test_no_state_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_process_that_is_killed_at_a_probe_is_not_killed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, request = Store(tmp_path), ProbeRequest(("effective-rank",))
 
+    class Killed(BaseException):
+        """What no handler catches, as nothing runs any more in a process that is killed."""
+
     def die(moment: str, *_: Any) -> None:
         if moment == "fine-tuned":
-            raise KeyboardInterrupt  # what no handler of a probe catches
+            raise Killed
 
     with monkeypatch.context() as patch:
         measure = running._measure_moment
         patch.setattr(running, "_measure_moment", lambda moment, *more: die(moment) or measure(moment, *more))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             probed(encoder(), store, request, keep="best")
     rows, result = probed(encoder(), store, request)
     assert [row.reason for row in rows if row.moment == "fine-tuned"] == [KILLED]
@@ -288,6 +291,34 @@ def test_a_process_that_is_killed_at_a_probe_is_not_killed_again(tmp_path: Path,
     assert result.best_epoch > 0
     rows = list(probe_finished(probes_of(encoder(), replace(request, retry=True)), store))
     assert len(values(rows, "effective-rank")) == 3
+
+
+def test_an_interrupted_probe_is_measured_by_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C says nothing against a probe."""
+    store, request = Store(tmp_path), ProbeRequest(("effective-rank",))
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_measure_moment", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            probed(encoder(), store, request, keep="best")
+    rows, _ = probed(encoder(), store, request)
+    assert {row.reason for row in rows} == {None}
+    assert len(values(rows, "effective-rank", "start")) == 3
+
+
+@pytest.mark.parametrize("name", ["noise+near:10", "noise+k:15+far:10"])
+def test_samples_that_the_target_chooses_are_not_read(name: str) -> None:
+    """A probe would draw others of the same proxy, or none."""
+    for config, request in (
+        (encoder(proxy=name), ProbeRequest(("distance", "ece"))),
+        (encoder(), ProbeRequest(("distance", "ece"), proxy=name)),
+    ):
+        found = probes_of(config, request)
+        assert {stage.probe.name for stage in found.stages} == {"ece"}
+        assert "are chosen by the target" in found.refused["distance"]
 
 
 def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,7 @@ def test_probes_are_added_to_finished_trials_and_change_no_other_row(at_once: Pa
     before = rows_of(tmp_path, SCORES)
     plan = describe_plan(parse_space(SPACE | PROBED), Workspace(tmp_path), "text")
     assert "Probes   effective-rank, cka, nll, distance: at most 256 samples each" in plan
-    assert "distance: not in all trials, as a bodiless arm has no embedding" in plan
+    assert "distance: in no trial, as a bodiless arm has no embedding" in plan
     assert "2 finished trials lack probes whose states are kept: the next run adds them" in plan
     run(tmp_path, **PROBED)
     assert rows_of(tmp_path, SCORES) == before
@@ -108,6 +110,40 @@ def test_a_failure_is_tried_again_only_if_asked(tmp_path: Path, monkeypatch: pyt
     with without_ray():
         assert run_space(parse_space(SPACE | ONE | {"probes": ["effective-rank"]}), str(tmp_path), quiet=True, retry_failed=True) == 0
     assert rows_of(tmp_path, reasons) == [{"reason": None, "is_null": False}]
+
+
+def test_what_a_killed_process_left_out_is_taken_from_the_trial_that_shares_it(tmp_path: Path) -> None:
+    """Both trials start alike: the second one measures and stores what the first one was killed at."""
+    asked = {"probes": ["effective-rank"]}
+    run(tmp_path)
+    space, workspace = parse_space(SPACE | asked), Workspace(tmp_path)
+    (first, _) = find_lacking(space, reconcile(space, workspace.results).plan.trials, workspace)
+    workspace.artifacts.put(first.ready.under_way, {}, {"moment": "start"})
+    run(tmp_path, **asked)
+    numbers = "select moment, count(value) as numbers, count(reason) as reasons from probes group by all order by all"
+    assert rows_of(tmp_path, numbers)[1] == {"moment": "start", "numbers": 2, "reasons": 1}
+    with without_ray():
+        assert run_space(space, str(tmp_path), quiet=True, retry_failed=True) == 0
+    assert rows_of(tmp_path, numbers)[1] == {"moment": "start", "numbers": 4, "reasons": 0}
+
+
+def test_an_interrupt_ends_the_adding_of_probes_after_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path)
+    space = parse_space(SPACE | {"probes": ["effective-rank"]})
+    trials = "select count(distinct trial) as trials, count(value) as numbers, count(reason) as reasons from probes"
+
+    def interrupted(features: object) -> float:
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a second Ctrl-C would end the process
+            os.kill(os.getpid(), signal.SIGINT)
+        return 1.0
+
+    with without_ray():
+        with monkeypatch.context() as patch:
+            patch.setattr("orca_core.probing.geometry.effective_rank", interrupted)
+            assert run_space(space, str(tmp_path), quiet=True) == 130
+        assert rows_of(tmp_path, trials) == [{"trials": 1, "numbers": 4, "reasons": 0}]
+        assert run_space(space, str(tmp_path), quiet=True) == 0
+    assert rows_of(tmp_path, trials) == [{"trials": 2, "numbers": 8, "reasons": 0}]
 
 
 def test_taken_over_trials_bring_their_probes(at_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
