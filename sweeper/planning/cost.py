@@ -27,9 +27,11 @@ def passes_of(trial: PlannedTrial, stage: Stage) -> float:
     """How often a batch passes the model and back, compared with training on the task's loss alone."""
     if stage.kind != "finetune":
         return 1.0
-    tuning = trial.config.finetune
-    more = SMOOTH_PASSES.get(tuning.smooth.kind, 0.0) + (DISTILL_PASSES if tuning.distill else 0.0)
-    return 1.0 + more + (MIX_PASSES if trial.config.mix.share else 0.0)
+    config, passes = trial.config, 1.0 + SMOOTH_PASSES.get(trial.config.finetune.smooth.kind, 0.0)
+    if set(config.phases[stage.phase].train) == {"predictor"}:  # the other two take no part
+        return passes
+    passes += DISTILL_PASSES if config.finetune.distill else 0.0
+    return passes + (MIX_PASSES if config.mix.share and not config.body_spec.is_bodiless else 0.0)
 
 
 @dataclass(frozen=True)

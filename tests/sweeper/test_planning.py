@@ -249,8 +249,13 @@ def test_further_passes_through_the_model_count_in_estimates_and_are_taken_out_o
           distilled: {finetune.distill: 0.5}
           mixed: {method: pare}
           both: {finetune.smooth: smart, finetune.distill: 0.5}
+          probe: {freezing: frozen-both, finetune.distill: 0.5, method: pare}
+          bodiless: {body: none, method: pare}
     """
-    space, passes = load(text), {"plain": 1, "r3f": 2, "smart": 3, "distilled": 4 / 3, "mixed": 2, "both": 10 / 3}
+    space, passes = (
+        load(text),
+        {"plain": 1, "r3f": 2, "smart": 3, "distilled": 4 / 3, "mixed": 2, "both": 10 / 3, "probe": 1, "bodiless": 1},
+    )
     trials = {trial.variant: trial for trial in make_plan(space).trials}
     assert {name: CostModel().seconds(trial, trial.finetuning[0]) for name, trial in trials.items()} == pytest.approx(
         {name: 6 * number for name, number in passes.items()}
@@ -263,7 +268,7 @@ def test_further_passes_through_the_model_count_in_estimates_and_are_taken_out_o
         epoch = {"stage": "finetune", "phase": 0, "epoch": 1, "seconds": 0.1 * passes[trial.variant]}
         results.append("metrics", space.name, [key | epoch])
     measured = load_measured_costs(Workspace(results.uri))
-    assert measured.seconds == pytest.approx({("finetune", "digits", "mini-swin"): 0.1})
+    assert measured.seconds == pytest.approx({("finetune", "digits", body): 0.1 for body in ("mini-swin", "none")})
 
 
 def test_rows_of_version_0_1_are_not_taken_for_an_arm_that_shared_its_key(load, tmp_path):
