@@ -18,7 +18,7 @@ from sweeper.running.claim import new_run
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.job import TrialJob
 from sweeper.running.parts import warn_of_small_parts
-from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_stores
+from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_mixing, check_stores
 from sweeper.running.recorder import Recorder
 from sweeper.running.worker import report_text, worker_facts
 from sweeper.space.reading import check_name
@@ -59,6 +59,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         sys.stderr.write(f"warning: {warning}\n")
     check_adapters([config])
     check_embedders([config])
+    check_mixing([config])
     check_stores(workspace)
     trial = plan_trial(config, device)
     recorder = None

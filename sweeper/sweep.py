@@ -25,7 +25,7 @@ from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
-from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_room, check_stores
+from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_mixing, check_room, check_stores
 from sweeper.running.probes import add_probes, describe_added
 from sweeper.running.reasons import Reasons
 from sweeper.running.reconcile import Reconciliation, reconcile
@@ -206,6 +206,7 @@ def _check_machine(space: SearchSpace, workspace: Workspace, found: Reconciliati
         )
     check_adapters((trial.config for trial in found.todo), space.file)
     check_embedders((trial.config for trial in found.todo), space.file)
+    check_mixing((trial.config for trial in found.todo), space.file)
     check_stores(workspace, share)
     check_room([workspace.uri, workspace.artifacts_uri], space.budget.free_gib, space.file)
 

@@ -13,12 +13,33 @@ GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "adapt": 1.0, "finetune
 """Seconds per epoch (`source`: of the complete stage) where no similar stage was measured: good enough to put trials in order."""
 
 
+SMOOTH_PASSES = {"r3f": 1.0, "smart": 2.0}
+"""Passes through the model and back that `finetune.smooth` takes beside that of the task's loss."""
+
+DISTILL_PASSES = 1 / 3
+"""Of `finetune.distill`: forward only, and the way back takes about twice as long."""
+
+MIX_PASSES = 1.0
+"""Of `mix.share`: the mixed batch."""
+
+
+def passes_of(trial: PlannedTrial, stage: Stage) -> float:
+    """How often a batch passes the model and back, compared with training on the task's loss alone."""
+    if stage.kind != "finetune":
+        return 1.0
+    config, passes = trial.config, 1.0 + SMOOTH_PASSES.get(trial.config.finetune.smooth.kind, 0.0)
+    if set(config.phases[stage.phase].train) == {"predictor"}:  # the other two take no part
+        return passes
+    passes += DISTILL_PASSES if config.finetune.distill else 0.0
+    return passes + (MIX_PASSES if config.mix.share and not config.body_spec.is_bodiless else 0.0)
+
+
 @dataclass(frozen=True)
 class Measured:
     """Measurements of earlier stages, by kind, task and body.
 
     Args:
-        seconds: (stage, task, body) -> seconds of one epoch, or of the complete source stage.
+        seconds: (stage, task, body) -> seconds of one epoch, of one pass (`passes_of`), or of the complete source stage.
         bytes: (stage, task, body) -> size of the state it stores. Fine-tuning is not included: it stores rows or weights.
         trained: (task, body, freezing) -> maximum number of trained parameters.
     """
@@ -45,7 +66,7 @@ class CostModel:
     def seconds(self, trial: PlannedTrial, stage: Stage) -> float:
         """Seconds of a stage, from its start to its end."""
         each = self._measured.seconds.get((stage.kind, trial.config.task, trial.config.body.name), GUESS_S[stage.kind])
-        return each * (stage.end - stage.start) if stage.has_epochs else each
+        return each * passes_of(trial, stage) * (stage.end - stage.start) if stage.has_epochs else each
 
     def trial_seconds(self, trial: PlannedTrial) -> float:
         """Seconds of all stages of a trial, run one after the other."""

@@ -13,7 +13,7 @@ from orca_core.addresses import WHOLE, Address
 from orca_core.config.knobs import TrialConfig
 from orca_core.datafiles.decoding import is_decoded
 from orca_core.datafiles.reading import reason
-from orca_core.errors import DataError, StoreError
+from orca_core.errors import ConfigError, DataError, Fault, StoreError
 from orca_core.proxies import find_proxy
 from orca_core.store import Store
 from orca_core.tasks.overlap import describe_overlap
@@ -106,6 +106,36 @@ def check_embedders(configs: Iterable[TrialConfig], file: str = "") -> None:
         with faults.collecting("embedder.weights"):
             data = config.task_spec.load(config.split_seed, config.reference_data)
             build_embedder(Settings.of(config, "finetune"), random_body(config.body_spec, seed=0), data.input_shape)
+    faults.raise_if_any(file)
+
+
+def check_mixing(configs: Iterable[TrialConfig], file: str = "") -> None:
+    """See that the samples of every task have tokens enough for `mix.share`. This loads torch, so `run` does it but `plan` does not.
+
+    Raises:
+        ConfigError: With a fault for every task of whose samples no token would be replaced.
+    """
+    faults = Faults()
+    given = [config for config in configs if config.mix.share and not config.body_spec.is_bodiless]
+    for config in {
+        (config.mix.share, config.embedder, config.task, config.reference_data, config.body.name, config.body.double): config
+        for config in given
+    }.values():
+        import torch
+
+        from orca_core.bodies.loading import random_body
+        from orca_core.finetuning.terms.mixing import tokens_of_proxy
+        from orca_core.model.cross_modal import build_embedder
+        from orca_core.settings import Settings
+
+        with faults.collecting(), torch.no_grad():
+            data = config.task_spec.load(config.split_seed, config.reference_data)
+            embedder = build_embedder(Settings.of(config, "finetune"), random_body(config.body_spec, seed=0), data.input_shape)
+            length = embedder(torch.zeros(1, *data.input_shape)).shape[1]
+            if not tokens_of_proxy(1, length, config.mix.share, 0.0, 1.0):
+                tokens = f"{length} token{'s' if length > 1 else ''}"
+                rule = f"must replace at least one token of a sample, of which {config.task} with {config.body.name} has {tokens}"
+                raise ConfigError([Fault("mix.share", rule, config.mix.share, "Leave this task out, or set mix.share to 0 for it.")])
     faults.raise_if_any(file)
 
 

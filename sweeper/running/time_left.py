@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orca_core.rows import EpochRow, Row
-from sweeper.planning.cost import CostModel
+from sweeper.planning.cost import CostModel, passes_of
 from sweeper.planning.trials import PlannedTrial
 
 CHECKPOINT_S = 60.0
@@ -32,8 +32,8 @@ SETTLE_S = 15.0
 SLOW, SLOW_S = 1.5, 30.0
 """An estimate that is later than the promise by this factor and so many seconds moves it, even if no work was added."""
 
-_Kind = tuple[str, str, str, str]
-"""What epochs of equal length have in common: stage, task, body and, in fine-tuning, the freezing schedule."""
+_Kind = tuple[str, str, str, str, float]
+"""What epochs of equal length have in common: stage, task, body and, in fine-tuning, the freezing schedule and the number of passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class WorkLeft:
             steps = []
             for stage in trial.stages:
                 freezing = str(trial.config.freezing) if stage.kind == "finetune" else ""
-                kind = (stage.kind, trial.config.task, trial.config.body.name, freezing)
+                kind = (stage.kind, trial.config.task, trial.config.body.name, freezing, passes_of(trial, stage))
                 first, last = (stage.start, stage.end) if stage.has_epochs else (0, 1)
                 if kind not in self._expected and last > first:
                     self._expected[kind] = self._costs.seconds(trial, stage) / (last - first)

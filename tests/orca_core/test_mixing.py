@@ -31,6 +31,7 @@ from orca_core.settings import Settings
 from orca_core.stages import stages_of
 from orca_core.store import Store
 from orca_core.trial_stages import load_data
+from sweeper.running.preflight import check_mixing
 
 CPU = torch.device("cpu")
 
@@ -204,6 +205,17 @@ def test_a_cut_run_goes_on_bit_for_bit(quick, rows_of_cut_runs):
 def test_a_sequence_of_one_token_has_none_to_replace(quick, tmp_path):
     with pytest.raises(DataError, match=r"openml/187: .* mix.share 0.5"):
         run_trial(quick("openml/187", {**MIX, "proxy": "pydoc"}), Store(tmp_path), lambda row: None)
+
+
+def test_tasks_whose_samples_have_nothing_to_replace_are_told_before_anything_starts(quick):
+    short = [quick("openml/187", MIX | {"mix.share": share}) for share in (0.5, 0.0)]
+    with pytest.raises(ConfigError) as error:
+        check_mixing([*short, quick("digits", MIX | {"body": "mini-roberta"})], "space.yaml")
+    assert [fault.text() for fault in error.value.faults] == [
+        "mix.share: must replace at least one token of a sample, of which openml/187 with mini-roberta has 1 token, but got 0.5. "
+        "Leave this task out, or set mix.share to 0 for it."
+    ]
+    check_mixing([quick("openml/187", MIX | {"body": "none"})])
 
 
 def test_what_is_read_and_what_is_refused(quick):

@@ -15,6 +15,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from sweeper.planning.cost import CostModel, Measured
+from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore, Workspace
 from sweeper.show.plan import describe_plan
@@ -235,6 +236,39 @@ def test_the_disk_that_a_plan_takes_is_counted_from_what_was_measured(load):
     early = make_plan(load(TREE + "    scheduler: {name: asha, among: task, reduction_factor: 2}"))
     # every trial may pause after epoch 2, the full ones after epoch 1, too; after a first phase its state is stored anyway
     assert costs.disk(early, early.trials) == (stays, shared + (12 + 6) * 5 * 4 * 4, 1)
+
+
+def test_further_passes_through_the_model_count_in_estimates_and_are_taken_out_of_measurements(load, tmp_path):
+    text = """
+        name: p
+        base: {task: digits, body.weights: random, align.epochs: 0, finetune.epochs: 6}
+        variants:
+          plain: {}
+          r3f: {finetune.smooth: r3f}
+          smart: {finetune.smooth: smart}
+          distilled: {finetune.distill: 0.5}
+          mixed: {method: pare}
+          both: {finetune.smooth: smart, finetune.distill: 0.5}
+          probe: {freezing: frozen-both, finetune.distill: 0.5, method: pare}
+          bodiless: {body: none, method: pare}
+    """
+    space, passes = (
+        load(text),
+        {"plain": 1, "r3f": 2, "smart": 3, "distilled": 4 / 3, "mixed": 2, "both": 10 / 3, "probe": 1, "bodiless": 1},
+    )
+    trials = {trial.variant: trial for trial in make_plan(space).trials}
+    assert {name: CostModel().seconds(trial, trial.finetuning[0]) for name, trial in trials.items()} == pytest.approx(
+        {name: 6 * number for name, number in passes.items()}
+    )
+    results = ResultStore(tmp_path / "results")
+    for trial in trials.values():  # on a machine where a pass takes a tenth of a second, an epoch takes that by pass
+        key = {"trial": trial.id, "attempt": 1}
+        done = {"sequence": 1, "status": "COMPLETE", "result_key": trial.result_key, "in_plan": True}
+        results.append("trials", space.name, [trial.cells() | key | done])
+        epoch = {"stage": "finetune", "phase": 0, "epoch": 1, "seconds": 0.1 * passes[trial.variant]}
+        results.append("metrics", space.name, [key | epoch])
+    measured = load_measured_costs(Workspace(results.uri))
+    assert measured.seconds == pytest.approx({("finetune", "digits", body): 0.1 for body in ("mini-swin", "none")})
 
 
 def test_rows_of_version_0_1_are_not_taken_for_an_arm_that_shared_its_key(load, tmp_path):
