@@ -125,7 +125,11 @@ def test_every_number_is_found_by_its_id(swept: Workspace):
 
 @pytest.mark.parametrize(
     ("factor", "baseline", "within", "metric"),
-    [("freezing", "layernorm", "align.epochs", "valid_error"), ("align.epochs", 10, None, "test_error"), ("align", "{epochs: 0}", None, "test_error")],
+    [
+        ("freezing", "layernorm", "align.epochs", "valid_error"),
+        ("align.epochs", 10, None, "test_error"),
+        ("align", "{epochs: 0}", None, "test_error"),
+    ],
 )
 def test_an_id_that_any_comparison_prints_is_found(swept: Workspace, factor: str, baseline: Any, within: str | None, metric: str):
     sweep = read_sweep_rows(swept.results, "aligned", [metric])
