@@ -278,6 +278,7 @@ _TUNING = {
     "smooth.radius": when.SMOOTHS_BY_ASCENT,
     "mixup.alpha": ALWAYS,
     "mixup.place": when.MIXES,
+    "fused": ALWAYS,
 }
 
 FINETUNE = Declaration(

@@ -22,6 +22,7 @@ from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrai
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES
 from orca_core.errors import DataError, nearest
+from orca_core.finetuning.fused import FusedFinetuning, check_fused
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
 from orca_core.finetuning.terms.base import Term
@@ -79,6 +80,7 @@ class TrialStages:
     def __init__(self, config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]] = {}) -> None:
         if config.bits == "portable":
             check_pinned(device)
+        check_fused(config, device)
         _prepare_torch(config.threads, device)
         self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
         self.stages = stages_of_training(config, device)
@@ -239,7 +241,8 @@ class TrialStages:
                 if tuning is None:
                     distance = self.batch_distance(settings, data, source)
                     terms = self.terms(settings, model, data, pretrained, self._device_of(stage))
-                    tuning = Finetuning(settings, model, data, self._device_of(stage), selection=held, distance=distance, terms=terms)
+                    kind = FusedFinetuning if settings["finetune.fused"] else Finetuning
+                    tuning = kind(settings, model, data, self._device_of(stage), selection=held, distance=distance, terms=terms)
                 if before is not None:
                     tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
                 tuning.start_phase(settings)

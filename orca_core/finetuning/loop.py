@@ -117,14 +117,29 @@ class Finetuning:
 
     def run_epoch(self, epoch: int) -> EpochRow:
         """One pass over the training set, then evaluation on validation and test set, once if these are the same."""
+        inputs = self.prepare()
+        with count_unconverged() as unconverged:
+            train_loss, lr, columns = self._train(epoch, inputs[0])
+        return self.row_after(epoch, train_loss, lr, unconverged=unconverged.count or None, **columns)
+
+    def prepare(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what a phase does once, before its first epoch here; returns the inputs of the three splits."""
         if self.inputs is None:
             if self.phase.is_surgical:
                 self._freeze()
             self.inputs = self._inputs()
-        with count_unconverged() as unconverged:
-            train_loss, lr, columns = self._train(epoch, self.inputs[0])
+        return self.inputs
+
+    def row_after(self, epoch: int, train_loss: float, lr: float, **columns: Any) -> EpochRow:
+        """The row of an epoch that has been trained: with the scores of the weights as they are now, which are held if they are the best.
+
+        Args:
+            epoch: Its number.
+            train_loss, lr: As the row has them.
+            columns: What else the row has.
+        """
         self.epoch = epoch
-        valid_loss, valid_error, test_error = self._scores(self.inputs)
+        valid_loss, valid_error, test_error = self._scores(self.prepare())
         row = EpochRow(
             stage="finetune",
             epoch=epoch,
@@ -133,7 +148,6 @@ class Finetuning:
             valid_error=valid_error,
             test_error=test_error,
             lr=lr,
-            unconverged=unconverged.count or None,
             **columns,
         )
         self._hold_best(row)
@@ -148,9 +162,7 @@ class Finetuning:
     def _train(self, epoch: int, x: Tensor) -> tuple[float, float, dict[str, Any]]:
         """Train for an epoch; returns the mean loss, the last learning rate, and the mean of each column that terms report."""
         batch_size, accum = self.settings["finetune.batch_size"], self.settings["finetune.accum"]
-        order = torch.arange(len(self.train[1]))
-        if self.settings["finetune.data_order"] == "shuffled":
-            order = torch.randperm(len(order), generator=generator(self.seed, "data-order", epoch))
+        order = self.order(epoch)
         groups = [group.split(batch_size) for group in order.split(batch_size * accum)]
         sizes = [len(group) for group in groups]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -179,6 +191,13 @@ class Finetuning:
                         term.after_step((epoch - 1) * self.accumulation.steps(sizes) + number + 1)
         means: dict[str, Any] = {name: total.item() / len(order) for name, total in totals.items()}
         return means.pop(""), lr, means
+
+    def order(self, epoch: int) -> Tensor:
+        """The training rows in the order in which an epoch takes them."""
+        order = torch.arange(len(self.train[1]))
+        if self.settings["finetune.data_order"] == "shuffled":
+            order = torch.randperm(len(order), generator=generator(self.seed, "data-order", epoch))
+        return order
 
     def _losses(self, rows: Tensor, x: Tensor, draws: torch.Generator, passed: float, penalised: bool) -> Losses:
         """The losses of a batch of rows of `x`, in train mode."""

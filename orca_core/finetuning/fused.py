@@ -1,0 +1,299 @@
+"""Fused fine-tuning: several trials train as one batched model (`finetune.fused`).
+
+Small models spend much of a step on starting operations rather than on arithmetic. Here the weights of several models lie stacked, and one
+vectorised forward and backward pass (`torch.func`) with one optimiser step trains them all; each has a learning rate, a weight decay and
+draws of its own. A *group* always has `finetune.fused` members: missing ones are filled by copies of the first, whose results are thrown away.
+
+A fused step does not have the bits of a single one, so the knob is in ids and keys. But a member's bits depend neither on the trials beside
+it, nor on its place among them, nor on who else is finished:
+
+- every operation has one shape for a given number of members, and treats each of them by itself;
+- a member's rows of a stacked tensor start at the same offset within a cache line, and have a multiple of 32 numbers, so that vector
+  instructions cut every member alike;
+- orders and augmentations are drawn from each member's own generators, outside the batched computation;
+- a group lives for one epoch: weights and the optimiser's state come from the members and go back to them, so any other group may follow.
+
+Evaluation is done one by one, as it is limited by arithmetic. What has no such independence is refused in `orca_core.config.training_faults`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from orca_core.config.knobs import TrialConfig
+from orca_core.errors import ConfigError, Fault
+from orca_core.finetuning.fixed_features import PooledFeatures
+from orca_core.finetuning.loop import Finetuning
+from orca_core.finetuning.rates import schedule_factor
+from orca_core.finetuning.regularisers import smoothed
+from orca_core.finetuning.stacked import Stack, StackedOptimizer, laid_out, stack
+from orca_core.rows import EpochRow
+from orca_core.seeding import generator
+
+OF_MEMBERS = frozenset(
+    {
+        "seed",
+        "body.weights",
+        "body.keep",
+        "embedder.init",
+        "embedder.weights",
+        "finetune.lr",
+        "finetune.weight_decay",
+        "finetune.label_smoothing",
+        "finetune.schedule",
+        "finetune.warmup_epochs",
+        "finetune.decay_epochs",
+        "finetune.reinit_top",
+    }
+)
+"""What members of a group may differ in: the weights they start with, their draws, and numbers that enter a step as numbers."""
+
+SPAN_NUMBERS = 2**22
+"""Most numbers that are gathered at once from the inputs of a group, before they are cut into batches."""
+
+
+class FusedFinetuning(Finetuning):
+    """Fine-tuning of one trial as a member of a group. `train_together` trains it beside others; otherwise it trains among copies.
+
+    Attributes:
+        share_s: Seconds of the latest epoch's training that fall to it: those of its group over the number of members.
+    """
+
+    share_s = 0.0
+    _trained: tuple[float, float] | Exception | None = None
+
+    def run_epoch(self, epoch: int) -> EpochRow:
+        """The epoch that `train_together` has trained, else one that is trained now."""
+        self.prepare()
+        if not self.fuses:
+            return super().run_epoch(epoch)
+        if self._trained is None:
+            train_together([(self, epoch)])
+        trained, self._trained = self._trained, None
+        if isinstance(trained, Exception):
+            raise trained
+        assert trained is not None
+        return self.row_after(epoch, *trained)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether its phase trains in a group: if anything trains, and, of a body that is not a mini body, the predictor alone."""
+        trains = any(parameter.requires_grad for parameter in self.model.parameters())
+        return trains and (self.fixed is not None or self.settings.body.pretrained_here)
+
+    @property
+    def signature(self) -> Hashable:
+        """Trials of one signature can be members of one group in their next epoch."""
+        settings = [(name, repr(value)) for name, value in self.settings.items() if name not in OF_MEMBERS]
+        state = [(name, tensor.shape) for name, tensor in self.model.state_dict().items()]
+        trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        smooths = self.settings["finetune.label_smoothing"] > 0
+        return repr((settings, state, trained, smooths, self.fixed is None, self._steps_differ()))
+
+    def _steps_differ(self) -> bool:
+        """Whether parameters that train have seen different numbers of steps, as after the thawing of layers."""
+        states = [self.optimizer.state.get(parameter, {}) for parameter in self.model.parameters() if parameter.requires_grad]
+        return len({float(state.get("step", 0)) for state in states}) > 1
+
+    def hold(self, trained: tuple[float, float] | Exception, seconds: float = 0.0) -> None:
+        """Take what training it in a group has come to, for its next `run_epoch`.
+
+        Args:
+            trained: Mean loss and last learning rate, or what went wrong.
+            seconds: Its share of the time.
+        """
+        self._trained, self.share_s = trained, seconds
+
+
+def check_fused(config: TrialConfig, device: str) -> None:
+    """Refuse to fuse on a GPU, where it has not been shown that bits are independent of the trials beside.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if config.finetune.fused and device != "cpu":
+        raise ConfigError([Fault("finetune.fused", "must be 0 on a GPU", config.finetune.fused, "Set it to 0, or train on the CPU.")])
+
+
+def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:
+    """Train each of some trials for its next epoch, in groups of those that can. Their next `run_epoch` evaluates it and returns its row.
+
+    An error in what belongs to one of them, such as its augmentation, is raised by its `run_epoch` alone.
+
+    Args:
+        due: Trials, each with the number of its next epoch; on the same device, with the same `finetune.fused` or not.
+    """
+    groups: defaultdict[Hashable, list[tuple[FusedFinetuning, int]]] = defaultdict(list)
+    for member, epoch in due:
+        try:
+            member.prepare()
+        except Exception as error:
+            member.hold(error)
+            continue
+        if member.fuses:
+            groups[member.signature].append((member, epoch))
+    for members in groups.values():
+        width = members[0][0].settings["finetune.fused"]
+        for start in range(0, len(members), width):
+            _train_group(members[start : start + width], width)
+
+
+def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> None:
+    """Train the members of one group for an epoch each."""
+    started = perf_counter()
+    group = _Group([*members, *[members[0]] * (width - len(members))], len(members))
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no gradient of a mask, and are not batched over models
+            group.run()
+    except Exception as error:
+        group.failed |= dict.fromkeys(range(len(members)), error)
+    seconds = (perf_counter() - started) / len(members)
+    for number, (member, _) in enumerate(members):
+        failed = group.failed.get(number)
+        if failed is None:
+            group.give_back(number)
+        member.hold(failed or (group.mean_loss(number), group.rates[number]), seconds)
+
+
+class _Group:
+    """One epoch of a group.
+
+    Args:
+        members: As many as the group is wide, each with the number of its epoch.
+        count: How many of them are real; the others are copies.
+    """
+
+    def __init__(self, members: Sequence[tuple[FusedFinetuning, int]], count: int) -> None:
+        self.members, self.count = members, count
+        first = members[0][0]
+        self.batch_size: int = first.settings["finetune.batch_size"]
+        self.clip: float | None = first.settings["finetune.clip"]
+        self.module: nn.Module = first.model.predictor if isinstance(first.fixed, PooledFeatures) else first.model
+        self.tunings = [member for member, _ in members]
+        self.failed: dict[int, Exception] = {}
+        self.rates = [0.0] * len(members)
+        for member in self.tunings[:count]:
+            member.model.train_mode()
+        modules = [member.model.predictor if self.module is not first.model else member.model for member in self.tunings]
+        self.parameters = [dict(module.named_parameters()) for module in modules]
+        buffers = [dict(module.named_buffers()) for module in modules]
+        names = [name for name, parameter in self.parameters[0].items() if parameter.requires_grad]
+        self.frozen = {
+            **{n: stack([p[n].detach() for p in self.parameters]) for n, p in self.parameters[0].items() if not p.requires_grad},
+            **{n: stack([b[n] for b in buffers]) for n, b in buffers[0].items() if b.is_floating_point()},
+        }
+        self.start = [(name, [own[name] for own in self.parameters]) for name in names]
+        self._stack(names)
+        smoothing = [member.settings["finetune.label_smoothing"] for member in self.tunings]
+        self.smoothing = torch.tensor(smoothing) if any(smoothing) else None
+        self.totals = torch.zeros(len(members), dtype=torch.float64)
+        self.samples = len(first.train[1])
+
+    def _stack(self, names: Sequence[str]) -> None:
+        """Stack the parameters of these names, with the optimiser's state; the others count as frozen."""
+        for name, tensors in self.start:
+            if name not in names:
+                self.frozen[name] = stack([tensor.detach() for tensor in tensors])
+        kept = [(name, tensors) for name, tensors in self.start if name in names]
+        self.weights = Stack(kept)
+        self.optimizer = StackedOptimizer(self.tunings[0].settings, self.weights, [member.optimizer for member in self.tunings])
+        self.decays = [member.settings["finetune.weight_decay"] for member in self.tunings]
+
+    def run(self) -> None:
+        """Train."""
+        orders = [member.order(epoch) for member, epoch in self.members]
+        draws = [generator(member.seed, "augment", epoch) for member, epoch in self.members]
+        x = self.tunings[0].prepare()[0]
+        span = self.batch_size * max(1, SPAN_NUMBERS // max(1, len(self.members) * self.batch_size * x[0].numel()))
+        steps = -(-self.samples // self.batch_size)
+        for begin in range(0, self.samples, span):
+            inputs, targets = self._gather([order[begin : begin + span] for order in orders], draws)
+            for offset in range(0, inputs.shape[1], self.batch_size):
+                batch = slice(offset, offset + self.batch_size)
+                number = (begin + offset) // self.batch_size
+                self._step(laid_out(inputs[:, batch]), laid_out(targets[:, batch]), self._learning_rates(number, steps))
+
+    def _gather(self, rows: Sequence[Tensor], draws: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of each member's rows: (members, n, ...). Of one that fails, and of copies, those of another."""
+        found: list[tuple[Tensor, Tensor] | None] = []
+        for number, member in enumerate(self.tunings[: self.count]):
+            try:
+                found.append(self._rows_of(member, rows[number], draws[number]))
+            except Exception as error:
+                self.failed.setdefault(number, error)
+                found.append(None)
+        whole = next((pair for pair in found if pair is not None), None)
+        if whole is None:
+            raise self.failed[0]
+        pairs = [pair or whole for pair in found]
+        pairs += [pairs[0]] * (len(self.members) - self.count)
+        inputs, targets = zip(*pairs, strict=True)
+        return torch.stack(inputs), torch.stack(targets)
+
+    def _rows_of(self, member: FusedFinetuning, rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One member's inputs, as its model reads them, and targets."""
+        x, y = member.prepare()[0], member.train[1]
+        if member.fixed is not None:
+            return x[rows], y[rows]
+        if member.data.augment is None:
+            return member.data.inputs(x[rows]), y[rows]
+        batches = [member.data.inputs(member.data.augment(x[batch], draws)) for batch in rows.split(self.batch_size)]
+        return torch.cat(batches), y[rows]
+
+    def _learning_rates(self, number: int, steps: int) -> list[float]:
+        """The rate of each member in a step of its epoch."""
+        ones = [1] * steps
+        for place, (member, epoch) in enumerate(self.members):
+            factor = schedule_factor(member.settings, epoch - 1 - member.schedule_start, ones, number)
+            self.rates[place] = member.settings["finetune.lr"] * member.phase.lr_scale * factor
+        return self.rates
+
+    def _step(self, x: Tensor, y: Tensor, rates: Sequence[float]) -> None:
+        losses, gradient = self._gradient(x, y)
+        self.totals += losses.double() * x.shape[1]
+        with torch.no_grad():
+            if self.clip is not None:
+                norms = gradient.square().sum(1, keepdim=True).sqrt()
+                gradient = gradient * (self.clip / (norms + 1e-6)).clamp(max=1.0)
+            self.optimizer.step(gradient, rates, self.decays)
+
+    def _gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (members,), and the gradient of their weights (members, weights)."""
+        views = {name: view.detach().requires_grad_() for name, view in self.weights.views.items()}
+        losses = self._losses(views, x, y)
+        gradients = torch.autograd.grad(losses.sum(), list(views.values()), allow_unused=True)
+        unused = [name for name, gradient in zip(views, gradients, strict=True) if gradient is None]
+        if unused:  # as in a single step, what the outputs do not depend on is left as it is
+            self._stack([name for name in views if name not in unused])
+            return self._gradient(x, y)
+        return losses.detach(), self.weights.joined([gradient for gradient in gradients if gradient is not None])
+
+    def _losses(self, views: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        first = self.tunings[0]
+        decode: Callable[[Tensor], Tensor] = first.data.decode or (lambda values: values)
+
+        def loss_of(weights: Mapping[str, Tensor], frozen: Mapping[str, Tensor], x: Tensor, y: Tensor, smoothing: Any) -> Tensor:
+            outputs = decode(functional_call(self.module, {**weights, **frozen}, (x,)).float())
+            loss = first.loss(outputs, decode(y))
+            return loss if smoothing is None else smoothed(loss, outputs, smoothing)
+
+        over = None if self.smoothing is None else 0
+        losses: Tensor = vmap(loss_of, (0, 0, 0, 0, over))(views, self.frozen, x, y, self.smoothing)
+        return losses
+
+    def mean_loss(self, number: int) -> float:
+        """The mean training loss of a member over its samples."""
+        return float(self.totals[number].item() / self.samples)
+
+    def give_back(self, number: int) -> None:
+        """Give a member its weights and the optimiser's state."""
+        self.weights.give_back(number)
+        self.optimizer.give_back(number)
