@@ -32,11 +32,13 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, Fault
 from orca_core.finetuning.fixed_features import PooledFeatures
 from orca_core.finetuning.loop import Finetuning
-from orca_core.finetuning.rates import schedule_factor
+from orca_core.finetuning.heads import head_gradient, is_plain_head
+from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import smoothed
 from orca_core.finetuning.stacked import Stack, StackedOptimizer, laid_out, stack
 from orca_core.rows import EpochRow
 from orca_core.seeding import generator
+from orca_core.settings import Settings
 
 OF_MEMBERS = frozenset(
     {
@@ -69,6 +71,12 @@ class FusedFinetuning(Finetuning):
 
     share_s = 0.0
     _trained: tuple[float, float] | Exception | None = None
+    _of_phase: tuple[bool, str] | None = None
+
+    def start_phase(self, settings: Settings) -> None:
+        """Begin a phase, see `Finetuning.start_phase`."""
+        super().start_phase(settings)
+        self._of_phase = None
 
     def run_epoch(self, epoch: int) -> EpochRow:
         """The epoch that `train_together` has trained, else one that is trained now."""
@@ -86,22 +94,30 @@ class FusedFinetuning(Finetuning):
     @property
     def fuses(self) -> bool:
         """Whether its phase trains in a group: if anything trains, and, of a body that is not a mini body, the predictor alone."""
-        trains = any(parameter.requires_grad for parameter in self.model.parameters())
-        return trains and (self.fixed is not None or self.settings.body.pretrained_here)
+        return self._describe_phase()[0]
 
     @property
     def signature(self) -> Hashable:
         """Trials of one signature can be members of one group in their next epoch."""
-        settings = [(name, repr(value)) for name, value in self.settings.items() if name not in OF_MEMBERS]
-        state = [(name, tensor.shape) for name, tensor in self.model.state_dict().items()]
-        trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        smooths = self.settings["finetune.label_smoothing"] > 0
-        return repr((settings, state, trained, smooths, self.fixed is None, self._steps_differ()))
+        return self._describe_phase()[1], self._steps_differ()
+
+    def _describe_phase(self) -> tuple[bool, str]:
+        """Whether its phase trains in a group, and what members of one have in common. After `prepare`."""
+        if self._of_phase is None:
+            settings = [(name, repr(value)) for name, value in self.settings.items() if name not in OF_MEMBERS]
+            state = [(name, tensor.shape) for name, tensor in self.model.state_dict().items()]
+            trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+            smooths, is_fixed = self.settings["finetune.label_smoothing"] > 0, self.fixed is not None
+            fuses = bool(trained) and (is_fixed or self.settings.body.pretrained_here)
+            self._of_phase = fuses, repr((settings, state, trained, smooths, is_fixed))
+        return self._of_phase
 
     def _steps_differ(self) -> bool:
         """Whether parameters that train have seen different numbers of steps, as after the thawing of layers."""
-        states = [self.optimizer.state.get(parameter, {}) for parameter in self.model.parameters() if parameter.requires_grad]
-        return len({float(state.get("step", 0)) for state in states}) > 1
+        if self.settings["finetune.optimizer"] == "sgd":
+            return False
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
+        return len({float(self.optimizer.state.get(parameter, {}).get("step", 0)) for parameter in trained}) > 1
 
     def hold(self, trained: tuple[float, float] | Exception, seconds: float = 0.0) -> None:
         """Take what training it in a group has come to, for its next `run_epoch`.
@@ -160,7 +176,7 @@ def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> 
         failed = group.failed.get(number)
         if failed is None:
             group.give_back(number)
-        member.hold(failed or (group.mean_loss(number), group.rates[number]), seconds)
+        member.hold(failed or (group.mean_loss(number), float(group.rates[number])), seconds)
 
 
 class _Group:
@@ -179,9 +195,9 @@ class _Group:
         self.module: nn.Module = first.model.predictor if isinstance(first.fixed, PooledFeatures) else first.model
         self.tunings = [member for member, _ in members]
         self.failed: dict[int, Exception] = {}
-        self.rates = [0.0] * len(members)
-        for member in self.tunings[:count]:
-            member.model.train_mode()
+        if self.module is first.model:
+            first.model.train_mode()
+        self.is_plain_head = is_plain_head(self.module, first.settings.task.loss, first.data)
         modules = [member.model.predictor if self.module is not first.model else member.model for member in self.tunings]
         self.parameters = [dict(module.named_parameters()) for module in modules]
         buffers = [dict(module.named_buffers()) for module in modules]
@@ -192,6 +208,8 @@ class _Group:
         }
         self.start = [(name, [own[name] for own in self.parameters]) for name in names]
         self._stack(names)
+        self.decays = torch.tensor([member.settings["finetune.weight_decay"] for member in self.tunings], dtype=torch.float64)
+        self.rates = torch.zeros(len(members), dtype=torch.float64)
         smoothing = [member.settings["finetune.label_smoothing"] for member in self.tunings]
         self.smoothing = torch.tensor(smoothing) if any(smoothing) else None
         self.totals = torch.zeros(len(members), dtype=torch.float64)
@@ -205,21 +223,20 @@ class _Group:
         kept = [(name, tensors) for name, tensors in self.start if name in names]
         self.weights = Stack(kept)
         self.optimizer = StackedOptimizer(self.tunings[0].settings, self.weights, [member.optimizer for member in self.tunings])
-        self.decays = [member.settings["finetune.weight_decay"] for member in self.tunings]
 
     def run(self) -> None:
         """Train."""
-        orders = [member.order(epoch) for member, epoch in self.members]
-        draws = [generator(member.seed, "augment", epoch) for member, epoch in self.members]
+        orders = [member.order(epoch) for member, epoch in self.members[: self.count]]
+        draws = [generator(member.seed, "augment", epoch) for member, epoch in self.members[: self.count]]
         x = self.tunings[0].prepare()[0]
         span = self.batch_size * max(1, SPAN_NUMBERS // max(1, len(self.members) * self.batch_size * x[0].numel()))
-        steps = -(-self.samples // self.batch_size)
+        rates = self._rates(-(-self.samples // self.batch_size))
         for begin in range(0, self.samples, span):
             inputs, targets = self._gather([order[begin : begin + span] for order in orders], draws)
             for offset in range(0, inputs.shape[1], self.batch_size):
                 batch = slice(offset, offset + self.batch_size)
                 number = (begin + offset) // self.batch_size
-                self._step(laid_out(inputs[:, batch]), laid_out(targets[:, batch]), self._learning_rates(number, steps))
+                self._step(laid_out(inputs[:, batch]), laid_out(targets[:, batch]), rates[number])
 
     def _gather(self, rows: Sequence[Tensor], draws: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Inputs and targets of each member's rows: (members, n, ...). Of one that fails, and of copies, those of another."""
@@ -248,15 +265,17 @@ class _Group:
         batches = [member.data.inputs(member.data.augment(x[batch], draws)) for batch in rows.split(self.batch_size)]
         return torch.cat(batches), y[rows]
 
-    def _learning_rates(self, number: int, steps: int) -> list[float]:
-        """The rate of each member in a step of its epoch."""
-        ones = [1] * steps
-        for place, (member, epoch) in enumerate(self.members):
-            factor = schedule_factor(member.settings, epoch - 1 - member.schedule_start, ones, number)
-            self.rates[place] = member.settings["finetune.lr"] * member.phase.lr_scale * factor
-        return self.rates
+    def _rates(self, steps: int) -> Tensor:
+        """(steps, members) learning rates of an epoch, in float64."""
+        columns, ones = [], [1] * steps
+        for member, epoch in self.members[: self.count]:
+            factor, passed = schedule(member.settings), epoch - 1 - member.schedule_start
+            peak = member.settings["finetune.lr"] * member.phase.lr_scale
+            columns.append([peak * factor(passed, ones, number) for number in range(steps)])
+        columns += [columns[0]] * (len(self.members) - self.count)
+        return torch.tensor(columns, dtype=torch.float64).T.contiguous()
 
-    def _step(self, x: Tensor, y: Tensor, rates: Sequence[float]) -> None:
+    def _step(self, x: Tensor, y: Tensor, rates: Tensor) -> None:
         losses, gradient = self._gradient(x, y)
         self.totals += losses.double() * x.shape[1]
         with torch.no_grad():
@@ -264,9 +283,13 @@ class _Group:
                 norms = gradient.square().sum(1, keepdim=True).sqrt()
                 gradient = gradient * (self.clip / (norms + 1e-6)).clamp(max=1.0)
             self.optimizer.step(gradient, rates, self.decays)
+        self.rates = rates
 
     def _gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (members,), and the gradient of their weights (members, weights)."""
+        if self.is_plain_head:
+            losses, gradients_of = head_gradient(self.weights.views, x, y, self.smoothing)
+            return losses, self.weights.joined([gradients_of[name] for name in self.weights.views])
         views = {name: view.detach().requires_grad_() for name, view in self.weights.views.items()}
         losses = self._losses(views, x, y)
         gradients = torch.autograd.grad(losses.sum(), list(views.values()), allow_unused=True)

@@ -108,16 +108,15 @@ class StackedOptimizer:
         found = (optimizer.state.get(tensor, {}).get(entry) for optimizer, tensor in zip(self.optimizers, tensors, strict=True))
         return [torch.zeros_like(tensor) if state is None else state for tensor, state in zip(tensors, found, strict=True)]
 
-    def step(self, gradient: Tensor, rates: Sequence[float], decays: Sequence[float]) -> None:
+    def step(self, gradient: Tensor, rates: Tensor, decays: Tensor) -> None:
         """Take a step.
 
         Args:
             gradient: (members, numbers) of the weights.
-            rates: Learning rate of each member.
-            decays: Weight decay of each member.
+            rates: (members,) learning rates, in float64.
+            decays: (members,) weight decays, in float64.
         """
-        weights, lr = self.weights.flat, torch.tensor(rates, dtype=torch.float64).unsqueeze(1)
-        decay = torch.tensor(decays, dtype=torch.float64).unsqueeze(1)
+        weights, lr, decay = self.weights.flat, rates.unsqueeze(1), decays.unsqueeze(1)
         if self.kind == "adamw":
             weights.mul_((1 - lr * decay).float())
         else:
