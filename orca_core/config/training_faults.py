@@ -83,10 +83,10 @@ def _fused_faults(config: TrialConfig) -> list[Fault]:
         "bits": (config.bits, "native"),
     }
     remedy = "Set finetune.fused to 0, or leave this knob out."
-    faults = [
-        Fault(path, f"must be {str(only).lower()} with finetune.fused", value, remedy) for path, (value, only) in needed.items() if value != only
-    ]
+    rules = {path: f"must be {str(only).lower()} with finetune.fused" for path, (value, only) in needed.items() if value != only}
+    faults = [Fault(path, rule, needed[path][0], remedy) for path, rule in rules.items()]
     if not config.body_spec.pretrained_here and any(phase.train != ("predictor",) for phase in config.phases):
         remedy = "Take a mini body, or freezing: frozen-both, where only the predictor trains, on features that are computed once."
-        faults.append(Fault("finetune.fused", f"must be 0 for {config.body.name} unless it is frozen with its embedder", tuning.fused, remedy))
+        rule = f"must be 0 for {config.body.name} unless it is frozen with its embedder"
+        faults.append(Fault("finetune.fused", rule, tuning.fused, remedy))
     return faults

@@ -1,8 +1,8 @@
 """Fused fine-tuning: several trials train as one batched model (`finetune.fused`).
 
 Small models spend much of a step on starting operations rather than on arithmetic. Here the weights of several models lie stacked, and one
-vectorised forward and backward pass (`torch.func`) with one optimiser step trains them all; each has a learning rate, a weight decay and
-draws of its own. A *group* always has `finetune.fused` members: missing ones are filled by copies of the first, whose results are thrown away.
+vectorised forward and backward pass (`torch.func`) and one optimiser step train them all; each has a learning rate, a weight decay and
+draws of its own. A *group* always has `finetune.fused` members: copies of the first, whose results are thrown away, fill it up.
 
 A fused step does not have the bits of a single one, so the knob is in ids and keys. But a member's bits depend neither on the trials beside
 it, nor on its place among them, nor on who else is finished:
@@ -13,7 +13,9 @@ it, nor on its place among them, nor on who else is finished:
 - orders and augmentations are drawn from each member's own generators, outside the batched computation;
 - a group lives for one epoch: weights and the optimiser's state come from the members and go back to them, so any other group may follow.
 
-Evaluation is done one by one, as it is limited by arithmetic. What has no such independence is refused in `orca_core.config.training_faults`.
+The second holds for what is stacked here; tensors inside the model are laid out by torch. That bits do not depend on the place is shown by
+tests, on odd sizes, too. Evaluation is done one by one, as arithmetic limits it. What has no such independence is refused in
+`orca_core.config.training_faults`.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, Fault
 from orca_core.finetuning.fixed_features import PooledFeatures
-from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.heads import head_gradient, is_plain_head
+from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import smoothed
 from orca_core.finetuning.stacked import Stack, StackedOptimizer, laid_out, stack
@@ -85,11 +87,39 @@ class FusedFinetuning(Finetuning):
             return super().run_epoch(epoch)
         if self._trained is None:
             train_together([(self, epoch)])
+            self.share_s = 0.0  # the caller of this function has seen it pass
         trained, self._trained = self._trained, None
         if isinstance(trained, Exception):
             raise trained
         assert trained is not None
         return self.row_after(epoch, *trained)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether its next epoch has been trained by `train_together`."""
+        return self._trained is not None
+
+    def prepare_beside(self, others: Sequence[FusedFinetuning]) -> None:
+        """As `prepare`, but take features that are computed once from another trial if they are the same ones.
+
+        Args:
+            others: Trials that have been prepared.
+        """
+        if self.inputs is None and self.phase.train == ("predictor",):
+            for other in others:
+                if isinstance(other.fixed, PooledFeatures) and other.inputs is not None and self._has_features_of(other):
+                    self.inputs, self.fixed = other.inputs, PooledFeatures(self.model)
+                    return
+        self.prepare()
+
+    def _has_features_of(self, other: FusedFinetuning) -> bool:
+        if any(repr(value) != repr(other.settings[name]) for name, value in self.settings.items() if name not in OF_MEMBERS):
+            return False
+        for part in ("embedder", "body"):
+            own, its = (model.get_submodule(part).state_dict() for model in (self.model, other.model))
+            if own.keys() != its.keys() or not all(torch.equal(tensor, its[name]) for name, tensor in own.items()):
+                return False
+        return True
 
     @property
     def fuses(self) -> bool:
@@ -150,7 +180,7 @@ def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:
     groups: defaultdict[Hashable, list[tuple[FusedFinetuning, int]]] = defaultdict(list)
     for member, epoch in due:
         try:
-            member.prepare()
+            member.prepare_beside([other for other, _ in due if other is not member])
         except Exception as error:
             member.hold(error)
             continue
