@@ -2,10 +2,10 @@
 
     python benchmarks/fused.py [NAME ...]
 
-Each comparison has 24 whole trials (model, training, evaluation, store): 3 seeds, 4 learning rates, 2 weight decays. The two ways alternate,
-on one thread in one run; what is printed is CPU seconds, and the median of the ratios. Bodies are random, as pretraining would be shared.
-Exits with 1 if a goal is missed, or if the setting that the fused trials choose for a seed is worse, in the trials one after the other, than
-the one these choose by more than one validation sample.
+Each comparison has 24 whole trials (model, training, evaluation, store): 3 seeds, 4 learning rates, 2 weight decays. The two ways
+alternate, on one thread in one run; what is printed is CPU seconds, and the median of the ratios. Bodies are random, as pretraining would be
+shared. Exits with 1 if a goal is missed, or if the setting that the fused trials choose for a seed is worse, in the trials one after the
+other, than the one these choose by more than one validation sample.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ COMPARISONS: Mapping[str, tuple[dict[str, Any], float | None]] = {
 
 def trials(knobs: Mapping[str, Any], fused: int) -> list[TrialConfig]:
     """24 trials."""
-    fixed = {"align.epochs": 0, "body.weights": "random", "finetune.fused": fused, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
+    fixed: dict[str, Any] = {"align.epochs": 0, "body.weights": "random", "finetune.fused": fused}
+    fixed |= {"finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
     varied = product((0, 1, 2), (3e-4, 1e-3, 3e-3, 1e-2), (0.0, 0.1))
     return [resolve_config({**fixed, **knobs, "seed": s, "finetune.lr": lr, "finetune.weight_decay": decay}) for s, lr, decay in varied]
 
@@ -80,7 +81,8 @@ def main() -> int:
     """Compare, and return the exit code."""
     torch.set_num_threads(1)
     names = sys.argv[1:] or list(COMPARISONS)
-    return 0 if all([compare(name) for name in names]) else 1
+    met = [compare(name) for name in names]
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":

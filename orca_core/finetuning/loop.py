@@ -20,7 +20,7 @@ from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.compiling import compiled
 from orca_core.finetuning.evaluation import evaluate
-from orca_core.finetuning.fixed_features import FixedFeatures, fixed_features
+from orca_core.finetuning.fixed_features import FixedFeatures, PooledFeatures, fixed_features
 from orca_core.finetuning.gradients import Losses, add_gradients
 from orca_core.finetuning.precision import autocast
 from orca_core.finetuning.rates import schedule_factor
@@ -347,7 +347,8 @@ class Finetuning:
         """Loss and score of a whole set; None for a set without samples."""
         if not len(y):
             return None, None
-        self.model.eval()
+        # Of features that are computed once nothing is left but the predictor; to visit all parts of the model takes longer than it.
+        (self.model.predictor if isinstance(self.fixed, PooledFeatures) else self.model).eval()
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
