@@ -3,8 +3,8 @@
     python benchmarks/fused.py [NAME ...]
 
 Each comparison has 24 whole trials (model, training, evaluation, store): 3 seeds, 4 learning rates, 2 weight decays. The two ways
-alternate, on one thread in one run; what is printed is CPU seconds, and the median of the ratios. Bodies are random, as pretraining would be
-shared. Exits with 1 if a goal is missed, or if the setting that the fused trials choose for a seed is worse, in the trials one after the
+alternate, on one thread in one run; what is printed is CPU seconds, and the median of the ratios. Bodies are random, as pretraining would
+be shared. Exits with 1 if a goal is missed, or if the setting that the fused trials choose for a seed is worse, in the trials one after the
 other, than the one these choose by more than one validation sample.
 """
 
