@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from orca_core.config.knobs import TrialConfig
     from orca_core.config.resolve import resolve_config
     from orca_core.export import load_model, tuned_model
+    from orca_core.fused_trials import run_trials
     from orca_core.pipeline import run_trial
     from orca_core.store import Store
     from orca_core.workbench import Workbench
 
-__all__ = ["Store", "TrialConfig", "Workbench", "load_model", "resolve_config", "run_trial", "tuned_model"]
+__all__ = ["Store", "TrialConfig", "Workbench", "load_model", "resolve_config", "run_trial", "run_trials", "tuned_model"]
 
 _MODULES = {
     "Store": "store",
@@ -28,6 +29,7 @@ _MODULES = {
     "load_model": "export",
     "resolve_config": "config.resolve",
     "run_trial": "pipeline",
+    "run_trials": "fused_trials",
     "tuned_model": "export",
 }
 

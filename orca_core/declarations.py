@@ -280,6 +280,7 @@ _TUNING = {
     "smooth.radius": when.SMOOTHS_BY_ASCENT,
     "mixup.alpha": ALWAYS,
     "mixup.place": when.MIXES,
+    "fused": ALWAYS,
 }
 
 FINETUNE = Declaration(

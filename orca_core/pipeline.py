@@ -24,6 +24,7 @@ from orca_core.stages import result_key, stages_of
 from orca_core.store import Artifact, Store
 from orca_core.tasks import TaskData
 from orca_core.tasks.sizes import keep_sizes, part_sizes
+from orca_core.trajectory import Due
 from orca_core.trial_stages import TrialStages, load_data, start_matched
 from orca_core.workbench import Workbench
 
@@ -89,10 +90,14 @@ def trial_rows(
     models: Store | None = None,
     workbench: Workbench | None = None,
     probes: ProbeRequest | None = None,
+    announces: bool = False,
 ) -> Generator[Row, None, TrialResult]:
-    """`run_trial` as a generator of rows, for a caller that wants to stop in between."""
+    """`run_trial` as a generator of rows, for a caller that wants to stop in between.
+
+    With `announces` it also yields a `Due` before each epoch that can be trained together with those of other trials.
+    """
     workbench = workbench or Workbench.current()
-    return workbench.drive(_trial_rows(config, store, device, keep_at, keep, models, probes))
+    return workbench.drive(_trial_rows(config, store, device, keep_at, keep, models, probes, announces))
 
 
 def _trial_rows(
@@ -103,15 +108,16 @@ def _trial_rows(
     keep: Keep,
     models: Store | None,
     probes: ProbeRequest | None,
+    announces: bool,
 ) -> Generator[Row, None, TrialResult]:
-    trial = TrialStages(config, store, device, keep_at)
+    trial = TrialStages(config, store, device, keep_at, announces)
     data = trial.load_data()  # first: what is wrong with it should be reported before anything is computed
     facts = _facts(config, data)
     pretrained = yield from trial.pretrain()
     source = yield from trial.embed_source(pretrained)
     selection = Selection.of(config)
     if config.is_cross_validated:
-        means, valid_samples = yield from _train_folds(config, store, device, keep_at, pretrained, source)
+        means, valid_samples = yield from _train_folds(config, store, device, keep_at, pretrained, source, announces)
         facts["valid_samples"] = valid_samples
         chosen = best_row(means, "valid", selection.ties)
         tuned = yield from trial.tune(pretrained, source, end=chosen.epoch, keep_all=keep == "all")
@@ -147,11 +153,12 @@ def _train_folds(
     keep_at: Mapping[str, Collection[int]],
     pretrained: Artifact | None,
     source: Artifact | None,
+    announces: bool,
 ) -> Generator[Row, None, tuple[list[EpochRow], int]]:
     """Align and fine-tune without each fold in turn; returns the mean validation row of every epoch, and the number of samples in it."""
     folds, valid_samples = [], 0
     for fold, part in enumerate(config.fold_configs):
-        training = TrialStages(part, store, device, keep_at)
+        training = TrialStages(part, store, device, keep_at, announces)
         tuned = yield from _in_fold(fold, training.tune(pretrained, source))
         folds.append(tuned.rows)
         valid_samples += tuned.valid_samples
@@ -168,7 +175,7 @@ def _in_fold(fold: int, rows: Generator[Row, None, T]) -> Generator[Row, None, T
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            yield row if isinstance(row, ProbeRow) else replace(row, fold=fold)
+            yield row if isinstance(row, ProbeRow | Due) else replace(row, fold=fold)
 
 
 def _facts(config: TrialConfig, data: TaskData) -> dict[str, Any]:

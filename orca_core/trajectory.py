@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, Protocol
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,6 +43,29 @@ class Trajectory(Protocol):
         """Go back to a state."""
 
 
+@runtime_checkable
+class Joining(Trajectory, Protocol):
+    """A trajectory whose epochs can be trained together with those of other trials.
+
+    Attributes:
+        share_s: Seconds of the latest epoch that were spent together with others and fall to it, before its `run_epoch`.
+    """
+
+    share_s: float
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether its next epoch has been trained already, and only its `run_epoch` is left."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """An epoch that is about to be run, and can be trained together with those of other trials first."""
+
+    trajectory: Joining
+    epoch: int
+
+
 def advance(
     stage: Stage,
     store: Store,
@@ -51,6 +75,7 @@ def advance(
     keep_tensors: bool = True,
     keep_at: Collection[int] = (),
     save_every_s: float = SAVE_EVERY_S,
+    announces: bool = False,
 ) -> Generator[Row, None, Artifact]:
     """Advance a trajectory to the end of a stage, from the furthest stored state before it, and store the result.
 
@@ -62,6 +87,8 @@ def advance(
         keep_tensors: Whether the end state is needed later; if not, only its rows are stored.
         keep_at: Further epochs whose states are kept, for trials that end there.
         save_every_s: Seconds of work between states stored in case the process dies; they are dropped at the end.
+        announces: Whether a `Due` is yielded before each epoch of a trajectory that joins others. Seconds then leave out those in which
+            this generator waits.
 
     Yields:
         One metrics row per epoch, reused ones included, then one row for the stage.
@@ -93,32 +120,59 @@ def advance(
     yield from _reused(rows)
     saved_s = sum(row.seconds for row in rows)
     last_save = time.perf_counter()
-    for epoch in range(begun + 1, end + 1):
+    away_s = share_s = 0.0
+
+    def run(epoch: int) -> EpochRow:
+        nonlocal share_s
         epoch_started = time.perf_counter()
         row = trajectory.run_epoch(epoch)
         _check_finite(row)
-        row = replace(row, phase=stage.phase, seconds=time.perf_counter() - epoch_started)
+        share = trajectory.share_s if announces and isinstance(trajectory, Joining) else 0.0
+        share_s += share
+        row = replace(row, phase=stage.phase, seconds=time.perf_counter() - epoch_started + share)
         if trajectory.device.type == "cuda":
             row = replace(row, memory_bytes=peak_bytes(trajectory.device))
         rows.append(row)
+        return row
+
+    def save_interim() -> None:
+        store.put(stage.interim, trajectory.state(), _as_data(rows, makers))
+
+    for epoch in range(begun + 1, end + 1):
+        if announces and isinstance(trajectory, Joining):
+            left = time.perf_counter()
+            try:
+                yield cast(Row, Due(trajectory, epoch))  # not a row: for the caller who asked for it
+            except GeneratorExit:
+                with suppress(Exception):  # what is wrong with this trial does not matter any more
+                    if trajectory.is_ahead:
+                        run(epoch)
+                    if rows and begun < rows[-1].epoch < end and rows[-1].epoch not in keep_at:
+                        save_interim()
+                raise
+            away_s += time.perf_counter() - left
+        row = run(epoch)
         if epoch < end and epoch in keep_at:
             # This also replaces rows without a state, which a trial that ends here leaves behind.
             store.put(stage.address_at(epoch), trajectory.state(), _as_data(rows, makers))
             last_save = time.perf_counter()
         elif epoch < end and time.perf_counter() - last_save >= save_every_s:
-            store.put(stage.interim, trajectory.state(), _as_data(rows, makers))
+            save_interim()
             has_interim, last_save = True, time.perf_counter()
+        left = time.perf_counter()
         try:
             yield row
         except GeneratorExit:  # stopped: the next run continues from here
             if epoch < end and epoch not in keep_at:
-                store.put(stage.interim, trajectory.state(), _as_data(rows, makers))
+                save_interim()
             raise
+        if announces:
+            away_s += time.perf_counter() - left
     artifact = Artifact(trajectory.state() if keep_tensors else {}, _as_data(rows, makers))
     stored = store.put(stage.address, artifact.tensors, artifact.data)
     if has_interim:  # in an object store, each look costs time and money
         store.drop(stage.interim)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started - away_s + share_s
     yield _stage_row(
         stage,
         begun - stage.start,

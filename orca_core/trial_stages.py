@@ -22,6 +22,7 @@ from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrai
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES
 from orca_core.errors import DataError, nearest
+from orca_core.finetuning.fused import FusedFinetuning, check_fused
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
 from orca_core.finetuning.terms.base import Term
@@ -73,14 +74,24 @@ class Tuned:
 class TrialStages:
     """The stages of one training: of a trial, or of a fold of it; each from the store or computed and stored there.
 
-    Every stage is built from `Settings`, its own view of the config, and from the results of the stages before it.
+    Every stage is built from `Settings`, its own view of the config, and from the results of the stages before it. With `announces`, epochs
+    of fine-tuning that can be trained together with those of other trials are announced by a `Due` among the rows.
     """
 
-    def __init__(self, config: TrialConfig, store: Store, device: str, keep_at: Mapping[str, Collection[int]] = {}) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        store: Store,
+        device: str,
+        keep_at: Mapping[str, Collection[int]] = {},
+        announces: bool = False,
+    ) -> None:
         if config.bits == "portable":
             check_pinned(device)
+        check_fused(config, device)
         _prepare_torch(config.threads, device)
         self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
+        self.announces = announces
         self.stages = stages_of_training(config, device)
         self.phases = [stage for stage in self.stages if stage.kind == "finetune"]
 
@@ -239,7 +250,8 @@ class TrialStages:
                 if tuning is None:
                     distance = self.batch_distance(settings, data, source)
                     terms = self.terms(settings, model, data, pretrained, self._device_of(stage))
-                    tuning = Finetuning(settings, model, data, self._device_of(stage), selection=held, distance=distance, terms=terms)
+                    kind = FusedFinetuning if settings["finetune.fused"] else Finetuning
+                    tuning = kind(settings, model, data, self._device_of(stage), selection=held, distance=distance, terms=terms)
                 if before is not None:
                     tuning.load_state(before.tensors)  # also where it has trained: the phase before may have come from the store
                 tuning.start_phase(settings)
@@ -302,7 +314,9 @@ class TrialStages:
         needed = not is_last or keep_all or any(epoch > end for epoch in ends)
         # The layers that `surgical` chose are in the state: it is always kept.
         needed |= self.config.phases[stage.phase].is_surgical
-        artifact = yield from advance(stage, self.store, build, kind=self._numerics_of(stage), keep_tensors=needed, keep_at=ends)
+        artifact = yield from advance(
+            stage, self.store, build, kind=self._numerics_of(stage), keep_tensors=needed, keep_at=ends, announces=self.announces
+        )
         return artifact
 
     def _advance(self, stage: Stage, build: Callable[[], Trajectory]) -> Generator[Row, None, Artifact]:

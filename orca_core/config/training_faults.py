@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orca_core.adapters.names import NONE
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.training_knobs import PredictorConfig
 from orca_core.errors import Fault
@@ -11,8 +12,14 @@ _ROUNDING = {"bf16": 0.01, "fp16": 0.001}
 
 
 def training_faults(config: TrialConfig) -> list[Fault]:
-    """Faults of `predictor`, `finetune.smooth`, `finetune.mixup` and `finetune.test`, of a config whose task, body and schedule exist."""
-    return [*_predictor_faults(config), *_smooth_faults(config), *_mixup_faults(config), *_test_faults(config)]
+    """Faults of `predictor`, `finetune.smooth`, `finetune.mixup`, `finetune.test` and `finetune.fused`, of a config whose task, body and schedule exist."""
+    return [
+        *_predictor_faults(config),
+        *_smooth_faults(config),
+        *_mixup_faults(config),
+        *_test_faults(config),
+        *_fused_faults(config),
+    ]
 
 
 def _test_faults(config: TrialConfig) -> list[Fault]:
@@ -62,4 +69,37 @@ def _mixup_faults(config: TrialConfig) -> list[Fault]:
     if mixup.place == "tokens" and config.finetune.compile:
         remedy = "It would be compiled anew for every batch."
         faults.append(Fault("finetune.compile", "must be false with finetune.mixup.place: tokens", True, remedy))
+    return faults
+
+
+def _fused_faults(config: TrialConfig) -> list[Fault]:
+    """Faults of `finetune.fused`: whatever a batched step cannot do for each model as if it were alone is refused."""
+    tuning = config.finetune
+    if not tuning.fused:
+        return []
+    needed = {
+        "adapter": (config.adapter, NONE),
+        "align.weight": (config.align.weight, 0.0),
+        "mix.share": (config.mix.share, 0.0),
+        "finetune.accum": (tuning.accum, 1),
+        "finetune.dropout": (tuning.dropout, 0.0),
+        "finetune.checkpointing": (tuning.checkpointing, False),
+        "finetune.compile": (tuning.compile, False),
+        "finetune.layer_decay": (tuning.layer_decay, 1.0),
+        "finetune.mixout": (tuning.mixout, 0.0),
+        "finetune.l2_sp": (tuning.l2_sp, 0.0),
+        "finetune.distill": (tuning.distill, 0.0),
+        "finetune.smooth.kind": (tuning.smooth.kind, "none"),
+        "finetune.mixup.alpha": (tuning.mixup.alpha, 0.0),
+        "precision": (config.precision, "fp32"),
+        "threads": (config.threads, 1),
+        "bits": (config.bits, "native"),
+    }
+    remedy = "Set finetune.fused to 0, or leave this knob out."
+    rules = {path: f"must be {str(only).lower()} with finetune.fused" for path, (value, only) in needed.items() if value != only}
+    faults = [Fault(path, rule, needed[path][0], remedy) for path, rule in rules.items()]
+    if not config.body_spec.pretrained_here and any(phase.train != ("predictor",) for phase in config.phases):
+        remedy = "Take a mini body, or freezing: frozen-both, where only the predictor trains, on features that are computed once."
+        rule = f"must be 0 for {config.body.name} unless it is frozen with its embedder"
+        faults.append(Fault("finetune.fused", rule, tuning.fused, remedy))
     return faults

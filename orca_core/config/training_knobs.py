@@ -137,6 +137,12 @@ class FinetuneConfig(Part):
         description="This times the mean squared difference between the body's output and that of the model as fine-tuning starts, aligned "
         "or not, is added to the loss (as DELTA without attention, arXiv 1901.09229).",
     )
+    fused: Annotated[int, Field(ge=0, le=256)] = Field(
+        0,
+        description="Train as one of this many models in one batched computation, together with trials that differ in seed, learning rate, "
+        "schedule, weight decay or label smoothing; models that are missing are made up. 0 = on its own. The bits depend on the "
+        "number, not on the trials beside it.",
+    )
     smooth: SmoothConfig = SmoothConfig()
     mixup: MixupConfig = MixupConfig()
 

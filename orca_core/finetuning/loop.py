@@ -21,7 +21,7 @@ from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
 from orca_core.finetuning.compiling import compiled
 from orca_core.finetuning.evaluation import evaluate
-from orca_core.finetuning.fixed_features import FixedFeatures, fixed_features
+from orca_core.finetuning.fixed_features import FixedFeatures, PooledFeatures, fixed_features
 from orca_core.finetuning.gradients import Losses, add_gradients
 from orca_core.finetuning.precision import autocast
 from orca_core.finetuning.rates import schedule_factor
@@ -123,14 +123,29 @@ class Finetuning:
 
         The test set is left out in epochs whose test error is not asked for (`finetune.test`).
         """
+        inputs = self.prepare()
+        with count_unconverged() as unconverged:
+            train_loss, lr, columns = self._train(epoch, inputs[0])
+        return self.row_after(epoch, train_loss, lr, unconverged=unconverged.count or None, **columns)
+
+    def prepare(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what a phase does once, before its first epoch here; returns the inputs of the three splits."""
         if self.inputs is None:
             if self.phase.is_surgical:
                 self._freeze()
             self.inputs = self._inputs()
-        with count_unconverged() as unconverged:
-            train_loss, lr, columns = self._train(epoch, self.inputs[0])
+        return self.inputs
+
+    def row_after(self, epoch: int, train_loss: float, lr: float, **columns: Any) -> EpochRow:
+        """The row of an epoch that has been trained: with the scores of the weights as they are now, which are held if they are the best.
+
+        Args:
+            epoch: Its number.
+            train_loss, lr: As the row has them.
+            columns: What else the row has.
+        """
         self.epoch = epoch
-        valid_loss, valid_error, test_error = self._scores(self.inputs, lambda error: self.tested.asks(epoch, error))
+        valid_loss, valid_error, test_error = self._scores(self.prepare(), lambda error: self.tested.asks(epoch, error))
         row = EpochRow(
             stage="finetune",
             epoch=epoch,
@@ -139,7 +154,6 @@ class Finetuning:
             valid_error=valid_error,
             test_error=test_error,
             lr=lr,
-            unconverged=unconverged.count or None,
             **columns,
         )
         self._hold_best(row)
@@ -154,9 +168,7 @@ class Finetuning:
     def _train(self, epoch: int, x: Tensor) -> tuple[float, float, dict[str, Any]]:
         """Train for an epoch; returns the mean loss, the last learning rate, and the mean of each column that terms report."""
         batch_size, accum = self.settings["finetune.batch_size"], self.settings["finetune.accum"]
-        order = torch.arange(len(self.train[1]))
-        if self.settings["finetune.data_order"] == "shuffled":
-            order = torch.randperm(len(order), generator=generator(self.seed, "data-order", epoch))
+        order = self.order(epoch)
         groups = [group.split(batch_size) for group in order.split(batch_size * accum)]
         sizes = [len(group) for group in groups]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -185,6 +197,13 @@ class Finetuning:
                         term.after_step((epoch - 1) * self.accumulation.steps(sizes) + number + 1)
         means: dict[str, Any] = {name: _total(values) / len(order) for name, values in reported.items()}
         return means.pop(""), lr, means
+
+    def order(self, epoch: int) -> Tensor:
+        """The training rows in the order in which an epoch takes them."""
+        order = torch.arange(len(self.train[1]))
+        if self.settings["finetune.data_order"] == "shuffled":
+            order = torch.randperm(len(order), generator=generator(self.seed, "data-order", epoch))
+        return order
 
     def _losses(self, rows: Tensor, x: Tensor, draws: torch.Generator, passed: float, penalised: bool) -> Losses:
         """The losses of a batch of rows of `x`, in train mode."""
@@ -349,7 +368,8 @@ class Finetuning:
         """Loss and score of a whole set; None for a set without samples."""
         if not len(y):
             return None, None
-        self.model.eval()
+        # Of features that are computed once nothing is left but the predictor; to visit all parts of the model takes longer than it.
+        (self.model.predictor if isinstance(self.fixed, PooledFeatures) else self.model).eval()
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from orca_core.model.cross_modal import CrossModalModel
 
 
-def smoothed(loss: Tensor, outputs: Tensor, share: float) -> Tensor:
+def smoothed(loss: Tensor, outputs: Tensor, share: float | Tensor) -> Tensor:
     """`1 - share` times the loss plus `share` times the cross-entropy to the uniform distribution (Szegedy et al. 2016).
 
     With the plain cross-entropy this is torch's `label_smoothing`.
@@ -21,7 +21,7 @@ def smoothed(loss: Tensor, outputs: Tensor, share: float) -> Tensor:
     Args:
         loss: Scalar, of the labels as they are.
         outputs: (n, c) logits.
-        share: In [0, 1).
+        share: In [0, 1); a number or a scalar.
     """
     return (1 - share) * loss - share * F.log_softmax(outputs, dim=1).mean()
 

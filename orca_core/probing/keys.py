@@ -58,6 +58,7 @@ ONLY_TRAINING = frozenset(
         "smooth.radius",
         "mixup.alpha",
         "mixup.place",
+        "fused",
     )
 )
 """What fine-tuning reads that leaves the model alone until it trains. A knob that is not named here counts as one that does not."""

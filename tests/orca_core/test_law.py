@@ -168,6 +168,7 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "finetune.smooth.radius": ({"finetune.smooth.kind": "smart"}, 0.05),
     "finetune.mixup.alpha": ({"finetune.mixup.place": "tokens"}, 0.4),
     "finetune.mixup.place": ({"finetune.mixup.alpha": 0.4, "align.weight": 0.0}, "tokens"),
+    "finetune.fused": ({"align.weight": 0.0}, 2),
 }
 """Knob -> settings under which it is read, and a value that is not the one of `small`; other knobs: the second of `VALUES`."""
 

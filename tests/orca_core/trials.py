@@ -127,6 +127,7 @@ VALUES: dict[str, list[Any]] = {
     "finetune.smooth.radius": [0.1, 0.05],
     "finetune.mixup.alpha": [0.0, 0.4],
     "finetune.mixup.place": ["inputs", "tokens"],
+    "finetune.fused": [0, 2],
     "predictor.pool": ["mean", "attention", "max"],
     "predictor.head": ["linear", "mlp"],
     "selection": ["valid", "test"],

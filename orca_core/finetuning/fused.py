@@ -1,0 +1,352 @@
+"""Fused fine-tuning: several trials train as one batched model (`finetune.fused`).
+
+Small models spend much of a step on starting operations rather than on arithmetic. Here the weights of several models lie stacked, and one
+vectorised forward and backward pass (`torch.func`) and one optimiser step train them all; each has a learning rate, a weight decay and
+draws of its own. A *group* always has `finetune.fused` members: copies of the first, whose results are thrown away, fill it up.
+
+A fused step does not have the bits of a single one, so the knob is in ids and keys. But a member's bits depend neither on the trials beside
+it, nor on its place among them, nor on who else is finished:
+
+- every operation has one shape for a given number of members, and treats each of them by itself;
+- a member's rows of a stacked tensor start at the same offset within a cache line, and have a multiple of 32 numbers, so that vector
+  instructions cut every member alike;
+- orders and augmentations are drawn from each member's own generators, outside the batched computation;
+- a group lives for one epoch: weights and the optimiser's state come from the members and go back to them, so any other group may follow.
+
+The second holds for what is stacked here; tensors inside the model are laid out by torch. That bits do not depend on the place is shown by
+tests, on odd sizes, too. Evaluation is done one by one, as arithmetic limits it. What has no such independence is refused in
+`orca_core.config.training_faults`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from orca_core.config.knobs import TrialConfig
+from orca_core.errors import ConfigError, Fault
+from orca_core.finetuning.fixed_features import PooledFeatures
+from orca_core.finetuning.heads import head_gradient, is_plain_head
+from orca_core.finetuning.loop import Finetuning
+from orca_core.finetuning.rates import schedule
+from orca_core.finetuning.regularisers import smoothed
+from orca_core.finetuning.stacked import Stack, StackedOptimizer, laid_out, stack
+from orca_core.rows import EpochRow
+from orca_core.seeding import generator
+from orca_core.settings import Settings
+
+OF_MEMBERS = frozenset(
+    {
+        "seed",
+        "body.weights",
+        "body.keep",
+        "embedder.init",
+        "embedder.weights",
+        "finetune.lr",
+        "finetune.weight_decay",
+        "finetune.label_smoothing",
+        "finetune.schedule",
+        "finetune.warmup_epochs",
+        "finetune.decay_epochs",
+        "finetune.reinit_top",
+    }
+)
+"""What members of a group may differ in: the weights they start with, their draws, and numbers that enter a step as numbers."""
+
+SPAN_NUMBERS = 2**22
+"""Most numbers that are gathered at once from the inputs of a group, before they are cut into batches."""
+
+
+class FusedFinetuning(Finetuning):
+    """Fine-tuning of one trial as a member of a group. `train_together` trains it beside others; otherwise it trains among copies.
+
+    Attributes:
+        share_s: Seconds of the latest epoch's training that fall to it: those of its group over the number of members.
+    """
+
+    share_s = 0.0
+    _trained: tuple[float, float] | Exception | None = None
+    _of_phase: tuple[bool, str] | None = None
+
+    def start_phase(self, settings: Settings) -> None:
+        """Begin a phase, see `Finetuning.start_phase`."""
+        super().start_phase(settings)
+        self._of_phase = None
+
+    def run_epoch(self, epoch: int) -> EpochRow:
+        """The epoch that `train_together` has trained, else one that is trained now."""
+        self.prepare()
+        if not self.fuses:
+            return super().run_epoch(epoch)
+        if self._trained is None:
+            train_together([(self, epoch)])
+            self.share_s = 0.0  # the caller of this function has seen it pass
+        trained, self._trained = self._trained, None
+        if isinstance(trained, Exception):
+            raise trained
+        assert trained is not None
+        return self.row_after(epoch, *trained)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether its next epoch has been trained by `train_together`."""
+        return self._trained is not None
+
+    def prepare_beside(self, others: Sequence[FusedFinetuning]) -> None:
+        """As `prepare`, but take features that are computed once from another trial if they are the same ones.
+
+        Args:
+            others: Trials that have been prepared.
+        """
+        if self.inputs is None and self.phase.train == ("predictor",):
+            for other in others:
+                if isinstance(other.fixed, PooledFeatures) and other.inputs is not None and self._has_features_of(other):
+                    self.inputs, self.fixed = other.inputs, PooledFeatures(self.model)
+                    return
+        self.prepare()
+
+    def _has_features_of(self, other: FusedFinetuning) -> bool:
+        if any(repr(value) != repr(other.settings[name]) for name, value in self.settings.items() if name not in OF_MEMBERS):
+            return False
+        for part in ("embedder", "body"):
+            own, its = (model.get_submodule(part).state_dict() for model in (self.model, other.model))
+            if own.keys() != its.keys() or not all(torch.equal(tensor, its[name]) for name, tensor in own.items()):
+                return False
+        return True
+
+    @property
+    def fuses(self) -> bool:
+        """Whether its phase trains in a group: if anything trains, and, of a body that is not a mini body, the predictor alone."""
+        return self._describe_phase()[0]
+
+    @property
+    def signature(self) -> Hashable:
+        """Trials of one signature can be members of one group in their next epoch."""
+        return self._describe_phase()[1], self._steps_differ()
+
+    def _describe_phase(self) -> tuple[bool, str]:
+        """Whether its phase trains in a group, and what members of one have in common. After `prepare`."""
+        if self._of_phase is None:
+            settings = [(name, repr(value)) for name, value in self.settings.items() if name not in OF_MEMBERS]
+            state = [(name, tensor.shape) for name, tensor in self.model.state_dict().items()]
+            trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+            smooths, is_fixed = self.settings["finetune.label_smoothing"] > 0, self.fixed is not None
+            fuses = bool(trained) and (is_fixed or self.settings.body.pretrained_here)
+            self._of_phase = fuses, repr((settings, state, trained, smooths, is_fixed))
+        return self._of_phase
+
+    def _steps_differ(self) -> bool:
+        """Whether parameters that train have seen different numbers of steps, as after the thawing of layers."""
+        if self.settings["finetune.optimizer"] == "sgd":
+            return False
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
+        return len({float(self.optimizer.state.get(parameter, {}).get("step", 0)) for parameter in trained}) > 1
+
+    def hold(self, trained: tuple[float, float] | Exception, seconds: float = 0.0) -> None:
+        """Take what training it in a group has come to, for its next `run_epoch`.
+
+        Args:
+            trained: Mean loss and last learning rate, or what went wrong.
+            seconds: Its share of the time.
+        """
+        self._trained, self.share_s = trained, seconds
+
+
+def check_fused(config: TrialConfig, device: str) -> None:
+    """Refuse to fuse on a GPU, where it has not been shown that bits are independent of the trials beside.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if config.finetune.fused and device != "cpu":
+        raise ConfigError([Fault("finetune.fused", "must be 0 on a GPU", config.finetune.fused, "Set it to 0, or train on the CPU.")])
+
+
+def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:
+    """Train each of some trials for its next epoch, in groups of those that can. Their next `run_epoch` evaluates it and returns its row.
+
+    An error in what belongs to one of them, such as its augmentation, is raised by its `run_epoch` alone.
+
+    Args:
+        due: Trials, each with the number of its next epoch; on the same device, with the same `finetune.fused` or not.
+    """
+    groups: defaultdict[Hashable, list[tuple[FusedFinetuning, int]]] = defaultdict(list)
+    for member, epoch in due:
+        try:
+            member.prepare_beside([other for other, _ in due if other is not member])
+        except Exception as error:
+            member.hold(error)
+            continue
+        if member.fuses:
+            groups[member.signature].append((member, epoch))
+    for members in groups.values():
+        width = members[0][0].settings["finetune.fused"]
+        for start in range(0, len(members), width):
+            _train_group(members[start : start + width], width)
+
+
+def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> None:
+    """Train the members of one group for an epoch each."""
+    started = perf_counter()
+    group = _Group([*members, *[members[0]] * (width - len(members))], len(members))
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no gradient of a mask, and are not batched over models
+            group.run()
+    except Exception as error:
+        group.failed |= dict.fromkeys(range(len(members)), error)
+    seconds = (perf_counter() - started) / len(members)
+    for number, (member, _) in enumerate(members):
+        failed = group.failed.get(number)
+        if failed is None:
+            group.give_back(number)
+        member.hold(failed or (group.mean_loss(number), float(group.rates[number])), seconds)
+
+
+class _Group:
+    """One epoch of a group.
+
+    Args:
+        members: As many as the group is wide, each with the number of its epoch.
+        count: How many of them are real; the others are copies.
+    """
+
+    def __init__(self, members: Sequence[tuple[FusedFinetuning, int]], count: int) -> None:
+        self.members, self.count = members, count
+        first = members[0][0]
+        self.batch_size: int = first.settings["finetune.batch_size"]
+        self.clip: float | None = first.settings["finetune.clip"]
+        self.module: nn.Module = first.model.predictor if isinstance(first.fixed, PooledFeatures) else first.model
+        self.tunings = [member for member, _ in members]
+        self.failed: dict[int, Exception] = {}
+        if self.module is first.model:
+            first.model.train_mode()
+        self.is_plain_head = is_plain_head(self.module, first.settings.task.loss, first.data)
+        modules = [member.model.predictor if self.module is not first.model else member.model for member in self.tunings]
+        self.parameters = [dict(module.named_parameters()) for module in modules]
+        buffers = [dict(module.named_buffers()) for module in modules]
+        names = [name for name, parameter in self.parameters[0].items() if parameter.requires_grad]
+        self.frozen = {
+            **{n: stack([p[n].detach() for p in self.parameters]) for n, p in self.parameters[0].items() if not p.requires_grad},
+            **{n: stack([b[n] for b in buffers]) for n, b in buffers[0].items() if b.is_floating_point()},
+        }
+        self.start = [(name, [own[name] for own in self.parameters]) for name in names]
+        self._stack(names)
+        self.decays = torch.tensor([member.settings["finetune.weight_decay"] for member in self.tunings], dtype=torch.float64)
+        self.rates = torch.zeros(len(members), dtype=torch.float64)
+        smoothing = [member.settings["finetune.label_smoothing"] for member in self.tunings]
+        self.smoothing = torch.tensor(smoothing) if any(smoothing) else None
+        self.totals = torch.zeros(len(members), dtype=torch.float64)
+        self.samples = len(first.train[1])
+
+    def _stack(self, names: Sequence[str]) -> None:
+        """Stack the parameters of these names, with the optimiser's state; the others count as frozen."""
+        for name, tensors in self.start:
+            if name not in names:
+                self.frozen[name] = stack([tensor.detach() for tensor in tensors])
+        kept = [(name, tensors) for name, tensors in self.start if name in names]
+        self.weights = Stack(kept)
+        self.optimizer = StackedOptimizer(self.tunings[0].settings, self.weights, [member.optimizer for member in self.tunings])
+
+    def run(self) -> None:
+        """Train."""
+        orders = [member.order(epoch) for member, epoch in self.members[: self.count]]
+        draws = [generator(member.seed, "augment", epoch) for member, epoch in self.members[: self.count]]
+        x = self.tunings[0].prepare()[0]
+        span = self.batch_size * max(1, SPAN_NUMBERS // max(1, len(self.members) * self.batch_size * x[0].numel()))
+        rates = self._rates(-(-self.samples // self.batch_size))
+        for begin in range(0, self.samples, span):
+            inputs, targets = self._gather([order[begin : begin + span] for order in orders], draws)
+            for offset in range(0, inputs.shape[1], self.batch_size):
+                batch = slice(offset, offset + self.batch_size)
+                number = (begin + offset) // self.batch_size
+                self._step(laid_out(inputs[:, batch]), laid_out(targets[:, batch]), rates[number])
+
+    def _gather(self, rows: Sequence[Tensor], draws: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of each member's rows: (members, n, ...). Of one that fails, and of copies, those of another."""
+        found: list[tuple[Tensor, Tensor] | None] = []
+        for number, member in enumerate(self.tunings[: self.count]):
+            try:
+                found.append(self._rows_of(member, rows[number], draws[number]))
+            except Exception as error:
+                self.failed.setdefault(number, error)
+                found.append(None)
+        whole = next((pair for pair in found if pair is not None), None)
+        if whole is None:
+            raise self.failed[0]
+        pairs = [pair or whole for pair in found]
+        pairs += [pairs[0]] * (len(self.members) - self.count)
+        inputs, targets = zip(*pairs, strict=True)
+        return torch.stack(inputs), torch.stack(targets)
+
+    def _rows_of(self, member: FusedFinetuning, rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One member's inputs, as its model reads them, and targets."""
+        x, y = member.prepare()[0], member.train[1]
+        if member.fixed is not None:
+            return x[rows], y[rows]
+        if member.data.augment is None:
+            return member.data.inputs(x[rows]), y[rows]
+        batches = [member.data.inputs(member.data.augment(x[batch], draws)) for batch in rows.split(self.batch_size)]
+        return torch.cat(batches), y[rows]
+
+    def _rates(self, steps: int) -> Tensor:
+        """(steps, members) learning rates of an epoch, in float64."""
+        columns, ones = [], [1] * steps
+        for member, epoch in self.members[: self.count]:
+            factor, passed = schedule(member.settings), epoch - 1 - member.schedule_start
+            peak = member.settings["finetune.lr"] * member.phase.lr_scale
+            columns.append([peak * factor(passed, ones, number) for number in range(steps)])
+        columns += [columns[0]] * (len(self.members) - self.count)
+        return torch.tensor(columns, dtype=torch.float64).T.contiguous()
+
+    def _step(self, x: Tensor, y: Tensor, rates: Tensor) -> None:
+        losses, gradient = self._gradient(x, y)
+        self.totals += losses.double() * x.shape[1]
+        with torch.no_grad():
+            if self.clip is not None:
+                norms = gradient.square().sum(1, keepdim=True).sqrt()
+                gradient = gradient * (self.clip / (norms + 1e-6)).clamp(max=1.0)
+            self.optimizer.step(gradient, rates, self.decays)
+        self.rates = rates
+
+    def _gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (members,), and the gradient of their weights (members, weights)."""
+        if self.is_plain_head:
+            losses, gradients_of = head_gradient(self.weights.views, x, y, self.smoothing)
+            return losses, self.weights.joined([gradients_of[name] for name in self.weights.views])
+        views = {name: view.detach().requires_grad_() for name, view in self.weights.views.items()}
+        losses = self._losses(views, x, y)
+        gradients = torch.autograd.grad(losses.sum(), list(views.values()), allow_unused=True)
+        unused = [name for name, gradient in zip(views, gradients, strict=True) if gradient is None]
+        if unused:  # as in a single step, what the outputs do not depend on is left as it is
+            self._stack([name for name in views if name not in unused])
+            return self._gradient(x, y)
+        return losses.detach(), self.weights.joined([gradient for gradient in gradients if gradient is not None])
+
+    def _losses(self, views: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        first = self.tunings[0]
+        decode: Callable[[Tensor], Tensor] = first.data.decode or (lambda values: values)
+
+        def loss_of(weights: Mapping[str, Tensor], frozen: Mapping[str, Tensor], x: Tensor, y: Tensor, smoothing: Any) -> Tensor:
+            outputs = decode(functional_call(self.module, {**weights, **frozen}, (x,)).float())
+            loss = first.loss(outputs, decode(y))
+            return loss if smoothing is None else smoothed(loss, outputs, smoothing)
+
+        over = None if self.smoothing is None else 0
+        losses: Tensor = vmap(loss_of, (0, 0, 0, 0, over))(views, self.frozen, x, y, self.smoothing)
+        return losses
+
+    def mean_loss(self, number: int) -> float:
+        """The mean training loss of a member over its samples."""
+        return float(self.totals[number].item() / self.samples)
+
+    def give_back(self, number: int) -> None:
+        """Give a member its weights and the optimiser's state."""
+        self.weights.give_back(number)
+        self.optimizer.give_back(number)

@@ -1,0 +1,149 @@
+"""Weights of several models stacked in one tensor, and their optimiser.
+
+Each model's numbers start at a multiple of `LINE`: vector instructions and matrix products then
+treat every place of the stack alike, see `orca_core.finetuning.fused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LINE = 32
+"""Numbers of 4 bytes to a multiple of which a model's part of a stacked tensor is extended: two vectors of 512 bits."""
+
+EPSILON = 1e-8
+"""Of Adam and AdamW, torch's default."""
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """(members, *shape) of tensors of one shape; each starts at a multiple of `LINE` numbers."""
+    return laid_out(torch.stack(list(tensors)))
+
+
+def laid_out(values: Tensor) -> Tensor:
+    """(members, *shape) values, laid out so that each member's start at a multiple of `LINE` numbers."""
+    members, *shape = values.shape
+    size = values[0].numel()
+    if size % LINE == 0:
+        return values.contiguous()
+    flat = values.new_zeros(members, -(-size // LINE) * LINE)
+    flat[:, :size].copy_(values.reshape(members, size))
+    return flat[:, :size].unflatten(1, shape) if shape else flat[:, 0]
+
+
+class Stack:
+    """The weights that train, of all members: one row each.
+
+    Args:
+        parameters: Name -> the members' parameters of that name, in the order of members.
+    """
+
+    def __init__(self, parameters: Sequence[tuple[str, Sequence[Tensor]]]) -> None:
+        self.parameters = parameters
+        self.members = len(parameters[0][1])
+        self.sizes = [tensors[0].numel() for _, tensors in parameters]
+        self.used = sum(self.sizes)
+        self.flat = torch.zeros(self.members, -(-self.used // LINE) * LINE)
+        self.fill(self.flat, [[tensor.detach() for tensor in tensors] for _, tensors in parameters])
+        self.views: Mapping[str, Tensor] = {
+            name: part.unflatten(1, tensors[0].shape)
+            for (name, tensors), part in zip(parameters, self.flat[:, : self.used].split(self.sizes, dim=1), strict=True)
+        }
+
+    def fill(self, flat: Tensor, columns: Sequence[Sequence[Tensor]]) -> None:
+        """Write tensors, by parameter and member, into a tensor of the shape of `flat`."""
+        for part, tensors in zip(flat[:, : self.used].split(self.sizes, dim=1), columns, strict=True):
+            for row, tensor in zip(part, tensors, strict=True):
+                row.copy_(tensor.reshape(-1))
+
+    def joined(self, tensors: Sequence[Tensor]) -> Tensor:
+        """(members, *shape) tensors in the order of parameters -> the shape of `flat`."""
+        padding = self.flat.new_zeros(self.members, self.flat.shape[1] - self.used)
+        return torch.cat([*(tensor.flatten(1) for tensor in tensors), padding], 1)
+
+    def parts(self, row: Tensor) -> list[Tensor]:
+        """One member's row of a tensor of the shape of `flat` -> its tensors, in the shapes of the parameters."""
+        cut = row[: self.used].split(self.sizes)
+        return [part.view(tensors[0].shape) for (_, tensors), part in zip(self.parameters, cut, strict=True)]
+
+    def expanded(self, values: Tensor) -> Tensor:
+        """(members, parameters) numbers -> (members, numbers of `flat`), each repeated over its parameter; 1 in the padding."""
+        repeated = values.repeat_interleave(torch.tensor(self.sizes), 1)
+        return torch.nn.functional.pad(repeated, (0, self.flat.shape[1] - self.used), value=1.0)
+
+    @torch.no_grad()
+    def give_back(self, number: int) -> None:
+        """Write the weights of a member into its parameters."""
+        for (_, tensors), part in zip(self.parameters, self.parts(self.flat[number]), strict=True):
+            tensors[number].copy_(part)
+
+
+class StackedOptimizer:
+    """SGD, Adam or AdamW of stacked weights: torch's own steps up to rounding, with a learning rate and a weight decay for each member.
+
+    Args:
+        settings: `finetune.optimizer`, `finetune.momentum`, `finetune.betas`, which all members share.
+        weights: Changed in place.
+        optimizers: Each member's own, from which the state comes and to which it returns.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], weights: Stack, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.kind, self.momentum, self.betas = (settings[f"finetune.{name}"] for name in ("optimizer", "momentum", "betas"))
+        self.weights, self.optimizers = weights, optimizers
+        self.entries = ("exp_avg", "exp_avg_sq") if self.kind != "sgd" else ("momentum_buffer",) if self.momentum else ()
+        self.state = {entry: torch.zeros_like(weights.flat) for entry in self.entries}
+        for entry, flat in self.state.items():
+            weights.fill(flat, [self._states(tensors, entry) for _, tensors in weights.parameters])
+        self.steps = torch.tensor(
+            [[float(one.state.get(own[n], {}).get("step", 0)) for _, own in weights.parameters] for n, one in enumerate(optimizers)],
+            dtype=torch.float64,
+        )
+        self.steps_differ = bool((self.steps != self.steps[:, :1]).any())
+
+    def _states(self, tensors: Sequence[Tensor], entry: str) -> list[Tensor]:
+        found = (optimizer.state.get(tensor, {}).get(entry) for optimizer, tensor in zip(self.optimizers, tensors, strict=True))
+        return [torch.zeros_like(tensor) if state is None else state for tensor, state in zip(tensors, found, strict=True)]
+
+    def step(self, gradient: Tensor, rates: Tensor, decays: Tensor) -> None:
+        """Take a step.
+
+        Args:
+            gradient: (members, numbers) of the weights.
+            rates: (members,) learning rates, in float64.
+            decays: (members,) weight decays, in float64.
+        """
+        weights, lr, decay = self.weights.flat, rates.unsqueeze(1), decays.unsqueeze(1)
+        if self.kind == "adamw":
+            weights.mul_((1 - lr * decay).float())
+        else:
+            gradient = gradient + weights * decay.float()
+        if self.kind == "sgd":
+            if self.momentum:
+                gradient = self.state["momentum_buffer"].mul_(self.momentum).add_(gradient)
+            weights.sub_(gradient * lr.float())
+            return
+        self.steps += 1
+        steps = self.steps if self.steps_differ else self.steps[:, :1]
+        (first, second), (mean, square) = self.betas, self.state.values()
+        mean.lerp_(gradient, 1 - first)
+        square.mul_(second).add_(gradient.square_().mul_(1 - second))
+        step_size, root = lr / (1 - first**steps), (1 - second**steps).sqrt()
+        if self.steps_differ:
+            step_size, root = self.weights.expanded(step_size), self.weights.expanded(root)
+        weights.sub_(mean * step_size.float() / (square.sqrt().div_(root.float()).add_(EPSILON)))
+
+    def give_back(self, number: int) -> None:
+        """Write the state of a member into its own optimiser."""
+        state = self.optimizers[number].state
+        columns = [self.weights.parts(flat[number]) for flat in self.state.values()]
+        for place, (_, tensors) in enumerate(self.weights.parameters):
+            entries = {entry: column[place].clone() for entry, column in zip(self.entries, columns, strict=True)}
+            if self.kind != "sgd":
+                entries["step"] = self.steps[number, place].float().clone()
+            if entries:
+                state[tensors[number]] = entries
+

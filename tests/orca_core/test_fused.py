@@ -1,0 +1,320 @@
+"""Fused fine-tuning: a member of a group has the bits that it has alone among copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from trials import TINY_BODIES, small, tiny_bodies
+
+from orca_core.config.resolve import resolve_config
+from orca_core.errors import ConfigError, DataError, NotFiniteError
+from orca_core.finetuning.fused import FusedFinetuning, train_together
+from orca_core.finetuning.heads import head_gradient
+from orca_core.finetuning.loop import Finetuning
+from orca_core.finetuning.stacked import LINE, Stack, StackedOptimizer, stack
+from orca_core.fused_trials import run_trials
+from orca_core.identity import trial_id
+from orca_core.pipeline import model_before_tuning, run_trial
+from orca_core.rows import EpochRow, TrialResult
+from orca_core.settings import Settings
+from orca_core.stages import stages_of
+from orca_core.store import Store
+from orca_core.trial_stages import load_data
+
+# Odd sizes, so that vector instructions have remainders: 24 samples in batches of 7, the last of 3; 3 classes.
+TINY = {"body.weights": "random", "train_samples": 24, "finetune.batch_size": 7, "finetune.fused": 4, "finetune.epochs": 3}
+SERIES = TINY | {"task": "npz:tiny/series.npz", "body": "mini-roberta-small"}
+IMAGES = TINY | {"task": "npz:tiny/images.npz", "body": "mini-swin"}
+HEADS = IMAGES | {"freezing": "frozen-both"}
+
+CASES: dict[str, dict[str, Any]] = {
+    "text": SERIES | {"finetune.warmup_epochs": 2.5, "finetune.clip": 0.5},
+    "text by sgd, smoothed": SERIES | {"finetune.optimizer": "sgd", "finetune.label_smoothing": 0.1},
+    "image": IMAGES | {"finetune.optimizer": "adam", "finetune.weight_decay": 0.1},
+    "image to image": TINY | {"task": "darcy-mini", "body": "mini-swin"},
+    "thawing": SERIES | {"freezing": "frozen-body:1"},
+    "heads": HEADS,
+    "smoothed heads": HEADS | {"finetune.label_smoothing": 0.2},
+    "heads with a hidden layer on attention": HEADS | {"predictor.head": "mlp", "predictor.pool": "attention"},
+    "heads of a decoder": SERIES | {"body": f"hf:{TINY_BODIES['gpt2']}", "freezing": "frozen-both", "predictor.pool": "max"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("fused")
+    with tiny_bodies(folder):
+        yield folder
+
+
+def knobs(of: dict[str, Any], **others: Any) -> dict[str, Any]:
+    constant = {"align.epochs": 0, "finetune.warmup_epochs": 0, "finetune.decay_epochs": None}
+    return constant | of | {name.replace("__", "."): value for name, value in others.items()}
+
+
+def tuning(of: dict[str, Any], store: Store, kind: type[Finetuning] = FusedFinetuning, **others: Any) -> Any:
+    config = resolve_config(knobs(of, **others))
+    settings = Settings.of(config, "finetune")
+    made = kind(settings, model_before_tuning(config, store), load_data(settings), torch.device("cpu"))
+    made.start_phase(settings)
+    return made
+
+
+def group_epoch(members: Sequence[tuple[FusedFinetuning, int]]) -> list[EpochRow]:
+    train_together(members)
+    return [member.run_epoch(epoch) for member, epoch in members]
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+# ----------------------------------------------------------------------------------------------------------- independence
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "thawing"])
+def test_the_bits_of_a_member_depend_on_nobody_else(case, tmp_path):
+    of, store = CASES[case], Store(tmp_path)
+    alone = tuning(of, store, seed=1)
+    rows = [alone.run_epoch(1), alone.run_epoch(2)]
+
+    # Last of four, among others with other seeds, rates and decays; then first, beside one that is an epoch behind.
+    member, late = tuning(of, store, seed=1), tuning(of, store, seed=4)
+    others = [
+        tuning(of, store, seed=2, finetune__lr=1e-2),
+        tuning(of, store, seed=1, finetune__weight_decay=0.3),
+        tuning(of, store, seed=3, finetune__warmup_epochs=1.0),
+    ]
+    first = group_epoch([*((other, 1) for other in others), (member, 1)])[-1]
+    second = group_epoch([(member, 2), (late, 1), (others[0], 2)])[0]
+    assert [first, second] == rows
+    assert same(member.state(), alone.state())
+    assert not same(member.state(), others[1].state())
+
+    # Its state of epoch 1, in a model made anew, third of three.
+    again = tuning(of, store, seed=1)
+    before = tuning(of, store, seed=1)
+    before.run_epoch(1)
+    again.load_state(before.state())
+    assert group_epoch([(late, 2), (others[2], 2), (again, 2)])[-1] == rows[1]
+    assert same(again.state(), alone.state())
+
+
+@pytest.mark.parametrize("case", ["text", "text by sgd, smoothed", "image", "smoothed heads"])
+def test_a_fused_epoch_is_a_single_one_up_to_rounding(case, tmp_path):
+    store = Store(tmp_path)
+    fused, single = tuning(CASES[case], store), tuning(CASES[case], store, Finetuning, finetune__fused=0)
+    row, other = fused.run_epoch(1), single.run_epoch(1)
+    assert row.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+    assert row.lr == other.lr
+    state, other_state = fused.state(), single.state()
+    assert state.keys() == other_state.keys()
+    # Adam divides by roots of second moments, which are near 0 for gradients that are rounding errors.
+    assert max((state[name] - tensor).abs().max() for name, tensor in other_state.items()) < 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------------ whole trials
+
+
+def rows_of(config: Any, store: Store) -> tuple[list[EpochRow], TrialResult]:
+    rows: list[Any] = []
+    result = run_trial(config, store, rows.append)
+    return [timeless(row) for row in rows if isinstance(row, EpochRow)], result
+
+
+def timeless(row: EpochRow) -> EpochRow:
+    return replace(row, seconds=0.0, is_reused=False)
+
+
+def together(configs: Sequence[Any], store: Store) -> tuple[list[list[EpochRow]], list[TrialResult | Exception]]:
+    rows: list[list[EpochRow]] = [[] for _ in configs]
+    results = run_trials(configs, store, lambda number, row: rows[number].append(timeless(row)) if isinstance(row, EpochRow) else None)
+    return rows, results
+
+
+@pytest.mark.parametrize("case", ["thawing", "heads"])
+def test_trials_side_by_side_have_the_rows_they_have_alone(case, tmp_path):
+    of = CASES[case]
+    configs = [
+        resolve_config(knobs(of, seed=0)),
+        resolve_config(knobs(of, seed=0, finetune__lr=1e-2, finetune__epochs=2)),
+        resolve_config(knobs(of, seed=1, finetune__label_smoothing=0.1)),
+        resolve_config(knobs(of, seed=2, finetune__batch_size=9)),
+    ]
+    rows, results = together(configs, Store(tmp_path / "together"))
+    for number, config in enumerate(configs):
+        assert (rows[number], results[number]) == rows_of(config, Store(tmp_path / f"alone-{number}"))
+        for stage in stages_of(config):
+            kept = [Store(tmp_path / folder).get(stage.address) for folder in ("together", f"alone-{number}")]
+            assert all(kept)
+            assert same(*(artifact.tensors for artifact in kept))
+
+
+def test_a_stopped_group_goes_on_with_the_same_bits(tmp_path):
+    configs = [resolve_config(knobs(SERIES, seed=seed)) for seed in (0, 1)]
+    expected = [rows_of(config, Store(tmp_path / f"alone-{number}")) for number, config in enumerate(configs)]
+    seen = []
+
+    def stop(number: int, row: Any) -> None:
+        seen.append((number, row.epoch))
+        if (number, row.epoch) == (0, 2):
+            raise KeyboardInterrupt
+
+    store = Store(tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(configs, store, stop)
+    assert seen == [(0, 1), (1, 1), (0, 2)]
+    # Of the second trial, epoch 2 had been trained when the first one was stopped: it is evaluated and stored.
+    interim = [store.get(stages_of(config)[-1].interim) for config in configs]
+    assert [len(artifact.data["rows"]) for artifact in interim if artifact is not None] == [2, 2]
+    assert rows_of(configs[1], store) == expected[1]  # goes on alone
+    rows, results = together(configs, store)
+    assert (rows[0], results[0]) == expected[0]
+
+
+def test_what_goes_wrong_in_one_member_touches_no_other(tmp_path, monkeypatch):
+    configs = [resolve_config(knobs(SERIES, seed=0, finetune__lr=rate)) for rate in (1e-3, 1e30, 1e-2)]
+    expected = [rows_of(configs[number], Store(tmp_path / f"alone-{number}")) for number in (0, 2)]
+    rows, results = together(configs, Store(tmp_path / "together"))
+    assert isinstance(results[1], NotFiniteError)
+    assert [(rows[number], results[number]) for number in (0, 2)] == expected
+
+    broken = [tuning(SERIES, Store(tmp_path / "broken"), seed=seed) for seed in (0, 0, 1)]
+    alone = tuning(SERIES, Store(tmp_path / "broken"), seed=1).run_epoch(1)
+
+    def fail(*args: Any) -> Any:
+        raise DataError("no such augmentation")
+
+    monkeypatch.setattr(broken[0], "data", replace(broken[0].data, augment=fail))
+    train_together([(member, 1) for member in broken])
+    with pytest.raises(DataError, match="no such augmentation"):
+        broken[0].run_epoch(1)
+    assert broken[2].run_epoch(1) == alone
+
+
+def test_features_that_are_the_same_are_computed_once(tmp_path):
+    store = Store(tmp_path)
+    one, two, other = tuning(HEADS, store), tuning(HEADS, store, finetune__lr=1e-2), tuning(HEADS, store, seed=1)
+    train_together([(one, 1), (two, 1), (other, 1)])
+    assert two.inputs is one.inputs
+    assert other.inputs is not one.inputs
+    assert not torch.equal(other.inputs[0], one.inputs[0])
+
+
+def test_trials_that_are_not_fused_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"finetune\.fused: must be above 0"):
+        run_trials([small()], Store(tmp_path), lambda number, row: None)
+    with pytest.raises(ConfigError, match=r"finetune\.fused: must be 0 on a GPU"):
+        run_trial(resolve_config(knobs(SERIES)), Store(tmp_path), lambda row: None, device="cuda")
+
+
+# -------------------------------------------------------------------------------------------------------------- arithmetic
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_stacked_steps_are_those_of_torch(kind):
+    torch.manual_seed(0)
+    shapes, rates, decays = ((3, 5), (7,)), (0.1, 0.01, 0.003), (0.0, 0.1, 0.5)
+    members = [[nn.Parameter(torch.randn(shape)) for shape in shapes] for _ in rates]
+    copies = [[nn.Parameter(parameter.detach().clone()) for parameter in member] for member in members]
+    kinds = {
+        "adamw": lambda parameters, lr, decay: torch.optim.AdamW(parameters, lr, betas=(0.9, 0.98), weight_decay=decay),
+        "adam": lambda parameters, lr, decay: torch.optim.Adam(parameters, lr, betas=(0.9, 0.98), weight_decay=decay),
+        "sgd": lambda parameters, lr, decay: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay),
+    }
+    own, theirs = ([kinds[kind](*given) for given in zip(parts, rates, decays, strict=True)] for parts in (members, copies))
+    settings = {"finetune.optimizer": kind, "finetune.momentum": 0.9, "finetune.betas": (0.9, 0.98)}
+    names = [(str(place), [member[place] for member in members]) for place in range(2)]
+    for epoch in range(2):  # the second one starts from the state that the first one gave back
+        weights = Stack(names)
+        stacked = StackedOptimizer(settings, weights, own)
+        for _ in range(3):
+            gradients = [torch.randn(len(rates), *shape) for shape in shapes]
+            stacked.step(weights.joined(gradients), torch.tensor(rates).double(), torch.tensor(decays).double())
+            for number, optimizer in enumerate(theirs):
+                for place, parameter in enumerate(copies[number]):
+                    parameter.grad = gradients[place][number]
+                optimizer.step()
+        for number in range(len(rates)):
+            weights.give_back(number)
+            stacked.give_back(number)
+        for member, copy in zip(members, copies, strict=True):
+            for parameter, other in zip(member, copy, strict=True):
+                assert torch.allclose(parameter, other, rtol=1e-5, atol=1e-6), epoch
+
+
+def test_the_gradient_of_heads_is_that_of_autograd():
+    torch.manual_seed(0)
+    weight, bias = torch.randn(2, 4, 6, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    x, y, smoothing = torch.randn(2, 5, 6), torch.randint(0, 4, (2, 5)), torch.tensor([0.0, 0.3])
+    losses, gradients = head_gradient({"linear.weight": weight.detach(), "linear.bias": bias.detach()}, x, y, smoothing)
+    expected = [
+        nn.functional.cross_entropy(x[m] @ weight[m].T + bias[m], y[m], label_smoothing=float(smoothing[m])) for m in range(2)
+    ]
+    assert torch.allclose(losses, torch.stack(expected).detach())
+    by_weight, by_bias = torch.autograd.grad(sum(expected), [weight, bias])
+    assert torch.allclose(gradients["linear.weight"], by_weight, atol=1e-6)
+    assert torch.allclose(gradients["linear.bias"], by_bias, atol=1e-6)
+    plain, _ = head_gradient({"linear.weight": weight.detach(), "linear.bias": bias.detach()}, x, y, None)
+    assert plain[0] == losses[0]
+
+
+def test_every_member_of_a_stack_starts_at_the_same_place_of_a_line():
+    stacked = stack([torch.arange(3.0), torch.arange(3.0) + 10])
+    assert stacked.tolist() == [[0, 1, 2], [10, 11, 12]]
+    assert stacked.stride(0) % LINE == 0
+    assert stack([torch.tensor(1), torch.tensor(2)]).tolist() == [1, 2]
+
+
+# ------------------------------------------------------------------------------------------------------- ids, keys, faults
+
+
+def test_only_a_fused_trial_has_the_knob_in_its_id():
+    plain, fused, wider = (resolve_config(knobs(SERIES, finetune__fused=width)) for width in (0, 4, 8))
+    of = dict(SERIES)
+    del of["finetune.fused"]
+    assert trial_id(resolve_config(knobs(of))) == trial_id(plain)
+    assert len({trial_id(config) for config in (plain, fused, wider)}) == 3
+    assert len({stages_of(config)[-1].key for config in (plain, fused, wider)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [
+        ("adapter", "lora"),
+        ("align.weight", 0.1),
+        ("mix.share", 0.5),
+        ("finetune.accum", 2),
+        ("finetune.dropout", 0.1),
+        ("finetune.checkpointing", True),
+        ("finetune.compile", True),
+        ("finetune.layer_decay", 0.9),
+        ("finetune.mixout", 0.1),
+        ("finetune.l2_sp", 0.1),
+        ("finetune.distill", 0.1),
+        ("finetune.smooth.kind", "r3f"),
+        ("finetune.mixup.alpha", 0.4),
+        ("precision", "bf16"),
+        ("threads", 2),
+        ("bits", "portable"),
+    ],
+)
+def test_what_no_group_can_do_is_refused(knob, value):
+    resolve_config(knobs(SERIES) | {knob: value, "finetune.fused": 0})
+    with pytest.raises(ConfigError) as error:
+        resolve_config(knobs(SERIES) | {knob: value})
+    assert [fault.path for fault in error.value.faults] == [knob]
+    assert "with finetune.fused" in error.value.faults[0].rule
+
+
+def test_a_body_that_is_no_mini_body_must_be_frozen():
+    of = {"task": "mnist1d", "body": "transformer-1", "finetune.fused": 4}
+    with pytest.raises(ConfigError, match=r"finetune\.fused: must be 0 for transformer-1 unless it is frozen with its embedder"):
+        resolve_config(of)
+    assert resolve_config(of | {"freezing": "frozen-both"}).finetune.fused == 4
