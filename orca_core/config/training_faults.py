@@ -12,7 +12,7 @@ _ROUNDING = {"bf16": 0.01, "fp16": 0.001}
 
 
 def training_faults(config: TrialConfig) -> list[Fault]:
-    """Faults of `predictor`, `finetune.smooth`, `finetune.mixup`, `finetune.test` and `finetune.fused`, of a config whose task, body and schedule exist."""
+    """Faults of `predictor` and of what fine-tuning minimises, mixes, tests and fuses, of a config whose task, body and schedule exist."""
     return [
         *_predictor_faults(config),
         *_smooth_faults(config),
@@ -86,6 +86,7 @@ def _fused_faults(config: TrialConfig) -> list[Fault]:
         "finetune.checkpointing": (tuning.checkpointing, False),
         "finetune.compile": (tuning.compile, False),
         "finetune.layer_decay": (tuning.layer_decay, 1.0),
+        "finetune.prefix": (tuning.prefix, "recomputed"),
         "finetune.mixout": (tuning.mixout, 0.0),
         "finetune.l2_sp": (tuning.l2_sp, 0.0),
         "finetune.distill": (tuning.distill, 0.0),

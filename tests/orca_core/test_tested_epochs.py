@@ -43,14 +43,14 @@ def test_the_epochs_by_hand():
     assert every.state() == {}
 
 
-@pytest.mark.parametrize("ties", ["earliest", "latest"])
-def test_rows_and_result_are_those_of_a_trial_that_tests_each_epoch(quick, tmp_path, ties):
-    config = quick("openml/187", SMALL | {"selection_ties": ties})
+@pytest.mark.parametrize("knobs", [{"selection_ties": "earliest"}, {"selection_ties": "latest"}, {"finetune.fused": 2}])
+def test_rows_and_result_are_those_of_a_trial_that_tests_each_epoch(quick, tmp_path, knobs):
+    config = quick("openml/187", SMALL | knobs)
     rows, result = run(config, tmp_path / "each")
     errors = [row.valid_error for row in rows]
     asked = [error <= min(errors[: at + 1]) or at == 5 for at, error in enumerate(errors)]
     assert not all(asked), "the error goes up, too"
-    some_rows, some_result = run(quick("openml/187", SMALL | SOME | {"selection_ties": ties}), tmp_path / "some")
+    some_rows, some_result = run(quick("openml/187", SMALL | SOME | knobs), tmp_path / "some")
     assert some_rows == [row if is_asked else replace(row, test_error=None) for row, is_asked in zip(rows, asked, strict=True)]
     assert some_result == result
 
