@@ -4,10 +4,10 @@
     python benchmarks/otdd.py --against ../earlier
     python benchmarks/otdd.py --epoch --against ../earlier
 
-The first compares a call with the source prepared with the same call from scratch: same definition and stopping rule, in one run on one thread.
-A call computes the distance of one target class of 128 samples to the entire source (384 features, 10 labels) and its gradient. From
-scratch, every call includes the source's label distances and its transport to itself, as in the reference code; prepared, they are computed
-once per alignment. Reported are CPU seconds, the median over several calls, each on a different target.
+The first compares a call with the source prepared with the same call from scratch: same definition and stopping rule, in one run on one
+thread. A call computes the distance of one target class of 128 samples to the entire source (384 features, 10 labels) and its gradient.
+From scratch, every call includes the source's label distances and its transport to itself, as in the reference code; prepared, they are
+computed once per alignment. Reported are CPU seconds, the median over several calls, each on a different target.
 
 `--epoch` takes the distances of one epoch: 24 target classes of 30 to 76 samples to 2000 source samples of 384 features, forward and
 backward, by the exact, Gaussian and annealed modes. The embedder's own passes are not included.

@@ -367,6 +367,9 @@ def _newton(
             if factors is None or (moving & (error > before / _FAST)).any():
                 factors = _factors(kernel, point, error, moving.nonzero().squeeze(1))
             direction = _direction(factors, residual)
+            if not direction.isfinite().all():  # a system that is singular to rounding, which float32 has more of
+                factors = _factors(kernel, point, error, moving.nonzero().squeeze(1))
+                direction = torch.nan_to_num(_direction(factors, residual), 0, 0, 0)
         before = error
         slope = epsilon * (residual * direction).sum(1)
         # The dual is a sum of log-sum-exps of g / eps: its quadratic model holds over a few units of that.
@@ -402,7 +405,8 @@ def _factors(kernel: _Kernel, point: _DualPoint, error: Tensor, which: Tensor) -
         conditional = conditional.reshape(-1, columns).index_select(0, chosen.flatten()).reshape(len(which), count, columns)
     plan = (conditional * scale).div_(sums.unsqueeze(2))
     hessian = plan.mT @ plan / -rows
-    hessian.diagonal(dim1=1, dim2=2).add_(plan.sum(1) / rows + (0.1 * error.unsqueeze(1) + 1e-10) / columns)
+    least = 10 * torch.finfo(torch.float32).eps if plan.dtype == torch.float32 else 1e-10  # below, rounding makes a system singular
+    hessian.diagonal(dim1=1, dim2=2).add_(plan.sum(1) / rows + (0.1 * error.unsqueeze(1) + least) / columns)
     # By LU: at these sizes LAPACK's takes half the time of its Cholesky.
     lower_upper, pivots, _ = torch.linalg.lu_factor_ex(hessian)
     return _Factors(which, lower_upper, pivots)
