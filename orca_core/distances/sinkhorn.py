@@ -9,10 +9,13 @@ Two solvers, both ending in float64 whatever the inputs are: with costs of hundr
 moves plan entries by parts in a thousand.
 
 - `transport_cost`: Newton ascent on the semi-dual, annealed in eps. Plain Sinkhorn needs a number of iterations that grows like
-  max(C) / eps; a Newton step costs about two of them, and some twenty to forty of them reach the solution at max(C) / eps = 1e4.
-  Newton's system is (n, n) or (m, m), whichever is smaller: time O(n m min(n, m)) a step. Nearly all steps are in float32, on costs from
-  which the potentials were taken in float64 first; the last one or two are in float64, on the costs themselves.
-- `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update about halves the error at every iteration.
+  max(C) / eps; some ten to twenty Newton steps reach the solution at max(C) / eps = 1e4. Newton's system is (n, n) or (m, m), whichever is
+  smaller: time O(n m min(n, m)) a step at most, less where rows of the plan have all their mass in one column. The dual near a potential
+  takes two products with the kernel there and no new exponentials, so Sinkhorn iterations and steps with an old Newton system cost little
+  and are taken while they help. Nearly all steps are in float32, on costs from which the potentials were taken in float64 first; the last
+  one or two are in float64, on the costs themselves. `transport_costs` solves several problems of one size at once.
+- `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update about halves the error at every iteration. Samples too
+  far from all others to exchange mass are left out and added in closed form (`with_isolated`).
 
 Both stop when the plan's L1 marginal error is at most 1e-6, or at an iteration cap; the value's error is of second order in it. A problem
 that ends with a larger error is counted (`count_unconverged`), and the first one of a process warns.
@@ -20,6 +23,8 @@ Nothing is kept between calls: a result is a pure function of its arguments. A c
 
 References:
     Feydy et al. 2019, Interpolating between optimal transport and MMD using Sinkhorn divergences (divergence; averaged update, section 3).
+    Schmitzer 2019, Stabilized sparse scaling algorithms for entropy regularized transport problems, arXiv 1610.06519 (potentials taken into
+    the kernel; kernels truncated where they are nothing).
     Cuturi & Peyré 2018, Semidual regularized optimal transport (semi-dual, its gradient and Hessian).
 """
 
@@ -37,7 +42,7 @@ import torch
 from torch import Tensor
 
 _TOLERANCE = 1e-6  # L1 error of the plan's marginals, of a total mass of 1
-_ANNEALING_TOLERANCE = 1e-2  # the same at a level that only prepares the next; a coarser one costs more steps below than it saves
+_ANNEALING_TOLERANCES = 1e-2, 1e-4  # the same at a level that only prepares the next; the second where the first leads nowhere
 _FINAL_TOLERANCE = 1e-7  # the same of a transport's last level in float64: below what is promised, for the plan's single entries
 _FINE_TOLERANCE = 1e-5  # the same at the last level before it is solved in float64, which mostly takes one step more
 _FIRST_LEVEL = 32.0  # annealing starts at the spread of the costs over this
@@ -144,8 +149,8 @@ def transport_cost(cost: Tensor, epsilon: float) -> Tensor:
         Scalar in cost units; its gradient in `cost` is the optimal plan.
 
     Stopping rule: epsilon is annealed from a fraction of the spread of the costs down by a factor of 4, each level to an L1 marginal error
-    of 1e-2, the last to 1e-5 in float32 and then to 1e-7 in float64, with at most 100 Newton steps each; a level also ends when no step
-    raises the dual value any more.
+    of 1e-2, the last to 1e-5 in float32 and then to 1e-7 in float64, with at most 100 steps each; a level also ends when no step raises
+    the dual value any more. Where this leaves an error above 1e-6, all is done again with 1e-4 instead of 1e-2.
     """
     return transport_costs(cost.unsqueeze(0), epsilon).squeeze(0)
 
@@ -258,7 +263,7 @@ def near_samples(x: Tensor, limit: float) -> Near:
 class _Kernel(NamedTuple):
     """Semi-dual problems near potentials g of the columns. The dual at g + eps w takes no exponentials of the costs, but two products:
 
-        s = K e^w,    f(g + eps w) = f(g) - eps log s,    column masses  e^w * (K^T (1 / s)) / n
+    s = K e^w,    f(g + eps w) = f(g) - eps log s,    column masses  e^w * (K^T (1 / s)) / n
     """
 
     potential: Tensor  # (problems, m) g, in cost units
@@ -289,7 +294,18 @@ class _DualPoint(NamedTuple):
 
 def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Values and (problems, n, m) plans of tall problems, n >= m: the Newton systems are on the small side."""
-    _, rows, columns = cost.shape
+    for tolerance in _ANNEALING_TOLERANCES:
+        kernel, point = _annealed_newton(cost, epsilon, tolerance)
+        errors = (1 / cost.shape[2] - point.column_mass).abs().sum(1)
+        if not (errors > _TOLERANCE).any():
+            break
+    for error in errors.tolist():
+        _check_convergence(error, "transport_cost")
+    return point.value, kernel.conditional.mul_(point.scale.unsqueeze(1)).mul_((1 / cost.shape[1] / point.sums).unsqueeze(2))
+
+
+def _annealed_newton(cost: Tensor, epsilon: float, tolerance: float) -> tuple[_Kernel, _DualPoint]:
+    """The solution at `epsilon`, approached through levels above it that are solved to a tolerance."""
     potential = cost.mean(1)  # what the optimal one tends to, but for a constant, as epsilon grows
     reduced = _reduced_cost(cost, potential)
     spread = reduced.max().item()
@@ -304,17 +320,14 @@ def _solve(cost: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         last = level == epsilon
         if level != levels[0] and (last or level <= _COARSE_SHARE * spread):
             origin, reduced = start, _reduced_cost(cost, start)
-        kernel, point = _newton(reduced, (start - origin).float(), level, _FINE_TOLERANCE if last else _ANNEALING_TOLERANCE)
+        kernel, point = _newton(reduced, (start - origin).float(), level, _FINE_TOLERANCE if last else tolerance)
         found = origin + point.potential
         if level < higher:
             drift = (found - potential) / (level - higher)
         potential, higher = found, level
     fine = point.value.new_full((len(cost),), _FINE_TOLERANCE / 10)
     factors = _factors(kernel, point, fine, torch.arange(len(cost), device=cost.device))
-    kernel, point = _newton(cost, potential, epsilon, _FINAL_TOLERANCE, factors)
-    for error in (1 / columns - point.column_mass).abs().sum(1).tolist():
-        _check_convergence(error, "transport_cost")
-    return point.value, kernel.conditional.mul_(point.scale.unsqueeze(1)).mul_((1 / rows / point.sums).unsqueeze(2))
+    return _newton(cost, potential, epsilon, _FINAL_TOLERANCE, factors)
 
 
 def _reduced_cost(cost: Tensor, potential: Tensor) -> Tensor:
