@@ -108,6 +108,20 @@ _OBJECTIVE_VERSION = Read(
 )
 
 
+TRANSPORT_VERSION = 2
+"""Of the transport solver: its last digits are in the proxy's distances in an alignment's first row, and in a choice of samples."""
+
+
+def _transport_version(config: TrialConfig, phase: int) -> int:
+    return TRANSPORT_VERSION
+
+
+def _transport(when_used: Condition) -> Read:
+    """The version of the transport solver, where something else than the objective uses it."""
+    changed = when_used & Condition("", lambda config: TRANSPORT_VERSION > 1)
+    return Read("transport.version", "proxy", _transport_version, _transport_version, changed, key_name="transport.version")
+
+
 def _of_objectives(*compares: str) -> tuple[Read, ...]:
     """The knobs that some kinds of objectives have of their own."""
     owned = {name: [owner for owner in owners if find_distance(owner).compares in compares] for name, owners in knob_owners().items()}
@@ -193,7 +207,7 @@ SOURCE = Declaration(
         "reads": Group((knob("align.proxy_samples"),)),
         "start": Group(_BODY, inputs=("pretrain",)),
         "": Group((content("proxy", "proxy", lambda config: find_proxy(config.proxy).digest()), knob("seed", always_in_key=True))),
-        "target": Group(_embedder_from(_KEPT_OF_EMBEDDING), when=when.CHOOSES_SAMPLES),
+        "target": Group((*_embedder_from(_KEPT_OF_EMBEDDING), _transport(when.CHOOSES_SAMPLES)), when=when.CHOOSES_SAMPLES),
     },
     length="",
     build="orca_core.alignment.source:source_features",
@@ -209,6 +223,7 @@ ALIGN = Declaration(
                 *_DISTANCE,
                 *_STEPS,
                 _RATE_OF_FINETUNING,
+                _transport(when.READS_PROXY),
                 knob("finetune.batch_size", when.SAMPLES_BATCHES, always_in_key=True),
                 knob("align.agreement", when.ALIGNS_BY_DISTANCE),
                 knob("align.task_weight", when.ALIGNS_BY_DISTANCE),

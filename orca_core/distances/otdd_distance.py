@@ -21,14 +21,23 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from orca_core.distances.annealed import annealed_divergence, diameter_of
-from orca_core.distances.label_distances import AnnealedLabels, Cloud, ExactLabels, GaussianLabels, LabelDistance, PairedGaussianLabels
-from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost
+from orca_core.distances.label_distances import (
+    AnnealedLabels,
+    Cloud,
+    ExactLabels,
+    GaussianLabels,
+    LabelDistance,
+    PairedGaussianLabels,
+    Pairs,
+)
+from orca_core.distances.sinkhorn import near_samples, reach, self_transport_cost, squared_distances, transport_cost, with_isolated
 from orca_core.distances.spec import Distance
 from orca_core.errors import NotFiniteError
 
@@ -94,8 +103,7 @@ class OtddSource:
             self._cloud = Cloud.of(source_x, source_y, self._solver.dtype(self._dtype))
             self._norms = self._cloud.x.square().sum(1)
             self._classes = self._labels.describe(self._cloud)
-            costs = _cost(self._cloud, self._cloud, self._labels.within(self._classes, self._cloud))
-            self._prepared = self._solver.prepare(costs)
+            self._prepared = self._solver.prepare(self._cloud, partial(self._labels.within, self._classes, self._cloud))
 
     def distance(self, target_x: Tensor, target_y: Tensor | None = None, *, label_gradient: str = "true") -> Tensor:
         """Distance of the source to a target cloud, differentiable in `target_x`.
@@ -190,8 +198,13 @@ class _Solver(ABC):
         """What it computes in, for features of a dtype."""
 
     @abstractmethod
-    def prepare(self, costs: Tensor) -> Tensor:
-        """What depends on the source alone, from its (n, n) costs to itself."""
+    def prepare(self, source: Cloud, within: Callable[[Pairs], Tensor]) -> Tensor:
+        """What depends on the source alone.
+
+        Args:
+            source: The cloud, n samples.
+            within: From pairs of its classes to the (C, C) label distances.
+        """
 
     @abstractmethod
     def distance(self, source: Cloud, target: Cloud, across: Tensor, within: Tensor, squared: Tensor, prepared: Tensor) -> Tensor:
@@ -212,8 +225,16 @@ class _Converged(_Solver):
     def dtype(self, features: torch.dtype) -> torch.dtype:
         return torch.float64
 
-    def prepare(self, costs: Tensor) -> Tensor:
-        return self_transport_cost(costs, self.epsilon)
+    def prepare(self, source: Cloud, within: Callable[[Pairs], Tensor]) -> Tensor:
+        """Label distances are never negative: between classes whose samples are all too far apart to exchange mass they do not matter."""
+        num_samples = len(source.x)
+        near = near_samples(source.x, 2 * reach(self.epsilon, num_samples))
+        if near.which is None or near.pairs is None:
+            return self_transport_cost(_cost(source, source, within(None)), self.epsilon)
+        classes = source.membership.argmax(1)
+        pairs = {(i, j) for i, j in classes[near.pairs].unique(dim=0).tolist() if i < j}
+        some = source._replace(x=source.x[near.which], membership=source.membership[near.which])
+        return with_isolated(_cost(some, some, within(pairs)), num_samples, self.epsilon)
 
     def distance(self, source: Cloud, target: Cloud, across: Tensor, within: Tensor, squared: Tensor, prepared: Tensor) -> Tensor:
         cross_cost = transport_cost(_cost(source, target, across, squared), self.epsilon)
@@ -227,8 +248,8 @@ class _Annealed(_Solver):
     def dtype(self, features: torch.dtype) -> torch.dtype:
         return features
 
-    def prepare(self, costs: Tensor) -> Tensor:
-        return costs
+    def prepare(self, source: Cloud, within: Callable[[Pairs], Tensor]) -> Tensor:
+        return _cost(source, source, within(None))
 
     def distance(self, source: Cloud, target: Cloud, across: Tensor, within: Tensor, squared: Tensor, prepared: Tensor) -> Tensor:
         # As `annealed_divergence` has it, features pass their gradient once, from the side of the target, and label distances twice.

@@ -12,12 +12,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_core.distances import sinkhorn
+from orca_core.distances import annealed, otdd_distance, sinkhorn
 from orca_core.distances.annealed import annealed_divergence, annealing_schedule
 from orca_core.distances.l2_distance import l2, l2_in_order
 from orca_core.distances.mmd_distance import mmd, mmd_of_equal_size
 from orca_core.distances.otdd_distance import OtddSource, otdd
-from orca_core.distances.sinkhorn import self_transport_cost, squared_distances, transport_cost
+from orca_core.distances.sinkhorn import (
+    Near,
+    near_samples,
+    reach,
+    self_transport_cost,
+    self_transport_of,
+    squared_distances,
+    transport_cost,
+    transport_costs,
+)
 from orca_core.errors import NotFiniteError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "otdd"
@@ -104,6 +113,59 @@ def test_transport_plan_has_the_masses_asked_for_where_costs_are_heavy_tailed_an
     assert cost.max() > 1e4
     assert (plan.sum(1) - 1 / 400).abs().sum() < 1e-6
     assert (plan.sum(0) - 1 / 60).abs().sum() <= 1.01e-6
+
+
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
+def test_problems_solved_together_have_the_values_and_plans_of_each(shape: tuple[int, int]) -> None:
+    n, m = shape
+    costs = torch.stack([squared_distances(normal(n, 4, seed=k, scale=1 + 9 * k), normal(m, 4, seed=9)) for k in range(3)]).requires_grad_()
+    weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    values = transport_costs(costs, 0.1)
+    (plans,) = torch.autograd.grad(values @ weights, costs)
+    for cost, value, plan, weight in zip(costs, values, plans, weights, strict=True):
+        alone = cost.detach().requires_grad_()
+        expected = transport_cost(alone, 0.1)
+        (expected_plan,) = torch.autograd.grad(expected, alone)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-9)
+        torch.testing.assert_close(plan / weight, expected_plan, rtol=0, atol=1e-7)
+
+
+def test_few_columns_and_costs_ten_million_times_epsilon_converge_by_finer_annealing() -> None:
+    cost = squared_distances(normal(150, 64, scale=108), normal(7, 64, seed=1, scale=108))
+    unregularised = ot.emd2([], [], cost.numpy())
+    with sinkhorn.count_unconverged() as unconverged:
+        assert 0 <= transport_cost(cost, 0.1).item() - unregularised <= 0.1 * np.log(7)
+    assert unconverged.count == 0
+
+
+def test_transport_of_a_cloud_to_itself_without_its_isolated_samples_is_that_of_all() -> None:
+    x = normal(60, 3)
+    x[20:] *= 50  # at eps = 0.1 a sample exchanges mass up to a distance of 2.1
+    leaf, dense = x.clone().requires_grad_(), x.clone().requires_grad_()
+    near = near_samples(x, reach(0.1, 60)).which
+    assert near is not None
+    assert 20 <= len(near) < 40
+    value, expected = self_transport_of(leaf, 0.1), self_transport_cost(squared_distances(dense, dense), 0.1)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    gradient, expected_gradient = torch.autograd.grad(value, leaf)[0], torch.autograd.grad(expected, dense)[0]
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-7)  # the iterations may end one apart
+
+
+def test_samples_that_are_all_alone_keep_their_mass() -> None:
+    # The plan is the identity over n: its entropy relative to the product of the masses is log n.
+    x = 100 * torch.arange(8, dtype=torch.float64).unsqueeze(1)
+    assert self_transport_of(x, 0.5).item() == pytest.approx(0.5 * math.log(8), rel=1e-12)
+
+
+@both_inners
+def test_a_source_of_which_some_classes_touch_is_prepared_as_if_all_did(inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.arange(60) % 4
+    x = normal(60, 3) + torch.tensor([0.0, 1.0, 200.0, 400.0], dtype=torch.float64)[y].unsqueeze(1)  # classes 0 and 1 touch
+    target = normal(9, 3, seed=1)
+    value = otdd(x, y, target, inner=inner).item()
+    monkeypatch.setattr(otdd_distance, "near_samples", lambda x, limit: Near(None, None))
+    monkeypatch.setattr(sinkhorn, "near_samples", lambda x, limit: Near(None, None))
+    assert value == pytest.approx(otdd(x, y, target, inner=inner).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan])
@@ -193,6 +255,14 @@ def test_both_solvers_agree_where_epsilon_is_far_above_the_costs(solver: str, ep
     costs = [squared_distances(*pair).mean().item() for pair in [(x, y), (x, x), (y, y)]]
     found = OtddSource(x, one_class(x), entropic_reg=epsilon, solver=solver).label_distances(y).item()
     assert found == pytest.approx(costs[0] - (costs[1] + costs[2]) / 2, rel=2 / epsilon)
+
+
+def test_soft_minima_in_blocks_are_those_of_logsumexp_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annealed, "_BLOCK", 1000)
+    cost, potential = squared_distances(*[normal(90, 8, scale=5, dtype=torch.float32)] * 2), normal(90, dtype=torch.float32)
+    for epsilon in (100.0, 1.0, 0.01):
+        expected = -epsilon * (potential / epsilon - math.log(90) - cost / epsilon).logsumexp(1)
+        assert torch.equal(annealed._soft_minimum(cost, potential, epsilon), expected)
 
 
 def test_annealing_starts_twice_at_the_squared_diameter_and_ends_at_epsilon() -> None:

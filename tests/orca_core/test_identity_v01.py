@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orca_core import declarations
 from orca_core.bodies import BodySpec
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import flatten
+from orca_core.distances import find_distance
 from orca_core.identity import canonical_knobs, trial_id
 from orca_core.proxies import ProxySpec
 from orca_core.stages import result_key, stages_of
@@ -55,14 +58,41 @@ def known_by(case: dict) -> dict:
     }
 
 
-def test_ids_keys_and_nulls_are_those_of_version_0_1():
+@pytest.fixture
+def versions_of_then(monkeypatch):
+    """Versions of code as they were: what has changed since then is told by `test_new_versions_change_keys_of_aligned_trials_alone`."""
+    monkeypatch.setattr(declarations, "TRANSPORT_VERSION", 1)
+    monkeypatch.setattr(declarations, "find_distance", lambda name: replace(find_distance(name), version=1))
+
+
+def test_new_versions_change_keys_of_aligned_trials_alone():
+    """The transport solver's last digits are in the proxy's distance, which every alignment to a proxy measures, and in a joint OTDD."""
+    kinds = set()
+    for case in CASES:
+        now, config = known_by(case), case["config"]
+        assert now["id"] == case["id"] or "collided" in case
+        aligned = any(address.startswith("align") for address in case["stages"])
+        joint = config["align"]["weight"] > 0 and config["align"]["objective"].startswith("otdd")
+        expected = (
+            [not aligned or address.startswith(("pretrain", "source")) for address in case["stages"]]
+            if not joint
+            else [not address.startswith(("align", "finetune")) for address in case["stages"]]
+        )
+        if "collided" not in case:
+            assert [a == b for a, b in zip(case["stages"], now["stages"], strict=True)] == expected, config
+            assert (now["result_key"] == case["result_key"]) == all(expected)
+        kinds.add((aligned, joint))
+    assert {(True, False), (False, False)} <= kinds
+
+
+def test_ids_keys_and_nulls_are_those_of_version_0_1(versions_of_then):
     same = [case for case in CASES if "collided" not in case]
     assert len(same) > 350
     for case in same:
         assert known_by(case) == {name: case[name] for name in ("id", "null", "stages", "result_key")}, case["config"]
 
 
-def test_the_arm_that_vanished_has_an_id_and_keys_of_its_own():
+def test_the_arm_that_vanished_has_an_id_and_keys_of_its_own(versions_of_then):
     """`embedder.init: reference` on an aligned BERT, DistilBERT or ELECTRA was known as `pretrained`, from which it differs."""
     collided = [case for case in CASES if "collided" in case]
     assert collided
