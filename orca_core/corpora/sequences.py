@@ -61,8 +61,7 @@ def load_sequences(corpus: Corpus) -> Sequences:
     if corpus.name == "pydoc":
         data = find_proxy("pydoc").load()
         return Sequences(_encode(list(data.inputs)), data.labels, len(data.label_names))
-    seed = list(CORPORA).index(corpus.name)
-    draws = np.random.Generator(np.random.PCG64(seed))
+    draws = np.random.Generator(np.random.PCG64(corpus.seed))
     if corpus.name == "noise":
         words = draws.integers(0, VOCABULARY - FIRST, (COUNT, LENGTH))
         return Sequences(_padded(list(words)), draws.integers(0, NOISE_CLASSES, COUNT), NOISE_CLASSES)

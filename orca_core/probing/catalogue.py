@@ -84,7 +84,7 @@ def _without_samples(config: TrialConfig, proxy: str | None) -> str:
     spec = find_proxy(proxy)
     if not spec.loader or spec.matched or spec.width is not None:
         return f"{proxy} consists of features, which a body's layers do not read"
-    return f"the labels of {proxy} are shuffled" if spec.shuffled else ""
+    return f"the labels of {proxy} are shuffled" if any(part.shuffled for part in (spec, *(one for one, _ in spec.parts))) else ""
 
 
 def _without_classes(config: TrialConfig, proxy: str | None) -> str:

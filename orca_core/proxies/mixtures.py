@@ -149,7 +149,8 @@ def load_mixture(spec: ProxySpec) -> ProxyData:
     import numpy as np
 
     whole = [part.load() for part, _ in spec.parts]
-    counts = apportion([len(data) for data in whole], [share for _, share in spec.parts], sum(len(data) for data in whole))
+    sizes = [min(len(data), part.max_samples or len(data)) for (part, _), data in zip(spec.parts, whole, strict=True)]
+    counts = apportion(sizes, [share for _, share in spec.parts], sum(sizes))
     if not counts:
         raise DataError(f"{spec.name}: must have a sample of each of its proxies, but one has too few.")
     draws, parts, names = np.random.Generator(np.random.PCG64(0)), list[ProxyData](), list[str]()

@@ -138,6 +138,11 @@ def test_the_smallest_part_decides_how_large_a_mixture_is(swin):
     assert (described.classes, described.width) == (16, swin.body.geometry.width)
 
 
+def test_a_mixture_is_loaded_with_the_samples_that_its_parts_are_cut_to():
+    data = find_proxy("fractals+k:30*0.5+photos*0.5").load()
+    assert np.unique(np.array([name.split(":")[0] for name in data.label_names])[data.labels], return_counts=True)[1].tolist() == [30, 30]
+
+
 def test_suffixes_are_of_the_whole(swin):
     x, y = features("photos*0.5+fractals*0.5", swin)
     shuffled, matched = features("photos*0.5+fractals*0.5+shuffled", swin), features("noise-matched:(photos*0.5+fractals*0.5)", swin)

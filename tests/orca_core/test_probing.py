@@ -202,8 +202,9 @@ def test_what_only_training_reads_leaves_the_start_alone(tmp_path: Path) -> None
         encoder(align__epochs=0),
         *(
             encoder(**{"align__epochs": 0, knob.replace(".", "__"): VALUES[knob][-1]})
-            for knob in sorted(ONLY_TRAINING & VALUES.keys() - {"finetune.score_chunk"})
+            for knob in sorted(ONLY_TRAINING & VALUES.keys() - {"finetune.score_chunk", "finetune.fused"})
         ),
+        encoder(align__epochs=0, finetune__fused=2, freezing="frozen-both"),
     ]:
         trial = TrialStages(config, Store(tmp_path), "cpu")
         states.append(trial.start_of_training(shapes_of(trial.load_data()), None, None).state_dict())
