@@ -159,7 +159,7 @@ def _describe_gap(terms: Sequence[Term], cause: Cause | None) -> str:
     is_over = gap.task is None
     head = f"{gap.task or 'over tasks'}: {gap.subject}"
     if gap.baseline_mean is not None:
-        head += f"; it begins at {gap.baseline_mean:.4g}, {gap.n} seed{'' if gap.n == 1 else 's'}"
+        head += f"; the second has {gap.baseline_mean:.4g}, {gap.n} seed{'' if gap.n == 1 else 's'}"
     if gap.contexts > 1:
         head += f", averaged over {gap.contexts} contexts"
     columns: dict[str, Sequence[Any]] = {
