@@ -173,12 +173,22 @@ def _describe_gap(terms: Sequence[Term], cause: Cause | None) -> str:
         "p": ["-" if term.p_adjusted is None else "<0.0001" if term.p_adjusted < 1e-4 else f"{term.p_adjusted:.2g}" for term in terms],
         "verdict": list(map(_verdict, terms)),
     }
-    if sum(max(map(len, (name, *cells))) + 2 for name, cells in columns.items()) - 2 > terminal_width():
+    width = terminal_width()
+    if _widest(columns) > width:
         columns.pop("p")
-    text = fill(head) + text_table(list(columns), list(zip(*columns.values(), strict=True)), terminal_width(), wrapped=0)
+    names = next(iter(columns.values()))
+    room = width - _widest(columns) + max(map(len, names))
+    # The names wrap between their words, unless a word would be broken: then the verdicts do.
+    wrapped = 0 if room >= max(len(word) for name in names for word in name.split()) else -1
+    text = fill(head) + text_table(list(columns), list(zip(*columns.values(), strict=True)), width, wrapped=wrapped)
     lines = [] if cause is None else [cause.sentence]
     lines += [*_about_interaction(terms), *dict.fromkeys(note for term in terms for note in term.notes)]
     return text + "".join(fill(f"  {line}", "    ") for line in lines)
+
+
+def _widest(columns: Mapping[str, Sequence[Any]]) -> int:
+    """Length of a line of a table, two spaces between its columns."""
+    return sum(max(map(len, (name, *cells))) + 2 for name, cells in columns.items()) - 2
 
 
 def _about_interaction(terms: Sequence[Term]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.analysis.terms import Term
 from sweeper.cli import app
 from sweeper.planning.planner import make_plan
+from sweeper.show.explanation import _describe_gap
 from sweeper.show.figures import NotInTablesError, find_figure, read_tables, render
 from sweeper.show.report.making import make_report
 from sweeper.space.reading import parse_space
@@ -463,3 +464,14 @@ def test_the_report_has_a_section(swept):
     assert [table.name for table in tables] == ["explained-1", "explained-2", "explained-3"]
     assert tables[0].rows[0][2].text == "yes"
     assert tables[0].rows[0][3].number, "it has an id"
+
+
+def test_no_name_of_a_part_is_broken_in_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    numbers = {"value": 0.000194, "low": -0.016, "high": 0.016, "p_adjusted": 0.9, "verdict": "undecided", "seeds_needed": 165, "n": 3}
+    shared = {"question": "parts", "task": "mnist1d", "subject": "pretrained - random", "metric": "test_error", **numbers}
+    terms = [Term(term=name, first_in=-0.000333, last_in=0.00267, **shared) for name in ("attention", "embeddings")]
+    text = _describe_gap([*terms, Term(term="gap", **shared)], None)
+    assert "\nattention   " in text
+    assert "\nembeddings  " in text
+    assert max(map(len, text.splitlines())) <= 80
