@@ -75,6 +75,10 @@ class TrialQueue:
         """Number of groups of these: each takes one slot."""
         return len(self._groups)
 
+    def num_members(self, trial_id: str) -> int:
+        """Number of running trials in the group of a running trial, itself included."""
+        return len(self._groups[self._group_of[trial_id]])
+
     def next(self) -> PlannedTrial | None:
         """Hand out the first trial that is not blocked by a leader; None if there is none."""
         while self._order:

@@ -259,8 +259,9 @@ class Session:
         self._restarts.start(trial_id)
         self.nodes.place(trial_id, node)
         self.meter.start(trial_id)
-        if not self.recorder.resume(trial_id):
-            self.recorder.start(self._running[trial_id], device=self.space.device)
+        members = self._queue.num_members(trial_id)
+        if not self.recorder.resume(trial_id, members):
+            self.recorder.start(self._running[trial_id], device=self.space.device, members=members)
 
     def report(
         self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None, worker: Mapping[str, Any] = {}

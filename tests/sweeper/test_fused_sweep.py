@@ -78,9 +78,10 @@ def test_a_sweep_in_groups_has_the_rows_of_trials_alone_also_after_a_kill(task, 
 
     monkeypatch.setattr(Session, "beside", note)
     with without_ray():
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Session, "report", kill)
+        monkeypatch.setattr(Session, "report", kill)
+        with pytest.raises(KeyboardInterrupt):
             run_space(parse_space(data), str(tmp_path / "results"), quiet=True)
+        monkeypatch.setattr(Session, "report", report)
         assert run_space(parse_space(data), str(tmp_path / "results"), quiet=True) == 0
     assert [len(group) for group in groups] == [4, 4, 2]
     assert rows_of(tmp_path / "results") == alone(data, Store(tmp_path / "alone"))
