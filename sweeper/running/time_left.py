@@ -33,7 +33,8 @@ SLOW, SLOW_S = 1.5, 30.0
 """An estimate that is later than the promise by this factor and so many seconds moves it, even if no work was added."""
 
 _Kind = tuple[str, str, str, str, float]
-"""What epochs of equal length have in common: stage, task, body and, in fine-tuning, the freezing schedule and the number of passes."""
+"""What epochs of equal length have in common: stage, task, body and, in fine-tuning, the freezing schedule with `finetune.fused` and the
+number of passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class WorkLeft:
         for trial in trials:
             steps = []
             for stage in trial.stages:
-                freezing = str(trial.config.freezing) if stage.kind == "finetune" else ""
+                freezing = f"{trial.config.freezing} {trial.config.finetune.fused}" if stage.kind == "finetune" else ""
                 kind = (stage.kind, trial.config.task, trial.config.body.name, freezing, passes_of(trial, stage))
                 first, last = (stage.start, stage.end) if stage.has_epochs else (0, 1)
                 if kind not in self._expected and last > first:
