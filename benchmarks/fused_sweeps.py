@@ -31,7 +31,7 @@ BASELINE = 1e-3
 
 STUDIES: Mapping[str, tuple[dict[str, Any], float | None]] = {
     "heads": ({"task": "digits", "body": "mini-swin", "freezing": "frozen-both", "finetune.epochs": 40}, 10.0),
-    "mini-roberta-small": ({"task": "mnist1d", "body": "mini-roberta-small", "finetune.epochs": 5}, 3.0),
+    "mini-roberta-small": ({"task": "mnist1d", "body": "mini-roberta-small", "finetune.epochs": 3}, 3.0),
 }
 """Name -> knobs, and how many times more trials a second are the goal."""
 
