@@ -65,10 +65,10 @@ def on_device(values: Tensor, device: torch.device, rows: Tensor | None = None) 
     if device.type != "cuda":
         return (values if rows is None else values[rows]).to(device)
     # A copy from pinned memory runs beside the computation. Torch keeps the memory until the copy is done.
-    if rows is None:
-        return values.pin_memory().to(device, non_blocking=True)
-    pinned = torch.empty((len(rows), *values.shape[1:]), dtype=values.dtype, pin_memory=True)
-    return torch.index_select(values, 0, rows, out=pinned).to(device, non_blocking=True)
+    count = len(values) if rows is None else len(rows)
+    pinned = torch.empty((count, *values.shape[1:]), dtype=values.dtype, pin_memory=True)
+    pinned = pinned.copy_(values) if rows is None else torch.index_select(values, 0, rows, out=pinned)
+    return pinned.to(device, non_blocking=True)
 
 
 def release(device: torch.device) -> None:

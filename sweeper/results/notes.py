@@ -219,10 +219,12 @@ def no_results(uri: str) -> Fault:
 
 def _in_present_spelling(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan, with the knobs of its trials in the spellings of today."""
-    return plan | {
-        "common": in_present_spelling(plan.get("common") or {}),
-        "trials": {trial: in_present_spelling(cells) for trial, cells in (plan.get("trials") or {}).items()},
-    }
+    common, trials = plan.get("common"), plan.get("trials")
+    if isinstance(common, dict):
+        plan = plan | {"common": in_present_spelling(common)}
+    if isinstance(trials, dict):
+        plan = plan | {"trials": {trial: in_present_spelling(cells) for trial, cells in trials.items()}}
+    return plan
 
 
 def _note(name: str, run: str, ending: str) -> str:
