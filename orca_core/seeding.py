@@ -74,6 +74,8 @@ def seeded(seed: int, purpose: Purpose, epoch: int = 0) -> Iterator[None]:
     """Within: torch's global generators are seeded for one purpose. For code that draws from them, as layers and dropout do."""
     import torch
 
-    with torch.random.fork_rng():
+    # Of the GPUs the one in use, if it has been used: by default torch would start every one of the machine.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(derive(seed, purpose, epoch))
         yield
