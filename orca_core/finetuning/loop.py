@@ -370,6 +370,8 @@ class Finetuning:
         self, inputs: tuple[Tensor, Tensor, Tensor], tests: Callable[[float | None], bool] = lambda error: True
     ) -> tuple[float | None, float | None, float | None]:
         """Validation loss and error, and test error, which is None where `tests` of the validation error is False."""
+        # Of features that are computed once nothing is left but the predictor; to visit all parts of the model takes longer than it.
+        (self.model.predictor if isinstance(self.fixed, PooledFeatures) else self.model).eval()
         valid_loss, valid_error = self._evaluate(inputs[1], self.valid[1], self.data.valid.group)
         if self.valid_is_test:
             return valid_loss, valid_error, valid_error
@@ -378,11 +380,9 @@ class Finetuning:
         return valid_loss, valid_error, self._evaluate(inputs[2], self.test[1], self.data.test.group)[1]
 
     def _evaluate(self, x: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float] | tuple[None, None]:
-        """Loss and score of a whole set; None for a set without samples."""
+        """Loss and score of a whole set, by the model in eval mode; None for a set without samples."""
         if not len(y):
             return None, None
-        # Of features that are computed once nothing is left but the predictor; to visit all parts of the model takes longer than it.
-        (self.model.predictor if isinstance(self.fixed, PooledFeatures) else self.model).eval()
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
