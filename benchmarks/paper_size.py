@@ -4,11 +4,11 @@
     python benchmarks/paper_size.py --task cosmic psicov   those named
     python benchmarks/paper_size.py --against EARLIER      beside another checkout, with ratios
 
-Random data in the published formats and shapes are written to a temporary folder: all samples of small data sets, a share of large ones,
-from which times and sizes are scaled up. They pass through the loading code of the package, each step in a process of its own with one thread:
-`digest` reads the files, `decode` is the first use on a node without that, `open` what each later process spends until it has the data, with
-its peak memory above imports. `inputs` is what becomes of the stored rows of an epoch before the model sees them, `score` the score of validation and test set
-together, once. All are CPU seconds; `beside` is evaluation, inputs and score.
+Random data in the published formats and shapes are written to a temporary folder: all samples of small data sets, a share of large
+ones, from which times and sizes are scaled up. They pass through the loading code of the package, each step in a process of its own with one
+thread: `digest` reads the files, `decode` is the first use on a node without that, `open` what each later process spends until it has the
+data, with its peak memory above imports. `inputs` is what becomes of the stored rows of an epoch before the model sees them, `score` the
+score of validation and test set together, once. All are CPU seconds; `beside` is evaluation, inputs and score.
 
 Training and evaluation are counted on paper: operations of the published bodies by `torch.utils.flop_counter` on the meta device, which
 needs no weights. They become seconds of a GPU by what was measured on an H100 in fp32 (docs/benchmarks.md). Small batches take longer.
