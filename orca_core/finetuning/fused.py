@@ -30,8 +30,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from orca_core.config.knobs import TrialConfig
-from orca_core.errors import ConfigError, Fault
 from orca_core.finetuning.fixed_features import PooledFeatures
 from orca_core.finetuning.heads import head_gradient, is_plain_head
 from orca_core.finetuning.loop import Finetuning
@@ -139,16 +137,6 @@ class FusedFinetuning(Finetuning):
             seconds: Its share of the time.
         """
         self._trained, self.share_s = trained, seconds
-
-
-def check_fused(config: TrialConfig, device: str) -> None:
-    """Refuse to fuse on a GPU, where it has not been shown that bits are independent of the trials beside.
-
-    Raises:
-        ConfigError: If so.
-    """
-    if config.finetune.fused and device != "cpu":
-        raise ConfigError([Fault("finetune.fused", "must be 0 on a GPU", config.finetune.fused, "Set it to 0, or train on the CPU.")])
 
 
 def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from collections.abc import Generator
 from contextlib import closing, nullcontext
@@ -34,6 +35,8 @@ _CUDA_WORDS = (
     "cuDNN error",
     "CUBLAS_STATUS",
 )
+
+_GPU_MEMORY_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED")
 
 
 class OtherCodeError(OrcaError):
@@ -79,9 +82,22 @@ def execute(job: TrialJob, patience: Patience | None = None) -> Generator[Row, N
             check_contents(job)
         with closing(_rows_of(job, patience, workbench)) as rows:
             result: TrialResult = yield from rows
+        outcome = {"status": "COMPLETE"} | result.cells()
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
-        return _failure(error)
-    return {"status": "COMPLETE"} | result.cells()
+        outcome = _failure(error)
+    finally:
+        _release(job.device)
+    return outcome
+
+
+def _release(device: str) -> None:
+    """Give back the memory of a GPU: this process may wait while others need it. An error must have been dealt with, as it holds it all."""
+    if device == "cuda" and "torch" in sys.modules:
+        import torch
+
+        from orca_core.memory import release
+
+        release(torch.device(device))
 
 
 def execute_group(text: str, patience: Patience | None = None) -> Generator[tuple[str, Row | Result], None, None]:
@@ -194,7 +210,7 @@ def _failure(error: Exception) -> Result:
 
 def cause_of(error: BaseException) -> str:
     """The class of a failure, which decides whether it is retried."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _is_about_gpu_memory(error):
         return "out-of-memory"
     causes: tuple[tuple[type[OrcaError], str], ...] = (
         (OtherCodeError, "other-code"),
@@ -210,6 +226,11 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return "import"
     return "cuda" if _is_about_cuda(error) else "user-error"
+
+
+def _is_about_gpu_memory(error: BaseException) -> bool:
+    """Whether a GPU had no room for something that torch's allocator does not make, such as a library's workspace."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _GPU_MEMORY_WORDS)
 
 
 def _is_about_cuda(error: BaseException) -> bool:
