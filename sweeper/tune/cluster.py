@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from sweeper.running.obstacles import AutoscalerState
 from sweeper.space.file import Bits, Resources
 from sweeper.tune.address import check_address
 from sweeper.tune.autoscaler import read_autoscaler
-from sweeper.tune.environment import runtime_environment
+from sweeper.tune.environment import runtime_environment, worker_settings
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Size of Ray's shared memory on this machine. The default is 30 % of all memory, but only rows pass through it."""
@@ -48,9 +48,15 @@ HEAD_GONE_S = 3
 def ray_environment() -> Iterator[None]:
     """Set Ray's environment variables as a sweep needs them, except those that the user has set; restore them at the end."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns about files that it was configured not to write
-    before = {name: os.environ.get(name) for name in RAY_ENVIRONMENT}
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    with set_variables({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ}):
+        yield
+
+
+@contextmanager
+def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within: these environment variables are set."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -79,9 +85,14 @@ def open_cluster(address: str | None, resources: Resources, bits: Bits = "native
     if is_joined and bits == "portable":
         _check_session_is_pinned()
     if not is_joined:
-        with runtime_environment(RAY_ENVIRONMENT, bits, ship=address is not None) as environment:
-            job = JobConfig(metadata={"sweep": name} if name else None)
-            _init(address, environment, job)
+        job = JobConfig(metadata={"sweep": name} if name else None)
+        if address is None:
+            # Processes of this machine inherit it. Ray would prepare one that it is given, and start each process twice for it.
+            with set_variables(worker_settings(RAY_ENVIRONMENT, bits)):
+                _init(address, {}, job)
+        else:
+            with runtime_environment(RAY_ENVIRONMENT, bits) as environment:
+                _init(address, environment, job)
     try:
         yield Cluster(resources)
     finally:
