@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -75,23 +74,6 @@ def seeded(seed: int, purpose: Purpose, epoch: int = 0) -> Iterator[None]:
     """Within: torch's global generators are seeded for one purpose. For code that draws from them, as layers and dropout do."""
     import torch
 
-    if _has_accelerator():
-        with torch.random.fork_rng():
-            torch.manual_seed(derive(seed, purpose, epoch))
-            yield
-        return
-    # The same without devices: `manual_seed` formats a stack trace for each kind of device that torch knows of, which takes a millisecond.
-    before = torch.get_rng_state()
-    try:
-        torch.default_generator.manual_seed(derive(seed, purpose, epoch))
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, purpose, epoch))
         yield
-    finally:
-        torch.set_rng_state(before)
-
-
-@lru_cache(maxsize=1)
-def _has_accelerator() -> bool:
-    """Whether this machine has a device with generators of its own, such as a GPU."""
-    import torch
-
-    return torch.cuda.is_available() or torch.accelerator.is_available()
