@@ -48,7 +48,9 @@ class TuneTrial(Trial):
 
     def init_local_path(self) -> None:
         """Only name the folder: nothing is written to it."""
-        self.relative_logdir = self.storage.trial_dir_name = self.trial_id
+        name: Any = self.trial_id
+        assert self.storage is not None, "an experiment has storage"
+        self.relative_logdir = self.storage.trial_dir_name = name
 
     def set_ray_actor(self, ray_actor: Any) -> None:
         """Take a process, without asking it for results that it has not got."""
