@@ -40,6 +40,11 @@ RAY_ENVIRONMENT = {
 }
 
 
+PRELOADED = {"RAY_preload_python_modules": "torch,transformers.modeling_utils", "OMP_NUM_THREADS": "1"}
+"""With these, Ray's processes import what takes longest while the driver still starts Ray, and not in their first trials. They are to use as
+many threads as Ray tells a process with one CPU, which it does too late for what is loaded already. This package is not among it: Ray's
+processes are told later where the driver's own is."""
+
 HEAD_GONE_S = 3
 """Seconds for which nothing listens at the address of Ray's head before it counts as gone."""
 
@@ -67,7 +72,9 @@ def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def open_cluster(address: str | None, resources: Resources, bits: Bits = "native", *, name: str = "") -> Iterator[Cluster]:
+def open_cluster(
+    address: str | None, resources: Resources, bits: Bits = "native", *, name: str = "", num_trials: int = 0
+) -> Iterator[Cluster]:
     """Start Ray or join a cluster. A Ray that was started here is shut down at the end.
 
     Args:
@@ -75,6 +82,7 @@ def open_cluster(address: str | None, resources: Resources, bits: Bits = "native
         resources: What one trial holds while it runs.
         bits: The sweep's `bits`; worker processes are started accordingly.
         name: Name of the sweep, which Ray's dashboard shows with the job.
+        num_trials: How many trials can run at once, if there is room for them.
 
     Raises:
         ConfigError: If the cluster cannot be joined.
@@ -88,7 +96,10 @@ def open_cluster(address: str | None, resources: Resources, bits: Bits = "native
         job = JobConfig(metadata={"sweep": name} if name else None)
         if address is None:
             # Processes of this machine inherit it. Ray would prepare one that it is given, and start each process twice for it.
-            with set_variables(worker_settings(RAY_ENVIRONMENT, bits)):
+            variables = worker_settings(RAY_ENVIRONMENT, bits)
+            if resources.cpu == 1 and not resources.gpu and num_trials >= (os.cpu_count() or 1):  # each of Ray's processes gets a trial
+                variables |= {variable: value for variable, value in PRELOADED.items() if variable not in os.environ}
+            with set_variables(variables):
                 _init(address, {}, job)
         else:
             with runtime_environment(RAY_ENVIRONMENT, bits) as environment:

@@ -87,11 +87,12 @@ def launch(
         SweepCutError: If the disk is full, storage stays out of reach, no machine came or is left, or none can run the trials.
     """
     space = planner.space
+    num_trials = min(len(todo), max_concurrent or len(todo))
     log = RayLog(workspace.results.local_folder, space.name)
     with (
         ray_environment(),
         log.writing(),
-        open_cluster(address, space.resources, space.bits, name=space.name) as cluster,
+        open_cluster(address, space.resources, space.bits, name=space.name, num_trials=num_trials) as cluster,
         ExitStack() as stack,
     ):
         cluster.check_fit()
