@@ -41,7 +41,7 @@ RAY_ENVIRONMENT = {
 
 
 PRELOADED = {"RAY_preload_python_modules": "torch,transformers.modeling_utils", "OMP_NUM_THREADS": "1"}
-"""With these, Ray's processes import what takes longest while the driver still starts Ray, and not in their first trials. They are to use as
+"""With these, Ray's processes import what takes longest while the driver still starts Ray, not in their first trials. They are to use as
 many threads as Ray tells a process with one CPU, which it does too late for what is loaded already. This package is not among it: Ray's
 processes are told later where the driver's own is."""
 
