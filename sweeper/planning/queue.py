@@ -79,11 +79,14 @@ class TrialQueue:
         for stage in trial.stages if trial else ():
             if (stage.kind, stage.phase, stage.fold) != (kind, phase, fold):
                 continue
-            self._published.add(stage.address if epoch is None else stage.address_at(epoch))
+            address = stage.address if epoch is None else stage.address_at(epoch)
             # After an interim state the leader goes on computing: it keeps its claim on the rest of the trajectory.
-            if epoch is None and self._claims.get(stage.folder) == trial_id:
+            is_given_up = epoch is None and self._claims.get(stage.folder) == trial_id
+            if is_given_up:
                 del self._claims[stage.folder]
-            self._release(stage.folder)
+            if is_given_up or address not in self._published:  # else nothing has changed for those that are blocked
+                self._published.add(address)
+                self._release(stage.folder)
 
     def end(self, trial_id: str) -> None:
         """Record that a running or paused trial has ended, however it ended."""
@@ -110,4 +113,7 @@ class TrialQueue:
 
     def _find_claim(self, trial: PlannedTrial) -> str | None:
         """A folder that this trial needs and a running trial has claimed; None if the trial may run."""
-        return next((stage.folder for stage in trial.stages if stage.folder in self._claims and stage.address not in self._published), None)
+        for stage in trial.stages:
+            if (folder := stage.folder) in self._claims and stage.address not in self._published:
+                return folder
+        return None
