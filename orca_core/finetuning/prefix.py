@@ -66,7 +66,7 @@ def prefix_outputs(body: Body, tokens: Tensor, lowest: int) -> Given | None:
     blocks = body.blocks
     hook = blocks[lowest - 1].register_forward_hook(note)
     try:
-        with _replaced({block: hand_on for block in blocks[lowest:]}):
+        with _replaced(dict.fromkeys(blocks[lowest:], hand_on)):
             body(tokens)
     finally:
         hook.remove()
