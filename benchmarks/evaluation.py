@@ -2,10 +2,10 @@
 
     python benchmarks/evaluation.py [--samples N] [--layers N] [--bodies NAME ...]
 
-Loss and error of generated samples by a body of RoBERTa-base's width that reads 64 tokens (`roberta`), and by the mini bodies: as fine-tuning
-evaluates them, the same without pieces, and in the loop one would write by hand, in batches of `finetune.batch_size` and of four times
-that. All alternate, in one run on one thread. Reported are CPU seconds, medians over rounds, and the ratio of ours to each other way; losses
-and errors are compared.
+Loss and error of generated samples by a body of RoBERTa-base's width that reads 64 tokens (`roberta`), and by the mini bodies: as
+fine-tuning evaluates them, the same without pieces, and in the loop one would write by hand, in batches of `finetune.batch_size` and of
+four times that. All alternate, in one run on one thread. Reported are CPU seconds, medians over rounds, and the ratio of ours to each other way;
+losses and errors are compared.
 """
 
 from __future__ import annotations
@@ -52,12 +52,8 @@ def tuning_of(body: str, folder: Path, layers: int) -> Finetuning:
         draws = np.random.default_rng(0)
         x, y = draws.standard_normal((40, 1, 8 * TOKENS), dtype=np.float32), np.arange(40) % 2
         np.savez(folder / "series.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-        knobs = {
-            "recipe": "laptop",
-            "task": f"npz:{folder / 'series.npz'}",
-            "body": f"hf:{folder / 'body'}",
-            "embedder.target_seq_len": TOKENS,
-        }
+        knobs = {"recipe": "laptop", "task": f"npz:{folder / 'series.npz'}", "body": f"hf:{folder / 'body'}"}
+        knobs["embedder.target_seq_len"] = TOKENS
     config = resolve_config(knobs | {"align.epochs": 0})
     settings = Settings.of(config, "finetune")
     tuning = Finetuning(settings, model_before_tuning(config, Store(folder / "store")), load_data(settings), torch.device("cpu"))
@@ -71,7 +67,8 @@ def ours(tuning: Finetuning, x: Tensor, y: Tensor, most_in_cache: int) -> tuple[
     cross_modal.MOST_IN_CACHE = most_in_cache
     tuning.model.eval()
     loss, error = tuning._evaluate(x, y, None)
-    assert loss is not None and error is not None
+    assert loss is not None
+    assert error is not None
     return loss, error
 
 

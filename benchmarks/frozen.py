@@ -2,9 +2,9 @@
 
     python benchmarks/frozen.py
 
-Trains `digits` through a pretrained mini-swin with `freezing: frozen-both`, and, with `finetune.prefix: once` against `recomputed`, with the
-embedder frozen alone, with the lower of its two layers, and with the lowest ten of twelve layers of a RoBERTa of width 128 (random
-weights). On one thread, in one run; epochs alternate. CPU seconds are medians over all epochs but the first, which computes the outputs and
+Trains `digits` through a pretrained mini-swin with `freezing: frozen-both`, and, with `finetune.prefix: once` against `recomputed`, with
+the embedder frozen alone, with the lower of its two layers, and with the lowest ten of twelve layers of a RoBERTa of width 128, random
+weights. On one thread, in one run; epochs alternate. CPU seconds are medians over all epochs but the first, which computes the outputs and
 is printed separately. The rows of both are compared.
 """
 
