@@ -50,6 +50,11 @@ class Cloud(NamedTuple):
         membership = torch.nn.functional.one_hot(index[order], len(sizes)).to(dtype)
         return cls(x[order].to(dtype), membership, sizes.tolist())
 
+    @classmethod
+    def of_one_class(cls, x: Tensor) -> Cloud:
+        """Features (n, d) that are all of one class."""
+        return cls(x, x.new_ones(len(x), 1), [len(x)])
+
     @property
     def classes(self) -> Sequence[Tensor]:
         """The features of each class."""
@@ -246,6 +251,11 @@ class GaussianLabels(PairedGaussianLabels):
 
     def across(self, source: _Gaussians, target: _Gaussians, squared: Tensor) -> Tensor:
         return torch.stack([source.distances_to(other) for other in target.classes], 1)
+
+
+def scale_gradient(tensor: Tensor, weight: float) -> Tensor:
+    """`tensor` as it is, its gradient times `weight`."""
+    return tensor if weight == 1 else tensor.detach() + weight * (tensor - tensor.detach())
 
 
 def _nuclear_norm(matrix: Tensor) -> Tensor:
