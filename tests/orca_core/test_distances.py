@@ -259,10 +259,11 @@ def test_both_solvers_agree_where_epsilon_is_far_above_the_costs(solver: str, ep
 
 def test_soft_minima_in_blocks_are_those_of_logsumexp_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealed, "_BLOCK", 1000)
-    cost, potential = squared_distances(*[normal(90, 8, scale=5, dtype=torch.float32)] * 2), normal(90, dtype=torch.float32)
-    for epsilon in (100.0, 1.0, 0.01):
-        expected = -epsilon * (potential / epsilon - math.log(90) - cost / epsilon).logsumexp(1)
-        assert torch.equal(annealed._soft_minimum(cost, potential, epsilon), expected)
+    clouds = [normal(90, 8, seed=seed, scale=5, dtype=torch.float32) for seed in range(3)]
+    cost, potential = torch.stack([squared_distances(x, clouds[0]) for x in clouds]), normal(3, 90, dtype=torch.float32)
+    for epsilon in torch.tensor([[100.0, 30, 10], [3, 1, 0.3], [0.1, 0.03, 0.01]]).unsqueeze(2):
+        exponents = (potential / epsilon - math.log(90)).unsqueeze(1) - cost / epsilon.unsqueeze(2)
+        assert torch.equal(annealed._soft_minimum(cost, potential, epsilon), -epsilon * exponents.logsumexp(2))
 
 
 def test_annealing_starts_twice_at_the_squared_diameter_and_ends_at_epsilon() -> None:
