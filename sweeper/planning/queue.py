@@ -133,11 +133,13 @@ class TrialQueue:
         for stage in trial.stages if trial else ():
             if (stage.kind, stage.phase, stage.fold) != (kind, phase, fold):
                 continue
-            self._published.add(stage.address if epoch is None else stage.address_at(epoch))
+            address = stage.address if epoch is None else stage.address_at(epoch)
             # After an interim state the leader goes on computing: it keeps its claim on the rest of the trajectory.
-            if epoch is None:
-                self._give_up(stage.folder, self._group_of[trial_id])
-            self._release(stage.folder)
+            is_new = address not in self._published
+            self._published.add(address)
+            is_given_up = epoch is None and self._give_up(stage.folder, self._group_of[trial_id])
+            if is_new or is_given_up:  # else nothing has changed for those that are blocked
+                self._release(stage.folder)
 
     def end(self, trial_id: str) -> None:
         """Record that a running or paused trial has ended, however it ended."""
