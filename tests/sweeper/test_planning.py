@@ -15,6 +15,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from sweeper.planning.cost import CostModel, Measured
+from sweeper.planning.forecast import forecast
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore, Workspace
@@ -285,3 +286,28 @@ def test_rows_of_version_0_1_are_not_taken_for_an_arm_that_shared_its_key(load, 
     accepted = [trial.accepts(row | {"result_key": trial.result_key}) for trial in (naive, aligned) for row in (old, new)]
     assert accepted == [True, True, False, True]
     assert not naive.accepts(new | {"result_key": aligned.result_key})
+
+
+def test_a_plan_says_which_groups_cannot_be_filled_and_counts_their_copies(load, tmp_path):
+    text = """
+        name: groups
+        base:
+          task: mnist1d
+          body: mini-roberta-small
+          body.weights: random
+          align.epochs: 0
+          finetune: {epochs: 2, fused: 4, warmup_epochs: 0, decay_epochs: null}
+        space: {finetune.lr: {grid: [0.001, 0.01, 0.1]}}
+        seeds: 2
+    """
+    lines = describe_plan(load(text), Workspace(tmp_path), "text").splitlines()
+    groups = lines.index("Groups   6 trials in 2 groups of up to 4, each on one slot; 75% of the places are taken")
+    assert not lines[groups + 1].startswith("Warning  mnist1d")
+    wide = load(text, {"finetune.fused": 9})
+    (warning,) = [line for line in describe_plan(wide, Workspace(tmp_path), "text").splitlines() if "fill 67% of a group of 9" in line]
+    assert warning.startswith("Warning  mnist1d, mini-roberta-small, full: only 6 trials can train together")
+    costs = CostModel(Measured(fused={("mnist1d", "mini-roberta-small", 9): 3.0}))
+    trials = make_plan(wide).trials
+    assert [costs.seconds(trial, trial.finetuning[0]) for trial in trials] == [6.0] * 6
+    assert costs.totals(trials) == (9 * 6.0, 9 * 6.0, 1.0), "three of nine members are copies"
+    assert forecast(trials, costs.seconds, 2) == 9 * 6.0
