@@ -25,9 +25,9 @@ MIX_PASSES = 1.0
 """Of `mix.share`: the mixed batch."""
 
 
-FUSED_SHARE, FUSED_HEAD_SHARE = 0.5, 0.1
+FUSED_SHARE, FUSED_HEAD_SHARE = 0.6, 0.3
 """Of the seconds of an epoch alone, what falls to a member of a full group (`finetune.fused`), and to one that trains its predictor alone.
-Where no group of the task, body and width was measured yet. docs/benchmarks.md has what was measured: 0.3 to 0.6, and 0.08."""
+Where no group of the task, body and width was measured yet: about what docs/benchmarks.md has, on the cautious side."""
 
 
 def passes_of(trial: PlannedTrial, stage: Stage) -> float:
