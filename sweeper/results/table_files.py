@@ -209,6 +209,17 @@ class TableFiles(SweepNotes):
         self._files.write(f"{folder}/{name}", content.getvalue().to_pybytes())
 
 
+def parts_by_sweep(rows: ds.FileSystemDataset) -> dict[str, ds.FileSystemDataset]:
+    """The rows of each sweep, without the column `sweep`, in the order of the files."""
+    import pyarrow.dataset as ds
+
+    paths: dict[str, list[ds.FileFragment]] = {}
+    for fragment in rows.get_fragments():
+        paths.setdefault(_sweep_of(fragment.path), []).append(fragment)
+    columns = pa.schema([field for field in rows.schema if field.name != "sweep"])
+    return {sweep: ds.FileSystemDataset(fragments, columns, rows.format, rows.filesystem) for sweep, fragments in paths.items()}
+
+
 def row_groups(rows: ds.Dataset, keep: pa.ChunkedArray | None) -> Iterator[pa.Table]:
     """The rows at the positions `keep`, or all, in tables of about `_GROUP_BYTES`: rows of a large sweep take gigabytes in memory."""
     kept = np.zeros(rows.count_rows() if keep is not None else 0, dtype=bool)
