@@ -70,6 +70,10 @@ class TableFiles(SweepNotes):
         super().__init__(uri, patience)
         self._sizes: dict[str, int] = {}  # of listed files, which never change; an object store is asked once less for each
 
+    def has_files(self, table: str, sweep: str | None = None) -> bool:
+        """Whether there is any file of a table, of one sweep or of all. What reads files loads pandas, which a first plan does without."""
+        return bool(self._files.attempt(lambda: self._list(table, sweep), "the tables cannot be read"))
+
     def read(
         self,
         tables: Collection[str],
