@@ -10,6 +10,7 @@ from orca_core.canonical import SPELLINGS
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, value_of
+from orca_core.config.spellings import in_hash
 
 Kind = Literal["pretrain", "source", "align", "adapt", "finetune"]
 
@@ -55,8 +56,11 @@ def knob(path: str, when: Condition = ALWAYS, *, otherwise: Any = None, key_name
     def value(config: TrialConfig, phase: int) -> Any:
         return spelling(config)
 
+    def hashed(config: TrialConfig, phase: int) -> Any:
+        return in_hash(path, spelling(config))
+
     neutral = KNOBS[path].get_default(call_default_factory=True) if otherwise is None else otherwise
-    return Read(path, path, value, value, when, neutral, key_name or path, always_in_key, is_setting=not always_in_key)
+    return Read(path, path, value, hashed, when, neutral, key_name or path, always_in_key, is_setting=not always_in_key)
 
 
 def content(path: str, key_name: str, digest: Callable[[TrialConfig], str]) -> Read:
