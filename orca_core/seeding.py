@@ -76,7 +76,8 @@ def seeded(seed: int, purpose: Purpose, epoch: int = 0) -> Iterator[None]:
 
     number = derive(seed, purpose, epoch)
     if torch.accelerator.is_available():
-        with torch.random.fork_rng():
+        # Of the GPUs the one in use, if it has been used: by default torch would start every one of the machine.
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
             torch.manual_seed(number)
             yield
         return

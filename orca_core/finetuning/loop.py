@@ -19,7 +19,7 @@ from orca_core.alignment.joint import BatchDistance
 from orca_core.distances.sinkhorn import count_unconverged
 from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
-from orca_core.finetuning.compiling import compiled
+from orca_core.finetuning.compiling import GraphedForward, forward_of, take_out_gradients
 from orca_core.finetuning.evaluation import evaluate
 from orca_core.finetuning.fixed_features import FixedFeatures, PooledFeatures, fixed_features
 from orca_core.finetuning.gradients import Losses, add_gradients
@@ -33,7 +33,7 @@ from orca_core.finetuning.terms.base import Batch, Start, Step, Term
 from orca_core.finetuning.tested import TestedEpochs
 from orca_core.freezing.fisher import fisher_scores
 from orca_core.freezing.schedule import Phase
-from orca_core.memory import fits
+from orca_core.memory import on_device, resident
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.rows import EpochRow
 from orca_core.scoring import LOSSES, SCORES
@@ -77,15 +77,14 @@ class Finetuning:
         self.settings, self.device, self.seed = settings, device, settings["seed"]
         self.model = model.to(device)
         self.data = data
-        self.train, self.valid = (_resident(device, split) for split in (data.train, data.valid))
         # As in the reference's data: then one evaluation is both.
         self.valid_is_test = data.valid.equals(data.test)
-        self.test = self.valid if self.valid_is_test else _resident(device, data.test)
+        self.train, self.valid, self.test = _resident(device, data.train, data.valid, data.valid if self.valid_is_test else data.test)
         # Before blocks are wrapped: the copy of a wrapped block would run the block that it was copied from.
         self.terms: list[Term] = [*make_terms(Start(settings, self.model, data, device, distance)), *terms]
         if settings["finetune.checkpointing"]:
             checkpoint_blocks(model.body.blocks)
-        self.forward: Callable[..., Any] = compiled(model) if settings["finetune.compile"] else model
+        self.forward = forward_of(model, settings["finetune.compile"], settings["finetune.batch_size"])
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "fp16")
         self.accumulation = make_accumulation(settings, self.scaler)
         self.loss = LOSSES[settings.task.loss](self.train[1])
@@ -197,6 +196,8 @@ class Finetuning:
                     columns = dict(losses.columns)
                     if parameters:
                         columns |= add_gradients(losses, self.accumulation, len(rows) / samples, parameters)
+                        if rows is group[0] and len(group) > 1 and isinstance(self.forward, GraphedForward):
+                            take_out_gradients(parameters)
                     for name, value in {"": losses.task.detach(), **columns}.items():
                         reported.setdefault(name, []).append((value, len(rows)))
                 if self.accumulation.step(len(group), self.optimizer, parameters):
@@ -332,7 +333,7 @@ class Finetuning:
 
     def _inferred(self, x: Tensor) -> Tensor:
         """`_outputs` in eval mode and without gradients."""
-        if self.settings["finetune.compile"] and self.fixed is None:
+        if self.settings["finetune.compile"] == "default" and self.fixed is None:
             return self._outputs(x)
         with self._autocast():
             if self.fixed is not None:
@@ -363,7 +364,7 @@ class Finetuning:
 
     def _moved(self, values: Tensor, batch: Tensor) -> Tensor:
         """Rows of a set, on the device."""
-        return values[batch.to(values.device)].to(self.device)
+        return on_device(values, self.device, batch)
 
     def _decoded(self, values: Tensor) -> Tensor:
         return values if self.data.decode is None else self.data.decode(values)
@@ -388,7 +389,7 @@ class Finetuning:
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
-            outputs = torch.cat([self._inferred(part.to(self.device)).to(y.device) for part in parts])
+            outputs = torch.cat([self._inferred(on_device(part, self.device)).to(y.device) for part in parts])
             return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
 
     # --------------------------------------------------------------------------------------------------------------- state
@@ -447,8 +448,9 @@ def _total(values: Sequence[tuple[Tensor, int]]) -> float:
     return total
 
 
-def _resident(device: torch.device, split: Split) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, each on the device if it fits there, else on the CPU."""
-    x, y = (torch.from_numpy(values) for values in (split.x, split.y))
-    x, y = (values.to(device) if fits(values.nbytes, device) else values for values in (x, y))
-    return x, y
+def _resident(device: torch.device, *splits: Split) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and targets of splits, on the device as far as they fit there, else on the CPU; targets first, as they are small."""
+    different = {id(split): (torch.from_numpy(split.x), torch.from_numpy(split.y)) for split in splits}
+    inputs, targets = zip(*(different[id(split)] for split in splits), strict=True)
+    found = resident([*targets, *inputs], device)
+    return list(zip(found[len(splits) :], found[: len(splits)], strict=True))

@@ -39,7 +39,7 @@ def binary_cross_entropy(positive_weight: float) -> Callable[[Tensor], Loss]:
         def loss(outputs: Tensor, targets: Tensor) -> Tensor:
             counts = ~torch.isnan(targets)
             known = torch.where(counts, targets, torch.zeros_like(targets))
-            weight = torch.tensor(positive_weight, dtype=outputs.dtype, device=outputs.device)
+            weight = outputs.new_full((), positive_weight)  # filled there: a copy would wait for the device
             terms = F.binary_cross_entropy_with_logits(outputs, known, pos_weight=weight, reduction="none")
             return (terms * counts).sum() / counts.sum().clamp(min=1)
 
