@@ -63,8 +63,9 @@ class LinearHead:
             "cross-entropy": lambda targets: None,
             "balanced-cross-entropy": class_weights,
         }
-        is_linear = is_linear_head(head) and data.decode is None and settings.task.loss in losses
-        if not is_linear or targets.device.type != "cpu" or settings["finetune.accum"] != 1 or settings["precision"] != "fp32":
+        is_plain = is_linear_head(head) and data.decode is None and settings.task.loss in losses
+        is_plain = is_plain and settings["finetune.accum"] == 1 and settings["precision"] == "fp32"
+        if not is_plain or head.linear.weight.device.type != "cpu":
             return None
         smoothing, clip = settings["finetune.label_smoothing"], settings["finetune.clip"]
         return cls(head, optimizer, weights=losses[settings.task.loss](targets), smoothing=smoothing, clip=clip)
