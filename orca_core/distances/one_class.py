@@ -42,9 +42,7 @@ class OneClassDistances:
         epsilon: Entropic regularisation.
     """
 
-    def __init__(
-        self, source: Cloud, norms: Tensor, labels: LabelDistance, described: Sequence, self_cost: Tensor, epsilon: float
-    ) -> None:
+    def __init__(self, source: Cloud, norms: Tensor, labels: LabelDistance, described: Sequence, self_cost: Tensor, epsilon: float) -> None:
         self.source, self.norms, self.self_cost, self.epsilon = source, norms, self_cost, epsilon
         self.labels, self.described = labels, described
         self.shares = source.membership.mean(0)

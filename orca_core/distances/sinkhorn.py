@@ -103,6 +103,19 @@ def squared_distances(x: Tensor, y: Tensor, x_norms: Tensor | None = None) -> Te
     return squared.clamp(min=0) if squared.requires_grad else squared.clamp_(min=0)
 
 
+def squared_distances_within(x: Tensor) -> Tensor:
+    """(n, n) `squared_distances` of the rows of `x` to each other, symmetric to the last bit; without a gradient, in half the time."""
+    x = x.detach()
+    norms = x.square().sum(1)
+    squared = x.new_empty(len(x), len(x))
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        block = squared_distances(x[rows], x[start:], norms[rows])
+        squared[rows, start:] = block
+        squared[start:, rows] = block.mT
+    return squared
+
+
 def with_gradient(value: Tensor, coefficients: Tensor, variable: Tensor) -> Tensor:
     """`value` as it is, with `coefficients` as its gradient in `variable`.
 

@@ -146,4 +146,3 @@ class StackedOptimizer:
                 entries["step"] = self.steps[number, place].float().clone()
             if entries:
                 state[tensors[number]] = entries
-
