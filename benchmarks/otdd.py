@@ -97,7 +97,10 @@ def seconds_together(source, targets) -> tuple[float, list[torch.Tensor]]:
 
 
 def side_by_side(x, y, targets: list[list[torch.Tensor]], options: dict[str, str], sources: list) -> str:
-    """Seconds to prepare and, as the median, of the distances to each list of targets, first ours; with another checkout also its own, the ratio, and how far the values differ."""
+    """Seconds to prepare, and the median of those of the distances to a list of targets, first ours.
+
+    With another checkout also its own, the ratio, and how far the values differ.
+    """
     prepared, preparing = [], []
     for make in sources:
         started = time.process_time()

@@ -37,7 +37,6 @@ def _embedding_keep(config: TrialConfig, phase: int) -> str:
 
 _KEPT_OF_EMBEDDING = Read("body.keep", "body.keep", _embedding_keep, _embedding_keep, when.KEEPS, ALL, "body.keep", always_in_key=False)
 
-
 def _alignment_keep(config: TrialConfig, phase: int) -> str:
     """The task's own loss passes through the body; a distance sees its embedding alone."""
     keep: str = canonical_value(config, "body.keep")
@@ -81,7 +80,9 @@ def _embedder_from(keep: Read) -> tuple[Read, ...]:
         knob("train_samples"),
         knob("reversed"),
         knob("reference_data", when.HAS_REFERENCE_FORM),
-        knob("embedder.init", when.MATCHES | (when.PRETRAINED & when.KEEPS_OF_EMBEDDING & when.NO_EMBEDDER_FILE), otherwise="random"),
+        knob(
+            "embedder.init", when.MATCHES | (when.PRETRAINED & when.KEEPS_OF_EMBEDDING & when.NO_EMBEDDER_FILE), otherwise="random"
+        ),
         Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
         knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
         knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens

@@ -24,7 +24,6 @@ from orca_core.distances.spec import Distance, DistanceOfClasses, Separation
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.model.embedder import Embedder
 
-
 TOGETHER_BYTES = 2**26
 """Classes are compared with the proxy together while the embedder's outputs for them take less than this."""
 

@@ -26,6 +26,7 @@ KNOBS: dict[str, Any] = dict(knob_fields())
 """Dotted path -> pydantic field, for every knob of a trial."""
 
 
+
 def sections_of(path: str) -> Iterator[str]:
     """The sections that a knob lies in, the inmost first.
 

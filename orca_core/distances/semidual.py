@@ -4,9 +4,10 @@ With potentials g of the columns, the rows' optimal ones f(g) and masses a and b
 
     D(g) = <a, f(g)> + <b, g>,    f_i(g) = -eps log sum_j exp((g_j - C_ij) / eps) / m
 
-which is concave; its gradient is b less the column masses of the plan, and Newton's system is (m, m). Epsilon is annealed. Sinkhorn
-iterations and steps with an old Newton system take two products with a kernel and no exponentials, so they are taken while they help. Nearly all
-steps are in float32, on costs from which the potentials were taken in float64 first; the last ones are in float64, on the costs themselves.
+which is concave; its gradient is b less the column masses of the plan, and Newton's system is (m, m). Epsilon is annealed; the first levels
+look at some of the rows only, if there are many for each column. Sinkhorn iterations and steps with an old Newton system take two products
+with a kernel and no exponentials, so they are taken while they help. Nearly all steps are in float32, on costs from which the potentials
+were taken in float64 first; the last ones are in float64, on the costs themselves.
 
 Problems of unlike sizes are solved together, padded: padded columns have infinite costs, padded rows no mass.
 
@@ -284,7 +285,7 @@ def _factors(kernel: _Kernel, point: _DualPoint, error: Tensor, which: list[int]
     hessian = torch.bmm(plan.mT, plan).neg_()
     hessian.diagonal(dim1=1, dim2=2).add_(plan.sum(1))
     hessian.mul_(mass.amax(1)[:, None, None])
-    # Residuals sum to 0, so that a constant changes no step; without it elimination would make denormal numbers, which are many times slower.
+    # Residuals sum to 0: a constant changes no step, but without it elimination makes denormal numbers, which are many times slower.
     hessian.add_(1 / columns**2)
     least = 10 * torch.finfo(torch.float32).eps if plan.dtype == torch.float32 else 1e-10  # below, rounding makes a system singular
     hessian.diagonal(dim1=1, dim2=2).add_((0.1 * error + least) / columns)

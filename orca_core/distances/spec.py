@@ -54,7 +54,7 @@ class DistanceOfClasses(Protocol):
     """A distance that takes less time for several classes at once. It must not draw."""
 
     def of_classes(self, classes: Sequence[Tensor], /) -> Sequence[tuple[Tensor, Tensor | None]]:
-        """What `Distance` returns, for the features of each of several target classes; those of one may depend on the others' by rounding."""
+        """What `Distance` returns, of each of several target classes; one's may depend on the others' by rounding."""
 
 
 class Separation(Protocol):

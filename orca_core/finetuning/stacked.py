@@ -146,3 +146,4 @@ class StackedOptimizer:
                 entries["step"] = self.steps[number, place].float().clone()
             if entries:
                 state[tensors[number]] = entries
+
