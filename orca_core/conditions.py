@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from orca_core.adapters.names import NONE
@@ -13,24 +13,40 @@ from orca_core.distances import find_distance
 from orca_core.proxies import find_proxy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
     """Something that holds in some configs.
 
     Args:
         text: For the docs, to follow "if"; empty for what always holds.
         holds: Whether it holds in a config.
+        parts: The conditions that it is put together of; empty for one that looks at the config itself.
+        needs: Whether it takes `all` of its parts, or `any`.
     """
 
     text: str
     holds: Callable[[TrialConfig], bool]
+    parts: tuple[Condition, ...] = ()
+    needs: Callable[[Iterable[bool]], bool] = all
 
     def __and__(self, other: Condition) -> Condition:
-        return Condition(_join(" and ", self.text, other.text), lambda config: self.holds(config) and other.holds(config))
+        text = _join(" and ", self.text, other.text)
+        return Condition(text, lambda config: self.holds(config) and other.holds(config), (self, other))
 
     def __or__(self, other: Condition) -> Condition:
         text = _join(", or ", self.text, other.text) if self.text and other.text else ""
-        return Condition(text, lambda config: self.holds(config) or other.holds(config))
+        return Condition(text, lambda config: self.holds(config) or other.holds(config), (self, other), any)
+
+    def follows_from(self, facts: frozenset[Condition]) -> bool:
+        """Whether it holds where, of the conditions without parts, those in `facts` hold and no other."""
+        return self.needs(part.follows_from(facts) for part in self.parts) if self.parts else self in facts
+
+    def leaves(self) -> Iterator[Condition]:
+        """The conditions without parts that it comes from."""
+        if not self.parts:
+            yield self
+        for part in self.parts:
+            yield from part.leaves()
 
 
 def _join(word: str, *texts: str) -> str:
@@ -51,9 +67,7 @@ PRETRAINED = Condition(
 )
 """Bodiless arms do not read `body.weights`."""
 
-KEEPS = Condition(
-    "`body.weights` is pretrained", lambda config: config.start_weights == "pretrained" and not config.body_spec.is_bodiless
-)
+KEEPS = Condition("`body.weights` is pretrained", lambda config: config.start_weights == "pretrained" and not config.body_spec.is_bodiless)
 KEEPS_OF_EMBEDDING = Condition(
     "`body.keep` names embeddings or layernorm",
     lambda config: config.start_weights == "shuffled" or kept_of_embedding(config.body.keep) != NOTHING,
@@ -135,10 +149,12 @@ SMOOTHS = Condition("`finetune.smooth.kind` is r3f or smart", lambda config: con
 SMOOTHS_BY_ASCENT = Condition("`finetune.smooth.kind` is smart", lambda config: config.finetune.smooth.kind == "smart")
 TESTS_SOME_EPOCHS = Condition("`finetune.test` is best-and-last", lambda config: config.finetune.test != "each-epoch")
 KEEPS_PREFIX = Condition(
-    "the embedder is frozen in a phase in which a part of the body trains, and `finetune.mixout` is 0 and `finetune.compile` false",
-    lambda config: not config.finetune.mixout
-    and not config.finetune.compile
-    and any("embedder" not in phase.train and phase.train != ("predictor",) for phase in config.phases),
+    "the embedder is frozen in a phase in which a part of the body trains, and `finetune.mixout` is 0 and `finetune.compile` none",
+    lambda config: (
+        not config.finetune.mixout
+        and config.finetune.compile == "none"
+        and any("embedder" not in phase.train and phase.train != ("predictor",) for phase in config.phases)
+    ),
 )
 POOLS_TOKENS = Condition("the task is not dense", lambda config: config.task_spec.kind != "dense")
 NO_ADAPTER = Condition("`adapter` is none", lambda config: config.adapter == NONE)

@@ -9,13 +9,19 @@ from functools import cached_property
 from typing import Any, Literal
 
 from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS
 from orca_core.declarations import STAGES
+from orca_core.fusing import group_of
 from orca_core.identity import canonical_knobs, hash_of
 from orca_core.stages import Stage
 from sweeper.space.space import SearchSpace
 
 Role = Literal["trial", "tuning", "replicate"]
 """What a trial is for: `tuning` chooses the setting of an arm, and `replicate` repeats the chosen one; other trials do both."""
+
+
+COLUMNS: Mapping[str, str] = {path: path.replace(".", "_") for path in KNOBS}
+"""Knob -> its column in rows."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,11 @@ class PlannedTrial:
     result_key: str
     role: Role = "trial"
 
+    @cached_property
+    def group(self) -> str | None:
+        """What the trials have in common that can train with it as one model, as members of one group; None if it trains alone."""
+        return group_of(self.config)
+
     @property
     def finetuning(self) -> tuple[Stage, ...]:
         """The stages of its fine-tuning: one per phase, of each fold, if it has any, and of the trial itself."""
@@ -63,7 +74,7 @@ class PlannedTrial:
 
     def cells(self) -> dict[str, Any]:
         """The canonical config as cells of a row: dots become underscores, tuples lists."""
-        return {path.replace(".", "_"): list(value) if isinstance(value, tuple) else value for path, value in self.knobs().items()}
+        return {COLUMNS[path]: list(value) if isinstance(value, tuple) else value for path, value in self.knobs().items()}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The columns of the result tables: name, type, meaning. The docs are made from here.
 
 Files written by different versions are read together, matched by column name: a column that a file lacks is null. So columns may be added
-at any time, but a released column is never renamed, removed or changed in type.
+at any time, but a released column is never renamed or removed, nor changed in type, but for a yes or no that becomes a text: it is read as
+`true` or `false`, and shown in the spelling of today (`orca_core.config.spellings`).
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ TRIALS: tuple[Column, ...] = (
     ),
     Column("target_h_score", _REAL, "H-score of the same."),
     *_COUNTS,
-    Column("seconds", _REAL, "Wall time of the trial, in seconds."),
+    Column("seconds", _REAL, "Wall time of the trial, in seconds; with `finetune_fused` its share of that of its group."),
     Column("seconds_pretrain", _REAL, "Seconds this trial spent on pretraining; 0 if all of it was reused."),
     Column("seconds_source", _REAL, "The same for the proxy's features."),
     Column("seconds_align", _REAL, "The same for alignment."),

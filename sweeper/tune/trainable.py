@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections.abc import Generator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from ray import tune
 
 from orca_core.patience import Patience
 from orca_core.rows import EpochRow, Row, StageRow, row_to_json
-from sweeper.running.execution import execute_message
+from sweeper.running.execution import execute_group, execute_message
+from sweeper.running.job import GROUP
 from sweeper.running.worker import report_text, worker_facts
 
 REPORT_EVERY_S = 1.0
@@ -27,42 +28,55 @@ CLEANUP_S = 3.0
 
 
 class TrialRunner(tune.Trainable):
-    """Runs one trial after another in one process, so that bodies and data stay loaded.
+    """Runs one trial after another in one process, so that bodies and data stay loaded; or one group of trials after another.
 
     Its config is `{"trial": JSON}`, one opaque string: Tune interprets dicts in configs, and even evaluates one with the single key
     `eval`. A step runs until there is something the driver should know, and reports the rows since the last one.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._begin(config)
+        self._begin(config["trial"])
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
-        self._begin(new_config)
-        return True
+    def _setup_logdir(self) -> None:
+        """Make no folder, as Tune would for each trial: nothing is written to it."""
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        message = json.loads(config["trial"])  # not as a `TrialJob`: that is for `execute_message`, once it has compared the code
+    def _begin(self, text: str) -> None:
+        message = json.loads(text)  # not as a `TrialJob`: that is for `execute_message`, once it has compared the code
+        self._members = set(message.get(GROUP, ()))
+        if self._members:
+            message = next(iter(message[GROUP].values()))
         if Path(message["folder"] or "/").is_dir():
             os.chdir(message["folder"] or ".")
         self._device, self._has_reported = message["device"], False
-        self._rungs, self._scratch = frozenset(message["rungs"]), Path(self.logdir)
+        self._rungs = frozenset(message["rungs"])
         self._patience = Patience()
-        self._rows = self._execute(config["trial"])
+        self._steps = execute_group(text, self._patience) if self._members else None
+        self._rows = self._execute(text)
 
     def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
         """The rows of the trial of a message and, at the end, how it ended."""
         return execute_message(message, self._patience)
 
-    def train(self, report_every_s: float = REPORT_EVERY_S) -> dict[str, Any]:
-        """As Tune's, for rows of about so many seconds; fewer, if there is something that the driver should know at once."""
+    def train(self, report_every_s: float = REPORT_EVERY_S, message: str | None = None) -> dict[str, Any]:
+        """Report rows of about so many seconds; fewer, if there is something that the driver should know at once.
+
+        Args:
+            report_every_s: How many seconds.
+            message: What begins another trial in this process; None = the trial goes on.
+
+        Returns:
+            What `step` does, and where this process is. Not what Tune adds beside that: config, dates, sums of times.
+        """
+        if message is not None:
+            self.cleanup()
+            self._begin(message)
         self._report_every_s = report_every_s
-        return super().train()
+        return self.step() | {"hostname": platform.node(), "pid": os.getpid()}
 
     def step(self) -> dict[str, Any]:
-        """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has
-        `outcome`."""
-        report = self._next_rows()
+        """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has `outcome`. Of a group rows are by
+        trial, and each report has the `outcomes` of the trials that have come to their end."""
+        report = self._next_rows() if self._steps is None else self._next_of_group(self._steps)
         if not self._has_reported:  # after the trial's first rows, as it loads torch
             self._has_reported = True
             context = ray.get_runtime_context()
@@ -88,15 +102,37 @@ class TrialRunner(tune.Trainable):
                 break
         return {"rows": _rows_to_json(rows)}
 
+    def _next_of_group(self, steps: Generator[tuple[str, Row | dict[str, Any]], None, None]) -> dict[str, Any]:
+        started = time.monotonic()
+        rows: dict[str, list[Row]] = {}
+        outcomes: dict[str, dict[str, Any]] = {}
+        for trial, step in steps:
+            if isinstance(step, dict):
+                outcomes[trial] = step
+                self._members.discard(trial)
+                if not self._members:
+                    break
+            else:
+                rows.setdefault(trial, []).append(step)
+                if isinstance(step, StageRow) and step.stage != "finetune" and not step.saved_s:
+                    break  # other groups may wait for this stage
+            if time.monotonic() - started >= self._report_every_s:
+                break
+        report: dict[str, Any] = {"rows": json.dumps({trial: [row_to_json(row) for row in of_trial] for trial, of_trial in rows.items()})}
+        if outcomes:
+            report["outcomes"] = json.dumps(outcomes)
+        return report if self._members else report | {"done": True}
+
     def cleanup(self) -> None:
         self._patience.stop(after_s=CLEANUP_S)
         self._rows.close()
-        with suppress(OSError):  # Tune makes a folder for each trial; it is removed unless something was written to it
-            self._scratch.rmdir()
+        if self._steps is not None:
+            self._steps.close()
 
 
 def _has_other_code(report: dict[str, Any]) -> bool:
-    return bool(json.loads(report.get("outcome", "{}")).get("cause") == "other-code")
+    outcomes = [json.loads(report.get("outcome", "{}")), *json.loads(report.get("outcomes", "{}")).values()]
+    return any(outcome.get("cause") == "other-code" for outcome in outcomes)
 
 
 def _rows_to_json(rows: list[Row]) -> str:
