@@ -10,8 +10,8 @@ moves plan entries by parts in a thousand.
 
 - `transport_cost`: Newton ascent on the semi-dual, annealed in eps (`semidual.py`). Plain Sinkhorn needs a number of iterations that grows
   like max(C) / eps; some ten to twenty Newton steps reach the solution at max(C) / eps = 1e4. Newton's system is (n, n) or (m, m),
-  whichever is smaller: time O(n m min(n, m)) a step at most, less where rows of the plan have all their mass in one column. `transport_costs` and
-  `transport_plans` solve several problems at once.
+  whichever is smaller: time O(n m min(n, m)) a step at most, less where rows of the plan have all their mass in one column.
+  `transport_costs` and `transport_plans` solve several problems at once.
 - `self_transport_cost`: a cloud against itself, one potential, found by some ten iterations that are products with a fixed kernel. Samples
   too far from all others to exchange mass are left out and added in closed form (`with_isolated`).
 
