@@ -92,7 +92,8 @@ class ToProxy:
     def backward(self, batches: Iterator[ClassBatch], draws: torch.Generator) -> Measured:
         if isinstance(self.distance, DistanceOfClasses):
             return self._together(self.distance, batches)
-        total, label_distances, seen = 0.0, {}, []
+        total, seen = 0.0, []
+        label_distances: dict[int, list[float]] = {}
         for batch in batches:
             seen.append(batch)
             distance, to_source = self.distance(self.embedder(batch.inputs).mean(1), draws)
@@ -101,7 +102,8 @@ class ToProxy:
 
     def _together(self, distance: DistanceOfClasses, batches: Iterator[ClassBatch]) -> Measured:
         """Several classes at once: as many as what their gradient needs of the embedder takes little memory for."""
-        total, label_distances, seen, held = 0.0, {}, [], 0
+        total, seen, held = 0.0, [], 0
+        label_distances: dict[int, list[float]] = {}
         waiting: list[tuple[ClassBatch, Tensor]] = []
         batch = next(batches, None)
         while batch is not None:

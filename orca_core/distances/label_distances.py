@@ -159,7 +159,7 @@ class AnnealedLabels(LabelDistance[Sequence[Tensor]]):
         alike: dict[tuple[int, int], list[int]] = {}
         for k, (x, schedule) in enumerate(zip(source, schedules, strict=True)):
             alike.setdefault((len(x), len(schedule)), []).append(k)
-        distances = {}
+        distances: dict[int, Tensor] = {}
         for which in alike.values():
             x = torch.stack([source[k] for k in which])
             found = self._between(x, y.expand(len(which), -1, -1), [schedules[k] for k in which])
