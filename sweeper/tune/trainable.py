@@ -15,7 +15,7 @@ from ray import tune
 
 from orca_core.patience import Patience
 from orca_core.rows import EpochRow, Row, StageRow, row_to_json
-from sweeper.running.execution import execute_message
+from sweeper.running.execution import execute_message, release_device
 from sweeper.running.worker import report_text, worker_facts
 
 REPORT_EVERY_S = 1.0
@@ -91,6 +91,7 @@ class TrialRunner(tune.Trainable):
     def cleanup(self) -> None:
         self._patience.stop(after_s=CLEANUP_S)
         self._rows.close()
+        release_device(self._device)
         with suppress(OSError):  # Tune makes a folder for each trial; it is removed unless something was written to it
             self._scratch.rmdir()
 
