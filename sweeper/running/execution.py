@@ -86,12 +86,18 @@ def execute(job: TrialJob, patience: Patience | None = None) -> Generator[Row, N
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
         outcome = _failure(error)
     finally:
-        _release(job.device)
+        release_device(job.device)
     return outcome
 
 
-def _release(device: str) -> None:
-    """Give back the memory of a GPU: this process may wait while others need it. An error must have been dealt with, as it holds it all."""
+def release_device(device: str) -> None:
+    """Give back the memory of a GPU after a trial: this process may wait while others need it.
+
+    An error must have been dealt with before, and the generator of a trial that was ended be closed, as they hold the trial's memory.
+
+    Args:
+        device: Device type of the trial; nothing is done for `cpu`.
+    """
     if device == "cuda" and "torch" in sys.modules:
         import torch
 

@@ -15,7 +15,7 @@ from ray import tune
 
 from orca_core.patience import Patience
 from orca_core.rows import EpochRow, Row, StageRow, row_to_json
-from sweeper.running.execution import execute_group, execute_message
+from sweeper.running.execution import execute_group, execute_message, release_device
 from sweeper.running.job import GROUP
 from sweeper.running.worker import report_text, worker_facts
 
@@ -128,6 +128,7 @@ class TrialRunner(tune.Trainable):
         self._rows.close()
         if self._steps is not None:
             self._steps.close()
+        release_device(self._device)
 
 
 def _has_other_code(report: dict[str, Any]) -> bool:
