@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orca_core.stages import Stage
+from sweeper.planning.passes import JOINT, guess_epoch, kind_of, passes_of
 from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
 
@@ -13,33 +14,12 @@ GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "adapt": 1.0, "finetune
 """Seconds per epoch (`source`: of the complete stage) where no similar stage was measured: good enough to put trials in order."""
 
 
-SMOOTH_PASSES = {"r3f": 1.0, "smart": 2.0}
-"""Passes through the model and back that `finetune.smooth` takes beside that of the task's loss."""
-
-DISTILL_PASSES = 1 / 3
-"""Of `finetune.distill`: forward only, and the way back takes about twice as long."""
-
-MIX_PASSES = 1.0
-"""Of `mix.share`: the mixed batch."""
-
-
-def passes_of(trial: PlannedTrial, stage: Stage) -> float:
-    """How often a batch passes the model and back, compared with training on the task's loss alone."""
-    if stage.kind != "finetune":
-        return 1.0
-    config, passes = trial.config, 1.0 + SMOOTH_PASSES.get(trial.config.finetune.smooth.kind, 0.0)
-    if set(config.phases[stage.phase].train) == {"predictor"}:  # the other two take no part
-        return passes
-    passes += DISTILL_PASSES if config.finetune.distill else 0.0
-    return passes + (MIX_PASSES if config.mix.share and not config.body_spec.is_bodiless else 0.0)
-
-
 @dataclass(frozen=True)
 class Measured:
     """Measurements of earlier stages, by kind, task and body.
 
     Args:
-        seconds: (stage, task, body) -> seconds of one epoch, of one pass (`passes_of`), or of the complete source stage.
+        seconds: (kind, task, body) -> seconds of one plain epoch, or of the complete source stage; the kind as `kind_of` has it.
         bytes: (stage, task, body) -> size of the state it stores. Fine-tuning is not included: it stores rows or weights.
         trained: (task, body, freezing) -> maximum number of trained parameters.
     """
@@ -61,11 +41,15 @@ class CostModel:
 
     def knows(self, trial: PlannedTrial, stage: Stage) -> bool:
         """Whether a stage of this kind, task and body was measured."""
-        return (stage.kind, trial.config.task, trial.config.body.name) in self._measured.seconds
+        return (kind_of(trial, stage), trial.config.task, trial.config.body.name) in self._measured.seconds
 
     def seconds(self, trial: PlannedTrial, stage: Stage) -> float:
         """Seconds of a stage, from its start to its end."""
-        each = self._measured.seconds.get((stage.kind, trial.config.task, trial.config.body.name), GUESS_S[stage.kind])
+        of_body = trial.config.task, trial.config.body.name
+        each = self._measured.seconds.get((kind_of(trial, stage), *of_body))
+        if each is None:  # what another objective took is nearer than a guess
+            each = self._measured.seconds.get((stage.kind, *of_body), guess_epoch(trial, stage) or GUESS_S[stage.kind])
+            each *= JOINT if stage.kind == "finetune" and trial.config.aligns_jointly else 1.0
         return each * passes_of(trial, stage) * (stage.end - stage.start) if stage.has_epochs else each
 
     def trial_seconds(self, trial: PlannedTrial) -> float:
