@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
+from contextlib import suppress
 
 import torch
 
@@ -23,6 +25,44 @@ def peak_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reserved_bytes(device: torch.device) -> tuple[int, int]:
+    """What the allocator of this process holds of a GPU, tensors or not.
+
+    Memory is given back only when it is short, so this peak survives `start_peak`.
+
+    Returns:
+        The peak in bytes since `limit_share`, and the memory of the GPU.
+    """
+    return int(torch.cuda.max_memory_reserved(device)), int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def limit_share(device: torch.device, share: float | None, context_bytes: int) -> None:
+    """Let this process have no more than its share of a GPU, so that what needs more runs out of memory itself instead of its neighbours.
+
+    Also gives back what the allocator still holds and no tensor needs. Does nothing on the CPU.
+
+    Args:
+        device: The device.
+        share: Of the GPU's memory, in (0, 1]; None = all of it.
+        context_bytes: What the process takes of that share beside tensors.
+    """
+    if device.type != "cuda":
+        return
+    release(device)
+    whole = torch.cuda.get_device_properties(device).total_memory
+    bytes_left = whole if share is None or share >= 1 else max(0.0, share * whole - context_bytes)
+    torch.cuda.set_per_process_memory_fraction(bytes_left / whole, device)
+
+
+def release(device: torch.device) -> None:
+    """Give memory that no tensor needs back to the GPU, where other processes may need it; does nothing on the CPU."""
+    if device.type == "cuda" and torch.cuda.is_initialized():
+        gc.collect()
+        with suppress(RuntimeError):  # after an error of the GPU, every call fails: that error is the one to report
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:

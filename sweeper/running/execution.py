@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -17,6 +17,7 @@ from orca_core.workbench import Workbench
 from sweeper.running.code import Code, code_here, differences
 from sweeper.running.job import TrialJob
 from sweeper.running.own_data import fetch_own_data, other_contents
+from sweeper.running.packing import CONTEXT_BYTES
 from sweeper.running.secrets import conceal
 from sweeper.workbench import open_on_worker
 
@@ -36,6 +37,10 @@ _CUDA_WORDS = (
 )
 
 
+_OUT_OF_MEMORY_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""How CUDA itself says that a GPU is full, for example of contexts; torch's allocator raises an error of its own."""
+
+
 class OtherCodeError(OrcaError):
     """This process has other code than the sweep was started with."""
 
@@ -44,12 +49,12 @@ class OtherDataError(OrcaError):
     """This machine has other data, or other weights of a body, than the plan was made with."""
 
 
-def execute_message(text: str, patience: Patience | None = None) -> Generator[Row, None, Result]:
+def execute_message(text: str, patience: Patience | None = None, gpu_share: float | None = None) -> Generator[Row, None, Result]:
     """Run the trial of a message, as `execute`. The first thing compared is the code: with other code, not even the message can be trusted.
 
     Args:
         text: What `TrialJob.to_json` wrote.
-        patience: As for `execute`.
+        patience, gpu_share: As for `execute`.
     """
     patience = patience or Patience()
     try:
@@ -61,20 +66,25 @@ def execute_message(text: str, patience: Patience | None = None) -> Generator[Ro
             job = TrialJob.from_json(text)  # reads the headers of the user's own data
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
         return _failure(error)
-    return (yield from execute(job, patience))
+    return (yield from execute(job, patience, gpu_share))
 
 
-def execute(job: TrialJob, patience: Patience | None = None) -> Generator[Row, None, Result]:
+def execute(job: TrialJob, patience: Patience | None = None, gpu_share: float | None = None) -> Generator[Row, None, Result]:
     """Run a trial, yield its rows, return how it ended. An error of the trial is a result, not an exception.
 
     Args:
         job: The trial.
         patience: Waits for the stores, `job.storage_minutes` long; another thread may ask it for trouble, and may end its waits.
+        gpu_share: How much of the memory of its GPU it may take, in (0, 1]; None = all.
     """
-    from orca_core.pipeline import trial_rows  # loads torch: only when a trial runs
+    import torch  # takes long: only when a trial runs
+
+    from orca_core.memory import limit_share, release
+    from orca_core.pipeline import trial_rows
     from orca_core.store import Store
 
     try:
+        limit_share(torch.device(job.device), gpu_share, CONTEXT_BYTES)
         patience = patience or Patience()
         patience.minutes = job.storage_minutes
         workbench = _open_workbench(vars(job), patience)
@@ -92,6 +102,8 @@ def execute(job: TrialJob, patience: Patience | None = None) -> Generator[Row, N
             result: TrialResult = yield from rows
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
         return _failure(error)
+    finally:
+        release(torch.device(job.device))
     return {"status": "COMPLETE"} | result.cells()
 
 
@@ -140,7 +152,7 @@ def _failure(error: Exception) -> Result:
 
 def cause_of(error: BaseException) -> str:
     """The class of a failure, which decides whether it is retried."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _says(error, _OUT_OF_MEMORY_WORDS):
         return "out-of-memory"
     causes: tuple[tuple[type[OrcaError], str], ...] = (
         (OtherCodeError, "other-code"),
@@ -162,5 +174,10 @@ def _is_about_cuda(error: BaseException) -> bool:
     """Whether an error says that the GPU, its driver or CUDA does not work. Out of memory is an error of its own."""
     if type(error).__name__ == "AcceleratorError":  # torch's: an error that a device reported, such as one of its memory
         return True
+    return _says(error, _CUDA_WORDS)
+
+
+def _says(error: BaseException, phrases: Sequence[str]) -> bool:
+    """Whether an error of torch's contains any of some phrases."""
     text = str(error)
-    return isinstance(error, RuntimeError | AssertionError) and any(words in text for words in _CUDA_WORDS)
+    return isinstance(error, RuntimeError | AssertionError) and any(words in text for words in phrases)

@@ -29,6 +29,7 @@ from sweeper.running.outcome import Outcome
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.simulated_cluster import NodeChances, SimulatedCluster
+from sweeper.running.simulated_gpus import SimulatedGpus
 
 EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "adapt": 2.0, "finetune": 4.0}
 """Mean seconds per epoch of a stage; for `source`, of the complete stage."""
@@ -156,6 +157,7 @@ class Simulation:
         share: Whether trials share stages.
         chances: What can go wrong.
         random: Source of all randomness: failures, and how long an epoch takes.
+        gpus: The GPUs that trials share; None = trials hold none.
         error_of: The error of a trial after an epoch of fine-tuning; None = the trial fails there.
         watch: Called with the simulation after each time trials were handed out.
 
@@ -184,6 +186,7 @@ class Simulation:
         share: bool = True,
         chances: Chances = Chances(),
         random: Random | None = None,
+        gpus: SimulatedGpus | None = None,
         error_of: Callable[[PlannedTrial, int], float | None] | None = None,
         watch: Callable[[Simulation], None] = lambda simulation: None,
     ) -> None:
@@ -203,6 +206,7 @@ class Simulation:
         self.failed_on_sick: list[tuple[str, bool]] = []
         self.num_lost: Counter[str] = Counter()
         self._cluster: SimulatedCluster | None = None
+        self._gpus = gpus
         todo = list(todo)
         self.recorder = Recorder(tables, planner.space.name, planner.space.metric, self._clock, reads=planner.space.columns_read)
         keeper = StateKeeper(workspace.shared, planner, todo) if share else None
@@ -228,6 +232,8 @@ class Simulation:
         session, is_exhausted = self.session, False
         while not session.is_ending:
             is_exhausted |= session.is_exhausted  # Tune does not ask again
+            if self._gpus is not None:
+                session.see([self._gpus.node(session.packing.smallest)])
             while not is_exhausted and (trial := session.next()) is not None:
                 self.handed_out.append(trial.id)
                 self.running[trial.id] = trial
@@ -273,6 +279,9 @@ class Simulation:
                     continue
                 self._cluster.placed[trial.id] = node
                 self.begun_on.append((trial.id, node))
+            if self._gpus is not None and not self._gpus.place(trial, self.session.packing.share(trial)):
+                self._unplaced.append(trial)
+                continue
             self.session.start(trial.id, node)
             self._works[trial.id] = self._work(trial)
             self._advance(trial, self._works[trial.id])
@@ -305,6 +314,9 @@ class Simulation:
             if self._happens(chance):
                 self._end(trial, {"status": "FAIL", "cause": cause, "error": "simulated", "traceback": ""})
                 return
+        if self._gpus is not None and row is not None and row.seconds > 0 and self._gpus.runs_out(trial):
+            self._end(trial, {"status": "FAIL", "cause": "out-of-memory", "error": "simulated: CUDA out of memory", "traceback": ""})
+            return
         if self._happens(chances.stop):
             session.stop()
         if self._happens(chances.no_machines):
@@ -313,7 +325,7 @@ class Simulation:
             self._end(trial, {"status": "FAIL", "cause": "user-error", "error": "simulated", "traceback": ""})
             return
         if row is not None:
-            session.report(trial.id, [row], "simulated", 1)
+            session.report(trial.id, [row], "simulated", 1, self._gpus.worker(trial) if self._gpus is not None else {})
             self._note_stored(trial, row)
             if session.wants_stop(trial.id):
                 self._remove(trial)
@@ -330,6 +342,8 @@ class Simulation:
         self.computing.pop(trial.id, None)
         if self._cluster is not None:
             del self._cluster.placed[trial.id]
+        if self._gpus is not None:
+            self._gpus.leave(trial.id)
 
     def _note_stored(self, trial: PlannedTrial, row: Row) -> None:
         for stage in trial.stages:
