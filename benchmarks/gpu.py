@@ -5,9 +5,9 @@
 
 Sections: `bits` (the same trial twice, resumed, after shared stages), `cpu` (the same numbers on the CPU), `otdd` (values, gradients and
 seconds beside the CPU's), `speed` (fine-tuning of RoBERTa-base and Swin-B shapes, beside a bare loop), `sweep` (two trials on one
-GPU by Ray), `memory` (out of memory as a row with its cause). Bodies of published size have random weights. The table goes to
-standard output, one line a measurement, and as JSON to `--out`. The exit code is 1 if a promise is broken; what could not run is listed as
-`not run`.
+GPU by Ray), `packing` (as many as fit, by `gpu: auto`), `memory` (out of memory as a row with its cause). Bodies of published size have
+random weights. The table goes to standard output, one line a measurement, and as JSON to `--out`. The exit code is 1 if a promise is
+broken; what could not run is listed as `not run`.
 """
 
 from __future__ import annotations
@@ -309,6 +309,34 @@ def sweep() -> Iterator[Line]:
         yield Line("sweep", "one of them alone", "equal" if same else "differs", same)
 
 
+def packing() -> Iterator[Line]:
+    """A sweep by Ray with `gpu: auto`: the first trial is measured, the others share the GPU, to the same rows."""
+    from sweeper import Results, Workspace, load_space, run
+
+    text = {
+        "name": "packing",
+        "base": {"task": "digits"} | SMALL | {"finetune.epochs": 60},
+        "seeds": 6,
+        "resources": {"cpu": 1, "gpu": "auto", "gpu_trials": 4},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        space = Path(folder) / "packing.yaml"
+        space.write_text(json.dumps(text))
+        run(load_space(str(space)), Workspace(f"{folder}/results"))
+        query = "select trial, seed, test_error, gpu_share, gpu_bytes, gpu_total_bytes, started_at from trials order by started_at"
+        rows = Results(f"{folder}/results").sql(query).rows()
+        yield Line("packing", "6 trials, gpu: auto", f"{len(rows)} complete", len(rows) == 6)
+        shares = [row["gpu_share"] for row in rows]
+        yield Line("packing", "shares of the GPU", ", ".join(f"{share:g}" for share in shares), shares == [1.0] + [0.25] * 5)
+        peaks = [(row["gpu_bytes"] or 0) / 2**20 for row in rows]
+        close = min(peaks) > 0 and max(peaks) < 1.1 * min(peaks)
+        yield Line("packing", "memory reserved by each", f"{min(peaks):.0f} to {max(peaks):.0f} MiB", close)
+        with tempfile.TemporaryDirectory() as other:
+            alone = rows_of(config_of({"task": "digits", "finetune.epochs": 60, "seed": rows[-1]["seed"]}), other)["result"]["test_error"]
+        same = alone == rows[-1]["test_error"]
+        yield Line("packing", "the last of them alone", "equal" if same else "differs", same)
+
+
 def memory() -> Iterator[Line]:
     """A trial that needs more than the GPU has fails with the cause, and the next one runs."""
     from sweeper.running.execution import execute
@@ -337,6 +365,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Line]]] = {
     "cpu": cpu,
     "otdd": otdd,
     "sweep": sweep,
+    "packing": packing,
     "speed": speed,
     "memory": memory,
 }

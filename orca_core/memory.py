@@ -45,15 +45,15 @@ def limit_share(device: torch.device, share: float | None, context_bytes: int) -
 
     Args:
         device: The device.
-        share: Of the GPU's memory, in (0, 1]; None = all of it.
+        share: Of the GPU's memory, in (0, 1]; None, or 1 = the limit of the process stays what it is.
         context_bytes: What the process takes of that share beside tensors.
     """
     if device.type != "cuda":
         return
     release(device)
-    whole = torch.cuda.get_device_properties(device).total_memory
-    bytes_left = whole if share is None or share >= 1 else max(0.0, share * whole - context_bytes)
-    torch.cuda.set_per_process_memory_fraction(bytes_left / whole, device)
+    if share is not None and share < 1:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.0, share - context_bytes / whole), device)
 
 
 def release(device: torch.device) -> None:

@@ -9,9 +9,12 @@ from random import Random
 import pytest
 
 from orca_core.config.paths import KNOBS
+from orca_core.errors import ConfigError
 from orca_core.rows import EpochRow
+from sweeper.planning.cost import CostModel
 from sweeper.planning.planner import Planner
 from sweeper.results import Workspace
+from sweeper.running.execution import cause_of
 from sweeper.running.losses import Loss
 from sweeper.running.outcome import Outcome
 from sweeper.running.packing import SAME_MEMORY, Need, Packing, kind_of
@@ -20,8 +23,10 @@ from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.simulated_gpus import SimulatedGpus
 from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.show.plan_work import work_lines
 from sweeper.space.file import Resources
 from sweeper.space.reading import parse_space
+from sweeper.tune.cluster import Cluster
 
 GIB = 2**30
 WHOLE = Fraction(1)
@@ -142,7 +147,7 @@ def test_only_what_does_not_fit_on_a_whole_gpu_fails():
     assert ends == {("full", "FAIL", "out-of-memory", 1), ("layernorm", "COMPLETE", None, 1), ("frozen-body", "COMPLETE", None, 1)}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_whatever_happens_shares_fit_and_every_trial_ends_once(seed):
     random = Random(seed)
     keys = {"scheduler": {"name": "asha", "among": "task", "reduction_factor": 2}} if seed % 2 else {}
@@ -295,3 +300,48 @@ def test_half_as_many_after_each_lack_of_memory():
     for share, most in ((1 / 7, 3), (1 / 8, 3), (1 / 3, 1), (1.0, 1)):
         need.ran_out(share)
         assert need.most == most
+
+
+# ------------------------------------------------------------------------------------------------------------------ what is said
+
+
+def test_a_plan_says_how_many_trials_share_a_gpu_as_far_as_that_is_known(tmp_path):
+    run = Run(tmp_path)
+    todo = run.planner.plan.trials
+    found, costs = reconcile(run.planner.space, run.workspace.results), CostModel()
+
+    def gpus() -> str:
+        packing = Packing.recall(run.planner.space.resources, run.workspace)
+        lines = list(work_lines(found, todo, costs, packing=packing))
+        assert lines[0] == "Needs    each trial 1 CPU, a GPU, shared once it is measured how many fit"
+        return lines[-1]
+
+    assert gpus() == "GPUs     at most about 0.005 GPU-hours, 1 trial on a GPU until its memory is measured"
+    trial = run.begin()
+    run.report(trial, 9 * GIB)
+    run.session.end(trial.id, COMPLETE)
+    run.recorder.flush()
+    assert gpus() == "GPUs     about 0.002 GPU-hours, 3 trials on a GPU"
+
+
+def test_auto_is_refused_where_there_is_no_gpu(monkeypatch):
+    """The cluster of the tests has GPUs, so what Ray says of its nodes is given here."""
+    node = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 8.0 * GIB}, "Labels": {}, "NodeID": "a", "NodeManagerHostname": "a"}
+    monkeypatch.setattr("ray.nodes", lambda: [node])
+    monkeypatch.setattr("ray._private.state.state.get_draining_nodes", dict)
+    monkeypatch.setattr("sweeper.tune.cluster.read_autoscaler", lambda: None)
+    with pytest.raises(ConfigError, match=r"resources\.gpu: must be 0 where no node has a GPU, but got 'auto'\. Leave it out"):
+        Cluster(Resources(gpu="auto")).check_fit()
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), "out-of-memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out-of-memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "cuda"),
+        (ValueError("CUDA error: out of memory"), "user-error"),
+    ],
+)
+def test_a_gpu_that_is_full_when_a_process_comes_to_it_is_out_of_memory_and_no_fault_of_the_machine(error, cause):
+    assert cause_of(error) == cause
