@@ -177,7 +177,6 @@ class Packing:
         """Take in trials that are to run."""
         if self._resources.is_auto:
             self._unfinished.update(map(self._kind, trials))
-            self.version += 1
 
     def end(self, trial: PlannedTrial) -> None:
         """Take in that a trial has ended for good."""

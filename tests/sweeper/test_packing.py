@@ -274,8 +274,8 @@ def test_where_the_share_is_a_number_a_trial_that_runs_out_of_memory_fails(tmp_p
 
 def test_a_row_has_the_kind_of_its_trial(tmp_path):
     """Numbers become columns of another type, lists of names texts; the kind must survive that."""
-    keys = {"base": SPACE["base"] | {"freezing": [{"train": ["predictor"], "epochs": 1}, {"train": "all"}], "finetune.mixout": 0.5}}
-    run = Run(tmp_path, **keys)
+    knobs = {"freezing": [{"train": ["predictor"], "epochs": 1}, {"train": "all"}], "adapter": "lora", "finetune.mixout": 0.5}
+    run = Run(tmp_path, base=SPACE["base"] | knobs)
     trial = run.begin()
     run.recorder.flush()
     (row,) = run.workspace.results.live_trials("packed")
