@@ -53,7 +53,7 @@ def limit_share(device: torch.device, share: float | None, context_bytes: int) -
     release(device)
     if share is not None and share < 1:
         whole = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(max(0.0, share - context_bytes / whole), device)
+        torch.cuda.set_per_process_memory_fraction(max(0.0, share - context_bytes / whole), device.index)
 
 
 def release(device: torch.device) -> None:

@@ -285,7 +285,7 @@ class Session:
                 self._start_again(trial_id, dict(result) | {"cause": "infrastructure", "error": error})
                 return
             self._end_if_hopeless(result["error"])
-        elif cause == "out-of-memory" and self._ran_out(trial_id, result["error"]):
+        elif cause == "out-of-memory" and self._ran_out(trial_id, result):
             return
         elif cause != "stopped":
             self.nodes.complete(trial_id, is_well=result["status"] != "FAIL")
@@ -352,7 +352,7 @@ class Session:
             error = f"{loss.error}; the trial is started again on another machine"
             self._start_again(trial_id, {"cause": "infrastructure", "error": error})
             return
-        if loss.cause == "out-of-memory" and self._ran_out(trial_id, loss.error):
+        if loss.cause == "out-of-memory" and self._ran_out(trial_id, {"error": loss.error}):
             return
         loss = replace(loss, is_announced=loss.is_announced or self.nodes.was_draining(loss.node))
         if self._restarts.lose(trial_id, loss):
@@ -364,14 +364,14 @@ class Session:
         self._end_if_hopeless(loss.error)
         self._finish(trial_id, {"status": "FAIL", "cause": loss.cause, "error": f"{loss.error}, too often in a row"})
 
-    def _ran_out(self, trial_id: str, error: str) -> bool:
+    def _ran_out(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Start a trial that ran out of memory again, if it may have a larger share of a GPU. Returns whether it may."""
         if (trial := self._running.get(trial_id)) is None:
             return False
         if not self.packing.ran_out(trial, self._gpu_shares.get(trial_id, self.packing.share(trial))):
             return False
-        error = f"{error}; the trial is started again with {describe_share(self.packing.share(trial))}"
-        self._start_again(trial_id, {"cause": "out-of-memory", "error": error})
+        error = f"{result['error']}; the trial is started again with {describe_share(self.packing.share(trial))}"
+        self._start_again(trial_id, dict(result) | {"cause": "out-of-memory", "error": error})
         return True
 
     def _start_again(self, trial_id: str, result: Mapping[str, Any]) -> None:
