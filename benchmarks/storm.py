@@ -1,10 +1,10 @@
 """Kill random processes of a sweep at random moments, continue it each time, and compare its tables with those of an undisturbed run.
 
-    python benchmarks/storm.py --kills 100
+    python benchmarks/storm.py --kills 100 [--fused]
 
 A kill is a SIGKILL to the driver, to a worker, or to one of Ray's own processes (raylet, GCS). When the driver dies, the same command is
 run again. When a sweep finishes, its tables are compared row by row (except times, hosts, attempts and the stages table), and another sweep
-is started until there have been enough kills.
+is started until there have been enough kills. With `--fused` the trials train in groups, and are stopped early.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import psutil
 
 from sweeper import Results
 
-SPACE = Path(__file__).with_name("storm.yaml").resolve()
+SPACES = {is_fused: Path(__file__).with_name(name).resolve() for is_fused, name in ((False, "storm.yaml"), (True, "storm_fused.yaml"))}
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 # `code_commit` is here because the working tree may change during the run.
@@ -33,9 +33,9 @@ VARYING = ("attempt", "code_commit", "run", "sequence", "started_at", "ended_at"
 VARYING += tuple(f"seconds_{kind}" for kind in ("pretrain", "source", "align", "finetune"))
 
 
-def start(results: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(space: Path, results: Path, log: Path) -> subprocess.Popen[bytes]:
     """Start the sweep from the command line."""
-    command = [sys.executable, "-m", "sweeper.cli", "run", str(SPACE), "--results", str(results), "--quiet"]
+    command = [sys.executable, "-m", "sweeper.cli", "run", str(space), "--results", str(results), "--quiet"]
     return subprocess.Popen(command, stdout=log.open("ab"), stderr=subprocess.STDOUT, env=ENVIRONMENT)
 
 
@@ -84,15 +84,16 @@ def main() -> int:
     """Run the storm; exit code 1 if a table differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--fused", action="store_true", help="a sweep whose trials train in groups")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=20.0, help="maximum seconds between two kills")
     arguments = parser.parse_args()
-    dice = random.Random(arguments.seed)
+    dice, space = random.Random(arguments.seed), SPACES[arguments.fused]
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
     log = folder / "log.txt"
 
     started = time.perf_counter()
-    assert start(folder / "calm", log).wait() == 0, f"the undisturbed run failed, see {log}"
+    assert start(space, folder / "calm", log).wait() == 0, f"the undisturbed run failed, see {log}"
     calm_s, calm = time.perf_counter() - started, tables(folder / "calm")
     print(f"undisturbed: {calm_s:.0f} s, {len(calm['trials'])} trials, {len(calm['metrics'])} metric rows", flush=True)
 
@@ -102,7 +103,7 @@ def main() -> int:
     while sum(kills.values()) < arguments.kills or sweeps == 0:
         results = folder / f"storm-{sweeps}"
         while True:
-            driver, kills_before = start(results, log), kills.total()
+            driver, kills_before = start(space, results, log), kills.total()
             starts += 1
             while driver.poll() is None:
                 try:

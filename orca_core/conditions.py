@@ -51,9 +51,7 @@ PRETRAINED = Condition(
 )
 """Bodiless arms do not read `body.weights`."""
 
-KEEPS = Condition(
-    "`body.weights` is pretrained", lambda config: config.start_weights == "pretrained" and not config.body_spec.is_bodiless
-)
+KEEPS = Condition("`body.weights` is pretrained", lambda config: config.start_weights == "pretrained" and not config.body_spec.is_bodiless)
 KEEPS_OF_EMBEDDING = Condition(
     "`body.keep` names embeddings or layernorm",
     lambda config: config.start_weights == "shuffled" or kept_of_embedding(config.body.keep) != NOTHING,
@@ -135,10 +133,12 @@ SMOOTHS = Condition("`finetune.smooth.kind` is r3f or smart", lambda config: con
 SMOOTHS_BY_ASCENT = Condition("`finetune.smooth.kind` is smart", lambda config: config.finetune.smooth.kind == "smart")
 TESTS_SOME_EPOCHS = Condition("`finetune.test` is best-and-last", lambda config: config.finetune.test != "each-epoch")
 KEEPS_PREFIX = Condition(
-    "the embedder is frozen in a phase in which a part of the body trains, and `finetune.mixout` is 0 and `finetune.compile` false",
-    lambda config: not config.finetune.mixout
-    and not config.finetune.compile
-    and any("embedder" not in phase.train and phase.train != ("predictor",) for phase in config.phases),
+    "the embedder is frozen in a phase in which a part of the body trains, and `finetune.mixout` is 0 and `finetune.compile` none",
+    lambda config: (
+        not config.finetune.mixout
+        and config.finetune.compile == "none"
+        and any("embedder" not in phase.train and phase.train != ("predictor",) for phase in config.phases)
+    ),
 )
 POOLS_TOKENS = Condition("the task is not dense", lambda config: config.task_spec.kind != "dense")
 NO_ADAPTER = Condition("`adapter` is none", lambda config: config.adapter == NONE)

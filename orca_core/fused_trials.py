@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import TypeVar
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.errors import ConfigError, Fault
@@ -13,6 +15,8 @@ from orca_core.rows import Row, TrialResult
 from orca_core.store import Store
 from orca_core.trajectory import Due
 from orca_core.workbench import Workbench
+
+K = TypeVar("K", bound=Hashable)
 
 
 def run_trials(
@@ -64,34 +68,73 @@ def run_trials(
         for number, config in enumerate(configs)
     }
     ended: dict[int, TrialResult | Exception] = {}
-    try:
-        while len(ended) < len(runs):
-            due = []
-            for number, rows in runs.items():
-                if number not in ended:
-                    outcome = _until_due(rows, lambda row, number=number: report(number, row))  # type: ignore[misc]
-                    if isinstance(outcome, Due):
-                        due.append(outcome)
-                    else:
-                        ended[number] = outcome
-            with workbench.use():
-                train_together([(one.trajectory, one.epoch) for one in due if isinstance(one.trajectory, FusedFinetuning)])
-    finally:
-        for rows in runs.values():
-            rows.close()
+    with closing(rows_together(runs, workbench)) as steps:
+        for number, step in steps:
+            if isinstance(step, TrialResult | Exception):
+                ended[number] = step
+            elif step is not None:
+                report(number, step)
     return [ended[number] for number in runs]
 
 
-def _until_due(rows: Generator[Row, None, TrialResult], report: Callable[[Row], None]) -> Due | TrialResult | Exception:
-    """Report the rows of a trial until an epoch is due; returns that, or how the trial ended."""
+def rows_together(
+    runs: Mapping[K, Generator[Row, None, TrialResult]], workbench: Workbench, limits: Mapping[K, int] = {}
+) -> Generator[tuple[K, Row | TrialResult | Exception | None], None, None]:
+    """Run trials side by side, as a generator for a caller that wants to stop in between: closing it stores the state of each trial.
+
+    A stage before fine-tuning is computed by the first trial that comes to it; those after it find it in the store.
+
+    Args:
+        runs: The trials, each as `trial_rows` that announces its epochs.
+        workbench: Where data lies and what stays loaded.
+        limits: Trial -> epoch of fine-tuning after which it leaves the others.
+
+    Yields:
+        The name of a trial, and its next row or, as its last, how it ended: its result, its error, or None if it has left at its limit,
+        with its state stored if `keep_at` names that epoch.
+    """
+    active = dict(runs)
+    with ExitStack() as stack:
+        for rows in runs.values():
+            stack.callback(rows.close)  # of all, also if one cannot store its state
+        while active:
+            due = []
+            for name, rows in list(active.items()):
+                for step in _until_due(rows):
+                    if isinstance(step, Due):
+                        if step.epoch > limits.get(name, step.epoch):
+                            del active[name]
+                            yield name, _leave(rows)
+                        else:
+                            due.append(step)
+                        continue
+                    if isinstance(step, TrialResult | Exception):
+                        del active[name]
+                    yield name, step
+            with workbench.use():
+                train_together([(one.trajectory, one.epoch) for one in due if isinstance(one.trajectory, FusedFinetuning)])
+
+
+def _until_due(rows: Generator[Row, None, TrialResult]) -> Iterator[Row | Due | TrialResult | Exception]:
+    """The rows of a trial until an epoch is due or it ends; last the `Due`, or how it ended."""
     while True:
         try:
-            row = next(rows)
+            row: Row | Due = next(rows)
         except StopIteration as stop:
-            result: TrialResult = stop.value
-            return result
+            yield stop.value
+            return
         except Exception as error:
-            return error
+            yield error
+            return
+        yield row
         if isinstance(row, Due):
-            return row
-        report(row)
+            return
+
+
+def _leave(rows: Generator[Row, None, TrialResult]) -> Exception | None:
+    """Stop a trial for now. Returns its error, if it cannot store its state."""
+    try:
+        rows.close()
+    except Exception as error:
+        return error
+    return None

@@ -18,6 +18,7 @@ from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
 from orca_core.config.methods import method_of
 from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import REFERENCE_BEHAVIOUR
+from orca_core.config.spellings import in_hash
 from orca_core.declarations import is_read
 from orca_core.freezing.schedule import freezing_label, phases_as_data
 
@@ -71,7 +72,7 @@ def _optimizer_from(config: TrialConfig) -> str | None:
 @lru_cache(maxsize=8)  # id, stages and result key of a trial all ask for it
 def read_knobs(config: TrialConfig) -> Mapping[str, Any]:
     """The knobs that are read and not at their introductory default: what ids are made of."""
-    knobs = {path: value for path, value in canonical_knobs(config).items() if value is not None and value != DEFAULTS[path]}
+    knobs = {path: in_hash(path, value) for path, value in canonical_knobs(config).items() if value is not None and value != DEFAULTS[path]}
     for name in ("reference_behaviour", "method"):
         knobs.pop(name, None)  # it says what the others are
     if "freezing" in knobs:

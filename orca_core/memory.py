@@ -1,16 +1,19 @@
-"""How much memory a stage uses, and which data fits on a device."""
+"""How much memory a stage uses, which data fits on a device, and how the rest gets there."""
 
 from __future__ import annotations
 
 import gc
 import resource
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 
 import torch
+from torch import Tensor
 
-RESIDENT_SHARE = 0.5
-"""Share of a device's free memory that a data set may occupy as a whole; a larger one is moved batch by batch."""
+RESIDENT_SHARE = 0.25
+"""Share of a device's free memory that the data of a trial may occupy; what is beyond is moved batch by batch. The rest is for the model,
+what training holds between the passes, and other trials on the same device."""
 
 
 def start_peak(device: torch.device) -> None:
@@ -50,21 +53,66 @@ def limit_share(device: torch.device, share: float | None, context_bytes: int) -
     """
     if device.type != "cuda":
         return
+    torch.cuda.init()  # the statistics are there only then
     release(device)
+    torch.cuda.reset_peak_memory_stats(device)
     if share is not None and share < 1:
         whole = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(max(0.0, share - context_bytes / whole), device.index)
 
 
-def release(device: torch.device) -> None:
-    """Give memory that no tensor needs back to the GPU, where other processes may need it; does nothing on the CPU."""
-    if device.type == "cuda" and torch.cuda.is_initialized():
-        gc.collect()
-        with suppress(RuntimeError):  # after an error of the GPU, every call fails: that error is the one to report
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-
-
 def fits(num_bytes: int, device: torch.device) -> bool:
     """Whether data may be moved to a device as a whole; always on the CPU, where it may be a memory-mapped file."""
     return device.type != "cuda" or num_bytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def resident(arrays: Iterable[Tensor], device: torch.device) -> list[Tensor]:
+    """Arrays on a device as far as they fit there together, in their order; those that do not stay on the CPU.
+
+    Args:
+        arrays: On the CPU; one that is there twice counts once.
+        device: Where to compute.
+    """
+    moved: dict[int, Tensor] = {}
+    taken, found = 0, []
+    for array in arrays:
+        if id(array) not in moved:
+            # What has been moved counts twice, as the free memory is less by it; rather that than an allocator's cache that nobody knows.
+            moved[id(array)] = array.to(device) if fits(taken + array.nbytes, device) else array
+            taken += array.nbytes if moved[id(array)].device.type == device.type else 0
+        found.append(moved[id(array)])
+    return found
+
+
+def on_device(values: Tensor, device: torch.device, rows: Tensor | None = None) -> Tensor:
+    """A part of a set, on a device. Nothing waits for the device, which may be at work on the batch before.
+
+    Args:
+        values: The set, on the CPU or on the device.
+        device: Where to compute.
+        rows: Numbers of the rows, on the CPU; None = all.
+    """
+    if values.device.type == device.type:
+        return values if rows is None else values[rows.to(values.device, non_blocking=True)]
+    if device.type != "cuda":
+        return (values if rows is None else values[rows]).to(device)
+    # A copy from pinned memory runs beside the computation. Torch keeps the memory until the copy is done.
+    count = len(values) if rows is None else len(rows)
+    pinned = torch.empty((count, *values.shape[1:]), dtype=values.dtype, pin_memory=True)
+    pinned = pinned.copy_(values) if rows is None else torch.index_select(values, 0, rows, out=pinned)
+    return pinned.to(device, non_blocking=True)
+
+
+def release(device: torch.device) -> None:
+    """Give a GPU back what the trials of this process do not use any more, for the next one and for other processes; nothing on a CPU.
+
+    Modules may refer to themselves, such as those that a library wraps: then nothing but the collector frees their memory. And what the
+    compiler keeps has CUDA graphs, with memory of their own.
+    """
+    if device.type != "cuda" or not torch.cuda.is_initialized():
+        return
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
+    with suppress(RuntimeError):  # after an error of the GPU every call fails, and that error is the one to report
+        torch.cuda.empty_cache()

@@ -10,6 +10,7 @@ from orca_core.canonical import canonical_value
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, value_of
+from orca_core.config.spellings import in_hash
 
 Kind = Literal["pretrain", "source", "align", "adapt", "finetune"]
 
@@ -49,8 +50,11 @@ def knob(path: str, when: Condition = ALWAYS, *, otherwise: Any = None, key_name
     def value(config: TrialConfig, phase: int) -> Any:
         return canonical_value(config, path)
 
+    def hashed(config: TrialConfig, phase: int) -> Any:
+        return in_hash(path, canonical_value(config, path))
+
     neutral = KNOBS[path].get_default(call_default_factory=True) if otherwise is None else otherwise
-    return Read(path, path, value, value, when, neutral, key_name or path, always_in_key)
+    return Read(path, path, value, hashed, when, neutral, key_name or path, always_in_key)
 
 
 def content(path: str, key_name: str, digest: Callable[[TrialConfig], str]) -> Read:

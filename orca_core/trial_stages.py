@@ -19,15 +19,17 @@ from orca_core.alignment.source import source_features
 from orca_core.alignment.source_tokens import SourceTokens
 from orca_core.bodies.keep import ALL
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrained, pretrained_mini, random_body, shuffled_body
+from orca_core.config.device_faults import check_device
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES
 from orca_core.errors import DataError, nearest
-from orca_core.finetuning.fused import FusedFinetuning, check_fused
+from orca_core.finetuning.fused import FusedFinetuning
 from orca_core.finetuning.loop import FISHER_SCORES, Finetuning
 from orca_core.finetuning.selection import Selection
 from orca_core.finetuning.terms.base import Term
 from orca_core.finetuning.terms.mixing import Mixing
 from orca_core.keeping import Shapes, shapes_of
+from orca_core.memory import release
 from orca_core.model.cross_modal import CrossModalModel, build_body, build_embedder
 from orca_core.model.embedder import Embedder
 from orca_core.model.matching import match_moments
@@ -88,7 +90,7 @@ class TrialStages:
     ) -> None:
         if config.bits == "portable":
             check_pinned(device)
-        check_fused(config, device)
+        check_device(config, device)
         _prepare_torch(config.threads, device)
         self.config, self.store, self.device, self.keep_at = config, store, torch.device(device), keep_at
         self.announces = announces
@@ -373,7 +375,11 @@ def _check_scoring(spec: TaskSpec, reference: bool) -> None:
 def _prepare_torch(threads: int, device: str) -> None:
     """Set what the bits of a trial depend on besides its config."""
     torch.set_num_threads(threads)
-    if device == "cuda":
+    if device != "cuda":
+        if torch.are_deterministic_algorithms_enabled():  # by a trial on a GPU, in this process; on a CPU it takes other sums
+            torch.use_deterministic_algorithms(False)
+    else:
+        release(torch.device(device))  # what trials before left
         # cuBLAS reads it when it is first used; without it, its sums may differ from run to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Not `warn_only`: then the backward pass of attention would be the one that differs from run to run.

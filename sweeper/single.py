@@ -18,7 +18,7 @@ from sweeper.running.claim import new_run
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.job import TrialJob
 from sweeper.running.parts import warn_of_small_parts
-from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_mixing, check_stores
+from sweeper.running.preflight import check_adapters, check_data, check_devices, check_embedders, check_mixing, check_stores
 from sweeper.running.recorder import Recorder
 from sweeper.running.worker import report_text, worker_facts
 from sweeper.space.reading import check_name
@@ -53,6 +53,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
     config = resolve_config(settings)
     if config.bits == "portable":
         check_pinned(device)
+    check_devices([config], device)
     check_data([config])
     tell_notes([config])
     for warning in warn_of_small_parts([config]):

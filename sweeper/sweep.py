@@ -25,7 +25,15 @@ from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.outcome import Outcome, SweepCutError
 from sweeper.running.parts import warn_of_small_parts
 from sweeper.running.plan_note import plan_note
-from sweeper.running.preflight import check_adapters, check_data, check_embedders, check_mixing, check_room, check_stores
+from sweeper.running.preflight import (
+    check_adapters,
+    check_data,
+    check_devices,
+    check_embedders,
+    check_mixing,
+    check_room,
+    check_stores,
+)
 from sweeper.running.probes import add_probes, describe_added
 from sweeper.running.reasons import Reasons
 from sweeper.running.reconcile import Reconciliation, reconcile
@@ -107,6 +115,7 @@ def _run_space(
     results = workspace.results
     check_logging(space, results)
     first = reconcile(space, results, retry_failed)
+    check_devices((trial.config for trial in first.todo), space.device, space.file)
     check_data((trial.config for trial in first.todo), space.file)  # a finished sweep reads no data
     if not quiet:
         tell_notes(trial.config for trial in first.todo)

@@ -35,6 +35,7 @@ from orca_core.alignment.source_tokens import SourceTokens
 from orca_core.distances import find_distance
 from orca_core.distances.sinkhorn import count_unconverged
 from orca_core.distances.spec import Distance, Separation
+from orca_core.memory import on_device, resident
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.model.embedder import Embedder
 from orca_core.rows import EpochRow
@@ -100,7 +101,7 @@ class Alignment:
         self.lr = settings["align.lr"]
         self.embedder = embedder.to(device).requires_grad_(True).train()
         self.data, self.inputs = data, data.inputs
-        self.x = torch.from_numpy(data.train.x).to(device)
+        (self.x,) = resident([torch.from_numpy(data.train.x)], device)
         labels = class_labels(data, self.seed, settings["threads"])
         self.classes = [torch.from_numpy(np.flatnonzero(labels == label)) for label in np.unique(labels)]
         self.labels, self.source = labels, None if source_x is None or source_y is None else (source_x, source_y)
@@ -183,7 +184,7 @@ class Alignment:
         """The loss that fine-tuning minimises, without smoothing."""
         freeze_body(model)
         targets, decode = torch.from_numpy(self.data.train.y), self.data.decode or (lambda values: values)
-        of_decoded = LOSSES[self.settings.task.loss](targets.to(self.device))
+        of_decoded = LOSSES[self.settings.task.loss](targets)
         return OfTask(model, lambda outputs, truth: of_decoded(decode(outputs), decode(truth)), targets)
 
     def _step(self, epoch: int) -> tuple[Measured, float | None]:
@@ -207,8 +208,9 @@ class Alignment:
         """The samples of each class, drawn when they are asked for."""
         for number in self._class_order(draws):
             members = self.classes[number]
-            chosen = members[torch.randperm(len(members), generator=draws)[: self._samples_of_a_class]].to(self.device)
-            yield ClassBatch(number, len(members) / len(self.x), chosen, self.inputs(self.x[chosen]))
+            chosen = members[torch.randperm(len(members), generator=draws)[: self._samples_of_a_class]]
+            inputs = self.inputs(on_device(self.x, self.device, chosen))
+            yield ClassBatch(number, len(members) / len(self.x), chosen.to(self.device), inputs)
 
     def _rate(self, epoch: int) -> float:
         # The reference counts epochs from 0 and compares with > (`task_configs.py:239`).

@@ -112,5 +112,5 @@ def measure_at_start(
 def embed_rows(embedder: Embedder, data: TaskData, rows: Tensor, device: torch.device) -> Tensor:
     """(m, d) features of some training rows, averaged over tokens, on the CPU. The embedder is on `device`."""
     with torch.no_grad():
-        batches = [torch.from_numpy(data.train.x[batch.numpy()]).to(device) for batch in rows.split(_BATCH)]
+        batches = (torch.from_numpy(data.train.x[batch.numpy()]).to(device) for batch in rows.split(_BATCH))
         return torch.cat([embedder(data.inputs(batch)).mean(1).cpu() for batch in batches])

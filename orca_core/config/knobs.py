@@ -161,8 +161,9 @@ class TrialConfig(Part):
 
     @model_validator(mode="after")
     def _check_bits(self) -> TrialConfig:
-        if self.bits == "portable" and self.finetune.compile:
-            raise broken_rule("finetune.compile", "must be false with bits: portable: a compiler takes what the processor has", True)
+        if self.bits == "portable" and self.finetune.compile != "none":
+            rule = "must be none with bits: portable: a compiler takes what the processor has"
+            raise broken_rule("finetune.compile", rule, self.finetune.compile)
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> TrialConfig:

@@ -207,10 +207,10 @@ def _alignment_faults(config: TrialConfig | None) -> list[Fault]:
     if config.align.objective != "none":
         splits = {"align.gradient project": config.align.gradient == "project", "align.agreement": config.align.agreement}
         asked = [name for name, holds in splits.items() if holds]
-        if not asked or not config.finetune.compile:
+        if not asked or config.finetune.compile == "none":
             return []
-        rule = f"must be false with {' or '.join(asked)}: a compiled pass keeps nothing for a second gradient"
-        return [Fault("finetune.compile", rule, True)]
+        rule = f"must be none with {' or '.join(asked)}: a compiled pass keeps nothing for a second gradient"
+        return [Fault("finetune.compile", rule, config.finetune.compile)]
     remedy = "Fine-tuning minimises the task's loss anyway. Set align.weight to 0, or take another objective."
     return [Fault("align.weight", "must be 0 with align.objective none, which has no distance", config.align.weight, remedy)]
 

@@ -53,9 +53,9 @@ def _smooth_faults(config: TrialConfig) -> list[Fault]:
         if value < least:
             remedy = "Smaller perturbations are rounded away. Take fp32."
             faults.append(Fault(f"finetune.smooth.{name}", f"must be at least {least:g} with precision: {config.precision}", value, remedy))
-    if config.finetune.compile:
+    if config.finetune.compile != "none":
         remedy = "Its passes from the tokens on would be compiled one by one."
-        faults.append(Fault("finetune.compile", "must be false with finetune.smooth", True, remedy))
+        faults.append(Fault("finetune.compile", "must be none with finetune.smooth", config.finetune.compile, remedy))
     return faults
 
 
@@ -66,9 +66,9 @@ def _mixup_faults(config: TrialConfig) -> list[Fault]:
     if mixup.place == "inputs" and config.aligns_jointly:
         remedy = "A mixture has no class whose distance to the proxy could be taken. Mix tokens, or set align.weight to 0."
         faults.append(Fault("finetune.mixup.place", "must be tokens with align.weight", mixup.place, remedy))
-    if mixup.place == "tokens" and config.finetune.compile:
+    if mixup.place == "tokens" and config.finetune.compile != "none":
         remedy = "It would be compiled anew for every batch."
-        faults.append(Fault("finetune.compile", "must be false with finetune.mixup.place: tokens", True, remedy))
+        faults.append(Fault("finetune.compile", "must be none with finetune.mixup.place: tokens", config.finetune.compile, remedy))
     return faults
 
 
@@ -84,7 +84,7 @@ def _fused_faults(config: TrialConfig) -> list[Fault]:
         "finetune.accum": (tuning.accum, 1),
         "finetune.dropout": (tuning.dropout, 0.0),
         "finetune.checkpointing": (tuning.checkpointing, False),
-        "finetune.compile": (tuning.compile, False),
+        "finetune.compile": (tuning.compile, "none"),
         "finetune.layer_decay": (tuning.layer_decay, 1.0),
         "finetune.prefix": (tuning.prefix, "recomputed"),
         "finetune.mixout": (tuning.mixout, 0.0),

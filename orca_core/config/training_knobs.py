@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from orca_core.config.faults import broken_rule
 from orca_core.config.part import FROM_LIST, Below1, Count, NonNegative, Optimizer, Part, Positive, Share
+from orca_core.config.spellings import COMPILE_BEFORE
+
+Compile = Annotated[
+    Literal["none", "default", "reduce-overhead"],
+    BeforeValidator(lambda value: COMPILE_BEFORE.get(str(value).lower(), value)),
+]
+"""The earlier spellings are taken, too."""
 
 
 class PredictorConfig(Part):
@@ -113,7 +120,12 @@ class FinetuneConfig(Part):
         "once a phase, which costs an epoch less and may change the last bits. Whatever cannot be kept, or would need more than 2 GiB, "
         "is computed anew.",
     )
-    compile: bool = Field(False, description="Compile the forward pass with torch.compile, which takes a minute at the start of a trial.")
+    compile: Compile = Field(
+        "none",
+        description="Compile the forward pass by torch.compile, which takes a minute at the start of a trial: `none`; `default`; or "
+        "`reduce-overhead`, on a GPU only, where training on whole batches is replayed from CUDA graphs, and a short last batch and "
+        "evaluation are not compiled. `false` and `true`, as in version 0.1, mean `none` and `default`.",
+    )
     label_smoothing: Below1 = Field(0.0, description="Share of the uniform distribution in the training targets.")
     layer_decay: Share = Field(
         1.0,
@@ -152,7 +164,7 @@ class FinetuneConfig(Part):
             raise broken_rule("decay_epochs", f"must be greater than warmup_epochs ({self.warmup_epochs:g})", self.decay_epochs)
         if self.schedule == "cosine" and self.decay_epochs is None:
             raise broken_rule("decay_epochs", "must be a number if the schedule is cosine", None)
-        if self.mixout and (self.checkpointing or self.compile):
+        if self.mixout and (self.checkpointing or self.compile != "none"):
             rule = "must be 0 with checkpointing or compile: its weights exist in the forward pass only"
             raise broken_rule("mixout", rule, self.mixout)
         return self

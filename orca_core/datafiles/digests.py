@@ -51,8 +51,7 @@ def _identify_all(label: str, files: tuple[Path, ...]) -> str:
 
 def _stat(path: Path) -> tuple[int, int]:
     try:
-        require_regular(path)
-        stat = path.stat()
+        stat = require_regular(path)
     except OSError as error:
         raise DataError(f"{path}: must be readable, but is not ({error.strerror})") from None
     return stat.st_size, stat.st_mtime_ns

@@ -35,7 +35,7 @@ def find_below(folder: Path, name: str, listed_in: Path, place: str = "") -> Pat
     Raises:
         DataError: If the name is absolute, or leaves the folder by `..`.
     """
-    if not name or "\0" in name or name.startswith("/") or ".." in Path(name).parts:
+    if not name or "\0" in name or name.startswith("/") or ".." in name.split("/"):
         raise DataError(Fault(place, f"must be a path below {folder} that does not leave it", name).text(str(listed_in)))
     return folder / name
 

@@ -78,16 +78,20 @@ def blaming_latest_file(name: str) -> Iterator[None]:
         raise DataError(f"{_latest.get() or name}: must be of the documented form, but cannot be used ({reason(error)}).") from error
 
 
-def require_regular(path: Path) -> None:
+def require_regular(path: Path) -> os.stat_result:
     """Refuse what is not a regular file: opening a FIFO waits for ever, reading a device may never end.
+
+    Returns:
+        What the system says of the file.
 
     Raises:
         DataError: If it is something else.
         OSError: If there is nothing of that name.
     """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: must be a regular file, but is {_KINDS.get(stat.S_IFMT(mode), 'something else')}.")
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: must be a regular file, but is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}.")
+    return found
 
 
 def reason(error: BaseException) -> str:

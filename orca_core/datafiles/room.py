@@ -22,6 +22,9 @@ MEMORY_SHARE = 0.5
 
 GIB = 1 << 30
 
+TOO_SMALL_TO_ASK = 1 << 20
+"""Bytes up to which the free memory is not looked at: that takes longer than to read them, and data sets have a million such files."""
+
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 _CONTROL_GROUPS = (
     ("memory.max", "memory.current", "memory.stat"),
@@ -45,6 +48,8 @@ def require_memory(path: Path | str, key: str, num_bytes: int) -> None:
         DataError: If it is larger than half of the free memory, or than the workbench's `max_data_gib`; with both numbers.
     """
     allowed = Workbench.current().max_data_gib
+    if allowed is None and num_bytes <= TOO_SMALL_TO_ASK:
+        return
     if num_bytes <= (limit := MEMORY_SHARE * free_memory() if allowed is None else allowed * GIB):
         return
     bound = "half of the memory that is free" if allowed is None else "the limit that was set"

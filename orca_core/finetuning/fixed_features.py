@@ -35,14 +35,21 @@ class FixedFeatures(ABC):
 
     def __init__(self, model: CrossModalModel) -> None:
         self.model = model
+        self.fits_device = True
 
     def fit(self, sample: Tensor, samples: int) -> bool:
         """Whether the features of so many samples are small enough to be kept; `sample` is (1, channels, ...)."""
-        return True
+        size = 4 * samples * self.of(sample).numel()
+        self.fits_device = fits(2 * size, sample.device)  # their parts are joined, so for a moment they are there twice
+        return self.is_small(size)
+
+    @abstractmethod
+    def is_small(self, num_bytes: int) -> bool:
+        """Whether features of that size in float32 are kept at all, whatever the machine."""
 
     def kept(self, features: Tensor) -> Tensor:
-        """Features where they are kept until they are used."""
-        return features
+        """Features where they are kept until they are used: on the device, or on the CPU if they do not fit there."""
+        return features if self.fits_device else features.cpu()
 
     @abstractmethod
     def of(self, x: Tensor) -> Tensor:
@@ -56,8 +63,8 @@ class FixedFeatures(ABC):
 class PooledFeatures(FixedFeatures):
     """What the predictor reads, where nothing but the predictor trains: pooled tokens, or all tokens where it pools them itself."""
 
-    def fit(self, sample: Tensor, samples: int) -> bool:
-        return not self.model.predictor.pools_late or samples * self.of(sample).numel() <= MOST_NUMBERS
+    def is_small(self, num_bytes: int) -> bool:
+        return not self.model.predictor.pools_late or num_bytes <= 4 * MOST_NUMBERS
 
     def of(self, x: Tensor) -> Tensor:
         return self.model.inferred_features(x)
@@ -81,19 +88,16 @@ class PrefixFeatures(FixedFeatures):
     def __init__(self, model: CrossModalModel, lowest: int) -> None:
         super().__init__(model)
         self.lowest = lowest
-        self.fits_device = True
         self.tokens = self.given = torch.Size()
         self.readings, self.companions = 1, 0
 
     def fit(self, sample: Tensor, samples: int) -> bool:
         if self.lowest and prefix_outputs(self.model.body, self.model.embedder(sample), self.lowest) is None:
             return False
-        size = 4 * samples * self.of(sample).shape[1]
-        self.fits_device = fits(size, sample.device)
-        return size <= PREFIX_BYTES
+        return super().fit(sample, samples)
 
-    def kept(self, features: Tensor) -> Tensor:
-        return features if self.fits_device else features.cpu()
+    def is_small(self, num_bytes: int) -> bool:
+        return num_bytes <= PREFIX_BYTES
 
     def of(self, x: Tensor) -> Tensor:
         tokens = self.model.embedder(x)
@@ -125,15 +129,9 @@ class LadderReadings(FixedFeatures):
     def __init__(self, model: CrossModalModel, side: SideAdapter) -> None:
         super().__init__(model)
         self.side = side
-        self.fits_device = True
 
-    def fit(self, sample: Tensor, samples: int) -> bool:
-        size = 4 * samples * self.of(sample).shape[1]
-        self.fits_device = fits(size, sample.device)
-        return size <= LADDER_BYTES
-
-    def kept(self, features: Tensor) -> Tensor:
-        return features if self.fits_device else features.cpu()
+    def is_small(self, num_bytes: int) -> bool:
+        return num_bytes <= LADDER_BYTES
 
     def of(self, x: Tensor) -> Tensor:
         return self.side.pack(self.side.read(self.model.embedder(x)))

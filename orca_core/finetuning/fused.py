@@ -30,35 +30,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from orca_core.config.knobs import TrialConfig
-from orca_core.errors import ConfigError, Fault
 from orca_core.finetuning.fixed_features import PooledFeatures
 from orca_core.finetuning.heads import head_gradient, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import smoothed
 from orca_core.finetuning.stacked import Stack, StackedOptimizer, laid_out, stack
+from orca_core.fusing import shared_settings, smooths_labels
 from orca_core.rows import EpochRow
 from orca_core.seeding import generator
 from orca_core.settings import Settings
-
-OF_MEMBERS = frozenset(
-    {
-        "seed",
-        "body.weights",
-        "body.keep",
-        "embedder.init",
-        "embedder.weights",
-        "finetune.lr",
-        "finetune.weight_decay",
-        "finetune.label_smoothing",
-        "finetune.schedule",
-        "finetune.warmup_epochs",
-        "finetune.decay_epochs",
-        "finetune.reinit_top",
-    }
-)
-"""What members of a group may differ in: the weights they start with, their draws, and numbers that enter a step as numbers."""
 
 SPAN_NUMBERS = 2**22
 """Most numbers that are gathered at once from the inputs of a group, before they are cut into batches."""
@@ -113,7 +94,7 @@ class FusedFinetuning(Finetuning):
         self.prepare()
 
     def _has_features_of(self, other: FusedFinetuning) -> bool:
-        if any(repr(value) != repr(other.settings[name]) for name, value in self.settings.items() if name not in OF_MEMBERS):
+        if shared_settings(self.settings) != shared_settings(other.settings):
             return False
         for part in ("embedder", "body"):
             own, its = (model.get_submodule(part).state_dict() for model in (self.model, other.model))
@@ -134,12 +115,11 @@ class FusedFinetuning(Finetuning):
     def _describe_phase(self) -> tuple[bool, str]:
         """Whether its phase trains in a group, and what members of one have in common. After `prepare`."""
         if self._of_phase is None:
-            settings = [(name, repr(value)) for name, value in self.settings.items() if name not in OF_MEMBERS]
             state = [(name, tensor.shape) for name, tensor in self.model.state_dict().items()]
             trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-            smooths, is_fixed = self.settings["finetune.label_smoothing"] > 0, self.fixed is not None
+            is_fixed = self.fixed is not None
             fuses = bool(trained) and (is_fixed or self.settings.body.pretrained_here)
-            self._of_phase = fuses, repr((settings, state, trained, smooths, is_fixed))
+            self._of_phase = fuses, repr((shared_settings(self.settings), smooths_labels(self.settings), state, trained, is_fixed))
         return self._of_phase
 
     def _steps_differ(self) -> bool:
@@ -157,16 +137,6 @@ class FusedFinetuning(Finetuning):
             seconds: Its share of the time.
         """
         self._trained, self.share_s = trained, seconds
-
-
-def check_fused(config: TrialConfig, device: str) -> None:
-    """Refuse to fuse on a GPU, where it has not been shown that bits are independent of the trials beside.
-
-    Raises:
-        ConfigError: If so.
-    """
-    if config.finetune.fused and device != "cpu":
-        raise ConfigError([Fault("finetune.fused", "must be 0 on a GPU", config.finetune.fused, "Set it to 0, or train on the CPU.")])
 
 
 def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:

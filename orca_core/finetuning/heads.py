@@ -19,8 +19,12 @@ def is_plain_head(module: nn.Module, loss: str, data: TaskData) -> bool:
         loss: Name of the task's loss.
         data: The task's data, by whose `decode` outputs may pass before the loss.
     """
-    is_linear = isinstance(module, Classifier) and not module.pools_late and isinstance(module.hidden, nn.Identity)
-    return is_linear and loss == "cross-entropy" and data.decode is None
+    return is_linear_head(module) and loss == "cross-entropy" and data.decode is None
+
+
+def is_linear_head(module: nn.Module) -> bool:
+    """Whether a module is a linear layer on features."""
+    return isinstance(module, Classifier) and not module.pools_late and isinstance(module.hidden, nn.Identity)
 
 
 def head_gradient(weights: Mapping[str, Tensor], x: Tensor, y: Tensor, smoothing: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -19,12 +19,13 @@ from orca_core.alignment.joint import BatchDistance
 from orca_core.distances.sinkhorn import count_unconverged
 from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
-from orca_core.finetuning.compiling import compiled
+from orca_core.finetuning.compiling import GraphedForward, forward_of, take_out_gradients
 from orca_core.finetuning.evaluation import evaluate
 from orca_core.finetuning.fixed_features import FixedFeatures, PooledFeatures, fixed_features
 from orca_core.finetuning.gradients import Losses, add_gradients
+from orca_core.finetuning.linear_head import LinearHead
 from orca_core.finetuning.precision import autocast
-from orca_core.finetuning.rates import schedule_factor
+from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
 from orca_core.finetuning.selection import BestWeights, Selection
 from orca_core.finetuning.terms import make_terms
@@ -32,7 +33,7 @@ from orca_core.finetuning.terms.base import Batch, Start, Step, Term
 from orca_core.finetuning.tested import TestedEpochs
 from orca_core.freezing.fisher import fisher_scores
 from orca_core.freezing.schedule import Phase
-from orca_core.memory import fits
+from orca_core.memory import on_device, resident
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.rows import EpochRow
 from orca_core.scoring import LOSSES, SCORES
@@ -76,20 +77,20 @@ class Finetuning:
         self.settings, self.device, self.seed = settings, device, settings["seed"]
         self.model = model.to(device)
         self.data = data
-        self.train, self.valid = (_resident(device, split) for split in (data.train, data.valid))
         # As in the reference's data: then one evaluation is both.
         self.valid_is_test = data.valid.equals(data.test)
-        self.test = self.valid if self.valid_is_test else _resident(device, data.test)
+        self.train, self.valid, self.test = _resident(device, data.train, data.valid, data.valid if self.valid_is_test else data.test)
         # Before blocks are wrapped: the copy of a wrapped block would run the block that it was copied from.
         self.terms: list[Term] = [*make_terms(Start(settings, self.model, data, device, distance)), *terms]
         if settings["finetune.checkpointing"]:
             checkpoint_blocks(model.body.blocks)
-        self.forward: Callable[..., Any] = compiled(model) if settings["finetune.compile"] else model
+        self.forward = forward_of(model, settings["finetune.compile"], settings["finetune.batch_size"])
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "fp16")
         self.accumulation = make_accumulation(settings, self.scaler)
         self.loss = LOSSES[settings.task.loss](self.train[1])
         self.score = SCORES[settings.task.score_name(settings["reference_data"])]
         self.phase: Phase = settings.phases[0]
+        self.active = self._terms_of(self.phase)
         self.schedule_start = 0
         self.trained: set[str] = set()
         self.epoch = 0
@@ -110,6 +111,7 @@ class Finetuning:
         """
         self.settings, phases = settings, settings.phases
         self.phase = phases[-1]
+        self.active = self._terms_of(self.phase)
         started_by = max((number for number, phase in enumerate(phases) if phase.restart), default=0)
         self.schedule_start = sum(phase.epochs or 0 for phase in phases[:started_by])
         if self.phase.restart:
@@ -171,16 +173,20 @@ class Finetuning:
         order = self.order(epoch)
         groups = [group.split(batch_size) for group in order.split(batch_size * accum)]
         sizes = [len(group) for group in groups]
+        rates = self._rates(epoch, sizes)
+        if (head := self._linear_head()) is not None:
+            losses_of_head = head.train(x, self.train[1], order, rates, batch_size)
+            return _total(losses_of_head) / len(order), rates[-1], {}
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         draws = generator(self.seed, "augment", epoch)
         reported: dict[str, list[tuple[Tensor, int]]] = {"": []}
-        lr, done = 0.0, 0
-        for term in self._active:
+        done = 0
+        for term in self.active:
             term.start_epoch(epoch)
         self.model.train_mode()
         with seeded(self.seed, "dropout", epoch):
             for number, group in enumerate(groups):
-                lr = self._set_rate(epoch, sizes, number)
+                self._set_rate(rates[number])
                 for parameter in parameters:
                     parameter.grad = None
                 samples = sum(len(rows) for rows in group)
@@ -190,13 +196,15 @@ class Finetuning:
                     columns = dict(losses.columns)
                     if parameters:
                         columns |= add_gradients(losses, self.accumulation, len(rows) / samples, parameters)
+                        if rows is group[0] and len(group) > 1 and isinstance(self.forward, GraphedForward):
+                            take_out_gradients(parameters)
                     for name, value in {"": losses.task.detach(), **columns}.items():
                         reported.setdefault(name, []).append((value, len(rows)))
                 if self.accumulation.step(len(group), self.optimizer, parameters):
-                    for term in self._active:
+                    for term in self.active:
                         term.after_step((epoch - 1) * self.accumulation.steps(sizes) + number + 1)
         means: dict[str, Any] = {name: _total(values) / len(order) for name, values in reported.items()}
-        return means.pop(""), lr, means
+        return means.pop(""), rates[-1], means
 
     def order(self, epoch: int) -> Tensor:
         """The training rows in the order in which an epoch takes them."""
@@ -207,7 +215,7 @@ class Finetuning:
 
     def _losses(self, rows: Tensor, x: Tensor, draws: torch.Generator, passed: float, penalised: bool) -> Losses:
         """The losses of a batch of rows of `x`, in train mode."""
-        inputs, targets, terms = self._moved(x, rows), self._moved(self.train[1], rows), self._active
+        inputs, targets, terms = self._moved(x, rows), self._moved(self.train[1], rows), self.active
         if self.data.augment is not None:
             inputs = self.data.augment(inputs, draws)
         if self.fixed is None:
@@ -227,7 +235,7 @@ class Finetuning:
             batch.inputs, between=change if changing else None, with_body=any(term.reads_body for term in terms)
         )
         loss = self._loss_to(raw, batch.targets)
-        if not penalised:
+        if not terms or not penalised:
             return Losses(loss, {}, {})
         step = Step(batch, self.model, tokens, hidden[0] if hidden else None, raw, change, self._run, self._decoded)
         penalties = {term: penalty for term in terms if (penalty := term.penalty(step)) is not None}
@@ -243,18 +251,24 @@ class Finetuning:
             loss = sum((share * self.loss(outputs, self._decoded(target)) for share, target in targets), raw.new_zeros(()))
         return smoothed(loss, outputs, smoothing) if smoothing else loss
 
-    @property
-    def _active(self) -> list[Term]:
-        """The terms that take part in the phase."""
-        return [term for term in self.terms if term.is_active(self.phase)]
+    def _terms_of(self, phase: Phase) -> list[Term]:
+        """The terms that take part in a phase."""
+        return [term for term in self.terms if term.is_active(phase)]
 
-    def _set_rate(self, epoch: int, group_sizes: Sequence[int], number: int) -> float:
-        """Set the learning rate of the step of group `number`, of an epoch's groups by their numbers of batches, and return it."""
-        factor = schedule_factor(self.settings, epoch - 1 - self.schedule_start, group_sizes, number)
-        lr: float = self.settings["finetune.lr"] * self.phase.lr_scale * factor
+    def _linear_head(self) -> LinearHead | None:
+        """What trains the predictor where it is a linear layer on features that are computed once, and no term takes part."""
+        if not isinstance(self.fixed, PooledFeatures) or self.active:
+            return None
+        return LinearHead.of(self.model.predictor, self.settings, self.data, self.train[1], self.optimizer)
+
+    def _rates(self, epoch: int, group_sizes: Sequence[int]) -> list[float]:
+        """The learning rate of each step of an epoch, whose groups have these numbers of batches."""
+        factor, peak = schedule(self.settings), self.settings["finetune.lr"] * self.phase.lr_scale
+        return [peak * factor(epoch - 1 - self.schedule_start, group_sizes, number) for number in range(len(group_sizes))]
+
+    def _set_rate(self, rate: float) -> None:
         for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = lr * parameter_group.get("scale", 1.0)
-        return lr
+            parameter_group["lr"] = rate * parameter_group.get("scale", 1.0)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
@@ -297,7 +311,7 @@ class Finetuning:
         """Inputs of the three splits; where what is frozen gives features that are computed once, these."""
         splits = (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
         prefix = self.settings["finetune.prefix"] == "once"
-        self.fixed = fixed_features(self.model, self.phase, self.data, self._active, prefix=prefix)
+        self.fixed = fixed_features(self.model, self.phase, self.data, self.active, prefix=prefix)
         self.model.eval()
         size = self.settings["finetune.eval_batch_size"]
         with torch.no_grad(), self._autocast():
@@ -319,7 +333,7 @@ class Finetuning:
 
     def _inferred(self, x: Tensor) -> Tensor:
         """`_outputs` in eval mode and without gradients."""
-        if self.fixed is not None or self.settings["finetune.compile"]:
+        if self.fixed is not None or self.settings["finetune.compile"] == "default":
             return self._outputs(x)
         with self._autocast():
             return self.model.infer(self.data.inputs(x)).float()
@@ -348,7 +362,7 @@ class Finetuning:
 
     def _moved(self, values: Tensor, batch: Tensor) -> Tensor:
         """Rows of a set, on the device."""
-        return values[batch.to(values.device)].to(self.device)
+        return on_device(values, self.device, batch)
 
     def _decoded(self, values: Tensor) -> Tensor:
         return values if self.data.decode is None else self.data.decode(values)
@@ -357,6 +371,8 @@ class Finetuning:
         self, inputs: tuple[Tensor, Tensor, Tensor], tests: Callable[[float | None], bool] = lambda error: True
     ) -> tuple[float | None, float | None, float | None]:
         """Validation loss and error, and test error, which is None where `tests` of the validation error is False."""
+        # Of features that are computed once nothing is left but the predictor; to visit all parts of the model takes longer than it.
+        (self.model.predictor if isinstance(self.fixed, PooledFeatures) else self.model).eval()
         valid_loss, valid_error = self._evaluate(inputs[1], self.valid[1], self.data.valid.group)
         if self.valid_is_test:
             return valid_loss, valid_error, valid_error
@@ -365,15 +381,13 @@ class Finetuning:
         return valid_loss, valid_error, self._evaluate(inputs[2], self.test[1], self.data.test.group)[1]
 
     def _evaluate(self, x: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float] | tuple[None, None]:
-        """Loss and score of a whole set; None for a set without samples."""
+        """Loss and score of a whole set, by the model in eval mode; None for a set without samples."""
         if not len(y):
             return None, None
-        # Of features that are computed once nothing is left but the predictor; to visit all parts of the model takes longer than it.
-        (self.model.predictor if isinstance(self.fixed, PooledFeatures) else self.model).eval()
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
-            outputs = torch.cat([self._inferred(part.to(self.device)).to(y.device) for part in parts])
+            outputs = torch.cat([self._inferred(on_device(part, self.device)).to(y.device) for part in parts])
             return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
 
     # --------------------------------------------------------------------------------------------------------------- state
@@ -432,8 +446,9 @@ def _total(values: Sequence[tuple[Tensor, int]]) -> float:
     return total
 
 
-def _resident(device: torch.device, split: Split) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, each on the device if it fits there, else on the CPU."""
-    x, y = (torch.from_numpy(values) for values in (split.x, split.y))
-    x, y = (values.to(device) if fits(values.nbytes, device) else values for values in (x, y))
-    return x, y
+def _resident(device: torch.device, *splits: Split) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and targets of splits, on the device as far as they fit there, else on the CPU; targets first, as they are small."""
+    different = {id(split): (torch.from_numpy(split.x), torch.from_numpy(split.y)) for split in splits}
+    inputs, targets = zip(*(different[id(split)] for split in splits), strict=True)
+    found = resident([*targets, *inputs], device)
+    return list(zip(found[len(splits) :], found[: len(splits)], strict=True))

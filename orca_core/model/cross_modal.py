@@ -137,8 +137,9 @@ class CrossModalModel(nn.Module):
             count = 1
             if tokens.device.type == "cpu" and self.body.geometry.modality != "none":  # a convolution's sums depend on the batch's size
                 count = math.ceil(len(tokens) / max(1, MOST_IN_CACHE // max(1, tokens[:1].numel())))
-            read = [self.predictor.pool(self.body(piece)) for piece in tokens.tensor_split(max(1, count))]
-            return read[0] if count == 1 else torch.cat(read)
+            if count <= 1:
+                return self.predictor.pool(self.body(tokens))
+            return torch.cat([self.predictor.pool(self.body(piece)) for piece in tokens.tensor_split(count)])
 
     def infer(self, x: Tensor) -> Tensor:
         """(n, channels, ...) inputs -> outputs without gradients. Embedder and predictor take all samples at once."""

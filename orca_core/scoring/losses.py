@@ -18,13 +18,18 @@ def cross_entropy(train_targets: Tensor) -> Loss:
 
 def balanced_cross_entropy(train_targets: Tensor) -> Loss:
     """Cross-entropy weighted by 1 / class share of the training set, weighted mean over samples: ORCA's loss for OpenML tables."""
-    counts = torch.bincount(train_targets).to(torch.float32)
-    weights = counts.sum() / counts.clamp(min=1)
+    weights = class_weights(train_targets)
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, weight=weights.to(outputs))
 
     return loss
+
+
+def class_weights(train_targets: Tensor) -> Tensor:
+    """1 / share of each class in (n,) class ids, as (c,) float32; n for a class without samples."""
+    counts = torch.bincount(train_targets).to(torch.float32)
+    return counts.sum() / counts.clamp(min=1)
 
 
 def binary_cross_entropy(positive_weight: float) -> Callable[[Tensor], Loss]:
@@ -34,7 +39,7 @@ def binary_cross_entropy(positive_weight: float) -> Callable[[Tensor], Loss]:
         def loss(outputs: Tensor, targets: Tensor) -> Tensor:
             counts = ~torch.isnan(targets)
             known = torch.where(counts, targets, torch.zeros_like(targets))
-            weight = torch.tensor(positive_weight, dtype=outputs.dtype, device=outputs.device)
+            weight = outputs.new_full((), positive_weight)  # filled there: a copy would wait for the device
             terms = F.binary_cross_entropy_with_logits(outputs, known, pos_weight=weight, reduction="none")
             return (terms * counts).sum() / counts.sum().clamp(min=1)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from orca_core.errors import NotFiniteError
 from orca_core.scoring.losses import normalised_errors
+from orca_core.scoring.thresholds import area_under_roc, average_precision
 
 Score = Callable[[Tensor, Tensor], float]
 
@@ -62,13 +63,11 @@ def one_minus_mean_auroc(outputs: Tensor, targets: Tensor) -> float:
     Raises:
         NotFiniteError: If an output is NaN or infinite, or no label has an area.
     """
-    from sklearn.metrics import roc_auc_score
-
     _refuse_not_finite(outputs)
     varied = [label for label in range(targets.shape[1]) if 0 < targets[:, label].sum() < len(targets)]
     if not varied:
         raise NotFiniteError("the area under the ROC curve needs a label that is 0 and 1 in the set")
-    areas = [float(roc_auc_score(targets[:, label].numpy(), outputs[:, label].numpy())) for label in varied]
+    areas = [area_under_roc(targets[:, label].numpy(), outputs[:, label].numpy()) for label in varied]
     return 1.0 - sum(areas) / len(areas)
 
 
@@ -80,13 +79,11 @@ def one_minus_macro_map(outputs: Tensor, targets: Tensor) -> float:
     Raises:
         NotFiniteError: If an output is NaN or infinite, or no label is ever 1.
     """
-    from sklearn.metrics import average_precision_score
-
     _refuse_not_finite(outputs)
     present = [label for label in range(targets.shape[1]) if targets[:, label].sum() > 0]
     if not present:
         raise NotFiniteError("the average precision needs a label that is 1 in the set")
-    precisions = [float(average_precision_score(targets[:, label].numpy(), outputs[:, label].numpy())) for label in present]
+    precisions = [average_precision(targets[:, label].numpy(), outputs[:, label].numpy()) for label in present]
     return 1.0 - sum(precisions) / len(precisions)
 
 
@@ -98,14 +95,12 @@ def one_minus_position_auroc(outputs: Tensor, targets: Tensor) -> float:
     Raises:
         NotFiniteError: If an output is NaN or infinite, or all targets are the same.
     """
-    from sklearn.metrics import roc_auc_score
-
     _refuse_not_finite(outputs)
     counts = ~torch.isnan(targets)
     truth = targets[counts]
     if not 0 < truth.sum() < len(truth):
         raise NotFiniteError("the area under the ROC curve needs positions of both kinds in the set")
-    return 1.0 - float(roc_auc_score(truth.numpy(), outputs[counts].numpy()))
+    return 1.0 - area_under_roc(truth.numpy(), outputs[counts].numpy())
 
 
 def one_minus_position_auroc_of_signs(outputs: Tensor, targets: Tensor) -> float:

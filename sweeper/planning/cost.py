@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orca_core.stages import Stage
+from sweeper.planning.groups import find_alike, padding
 from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
 
@@ -21,6 +22,11 @@ DISTILL_PASSES = 1 / 3
 
 MIX_PASSES = 1.0
 """Of `mix.share`: the mixed batch."""
+
+
+FUSED_SHARE, FUSED_HEAD_SHARE = 0.5, 0.1
+"""Of the seconds of an epoch alone, what falls to a member of a full group (`finetune.fused`), and to one that trains its predictor alone.
+Where no group of the task, body and width was measured yet. docs/benchmarks.md has what was measured: 0.3 to 0.6, and 0.08."""
 
 
 def passes_of(trial: PlannedTrial, stage: Stage) -> float:
@@ -42,11 +48,13 @@ class Measured:
         seconds: (stage, task, body) -> seconds of one epoch, of one pass (`passes_of`), or of the complete source stage.
         bytes: (stage, task, body) -> size of the state it stores. Fine-tuning is not included: it stores rows or weights.
         trained: (task, body, freezing) -> maximum number of trained parameters.
+        fused: (task, body, `finetune.fused`) -> seconds of one epoch of fine-tuning that fall to a member of a group.
     """
 
     seconds: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
     bytes: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
     trained: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    fused: Mapping[tuple[str, str, int], float] = field(default_factory=dict)
 
 
 class CostModel:
@@ -61,12 +69,29 @@ class CostModel:
 
     def knows(self, trial: PlannedTrial, stage: Stage) -> bool:
         """Whether a stage of this kind, task and body was measured."""
+        if stage.kind == "finetune" and trial.group is not None:
+            return self._of_group(trial) in self._measured.fused
         return (stage.kind, trial.config.task, trial.config.body.name) in self._measured.seconds
 
     def seconds(self, trial: PlannedTrial, stage: Stage) -> float:
-        """Seconds of a stage, from its start to its end."""
+        """Seconds of a stage, from its start to its end; of a trial that trains in a group, its share of a full one."""
+        if stage.kind != "finetune" or trial.group is None:
+            return self._alone(trial, stage)
+        if (each := self._measured.fused.get(self._of_group(trial))) is not None:
+            return each * (stage.end - stage.start)
+        is_head = set(trial.config.phases[stage.phase].train) == {"predictor"}
+        return self._alone(trial, stage) * (FUSED_HEAD_SHARE if is_head else FUSED_SHARE)
+
+    def alone(self, trial: PlannedTrial) -> float:
+        """Seconds of fine-tuning, if a trial that trains in a group trained as with `finetune.fused: 0`."""
+        return sum(self._alone(trial, stage) for stage in trial.finetuning)
+
+    def _alone(self, trial: PlannedTrial, stage: Stage) -> float:
         each = self._measured.seconds.get((stage.kind, trial.config.task, trial.config.body.name), GUESS_S[stage.kind])
         return each * passes_of(trial, stage) * (stage.end - stage.start) if stage.has_epochs else each
+
+    def _of_group(self, trial: PlannedTrial) -> tuple[str, str, int]:
+        return trial.config.task, trial.config.body.name, trial.config.finetune.fused
 
     def trial_seconds(self, trial: PlannedTrial) -> float:
         """Seconds of all stages of a trial, run one after the other."""
@@ -75,13 +100,15 @@ class CostModel:
     def totals(self, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
         """Seconds without sharing, seconds with each distinct stage computed once, and the share of the latter that was measured.
 
-        Where several trials leave a trajectory at different epochs, the last of these counts.
+        Where several trials leave a trajectory at different epochs, the last of these counts. Groups that are not full cost what full
+        ones do.
         """
-        alone = 0.0
+        trials = list(trials)
+        alone, alike = 0.0, find_alike(trials)
         once: dict[str, tuple[float, bool]] = {}
         for trial in trials:
             for stage in trial.stages:
-                seconds = self.seconds(trial, stage)
+                seconds = self.seconds(trial, stage) * (padding(trial, alike) if stage.kind == "finetune" else 1.0)
                 alone += seconds
                 once[stage.folder] = max(once.get(stage.folder, (0.0, True)), (seconds, self.knows(trial, stage)))
         distinct = sum(seconds for seconds, _ in once.values())

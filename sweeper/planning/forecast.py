@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator, Mapping, Sequence
 
 from orca_core.addresses import Address
+from orca_core.stages import Stage
 from sweeper.planning.order import Seconds
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.trials import PlannedTrial
@@ -21,19 +22,34 @@ def forecast(trials: Sequence[PlannedTrial], seconds: Seconds, slots: int, keep_
         keep_at: Folder of a trajectory -> epochs at which trials leave it (`Plan.keep_at`).
     """
     queue, stored = TrialQueue(trials), set[Address]()
-    running: list[tuple[float, int, PlannedTrial, Iterator[float]]] = []  # (next event, number of the start, trial, its further work)
+    running: list[tuple[float, int, list[PlannedTrial], Iterator[float]]] = []  # (next event, number of the start, trials, further work)
     now, started = 0.0, 0
     while True:
-        while queue.num_running < slots and (trial := queue.next()) is not None:
+        while queue.num_groups < slots and (first := queue.next()) is not None:
+            group = [first, *queue.beside(first, lambda trial: trial.config.finetune.fused)]
             started += 1
-            heapq.heappush(running, (now, started, trial, _work(trial, seconds, queue, stored, keep_at)))
+            heapq.heappush(running, (now, started, group, _work_of(group, seconds, queue, stored, keep_at)))
         if not running:
             return now
-        now, number, trial, work = heapq.heappop(running)
+        now, number, group, work = heapq.heappop(running)
         if (step := next(work, None)) is None:
-            queue.end(trial.id)
+            for trial in group:
+                queue.end(trial.id)
         else:
-            heapq.heappush(running, (now + step, number, trial, work))
+            heapq.heappush(running, (now + step, number, group, work))
+
+
+def _work_of(
+    group: Sequence[PlannedTrial], seconds: Seconds, queue: TrialQueue, stored: set[Address], keep_at: Mapping[str, Sequence[int]]
+) -> Iterator[float]:
+    """The work of a group, most often one trial. A group that is not full takes as long as a full one."""
+    padding = max(1.0, group[0].config.finetune.fused / len(group))
+
+    def padded(trial: PlannedTrial, stage: Stage) -> float:
+        return seconds(trial, stage) * (padding if stage.kind == "finetune" else 1.0)
+
+    for trial in group:
+        yield from _work(trial, padded, queue, stored, keep_at)
 
 
 def _work(

@@ -12,6 +12,9 @@ _PASSES = (
 )
 """`passes_of`, of a row."""
 
+_FUSED = "stage = 'finetune' and coalesce(finetune_fused, 0) > 0"
+"""Whether a row is of an epoch that was trained in a group."""
+
 
 def load_measured_costs(workspace: Workspace) -> Measured:
     """Read what stages of earlier trials cost; empty if there are no results."""
@@ -19,7 +22,8 @@ def load_measured_costs(workspace: Workspace) -> Measured:
         return Measured()
     trials = "join trial_status using (sweep, trial)"
     seconds = workspace.sql(
-        f"select stage, task, body_name, median(metrics.seconds / {_PASSES}) as value from metrics {trials} group by all union all "
+        f"select stage, task, body_name, median(metrics.seconds / {_PASSES}) as value from metrics {trials} where not ({_FUSED}) "
+        "group by all union all "
         f"select stage, task, body_name, median(stages.seconds) as value from stages {trials} "
         "where stage = 'source' and stages.saved_s = 0 group by all"
     )
@@ -30,9 +34,12 @@ def load_measured_costs(workspace: Workspace) -> Measured:
     trained = workspace.sql(
         "select task, body_name, freezing, max(list_max(params_trained)) as value from trial_status where status = 'COMPLETE' group by all"
     )
+    fused = workspace.sql(
+        f"select task, body_name, finetune_fused, median(metrics.seconds) as value from metrics {trials} where {_FUSED} group by all"
+    )
     return Measured(
         *(
             {tuple(row.values())[:-1]: row["value"] for row in answer.rows() if row["value"] is not None}
-            for answer in (seconds, sizes, trained)
+            for answer in (seconds, sizes, trained, fused)
         )
     )

@@ -1,19 +1,25 @@
-"""Which trial runs next: leaders of shared stages first.
+"""Which trial runs next: leaders of shared stages first. And which trials start with it, as one group (`finetune.fused`).
 
 Two trials that need the same stage, not yet in the store, would both compute it. So the first to start becomes its leader and claims the
 stage's folder; the others are blocked until the leader has published what they need or has ended, while trials of other branches fill the
 slots. A claim is not a lock: if a leader dies its claims are released, and the next trial in line computes the stage.
 
 A folder holds one stage, or one trajectory: the epochs of a stage that several trials follow and leave at different epochs.
+
+A group is a trial that `next` has handed out, and those that `beside` adds to it. Claims belong to the group: its members compute the
+stages before fine-tuning one after the other, so followers need not wait for a leader among them. Fine-tuning they do side by side, so of
+trials that follow one trajectory of fine-tuning only one is in a group. When the leader ends, its claims stay with the members that need
+the stages.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from orca_core.addresses import Address
+from orca_core.stages import Stage
 from sweeper.planning.trials import PlannedTrial
 
 
@@ -28,19 +34,26 @@ class TrialQueue:
     def __init__(self, trials: Iterable[PlannedTrial], share: bool = True) -> None:
         self._share = share
         self._trials: list[PlannedTrial] = []
-        self._waiting: list[int] = []  # a heap of positions in `_trials`: a released trial resumes its position in the order
+        # Heaps of positions in `_trials`, of all trials and of those that can share a group: a released trial resumes its position in the
+        # order. A position that is handed out by one of them stays in the other, and is passed over there.
+        self._waiting: set[int] = set()
+        self._order: list[int] = []
+        self._alike: defaultdict[str, list[int]] = defaultdict(list)
         self._blocked: defaultdict[str, list[int]] = defaultdict(list)  # claimed folder -> positions of trials that need it
         self._published: set[Address] = set()
-        self._claims: dict[str, str] = {}  # folder of a stage -> trial that leads it
+        self._claims: dict[str, int] = {}  # folder of a stage -> group that leads it
         self._running: dict[str, PlannedTrial] = {}
         self._positions: dict[str, int] = {}  # of the running and the paused trials
+        self._group_of: dict[str, int] = {}  # running trial -> its group
+        self._groups: dict[int, dict[str, PlannedTrial]] = {}  # the running trials of each group
+        self._num_groups = 0
         self.add(trials)
 
     def add(self, trials: Iterable[PlannedTrial]) -> None:
         """Append more trials."""
         for trial in trials:
-            heapq.heappush(self._waiting, len(self._trials))
             self._trials.append(trial)
+            self._wait(len(self._trials) - 1)
 
     @property
     def is_empty(self) -> bool:
@@ -57,21 +70,50 @@ class TrialQueue:
         """Number of trials that were handed out and have not ended."""
         return len(self._running)
 
+    @property
+    def num_groups(self) -> int:
+        """Number of groups of these: each takes one slot."""
+        return len(self._groups)
+
+    def num_members(self, trial_id: str) -> int:
+        """Number of running trials in the group of a running trial, itself included."""
+        return len(self._groups[self._group_of[trial_id]])
+
     def next(self) -> PlannedTrial | None:
         """Hand out the first trial that is not blocked by a leader; None if there is none."""
-        while self._waiting:
-            position = heapq.heappop(self._waiting)
-            trial = self._trials[position]
-            if (folder := self._find_claim(trial)) is not None:
-                self._blocked[folder].append(position)  # under the claim, so that no blocked trial is looked at again before its release
+        while self._order:
+            position = heapq.heappop(self._order)
+            if position not in self._waiting or self._is_blocked(position):
                 continue
-            self._running[trial.id], self._positions[trial.id] = trial, position
-            for stage in trial.stages:
-                # Claimed even if no other trial needs it yet: tpe adds trials later. A trajectory keeps its first leader.
-                if self._share and stage.address not in self._published:
-                    self._claims.setdefault(stage.folder, trial.id)
-            return trial
+            self._num_groups += 1
+            self._groups[self._num_groups] = {}
+            return self._hand_out(position, self._num_groups)
         return None
+
+    def beside(self, trial: PlannedTrial, most: Callable[[PlannedTrial], int]) -> list[PlannedTrial]:
+        """Hand out the trials that start together with one that `next` has handed out: the first ones that can share its group.
+
+        Args:
+            trial: The first of the group.
+            most: How large a group a trial may be a member of, itself included.
+        """
+        if trial.group is None:
+            return []
+        members, passed, alike = [trial], list[int](), self._alike[trial.group]
+        limit, group = most(trial), self._group_of[trial.id]
+        while alike and len(members) < limit:
+            position = heapq.heappop(alike)
+            if position not in self._waiting or self._is_blocked(position, group):
+                continue
+            allowed = min(limit, most(self._trials[position]))
+            if len(members) < allowed:
+                members.append(self._hand_out(position, group))
+                limit = allowed
+            else:
+                passed.append(position)
+        for position in passed:
+            heapq.heappush(alike, position)
+        return members[1:]
 
     def publish(self, trial_id: str, kind: str, phase: int = 0, epoch: int | None = None, fold: int | None = None) -> None:
         """Record that a running trial has stored one of its stages or, with `epoch`, an interim state from which other trials go on."""
@@ -81,8 +123,8 @@ class TrialQueue:
                 continue
             self._published.add(stage.address if epoch is None else stage.address_at(epoch))
             # After an interim state the leader goes on computing: it keeps its claim on the rest of the trajectory.
-            if epoch is None and self._claims.get(stage.folder) == trial_id:
-                del self._claims[stage.folder]
+            if epoch is None:
+                self._give_up(stage.folder, self._group_of[trial_id])
             self._release(stage.folder)
 
     def end(self, trial_id: str) -> None:
@@ -91,23 +133,65 @@ class TrialQueue:
         self._positions.pop(trial_id, None)
 
     def pause(self, trial_id: str) -> None:
-        """Record that a running trial has stopped for now; the stages it claimed but did not publish are free again."""
-        trial = self._running.pop(trial_id, None)
-        for stage in trial.stages if trial else ():
-            if self._claims.get(stage.folder) == trial_id:
-                del self._claims[stage.folder]
+        """Record that a running trial has stopped for now; the stages that its group does not compute any more are free again."""
+        if (trial := self._running.pop(trial_id, None)) is None:
+            return
+        group = self._group_of.pop(trial_id)
+        del self._groups[group][trial_id]
+        for stage in trial.stages:
+            if self._give_up(stage.folder, group):
                 self._release(stage.folder)
+        if not self._groups[group]:
+            del self._groups[group]
 
     def resume(self, trial_id: str) -> None:
         """Let a paused trial wait again, at its place in the order: before all that have not started. Repeated calls change nothing."""
         if (position := self._positions.pop(trial_id, None)) is not None:
-            heapq.heappush(self._waiting, position)
+            self._wait(position)
+
+    def _wait(self, position: int) -> None:
+        self._waiting.add(position)
+        heapq.heappush(self._order, position)
+        if (group := self._trials[position].group) is not None:
+            heapq.heappush(self._alike[group], position)
+
+    def _hand_out(self, position: int, group: int) -> PlannedTrial:
+        trial = self._trials[position]
+        self._waiting.remove(position)
+        self._running[trial.id], self._positions[trial.id] = trial, position
+        self._group_of[trial.id] = group
+        self._groups[group][trial.id] = trial
+        for stage in trial.stages:
+            # Claimed even if no other trial needs it yet: tpe adds trials later. A trajectory keeps its first leader.
+            if self._share and stage.address not in self._published:
+                self._claims.setdefault(stage.folder, group)
+        return trial
+
+    def _give_up(self, folder: str, group: int) -> bool:
+        """Drop a group's claim on a folder, unless one of its members has yet to publish something there. Returns whether it is dropped."""
+        if self._claims.get(folder) != group:
+            return False
+        for trial in self._groups[group].values():
+            if any(stage.folder == folder and stage.address not in self._published for stage in trial.stages):
+                return False
+        del self._claims[folder]
+        return True
 
     def _release(self, folder: str) -> None:
         """Let the trials blocked by a folder wait again; `next` blocks those that still need something."""
         for position in self._blocked.pop(folder, ()):
-            heapq.heappush(self._waiting, position)
+            self._wait(position)
 
-    def _find_claim(self, trial: PlannedTrial) -> str | None:
-        """A folder that this trial needs and a running trial has claimed; None if the trial may run."""
-        return next((stage.folder for stage in trial.stages if stage.folder in self._claims and stage.address not in self._published), None)
+    def _is_blocked(self, position: int, group: int = 0) -> bool:
+        """Whether a waiting trial may not run, or not in a group, because of a claim. It then waits under that claim, so that no blocked
+        trial is looked at again before its release."""
+        claimed = next((stage.folder for stage in self._trials[position].stages if self._is_claimed(stage, group)), None)
+        if claimed is not None:
+            self._waiting.remove(position)
+            self._blocked[claimed].append(position)
+        return claimed is not None
+
+    def _is_claimed(self, stage: Stage, group: int) -> bool:
+        """Whether a trial that starts in a group has to wait for a stage."""
+        claim = self._claims.get(stage.folder)
+        return claim is not None and stage.address not in self._published and (claim != group or stage.kind == "finetune")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES
+from orca_core.fusing import group_of
 from orca_core.identity import canonical_knobs, hash_of
 from orca_core.stages import Stage
 from sweeper.space.space import SearchSpace
@@ -41,6 +42,11 @@ class PlannedTrial:
     stages: tuple[Stage, ...]
     result_key: str
     role: Role = "trial"
+
+    @cached_property
+    def group(self) -> str | None:
+        """What the trials have in common that can train with it as one model, as members of one group; None if it trains alone."""
+        return group_of(self.config)
 
     @property
     def finetuning(self) -> tuple[Stage, ...]:

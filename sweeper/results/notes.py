@@ -11,6 +11,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from orca_core.config.spellings import in_present_spelling
 from orca_core.errors import ConfigError, Fault, StoreError, StoreUnavailableError, nearest
 from orca_core.filesystem import Files, shown_uri
 from orca_core.patience import Patience
@@ -71,7 +72,7 @@ class SweepNotes:
         """
         plans = [info for info in self._files.infos(f"sweeps/{name}") if info.extension == "json" and info.base_name != OLD_HEARTBEAT]
         return {
-            info.base_name.removesuffix(".json"): self._read_json(self._relative(info.path))
+            info.base_name.removesuffix(".json"): _in_present_spelling(self._read_json(self._relative(info.path)))
             for info in sorted(plans, key=lambda info: info.mtime_ns)
         }
 
@@ -214,6 +215,16 @@ def no_results(uri: str) -> Fault:
     else:
         remedy = "Check the spelling of --results: it is the place with which the sweep was run."
     return Fault("", f"{shown_uri(uri)}: there are no results here", Fault.ABSENT, remedy)
+
+
+def _in_present_spelling(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan, with the knobs of its trials in the spellings of today."""
+    common, trials = plan.get("common"), plan.get("trials")
+    if isinstance(common, dict):
+        plan = plan | {"common": in_present_spelling(common)}
+    if isinstance(trials, dict):
+        plan = plan | {"trials": {trial: in_present_spelling(cells) for trial, cells in trials.items()}}
+    return plan
 
 
 def _note(name: str, run: str, ending: str) -> str:

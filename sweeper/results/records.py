@@ -1,7 +1,8 @@
 """The columns of the result tables: name, type, meaning. The docs are made from here.
 
 Files written by different versions are read together, matched by column name: a column that a file lacks is null. So columns may be added
-at any time, but a released column is never renamed, removed or changed in type.
+at any time, but a released column is never renamed or removed, nor changed in type, but for a yes or no that becomes a text: it is read as
+`true` or `false`, and shown in the spelling of today (`orca_core.config.spellings`).
 """
 
 from __future__ import annotations

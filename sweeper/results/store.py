@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from orca_core.config.spellings import in_present_spelling
 from orca_core.errors import MissingBucketError, StoreAccessError, StoreError, StoreUnavailableError
 from orca_core.floors.rows import FloorRow
 from sweeper.results.notes import OLD_HEARTBEAT
@@ -115,8 +116,7 @@ class ResultStore(TableFiles):
         wanted = schema("trials").names if columns is None else list(columns)
         needed = list(dict.fromkeys(["sweep", "trial", "attempt", "run", "sequence", *wanted]))
         rows = self.read(["trials"], lambda data: data["trials"].to_table(columns=needed), sweep)
-        found: list[dict[str, Any]] = current_rows(rows).select(wanted).to_pylist()
-        return found
+        return [in_present_spelling(row) for row in current_rows(rows).select(wanted).to_pylist()]
 
     def attempts(self, sweep: str) -> dict[str, int]:
         """Trial -> its largest attempt in any table. All tables are read: a trial's own rows may have been lost with a damaged file.

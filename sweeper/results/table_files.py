@@ -119,8 +119,10 @@ class TableFiles(SweepNotes):
         """The rows of files of a table, with columns that only a later version of this code knows."""
         import pyarrow.parquet as pq
 
+        known = schema(table)
         stored = [pq.read_schema(path, filesystem=self._files.fs).remove_metadata() for path in paths]
-        return self._dataset(paths, pa.unify_schemas([schema(table), *stored]))
+        later = [pa.schema([field for field in columns if field.name not in known.names]) for columns in stored]
+        return self._dataset(paths, pa.unify_schemas([known, *later]))
 
     def _write_merged(self, groups: Iterable[pa.Table], columns: pa.Schema, paths: Sequence[str], folder: str) -> None:
         """Write a file that replaces others."""

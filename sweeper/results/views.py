@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orca_core.config.spellings import BEFORE
 from sweeper.results.records import FLOOR_IDENTITY, FLOORS, TABLES
 
 if TYPE_CHECKING:
@@ -42,9 +43,17 @@ STORED_TRIALS, STORED_FLOORS, STORED_PROBES = "stored_trials", "stored_floors", 
 """Names under which the rows of the tables `trials` and `floors` are registered, as they are stored, and those of `probes` without
 superseded ones."""
 
+_IN_PRESENT_SPELLING = ", ".join(
+    f"CASE {column} " + " ".join(f"WHEN '{old}' THEN '{new}'" for old, new in spellings.items()) + f" ELSE {column} END AS {column}"
+    for column, spellings in BEFORE.items()
+)
+"""Values in the spellings of today, of columns in which files of earlier versions have others."""
+
 CREATE_VIEWS = f"""
     CREATE VIEW all_trials AS
-    SELECT * REPLACE (CASE WHEN status = 'FAIL' AND cause = 'stopped' THEN '{INTERRUPTED}' ELSE status END AS status) FROM {STORED_TRIALS};
+    SELECT * REPLACE (
+        CASE WHEN status = 'FAIL' AND cause = 'stopped' THEN '{INTERRUPTED}' ELSE status END AS status, {_IN_PRESENT_SPELLING}
+    ) FROM {STORED_TRIALS};
 
     CREATE VIEW trial_status AS
     FROM all_trials QUALIFY row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, run DESC NULLS LAST, sequence DESC) = 1;

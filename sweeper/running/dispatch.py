@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -22,6 +23,7 @@ def make_job(
     workspace: Workspace,
     *,
     rungs: Collection[int] = (),
+    limit: float = math.inf,
     share: bool = True,
     own_data: Mapping[str, str] = {},
 ) -> TrialJob:
@@ -32,6 +34,7 @@ def make_job(
         planner: Knows at which epochs other trials go on from its states.
         workspace: Where stages and models are kept.
         rungs: Epochs of fine-tuning at which it may have to pause.
+        limit: The one of these at which it has to, as far as is known; infinite if there is none.
         share: Whether trials share stages.
         own_data: As for `TrialJob`.
     """
@@ -47,6 +50,7 @@ def make_job(
         keep=space.keep,
         models=workspace.artifacts_uri,
         rungs=list(rungs),
+        limit=int(limit) if trial.group is not None and limit < math.inf else None,
         folder=os.getcwd(),
         data_root=str(workbench.data_root),
         cache_root=shorten_home(workbench.cache_root),

@@ -1,4 +1,4 @@
-"""The message that starts a trial on a worker."""
+"""The message that starts a trial, or a group of them, on a worker."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class TrialJob:
         keep: Which fine-tuned weights are kept.
         models: URI of the store for these weights; empty = `store`.
         rungs: Epochs of fine-tuning at which the trial may have to pause: it reports there, and goes on only when it is told to.
+        limit: Of a member of a group: epoch of fine-tuning after which it pauses; None = it does not. The others go on without it.
         folder: Working folder, against which relative paths of tasks and bodies are resolved; empty = unchanged.
         data_root: Folder in which the worker finds data; empty = the one its process uses.
         cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.
@@ -45,6 +46,7 @@ class TrialJob:
     keep: Keep = "none"
     models: str = ""
     rungs: Sequence[int] = field(default_factory=list)
+    limit: int | None = None
     folder: str = ""
     data_root: str = ""
     cache_root: str = ""
@@ -68,3 +70,15 @@ class TrialJob:
         data = json.loads(text)
         # Validated from JSON, where pydantic's strict mode accepts a list for a tuple but stays strict otherwise.
         return cls(**data | {"config": TrialConfig.model_validate_json(json.dumps(data["config"]))})
+
+
+PAUSED = "PAUSED"
+"""Status of a member of a group that has stopped at its limit, with its state stored; the others have gone on."""
+
+GROUP = "group"
+"""Name under which the message of a group has the jobs of its members."""
+
+
+def group_to_json(jobs: Mapping[str, TrialJob]) -> str:
+    """The message that starts a group: trials that train as one model, by id. Even one alone, if it might have others beside it."""
+    return json.dumps({GROUP: {name: json.loads(job.to_json()) for name, job in jobs.items()}})

@@ -7,6 +7,7 @@ on spot machines may lose many of them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -67,6 +68,12 @@ class Restarts:
         if not loss.is_announced:
             self._losses[trial_id] += 1
         return self._losses[trial_id] <= MAX_LOSSES
+
+    def width(self, trial_id: str, fused: int) -> int:
+        """How large a group a trial may be in (`finetune.fused`). One that was lost several times in a row may be what killed its process:
+        it goes on among fewer others, and at last alone, so that the others come to their end."""
+        losses = self._losses.get(trial_id, 0)
+        return max(1, fused if losses <= 1 else math.isqrt(fused) if losses < MAX_LOSSES else 1)
 
     def forget(self, trial_id: str) -> None:
         """Forget a trial that has ended."""

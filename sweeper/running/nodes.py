@@ -212,13 +212,14 @@ class Nodes:
             record.faults = 0
         self._faults, self._has_completed = 0, self._has_completed or is_well
 
-    def blame(self, trial_id: str, cause: str, error: str) -> bool:
+    def blame(self, trial_id: str, cause: str, error: str, *, counts: bool = True) -> bool:
         """Record a failure for which the node may be to blame.
 
         Args:
             trial_id: The trial that failed.
             cause: One of `NODE_CAUSES`.
             error: The error in one line.
+            counts: Whether it is a failure of its own, not that of a trial in the same process.
 
         Returns:
             Whether the trial should be tried on another node; if not, the failure is the trial's.
@@ -226,9 +227,9 @@ class Nodes:
         node_id = self._places.get(trial_id)
         record = self._records.get(node_id or "")
         if node_id is None or record is None:
-            self._faults += 1
+            self._faults += counts
             return False
-        record.faults += 1
+        record.faults += counts
         self.version += 1
         failed_on = self._failed_on.setdefault(trial_id, set())
         failed_on.add(node_id)
@@ -242,7 +243,7 @@ class Nodes:
         is_own = sum(self._records[id].completed > 0 for id in failed_on if id in self._records) >= 2
         if others and not is_own:
             return True
-        self._faults += 1
+        self._faults += counts
         return False
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orca_core.adapters.inserted import check_adapter
 from orca_core.addresses import WHOLE, Address
+from orca_core.config.device_faults import check_device
 from orca_core.config.knobs import TrialConfig
 from orca_core.datafiles.decoding import is_decoded
 from orca_core.datafiles.reading import reason
@@ -73,6 +74,19 @@ def _fitting_memory(name: str) -> Iterator[None]:
         yield
     except (MemoryError, RecursionError) as error:
         raise DataError(f"{name}: cannot be read: {reason(error)}.") from error
+
+
+def check_devices(configs: Iterable[TrialConfig], device: str, file: str = "") -> None:
+    """Check that the device of the trials can do what they ask for.
+
+    Raises:
+        ConfigError: With a fault for every knob with a value that does not go with it.
+    """
+    faults = Faults()
+    for config in {(config.finetune.compile, config.finetune.fused): config for config in configs}.values():
+        with faults.collecting():
+            check_device(config, device)
+    faults.raise_if_any(file)
 
 
 def check_adapters(configs: Iterable[TrialConfig], file: str = "") -> None:

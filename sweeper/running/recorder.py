@@ -60,6 +60,7 @@ class _Live:
         reported: Which stages and epochs it has reported. A trial that goes on after a pause reports them once more.
         stage_started: When its current stage started or went on.
         stage_before: Seconds that its current stage had taken before its last pause.
+        share: The share of the time that falls to it: a group of n trials takes one slot, and each counts with an n-th.
         probed: Probe and moment -> when their first row was recorded.
     """
 
@@ -69,6 +70,7 @@ class _Live:
     reported: set[tuple[str, str, int | None, int, int]] = field(default_factory=set)
     stage_started: float = 0.0
     stage_before: float = 0.0
+    share: float = 1.0
     stage_seconds: Counter[str] = field(default_factory=Counter)
     saved_s: float = 0.0
     mixed: set[bool | None] = field(default_factory=set)
@@ -185,8 +187,14 @@ class Recorder:
         """Ids of the trials that have started, or have been taken over, since this recorder was made."""
         return self._live.keys() | self.ended.keys() | self._starts_again
 
-    def start(self, trial: PlannedTrial, *, device: str) -> None:
-        """Record that a trial starts, or restarts after its process or machine was lost."""
+    def start(self, trial: PlannedTrial, *, device: str, members: int = 1) -> None:
+        """Record that a trial starts, or restarts after its process or machine was lost.
+
+        Args:
+            trial: The trial.
+            device: Device type on which it runs.
+            members: Number of trials in its group, itself included.
+        """
         attempt = self._attempts.get(trial.id, 0) + 1
         self._attempts[trial.id] = attempt
         row = {
@@ -208,9 +216,9 @@ class Recorder:
             "config_hash": trial.id,
         }
         row |= trial.cells()
-        self._live[trial.id] = _Live(row, self._clock(), stage_started=self._clock())
+        self._live[trial.id] = _Live(row, self._clock(), stage_started=self._clock(), share=1 / members)
         self._starts_again.discard(trial.id)
-        self.tally.start(trial.id)
+        self.tally.start(trial.id, members)
         self._buffers["trials"].append(dict(row))
         self._flush_if_due()
 
@@ -219,26 +227,27 @@ class Recorder:
         return trial_id in self._live
 
     def seconds(self, trial_id: str) -> float:
-        """Seconds that a trial has been running, without pauses; 0 if it is unknown."""
+        """Seconds that a trial has been running, without pauses, and in a group its share of them; 0 if it is unknown."""
         live = self._live.get(trial_id)
         if live is None:
             return 0.0
-        return live.seconds + (self._clock() - live.started if live.started is not None else 0.0)
+        return live.seconds + ((self._clock() - live.started) * live.share if live.started is not None else 0.0)
 
     def pause(self, trial_id: str) -> None:
         """Record that a running trial stops for now. Its attempt goes on with `resume`."""
         live = self._live[trial_id]
-        live.stage_before += self._clock() - live.stage_started
+        live.stage_before += (self._clock() - live.stage_started) * live.share
         live.seconds, live.started = self.seconds(trial_id), None
         self.tally.pause(trial_id)
 
-    def resume(self, trial_id: str) -> bool:
-        """Record that a paused trial goes on. False, and nothing is recorded, if it is not paused."""
+    def resume(self, trial_id: str, members: int = 1) -> bool:
+        """Record that a paused trial goes on, in a group of `members`. False, and nothing is recorded, if it is not paused."""
         live = self._live.get(trial_id)
         if live is None or live.started is not None:
             return False
         live.started = live.stage_started = self._clock()
-        self.tally.resume(trial_id)
+        live.share = 1 / members
+        self.tally.resume(trial_id, members)
         return True
 
     def locate(self, trial_id: str, host: str | None, pid: int | None, worker: Mapping[str, Any] = {}) -> None:

@@ -1,6 +1,6 @@
 """One run of a sweep as a state machine: which trial is next, how each one ends, and how the run ends.
 
-A trial that was handed out by `next` is started, reports rows, and ends in one of four ways:
+A trial that was handed out by `next`, or by `beside` with it, is started, reports rows, and ends in one of four ways:
 
     end       it reported its result, COMPLETE or FAIL
     cut       it was stopped from outside: with the sweep, at its time limit, or because its candidate is stopped early
@@ -11,6 +11,9 @@ Often the trial goes on: after `lose` as its next attempt; after `end` likewise,
 after `cut` if its machine is about to be taken away. `next` hands it out once more, and it goes on from its last stored state. It also
 goes on after `cut` where it only has to pause: it has reached a rung at which its candidate is not decided yet. It is handed out when the
 candidate goes on; if the candidate is stopped instead, the trial ends without being started again.
+
+Trials that `beside` adds share a process and a slot with the first one: they are a group, which trains as one model. They report, end and
+pause one by one; what happens to their process happens to all of them.
 
 The code that runs trials calls these methods: Ray Tune's hooks in a real run, `simulation.py` in tests. Nothing here knows about Ray, so
 thousands of histories can be tested in seconds.
@@ -36,7 +39,7 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import INTERRUPTED
 from sweeper.results.workspace import Workspace
 from sweeper.running.dispatch import make_job
-from sweeper.running.job import TrialJob
+from sweeper.running.job import PAUSED, TrialJob, group_to_json
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.losses import PROCESS_LOST, Loss, Restarts
 from sweeper.running.meter import GpuMeter
@@ -204,18 +207,40 @@ class Session:
     def next(self) -> PlannedTrial | None:
         """Hand out a trial; None if none may start now: no slot is free, all are blocked by leaders, a store is out of reach, or the run is
         ending."""
-        if self.is_ending or len(self._running) >= self.slots or self._workspace.patience.trouble is not None:
+        if self.is_ending or self._queue.num_groups >= self.slots or self._workspace.patience.trouble is not None:
             return None
         trial = self._queue.next()
         if trial is not None:
-            self._running[trial.id] = trial
-            self._paused.pop(trial.id, None)
+            self._hand_out(trial)
         return trial
 
+    def beside(self, trial: PlannedTrial) -> list[PlannedTrial]:
+        """Hand out the trials that train as one model with a trial that `next` has handed out just now, on its slot; often none."""
+        avoided = self.nodes.avoided(trial.id)
+
+        def most(other: PlannedTrial) -> int:
+            may_start_there = other is trial or self.nodes.avoided(other.id) == avoided
+            return self._restarts.width(other.id, other.config.finetune.fused) if may_start_there else 0
+
+        others = self._queue.beside(trial, most)
+        for other in others:
+            self._hand_out(other)
+        return others
+
+    def _hand_out(self, trial: PlannedTrial) -> None:
+        self._running[trial.id] = trial
+        self._paused.pop(trial.id, None)
+
     def job(self, trial: PlannedTrial) -> TrialJob:
-        """The message that starts a trial on a worker."""
-        rungs = self._stopping.rungs_of(trial) if self._stopping is not None else ()
-        return make_job(trial, self._planner, self._workspace, rungs=rungs, share=self.share, own_data=self._own_data)
+        """What a worker is told of a trial."""
+        rungs, limit = ((), math.inf) if self._stopping is None else (self._stopping.rungs_of(trial), self._stopping.limit(trial.id))
+        return make_job(trial, self._planner, self._workspace, rungs=rungs, limit=limit, share=self.share, own_data=self._own_data)
+
+    def message(self, trials: Sequence[PlannedTrial]) -> str:
+        """The message that starts trials on a worker: one, or those of a group."""
+        if trials[0].group is None:
+            return self.job(trials[0]).to_json()
+        return group_to_json({trial.id: self.job(trial) for trial in trials})
 
     def see(self, nodes: Iterable[Node], *, may_grow: bool = False) -> None:
         """Take in which machines there are now, and offer as many trials as fit on them.
@@ -243,8 +268,9 @@ class Session:
         self.nodes.place(trial_id, node)
         gpu = self._gpu_shares[trial_id] = self.packing.share(self._running[trial_id]) if gpu is None else gpu
         self.meter.start(trial_id, gpu)
-        if not self.recorder.resume(trial_id):
-            self.recorder.start(self._running[trial_id], device=self.space.device)
+        members = self._queue.num_members(trial_id)
+        if not self.recorder.resume(trial_id, members):
+            self.recorder.start(self._running[trial_id], device=self.space.device, members=members)
         if gpu:
             self.recorder.locate(trial_id, None, None, {"gpu_share": gpu})
 
@@ -291,6 +317,13 @@ class Session:
             self.nodes.complete(trial_id, is_well=result["status"] != "FAIL")
         self._finish(trial_id, result)
 
+    def end_member(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Record the last that a member of a group reports: how it ended, or that it pauses at its limit."""
+        if result["status"] == PAUSED:
+            self.cut(trial_id)
+        else:
+            self.end(trial_id, result)
+
     def _finish(self, trial_id: str, result: Mapping[str, Any]) -> None:
         trial = self._running.pop(trial_id, None) or self._paused.pop(trial_id, None)
         if trial is None:
@@ -318,21 +351,22 @@ class Session:
             self._decide()
 
     def cut(self, trial_id: str) -> None:
-        """Record that a trial was stopped because of `wants_stop`. It may be handed out again if it only pauses or leaves its machine."""
+        """Record that a trial was stopped: because of `wants_stop`, or with its group. It is handed out again if it only pauses, leaves its
+        machine, or nothing else was the matter with it."""
         if (trial := self._running.get(trial_id)) is None:
             return
         if self._must_pause(trial_id):
             self._pause(trial)
             self._go_on_or_end(trial)
             self._decide()
-        elif self.nodes.must_leave(trial_id) and not self.is_ending:
-            self._pause(trial)
-            self._queue.resume(trial_id)
-        elif self._is_overdue(trial_id) and not self.is_ending:
-            self.time_out(trial_id)
-        else:
+        elif self.is_ending:
             self._is_cut_short = True
             self.end(trial_id, _STOPPED)
+        elif self._is_overdue(trial_id) and not self.nodes.must_leave(trial_id):
+            self.time_out(trial_id)
+        else:
+            self._pause(trial)
+            self._queue.resume(trial_id)
 
     def _pause(self, trial: PlannedTrial) -> None:
         self._paused[trial.id] = self._running.pop(trial.id)
@@ -343,12 +377,18 @@ class Session:
         self.nodes.leave(trial.id)
         self.recorder.pause(trial.id)
 
-    def lose(self, trial_id: str, loss: Loss = PROCESS_LOST) -> None:
-        """Record that the process or machine of a trial was lost. It is handed out again, unless it was lost too often in a row."""
+    def lose(self, trial_id: str, loss: Loss = PROCESS_LOST, *, is_first: bool = True) -> None:
+        """Record that the process or machine of a trial was lost. It is handed out again, unless it was lost too often in a row.
+
+        Args:
+            trial_id: The trial.
+            loss: What happened.
+            is_first: Whether the loss has not been recorded for another trial of its group: a machine is blamed once.
+        """
         if trial_id not in self._running:
             return
         self.nodes.place(trial_id, loss.node)
-        if loss.cause == "process-start" and self.nodes.blame(trial_id, loss.cause, loss.error):
+        if loss.cause == "process-start" and self.nodes.blame(trial_id, loss.cause, loss.error, counts=is_first):
             error = f"{loss.error}; the trial is started again on another machine"
             self._start_again(trial_id, {"cause": "infrastructure", "error": error})
             return
@@ -395,8 +435,11 @@ class Session:
             self._ending, self.reason = Outcome.UNFIT, error
 
     def wants_stop(self, trial_id: str) -> bool:
-        """Whether a trial that has just reported should be stopped."""
-        return self.is_ending or self._is_overdue(trial_id) or self._must_pause(trial_id) or self.nodes.must_leave(trial_id)
+        """Whether a trial that has just reported should be stopped, and its group with it. A member of a group pauses by itself."""
+        if self.is_ending or self._is_overdue(trial_id) or self.nodes.must_leave(trial_id):
+            return True
+        trial = self._running.get(trial_id)
+        return trial is not None and trial.group is None and self._must_pause(trial_id)
 
     # ------------------------------------------------------------------------------------------------------------ silence
 

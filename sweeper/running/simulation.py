@@ -12,6 +12,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -23,6 +25,7 @@ from sweeper.planning.planner import Planner
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
+from sweeper.running.job import PAUSED
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.losses import Loss
 from sweeper.running.outcome import Outcome
@@ -33,6 +36,21 @@ from sweeper.running.simulated_gpus import SimulatedGpus
 
 EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "adapt": 2.0, "finetune": 4.0}
 """Mean seconds per epoch of a stage; for `source`, of the complete stage."""
+
+_Work = Generator[tuple[float, "Row | _Due | None"], None, None]
+"""What a worker does for a trial: seconds until its next report, and the row reported."""
+
+
+_GroupWork = Generator[tuple[float, PlannedTrial, "Row | dict[str, Any] | None"], None, None]
+"""What it does for a group: also whose report it is, and of each trial at last how it ends."""
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A member of a group waits for the others before an epoch of fine-tuning."""
+
+    epoch: int
+
 
 STORED_AFTER_S = 0.2
 """Seconds from the row of a stage's last epoch until its state is stored."""
@@ -166,6 +184,7 @@ class Simulation:
         session: The real session under test.
         running: Id -> trial, of trials that were handed out and have not ended.
         computing: Id -> folder of the stage that the trial's worker is computing now.
+        groups: Name of a group -> its members that have not ended, of the groups that run; most groups are one trial.
         handed_out: Ids of all trials that were handed out, in order.
         reported: Addresses of the stages and states that workers reported as stored.
         begun_on: (trial, machine), in the order in which trials began there.
@@ -199,9 +218,10 @@ class Simulation:
         self._chances, self._random = chances, random or Random(0)
         self._error_of = error_of or simulate_error
         self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._number = 0
-        self._unplaced: list[PlannedTrial] = []
-        self._works: dict[str, Generator[tuple[float, Row | None], None, None]] = {}
+        self._number, self._numbers = 0, count()
+        self._unplaced: list[list[PlannedTrial]] = []
+        self._works: dict[str, _GroupWork] = {}
+        self.groups: dict[str, list[PlannedTrial]] = {}
         self.begun_on: list[tuple[str, str]] = []
         self.failed_on_sick: list[tuple[str, bool]] = []
         self.num_lost: Counter[str] = Counter()
@@ -235,9 +255,10 @@ class Simulation:
             if self._gpus is not None:
                 session.see([self._gpus.node(session.packing.smallest)])
             while not is_exhausted and (trial := session.next()) is not None:
-                self.handed_out.append(trial.id)
-                self.running[trial.id] = trial
-                self._unplaced.append(trial)
+                group = [trial, *session.beside(trial)]
+                self.handed_out += [one.id for one in group]
+                self.running |= {one.id: one for one in group}
+                self._unplaced.append(group)
             self._place()
             self._watch(self)
             if not self._events:
@@ -268,80 +289,96 @@ class Simulation:
         return chance > 0 and self._random.random() < chance
 
     def _place(self) -> None:
-        """Begin the trials for which there is a slot, on machines that may run them."""
+        """Begin the groups for which there is a slot, on machines that may run them."""
         waiting, self._unplaced = self._unplaced, []
-        for trial in waiting:
-            node = None
+        for group in waiting:
+            node, name = None, f"group-{next(self._numbers)}"
             if self._cluster is not None:
-                avoided = self.session.nodes.avoided(trial.id)
+                avoided = frozenset[str]().union(*(self.session.nodes.avoided(trial.id) for trial in group))
                 if (node := self._cluster.find_place(avoided)) is None:
-                    self._unplaced.append(trial)
+                    self._unplaced.append(group)
                     continue
-                self._cluster.placed[trial.id] = node
-                self.begun_on.append((trial.id, node))
-            if self._gpus is not None and not self._gpus.place(trial, self.session.packing.share(trial)):
-                self._unplaced.append(trial)
+                self._cluster.placed[name] = node
+                self.begun_on += [(trial.id, node) for trial in group]
+            if self._gpus is not None and not self._gpus.place(group[0], self.session.packing.share(group[0])):
+                self._unplaced.append(group)
                 continue
-            self.session.start(trial.id, node)
-            self._works[trial.id] = self._work(trial)
-            self._advance(trial, self._works[trial.id])
+            for trial in group:
+                self.session.start(trial.id, node)
+            self.groups[name] = group
+            self._works[name] = self._work_together(name)
+            self._advance(name, self._works[name])
 
     def _see(self) -> None:
         if self._cluster is not None:
             self.session.see(self._cluster.nodes())
 
-    def _advance(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None]) -> None:
-        try:
-            seconds, row = next(work)
-        except StopIteration:
-            self._end(trial, {"status": "COMPLETE"} | self._scores(trial))
-            return
-        self._schedule(seconds, lambda: self._report(trial, work, row))
+    def _advance(self, name: str, work: _GroupWork) -> None:
+        for seconds, trial, step in work:
+            if not isinstance(step, dict):
+                self._schedule(seconds, partial(self._report, name, work, trial, step))
+                return
+            self._end(name, trial, step)
+        if self._works.get(name) is work:
+            self._remove(name)
 
-    def _report(self, trial: PlannedTrial, work: Generator[tuple[float, Row | None], None, None], row: Row | None) -> None:
+    def _report(self, name: str, work: _GroupWork, trial: PlannedTrial, row: Row | None) -> None:
         session, chances = self.session, self._chances
-        if self._works.get(trial.id) is not work:
+        if self._works.get(name) is not work:
             return  # it was lost with its machine meanwhile
-        if self._cluster is not None and self._cluster.placed[trial.id] in self._cluster.sick:
+        if self._cluster is not None and self._cluster.placed[name] in self._cluster.sick:
             has_any_completed = any(ended.status in ("COMPLETE", "PRUNED") for ended in self.recorder.ended.values())
             self.failed_on_sick.append((trial.id, has_any_completed))
-            self._end(trial, {"status": "FAIL", "cause": "data", "error": "simulated: no data", "traceback": ""})
+            self._end(name, trial, {"status": "FAIL", "cause": "data", "error": "simulated: no data", "traceback": ""})
+        elif self._happens(chances.lost):
+            self._lose(name)
             return
-        if self._happens(chances.lost):
-            self._lose(trial.id)
-            return
-        for chance, cause in ((chances.fails, self._random.choice(("user-error", "out-of-memory"))), (chances.fills_disk, "disk")):
-            if self._happens(chance):
-                self._end(trial, {"status": "FAIL", "cause": cause, "error": "simulated", "traceback": ""})
-                return
-        if self._gpus is not None and row is not None and row.seconds > 0 and self._gpus.runs_out(trial):
-            self._end(trial, {"status": "FAIL", "cause": "out-of-memory", "error": "simulated: CUDA out of memory", "traceback": ""})
-            return
-        if self._happens(chances.stop):
-            session.stop()
-        if self._happens(chances.no_machines):
-            session.lose_machines()
-        if isinstance(row, EpochRow) and row.stage == "finetune" and row.valid_error is None:
-            self._end(trial, {"status": "FAIL", "cause": "user-error", "error": "simulated", "traceback": ""})
-            return
-        if row is not None:
+        elif self._gpus is not None and row is not None and row.seconds > 0 and self._gpus.runs_out(trial):
+            self._end(name, trial, {"status": "FAIL", "cause": "out-of-memory", "error": "simulated: CUDA out of memory", "traceback": ""})
+        elif (cause := self._draw_failure(row)) is not None:
+            self._end(name, trial, {"status": "FAIL", "cause": cause, "error": "simulated", "traceback": ""})
+        elif row is not None:
             session.report(trial.id, [row], "simulated", 1, self._gpus.worker(trial) if self._gpus is not None else {})
             self._note_stored(trial, row)
-            if session.wants_stop(trial.id):
-                self._remove(trial)
-                session.cut(trial.id)
+            if any(session.wants_stop(member.id) for member in self.groups[name]):
+                for member in self._remove(name):
+                    session.cut(member.id)
                 return
-        self._advance(trial, work)
+        self._advance(name, work)
 
-    def _end(self, trial: PlannedTrial, result: Mapping[str, Any]) -> None:
-        self._remove(trial)
-        self.session.end(trial.id, result)
+    def _draw_failure(self, row: Row | None) -> str | None:
+        """The cause with which a trial fails at a report; None if it goes on. The run may be asked to end instead."""
+        chances = self._chances
+        for chance, cause in ((chances.fails, self._random.choice(("user-error", "out-of-memory"))), (chances.fills_disk, "disk")):
+            if self._happens(chance):
+                return cause
+        if self._happens(chances.stop):
+            self.session.stop()
+        if self._happens(chances.no_machines):
+            self.session.lose_machines()
+        is_failure = isinstance(row, EpochRow) and row.stage == "finetune" and row.valid_error is None
+        return "user-error" if is_failure else None
 
-    def _remove(self, trial: PlannedTrial) -> None:
-        del self.running[trial.id], self._works[trial.id]
+    def _end(self, name: str, trial: PlannedTrial, result: Mapping[str, Any]) -> None:
+        self.groups[name].remove(trial)
+        del self.running[trial.id]
         self.computing.pop(trial.id, None)
+        self._leave_gpu(trial)
+        self.session.end_member(trial.id, result)
+
+    def _remove(self, name: str) -> list[PlannedTrial]:
+        """End the process of a group; returns the members that had not ended."""
+        members = self.groups.pop(name)
+        del self._works[name]
         if self._cluster is not None:
-            del self._cluster.placed[trial.id]
+            del self._cluster.placed[name]
+        for trial in members:
+            del self.running[trial.id]
+            self.computing.pop(trial.id, None)
+            self._leave_gpu(trial)
+        return members
+
+    def _leave_gpu(self, trial: PlannedTrial) -> None:
         if self._gpus is not None:
             self._gpus.leave(trial.id)
 
@@ -353,13 +390,30 @@ class Simulation:
                 elif isinstance(row, EpochRow) and row.epoch < stage.end and row.epoch in self._planner.ends_of(stage.folder):
                     self.reported.add(stage.address_at(row.epoch))
 
-    def _lose(self, trial_id: str, node: str | None = None) -> None:
-        node = node or (self._cluster.placed[trial_id] if self._cluster is not None else None)
-        self._remove(self.running[trial_id])
-        self.num_lost[trial_id] += 1
-        self.session.lose(trial_id, Loss(node=node))
+    def _lose(self, name: str, node: str | None = None) -> None:
+        node = node or (self._cluster.placed[name] if self._cluster is not None else None)
+        for number, trial in enumerate(self._remove(name)):
+            self.num_lost[trial.id] += 1
+            self.session.lose(trial.id, Loss(node=node), is_first=number == 0)
 
-    def _work(self, trial: PlannedTrial) -> Generator[tuple[float, Row | None], None, None]:
+    def _work_together(self, name: str) -> _GroupWork:
+        """The work of a worker for a group, as (seconds until its next report, whose it is, the row reported or how the trial ends)."""
+        works = {trial.id: (self._work(trial), self.session.job(trial).limit) for trial in self.groups[name]}
+        while group := self.groups[name]:
+            for trial in list(group):
+                work, limit = works[trial.id]
+                for seconds, step in work:
+                    if isinstance(step, _Due):
+                        if limit is not None and step.epoch > limit:
+                            yield 0.0, trial, {"status": PAUSED}
+                        break
+                    yield seconds, trial, step
+                    if trial not in group:
+                        break
+                else:
+                    yield 0.0, trial, {"status": "COMPLETE"} | self._scores(trial)
+
+    def _work(self, trial: PlannedTrial) -> _Work:
         """The work of a worker, stage by stage, as (seconds until its next report, the row reported). Reuses what the store has."""
         job = self.session.job(trial)
         store = self._workspace.shared if self._share else self._workspace.private[trial.id]
@@ -383,6 +437,8 @@ class Simulation:
                 for epoch in range(stage.start + 1, found + 1):
                     yield 0.0, self._epoch(trial, stage, epoch)
                 for epoch in range(found + 1, stage.end + 1):
+                    if trial.group is not None and stage.kind == "finetune":
+                        yield 0.0, _Due(epoch)
                     yield self._seconds(stage), None
                     store.computed[stage.folder, epoch] += 1
                     if epoch in ends and epoch < stage.end:

@@ -74,23 +74,23 @@ class Tally:
         """Number of trials with an end that counts, COMPLETE or PRUNED, in this run or an earlier one."""
         return self.ended["COMPLETE"] + self.ended["PRUNED"]
 
-    def start(self, trial_id: str) -> None:
-        """Count a trial that starts."""
+    def start(self, trial_id: str, members: int = 1) -> None:
+        """Count a trial that starts, in a group of `members`."""
         self.running += 1
         if (status := self.earlier.pop(trial_id, None)) is not None:
             self.ended[status] -= 1
             self.num_earlier -= status != "FAIL"
-        self.work.start(trial_id)
+        self.work.start(trial_id, members)
 
     def pause(self, trial_id: str) -> None:
         """Count a running trial that stops for now."""
         self.running, self.paused = self.running - 1, self.paused + 1
         self.work.pause(trial_id)
 
-    def resume(self, trial_id: str) -> None:
-        """Count a paused trial that goes on."""
+    def resume(self, trial_id: str, members: int = 1) -> None:
+        """Count a paused trial that goes on, in a group of `members`."""
         self.running, self.paused = self.running + 1, self.paused - 1
-        self.work.start(trial_id)
+        self.work.start(trial_id, members)
 
     def add(self, trial_id: str, row: Row) -> None:
         """Count what a trial reports for the first time."""

@@ -15,7 +15,7 @@ Reference:
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,7 +33,8 @@ SLOW, SLOW_S = 1.5, 30.0
 """An estimate that is later than the promise by this factor and so many seconds moves it, even if no work was added."""
 
 _Kind = tuple[str, str, str, str, float]
-"""What epochs of equal length have in common: stage, task, body and, in fine-tuning, the freezing schedule and the number of passes."""
+"""What epochs of equal length have in common: stage, task, body and, in fine-tuning, the freezing schedule with `finetune.fused` and the
+number of passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class WorkLeft:
     def __init__(self, costs: CostModel | None = None, *, share: bool = True) -> None:
         self._costs, self._share = costs or CostModel(), share
         self._trials: dict[str, tuple[PlannedTrial, tuple[_Step, ...]]] = {}  # those that have not ended
-        self._running: set[str] = set()
+        self._running: dict[str, int] = {}  # -> number of trials in its group
         self._reached: dict[str, int] = {}  # place -> epoch that its trajectory has reached
         self._measured: defaultdict[_Kind, list[float]] = defaultdict(lambda: [0.0, 0.0])  # seconds, number of epochs
         self._expected: dict[_Kind, float] = {}
@@ -70,7 +71,7 @@ class WorkLeft:
         for trial in trials:
             steps = []
             for stage in trial.stages:
-                freezing = str(trial.config.freezing) if stage.kind == "finetune" else ""
+                freezing = f"{trial.config.freezing} {trial.config.finetune.fused}" if stage.kind == "finetune" else ""
                 kind = (stage.kind, trial.config.task, trial.config.body.name, freezing, passes_of(trial, stage))
                 first, last = (stage.start, stage.end) if stage.has_epochs else (0, 1)
                 if kind not in self._expected and last > first:
@@ -78,13 +79,13 @@ class WorkLeft:
                 steps.append(_Step(stage.folder if self._share else f"{trial.id}/{stage.folder}", kind, first, last))
             self._trials[trial.id] = trial, tuple(steps)
 
-    def start(self, trial_id: str) -> None:
-        """Take in that a trial starts, or goes on."""
-        self._running.add(trial_id)
+    def start(self, trial_id: str, members: int = 1) -> None:
+        """Take in that a trial starts, or goes on, in a group of `members`: seconds of a trial are its share of those of its group."""
+        self._running[trial_id] = members
 
     def pause(self, trial_id: str) -> None:
         """Take in that a trial stops for now."""
-        self._running.discard(trial_id)
+        self._running.pop(trial_id, None)
 
     def advance(self, trial_id: str, row: Row) -> None:
         """Take in a row that a trial reported."""
@@ -103,7 +104,7 @@ class WorkLeft:
 
     def lose(self, trial_id: str) -> None:
         """Take in that an attempt has ended and the trial is to start again, from its last stored state."""
-        self._running.discard(trial_id)
+        self._running.pop(trial_id, None)
         _, steps = self._trials.get(trial_id, (None, ()))
         for step in steps:
             reached = self._reached.get(step.place, step.start)
@@ -122,7 +123,7 @@ class WorkLeft:
             computing_s: How much of that it spent on its stages.
             is_whole: Whether it came to its end, or was stopped early; if not, nothing is learned from its durations.
         """
-        self._running.discard(trial_id)
+        self._running.pop(trial_id, None)
         if self._trials.pop(trial_id, None) is not None and is_whole:
             self._num_ended += 1
             self._trial_s += seconds
@@ -152,7 +153,12 @@ class WorkLeft:
         extra = self._extra_s / self._num_ended if self._num_ended else 0.0
         rest_of: dict[str, float] = {}
         running = chain = 0.0
-        for trial_id, (_, steps) in self._trials.items():
+        alike, width_of = Counter[str](), dict[str, int]()
+        for trial, _ in self._trials.values():
+            if trial.group is not None:
+                alike[trial.group] += 1
+                width_of[trial.group] = trial.config.finetune.fused
+        for trial_id, (trial, steps) in self._trials.items():
             path = extra
             for step in steps:
                 rest = (step.end - max(step.start, self._reached.get(step.place, step.start))) * each[step.kind] if step.end else 0.0
@@ -160,15 +166,17 @@ class WorkLeft:
                     path += rest
                     rest_of[step.place] = max(rest, rest_of.get(step.place, 0.0))
             if trial_id in self._running:
-                running = max(running, path)
+                running = max(running, path * self._running[trial_id])
             else:
-                chain = max(chain, path)
+                members = min(alike[trial.group], width_of[trial.group]) if trial.group is not None else 1
+                chain = max(chain, path * members)
         work = math.fsum(rest_of.values()) + extra * len(self._trials)
         if later:
             mean = self._trial_s / self._num_ended if self._num_ended else work / max(1, len(self._trials))
             work += later * mean
             chain = max(chain, mean)
-        if len(self._trials) + later <= slots:  # all of them run at once
+        groups = sum(-(-number // width_of[group]) for group, number in alike.items())
+        if len(self._trials) - alike.total() + groups + later <= slots:  # all of them run at once
             return max(running, chain)
         return max(running, work / slots + (1 - 1 / slots) * chain)
 

@@ -26,7 +26,7 @@ from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.packing import Packing
-from sweeper.running.preflight import check_data
+from sweeper.running.preflight import check_data, check_devices
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.takeover import find_elsewhere
 from sweeper.show.plan_notes import plan_notes
@@ -58,6 +58,7 @@ def describe_plan(space: SearchSpace, workspace: Workspace, format: str, slots: 
     """
     found = reconcile(space, workspace.results)
     taken = find_elsewhere(workspace, space.name, found.todo) if found.todo and workspace.results.exists() else {}
+    check_devices((trial.config for trial in found.plan.trials), space.device, space.file)
     check_data((trial.config for trial in found.plan.trials), space.file, decode=False)
     tell_notes(trial.config for trial in found.plan.trials)
     rows = [_plan_row(trial, found, taken) for trial in found.plan.trials]

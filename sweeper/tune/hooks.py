@@ -1,7 +1,8 @@
 """The hooks that Ray Tune calls. Each forwards to the session, which knows nothing about Ray.
 
 Tune pulls trials from a searcher, asks a stopper after every report, and notifies callbacks of what happened. Its trials have ids of their
-own; `TrialsByTuneId` maps these to the planned trials. All hooks run in the thread of Tune's loop: so they need no locks, but must be fast.
+own; `TrialsByTuneId` maps these to the planned trials: a trial of Tune's is one of them, or a group that trains as one model. All hooks run
+in the thread of Tune's loop: so they need no locks, but must be fast.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ LOOK_EVERY_S = 2.0
 ENDING_S = 0.5
 """Seconds from the wish to end to the end of trials. What ends a sweep, such as a batch scheduler, may end the processes of Ray as well."""
 
-TrialsByTuneId = dict[str, PlannedTrial]
-"""Tune's id of a trial -> planned trial, of the trials that were handed out and have not ended."""
+TrialsByTuneId = dict[str, dict[str, PlannedTrial]]
+"""Tune's id of a trial -> planned trials by their own ids, of those that were handed out and have not ended."""
 
 
 class _NotPickled:
@@ -48,37 +49,43 @@ class SessionBoard:
     def avoided(self, tune_id: str) -> frozenset[str]:
         """Ids of the nodes on which a trial must not start."""
         planned = self._trials.get(tune_id)
-        return self._session.nodes.avoided(planned.id) if planned is not None else self._session.nodes.unusable
+        return frozenset().union(*map(self._session.nodes.avoided, planned)) if planned else self._session.nodes.unusable
 
     def gpu(self, tune_id: str) -> float:
         """The share of a GPU that a trial asks for under `gpu: auto`."""
-        planned = self._trials.get(tune_id)
-        return self._session.packing.share(planned) if planned is not None else 1.0
+        return max(map(self._session.packing.share, self._trials.get(tune_id, {}).values()), default=1.0)
 
     def started(self, tune_id: str, node: str | None, gpu: float | None) -> None:
         """A process on a node begins a trial; under `gpu: auto` with the share of a GPU that it holds."""
-        if (planned := self._trials.get(tune_id)) is not None:
-            self._session.start(planned.id, node, gpu)
+        for trial_id in self._trials.get(tune_id, ()):
+            self._session.start(trial_id, node, gpu)
 
     def lost(self, tune_id: str, loss: Loss) -> None:
         """The process of a trial was lost."""
-        if (planned := self._trials.pop(tune_id, None)) is not None:
-            self._session.lose(planned.id, loss)
+        for number, trial_id in enumerate(self._trials.pop(tune_id, ())):
+            self._session.lose(trial_id, loss, is_first=number == 0)
 
     def hung(self) -> list[str]:
         """The trials whose processes have to be ended, as they are beyond their time limit and do not report."""
         hung = self._session.hung
-        return [tune_id for tune_id, planned in self._trials.items() if planned.id in hung] if hung else []
+        return [tune_id for tune_id, planned in self._trials.items() if not hung.isdisjoint(planned)] if hung else []
 
     def timed_out(self, tune_id: str) -> None:
         """The process of such a trial is being ended."""
-        if (planned := self._trials.pop(tune_id, None)) is not None:
-            self._session.time_out(planned.id)
+        hung = self._session.hung
+        for trial_id in self._trials.pop(tune_id, ()):
+            if trial_id in hung:
+                self._session.time_out(trial_id)
+            else:
+                self._session.lose(trial_id, Loss(error="the process was ended at the time limit of another trial", is_announced=True))
 
     def title(self, tune_id: str) -> str:
-        """The name of a trial in Ray's dashboard: its task, its id, what it varies."""
-        planned = self._trials.get(tune_id)
-        return f"{planned.config.task} {planned.id} {planned.variant}".rstrip() if planned is not None else ""
+        """The name of a trial in Ray's dashboard: its task, its id, what it varies; of a group those of its first member."""
+        if not (planned := self._trials.get(tune_id)):
+            return ""
+        first = next(iter(planned.values()))
+        others = f"and {len(planned) - 1} more" if len(planned) > 1 else ""
+        return " ".join(filter(None, (first.config.task, first.id, first.variant, others)))
 
     def is_fit(self, node_id: str) -> bool:
         """Whether a process on a node may get another trial."""
@@ -110,8 +117,9 @@ class PlannedSearcher(_NotPickled, Searcher):
         trial = self._session.next()
         if trial is None:
             return None  # Tune asks again after the next event: a trial may be unblocked then
-        self._trials[trial_id] = trial
-        return {"trial": self._session.job(trial).to_json()}
+        trials = [trial, *self._session.beside(trial)]
+        self._trials[trial_id] = {one.id: one for one in trials}
+        return {"trial": self._session.message(trials)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: `Reporter` gets this event together with the rows."""
@@ -136,12 +144,18 @@ class StopWithSession(_NotPickled, tune.Stopper):
         self._is_ending = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        if (trial := self._trials.get(trial_id)) is None:
+        if (planned := self._trials.get(trial_id)) is None:
             return self._session.is_ending
-        rows = [row_from_json(row) for row in json.loads(result["rows"])]
+        reported = json.loads(result["rows"])
         worker = json.loads(result.get("worker", "{}"))
-        self._session.report(trial.id, rows, result.get("hostname"), result.get("pid"), worker)
-        return self._session.wants_stop(trial.id)
+        for name in list(planned):
+            rows = [row_from_json(row) for row in (reported.get(name, ()) if isinstance(reported, dict) else reported)]
+            self._session.report(name, rows, result.get("hostname"), result.get("pid"), worker)
+        outcomes = json.loads(result.get("outcomes", "{}"))
+        for name, outcome in outcomes.items():
+            if planned.pop(name, None) is not None:
+                self._session.end_member(name, outcome)
+        return any(self._session.wants_stop(name) for name in planned)
 
     def stop_all(self) -> bool:
         self._progress.update(self._session)
@@ -173,10 +187,11 @@ class Reporter(_NotPickled, tune.Callback):
         self._session, self._trials = session, trials
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if "outcome" in result and (planned := self._trials.pop(trial.trial_id, None)) is not None:
-            self._session.end(planned.id, json.loads(result["outcome"]))
+        if "outcome" in result:
+            for trial_id in self._trials.pop(trial.trial_id, ()):
+                self._session.end(trial_id, json.loads(result["outcome"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # A trial that reported its outcome was removed in `on_trial_result`: one that is still here was stopped or pauses.
-        if (planned := self._trials.pop(trial.trial_id, None)) is not None:
-            self._session.cut(planned.id)
+        for trial_id in self._trials.pop(trial.trial_id, ()):
+            self._session.cut(trial_id)

@@ -15,7 +15,8 @@ from ray import tune
 
 from orca_core.patience import Patience
 from orca_core.rows import EpochRow, Row, StageRow, row_to_json
-from sweeper.running.execution import execute_message
+from sweeper.running.execution import execute_group, execute_message
+from sweeper.running.job import GROUP
 from sweeper.running.worker import report_text, worker_facts
 
 REPORT_EVERY_S = 1.0
@@ -27,7 +28,7 @@ CLEANUP_S = 3.0
 
 
 class TrialRunner(tune.Trainable):
-    """Runs one trial after another in one process, so that bodies and data stay loaded.
+    """Runs one trial after another in one process, so that bodies and data stay loaded; or one group of trials after another.
 
     Its config is `{"trial": JSON}`, one opaque string: Tune interprets dicts in configs, and even evaluates one with the single key
     `eval`. A step runs until there is something the driver should know, and reports the rows since the last one.
@@ -43,12 +44,16 @@ class TrialRunner(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         message = json.loads(config["trial"])  # not as a `TrialJob`: that is for `execute_message`, once it has compared the code
+        self._members = set(message.get(GROUP, ()))
+        if self._members:
+            message = next(iter(message[GROUP].values()))
         if Path(message["folder"] or "/").is_dir():
             os.chdir(message["folder"] or ".")
         self._device, self._has_reported = message["device"], False
         self._has_trained, self._memory = False, dict[str, int]()
         self._rungs, self._scratch = frozenset(message["rungs"]), Path(self.logdir)
         self._patience = Patience()
+        self._steps = execute_group(config["trial"], self._patience) if self._members else None
         self._rows = self._execute(config["trial"])
 
     def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
@@ -66,9 +71,10 @@ class TrialRunner(tune.Trainable):
         return super().train()
 
     def step(self) -> dict[str, Any]:
-        """Report rows as JSON. `worker` is what is known of the process by column: in the first report what computes the trial, in each
-        of a trial on a GPU how much memory it has taken. The last report has `outcome`."""
-        report = self._next_rows()
+        """Report rows as JSON. `worker` is what is known of the process, by column: in the first report what computes the trial, in all of
+        those of a trial on a GPU how much memory it has taken. The last report has `outcome`. Of a group rows are by trial, and each report
+        has the `outcomes` of the trials that have come to their end."""
+        report = self._next_rows() if self._steps is None else self._next_of_group(self._steps)
         worker = dict(self._memory)
         if not self._has_reported:  # after the trial's first rows, as it loads torch
             self._has_reported = True
@@ -97,6 +103,27 @@ class TrialRunner(tune.Trainable):
                 break
         return {"rows": _rows_to_json(rows)}
 
+    def _next_of_group(self, steps: Generator[tuple[str, Row | dict[str, Any]], None, None]) -> dict[str, Any]:
+        started = time.monotonic()
+        rows: dict[str, list[Row]] = {}
+        outcomes: dict[str, dict[str, Any]] = {}
+        for trial, step in steps:
+            if isinstance(step, dict):
+                outcomes[trial] = step
+                self._members.discard(trial)
+                if not self._members:
+                    break
+            else:
+                rows.setdefault(trial, []).append(step)
+                if isinstance(step, StageRow) and step.stage != "finetune" and not step.saved_s:
+                    break  # other groups may wait for this stage
+            if time.monotonic() - started >= self._report_every_s:
+                break
+        report: dict[str, Any] = {"rows": json.dumps({trial: [row_to_json(row) for row in of_trial] for trial, of_trial in rows.items()})}
+        if outcomes:
+            report["outcomes"] = json.dumps(outcomes)
+        return report if self._members else report | {"done": True}
+
     def _measure(self, row: Row) -> None:
         """Note how much of its GPU the trial has taken, once it has computed an epoch of fine-tuning: what is reused takes no memory."""
         from orca_core.memory import reserved_bytes
@@ -111,12 +138,15 @@ class TrialRunner(tune.Trainable):
     def cleanup(self) -> None:
         self._patience.stop(after_s=CLEANUP_S)
         self._rows.close()
+        if self._steps is not None:
+            self._steps.close()
         with suppress(OSError):  # Tune makes a folder for each trial; it is removed unless something was written to it
             self._scratch.rmdir()
 
 
 def _has_other_code(report: dict[str, Any]) -> bool:
-    return bool(json.loads(report.get("outcome", "{}")).get("cause") == "other-code")
+    outcomes = [json.loads(report.get("outcome", "{}")), *json.loads(report.get("outcomes", "{}")).values()]
+    return any(outcome.get("cause") == "other-code" for outcome in outcomes)
 
 
 def _rows_to_json(rows: list[Row]) -> str:

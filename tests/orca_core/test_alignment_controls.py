@@ -258,5 +258,5 @@ def test_the_joint_step_takes_the_projected_gradients(tmp_path):
 
 
 def test_a_compiled_pass_keeps_no_graph_for_a_second_look():
-    with pytest.raises(ConfigError, match=r"finetune\.compile: must be false with align\.gradient project"):
-        trial(align__objective="mmd", align__weight=0.1, align__gradient="project", finetune__compile=True)
+    with pytest.raises(ConfigError, match=r"finetune\.compile: must be none with align\.gradient project"):
+        trial(align__objective="mmd", align__weight=0.1, align__gradient="project", finetune__compile="default")

@@ -310,12 +310,6 @@ def test_fp16_scales_the_loss_and_a_resumed_run_goes_on_with_the_scale(tune):
     assert second.run_epoch(2) == expected[1]
 
 
-def test_data_that_does_not_fit_on_the_device_is_moved_batch_by_batch_to_the_same_numbers(tune, monkeypatch):
-    resident = tune({"finetune.epochs": 1}).run_epoch(1)
-    monkeypatch.setattr("orca_core.finetuning.loop.fits", lambda num_bytes, device: False)
-    assert tune({"finetune.epochs": 1}).run_epoch(1) == resident
-
-
 @pytest.mark.slow
 def test_a_compiled_forward_pass_trains_to_nearly_the_same_numbers_whatever_was_compiled_before(tune):
     plain = tune({"finetune.dropout": 0.3}).run_epoch(1)
@@ -324,7 +318,7 @@ def test_a_compiled_forward_pass_trains_to_nearly_the_same_numbers_whatever_was_
     for size in range(2, torch._dynamo.config.recompile_limit + 4):  # more often than torch compiles a function before it gives up
         again(torch.randn(size, *other.input_shape))
     counters.clear()
-    compiled = tune({"finetune.compile": True, "finetune.dropout": 0.3}).run_epoch(1)
+    compiled = tune({"finetune.compile": "default", "finetune.dropout": 0.3}).run_epoch(1)
     assert counters["stats"]["unique_graphs"] > 0
     assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-4)
 

@@ -293,7 +293,7 @@ def test_only_a_fused_trial_has_the_knob_in_its_id():
         ("finetune.accum", 2),
         ("finetune.dropout", 0.1),
         ("finetune.checkpointing", True),
-        ("finetune.compile", True),
+        ("finetune.compile", "default"),
         ("finetune.layer_decay", 0.9),
         ("finetune.mixout", 0.1),
         ("finetune.l2_sp", 0.1),

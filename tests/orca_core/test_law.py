@@ -166,7 +166,7 @@ OTHER_VALUES: dict[str, tuple[dict[str, Any], Any]] = {
     "finetune.momentum": ({"finetune.optimizer": "sgd"}, 0.5),
     "finetune.accumulation": ({"finetune.accum": 2}, "sum"),
     "finetune.schedule": ({"finetune.warmup_epochs": 1.0}, "reference"),
-    "finetune.compile": ({}, True),
+    "finetune.compile": ({}, "default"),
     "finetune.checkpointing": ({}, True),
     "finetune.epochs": ({"finetune.test": "best-and-last"}, 7),
     "finetune.prefix": ({"freezing": "frozen-embedder"}, "once"),

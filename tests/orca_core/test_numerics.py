@@ -111,8 +111,8 @@ def test_a_library_that_does_not_heed_the_environment_is_named(pinned):
 def test_portable_bits_are_refused_on_a_gpu_and_with_a_compiler(quick):
     with pytest.raises(ConfigError, match="must be native on a GPU"):
         check_pinned("cuda")
-    with pytest.raises(ConfigError, match=r"finetune\.compile: must be false with bits: portable"):
-        quick("digits", {"bits": "portable", "finetune.compile": True})
+    with pytest.raises(ConfigError, match=r"finetune\.compile: must be none with bits: portable"):
+        quick("digits", {"bits": "portable", "finetune.compile": "default"})
 
 
 def test_portable_bits_are_in_id_and_keys_and_native_ones_in_neither(quick):

@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from orca_core.errors import NotFiniteError
 from orca_core.scoring import LOSSES, SCORES
+from orca_core.scoring.thresholds import area_under_roc, average_precision
 from orca_core.tasks import TASKS
 
 
@@ -157,6 +159,21 @@ def test_macro_map_is_the_mean_of_average_precisions():
     targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     # Label 0: precision 1 at recall 1/2, and 2/3 at recall 1. Label 1: first of all. Label 2 is never there.
     assert SCORES["1-macro-map"](outputs, targets) == pytest.approx(1 - ((1 / 2 + 2 / 3 / 2) + 1) / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("step", [None, 0.5])
+def test_areas_and_precisions_are_those_of_scikit_learn_to_the_last_bit(dtype, step):
+    draws = torch.Generator().manual_seed(0)
+    targets = (torch.rand(500, 5, generator=draws) < 0.2).float()
+    outputs = (torch.randn(500, 5, generator=draws) + targets).to(dtype)
+    if step is not None:
+        outputs = (outputs / step).round() * step  # equal ones, and zeros of both signs
+        assert (outputs == 0).any()
+        assert torch.signbit(outputs[outputs == 0]).any()
+    pairs = [(targets[:, label].numpy(), outputs[:, label].numpy()) for label in range(5)]
+    assert [area_under_roc(*pair) for pair in pairs] == [roc_auc_score(*pair) for pair in pairs]
+    assert [average_precision(*pair) for pair in pairs] == [average_precision_score(*pair) for pair in pairs]
 
 
 def test_position_auroc_is_of_the_outputs_and_in_the_reference_of_their_signs():

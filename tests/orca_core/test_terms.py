@@ -337,9 +337,9 @@ def test_what_has_no_part_in_a_trial_is_not_read(quick):
     [
         ({"finetune.smooth": {"kind": "r3f", "noise": 1e-5}, "precision": "bf16"}, r"finetune\.smooth\.noise: must be at least 0\.01 with"),
         ({"finetune.smooth.kind": "smart", "precision": "fp16"}, r"precision: must not be fp16 with finetune\.smooth\.kind: smart"),
-        ({"finetune.smooth.kind": "r3f", "finetune.compile": True}, r"finetune\.compile: must be false with finetune\.smooth, but"),
+        ({"finetune.smooth.kind": "r3f", "finetune.compile": "default"}, r"finetune\.compile: must be none with finetune\.smooth, but"),
         ({"finetune.mixup.alpha": 0.4, "align.weight": 0.1}, r"finetune\.mixup\.place: must be tokens with align\.weight"),
-        ({"finetune.mixup": {"alpha": 1, "place": "tokens"}, "finetune.compile": True}, r"compile: must be false with finetune\.mixup"),
+        ({"finetune.mixup": {"alpha": 1, "place": "tokens"}, "finetune.compile": "default"}, r"compile: must be none with finetune\.mixup"),
         ({"task": "burgers-mini", "predictor.pool": "max"}, r"predictor\.pool: must be mean for burgers-mini, a dense task, but got 'max'"),
         ({"finetune.mixup": 0.4}, r"finetune\.mixup: must be a mapping of finetune\.mixup\.alpha, finetune\.mixup\.place, but got 0\.4"),
         ({"finetune.smooth.kind": "smrt"}, r"finetune\.smooth\.kind: must be one of none, r3f, smart, but got 'smrt'"),

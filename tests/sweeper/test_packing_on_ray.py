@@ -68,6 +68,4 @@ def test_trials_are_measured_then_packed_and_started_again_where_memory_runs_out
     assert run_space(parse_space(space), str(tmp_path / "results"), quiet=True) == 0
     rows = Results(tmp_path / "results").sql("select seed, status, attempt, gpu_share from trial_status order by seed").rows()
     ended = [(row["seed"], row["status"], row["attempt"], row["gpu_share"]) for row in rows]
-    assert ended == [(0, "COMPLETE", 1, 1.0), (1, "COMPLETE", 2, 0.5)], (
-        "15 GiB of 40 are less than half, more than 1/4"
-    )
+    assert ended == [(0, "COMPLETE", 1, 1.0), (1, "COMPLETE", 2, 0.5)], "15 GiB of 40 are less than half, more than 1/4"

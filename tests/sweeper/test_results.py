@@ -219,6 +219,24 @@ def test_trials_from_before_proxy_distances_have_none(store: ResultStore, compac
     assert [tuple(row.values()) for row in found] == [("new", 3.5, 1.25, 0.5), ("old", None, None, 0.5)]
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_knob_that_was_a_yes_or_no_is_shown_in_the_spelling_of_today(store: ResultStore, compacted: bool) -> None:
+    for trial, compiled in (("a", False), ("b", True), ("c", None)):
+        row = {"sweep": "s", "trial": trial, "attempt": 1, "sequence": 1, "status": "COMPLETE", "in_plan": True}
+        path = Path(store.uri, "trials", "sweep=s", f"0{trial}.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            pa.table({**{name: [value] for name, value in row.items()}, "finetune_compile": pa.array([compiled], pa.bool_())}), path
+        )
+    store.append("trials", "s", [row | {"trial": "d", "finetune_compile": "reduce-overhead"}])
+    if compacted:
+        store.compact("s")
+    expected = [("a", "none"), ("b", "default"), ("c", None), ("d", "reduce-overhead")]
+    found = Results(store.uri).sql("select trial, finetune_compile from trials order by trial").rows()
+    assert [(row["trial"], row["finetune_compile"]) for row in found] == expected
+    assert sorted((row["trial"], row["finetune_compile"]) for row in store.live_trials("s", ["trial", "finetune_compile"])) == expected
+
+
 # ------------------------------------------------------------------------------------------------------------------- compaction
 
 

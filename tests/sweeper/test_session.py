@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from orca_core.rows import EpochRow, StageRow
 from sweeper.planning.planner import Planner
 from sweeper.results import Workspace
-from sweeper.running.job import TrialJob
+from sweeper.running.job import PAUSED, TrialJob
 from sweeper.running.losses import Loss
 from sweeper.running.nodes import Node
 from sweeper.running.outcome import Outcome
@@ -497,3 +499,87 @@ def test_rows_that_another_attempt_has_reported_are_not_new(run):
         assert run.session.num_new_rows == 2
     run.session.report(trial.id, [EpochRow(stage="align", epoch=3)])
     assert run.session.num_new_rows == 3
+
+
+IN_A_GROUP = {
+    "base": {"task": "digits", "body.weights": "random", "align.epochs": 0, "finetune": {"epochs": 4, "fused": 9}},
+    "space": {"finetune.lr": {"uniform": [0.1, 0.2]}},
+    "search": {"algorithm": "random", "trials": 3},
+    "seeds": 3,
+}
+
+
+def begin_group(run: Run, node: str | None = None) -> list:
+    """Hand out a group and start it."""
+    first = run.session.next()
+    trials = [first, *run.session.beside(first)]
+    for trial in trials:
+        run.session.start(trial.id, node)
+    return trials
+
+
+def test_a_group_takes_one_slot_and_each_of_its_trials_its_share_of_the_time(tmp_path):
+    run = Run(tmp_path, slots=2, **IN_A_GROUP)
+    trials = begin_group(run)
+    assert len(trials) == 9
+    assert json.loads(run.session.message(trials))["group"].keys() == {trial.id for trial in trials}
+    run.now = 90.0
+    for trial in trials:
+        run.session.end_member(trial.id, COMPLETE)
+    assert run.rows("status, seconds") == [("COMPLETE", 10.0)] * 9
+
+
+def test_a_member_pauses_at_its_limit_and_the_others_go_on(tmp_path):
+    run = Run(tmp_path, slots=2, **IN_A_GROUP, scheduler={"name": "asha", "reduction_factor": 3})
+    trials = begin_group(run)
+    assert {run.session.job(trial).limit for trial in trials} == {1}
+    for trial in trials[:8]:
+        assert not reach(run, trial, 1, 0.5 + trial.candidate), "it is the worker that lets it leave"
+        run.session.end_member(trial.id, {"status": PAUSED})
+    assert (run.recorder.running, run.recorder.paused) == (1, 8)
+    assert run.session.next() is None, "no candidate is decided"
+    reach(run, trials[8], 1, 0.5 + trials[8].candidate)
+    run.session.end_member(trials[8].id, {"status": PAUSED})
+    again = begin_group(run)
+    assert {trial.candidate for trial in again} == {0}, "the survivors form a group anew"
+    assert (len(again), {run.session.job(trial).limit for trial in again}) == (3, {3})
+
+
+def test_what_ends_a_group_for_one_of_its_trials_is_no_end_of_the_others(tmp_path):
+    run = Run(tmp_path, slots=2, **IN_A_GROUP, budget={"trial_minutes": 1})
+    first, *others = begin_group(run)
+    run.session.lose(first.id, Loss(is_announced=True))
+    run.now = 9 * 61.0
+    assert run.session.wants_stop(others[0].id)
+    for trial in others[:7]:
+        run.session.cut(trial.id)
+    again = begin_group(run)
+    assert again == [first]
+    assert not run.session.wants_stop(first.id)
+    run.session.cut(first.id)
+    assert run.session.next() is first, "it had done nothing wrong"
+    assert sorted(row[0] for row in run.rows()) == ["FAIL"] * 7 + ["RUNNING"] * 2
+
+
+def test_a_group_that_is_lost_again_and_again_becomes_smaller_until_the_one_to_blame_is_alone(tmp_path):
+    run = Run(tmp_path, slots=1, **IN_A_GROUP)
+    sizes, poison = [], run.planner.plan.trials[4].id
+    while not run.session.is_exhausted:
+        trials = begin_group(run)
+        sizes.append(len(trials))
+        for trial in trials:
+            if poison in {one.id for one in trials}:
+                run.session.lose(trial.id)
+            else:
+                run.session.end_member(trial.id, COMPLETE)
+    assert sizes == [9, 9, 3, 3, 1, 1, 1, 3]
+    assert sorted(row[0] for row in run.rows()) == ["COMPLETE"] * 8 + ["FAIL"]
+
+
+def test_a_process_that_does_not_start_is_blamed_on_its_machine_once_however_many_trials_it_had(tmp_path):
+    run = Run(tmp_path, slots=0, **IN_A_GROUP)
+    run.session.see([Node("a", "one", 1)])
+    for number, trial in enumerate(begin_group(run, "a")):
+        run.session.lose(trial.id, Loss("process-start", "no process", "a"), is_first=number == 0)
+    assert not run.session.is_ending
+    assert len(begin_group(run)) == 9

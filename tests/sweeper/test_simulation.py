@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from random import Random
@@ -54,6 +54,24 @@ SPACES = [
     },
 ]
 
+FUSED = {"fused": 3, "epochs": 4, "warmup_epochs": 0, "decay_epochs": None}
+SPACES_WITHOUT_GROUPS = len(SPACES)
+SPACES += [
+    {
+        "base": BASE | {"freezing": "frozen-both", "finetune": FUSED},
+        "space": {"align.epochs": {"grid": [0, 1, 3]}, "finetune.lr": {"grid": [1e-3, 1e-2]}, "finetune.epochs": {"grid": [3, 4]}},
+    },
+    {
+        "base": BASE | {"body": "mini-swin", "freezing": "frozen-body:1", "finetune": FUSED},
+        "space": {"finetune.fused": {"grid": [0, 2]}, "finetune.epochs": {"choice": [3, 4]}, "finetune.lr": {"loguniform": [1e-5, 1e-2]}},
+        "search": {"algorithm": "tpe", "trials": 5, "lag": 2},
+        "scheduler": {"name": "asha", "reduction_factor": 2},
+        "budget": {"trial_minutes": 1},
+        "seeds": 2,
+    },
+]
+"""The last ones have trials that train in groups."""
+
 PROPOSED = [number for number, space in enumerate(SPACES) if "search" in space and space["search"]["algorithm"] == "tpe"]
 
 
@@ -92,8 +110,8 @@ def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None
         assert not [folder for folder, workers in computing.items() if workers > 1], "computed twice at once"
     if simulation.begun_on:
         return  # with machines that come and go, more trials may run for a moment than there are slots
-    assert len(simulation.running) <= session.slots
-    if session.is_ending or len(simulation.running) == session.slots:
+    assert len(simulation.groups) <= session.slots
+    if session.is_ending or len(simulation.groups) == session.slots:
         return
     promised = {
         stage.folder
@@ -180,9 +198,9 @@ def check_whole(tables: SimulatedTables) -> None:
         assert len(ends - {("FAIL", None)}) <= 1, f"seeds of one candidate ended in different ways: {ends}"
 
 
-def simulate(seed: int) -> Counter[Outcome]:
+def simulate(seed: int, number: int | None = None) -> Counter[Outcome]:
     """One history: runs of the same sweep until one comes to its end. How they ended."""
-    random, number = Random(seed), seed % len(SPACES)
+    random, number = Random(seed), seed % SPACES_WITHOUT_GROUPS if number is None else number
     space, tables, workspace = space_of(number), SimulatedTables(lambda: random.random() < chances.held_back), SimulatedWorkspace()
     share, slots = random.random() < 0.75, random.randint(1, 5)
     outcomes: Counter[Outcome] = Counter()
@@ -240,11 +258,11 @@ def simulate(seed: int) -> Counter[Outcome]:
     return outcomes
 
 
-def check_histories(seeds: Iterable[int]) -> None:
+def check_histories(seeds: Iterable[int], spaces: Sequence[int | None] = (None,)) -> None:
     outcomes: Counter[Outcome] = Counter()
     for seed in seeds:
         try:
-            outcomes += simulate(seed)
+            outcomes += simulate(seed, spaces[seed % len(spaces)])
         except BaseException as error:
             error.add_note(f"history {seed}")
             raise
@@ -256,6 +274,10 @@ def test_whatever_happens_every_trial_ends_once_and_no_slot_idles(part):
     check_histories(range(part, HISTORIES, 5))
 
 
+def test_whatever_happens_to_groups_it_holds_for_each_of_their_trials():
+    check_histories(range(40), range(SPACES_WITHOUT_GROUPS, len(SPACES)))
+
+
 def test_a_candidate_that_is_decided_anew_at_an_earlier_rung_ends_there_as_a_whole():
     assert Outcome.FINISHED in simulate(889)  # a failed seed is repeated, and the other one had been stopped at a later rung
 
@@ -263,3 +285,4 @@ def test_a_candidate_that_is_decided_anew_at_an_earlier_rung_ends_there_as_a_who
 @pytest.mark.slow
 def test_whatever_happens_in_thousands_of_histories():
     check_histories(range(HISTORIES, 5000))
+    check_histories(range(40, 1000), range(SPACES_WITHOUT_GROUPS, len(SPACES)))

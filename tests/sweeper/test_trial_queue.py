@@ -6,19 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.stages import Stage
 from sweeper.planning.queue import TrialQueue
 from sweeper.planning.trials import PlannedTrial
 
 CONFIG = resolve_config({"task": "digits"})
+FUSED = resolve_config({"task": "digits", "finetune.fused": 4})
 
 
-def trial(name: str, align: str = "", epochs: int = 5, body: str = "") -> PlannedTrial:
-    """A trial that fine-tunes by itself, after an alignment and a pretraining that others may share."""
+def trial(name: str, align: str = "", epochs: int = 5, body: str = "", config: TrialConfig = CONFIG, tuned: str = "") -> PlannedTrial:
+    """A trial that fine-tunes by itself, or along `tuned`, after an alignment and a pretraining that others may share."""
     stages = [Stage("pretrain", body, end=1)] if body else []
     stages += [Stage("align", align, end=epochs)] if align else []
-    return PlannedTrial(name, CONFIG, "", 0, "", (*stages, Stage("finetune", name, end=1)), name)
+    return PlannedTrial(name, config, "", 0, "", (*stages, Stage("finetune", tuned or name, end=1)), name)
 
 
 def handed(queue: TrialQueue) -> list[str]:
@@ -97,6 +99,57 @@ def test_trials_that_are_added_later_follow_a_leader_too():
     assert handed(queue) == ["a1"]
     queue.add([trial("a3", "a"), trial("d")])
     assert handed(queue) == ["d"]
+
+
+# ------------------------------------------------------------------------------------------------------------------ groups
+
+
+def fused(name: str, align: str = "", config: TrialConfig = FUSED, tuned: str = "") -> PlannedTrial:
+    return trial(name, align, config=config, tuned=tuned)
+
+
+def group(queue: TrialQueue, most: int = 4) -> list[str]:
+    """The trials that start together now; none if none may start."""
+    first = queue.next()
+    return [] if first is None else [first.id, *(other.id for other in queue.beside(first, lambda _: most))]
+
+
+def test_followers_start_with_their_leader_and_wait_for_one_of_another_group():
+    queue = TrialQueue([fused("a1", "a"), trial("a2", "a"), fused("b1", "b"), fused("a3", "a"), fused("a4", "a"), fused("a5", "a")])
+    assert group(queue) == ["a1", "b1", "a3", "a4"]
+    assert group(queue) == [], "a2 and a5 wait for the alignment"
+    assert (queue.num_running, queue.num_groups, queue.num_waiting) == (4, 1, 2)
+    queue.publish("a3", "align")
+    assert group(queue) == ["a2"], "it trains alone"
+    assert group(queue) == ["a5"]
+    assert queue.num_groups == 3
+
+
+def test_trials_that_cannot_train_as_one_model_start_apart():
+    other = resolve_config({"task": "digits", "finetune.fused": 4, "finetune.batch_size": 7})
+    queue = TrialQueue([fused("a"), fused("b", config=other), fused("c"), fused("d", tuned="a"), fused("e", config=other)])
+    assert group(queue) == ["a", "c"], "d follows the same trajectory of fine-tuning as a"
+    assert group(queue) == ["b", "e"]
+    queue.publish("a", "finetune")
+    assert group(queue) == ["d"]
+
+
+def test_what_a_leader_leaves_undone_stays_with_its_group():
+    queue = TrialQueue([fused("a1", "a"), fused("a2", "a"), trial("a3", "a")])
+    assert group(queue) == ["a1", "a2"]
+    queue.end("a1")
+    assert group(queue) == []
+    queue.end("a2")
+    assert group(queue) == ["a3"]
+
+
+def test_a_group_is_as_large_as_each_of_its_trials_allows():
+    queue = TrialQueue([fused(name) for name in "abcdef"])
+    most = {"a": 4, "b": 1, "c": 2, "d": 4, "e": 4, "f": 4}
+    first = queue.next()
+    assert [other.id for other in queue.beside(first, lambda one: most[one.id])] == ["c"]
+    assert group(queue, most=1) == ["b"]
+    assert group(queue) == ["d", "e", "f"]
 
 
 @pytest.mark.parametrize("strange", ["never handed out", ""])

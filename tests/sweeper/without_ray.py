@@ -19,7 +19,7 @@ from sweeper.planning.planner import Planner
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
-from sweeper.running.execution import execute_message
+from sweeper.running.execution import execute_group, execute_message
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.outcome import Outcome
 from sweeper.running.recorder import Recorder
@@ -51,8 +51,13 @@ def _launch(
     keeper = StateKeeper(workspace.artifacts, planner, todo, recorder.writer) if share else None
     session = Session(planner, todo, recorder, workspace, slots=1, ended=ended, stopping=stopping, share=share, keeper=keeper)
     while (trial := session.next()) is not None:
-        session.start(trial.id)
-        _run(session, trial)
+        trials = [trial, *session.beside(trial)]
+        for one in trials:
+            session.start(one.id)
+        if trial.group is None:
+            _run(session, trial)
+        else:
+            _run_group(session, trials)
     session.close()
     recorder.flush()
     session.drop_unneeded()
@@ -75,3 +80,20 @@ def _run(session: Session, trial: PlannedTrial) -> None:
             if session.wants_stop(trial.id):
                 break
     session.cut(trial.id)
+
+
+def _run_group(session: Session, trials: list[PlannedTrial]) -> None:
+    """Run the trials of a group, each to its end or until it has to pause."""
+    worker = json.loads(report_text(worker_facts("this-process"), "cpu"))
+    members = [trial.id for trial in trials]
+    with closing(execute_group(session.message(trials))) as steps:
+        for trial, step in steps:
+            if isinstance(step, dict):
+                members.remove(trial)
+                session.end_member(trial, step)
+                continue
+            session.report(trial, [row_from_json(row_to_json(step))], worker["host"], worker["pid"], worker)
+            if any(map(session.wants_stop, members)):
+                break
+    for trial in members:
+        session.cut(trial)

@@ -78,7 +78,7 @@ class Mixing(Term):
         names = ("weight_decay", "momentum", "betas")
         options = {name: settings[f"finetune.{name}"] for name in names}
         self.optimizer = make_optimizer(settings["finetune.optimizer"], self.layers.parameters(), lr=settings["finetune.lr"], **options)
-        self.task_loss = LOSSES[settings.task.loss](torch.from_numpy(data.train.y).to(self.device))
+        self.task_loss = LOSSES[settings.task.loss](torch.from_numpy(data.train.y))
         self.draws = torch.Generator()
         self.epoch = 0
 

@@ -84,9 +84,7 @@ def _cut_windows(arrays: dict[str, np.ndarray], records: np.ndarray, strides: tu
         starts.append(np.arange(begin, end - WINDOW, strides[label]))
         classes.append(np.full(len(starts[-1]), label))
     start = np.concatenate(starts)
-    x = np.empty((len(start), 1, WINDOW), dtype=np.float32)
-    for number, at in enumerate(start):
-        x[number, 0] = arrays["signal"][at : at + WINDOW]
+    x = np.lib.stride_tricks.sliding_window_view(arrays["signal"], WINDOW)[start][:, None]
     return Split(x, np.concatenate(classes).astype(np.int64))
 
 

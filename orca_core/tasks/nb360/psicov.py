@@ -111,20 +111,20 @@ class PairInputs:
         self.shape: tuple[int, ...] = (2 * features.shape[1] + maps.shape[1], side, side)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        import numpy as np
         import torch
 
-        batch = np.zeros((len(rows), *self.shape), dtype=np.float32)
+        # What a protein is described by goes to the device, and is spread out there: it is a hundredth of the input.
+        batch = torch.zeros((len(rows), *self.shape), device=rows.device)
         for inputs, number in zip(batch, rows[:, 0].long().tolist(), strict=True):
-            features = self.features[self.ends[number] : self.ends[number + 1]].T
+            features = torch.from_numpy(self.features[self.ends[number] : self.ends[number + 1]]).to(rows.device).T
             length = features.shape[1]
-            maps = self.maps[self.pair_ends[number] : self.pair_ends[number + 1]].T.reshape(-1, length, length)
+            pairs = torch.from_numpy(self.maps[self.pair_ends[number] : self.pair_ends[number + 1]]).to(rows.device)
             singles = 2 * len(features)
             window, kept = _place_window(length, self.starts[number], self.side)
             inputs[:singles:2, *window] = features[:, None, kept[1]]  # of the column's residue
             inputs[1:singles:2, *window] = features[:, kept[0], None]  # of the row's
-            inputs[singles:, *window] = maps[:, *kept]
-        return torch.from_numpy(batch).to(rows.device)
+            inputs[singles:, *window] = pairs.T.unflatten(1, (length, length))[:, *kept]
+        return batch
 
 
 Region = tuple[slice, slice]

@@ -344,6 +344,17 @@ def test_fsd50k_spectrograms_are_those_of_a_centred_short_time_transform(data):
     assert (got[:, 101] == 0).all()
 
 
+def test_fsd50k_spectrograms_are_to_the_bit_those_of_one_frame_after_the_other():
+    from transformers.audio_utils import mel_filter_bank, power_to_db, spectrogram, window_function
+
+    sound = np.random.default_rng(0).integers(-9000, 9000, 22050) / 2**15
+    filters = mel_filter_bank(961, 96, 0.0, 11025.0, 22050, norm=None, mel_scale="htk")
+    window = window_function(661, "hann", frame_length=1920)
+    decibels = power_to_db(spectrogram(sound, window, 1920, 220, fft_length=1920, power=2.0, mel_filters=filters)) + 75
+    got = fsd50k.make_mel_spectrogram()(sound)
+    assert np.array_equal(got[:, :101], (decibels - decibels.mean()).astype("float32"))
+
+
 def test_fsd50k_sounds_shorter_than_a_second_are_repeated(data):
     _, samples = wavfile.read(data / "chunks/tr/0_0.wav")
     sound = fsd50k._read_sound(data / "chunks/tr/0_0.wav")

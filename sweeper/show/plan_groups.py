@@ -1,0 +1,43 @@
+"""What a plan says of the groups in which trials train as one model (`finetune.fused`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sweeper.planning.cost import CostModel
+from sweeper.planning.groups import Alike, find_alike
+from sweeper.planning.trials import PlannedTrial
+
+LEAST_FILL = 0.75
+"""Share of the places in groups that are taken, below which the plan warns."""
+
+
+def group_lines(todo: Sequence[PlannedTrial], costs: CostModel) -> Iterator[str]:
+    """How many groups the trials to run form, and which of these cannot be filled; a statement a line, none if no trial is fused."""
+    alike = list(find_alike(todo).values())
+    if not alike:
+        return
+    trials, groups = sum(one.number for one in alike), sum(one.groups for one in alike)
+    widths = ", ".join(str(width) for width in sorted({one.width for one in alike}))
+    filled = trials / sum(one.groups * one.width for one in alike)
+    plural = "" if groups == 1 else "s"
+    yield f"Groups   {trials} trials in {groups} group{plural} of up to {widths}, each on one slot; {filled:.0%} of the places are taken"
+    for one in alike:
+        if one.fill < LEAST_FILL:
+            yield f"Warning  {_warning(one, costs)}"
+
+
+def _warning(alike: Alike, costs: CostModel) -> str:
+    config, alone = alike.first.config, costs.alone(alike.first)
+    many = f"only {alike.number} trial{'s' if alike.number > 1 else ''} can train together"
+    text = (
+        f"{config.task}, {config.body.name}, {config.freezing}: {many}, which fill {alike.fill:.0%} of {_groups(alike)}: the rest is copies"
+    )
+    grouped = sum(costs.seconds(alike.first, stage) for stage in alike.first.finetuning) / alike.fill
+    if grouped >= alone:
+        return f"{text}. That is no faster than finetune.fused: 0; take a width that they fill"
+    return f"{text}. A width that they fill costs less"
+
+
+def _groups(alike: Alike) -> str:
+    return f"a group of {alike.width}" if alike.groups == 1 else f"{alike.groups} groups of {alike.width}"
