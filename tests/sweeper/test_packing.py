@@ -14,7 +14,6 @@ from orca_core.rows import EpochRow
 from sweeper.planning.cost import CostModel
 from sweeper.planning.planner import Planner
 from sweeper.results import Workspace
-from sweeper.running.execution import cause_of
 from sweeper.running.losses import Loss
 from sweeper.running.outcome import Outcome
 from sweeper.running.packing import SAME_MEMORY, Need, Packing, kind_of
@@ -332,16 +331,3 @@ def test_auto_is_refused_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr("sweeper.tune.cluster.read_autoscaler", lambda: None)
     with pytest.raises(ConfigError, match=r"resources\.gpu: must be 0 where no node has a GPU, but got 'auto'\. Leave it out"):
         Cluster(Resources(gpu="auto")).check_fit()
-
-
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), "out-of-memory"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out-of-memory"),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), "cuda"),
-        (ValueError("CUDA error: out of memory"), "user-error"),
-    ],
-)
-def test_a_gpu_that_is_full_when_a_process_comes_to_it_is_out_of_memory_and_no_fault_of_the_machine(error, cause):
-    assert cause_of(error) == cause
