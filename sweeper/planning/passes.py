@@ -70,12 +70,12 @@ def _with_evaluation(config: TrialConfig, passes: float) -> float:
     size = config.task_spec.epoch
     if size is None:
         return passes
-    train, valid, test = size.train, size.valid, size.test
+    train, evaluated = size.train, float(size.valid + size.test)
     if config.reference_data:  # which validates on the test set
-        train, valid = train + valid, 0
+        train, evaluated = train + size.valid, size.test
     elif config.finetune.test != "each-epoch":
-        test *= TESTED
-    return ((config.train_samples or train) * passes + FORWARD * (valid + test)) / plain_samples(size)
+        evaluated = size.valid + TESTED * size.test
+    return ((config.train_samples or train) * passes + FORWARD * evaluated) / plain_samples(size)
 
 
 def plain_samples(size: EpochSize) -> float:
