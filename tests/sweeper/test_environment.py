@@ -76,6 +76,24 @@ def test_processes_of_trials_have_no_environment_of_their_own(environment):
     assert copied["AWS_SECRET_ACCESS_KEY"] == "secretvalue", "Ray has changed: the cure may not be needed any more"
 
 
+def test_processes_of_this_machine_inherit_what_they_need_and_load_torch_at_once_if_each_gets_a_trial(environment):
+    """What Ray is started with: starting it takes longer than all tests of this file."""
+    from sweeper.space.file import Resources
+    from sweeper.tune import cluster
+
+    names, started = (next(iter(PORTABLE)), "RAY_preload_python_modules", "OMP_NUM_THREADS"), []
+    environment.delenv("OMP_NUM_THREADS")
+    environment.setattr(os, "cpu_count", lambda: 2)
+    environment.setattr(cluster, "_init", lambda address, runtime, job: started.append([runtime, *map(os.environ.get, names)]))
+    environment.setattr(cluster.ray, "shutdown", lambda: None)
+    for resources, trials in ((Resources(), 1), (Resources(cpu=2), 9), (Resources(), 2)):
+        with cluster.open_cluster(None, resources, "portable", num_trials=trials):
+            assert "RAY_preload_python_modules" not in os.environ
+    pinned = PORTABLE[names[0]]
+    assert started[:2] == [[{}, pinned, None, None]] * 2
+    assert started[2] == [{}, pinned, "torch,transformers.modeling_utils", "1"]
+
+
 def test_an_error_that_quotes_a_secret_is_a_row_without_it():
     environment = {"HF_TOKEN": "hf_secretvalue", "AWS_REGION": "eu-west-1", "A_KEY": "on"}
     text = "401 at https://me:pass@hub.example for hf_secretvalue in eu-west-1: switch it on"
