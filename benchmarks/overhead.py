@@ -52,8 +52,8 @@ def write_space(folder: Path, trials: int) -> Path:
     """Write a sweep with this number of trials: learning rates x seeds."""
     rates = ", ".join(f"{1e-4 * (1 + i / trials):.10f}" for i in range(trials // SEEDS))
     path = folder / "overhead.yaml"
-    text = f"name: overhead\nbase: {write_task(folder)}\nspace: {{finetune.lr: {{grid: [{rates}]}}}}\nseeds: {SEEDS}\nkeep: none\nfloors: false\n"
-    path.write_text(text)
+    varied = f"space: {{finetune.lr: {{grid: [{rates}]}}}}\nseeds: {SEEDS}\n"
+    path.write_text(f"name: overhead\nbase: {write_task(folder)}\n{varied}keep: none\nfloors: false\n")
     return path
 
 
