@@ -1,9 +1,11 @@
-"""Cost of evaluating on a CPU, in the pieces that stay in its cache, compared with forward passes of `finetune.eval_batch_size` samples.
+"""Cost of evaluating on a CPU: in the pieces that stay in its cache, in forward passes of whole batches, and in a bare PyTorch loop.
 
-    python benchmarks/evaluation.py [--samples N] [--layers N]
+    python benchmarks/evaluation.py [--samples N] [--layers N] [--bodies NAME ...]
 
-A body of RoBERTa-base's width reads sequences of 64 tokens, once in pieces and once in whole batches of 256, alternating, in one run on one
-thread. Reported are CPU seconds, medians over rounds, the ratio, and the largest difference of any output.
+Loss and error of generated samples by a body of RoBERTa-base's width that reads 64 tokens (`roberta`), and by the mini bodies: as
+fine-tuning evaluates them, the same without pieces, and in the loop one would write by hand, in batches of `finetune.batch_size` and of
+four times that. All alternate, in one run on one thread. Reported are CPU seconds, medians over rounds, and the ratio of ours to each other way;
+losses and errors are compared.
 """
 
 from __future__ import annotations
@@ -12,56 +14,105 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from orca_core import Store, resolve_config
+from orca_core.finetuning.loop import Finetuning
 from orca_core.model import cross_modal
 from orca_core.pipeline import model_before_tuning
+from orca_core.settings import Settings
+from orca_core.trial_stages import load_data
 
-ROUNDS, TOKENS, BATCH = 5, 64, 256
+ROUNDS, TOKENS = 5, 64
+PIECES = cross_modal.MOST_IN_CACHE
 
 
-def model_of(folder: Path, layers: int) -> cross_modal.CrossModalModel:
-    """RoBERTa-base with so many layers and random weights, before fine-tuning on series of 64 tokens."""
-    from transformers import RobertaConfig, RobertaModel
+def tuning_of(body: str, folder: Path, layers: int) -> Finetuning:
+    """Fine-tuning through a body with random weights, before its first epoch.
 
-    torch.manual_seed(0)
-    shape = RobertaConfig(num_hidden_layers=layers, vocab_size=1000, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1)
-    RobertaModel(shape).save_pretrained(folder / "body")
-    draws = np.random.default_rng(0)
-    x, y = draws.standard_normal((40, 1, 8 * TOKENS), dtype=np.float32), np.arange(40) % 2
-    np.savez(folder / "series.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    knobs = {"recipe": "laptop", "task": f"npz:{folder / 'series.npz'}", "body": f"hf:{folder / 'body'}", "align.epochs": 0}
-    return model_before_tuning(resolve_config(knobs | {"embedder.target_seq_len": TOKENS}), Store(folder / "store")).eval()
+    Args:
+        body: A mini body, or `roberta`, of RoBERTa-base's width.
+        folder: For files.
+        layers: Of `roberta`.
+    """
+    knobs: dict[str, Any] = {"task": "digits" if body == "mini-swin" else "mnist1d", "body": body, "body.weights": "random"}
+    if body == "roberta":
+        from transformers import RobertaConfig, RobertaModel
+
+        torch.manual_seed(0)
+        shape = RobertaConfig(num_hidden_layers=layers, vocab_size=1000, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1)
+        RobertaModel(shape).save_pretrained(folder / "body")
+        draws = np.random.default_rng(0)
+        x, y = draws.standard_normal((40, 1, 8 * TOKENS), dtype=np.float32), np.arange(40) % 2
+        np.savez(folder / "series.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+        knobs = {"recipe": "laptop", "task": f"npz:{folder / 'series.npz'}", "body": f"hf:{folder / 'body'}"}
+        knobs["embedder.target_seq_len"] = TOKENS
+    config = resolve_config(knobs | {"align.epochs": 0})
+    settings = Settings.of(config, "finetune")
+    tuning = Finetuning(settings, model_before_tuning(config, Store(folder / "store")), load_data(settings), torch.device("cpu"))
+    tuning.start_phase(settings)
+    tuning.prepare()
+    return tuning
+
+
+def ours(tuning: Finetuning, x: Tensor, y: Tensor, most_in_cache: int) -> tuple[float, float]:
+    """Loss and error as fine-tuning computes them."""
+    cross_modal.MOST_IN_CACHE = most_in_cache
+    tuning.model.eval()
+    loss, error = tuning._evaluate(x, y, None)
+    assert loss is not None
+    assert error is not None
+    return loss, error
+
+
+def bare(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[float, float]:
+    """Loss and error in the loop that one would write by hand."""
+    model.eval()
+    with torch.no_grad():
+        logits = torch.cat([model(batch) for batch in x.split(batch_size)])
+        return nn.functional.cross_entropy(logits, y).item(), (logits.argmax(1) != y).double().mean().item()
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--bodies", nargs="+", default=["roberta", "mini-swin", "mini-roberta"])
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        model = model_of(Path(folder), asked.layers)
-    batches = torch.randn(asked.samples, 1, 8 * TOKENS).split(BATCH)
-    limits = {"pieces": cross_modal.MOST_IN_CACHE, "whole": 2**62}
-    seconds: dict[str, list[float]] = {name: [] for name in limits}
-    outputs = {}
-    for _ in range(ROUNDS):
-        for name, limit in limits.items():
-            cross_modal.MOST_IN_CACHE = limit
-            started = time.process_time()
-            outputs[name] = torch.cat([model.infer(batch) for batch in batches])
-            seconds[name].append(time.process_time() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratio = statistics.median(a / b for a, b in zip(seconds["pieces"], seconds["whole"], strict=True))
-    apart = (outputs["pieces"] - outputs["whole"]).abs().max().item()
-    print(f"{asked.samples} samples: {medians['pieces']:.2f} s in pieces, {medians['whole']:.2f} s in batches of {BATCH}")
-    print(f"ratio, median over rounds: {ratio:.3f}; largest difference of an output: {apart:.1e}")
+    for body in asked.bodies:
+        with tempfile.TemporaryDirectory() as folder:
+            tuning = tuning_of(body, Path(folder), asked.layers)
+        x = torch.randn(asked.samples, *tuning.model.input_shape, generator=torch.Generator().manual_seed(0))
+        y = torch.arange(asked.samples) % tuning.model.output_shape[0]
+        size = tuning.settings["finetune.batch_size"]
+        ways: dict[str, Callable[[], tuple[float, float]]] = {
+            "ours": partial(ours, tuning, x, y, PIECES),
+            "without pieces": partial(ours, tuning, x, y, 2**62),
+            f"bare, {size} at once": partial(bare, tuning.model, x, y, size),
+            f"bare, {4 * size} at once": partial(bare, tuning.model, x, y, 4 * size),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        found = {}
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                started = time.process_time()
+                found[name] = way()
+                seconds[name].append(time.process_time() - started)
+        print(f"{body}, {asked.samples} samples: {statistics.median(seconds['ours']):.3f} s")
+        for name, (loss, error) in found.items():
+            if name != "ours":
+                ratio = statistics.median(a / b for a, b in zip(seconds["ours"], seconds[name], strict=True))
+                apart = max(abs(loss - found["ours"][0]), abs(error - found["ours"][1]))
+                print(f"  {name}: {statistics.median(seconds[name]):.3f} s; ratio {ratio:.3f}; loss and error at most {apart:.0e} apart")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Trials a second of fused fine-tuning (`finetune.fused`), compared with the same trials one after the other.
 
     python benchmarks/fused.py [NAME ...]
+    python benchmarks/fused.py --sweep [NAME ...]
 
 Each comparison has 24 whole trials (model, training, evaluation, store): 3 seeds, 4 learning rates, 2 weight decays. The two ways
 alternate, on one thread in one run; what is printed is CPU seconds, and the median of the ratios. Bodies are random, as pretraining would
 be shared. Exits with 1 if a goal is missed, or if the validation errors of
 the two ways differ on average by more than three standard errors: single errors may differ, as other rounding grows in training.
+With `--sweep` the trials are those of real sweeps, and their verdicts are compared, too: see fused_sweeps.py.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from itertools import product
 from typing import Any
 
 import torch
+from fused_sweeps import compare_sweeps
 
 from orca_core import Store, TrialConfig, resolve_config, run_trial, run_trials
 from orca_core.rows import TrialResult
@@ -75,6 +78,8 @@ def compare(name: str) -> bool:
 
 def main() -> int:
     """Compare, and return the exit code."""
+    if sys.argv[1:2] == ["--sweep"]:
+        return compare_sweeps(sys.argv[2:])
     torch.set_num_threads(1)
     names = sys.argv[1:] or list(COMPARISONS)
     met = [compare(name) for name in names]

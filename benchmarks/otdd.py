@@ -75,6 +75,22 @@ def distances_of(checkout: Path) -> ModuleType:
         sys.modules.update(ours)
 
 
+def seconds_together(source, targets) -> tuple[float, list[torch.Tensor]]:
+    """CPU seconds of the distances to all targets with their backward passes, at once where the source can, and the distances."""
+    leaves = [target.clone().requires_grad_(True) for target in targets]
+    started = time.process_time()
+    if hasattr(source, "distances_and_labels"):
+        values = [value for value, _ in source.distances_and_labels(leaves)]
+        for value in values:
+            value.backward()
+    else:
+        values = []
+        for leaf in leaves:
+            values.append(source.distance(leaf))
+            values[-1].backward()
+    return time.process_time() - started, [value.detach() for value in values]
+
+
 def side_by_side(x, y, targets, options: dict[str, str], sources: list, summary) -> str:
     """Seconds to prepare and of the calls, first ours; with another checkout also its own, the ratio, and how far the values differ."""
     prepared, preparing = [], []

@@ -57,9 +57,6 @@ class Host:
 
     async def call(self, process: int, method: str, *arguments: Any, **named: Any) -> Any:
         """Do what a process of a trial does when a method is called."""
-        if method == "reset":
-            self._begin(process, arguments[0])
-            return True
         if method == "begin":
             self._begin(process, named["config"])
         if method == "train":
@@ -69,7 +66,9 @@ class Host:
     def _begin(self, process: int, config: dict[str, Any]) -> None:
         self._running[process] = TrialJob.from_json(config["trial"]), 0
 
-    async def _train(self, process: int, report_every_s: float) -> dict[str, Any]:
+    async def _train(self, process: int, report_every_s: float, message: str | None = None) -> dict[str, Any]:
+        if message is not None:
+            self._begin(process, {"trial": message})
         job, epoch = self._running[process]
         stage = stages_of(job.config, job.device)[-1]
         rows: list[Any] = []

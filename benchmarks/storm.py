@@ -29,7 +29,20 @@ SPACES = {is_fused: Path(__file__).with_name(name).resolve() for is_fused, name 
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 # `code_commit` is here because the working tree may change during the run.
-VARYING = ("attempt", "code_commit", "run", "sequence", "started_at", "ended_at", "host", "pid", "seconds", "saved_s", "reused_from")
+VARYING = (
+    "attempt",
+    "code_commit",
+    "run",
+    "sequence",
+    "started_at",
+    "ended_at",
+    "host",
+    "node_id",
+    "pid",
+    "seconds",
+    "saved_s",
+    "reused_from",
+)
 VARYING += tuple(f"seconds_{kind}" for kind in ("pretrain", "source", "align", "finetune"))
 
 

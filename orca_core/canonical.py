@@ -9,7 +9,7 @@ from typing import Any
 from orca_core.adapters.own import canonical
 from orca_core.bodies.keep import without_repetition
 from orca_core.config.knobs import OPTIMIZER_SETTINGS, TrialConfig
-from orca_core.config.paths import value_of
+from orca_core.config.paths import VALUES_OF, value_of
 from orca_core.corpora import OWN, OWN_OBJECTIVE, own_corpus
 
 
@@ -72,6 +72,10 @@ CANONICAL: Mapping[str, Callable[[TrialConfig], Any]] = {
 settings of alignment's optimiser are those of fine-tuning, whatever is written for them."""
 
 
+SPELLINGS: Mapping[str, Callable[[TrialConfig], Any]] = {**VALUES_OF, **CANONICAL}
+"""Knob -> what takes its value from a config, in the spelling that stands for all of the same computation."""
+
+
 def canonical_value(config: TrialConfig, knob: str) -> Any:
     """The value of a knob, in the spelling that stands for all of the same computation."""
-    return CANONICAL[knob](config) if knob in CANONICAL else value_of(config, knob)
+    return SPELLINGS[knob](config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from orca_core.adapters.names import NONE
@@ -13,24 +13,40 @@ from orca_core.distances import find_distance
 from orca_core.proxies import find_proxy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
     """Something that holds in some configs.
 
     Args:
         text: For the docs, to follow "if"; empty for what always holds.
         holds: Whether it holds in a config.
+        parts: The conditions that it is put together of; empty for one that looks at the config itself.
+        needs: Whether it takes `all` of its parts, or `any`.
     """
 
     text: str
     holds: Callable[[TrialConfig], bool]
+    parts: tuple[Condition, ...] = ()
+    needs: Callable[[Iterable[bool]], bool] = all
 
     def __and__(self, other: Condition) -> Condition:
-        return Condition(_join(" and ", self.text, other.text), lambda config: self.holds(config) and other.holds(config))
+        text = _join(" and ", self.text, other.text)
+        return Condition(text, lambda config: self.holds(config) and other.holds(config), (self, other))
 
     def __or__(self, other: Condition) -> Condition:
         text = _join(", or ", self.text, other.text) if self.text and other.text else ""
-        return Condition(text, lambda config: self.holds(config) or other.holds(config))
+        return Condition(text, lambda config: self.holds(config) or other.holds(config), (self, other), any)
+
+    def follows_from(self, facts: frozenset[Condition]) -> bool:
+        """Whether it holds where, of the conditions without parts, those in `facts` hold and no other."""
+        return self.needs(part.follows_from(facts) for part in self.parts) if self.parts else self in facts
+
+    def leaves(self) -> Iterator[Condition]:
+        """The conditions without parts that it comes from."""
+        if not self.parts:
+            yield self
+        for part in self.parts:
+            yield from part.leaves()
 
 
 def _join(word: str, *texts: str) -> str:

@@ -261,6 +261,25 @@ ADAPT = Declaration(
     build="orca_core.adaptation.loop:Adaptation",
 )
 
+PREFIX_VERSION = 2
+"""Of what the lowest layers give where it is kept: since version 2 bodies read few samples at a time, and T5's layers are kept, too."""
+
+_KEEPS_PREFIX = when.KEEPS_PREFIX & when.HAS_BODY & when.NO_ADAPTER
+
+
+def _prefix_version(config: TrialConfig, phase: int) -> int:
+    return PREFIX_VERSION
+
+
+_PREFIX_VERSION = Read(
+    "prefix.version",
+    "finetune.prefix",
+    _prefix_version,
+    _prefix_version,
+    _KEEPS_PREFIX & Condition("", lambda config: config.finetune.prefix == "once" and PREFIX_VERSION > 1),
+    key_name="prefix.version",
+)
+
 _TUNING = {
     "lr": ALWAYS,
     "optimizer": ALWAYS,
@@ -281,7 +300,7 @@ _TUNING = {
     "decay_epochs": ALWAYS,
     "dropout": when.HAS_LAYERS,
     "checkpointing": when.HAS_LAYERS,
-    "prefix": when.KEEPS_PREFIX & when.HAS_BODY & when.NO_ADAPTER,
+    "prefix": _KEEPS_PREFIX,
     "compile": ALWAYS,
     "label_smoothing": when.IS_CLASSIFICATION,
     "layer_decay": ALWAYS,
@@ -306,6 +325,7 @@ FINETUNE = Declaration(
         "reads": Group(
             (
                 *(knob(f"finetune.{name}", condition) for name, condition in _TUNING.items()),
+                _PREFIX_VERSION,
                 knob("finetune.epochs", when.TESTS_SOME_EPOCHS, always_in_key=True),  # whose last one is tested
                 knob("precision"),
                 knob("body.flip", when.IS_DECODER),

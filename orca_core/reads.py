@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orca_core.canonical import canonical_value
+from orca_core.canonical import SPELLINGS
 from orca_core.conditions import ALWAYS, Condition
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS, value_of
@@ -19,7 +19,7 @@ Value = Callable[[TrialConfig, int], Any]
 """A value out of a trial's config, for one phase of fine-tuning (0 in the other stages)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Read:
     """One thing that a stage reads.
 
@@ -32,6 +32,8 @@ class Read:
         otherwise: What the stage sees where it is not read: a constant.
         key_name: Its name in the key.
         always_in_key: Whether it enters the key even at the knob's introductory default.
+        is_content: Whether what enters the key is a digest of data, for which files are looked at.
+        is_setting: Whether it is a knob as it is written, which enters the key unless it is at its introductory default.
     """
 
     name: str
@@ -42,24 +44,28 @@ class Read:
     otherwise: Any = None
     key_name: str = ""
     always_in_key: bool = True
+    is_content: bool = False
+    is_setting: bool = False
 
 
 def knob(path: str, when: Condition = ALWAYS, *, otherwise: Any = None, key_name: str = "", always_in_key: bool = False) -> Read:
     """A knob, read as it is written. Where it is not read, the stage sees `otherwise`, by default the introductory default."""
 
+    spelling = SPELLINGS[path]
+
     def value(config: TrialConfig, phase: int) -> Any:
-        return canonical_value(config, path)
+        return spelling(config)
 
     def hashed(config: TrialConfig, phase: int) -> Any:
-        return in_hash(path, canonical_value(config, path))
+        return in_hash(path, spelling(config))
 
     neutral = KNOBS[path].get_default(call_default_factory=True) if otherwise is None else otherwise
-    return Read(path, path, value, hashed, when, neutral, key_name or path, always_in_key)
+    return Read(path, path, value, hashed, when, neutral, key_name or path, always_in_key, is_setting=not always_in_key)
 
 
 def content(path: str, key_name: str, digest: Callable[[TrialConfig], str]) -> Read:
     """A knob that names data: the content of the data enters the key instead of the name."""
-    return Read(path, path, lambda config, _: value_of(config, path), lambda config, _: digest(config), key_name=key_name)
+    return Read(path, path, lambda config, _: value_of(config, path), lambda config, _: digest(config), key_name=key_name, is_content=True)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Group:
     when: Condition = ALWAYS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Declaration:
     """One kind of stage.
 

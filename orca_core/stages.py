@@ -15,7 +15,7 @@ training. At which epoch the final training ends is known only after the folds; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from orca_core.conditions import SHARED_ITS_KEYS
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
 from orca_core.declarations import STAGES
-from orca_core.identity import DEFAULTS, hash_of, trial_id
-from orca_core.reads import COMMON, Declaration, Group, Kind
+from orca_core.facts import facts_of, groups_read
+from orca_core.identity import DEFAULTS, hash_of, read_knobs, trial_id
+from orca_core.reads import Declaration, Group, Kind, Read
 from orca_core.rows import ProbeRow, Row
 
 
@@ -81,43 +82,48 @@ class Stage:
         return not isinstance(row, ProbeRow) and (self.kind, self.phase, self.fold) == (row.stage, row.phase, row.fold)
 
 
-def stages_of(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
+Digests = dict[tuple[Read, str, str, str], Any]
+"""Digests of data that were found already, by what reads them and the names of task, body and proxy."""
+
+
+def stages_of(config: TrialConfig, device: str = "cpu", digests: Digests | None = None) -> tuple[Stage, ...]:
     """The stages of a trial, in the order they run: those of its folds, if it has any, before those of the final training.
 
     Args:
         config: The trial.
         device: Device type of the trial, `cpu` or `cuda`: it changes the bits of the stages that are computed on it.
+        digests: Kept from one trial to the next, so that files are looked at once for all trials of a plan.
     """
-    own = stages_of_training(config, device)
+    digests = {} if digests is None else digests
+    own = stages_of_training(config, device, digests)
     shared = tuple(stage for stage in own if stage.kind in ("pretrain", "source"))
     of_folds = (
         replace(stage, fold=fold)
         for fold, part in enumerate(config.fold_configs)
-        for stage in stages_of_training(part, device)
+        for stage in stages_of_training(part, device, digests)
         if stage.kind not in ("pretrain", "source")
     )
     return (*shared, *of_folds, *own[len(shared) :])
 
 
-def stages_of_training(config: TrialConfig, device: str = "cpu") -> tuple[Stage, ...]:
+def stages_of_training(config: TrialConfig, device: str = "cpu", digests: Digests | None = None) -> tuple[Stage, ...]:
     """The stages of one training: of a trial without its folds. Arguments as for `stages_of`."""
     found: dict[Kind, Stage] = {}
     phases: list[Stage] = []
+    keys = _Keys(config, device, {} if digests is None else digests)
     shared_its_keys = SHARED_ITS_KEYS.holds(config)
     for kind, declared in STAGES.items():
-        if not declared.exists.holds(config):
+        if not declared.exists.follows_from(keys.facts):
             continue
         if kind == "finetune":
             done = 0
             for number, phase in enumerate(config.phases):
                 end = done + (phase.epochs or 0)
-                key = stage_key(declared, config, found, device, number)
-                phases.append(Stage(kind, key, done, end, number, shared_its_keys))
+                phases.append(Stage(kind, keys.of(declared, found, number), done, end, number, shared_its_keys))
                 done = end
         else:
             end_of = value_of(config, declared.length) if declared.length else 0
-            needs_maker = shared_its_keys and kind == "align"
-            found[kind] = Stage(kind, stage_key(declared, config, found, device), end=end_of, needs_maker=needs_maker)
+            found[kind] = Stage(kind, keys.of(declared, found), end=end_of, needs_maker=shared_its_keys and kind == "align")
     return (*found.values(), *phases)
 
 
@@ -131,25 +137,59 @@ def stage_key(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, 
         device: Device type of the trial.
         phase: Number of the phase, for fine-tuning.
     """
-    content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": declared.device_in(device)}
-    for name, group in declared.groups.items():
-        if group.when.holds(config):
-            values = hashed_reads(group, config, phase) | {kind: str(inputs[kind].address) for kind in group.inputs if kind in inputs}
-            content |= {name: values} if name else values
-    return hash_of(content | hashed_reads(COMMON, config, phase), digits=32)
+    return _Keys(config, device, {}).of(declared, inputs, phase)
+
+
+class _Keys:
+    """The keys of the stages of one trial.
+
+    Args:
+        config: The trial.
+        device: Its device type.
+        digests: As for `stages_of`.
+    """
+
+    def __init__(self, config: TrialConfig, device: str, digests: Digests) -> None:
+        self.config, self.device, self.digests = config, device, digests
+        self.facts, self.settings = facts_of(config), read_knobs(config)
+
+    def of(self, declared: Declaration, inputs: Mapping[Kind, Stage], phase: int = 0) -> str:
+        """The key of a stage; see `stage_key`."""
+        content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": declared.device_in(self.device)}
+        for group in groups_read(declared, self.facts):
+            values = _hashed(group.others, self.config, phase, self.digests)
+            for knob, value in self.settings.items():
+                if knob in group.settings:
+                    values[group.settings[knob]] = value
+            for kind in group.inputs:
+                if kind in inputs:
+                    values[kind] = str(inputs[kind].address)
+            content |= {group.name: values} if group.name else values
+        return hash_of(content, digits=32)
 
 
 def hashed_reads(group: Group, config: TrialConfig, phase: int) -> dict[str, Any]:
     """The reads of a group that enter a key: a knob at its introductory default stays out, so that later knobs leave old keys alone."""
+    return _hashed((read for read in group.reads if read.when.holds(config)), config, phase, {})
+
+
+def _hashed(reads: Iterable[Read], config: TrialConfig, phase: int, digests: Digests) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for read in group.reads:
-        if read.when.holds(config):
+    for read in reads:
+        if not read.is_content:
             value = read.in_key(config, phase)
-            if read.always_in_key or (value is not None and value != DEFAULTS[read.knob]):
-                values[read.key_name] = value
+        elif (value := digests.get(named := (read, config.task, config.body.name, config.proxy))) is None:
+            value = digests[named] = read.in_key(config, phase)
+        if read.always_in_key or (value is not None and value != DEFAULTS[read.knob]):
+            values[read.key_name] = value
     return values
 
 
 def result_key(config: TrialConfig, stages: tuple[Stage, ...]) -> str:
     """What a finished trial is known by across sweeps: same key, same rows."""
-    return hash_of({"trial": trial_id(config), "stages": [str(stage.address) for stage in stages]}, digits=32)
+    return key_of_result(trial_id(config), stages)
+
+
+def key_of_result(trial: str, stages: tuple[Stage, ...]) -> str:
+    """The result key of the trial of an id."""
+    return hash_of({"trial": trial, "stages": [str(stage.address) for stage in stages]}, digits=32)

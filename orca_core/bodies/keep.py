@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from orca_core.errors import nearest
@@ -88,6 +89,7 @@ def without_repetition(keep: str, num_layers: int | None) -> str:
     return _join(name for name in keep.split("+") if name != "ffn")
 
 
+@lru_cache  # every config of a plan asks
 def kept_of_embedding(keep: str) -> str:
     """What is kept of the body's own embedding, on which its features and the embedder's start depend: `all` if that is all of it."""
     kept = [part for part in PARTS if part in OF_EMBEDDING and part in kept_parts(keep)]

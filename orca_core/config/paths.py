@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,7 +27,6 @@ KNOBS: dict[str, Any] = dict(knob_fields())
 """Dotted path -> pydantic field, for every knob of a trial."""
 
 
-
 def sections_of(path: str) -> Iterator[str]:
     """The sections that a knob lies in, the inmost first.
 
@@ -45,12 +45,13 @@ SHORTHAND = {"body": "body.name", "finetune.smooth": "finetune.smooth.kind"}
 """A section that may be given as one value, and the knob that value is for."""
 
 
+VALUES_OF: Mapping[str, Callable[[TrialConfig], Any]] = {path: attrgetter(path) for path in KNOBS}
+"""Knob -> what takes its value from a config."""
+
+
 def value_of(config: TrialConfig, path: str) -> Any:
     """The value of a knob."""
-    node: Any = config
-    for name in path.split("."):
-        node = getattr(node, name)
-    return node
+    return VALUES_OF[path](config)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,12 +14,16 @@ Reference:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 _BLOCK = 2**17
 """Number of costs that are worked on at once: they stay in a processor's cache."""
+
+_SMALLEST = {torch.float32: -60.0, torch.float64: -200.0}
+"""Logarithm of the least term beside that of the diagonal: products of smaller ones would be denormal numbers, which are many times slower."""
 
 
 def annealing_schedule(diameter: float, epsilon: float) -> list[float]:
@@ -50,38 +54,79 @@ def annealed_divergence(
     Args:
         cost: (n, m) costs from the first cloud to the second.
         cost_back: (m, n), the same from the second to the first.
-        first_self_cost, second_self_cost: (n, n) and (m, m).
+        first_self_cost, second_self_cost: (n, n) and (m, m), symmetric, >= 0 with a zero diagonal.
         diameter: Where annealing starts, in units of the square root of the cost; see `diameter_of`.
         epsilon: Where it ends, > 0, in cost units.
 
     Returns:
         Scalar in cost units.
     """
+    costs = (part.unsqueeze(0) for part in (cost, cost_back, first_self_cost, second_self_cost))
+    return annealed_divergences(*costs, schedules=[annealing_schedule(diameter, epsilon)]).squeeze(0)
+
+
+def annealed_divergences(
+    cost: Tensor, cost_back: Tensor, first_self_cost: Tensor, second_self_cost: Tensor, *, schedules: Sequence[Sequence[float]]
+) -> Tensor:
+    """`annealed_divergence` of several pairs of clouds of one size.
+
+    Args:
+        cost, cost_back, first_self_cost, second_self_cost: As there, with a first dimension of pairs.
+        schedules: The values of epsilon of each pair, equally many for all.
+
+    Returns:
+        (pairs,) in cost units.
+    """
     costs = (cost, cost_back, first_self_cost, second_self_cost)
+    minima = (_soft_minimum, _soft_minimum, _symmetric_soft_minimum, _symmetric_soft_minimum)
     starts_from = (1, 0, 2, 3)  # the potential that the update of each one reads
-    schedule = annealing_schedule(diameter, epsilon)
+    levels = cost.new_tensor(schedules).T[:, :, None]  # (steps, pairs, 1)
+
+    def update(potentials: Sequence[Tensor], level: Tensor) -> list[Tensor]:
+        return [minimum(c, potentials[k], level) for minimum, c, k in zip(minima, costs, starts_from, strict=True)]
+
     with torch.no_grad():
-        potentials = [_soft_minimum(c, c.new_zeros(c.shape[1]), schedule[0]) for c in costs]
-        for level in schedule:
-            updates = [_soft_minimum(c, potentials[k], level) for c, k in zip(costs, starts_from, strict=True)]
-            potentials = [(old + new) / 2 for old, new in zip(potentials, updates, strict=True)]
-    there, back, first, second = (_soft_minimum(c, potentials[k], epsilon) for c, k in zip(costs, starts_from, strict=True))
-    return (there - first).mean() + (back - second).mean()
+        zeros = [c.new_zeros(c.shape[::2]) for c in costs]
+        potentials = update([zeros[k] for k in starts_from], levels[0])
+        for level in levels:
+            potentials = [(old + new) / 2 for old, new in zip(potentials, update(potentials, level), strict=True)]
+    there, back, first, second = update(potentials, levels[-1])
+    return (there - first).mean(1) + (back - second).mean(1)
 
 
-def _soft_minimum(cost: Tensor, potential: Tensor, epsilon: float) -> Tensor:
-    """(n,) -eps log mean_j exp((g_j - C_ij) / eps)."""
-    weights = potential / epsilon - math.log(cost.shape[1])
+def _soft_minimum(cost: Tensor, potential: Tensor, epsilon: Tensor) -> Tensor:
+    """(pairs, n) -eps log mean_j exp((g_j - C_ij) / eps), of costs (pairs, n, m), potentials (pairs, m) and epsilons (pairs, 1)."""
+    weights = (potential / epsilon - math.log(cost.shape[2])).unsqueeze(1)
     if torch.is_grad_enabled() and cost.requires_grad:
-        return -epsilon * (weights - cost / epsilon).logsumexp(1)
-    blocks = cost.split(max(1, _BLOCK // cost.shape[1]))
-    return -epsilon * torch.cat([_log_sums(weights, block, epsilon) for block in blocks])
+        return -epsilon * (weights - cost / epsilon.unsqueeze(2)).logsumexp(2)
+    blocks = cost.split(max(1, _BLOCK // (len(cost) * cost.shape[2])), dim=1)
+    return -epsilon * torch.cat([_log_sums(weights, block, epsilon.unsqueeze(2)) for block in blocks], 1)
 
 
-def _log_sums(weights: Tensor, cost: Tensor, epsilon: float) -> Tensor:
-    """(n,) log of the row sums of exp(w_j - C_ij / eps), as `logsumexp` has them to the last bit, in an eighth of its time."""
+def _log_sums(weights: Tensor, cost: Tensor, epsilon: Tensor) -> Tensor:
+    """(pairs, n) log of the row sums of exp(w_j - C_ij / eps), as `logsumexp` has them to the last bit, in an eighth of its time."""
     exponent = cost / epsilon
     torch.sub(weights, exponent, out=exponent)
-    top = exponent.amax(1, keepdim=True)
+    top = exponent.amax(2, keepdim=True)
     # Smaller terms do not change a sum of at least 1 in either dtype; but exponentials that underflow are many times slower.
-    return exponent.sub_(top).clamp_(min=-80).exp_().sum(1).log_().add_(top.squeeze(1))
+    return exponent.sub_(top).clamp_(min=-80).exp_().sum(2).log_().add_(top.squeeze(2))
+
+
+def _symmetric_soft_minimum(cost: Tensor, potential: Tensor, epsilon: Tensor) -> Tensor:
+    """The same for a cloud and itself: (pairs, n, n) symmetric costs >= 0 with a zero diagonal.
+
+    Potentials within eps log(n) of 0 at one level are within 4 eps log(n) at the next: sums of e^(g / eps) exp(-C / eps) stay within the range
+    of float32 without being scaled by their largest term, which is at least the diagonal's. Each exponential serves two rows.
+    """
+    if torch.is_grad_enabled() and cost.requires_grad:
+        return _soft_minimum(cost, potential, epsilon)
+    n = cost.shape[1]
+    scales = (potential / epsilon).exp_().unsqueeze(2)
+    sums, step = torch.zeros_like(scales), max(1, _BLOCK // (len(cost) * n))
+    factor = (-1 / epsilon).unsqueeze(2)
+    for start in range(0, n, step):
+        end = min(start + step, n)
+        kernel = (cost[:, start:end, start:] * factor).clamp_(min=_SMALLEST[cost.dtype]).exp_()
+        sums[:, start:end] += kernel @ scales[:, start:]
+        sums[:, end:] += kernel[:, :, end - start :].mT @ scales[:, start:end]
+    return -epsilon * sums.squeeze(2).div_(n).log_()

@@ -20,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from orca_core.distances.annealed import annealed_divergence, diameter_of
+from orca_core.distances.annealed import annealed_divergences, annealing_schedule, diameter_of
 from orca_core.distances.sinkhorn import self_transport_of, squared_distances, transport_cost, transport_costs, with_gradient
 from orca_core.numerics import square_root
 
@@ -49,6 +49,11 @@ class Cloud(NamedTuple):
         order = index.argsort(stable=True)
         membership = torch.nn.functional.one_hot(index[order], len(sizes)).to(dtype)
         return cls(x[order].to(dtype), membership, sizes.tolist())
+
+    @classmethod
+    def of_one_class(cls, x: Tensor) -> Cloud:
+        """Features (n, d) that are all of one class."""
+        return cls(x, x.new_ones(len(x), 1), [len(x)])
 
     @property
     def classes(self) -> Sequence[Tensor]:
@@ -139,16 +144,30 @@ class AnnealedLabels(LabelDistance[Sequence[Tensor]]):
         return cloud.classes
 
     def across(self, source: Sequence[Tensor], target: Sequence[Tensor], squared: Tensor) -> Tensor:
-        return _stack([[self._between(x, y) for y in target] for x in source])
+        return torch.stack([self._to_one(source, y) for y in target], 1)
+
+    def _to_one(self, source: Sequence[Tensor], y: Tensor) -> Tensor:
+        """(C,) distances of source classes to one class. Classes of one size whose annealing takes as many steps are compared together."""
+        schedules = [annealing_schedule(diameter_of(x, y), self.epsilon) for x in source]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for k, (x, schedule) in enumerate(zip(source, schedules, strict=True)):
+            alike.setdefault((len(x), len(schedule)), []).append(k)
+        distances = {}
+        for which in alike.values():
+            x = torch.stack([source[k] for k in which])
+            found = self._between(x, y.expand(len(which), -1, -1), [schedules[k] for k in which])
+            distances.update(zip(which, found.unbind(), strict=True))
+        return torch.stack([distances[k] for k in range(len(source))])
 
     def within(self, classes: Sequence[Tensor], cloud: Cloud, pairs: Pairs = None) -> Tensor:
-        return _symmetric(lambda i, j: self._between(classes[i], classes[j]), len(classes), cloud.x, pairs)
+        return _symmetric(lambda i, j: self._to_one([classes[i]], classes[j]).squeeze(0), len(classes), cloud.x, pairs)
 
-    def _between(self, x: Tensor, y: Tensor) -> Tensor:
+    def _between(self, x: Tensor, y: Tensor, schedules: Sequence[Sequence[float]]) -> Tensor:
+        """(pairs,) divergences of the clouds `x` (pairs, n, d) and `y` (pairs, m, d)."""
         # Not from the squared distances of the whole clouds: their gradient is that of both sides in one.
-        pairs = [(x, y), (y, x), (x, x), (y, y)]
-        costs = (squared_distances(first, second.detach()) for first, second in pairs)
-        return annealed_divergence(*costs, diameter=diameter_of(x, y), epsilon=self.epsilon)
+        sides = [(x, y), (y, x), (x, x), (y, y)]
+        costs = (torch.stack([squared_distances(a, b) for a, b in zip(one, other.detach(), strict=True)]) for one, other in sides)
+        return annealed_divergences(*costs, schedules=schedules)
 
 
 class _Gaussian:
@@ -246,6 +265,11 @@ class GaussianLabels(PairedGaussianLabels):
 
     def across(self, source: _Gaussians, target: _Gaussians, squared: Tensor) -> Tensor:
         return torch.stack([source.distances_to(other) for other in target.classes], 1)
+
+
+def scale_gradient(tensor: Tensor, weight: float) -> Tensor:
+    """`tensor` as it is, its gradient times `weight`."""
+    return tensor if weight == 1 else tensor.detach() + weight * (tensor - tensor.detach())
 
 
 def _nuclear_norm(matrix: Tensor) -> Tensor:

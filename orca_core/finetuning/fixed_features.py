@@ -59,6 +59,10 @@ class FixedFeatures(ABC):
     def outputs(self, features: Tensor) -> Tensor:
         """(n, ...) features -> the predictor's outputs."""
 
+    def inferred(self, features: Tensor) -> Tensor:
+        """`outputs` without gradients."""
+        return self.outputs(features)
+
 
 class PooledFeatures(FixedFeatures):
     """What the predictor reads, where nothing but the predictor trains: pooled tokens, or all tokens where it pools them itself."""
@@ -89,10 +93,10 @@ class PrefixFeatures(FixedFeatures):
         super().__init__(model)
         self.lowest = lowest
         self.tokens = self.given = torch.Size()
-        self.readings, self.companions = 1, 0
+        self.readings, self.companions = 1, Given([]).companions
 
     def fit(self, sample: Tensor, samples: int) -> bool:
-        if self.lowest and prefix_outputs(self.model.body, self.model.embedder(sample), self.lowest) is None:
+        if self.lowest and prefix_outputs(self.model.body, self.model.embedder(torch.cat([sample, sample])), self.lowest) is None:
             return False
         return super().fit(sample, samples)
 
@@ -101,11 +105,17 @@ class PrefixFeatures(FixedFeatures):
 
     def of(self, x: Tensor) -> Tensor:
         tokens = self.model.embedder(x)
-        given = prefix_outputs(self.model.body, tokens, self.lowest) if self.lowest else Given([tokens], 0)
+        return torch.cat([self._given(piece) for piece in self.model.pieces(tokens, tokens[:1].numel())])
+
+    def _given(self, tokens: Tensor) -> Tensor:
+        given = prefix_outputs(self.model.body, tokens, self.lowest) if self.lowest else Given([tokens])
         assert given is not None, "which `fit` has seen to"
         self.tokens, self.given = tokens.shape[1:], given.readings[0].shape[1:]
         self.readings, self.companions = len(given.readings), given.companions
         return torch.cat([one.flatten(1) for one in given.readings], dim=1)
+
+    def inferred(self, features: Tensor) -> Tensor:
+        return torch.cat([self.outputs(piece) for piece in self.model.pieces(features, self.tokens.numel())])
 
     def outputs(self, features: Tensor) -> Tensor:
         given = [one.unflatten(1, tuple(self.given)) for one in features.chunk(self.readings, dim=1)]

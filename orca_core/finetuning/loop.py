@@ -333,9 +333,11 @@ class Finetuning:
 
     def _inferred(self, x: Tensor) -> Tensor:
         """`_outputs` in eval mode and without gradients."""
-        if self.fixed is not None or self.settings["finetune.compile"] == "default":
+        if self.settings["finetune.compile"] == "default" and self.fixed is None:
             return self._outputs(x)
         with self._autocast():
+            if self.fixed is not None:
+                return self.fixed.inferred(x).float()
             return self.model.infer(self.data.inputs(x)).float()
 
     def _pass(self, x: Tensor, **options: Any) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,32 +34,45 @@ class Given:
 
     Args:
         readings: (n, ...) tokens, once for each time that the body reads, which a flipped decoder does twice.
-        companions: How many values the family's blocks give beside tokens, all None.
+        companions: What it gives beside tokens, the same for all samples: None, or (1, ...), as T5's position biases.
     """
 
     readings: Sequence[Tensor]
-    companions: int
+    companions: tuple[Tensor | None, ...] = ()
 
 
 def prefix_outputs(body: Body, tokens: Tensor, lowest: int) -> Given | None:
-    """What the last of the `lowest` blocks gives; None if they hand on more than tokens, as T5's first does with its position biases.
+    """What the last of the `lowest` blocks gives; None if it gives more than tokens and what is the same for all samples.
+
+    The blocks above compute nothing. Of a single sample it cannot be told what is the same for all: ask with two first.
 
     Args:
         body: In eval mode.
         tokens: (n, l, d) of the embedder.
         lowest: Number of blocks, at least 1.
     """
-    given: list[Any] = []
-    hooks = [block.register_forward_hook(lambda block, inputs, output: given.append(output)) for block in body.blocks[:lowest]]
+    readings: list[Tensor] = []
+    companions: tuple[Tensor | None, ...] = ()
+
+    def note(block: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal companions
+        read, *others = output if isinstance(output, tuple) else (output,)
+        readings.append(read)
+        companions = tuple(others)
+
+    def hand_on(*inputs: Tensor, **options: Any) -> Any:
+        return _output(_tokens_of(inputs, options), companions)
+
+    blocks = body.blocks
+    hook = blocks[lowest - 1].register_forward_hook(note)
     try:
-        body(tokens)
+        with _replaced(dict.fromkeys(blocks[lowest:], hand_on)):
+            body(tokens)
     finally:
-        for hook in hooks:
-            hook.remove()
-    parts = [one if isinstance(one, tuple) else (one,) for one in given]
-    if any(more is not None for _, *others in parts for more in others):
+        hook.remove()
+    if any(more is not None and (not isinstance(more, Tensor) or len(more) != 1) for more in companions):
         return None
-    return Given([tokens for tokens, *_ in parts[lowest - 1 :: lowest]], len(parts[-1]) - 1)
+    return Given(readings, companions)
 
 
 @contextmanager
@@ -73,25 +86,38 @@ def replaced_blocks(body: Body, lowest: int, given: Given) -> Iterator[None]:
     """
     readings = iter(given.readings)
 
-    def form(tokens: Tensor) -> Any:
-        return (tokens, *[None] * given.companions) if given.companions else tokens
-
     def hand_on(*inputs: Tensor, **options: Any) -> Any:
-        return form(inputs[0] if inputs else options["hidden_states"])
+        return _output(_tokens_of(inputs, options), given.companions)
 
     def give(*inputs: Tensor, **options: Any) -> Any:
-        return form(next(readings))
+        return _output(next(readings), given.companions)
 
     *below, last = body.blocks[:lowest]
-    before = [(block, vars(block).get("forward")) for block in (*below, last)]  # a wrapped block has a forward of its own
+    with _replaced({**dict.fromkeys(below, hand_on), last: give}):
+        yield
+
+
+def _tokens_of(inputs: Sequence[Tensor], options: Mapping[str, Any]) -> Tensor:
+    """The tokens that a block is called with."""
+    return inputs[0] if inputs else options["hidden_states"]
+
+
+def _output(tokens: Tensor, companions: tuple[Tensor | None, ...]) -> Any:
+    """What a block returns."""
+    return (tokens, *companions) if companions else tokens
+
+
+@contextmanager
+def _replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Within: these modules compute something else."""
+    before = {module: vars(module).get("forward") for module in forwards}  # a wrapped block has a forward of its own
     try:
-        for block in below:
-            block.forward = hand_on
-        last.forward = give
+        for module, forward in forwards.items():
+            module.forward = forward
         yield
     finally:
-        for block, forward in before:
-            if forward is None:
-                del block.forward
+        for module, own in before.items():
+            if own is None:
+                del module.forward
             else:
-                block.forward = forward
+                module.forward = own

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -198,6 +199,7 @@ def _describe(phase: Phase) -> str:
     return f"{'+'.join(phase.train)}:{phase.epochs}{scale}{' restart' if phase.restart else ''}"
 
 
+@lru_cache(maxsize=1024)  # phases do not change, and the trials of a plan have few schedules
 def _parse_name(name: str, epochs: int, layers: int | None) -> tuple[Phase, ...]:
     base, colon, text = name.partition(":")
     if not colon and base in _NAMED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -134,12 +134,17 @@ class CrossModalModel(nn.Module):
         """`features` without gradients; on a CPU the body reads few samples at a time, see `MOST_IN_CACHE`."""
         with torch.no_grad():
             tokens = self.embedder(x)
-            count = 1
-            if tokens.device.type == "cpu" and self.body.geometry.modality != "none":  # a convolution's sums depend on the batch's size
-                count = math.ceil(len(tokens) / max(1, MOST_IN_CACHE // max(1, tokens[:1].numel())))
-            if count <= 1:
+            pieces = self.pieces(tokens, tokens[:1].numel())
+            if len(pieces) == 1:
                 return self.predictor.pool(self.body(tokens))
-            return torch.cat([self.predictor.pool(self.body(piece)) for piece in tokens.tensor_split(count)])
+            return torch.cat([self.predictor.pool(self.body(piece)) for piece in pieces])
+
+    def pieces(self, values: Tensor, numbers: int) -> Sequence[Tensor]:
+        """(n, ...) values by so many samples as a body reads at once without gradients, of which each has this many numbers of tokens."""
+        count = 1
+        if values.device.type == "cpu" and self.body.geometry.modality != "none":  # a convolution's sums depend on the batch's size
+            count = math.ceil(len(values) / max(1, MOST_IN_CACHE // max(1, numbers)))
+        return values.tensor_split(count) if count > 1 else (values,)
 
     def infer(self, x: Tensor) -> Tensor:
         """(n, channels, ...) inputs -> outputs without gradients. Embedder and predictor take all samples at once."""

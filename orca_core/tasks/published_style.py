@@ -13,6 +13,7 @@ compared under the same settings.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from orca_core.tasks.spec import TaskSpec
@@ -53,9 +54,15 @@ def recipes_of(spec: TaskSpec) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _published_style(spec: TaskSpec) -> Mapping[str, Any]:
+    style = _style_after(nearest_published(spec))
+    return {**style, "embedder": {"target_seq_len": SERIES_TOKENS}} if (spec.dims, spec.kind) == (1, "classification") else style
+
+
+@lru_cache  # every config of a plan asks
+def _style_after(name: str) -> Mapping[str, Any]:
+    """The recipe in the style of one of `NEAREST`."""
     from orca_core.tasks import find_task  # the table of tasks is not complete while this module is imported
 
-    published = find_task(nearest_published(spec)).recipes["published"]
-    sections = {name: knobs for name, knobs in published.items() if name != "proxy"}
-    style = {**sections, "finetune": {**published["finetune"], "accum": 1}}
-    return {**style, "embedder": {"target_seq_len": SERIES_TOKENS}} if (spec.dims, spec.kind) == (1, "classification") else style
+    published = find_task(name).recipes["published"]
+    sections = {section: knobs for section, knobs in published.items() if section != "proxy"}
+    return {**sections, "finetune": {**published["finetune"], "accum": 1}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from orca_core.freezing.schedule import freezing_label
 from orca_core.stages import Stage
 from sweeper.planning.groups import find_alike, padding
 from sweeper.planning.passes import JOINT, guess_epoch, kind_of, passes_of
@@ -108,7 +109,7 @@ class CostModel:
         of_weights = {"none": 0, "best": 1, "last": 1, "all": 1}[plan.space.keep]
         for trial in trials:
             config = trial.config
-            trained = 4 * self._measured.trained.get((config.task, config.body.name, str(trial.knobs()["freezing"])), 0)
+            trained = 4 * self._measured.trained.get((config.task, config.body.name, freezing_label(config.phases)), 0)
             stays += trained * of_weights
             state = trained * (2 if config.finetune.optimizer == "sgd" else 3) + trained * (plan.space.keep in ("best", "all"))
             rungs = list_rungs(plan.space.scheduler, trial.finetuning[-1].end)

@@ -9,7 +9,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import hash_of, read_knobs, trial_id
-from orca_core.stages import result_key, stages_of
+from orca_core.stages import Digests, key_of_result, stages_of
 from sweeper.planning.search import Earlier, Score, Values, list_candidates, mean_score
 from sweeper.planning.trials import PlannedTrial, Role
 from sweeper.space.space import Arm, SearchSpace
@@ -27,6 +27,7 @@ class PlannedArm:
         space: The search space.
         arm: The arm.
         earlier: Key of an arm -> candidates of earlier sweeps from which it learns.
+        digests: As for `stages_of`; shared by the arms of a plan, whose planner empties it.
 
     Attributes:
         arm: The arm.
@@ -35,8 +36,8 @@ class PlannedArm:
         replicates: The trials that repeat the best candidate.
     """
 
-    def __init__(self, space: SearchSpace, arm: Arm, earlier: Mapping[str, Earlier] = {}) -> None:
-        self.arm, self._space, self._earlier = arm, space, earlier
+    def __init__(self, space: SearchSpace, arm: Arm, earlier: Mapping[str, Earlier] = {}, digests: Digests | None = None) -> None:
+        self.arm, self._space, self._earlier, self._digests = arm, space, earlier, digests
         self.key = ""
         self.num_seeds = space.looks[0] if space.looks else len(space.seeds)
         self.replicates: list[PlannedTrial] = []
@@ -153,15 +154,21 @@ class PlannedArm:
     def _plan_trials(self, config: TrialConfig, number: int, seeds: Sequence[int], role: Role) -> list[PlannedTrial]:
         # No other knob depends on those that seeds set: the config is resolved once, then they are filled in.
         seeded = [config.model_copy(update=dict.fromkeys(self._space.vary, seed)) for seed in seeds]
-        return [plan_trial(one, self._space.device, self.key, number, self.arm.variant, role) for one in seeded]
+        return [plan_trial(one, self._space.device, self.key, number, self.arm.variant, role, self._digests) for one in seeded]
 
 
 def plan_trial(
-    config: TrialConfig, device: str, arm: str = "", candidate: int = 0, variant: str = "", role: Role = "trial"
+    config: TrialConfig,
+    device: str,
+    arm: str = "",
+    candidate: int = 0,
+    variant: str = "",
+    role: Role = "trial",
+    digests: Digests | None = None,
 ) -> PlannedTrial:
-    """One trial with its stages. Without an `arm`, the trial is an arm of its own."""
-    stages, identity = stages_of(config, device), trial_id(config)
-    return PlannedTrial(identity, config, arm or identity, candidate, variant, stages, result_key(config, stages), role)
+    """One trial with its stages. Without an `arm`, the trial is an arm of its own. `digests` as for `stages_of`."""
+    stages, identity = stages_of(config, device, digests), trial_id(config)
+    return PlannedTrial(identity, config, arm or identity, candidate, variant, stages, key_of_result(identity, stages), role)
 
 
 def arm_key(space: SearchSpace, arm: Arm) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from orca_core.errors import ConfigError, DataError, Fault
+from orca_core.stages import Digests
 from sweeper.planning.deciding import Deciding, find_contrasts
 from sweeper.planning.planned_arm import PlannedArm, Scores
 from sweeper.planning.search import Earlier
@@ -72,9 +73,10 @@ class Planner:
         self._by_key: defaultdict[str, list[PlannedArm]] = defaultdict(list)
         self._plan: Plan | None = None
         self._reported: set[str] = set()
+        self._digests: Digests = {}  # for one round of proposals: files may change until the next
         missing: dict[str, Fault] = {}
         for arm in space.arms():
-            planned = PlannedArm(space, arm, earlier)
+            planned = PlannedArm(space, arm, earlier, self._digests)
             try:
                 self._index(planned, planned.grow(self._score_of, self._stopped))
             except DataError as error:  # missing files of a task or proxy: collected, to be reported together
@@ -87,6 +89,7 @@ class Planner:
         self.contrasts = find_contrasts(space, self._by_key) if space.question is not None and self._arms else {}
         self.deciding = Deciding(space, self._by_key, self.contrasts) if space.looks else None
         self._decide()
+        self._digests.clear()
         self._check_budget()
 
     def tell(self, trial_id: str, score: float | Scores, *, is_stopped: bool = False) -> list[PlannedTrial]:
@@ -119,7 +122,9 @@ class Planner:
             before = arm.proposed_later
             proposed += self._index(arm, arm.grow(self._score_of, self._stopped))
             self._proposed_later += arm.proposed_later - before
-        return proposed + self._decide(trial_id)
+        proposed += self._decide(trial_id)
+        self._digests.clear()
+        return proposed
 
     @property
     def plan(self) -> Plan:

@@ -10,12 +10,15 @@ A group is a trial that `next` has handed out, and those that `beside` adds to i
 stages before fine-tuning one after the other, so followers need not wait for a leader among them. Fine-tuning they do side by side, so of
 trials that follow one trajectory of fine-tuning only one is in a group. When the leader ends, its claims stay with the members that need
 the stages.
+
+A group costs what a full one does. So one that is not full waits as long as trials that could join it are blocked by a stage that is being
+computed, and lets others go first. That delays no end: those trials could not end earlier, and now need no group of their own.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from orca_core.addresses import Address
@@ -40,6 +43,7 @@ class TrialQueue:
         self._order: list[int] = []
         self._alike: defaultdict[str, list[int]] = defaultdict(list)
         self._blocked: defaultdict[str, list[int]] = defaultdict(list)  # claimed folder -> positions of trials that need it
+        self._joining: Counter[str] = Counter()  # what can share a group -> trials of it that are blocked before their fine-tuning
         self._published: set[Address] = set()
         self._claims: dict[str, int] = {}  # folder of a stage -> group that leads it
         self._running: dict[str, PlannedTrial] = {}
@@ -80,15 +84,23 @@ class TrialQueue:
         return len(self._groups[self._group_of[trial_id]])
 
     def next(self) -> PlannedTrial | None:
-        """Hand out the first trial that is not blocked by a leader; None if there is none."""
-        while self._order:
+        """Hand out the first trial that is not blocked by a leader, and whose group need not wait for others; None if there is none."""
+        found, held = None, list[int]()
+        while self._order and found is None:
             position = heapq.heappop(self._order)
             if position not in self._waiting or self._is_blocked(position):
                 continue
-            self._num_groups += 1
-            self._groups[self._num_groups] = {}
-            return self._hand_out(position, self._num_groups)
-        return None
+            if self._waits_for_others(position):
+                held.append(position)
+            else:
+                found = position
+        for position in held:
+            heapq.heappush(self._order, position)
+        if found is None:
+            return None
+        self._num_groups += 1
+        self._groups[self._num_groups] = {}
+        return self._hand_out(found, self._num_groups)
 
     def beside(self, trial: PlannedTrial, most: Callable[[PlannedTrial], int]) -> list[PlannedTrial]:
         """Hand out the trials that start together with one that `next` has handed out: the first ones that can share its group.
@@ -121,11 +133,13 @@ class TrialQueue:
         for stage in trial.stages if trial else ():
             if (stage.kind, stage.phase, stage.fold) != (kind, phase, fold):
                 continue
-            self._published.add(stage.address if epoch is None else stage.address_at(epoch))
+            address = stage.address if epoch is None else stage.address_at(epoch)
             # After an interim state the leader goes on computing: it keeps its claim on the rest of the trajectory.
-            if epoch is None:
-                self._give_up(stage.folder, self._group_of[trial_id])
-            self._release(stage.folder)
+            is_new = address not in self._published
+            self._published.add(address)
+            is_given_up = epoch is None and self._give_up(stage.folder, self._group_of[trial_id])
+            if is_new or is_given_up:  # else nothing has changed for those that are blocked
+                self._release(stage.folder)
 
     def end(self, trial_id: str) -> None:
         """Record that a running or paused trial has ended, however it ended."""
@@ -180,7 +194,20 @@ class TrialQueue:
     def _release(self, folder: str) -> None:
         """Let the trials blocked by a folder wait again; `next` blocks those that still need something."""
         for position in self._blocked.pop(folder, ()):
+            self._count_joining(position, folder, -1)
             self._wait(position)
+
+    def _count_joining(self, position: int, folder: str, number: int) -> None:
+        if (group := self._trials[position].group) is not None and not folder.startswith("finetune/"):
+            self._joining[group] += number
+
+    def _waits_for_others(self, position: int) -> bool:
+        """Whether the group of a waiting trial would not be full now, but may be later."""
+        trial = self._trials[position]
+        if trial.group is None:
+            return False
+        waiting = {other for other in self._alike[trial.group] if other in self._waiting and not self._is_blocked(other)}
+        return len(waiting) < trial.config.finetune.fused and self._joining[trial.group] > 0
 
     def _is_blocked(self, position: int, group: int = 0) -> bool:
         """Whether a waiting trial may not run, or not in a group, because of a claim. It then waits under that claim, so that no blocked
@@ -189,6 +216,7 @@ class TrialQueue:
         if claimed is not None:
             self._waiting.remove(position)
             self._blocked[claimed].append(position)
+            self._count_joining(position, claimed, 1)
         return claimed is not None
 
     def _is_claimed(self, stage: Stage, group: int) -> bool:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS
 from orca_core.declarations import STAGES
 from orca_core.fusing import group_of
 from orca_core.identity import canonical_knobs, hash_of
@@ -17,6 +18,10 @@ from sweeper.space.space import SearchSpace
 
 Role = Literal["trial", "tuning", "replicate"]
 """What a trial is for: `tuning` chooses the setting of an arm, and `replicate` repeats the chosen one; other trials do both."""
+
+
+COLUMNS: Mapping[str, str] = {path: path.replace(".", "_") for path in KNOBS}
+"""Knob -> its column in rows."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class PlannedTrial:
 
     def cells(self) -> dict[str, Any]:
         """The canonical config as cells of a row: dots become underscores, tuples lists."""
-        return {path.replace(".", "_"): list(value) if isinstance(value, tuple) else value for path, value in self.knobs().items()}
+        return {COLUMNS[path]: list(value) if isinstance(value, tuple) else value for path, value in self.knobs().items()}
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ TRIALS: tuple[Column, ...] = (
     ),
     Column("target_h_score", _REAL, "H-score of the same."),
     *_COUNTS,
-    Column("seconds", _REAL, "Wall time of the trial, in seconds."),
+    Column("seconds", _REAL, "Wall time of the trial, in seconds; with `finetune_fused` its share of that of its group."),
     Column("seconds_pretrain", _REAL, "Seconds this trial spent on pretraining; 0 if all of it was reused."),
     Column("seconds_source", _REAL, "The same for the proxy's features."),
     Column("seconds_align", _REAL, "The same for alignment."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orca_core.errors import StoreError
+from sweeper.planning.collection import no_collection
 from sweeper.planning.planner import Planner
 from sweeper.planning.stopping import EarlyStopping
 from sweeper.planning.trials import Plan, PlannedTrial
@@ -81,6 +82,7 @@ def latest_space(results: ResultStore, name: str) -> SearchSpace:
     return parse_space(plan["space"] | {"name": name})
 
 
+@no_collection()
 def reconcile(space: SearchSpace, results: ResultStore, retry_failed: bool = False, planner: Planner | None = None) -> Reconciliation:
     """Compare a search space with the results of its sweep.
 

@@ -148,6 +148,8 @@ class Standing:
 
         yield "waits", [(self.trouble, "yellow")]
         in_use = f" of {self.slots} slots in use" if self.slots else " running"
+        if self.slots and self.running > self.slots:  # in groups, each on one slot
+            in_use = f" running on {self.slots} slot{'s' if self.slots > 1 else ''}"
         yield (
             "trials",
             [

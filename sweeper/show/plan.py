@@ -19,6 +19,7 @@ from orca_core.errors import ConfigError, Fault
 from orca_core.freezing.schedule import ALL
 from orca_core.stages import Stage
 from sweeper.analysis.machines import describe_differences
+from sweeper.planning.collection import no_collection
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.rungs import list_rungs
@@ -43,6 +44,7 @@ MAX_BRANCHES = 40
 """Maximum number of lines of the tree that are printed."""
 
 
+@no_collection()
 def describe_plan(space: SearchSpace, workspace: Workspace, format: str, slots: Sequence[int] = ()) -> str:
     """A plan as text, JSON or CSV.
 

@@ -12,8 +12,14 @@ LEAST_FILL = 0.75
 """Share of the places in groups that are taken, below which the plan warns."""
 
 
-def group_lines(todo: Sequence[PlannedTrial], costs: CostModel) -> Iterator[str]:
-    """How many groups the trials to run form, and which of these cannot be filled; a statement a line, none if no trial is fused."""
+def group_lines(todo: Sequence[PlannedTrial], costs: CostModel, slots: int) -> Iterator[str]:
+    """How many groups the trials to run form, and which of these cannot be filled; a statement a line, none if no trial is fused.
+
+    Args:
+        todo: The trials to run.
+        costs: Estimates durations.
+        slots: How many trials or groups run at once.
+    """
     alike = list(find_alike(todo).values())
     if not alike:
         return
@@ -25,6 +31,8 @@ def group_lines(todo: Sequence[PlannedTrial], costs: CostModel) -> Iterator[str]
     for one in alike:
         if one.fill < LEAST_FILL:
             yield f"Warning  {_warning(one, costs)}"
+    if groups < slots and trials == len(todo):
+        yield f"Warning  {groups} group{plural} cannot use {slots} slots: with a smaller finetune.fused there are more"
 
 
 def _warning(alike: Alike, costs: CostModel) -> str:

@@ -35,7 +35,7 @@ def work_lines(found: Reconciliation, todo: Sequence[PlannedTrial], costs: CostM
     source = f"{measured:.0%} of it estimated from measured stages" if measured else "a guess: no similar stage was measured yet"
     here = local_slots(space)
     yield f"Needs    each trial {space.resources.describe()}"
-    yield from group_lines(todo, costs)
+    yield from group_lines(todo, costs, here)
     yield f"Work     {f'{about} ' if here == 1 else f'{time_on(here)} on the {here} slots of this machine: '}{spent} ({source})"
     shortest = forecast(ordered, costs.seconds, len(ordered), known_at)
     widths = "".join(f"{time_on(width)} on {width} slot{'s' if width > 1 else ''}, " for width in slots)

@@ -147,8 +147,8 @@ class Budget(Section):
     hours: _Bound = Field(None, description="Wall time of one `sweeper run`, after which it stops as on Ctrl-C.")
     trial_minutes: _Bound = Field(
         None,
-        description="Wall time of one trial; a longer trial is stopped and FAILs with cause timeout. It is stopped when it reports and, if "
-        "it does not, half a minute later.",
+        description="Wall time of one trial, with `finetune.fused` its share of its group's; a longer trial is stopped and FAILs with "
+        "cause timeout. It is stopped when it reports and, if it does not, half a minute later.",
     )
     silent_minutes: _Bound = Field(30.0, description="A trial that has reported nothing for so long is named while it runs on.")
     free_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(

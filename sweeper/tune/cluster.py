@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from sweeper.running.obstacles import AutoscalerState
 from sweeper.space.file import Bits, Resources
 from sweeper.tune.address import check_address
 from sweeper.tune.autoscaler import read_autoscaler
-from sweeper.tune.environment import runtime_environment
+from sweeper.tune.environment import runtime_environment, worker_settings
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Size of Ray's shared memory on this machine. The default is 30 % of all memory, but only rows pass through it."""
@@ -40,6 +40,11 @@ RAY_ENVIRONMENT = {
 }
 
 
+PRELOADED = {"RAY_preload_python_modules": "torch,transformers.modeling_utils", "OMP_NUM_THREADS": "1"}
+"""With these, Ray's processes import what takes longest while the driver still starts Ray, not in their first trials. They are to use as
+many threads as Ray tells a process with one CPU, which it does too late for what is loaded already. This package is not among it: Ray's
+processes are told later where the driver's own is."""
+
 HEAD_GONE_S = 3
 """Seconds for which nothing listens at the address of Ray's head before it counts as gone."""
 
@@ -48,9 +53,15 @@ HEAD_GONE_S = 3
 def ray_environment() -> Iterator[None]:
     """Set Ray's environment variables as a sweep needs them, except those that the user has set; restore them at the end."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns about files that it was configured not to write
-    before = {name: os.environ.get(name) for name in RAY_ENVIRONMENT}
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    with set_variables({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ}):
+        yield
+
+
+@contextmanager
+def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within: these environment variables are set."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -61,7 +72,9 @@ def ray_environment() -> Iterator[None]:
 
 
 @contextmanager
-def open_cluster(address: str | None, resources: Resources, bits: Bits = "native", *, name: str = "") -> Iterator[Cluster]:
+def open_cluster(
+    address: str | None, resources: Resources, bits: Bits = "native", *, name: str = "", num_trials: int = 0
+) -> Iterator[Cluster]:
     """Start Ray or join a cluster. A Ray that was started here is shut down at the end.
 
     Args:
@@ -69,6 +82,7 @@ def open_cluster(address: str | None, resources: Resources, bits: Bits = "native
         resources: What one trial holds while it runs.
         bits: The sweep's `bits`; worker processes are started accordingly.
         name: Name of the sweep, which Ray's dashboard shows with the job.
+        num_trials: How many trials can run at once, if there is room for them.
 
     Raises:
         ConfigError: If the cluster cannot be joined.
@@ -79,9 +93,17 @@ def open_cluster(address: str | None, resources: Resources, bits: Bits = "native
     if is_joined and bits == "portable":
         _check_session_is_pinned()
     if not is_joined:
-        with runtime_environment(RAY_ENVIRONMENT, bits, ship=address is not None) as environment:
-            job = JobConfig(metadata={"sweep": name} if name else None)
-            _init(address, environment, job)
+        job = JobConfig(metadata={"sweep": name} if name else None)
+        if address is None:
+            # Processes of this machine inherit it. Ray would prepare one that it is given, and start each process twice for it.
+            variables = worker_settings(RAY_ENVIRONMENT, bits)
+            if resources.cpu == 1 and not resources.gpu and num_trials >= (os.cpu_count() or 1):  # each of Ray's processes gets a trial
+                variables |= {variable: value for variable, value in PRELOADED.items() if variable not in os.environ}
+            with set_variables(variables):
+                _init(address, {}, job)
+        else:
+            with runtime_environment(RAY_ENVIRONMENT, bits) as environment:
+                _init(address, environment, job)
     try:
         yield Cluster(resources)
     finally:

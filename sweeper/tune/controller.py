@@ -15,25 +15,23 @@ Tests hold each of these against the installed version of Ray.
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import ray
 import ray.tune.tune
-from ray.air.execution._internal import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune import PlacementGroupFactory, TuneError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.utils.object_cache import _ObjectCache
 
 from sweeper.running.losses import Loss
 from sweeper.space.file import Resources
 from sweeper.tune.cluster import RayGoneError, check_head
+from sweeper.tune.processes import IdleProcesses, ProcessClasses, Processes, ProcessLostError
 from sweeper.tune.trainable import REPORT_EVERY_S
 
 PENDING_GROUPS = 200
@@ -41,9 +39,6 @@ PENDING_GROUPS = 200
 
 MAX_REPORTS = 100
 """Most reports a second, of all running trials together; each takes the driver about a millisecond."""
-
-EVENTS_S = 0.2
-"""Longest time for which events are handled in a turn of the loop, in seconds."""
 
 IDLE_S = 0.1
 """Seconds to wait in a turn of the loop in which nothing runs."""
@@ -103,11 +98,13 @@ def controlled(board: Board, resources: Resources) -> Iterator[None]:
         return SweepController(board, resources, **arguments)
 
     module: Any = ray.tune.tune
-    before, module.TuneController = module.TuneController, make
+    before = module.TuneController, module.air_usage.tag_callbacks
+    # Tune notes which callbacks are in use, and for that imports MLflow and others where they are installed: a second or more.
+    module.TuneController, module.air_usage.tag_callbacks = make, lambda callbacks: False
     try:
         yield
     finally:
-        module.TuneController = before
+        module.TuneController, module.air_usage.tag_callbacks = before
 
 
 class SweepController(TuneController):
@@ -127,12 +124,14 @@ class SweepController(TuneController):
         self._nodes_of_actors: dict[Any, str] = {}
         self._failed_process: tuple[str | None, bool] = (None, False)  # the last one that failed: its node, and whether it had started
         self._version = board.version
+        self._unsent: set[Trial] = set()  # which their process begins with its next call of `train`
         self._requests: dict[frozenset[str], PlacementGroupFactory] = {}
         self._avoided_by: dict[PlacementGroupFactory, frozenset[str]] = {}
-        self._actor_manager = _ActorManager(self._actor_manager._resource_manager)
+        self._class_cache: Any = ProcessClasses()
+        self._actor_manager = Processes(self._actor_manager._resource_manager)
         self._actor_manager.title_of = self._title_of
         self._actor_manager.on_failure = self._note_failure
-        self._actor_cache = _IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._is_fit, self._may_run)
+        self._actor_cache = IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._is_fit, self._may_run)
 
     # -------------------------------------------------------------------------------------------------------- the loop
 
@@ -181,7 +180,7 @@ class SweepController(TuneController):
         """Do nothing, as `checkpoint`."""
 
     def _forget_ended(self) -> None:
-        """Drop the trials that have ended, of which Tune keeps some kilobytes and a folder each."""
+        """Drop the trials that have ended, of which Tune keeps some kilobytes each."""
         ended = self._stopped_trials | self._failed_trials
         if not ended:
             return
@@ -190,11 +189,9 @@ class SweepController(TuneController):
         self._live_trials -= ended
         self._trials = [trial for trial in self._trials if trial not in ended]
         for trial in ended:
-            if trial.relative_logdir:
-                shutil.rmtree(trial.local_path, ignore_errors=True)
             self._queued_trial_decisions.pop(trial.trial_id, None)
             self._cached_trial_decisions.pop(trial.trial_id, None)
-            self._resetting_trials.discard(trial)
+            self._unsent.discard(trial)
         for request in [request for request, trials in self._resources_to_pending_trials.items() if not trials]:
             del self._resources_to_pending_trials[request]
 
@@ -207,7 +204,7 @@ class SweepController(TuneController):
         start of a process, no machine that joins would ever come to work then. Here such a trial is left to its own process, unless no
         other waits.
         """
-        waiting = [trial for trial in self._pending_trials_list if trial in self._pending_trials and trial not in self._resetting_trials]
+        waiting = [trial for trial in self._pending_trials_list if trial in self._pending_trials]
         self._pending_trials_list = waiting
         if self._actor_cache.num_cached_objects:
             starting = [trial for trial in waiting if self._has_process(trial)]
@@ -231,11 +228,18 @@ class SweepController(TuneController):
         actor = self._trial_to_actor.get(trial)
         return actor is not None and self._actor_manager.is_actor_started(actor)
 
+    def _schedule_trial_reset(self, trial: Trial, new_config: Any, new_experiment_tag: str) -> None:
+        """Let a process that has run other trials begin this one, with its next call of `train`; Tune would make a call before that."""
+        self._unsent.add(trial)
+        self._actor_started(self._trial_to_actor[trial], log="REUSED")
+
     def _schedule_trial_train(self, trial: Trial) -> None:
-        """Let a trial go on until its next report, which is the later the more trials run."""
+        """Let a trial begin, or go on, until its next report, which is the later the more trials run."""
         report_every_s = max(REPORT_EVERY_S, len(self._running_trials) / MAX_REPORTS)
         events: Any = {"on_result": self._on_training_result, "on_error": self._trial_task_failure}
-        self._schedule_trial_task(trial, "train", args=(report_every_s,), **events)
+        message = trial.config["trial"] if trial in self._unsent else None
+        self._unsent.discard(trial)
+        self._schedule_trial_task(trial, "train", args=(report_every_s, message), **events)
 
     def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
         self._locate(tracked_actor)
@@ -281,7 +285,7 @@ class SweepController(TuneController):
         """Ask for other nodes for the waiting trials whose request no longer fits the nodes that they have to avoid."""
         for trial in list(self._pending_trials):
             request = self._request(self._board.avoided(trial.trial_id))
-            if request == trial.placement_group_factory or trial in self._resetting_trials:
+            if request == trial.placement_group_factory:
                 continue
             if (actor := self._trial_to_actor.get(trial)) is not None:
                 if self._has_process(trial):
@@ -327,7 +331,7 @@ class SweepController(TuneController):
         if trial.status in (Trial.RUNNING, Trial.PENDING):
             self._board.lost(trial.trial_id, _describe_loss(exception, *self._failed_process))
         if getattr(exception, "preempted", False):  # then Tune would run the trial once more by itself, beside the session
-            exception = _ProcessLostError(exception)
+            exception = ProcessLostError(exception)
         self._process_trial_failure(trial, exception)
 
     def _end_hung(self) -> None:
@@ -346,7 +350,7 @@ def _describe_loss(exception: Exception, node: str | None, had_started: bool) ->
         node: Its node; None if it is unknown.
         had_started: Whether it had come up, so that it can have worked on a trial.
     """
-    cause = exception.__cause__ if isinstance(exception, _ProcessLostError) else exception
+    cause = exception.__cause__ if isinstance(exception, ProcessLostError) else exception
     is_announced = bool(getattr(cause, "preempted", False))
     if isinstance(cause, OutOfMemoryError):
         error = "Ray ended the worker's process because the machine was running out of memory"
@@ -374,130 +378,3 @@ def _what_happened(error: BaseException | None) -> str:
     """The line of an error of Ray's that says what happened: the last one, in which a traceback ends."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() not in ("", _NEVER_RAN)]
     return lines[-1] if lines else type(error).__name__
-
-
-class _ProcessLostError(RayActorError):
-    """Any error of Ray's out of a process, in the form in which Tune takes the loss of a process."""
-
-    def __init__(self, cause: BaseException) -> None:
-        super().__init__()
-        self.__cause__ = cause
-
-
-class _ActorManager(RayActorManager):
-    """Tells of every error as the loss of the process, and names the tasks of processes after their trials.
-
-    Attributes:
-        title_of: The name of what a process does; empty if it does nothing.
-        on_failure: Called with a process that has failed, before it is forgotten.
-    """
-
-    title_of: Callable[[Any], str] = staticmethod(lambda tracked_actor: "")
-    on_failure: Callable[[Any], None] = staticmethod(lambda tracked_actor: None)
-
-    def next(self, timeout: float | None = None) -> bool:
-        """Handle all events that are there, and wait for one if there is none. Returns whether there was one.
-
-        Tune handles one at a time, and for each awaits the futures of all trials anew: with a thousand trials it falls behind.
-        """
-        is_killed = self._try_kill_actor()
-        self._try_start_actors()
-        if is_killed:
-            return True
-        resources = self._resource_manager.get_resource_futures()
-        futures = [*resources, *self._actor_state_events.get_futures(), *self._actor_task_events.get_futures()]
-        if not futures or not ray.wait(futures, num_returns=1, timeout=timeout)[0]:
-            return False
-        ready, _ = ray.wait(futures, num_returns=len(futures), timeout=0)
-        if not set(resources).isdisjoint(ready):
-            self._resource_manager.update_state()
-            self._try_start_actors()
-        events: Any
-        until = time.monotonic() + EVENTS_S
-        for events in (self._actor_state_events, self._actor_task_events):
-            for future in ready:
-                if future in events._tracked_futures and time.monotonic() < until:  # an event before may have discarded it
-                    events.resolve_future(future)
-        self._try_start_actors()
-        return True
-
-    def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
-        self.on_failure(tracked_actor)
-        super()._actor_start_failed(tracked_actor, exception)
-
-    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
-        """Take what is neither an error of the process nor of the task, such as Ray's own end of a process for its memory, as a loss."""
-        self.on_failure(tracked_actor_task._tracked_actor)
-        if not isinstance(exception, RayActorError | RayTaskError):
-            exception = _ProcessLostError(exception)
-        super()._actor_task_failed(tracked_actor_task, exception)
-
-    def _schedule_tracked_actor_task(self, tracked_actor_task: Any, method_name: str, **arguments: Any) -> Any:
-        """Name the task after the trial: the process has many trials, one after the other."""
-        tracked = tracked_actor_task._tracked_actor
-        actor, resources = self._live_actors_to_ray_actors_resources[tracked]
-        if title := self.title_of(tracked):
-            titled: Any = _Titled(actor, title)
-            self._live_actors_to_ray_actors_resources[tracked] = (titled, resources)
-        try:
-            return super()._schedule_tracked_actor_task(tracked_actor_task, method_name, **arguments)
-        finally:
-            self._live_actors_to_ray_actors_resources[tracked] = (actor, resources)
-
-
-class _Titled:
-    """An actor whose tasks have a title."""
-
-    def __init__(self, actor: Any, title: str) -> None:
-        self._actor, self._title = actor, title
-
-    def __getattr__(self, method_name: str) -> Any:
-        return getattr(self._actor, method_name).options(name=f"{method_name} {self._title}")
-
-
-class _IdleProcesses(_ObjectCache):
-    """Processes without a trial, kept loaded for the next ones. A process is kept when what the next trials ask for changes.
-
-    Args:
-        num_wanted: How many trials may still need one.
-        is_fit: Whether a process may get another trial.
-        may_run: Whether a request is met by a process.
-    """
-
-    def __init__(self, num_wanted: Callable[[], int], is_fit: Callable[[Any], bool], may_run: Callable[[Any, Any], bool]) -> None:
-        super().__init__(may_keep_one=False)
-        self._num_wanted, self._is_fit, self._may_run = num_wanted, is_fit, may_run
-        self._idle: list[Any] = []
-
-    def cache_object(self, key: Any, obj: Any) -> bool:
-        """Keep a process, if there may be a trial for it."""
-        if not self._is_fit(obj) or len(self._idle) >= self._num_wanted():
-            return False
-        self._idle.append(obj)
-        self._num_cached_objects = len(self._idle)
-        return True
-
-    def has_cached_object(self, key: Any) -> bool:
-        """Whether a request is met by an idle process."""
-        return any(self._may_run(key, process) for process in self._idle)
-
-    def pop_cached_object(self, key: Any) -> Any:
-        """Take the first process that meets a request; None if none does."""
-        found = next((process for process in self._idle if self._may_run(key, process)), None)
-        if found is not None:
-            self._drop(found)
-        return found
-
-    def flush_cached_objects(self, force_all: bool = False) -> Generator[Any, None, None]:
-        """Give up the processes that no trial will need, or that must get none."""
-        if not self._idle:
-            return
-        num_wanted = self._num_wanted()
-        for process in list(self._idle):
-            if force_all or not self._is_fit(process) or len(self._idle) > num_wanted:
-                self._drop(process)
-                yield process
-
-    def _drop(self, process: Any) -> None:
-        self._idle.remove(process)
-        self._num_cached_objects = len(self._idle)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from ray.tune.execution import class_cache
 
 from orca_core.numerics import PORTABLE
 from sweeper.running.code import OWN_PACKAGES, package_version, plugin_packages, source_folder
@@ -48,18 +47,15 @@ _COMPILED = (".so", ".pyd", ".dylib")
 
 
 @contextmanager
-def runtime_environment(settings: Mapping[str, str], bits: Bits, *, ship: bool) -> Iterator[dict[str, Any]]:
-    """Within: the runtime environment for `ray.init`, whose packages are read from a folder that is removed afterwards.
+def runtime_environment(settings: Mapping[str, str], bits: Bits) -> Iterator[dict[str, Any]]:
+    """Within: the runtime environment for joining a cluster, whose packages are read from a folder that is removed afterwards. The driver's
+    code is shipped with it: this package, and the packages of plug-ins.
 
     Args:
         settings: Ray's own variables that workers need.
         bits: The sweep's `bits`; worker processes are started accordingly.
-        ship: Whether the driver's code is shipped: this package, and the packages of plug-ins.
     """
     environment: dict[str, Any] = {"env_vars": worker_settings(settings, bits)}
-    if not ship:
-        yield environment
-        return
     with tempfile.TemporaryDirectory(prefix="sweeper-ship-") as folder:
         environment["py_modules"] = [*shipped_modules(Path(folder)), *_modules_of_job()]
         environment["excludes"] = list(_NOT_SHIPPED)
@@ -89,17 +85,6 @@ def kept_secrets() -> list[str]:
     """The secret variables of this process that a worker may need and is not given."""
     wanted = ("HF_", "AWS_", "GOOGLE_")
     return sorted(name for name, value in os.environ.items() if name.startswith(wanted) and is_secret(name, value))
-
-
-@contextmanager
-def without_copied_secrets() -> Iterator[None]:
-    """Within: Tune does not copy the driver's AWS keys into the runtime environment of each actor, which Ray would log."""
-    copied = class_cache.ENV_VARS_TO_PROPAGATE
-    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in copied if not is_secret(name, "a value")}
-    try:
-        yield
-    finally:
-        class_cache.ENV_VARS_TO_PROPAGATE = copied
 
 
 # ---------------------------------------------------------------------------------------------------------------- shipping

@@ -13,7 +13,9 @@ import time
 from typing import Any
 
 from ray import tune
-from ray.tune.search import Searcher
+from ray.tune import PlacementGroupFactory, Trainable
+from ray.tune.experiment import Experiment
+from ray.tune.search import SearchAlgorithm
 
 from orca_core.rows import row_from_json
 from sweeper.planning.trials import PlannedTrial
@@ -22,6 +24,7 @@ from sweeper.running.losses import Loss
 from sweeper.running.progress import Progress
 from sweeper.running.session import Session
 from sweeper.tune.cluster import check_head, has_nodes
+from sweeper.tune.trials import TuneTrial
 
 LOOK_EVERY_S = 2.0
 """Seconds between looks at the cluster: which nodes have joined, which are gone or about to be taken away."""
@@ -98,33 +101,38 @@ class SessionBoard:
         return self._session.num_waiting
 
 
-class PlannedSearcher(_NotPickled, Searcher):
-    """Hands the planned trials to Tune, in the order of the session: leaders of shared stages first."""
+class PlannedSearcher(_NotPickled, SearchAlgorithm):
+    """Hands the planned trials to Tune, in the order of the session: leaders of shared stages first.
 
-    def __init__(self, session: Session, trials: TrialsByTuneId) -> None:
-        super().__init__()
+    Args:
+        session: The run.
+        trials: Where it is noted which trial has which of Tune's ids.
+        trainable: What runs trials.
+        request: What Ray is asked for to run one.
+    """
+
+    def __init__(self, session: Session, trials: TrialsByTuneId, trainable: type[Trainable], request: PlacementGroupFactory) -> None:
         self._session, self._trials = session, trials
+        self._trainable, self._request = trainable, request
+        self._experiment: Experiment | None = None
 
-    def suggest(self, trial_id: str) -> Any:
+    def add_configurations(self, experiments: Any) -> None:
+        """Take Tune's settings, which its trials are made with."""
+        (self._experiment,) = experiments
+
+    def next_trial(self) -> TuneTrial | None:
+        """The next trial; None if none may start now. Tune asks again after the next event: a trial may be unblocked then."""
         # While no trial runs, Tune asks again and again for up to ten minutes, and nothing else: not even whether the run is to end.
         self._session.check_deadline()
         if self._session.is_exhausted:
-            return Searcher.FINISHED
-        trial = self._session.next()
-        if trial is None:
-            return None  # Tune asks again after the next event: a trial may be unblocked then
-        trials = [trial, *self._session.beside(trial)]
-        self._trials[trial_id] = {one.id: one for one in trials}
-        return {"trial": self._session.message(trials)}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: `Reporter` gets this event together with the rows."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing: never restored."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: never saved."""
+            self.set_finished()
+            return None
+        if (trial := self._session.next()) is None:
+            return None
+        assert self._experiment is not None, "Tune adds its experiment before it asks for trials"
+        tune_id, trials = TuneTrial.generate_id(), [trial, *self._session.beside(trial)]
+        self._trials[tune_id] = {one.id: one for one in trials}
+        return TuneTrial(self._trainable, self._request, self._experiment, tune_id, self._session.message(trials))
 
 
 class StopWithSession(_NotPickled, tune.Stopper):

@@ -36,7 +36,6 @@ from sweeper.running.session import LAST_ROWS_S, Session
 from sweeper.running.signals import stop_on_signal
 from sweeper.tune.cluster import RayGoneError, has_nodes, open_cluster, ray_environment
 from sweeper.tune.controller import controlled, request_for
-from sweeper.tune.environment import without_copied_secrets
 from sweeper.tune.hooks import PlannedSearcher, Reporter, SessionBoard, StopWithSession, TrialsByTuneId
 from sweeper.tune.node_checks import NodeChecks, make_question, probed
 from sweeper.tune.ray_log import RayLog
@@ -88,11 +87,12 @@ def launch(
         SweepCutError: If the disk is full, storage stays out of reach, no machine came or is left, or none can run the trials.
     """
     space = planner.space
+    num_trials = min(len(todo), max_concurrent or len(todo))
     log = RayLog(workspace.results.local_folder, space.name)
     with (
         ray_environment(),
         log.writing(),
-        open_cluster(address, space.resources, space.bits, name=space.name) as cluster,
+        open_cluster(address, space.resources, space.bits, name=space.name, num_trials=num_trials) as cluster,
         ExitStack() as stack,
     ):
         cluster.check_fit()
@@ -137,7 +137,7 @@ def launch(
             return recorder.counts() | {"reasons": reasons.facts()} | progress.facts()
 
         try:
-            with progress, stop_on_signal(session.stop), claim.connect(session.stop, facts), without_copied_secrets():
+            with progress, stop_on_signal(session.stop), claim.connect(session.stop, facts):
                 _run(session, lookout, progress)
         finally:
             session.close()
@@ -190,10 +190,10 @@ def _fit(session: Session, lookout: Lookout, progress: Progress, scratch: Path) 
     trials: TrialsByTuneId = {}
     resources = session.space.resources
     tuner = tune.Tuner(
-        tune.with_resources(TrialRunner, request_for(resources)),
+        TrialRunner,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=PlannedSearcher(session, trials),
+            search_alg=PlannedSearcher(session, trials, TrialRunner, request_for(resources)),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections.abc import Generator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,34 +35,43 @@ class TrialRunner(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._begin(config)
+        self._begin(config["trial"])
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
-        self._begin(new_config)
-        return True
+    def _setup_logdir(self) -> None:
+        """Make no folder, as Tune would for each trial: nothing is written to it."""
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        message = json.loads(config["trial"])  # not as a `TrialJob`: that is for `execute_message`, once it has compared the code
+    def _begin(self, text: str) -> None:
+        message = json.loads(text)  # not as a `TrialJob`: that is for `execute_message`, once it has compared the code
         self._members = set(message.get(GROUP, ()))
         if self._members:
             message = next(iter(message[GROUP].values()))
         if Path(message["folder"] or "/").is_dir():
             os.chdir(message["folder"] or ".")
         self._device, self._has_reported = message["device"], False
-        self._rungs, self._scratch = frozenset(message["rungs"]), Path(self.logdir)
+        self._rungs = frozenset(message["rungs"])
         self._patience = Patience()
-        self._steps = execute_group(config["trial"], self._patience) if self._members else None
-        self._rows = self._execute(config["trial"])
+        self._steps = execute_group(text, self._patience) if self._members else None
+        self._rows = self._execute(text)
 
     def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
         """The rows of the trial of a message and, at the end, how it ended."""
         return execute_message(message, self._patience)
 
-    def train(self, report_every_s: float = REPORT_EVERY_S) -> dict[str, Any]:
-        """As Tune's, for rows of about so many seconds; fewer, if there is something that the driver should know at once."""
+    def train(self, report_every_s: float = REPORT_EVERY_S, message: str | None = None) -> dict[str, Any]:
+        """Report rows of about so many seconds; fewer, if there is something that the driver should know at once.
+
+        Args:
+            report_every_s: How many seconds.
+            message: What begins another trial in this process; None = the trial goes on.
+
+        Returns:
+            What `step` does, and where this process is. Not what Tune adds beside that: config, dates, sums of times.
+        """
+        if message is not None:
+            self.cleanup()
+            self._begin(message)
         self._report_every_s = report_every_s
-        return super().train()
+        return self.step() | {"hostname": platform.node(), "pid": os.getpid()}
 
     def step(self) -> dict[str, Any]:
         """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has `outcome`. Of a group rows are by
@@ -119,8 +128,6 @@ class TrialRunner(tune.Trainable):
         self._rows.close()
         if self._steps is not None:
             self._steps.close()
-        with suppress(OSError):  # Tune makes a folder for each trial; it is removed unless something was written to it
-            self._scratch.rmdir()
 
 
 def _has_other_code(report: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orca_core.distances import annealed, otdd_distance, sinkhorn
+from orca_core.distances import annealed, otdd_distance, semidual, sinkhorn
 from orca_core.distances.annealed import annealed_divergence, annealing_schedule
 from orca_core.distances.l2_distance import l2, l2_in_order
 from orca_core.distances.mmd_distance import mmd, mmd_of_equal_size
@@ -259,10 +259,11 @@ def test_both_solvers_agree_where_epsilon_is_far_above_the_costs(solver: str, ep
 
 def test_soft_minima_in_blocks_are_those_of_logsumexp_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealed, "_BLOCK", 1000)
-    cost, potential = squared_distances(*[normal(90, 8, scale=5, dtype=torch.float32)] * 2), normal(90, dtype=torch.float32)
-    for epsilon in (100.0, 1.0, 0.01):
-        expected = -epsilon * (potential / epsilon - math.log(90) - cost / epsilon).logsumexp(1)
-        assert torch.equal(annealed._soft_minimum(cost, potential, epsilon), expected)
+    clouds = [normal(90, 8, seed=seed, scale=5, dtype=torch.float32) for seed in range(3)]
+    cost, potential = torch.stack([squared_distances(x, clouds[0]) for x in clouds]), normal(3, 90, dtype=torch.float32)
+    for epsilon in torch.tensor([[100.0, 30, 10], [3, 1, 0.3], [0.1, 0.03, 0.01]]).unsqueeze(2):
+        exponents = (potential / epsilon - math.log(90)).unsqueeze(1) - cost / epsilon.unsqueeze(2)
+        assert torch.equal(annealed._soft_minimum(cost, potential, epsilon), -epsilon * exponents.logsumexp(2))
 
 
 def test_annealing_starts_twice_at_the_squared_diameter_and_ends_at_epsilon() -> None:
@@ -563,7 +564,7 @@ def test_drawn_distances_depend_on_the_generator_alone(distance) -> None:  # typ
 def small_caps(monkeypatch):
     """Both solvers give up at once, as if in a process that has not warned yet."""
     for name, value in {"_MAX_SELF_ITERATIONS": 1, "_MAX_NEWTON_STEPS": 0, "_warned": False}.items():
-        monkeypatch.setattr(sinkhorn, name, value)
+        monkeypatch.setattr(semidual if hasattr(semidual, name) else sinkhorn, name, value)
 
 
 def test_a_problem_that_stops_at_its_cap_is_counted_and_the_first_one_warns(small_caps) -> None:

@@ -100,6 +100,8 @@ KEY_ONLY = {
     # So is that of the solver that measures a proxy's distance and chooses its samples.
     ("align", "transport.version"),
     ("source", "transport.version"),
+    # And that of what keeps the outputs of the lowest layers.
+    ("finetune", "prefix.version"),
     # In the key since version 0.1, though the stage has them through the source features and the rate it starts with.
     ("align", "align.proxy_samples"),
     ("align", "align.lr_from"),
@@ -107,7 +109,7 @@ KEY_ONLY = {
 """Reads that are in a key without the stage's code asking for them."""
 
 
-VERSIONS = ("align.objective.version", "transport.version")
+VERSIONS = ("align.objective.version", "transport.version", "prefix.version")
 """Reads that are of the code and not of a config."""
 
 

@@ -290,6 +290,21 @@ def test_early_stopping_stops_the_same_candidates_as_a_whole_with_one_slot_with_
     assert sweep.ask("select max(attempt) n from trial_status") == [{"n": 1}]
 
 
+def test_trials_in_groups_are_stopped_early_one_by_one_and_have_the_rows_that_they_have_without_ray(sweep, tmp_path):
+    tuning = {"epochs": 4, "fused": 4, "warmup_epochs": 0, "decay_epochs": None}
+    data = EARLY | {"name": "s", "base": EARLY["base"] | {"body": "mini-roberta-small", "finetune": tuning}}
+    assert sweep.run(data) == 0
+    assert {row["status"] for row in sweep.ask("select status from trial_status")} == {"COMPLETE", "PRUNED"}
+    assert sweep.ask("select max(attempt) n from trial_status") == [{"n": 1}], "a pause is no other attempt"
+    assert sweep.ask("select sum(saved_s) s from stages where stage = 'finetune'") == [{"s": 0.0}], "no epoch is computed twice"
+    assert not list(sweep.folder.glob("artifacts/finetune/**/*.safetensors"))
+    assert len(sweep.pids()) == 1
+    other = Sweep(tmp_path / "other")
+    assert other.run_here(data, share=False) == 0
+    assert ends(other) == ends(sweep)
+    assert other.metrics() == sweep.metrics()
+
+
 def test_tpe_makes_the_same_proposals_whatever_the_timing_and_takes_them_over(tmp_path, ray_session):
     space = {
         "name": "s",

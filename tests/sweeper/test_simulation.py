@@ -121,7 +121,9 @@ def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None
     }
     waiting = {trial.id: trial for trial in planner.plan.trials if trial.id not in done}
     for trial in (waiting[known] for known in waiting.keys() - simulation.handed_out):
-        waits = [stage for stage in trial.stages if stage.folder in promised and stage.address not in simulation.reported]
+        alike = [other for other in planner.plan.trials if trial.group is not None and other.group == trial.group]
+        may_join = [stage for other in alike if other.id not in simulation.running for stage in other.stages if stage.kind != "finetune"]
+        waits = [stage for stage in (*trial.stages, *may_join) if stage.folder in promised and stage.address not in simulation.reported]
         assert waits, f"a slot is idle, and {trial.id} could run"
 
 

@@ -125,6 +125,21 @@ def test_followers_start_with_their_leader_and_wait_for_one_of_another_group():
     assert queue.num_groups == 3
 
 
+def test_a_group_that_is_not_full_waits_for_those_that_a_leader_blocks_and_lets_others_go_first():
+    queue = TrialQueue([trial("a", "a"), fused("b1"), fused("b2", "a"), fused("b3", "a"), fused("b4"), trial("c")])
+    assert group(queue) == ["a"]
+    assert group(queue) == ["c"]
+    assert group(queue) == []
+    queue.publish("a", "align")
+    assert group(queue) == ["b1", "b2", "b3", "b4"]
+    queue.add([fused("d1", "d"), *(fused(f"e{number}") for number in range(4)), fused("f")])
+    assert group(queue) == ["d1", "e0", "e1", "e2"]
+    queue.add([fused("d2", "d")])
+    assert group(queue) == []
+    queue.end("d1")
+    assert group(queue) == ["e3", "f", "d2"], "there is none to wait for"
+
+
 def test_trials_that_cannot_train_as_one_model_start_apart():
     other = resolve_config({"task": "digits", "finetune.fused": 4, "finetune.batch_size": 7})
     queue = TrialQueue([fused("a"), fused("b", config=other), fused("c"), fused("d", tuned="a"), fused("e", config=other)])
