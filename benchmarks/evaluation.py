@@ -4,8 +4,8 @@
 
 Loss and error of generated samples by a body of RoBERTa-base's width that reads 64 tokens (`roberta`), and by the mini bodies: as
 fine-tuning evaluates them, the same without pieces, and in the loop one would write by hand, in batches of `finetune.batch_size` and of
-four times that. All alternate, in one run on one thread. Reported are CPU seconds, medians over rounds, and the ratio of ours to each other way;
-losses and errors are compared.
+four times that. All alternate, in one run on one thread. Reported are CPU seconds, medians over rounds, and the ratio of ours to each
+other way; losses and errors are compared.
 """
 
 from __future__ import annotations

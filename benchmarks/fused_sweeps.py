@@ -3,8 +3,8 @@
     python benchmarks/fused.py --sweep [NAME ...]
 
 Each study is a learning rate ablation: 4 rates, 6 seeds, 24 trials, run by the command line on Ray, on one slot with one thread. The two
-ways alternate. CPU seconds are those of the worker's process; from both is subtracted what a sweep of one trial takes beside its stages,
-most of it the start of that process. Exits with 1 if a goal is missed, or if `sweeper compare` gives another verdict for any rate.
+ways alternate. CPU seconds are those of the worker's process; from both is subtracted the start of that process, which follows from a
+sweep of one trial. Exits with 1 if a goal is missed, or if `sweeper compare` gives another verdict for any rate.
 """
 
 from __future__ import annotations
@@ -75,13 +75,6 @@ def _watch(driver: subprocess.Popen[bytes], seconds: dict[int, float]) -> None:
         threading.Event().wait(0.1)
 
 
-def stage_seconds(results: Results) -> float:
-    """Seconds that the trials of a study spent on their stages, by the worker's clock."""
-    return float(
-        results.sql("select sum(seconds_pretrain + seconds_source + seconds_align + seconds_finetune) s from trials").rows()[0]["s"]
-    )
-
-
 def verdicts(results: Results) -> dict[float, str]:
     """Rate -> verdict on its test error, compared with the baseline's."""
     table = results.sql("from trial_status where in_plan").arrow()
@@ -91,17 +84,18 @@ def verdicts(results: Results) -> dict[float, str]:
 def study(name: str, folder: Path) -> bool:
     """Run a study in both ways and print what they took and found; whether its goal is met."""
     goal = STUDIES[name][1]
-    single, start = run(name, 0, folder / "start", rates=(BASELINE,), seeds=1)
-    start = max(0.0, start - stage_seconds(single))
+    _, one = run(name, 0, folder / "start", rates=(BASELINE,), seeds=1)
     spent: dict[int, list[float]] = {0: [], WIDTH: []}
     found: dict[int, dict[float, str]] = {}
     for number in range(ROUNDS):
         for fused in spent:
             results, seconds = run(name, fused, folder / f"{fused}-{number}")
-            spent[fused].append(seconds - start)
+            spent[fused].append(seconds)
             found[fused] = verdicts(results)
-    ratio = statistics.median(alone / fused for alone, fused in zip(spent[0], spent[WIDTH], strict=True))
-    alone, fused = (statistics.median(spent[way]) for way in (0, WIDTH))
+    each = (statistics.median(spent[0]) - one) / (len(RATES) * SEEDS - 1)  # of a trial; the rest is the start, which all sweeps have
+    start = one - each
+    alone, fused = (statistics.median(spent[way]) - start for way in (0, WIDTH))
+    ratio = alone / fused
     print(
         f"{name}: sweeps of 24 trials took {alone:.1f} CPU s one after the other, {fused:.1f} s in a group: {ratio:.1f} times "
         f"(goal {goal:g}); the start of the worker, {start:.1f} s, is left out",

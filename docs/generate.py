@@ -131,6 +131,8 @@ def _spell(schema: dict[str, Any]) -> str:
         return " or ".join(_spell(part) for part in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if "$ref" in schema:
         return "see below"
     kind = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true/false", "array": "list", "object": "mapping"}

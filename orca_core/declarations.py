@@ -108,7 +108,7 @@ _OBJECTIVE_VERSION = Read(
 )
 
 
-TRANSPORT_VERSION = 2
+TRANSPORT_VERSION = 3
 """Of the transport solver: its last digits are in the proxy's distances in an alignment's first row, and in a choice of samples."""
 
 

@@ -48,7 +48,6 @@ class ReadGroup(NamedTuple):
     inputs: tuple[Kind, ...]
 
 
-@lru_cache(maxsize=8)  # id and stages of a trial both ask
 def facts_of(config: TrialConfig) -> Facts:
     """Which conditions hold in a config."""
     return frozenset([condition for condition in LEAVES if condition.holds(config)])

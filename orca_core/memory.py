@@ -6,6 +6,7 @@ import gc
 import resource
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -27,6 +28,37 @@ def peak_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reserved_bytes(device: torch.device) -> tuple[int, int]:
+    """What the allocator of this process holds of a GPU, tensors or not.
+
+    Memory is given back only when it is short, so this peak survives `start_peak`.
+
+    Returns:
+        The peak in bytes since `limit_share`, and the memory of the GPU.
+    """
+    return int(torch.cuda.max_memory_reserved(device)), int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def limit_share(device: torch.device, share: float | None, context_bytes: int) -> None:
+    """Let this process have no more than its share of a GPU, so that what needs more runs out of memory itself instead of its neighbours.
+
+    Also gives back what the allocator still holds and no tensor needs. Does nothing on the CPU.
+
+    Args:
+        device: The device.
+        share: Of the GPU's memory, in (0, 1]; None, or 1 = the limit of the process stays what it is.
+        context_bytes: What the process takes of that share beside tensors.
+    """
+    if device.type != "cuda":
+        return
+    torch.cuda.init()  # the statistics are there only then
+    release(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    if share is not None and share < 1:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.0, share - context_bytes / whole), device.index)
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:
@@ -82,4 +114,5 @@ def release(device: torch.device) -> None:
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
     gc.collect()
-    torch.cuda.empty_cache()
+    with suppress(RuntimeError):  # after an error of the GPU every call fails, and that error is the one to report
+        torch.cuda.empty_cache()

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_core.bodies.base import Body
+from orca_core.memory import on_device
 from orca_core.model.embedder import Embedder, ImageEmbedder
 from orca_core.rows import EpochRow
 from orca_core.seeding import generator, seeded
@@ -78,7 +79,7 @@ class Adaptation:
         total = 0.0
         for rows in order.split(self.settings["adapt.batch_size"]):
             self.optimizer.zero_grad()
-            loss = self.loss(self.data.inputs(self.x[rows].to(self.device)), draws)
+            loss = self.loss(self.data.inputs(on_device(self.x, self.device, rows)), draws)
             loss.backward()
             self.optimizer.step()
             total += loss.item() * len(rows)

@@ -20,9 +20,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from orca_core.distances.spec import Distance, Separation
+from orca_core.distances.spec import Distance, DistanceOfClasses, Separation
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.model.embedder import Embedder
+
+TOGETHER_BYTES = 2**26
+"""Classes are compared with the proxy together while the embedder's outputs for them take less than this."""
 
 
 class ClassBatch(NamedTuple):
@@ -87,17 +90,42 @@ class ToProxy:
         self.embedder, self.distance = embedder, distance
 
     def backward(self, batches: Iterator[ClassBatch], draws: torch.Generator) -> Measured:
-        total, label_distances, seen = 0.0, {}, []
+        if isinstance(self.distance, DistanceOfClasses):
+            return self._together(self.distance, batches)
+        total, seen = 0.0, []
+        label_distances: dict[int, list[float]] = {}
         for batch in batches:
             seen.append(batch)
-            features = self.embedder(batch.inputs).mean(1)
-            distance, to_source = self.distance(features, draws)
-            loss = batch.share * distance
-            loss.backward()
-            total += loss.item()
-            if to_source is not None:
-                label_distances[batch.number] = to_source[0].tolist()
+            distance, to_source = self.distance(self.embedder(batch.inputs).mean(1), draws)
+            total += self._add(batch, distance, to_source, label_distances)
         return Measured(total, label_distances, seen)
+
+    def _together(self, distance: DistanceOfClasses, batches: Iterator[ClassBatch]) -> Measured:
+        """Several classes at once: as many as what their gradient needs of the embedder takes little memory for."""
+        total, seen, held = 0.0, [], 0
+        label_distances: dict[int, list[float]] = {}
+        waiting: list[tuple[ClassBatch, Tensor]] = []
+        batch = next(batches, None)
+        while batch is not None:
+            seen.append(batch)
+            tokens = self.embedder(batch.inputs)
+            waiting.append((batch, tokens.mean(1)))
+            held += tokens.numel() * tokens.element_size()
+            batch = next(batches, None)
+            if batch is None or held > TOGETHER_BYTES:
+                found = distance.of_classes([features for _, features in waiting])
+                for (one, _), (value, to_source) in zip(waiting, found, strict=True):
+                    total += self._add(one, value, to_source, label_distances)
+                waiting, held = [], 0
+        return Measured(total, label_distances, seen)
+
+    def _add(self, batch: ClassBatch, distance: Tensor, to_source: Tensor | None, label_distances: dict[int, list[float]]) -> float:
+        """Adds the gradient of one class; returns its part of the objective."""
+        loss = batch.share * distance
+        loss.backward()
+        if to_source is not None:
+            label_distances[batch.number] = to_source[0].tolist()
+        return loss.item()
 
 
 class OfClasses:

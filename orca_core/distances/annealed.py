@@ -23,7 +23,7 @@ _BLOCK = 2**17
 """Number of costs that are worked on at once: they stay in a processor's cache."""
 
 _SMALLEST = {torch.float32: -60.0, torch.float64: -200.0}
-"""Logarithm of the least term beside that of the diagonal: products of smaller ones would be denormal numbers, which are many times slower."""
+"""Logarithm of the least term beside that of the diagonal: products of smaller ones would be denormal numbers, many times slower."""
 
 
 def annealing_schedule(diameter: float, epsilon: float) -> list[float]:
@@ -115,8 +115,8 @@ def _log_sums(weights: Tensor, cost: Tensor, epsilon: Tensor) -> Tensor:
 def _symmetric_soft_minimum(cost: Tensor, potential: Tensor, epsilon: Tensor) -> Tensor:
     """The same for a cloud and itself: (pairs, n, n) symmetric costs >= 0 with a zero diagonal.
 
-    Potentials within eps log(n) of 0 at one level are within 4 eps log(n) at the next: sums of e^(g / eps) exp(-C / eps) stay within the range
-    of float32 without being scaled by their largest term, which is at least the diagonal's. Each exponential serves two rows.
+    Potentials within eps log(n) of 0 at one level are within 4 eps log(n) at the next: sums of e^(g / eps) exp(-C / eps) stay within the
+    range of float32 without being scaled by their largest term, which is at least the diagonal's. Each exponential serves two rows.
     """
     if torch.is_grad_enabled() and cost.requires_grad:
         return _soft_minimum(cost, potential, epsilon)

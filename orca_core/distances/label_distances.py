@@ -84,8 +84,11 @@ class LabelDistance(ABC, Generic[Classes]):
         """(C_source, C_target) distances; `squared` are the squared distances of the samples, in the order of both clouds."""
 
     @abstractmethod
-    def within(self, classes: Classes, cloud: Cloud, pairs: Pairs = None) -> Tensor:
-        """(C, C) distances of the classes of one cloud, symmetric, zero diagonal; 0 for pairs i < j that are not among `pairs`."""
+    def within(self, classes: Classes, cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+        """(C, C) distances of the classes of one cloud, symmetric, zero diagonal; 0 for pairs i < j that are not among `pairs`.
+
+        `squared` are the (n, n) squared distances of the samples, where they are known.
+        """
 
 
 class _Samples(NamedTuple):
@@ -121,11 +124,15 @@ class ExactLabels(LabelDistance[Sequence[_Samples]]):
             columns.append(torch.stack(distances))
         return torch.stack(columns, 1)
 
-    def within(self, classes: Sequence[_Samples], cloud: Cloud, pairs: Pairs = None) -> Tensor:
-        clouds = cloud.classes
-        return _symmetric(
-            lambda i, j: self._between(classes[i], classes[j], squared_distances(clouds[i], clouds[j])), len(classes), cloud.x, pairs
-        )
+    def within(self, classes: Sequence[_Samples], cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+        clouds, sizes = cloud.classes, cloud.class_sizes
+
+        def between(i: int, j: int) -> Tensor:
+            if squared is None:
+                return self._between(classes[i], classes[j], squared_distances(clouds[i], clouds[j]))
+            return self._between(classes[i], classes[j], squared.split(sizes)[i].split(sizes, 1)[j])
+
+        return _symmetric(between, len(classes), cloud.x, pairs)
 
     def _between(self, one: _Samples, other: _Samples, squared: Tensor) -> Tensor:
         cross_cost = transport_cost(squared, self.epsilon)
@@ -152,14 +159,14 @@ class AnnealedLabels(LabelDistance[Sequence[Tensor]]):
         alike: dict[tuple[int, int], list[int]] = {}
         for k, (x, schedule) in enumerate(zip(source, schedules, strict=True)):
             alike.setdefault((len(x), len(schedule)), []).append(k)
-        distances = {}
+        distances: dict[int, Tensor] = {}
         for which in alike.values():
             x = torch.stack([source[k] for k in which])
             found = self._between(x, y.expand(len(which), -1, -1), [schedules[k] for k in which])
             distances.update(zip(which, found.unbind(), strict=True))
         return torch.stack([distances[k] for k in range(len(source))])
 
-    def within(self, classes: Sequence[Tensor], cloud: Cloud, pairs: Pairs = None) -> Tensor:
+    def within(self, classes: Sequence[Tensor], cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
         return _symmetric(lambda i, j: self._to_one([classes[i]], classes[j]).squeeze(0), len(classes), cloud.x, pairs)
 
     def _between(self, x: Tensor, y: Tensor, schedules: Sequence[Sequence[float]]) -> Tensor:
@@ -256,7 +263,7 @@ class PairedGaussianLabels(LabelDistance[_Gaussians]):
     def across(self, source: _Gaussians, target: _Gaussians, squared: Tensor) -> Tensor:
         return _stack([[one.distance_to(other) for other in target.classes] for one in source.classes])
 
-    def within(self, classes: _Gaussians, cloud: Cloud, pairs: Pairs = None) -> Tensor:
+    def within(self, classes: _Gaussians, cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
         return _symmetric(lambda i, j: classes.classes[i].distance_to(classes.classes[j]), len(classes.classes), cloud.x, pairs)
 
 

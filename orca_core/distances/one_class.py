@@ -1,13 +1,13 @@
 """OTDD of targets that are one class each, as alignment asks for them: many at once, with gradients in closed form.
 
-With a single target class t, label distances add a constant to every row of the cost, W[k, t] / 2 to the rows of the source's class k. That
-changes no plan, and the distance falls apart into
+With a single target class t, label distances add a constant to every row of the cost, W[k, t] / 2 to those of the source's class k.
+That changes no plan, and the distance falls apart into
 
     OT_2eps(D) / 2 + 1/2 sum over k of n_k / n W[k, t] - (OT(source, source) + OT_2eps(D') / 2) / 2
 
 where D are the squared distances between the samples of both sides, and D' those within the target. The label distances of `exact` are
-transport costs of the rows of D of each class, at eps. So all plans are for the same matrix D, and the gradient in the target's samples is one
-product of their weighted sum with the source's samples.
+transport costs of the rows of D of each class, at eps. So all plans are for the same matrix D, and the gradient in the target's samples
+is one product of their weighted sum with the source's samples.
 
 Shapes: n source samples in C classes, T targets of at most m samples, d features.
 """
@@ -42,9 +42,7 @@ class OneClassDistances:
         epsilon: Entropic regularisation.
     """
 
-    def __init__(
-        self, source: Cloud, norms: Tensor, labels: LabelDistance, described: Sequence, self_cost: Tensor, epsilon: float
-    ) -> None:
+    def __init__(self, source: Cloud, norms: Tensor, labels: LabelDistance, described: Sequence, self_cost: Tensor, epsilon: float) -> None:
         self.source, self.norms, self.self_cost, self.epsilon = source, norms, self_cost, epsilon
         self.labels, self.described = labels, described
         self.shares = source.membership.mean(0)

@@ -39,7 +39,15 @@ from orca_core.distances.label_distances import (
     scale_gradient,
 )
 from orca_core.distances.one_class import OneClassDistances
-from orca_core.distances.sinkhorn import near_samples, reach, self_transport_cost, squared_distances, transport_cost, with_isolated
+from orca_core.distances.sinkhorn import (
+    near_samples,
+    reach,
+    self_transport_cost,
+    squared_distances,
+    squared_distances_within,
+    transport_cost,
+    with_isolated,
+)
 from orca_core.distances.spec import Distance
 from orca_core.errors import NotFiniteError
 
@@ -220,6 +228,9 @@ class _ToSource:
         return self.source.distances_and_labels(classes, label_gradient=self.label_gradient)
 
 
+Within = Callable[[Pairs, Tensor | None], Tensor]
+
+
 class _Solver(ABC):
     """How transport between clouds is solved, at `epsilon`.
 
@@ -235,12 +246,12 @@ class _Solver(ABC):
         """What it computes in, for features of a dtype."""
 
     @abstractmethod
-    def prepare(self, source: Cloud, within: Callable[[Pairs], Tensor]) -> Tensor:
+    def prepare(self, source: Cloud, within: Within) -> Tensor:
         """What depends on the source alone.
 
         Args:
             source: The cloud, n samples.
-            within: From pairs of its classes to the (C, C) label distances.
+            within: From pairs of its classes, and squared distances of its samples where they are known, to the (C, C) label distances.
         """
 
     @abstractmethod
@@ -262,16 +273,17 @@ class _Converged(_Solver):
     def dtype(self, features: torch.dtype) -> torch.dtype:
         return torch.float64
 
-    def prepare(self, source: Cloud, within: Callable[[Pairs], Tensor]) -> Tensor:
+    def prepare(self, source: Cloud, within: Within) -> Tensor:
         """Label distances are never negative: between classes whose samples are all too far apart to exchange mass they do not matter."""
         num_samples = len(source.x)
         near = near_samples(source.x, 2 * reach(self.epsilon, num_samples))
         if near.which is None or near.pairs is None:
-            return self_transport_cost(_cost(source, source, within(None)), self.epsilon)
+            squared = squared_distances_within(source.x)
+            return self_transport_cost(_cost(source, source, within(None, squared), squared), self.epsilon)
         classes = source.membership.argmax(1)
         pairs = {(i, j) for i, j in classes[near.pairs].unique(dim=0).tolist() if i < j}
         some = source._replace(x=source.x[near.which], membership=source.membership[near.which])
-        return with_isolated(_cost(some, some, within(pairs)), num_samples, self.epsilon)
+        return with_isolated(_cost(some, some, within(pairs, None)), num_samples, self.epsilon)
 
     def distance(self, source: Cloud, target: Cloud, across: Tensor, within: Tensor, squared: Tensor, prepared: Tensor) -> Tensor:
         cross_cost = transport_cost(_cost(source, target, across, squared), self.epsilon)
@@ -285,8 +297,8 @@ class _Annealed(_Solver):
     def dtype(self, features: torch.dtype) -> torch.dtype:
         return features
 
-    def prepare(self, source: Cloud, within: Callable[[Pairs], Tensor]) -> Tensor:
-        return _cost(source, source, within(None))
+    def prepare(self, source: Cloud, within: Within) -> Tensor:
+        return _cost(source, source, within(None, None))
 
     def distance(self, source: Cloud, target: Cloud, across: Tensor, within: Tensor, squared: Tensor, prepared: Tensor) -> Tensor:
         # As `annealed_divergence` has it, features pass their gradient once, from the side of the target, and label distances twice.

@@ -4,9 +4,10 @@ With potentials g of the columns, the rows' optimal ones f(g) and masses a and b
 
     D(g) = <a, f(g)> + <b, g>,    f_i(g) = -eps log sum_j exp((g_j - C_ij) / eps) / m
 
-which is concave; its gradient is b less the column masses of the plan, and Newton's system is (m, m). Epsilon is annealed. Sinkhorn
-iterations and steps with an old Newton system take two products with a kernel and no exponentials, so they are taken while they help. Nearly all
-steps are in float32, on costs from which the potentials were taken in float64 first; the last ones are in float64, on the costs themselves.
+which is concave; its gradient is b less the column masses of the plan, and Newton's system is (m, m). Epsilon is annealed; the first levels
+look at some of the rows only, if there are many for each column. Sinkhorn iterations and steps with an old Newton system take two products
+with a kernel and no exponentials, so they are taken while they help. Nearly all steps are in float32, on costs from which the potentials
+were taken in float64 first; the last ones are in float64, on the costs themselves.
 
 Problems of unlike sizes are solved together, padded: padded columns have infinite costs, padded rows no mass.
 
@@ -36,6 +37,7 @@ _MAX_NEWTON_STEPS = 100  # per level; two are usual
 _MAX_STEP = 3.0  # longest step in any entry of g, in units of epsilon
 _MIN_STEP = 1e-6  # shortest fraction of a Newton step that backtracking tries
 _FAR = 10.0  # in units of epsilon: potentials farther than this from those of the kernel get a kernel of their own
+_CLOSE = 1e-2  # Newton systems made at a larger error than this are not used in float64
 _FAST = 2.0  # after a step that divided the error by this, the next one takes the same Newton system
 _SCALED = 0.1  # above this error, Sinkhorn iterations are tried before Newton steps
 _WORTH_SCALING = 2.0  # and go on while each divides the error by this
@@ -75,7 +77,9 @@ class _Masses(NamedTuple):
         """Of every row whose number is a multiple of the stride."""
         cost = problems.cost
         n, m = cost.shape[1:]
-        log_columns = cost.new_full((len(cost), 1), math.log(m)) if problems.columns is None else problems.columns.double().log().unsqueeze(1)
+        log_columns = (
+            cost.new_full((len(cost), 1), math.log(m)) if problems.columns is None else problems.columns.double().log().unsqueeze(1)
+        )
         row = _uniform(None if problems.rows is None else -(-problems.rows // stride), -(-n // stride), cost)
         return cls(row.to(dtype), _uniform(problems.columns, m, cost).to(dtype), log_columns.to(dtype))
 
@@ -157,15 +161,16 @@ def solve(problems: Problems, epsilon: float, *, careful: bool = False) -> Solut
         if last or (level != levels[0] and level <= _COARSE_SHARE * spread):
             origin, reduced = start, _reduced_cost(cost if last else some, start)
         shift = (start - origin).float()
-        kernel, point = _newton(reduced, fine if last else coarse, shift, level, _FINE_TOLERANCE if last else tolerance)
+        kernel, point, factors = _newton(reduced, fine if last else coarse, shift, level, _FINE_TOLERANCE if last else tolerance)
         found = origin + point.potential
         if level < higher:
             drift = (found - potential) / (level - higher)
         potential, higher = found, level
-    expected = point.value.new_full((len(cost),), _FINE_TOLERANCE / 10)
-    factors = _factors(kernel, point, expected, list(range(len(cost))))
+    if factors is None or factors.which is not None or factors.error > _CLOSE:
+        expected = point.value.new_full((len(cost),), _FINE_TOLERANCE / 10)
+        factors = _factors(kernel, point, expected, list(range(len(cost))))
     del reduced
-    kernel, point = _newton(cost, _Masses.of(problems, 1, torch.float64), potential, epsilon, _FINAL_TOLERANCE, factors)
+    kernel, point, _ = _newton(cost, _Masses.of(problems, 1, torch.float64), potential, epsilon, _FINAL_TOLERANCE, factors)
     error = (kernel.masses.column - point.column_mass).abs().sum(1)
     plan = kernel.conditional.mul_(point.scale.unsqueeze(1)).mul_((kernel.masses.row / point.sums).unsqueeze(2))
     return Solution(point.value, plan, error)
@@ -183,11 +188,12 @@ class _Factors(NamedTuple):
     which: Tensor | None  # numbers of the problems; None for all of them
     lower_upper: Tensor
     pivots: Tensor
+    error: float  # largest L1 error of the column masses where they were made
 
 
 def _newton(
     cost: Tensor, masses: _Masses, potential: Tensor, epsilon: float, tolerance: float, factors: _Factors | None = None
-) -> tuple[_Kernel, _DualPoint]:
+) -> tuple[_Kernel, _DualPoint, _Factors | None]:
     """Maximises concave semi-duals from `potential` by regularised Newton steps with backtracking.
 
     The problems take their steps together; one that has reached the tolerance, or that no step improves, stays where it is. Newton systems
@@ -200,6 +206,9 @@ def _newton(
         epsilon: In cost units.
         tolerance: L1 error of the column masses at which to stop.
         factors: Newton systems of a point close by, in any dtype.
+
+    Returns:
+        The last kernel, point and Newton systems.
     """
     kernel = _kernel(cost, masses, potential, epsilon)
     point = kernel.at(torch.zeros_like(potential))
@@ -244,7 +253,7 @@ def _newton(
                 for k in moving:
                     stuck[k] = stuck[k] or not step[k] > 0
         point = trial
-    return kernel, point
+    return kernel, point, factors
 
 
 def _numbers(which: list[int], like: Tensor) -> Tensor:
@@ -263,6 +272,7 @@ def _factors(kernel: _Kernel, point: _DualPoint, error: Tensor, which: list[int]
         numbers = _numbers(which, conditional)
         conditional, scale, sums, mass, error = (part[numbers] for part in (conditional, scale, sums, mass, error))
     plan = conditional * scale.unsqueeze(1)  # times the sums
+    largest = error.max().item()
     error, present = error.unsqueeze(1), (mass > 0).to(plan.dtype).expand_as(sums)
     spread_out = (1 - plan.amax(2) / sums).mul_(present)
     count = max(1, int((spread_out > _CONCENTRATED * error).sum(1).max()))
@@ -275,13 +285,13 @@ def _factors(kernel: _Kernel, point: _DualPoint, error: Tensor, which: list[int]
     hessian = torch.bmm(plan.mT, plan).neg_()
     hessian.diagonal(dim1=1, dim2=2).add_(plan.sum(1))
     hessian.mul_(mass.amax(1)[:, None, None])
-    # Residuals sum to 0, so that a constant changes no step; without it elimination would make denormal numbers, which are many times slower.
+    # Residuals sum to 0: a constant changes no step, but without it elimination makes denormal numbers, which are many times slower.
     hessian.add_(1 / columns**2)
     least = 10 * torch.finfo(torch.float32).eps if plan.dtype == torch.float32 else 1e-10  # below, rounding makes a system singular
     hessian.diagonal(dim1=1, dim2=2).add_((0.1 * error + least) / columns)
     # By LU: at these sizes LAPACK's takes half the time of its Cholesky.
     lower_upper, pivots, _ = torch.linalg.lu_factor_ex(hessian)
-    return _Factors(numbers, lower_upper, pivots)
+    return _Factors(numbers, lower_upper, pivots, largest)
 
 
 def _direction(factors: _Factors, residual: Tensor) -> Tensor:

@@ -8,24 +8,22 @@ is what the Sinkhorn divergence is made of. The problem is solved without autogr
 Two solvers, both ending in float64 whatever the inputs are: with costs of hundreds and eps = 0.1 the rounding of a float32 potential alone
 moves plan entries by parts in a thousand.
 
-- `transport_cost`: Newton ascent on the semi-dual, annealed in eps. Plain Sinkhorn needs a number of iterations that grows like
-  max(C) / eps; some ten to twenty Newton steps reach the solution at max(C) / eps = 1e4. Newton's system is (n, n) or (m, m), whichever is
-  smaller: time O(n m min(n, m)) a step at most, less where rows of the plan have all their mass in one column. The dual near a potential
-  takes two products with the kernel there and no new exponentials, so Sinkhorn iterations and steps with an old Newton system cost little
-  and are taken while they help. Nearly all steps are in float32, on costs from which the potentials were taken in float64 first; the last
-  one or two are in float64, on the costs themselves. `transport_costs` solves several problems of one size at once.
-- `self_transport_cost`: a cloud against itself, where the averaged Sinkhorn update about halves the error at every iteration. Samples too
-  far from all others to exchange mass are left out and added in closed form (`with_isolated`).
+- `transport_cost`: Newton ascent on the semi-dual, annealed in eps (`semidual.py`). Plain Sinkhorn needs a number of iterations that grows
+  like max(C) / eps; some ten to twenty Newton steps reach the solution at max(C) / eps = 1e4. Newton's system is (n, n) or (m, m),
+  whichever is smaller: time O(n m min(n, m)) a step at most, less where rows of the plan have all their mass in one column.
+  `transport_costs` and `transport_plans` solve several problems at once.
+- `self_transport_cost`: a cloud against itself, one potential, found by some ten iterations that are products with a fixed kernel. Samples
+  too far from all others to exchange mass are left out and added in closed form (`with_isolated`).
 
 Both stop when the plan's L1 marginal error is at most 1e-6, or at an iteration cap; the value's error is of second order in it. A problem
 that ends with a larger error is counted (`count_unconverged`), and the first one of a process warns.
 Nothing is kept between calls: a result is a pure function of its arguments. A cost that is not finite gives a value that is not.
 
 References:
-    Feydy et al. 2019, Interpolating between optimal transport and MMD using Sinkhorn divergences (divergence; averaged update, section 3).
-    Schmitzer 2019, Stabilized sparse scaling algorithms for entropy regularized transport problems, arXiv 1610.06519 (potentials taken into
-    the kernel; kernels truncated where they are nothing).
-    Cuturi & Peyré 2018, Semidual regularized optimal transport (semi-dual, its gradient and Hessian).
+    Feydy et al. 2019, Interpolating between optimal transport and MMD using Sinkhorn divergences (divergence; one potential for a cloud and
+    itself, section 3).
+    Golub & Varga 1961, Chebyshev semi-iterative methods, successive overrelaxation iterative methods, and second order Richardson iterative
+    methods.
 """
 
 from __future__ import annotations
@@ -103,6 +101,19 @@ def squared_distances(x: Tensor, y: Tensor, x_norms: Tensor | None = None) -> Te
     return squared.clamp(min=0) if squared.requires_grad else squared.clamp_(min=0)
 
 
+def squared_distances_within(x: Tensor) -> Tensor:
+    """(n, n) `squared_distances` of the rows of `x` to each other, symmetric to the last bit; without a gradient, in half the time."""
+    x = x.detach()
+    norms = x.square().sum(1)
+    squared = x.new_empty(len(x), len(x))
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        block = squared_distances(x[rows], x[start:], norms[rows])
+        squared[rows, start:] = block
+        squared[start:, rows] = block.mT
+    return squared
+
+
 def with_gradient(value: Tensor, coefficients: Tensor, variable: Tensor) -> Tensor:
     """`value` as it is, with `coefficients` as its gradient in `variable`.
 
@@ -139,9 +150,9 @@ def transport_cost(cost: Tensor, epsilon: float) -> Tensor:
     Returns:
         Scalar in cost units; its gradient in `cost` is the optimal plan.
 
-    Stopping rule: epsilon is annealed from a fraction of the spread of the costs down by a factor of 4, each level to an L1 marginal error
-    of 1e-2, the last to 1e-5 in float32 and then to 1e-7 in float64, with at most 100 steps each; a level also ends when no step raises
-    the dual value any more. Where this leaves an error above 1e-6, all is done again with 1e-4 instead of 1e-2.
+    Stopping rule: epsilon is annealed from a fraction of the spread of the costs down by a factor of at most 8, each level to an L1
+    marginal error of 1e-2, the last to 1e-4 in float32 and then to 1e-7 in float64, with at most 100 steps each; a level also ends when no
+    step raises the dual value any more. A problem that this leaves with an error above 1e-6 is solved again with 1e-4 instead of 1e-2.
     """
     return transport_costs(cost.unsqueeze(0), epsilon).squeeze(0)
 
@@ -198,9 +209,9 @@ def _with_infinite_rows(cost: Tensor, rows: Tensor | None, columns: Tensor | Non
 def self_transport_cost(cost: Tensor, epsilon: float) -> Tensor:
     """Entropic transport cost of a uniform cloud to itself.
 
-    With costs >= 0 and a zero diagonal the potential f lies within epsilon log(n) / 2 of zero, so no annealing is needed, and exponentials are
-    taken once, of K = exp(-C / eps): f = -eps log(K e^(f / eps) / n). Where K is positive definite, the derivative of f less the right side
-    has eigenvalues from 1 to 2; for these, second-order Richardson iterations contract the error best, by 0.17 each.
+    With costs >= 0 and a zero diagonal the potential f lies within epsilon log(n) / 2 of zero, so no annealing is needed, and exponentials
+    are taken once, of K = exp(-C / eps): f = -eps log(K e^(f / eps) / n). Where K is positive definite, the derivative of f less the right
+    side has eigenvalues from 1 to 2; for these, second-order Richardson iterations contract the error best, by 0.17 each.
 
     Args:
         cost: (n, n) float64, symmetric, >= 0, zero diagonal, in cost units.

@@ -64,7 +64,9 @@ class LinearHead:
             "balanced-cross-entropy": class_weights,
         }
         is_linear = is_linear_head(head) and data.decode is None and settings.task.loss in losses
-        if not is_linear or targets.device.type != "cpu" or settings["finetune.accum"] != 1 or settings["precision"] != "fp32":
+        if not is_linear or settings["finetune.accum"] != 1 or settings["precision"] != "fp32":
+            return None
+        if head.linear.weight.device.type != "cpu":  # of a trial on a GPU, data that does not fit there is on the CPU, too
             return None
         smoothing, clip = settings["finetune.label_smoothing"], settings["finetune.clip"]
         return cls(head, optimizer, weights=losses[settings.task.loss](targets), smoothing=smoothing, clip=clip)

@@ -122,6 +122,21 @@ class TaskData:
         return (self.num_classes,) if self.num_classes is not None else tuple(self.train.y.shape[1:])
 
 
+@dataclass(frozen=True)
+class EpochSize:
+    """What passes the model in an epoch of fine-tuning on published data, as far as it is known without them.
+
+    Args:
+        train, valid, test: Samples; those that are scored as one are counted one by one.
+        length: Positions of a series; None for images and fields.
+    """
+
+    train: int
+    valid: int
+    test: int
+    length: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec(DataSpec):
     """One task, described without its data.
@@ -139,6 +154,7 @@ class TaskSpec(DataSpec):
         variant: What the loader makes of the same files, where name and argument decide that: part of the data's identity.
         notes: What the user should know before a run, in a sentence each: columns that are left out.
         fixed_validation: Why the validation part cannot be chosen, as a sentence without its full stop; empty if `split_seed` draws it.
+        epoch: The size of an epoch, by which its duration is estimated; None if it is not known ahead.
     """
 
     dims: Literal[1, 2]
@@ -151,6 +167,7 @@ class TaskSpec(DataSpec):
     variant: str = ""
     notes: tuple[str, ...] = ()
     fixed_validation: str = ""
+    epoch: EpochSize | None = None
 
     def score_name(self, reference: bool) -> str:
         """Name of the score, with or without `reference_data`."""

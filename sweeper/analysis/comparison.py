@@ -24,7 +24,7 @@ from sweeper.analysis.fairness import Remark, arm_facts, find_remarks
 from sweeper.analysis.interaction import Interaction, find_interaction
 from sweeper.analysis.margins import DEFAULT_MARGIN, NEAR_ZERO, Margin, find_step, parse_margin
 from sweeper.analysis.over_tasks import MIN_TASKS, summarise_tasks
-from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, pitman_morgan, seeds_needed
+from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, pitman_morgan, seeds_needed, tasks_needed
 from sweeper.analysis.skewness import MAX_KEYS, SKEWED, SKEWED_NOTE, find_skewed
 from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, SweepRows
 
@@ -296,7 +296,8 @@ def _judge(effects: Sequence[Effect], alpha: float, allow_unfair: bool) -> list[
         verdict = UNDECIDED if mean is None else decide(mean, adjusted, adjusted_equivalence, is_zero, alpha)
         needed = None
         if verdict == UNDECIDED and mean is not None and effect.sd and effect.margin:
-            needed = seeds_needed(mean, effect.sd, effect.margin, alpha / factors[number], alpha / of_equivalence[number])
+            number_of = tasks_needed if effect.task is None else seeds_needed
+            needed = number_of(mean, effect.sd, effect.margin, alpha / factors[number], alpha / of_equivalence[number])
         given = replace(
             effect,
             p_adjusted=adjusted,

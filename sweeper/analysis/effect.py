@@ -35,7 +35,7 @@ class Effect:
         pairs_missing: The pairs that should be there: columns of the seed, `context`, `side` and `why`.
         verdict: `helps`, `hurts`, `no-difference`, `undecided`; None if the comparison is not fair.
         seeds_needed: If undecided: seeds in total with which a difference like this one is decided with 80 %; None if that is unknown or
-            above 1000. Over tasks, `tasks_needed` says the same of tasks.
+            above 1000. Over tasks, `tasks_needed` says the same of tasks; None above 10.
         flags: Names of what makes the comparison unfair, and `skewed-differences`; empty if there is nothing.
         notes: The flags as sentences, and what else is to know.
         covers: What the interval covers.

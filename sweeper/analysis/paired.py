@@ -27,6 +27,9 @@ POWER = 0.8
 MAX_SEEDS = 1000
 """Numbers of seeds above this are not stated."""
 
+MAX_TASKS = 10
+"""Numbers of tasks above this are not stated: there are hardly so many that a sweep could take as a sample of one kind."""
+
 _ROUNDING = 1e-12
 """Means and spreads of differences that are rounding, as a share of the largest difference."""
 
@@ -251,6 +254,12 @@ def seeds_needed(mean: float, sd: float, margin: float, alpha: float = 0.05, alp
     n = np.arange(2, MAX_SEEDS + 1)
     enough = (difference_power(mean / sd, n, alpha) >= POWER) | (equivalence_power(mean / sd, margin / sd, n, alpha_equivalence) >= POWER)
     return int(n[np.argmax(enough)]) if enough.any() else None
+
+
+def tasks_needed(mean: float, sd: float, margin: float, alpha: float = 0.05, alpha_equivalence: float = 0.05) -> int | None:
+    """As `seeds_needed`, of tasks, for means and deviations over tasks; None if it is above `MAX_TASKS`."""
+    needed = seeds_needed(mean, sd, margin, alpha, alpha_equivalence)
+    return needed if needed is not None and needed <= MAX_TASKS else None
 
 
 def least_detectable(n: int, alpha: float = 0.05) -> float:

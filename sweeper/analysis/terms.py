@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sweeper.analysis.margins import NEAR_ZERO, Margin
 from sweeper.analysis.over_tasks import MIN_TASKS, summarise_tasks
-from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, seeds_needed
+from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, seeds_needed, tasks_needed
 
 PARTS_QUESTION, STATISTICS_QUESTION, ALIGNMENT_QUESTION = "parts", "statistics", "alignment"
 """What is explained: pretrained minus random by parts of the body; the same by statistics and structure of the weights; aligned minus
@@ -45,7 +45,8 @@ class Term:
         margin: Margin of equivalence in the unit of the value; over tasks relative.
         p_equivalence, p_equivalence_adjusted: p that the value is not within the margin, and corrected likewise.
         verdict: `helps`, `hurts`, `no-difference`, `undecided`; None if the arms were not treated alike.
-        seeds_needed: If undecided: seeds in total with which it would be decided with 80 %; over tasks `tasks_needed`, tasks.
+        seeds_needed: If undecided: seeds in total with which it would be decided with 80 %; over tasks `tasks_needed`, tasks,
+            None above 10.
         share: The value over the gap's; None where the gap is not shown.
         main_effect, first_in, last_in: Of a part: the mean change by it over all sets of the other parts, each counting the same; what it
             changes alone; what it changes when all others are pretrained. None where an arm is missing.
@@ -201,7 +202,8 @@ def judge(terms: Sequence[Term], alpha: float, allow_unfair: bool) -> list[Term]
         verdict = UNDECIDED if mean is None else decide(mean, adjusted, adjusted_same, is_zero, alpha)
         needed = None
         if verdict == UNDECIDED and mean is not None and term.sd and term.margin:
-            needed = seeds_needed(mean, term.sd, term.margin, alpha / factors[number], alpha / of_same[number])
+            number_of = tasks_needed if term.task is None else seeds_needed
+            needed = number_of(mean, term.sd, term.margin, alpha / factors[number], alpha / of_same[number])
         is_unfair = bool(term.flags) and not allow_unfair
         judged.append(
             replace(

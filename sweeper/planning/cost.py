@@ -8,37 +8,16 @@ from dataclasses import dataclass, field
 from orca_core.freezing.schedule import freezing_label
 from orca_core.stages import Stage
 from sweeper.planning.groups import find_alike, padding
+from sweeper.planning.passes import JOINT, guess_epoch, kind_of, passes_of
 from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
 
 GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "adapt": 1.0, "finetune": 1.0}
 """Seconds per epoch (`source`: of the complete stage) where no similar stage was measured: good enough to put trials in order."""
 
-
-SMOOTH_PASSES = {"r3f": 1.0, "smart": 2.0}
-"""Passes through the model and back that `finetune.smooth` takes beside that of the task's loss."""
-
-DISTILL_PASSES = 1 / 3
-"""Of `finetune.distill`: forward only, and the way back takes about twice as long."""
-
-MIX_PASSES = 1.0
-"""Of `mix.share`: the mixed batch."""
-
-
 FUSED_SHARE, FUSED_HEAD_SHARE = 0.5, 0.1
 """Of the seconds of an epoch alone, what falls to a member of a full group (`finetune.fused`), and to one that trains its predictor alone.
 Where no group of the task, body and width was measured yet. docs/benchmarks.md has what was measured: 0.3 to 0.6, and 0.08."""
-
-
-def passes_of(trial: PlannedTrial, stage: Stage) -> float:
-    """How often a batch passes the model and back, compared with training on the task's loss alone."""
-    if stage.kind != "finetune":
-        return 1.0
-    config, passes = trial.config, 1.0 + SMOOTH_PASSES.get(trial.config.finetune.smooth.kind, 0.0)
-    if set(config.phases[stage.phase].train) == {"predictor"}:  # the other two take no part
-        return passes
-    passes += DISTILL_PASSES if config.finetune.distill else 0.0
-    return passes + (MIX_PASSES if config.mix.share and not config.body_spec.is_bodiless else 0.0)
 
 
 @dataclass(frozen=True)
@@ -46,7 +25,7 @@ class Measured:
     """Measurements of earlier stages, by kind, task and body.
 
     Args:
-        seconds: (stage, task, body) -> seconds of one epoch, of one pass (`passes_of`), or of the complete source stage.
+        seconds: (kind, task, body) -> seconds of one plain epoch, or of the complete source stage; the kind as `kind_of` has it.
         bytes: (stage, task, body) -> size of the state it stores. Fine-tuning is not included: it stores rows or weights.
         trained: (task, body, freezing) -> maximum number of trained parameters.
         fused: (task, body, `finetune.fused`) -> seconds of one epoch of fine-tuning that fall to a member of a group.
@@ -72,7 +51,7 @@ class CostModel:
         """Whether a stage of this kind, task and body was measured."""
         if stage.kind == "finetune" and trial.group is not None:
             return self._of_group(trial) in self._measured.fused
-        return (stage.kind, trial.config.task, trial.config.body.name) in self._measured.seconds
+        return (kind_of(trial, stage), trial.config.task, trial.config.body.name) in self._measured.seconds
 
     def seconds(self, trial: PlannedTrial, stage: Stage) -> float:
         """Seconds of a stage, from its start to its end; of a trial that trains in a group, its share of a full one."""
@@ -88,7 +67,11 @@ class CostModel:
         return sum(self._alone(trial, stage) for stage in trial.finetuning)
 
     def _alone(self, trial: PlannedTrial, stage: Stage) -> float:
-        each = self._measured.seconds.get((stage.kind, trial.config.task, trial.config.body.name), GUESS_S[stage.kind])
+        of_body = trial.config.task, trial.config.body.name
+        each = self._measured.seconds.get((kind_of(trial, stage), *of_body))
+        if each is None:  # what another objective took is nearer than a guess
+            each = self._measured.seconds.get((stage.kind, *of_body), guess_epoch(trial, stage) or GUESS_S[stage.kind])
+            each *= JOINT if stage.kind == "finetune" and trial.config.aligns_jointly else 1.0
         return each * passes_of(trial, stage) * (stage.end - stage.start) if stage.has_epochs else each
 
     def _of_group(self, trial: PlannedTrial) -> tuple[str, str, int]:

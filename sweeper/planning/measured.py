@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from sweeper.planning.cost import DISTILL_PASSES, MIX_PASSES, SMOOTH_PASSES, Measured
+from sweeper.planning.cost import Measured
+from sweeper.planning.passes import KIND, PASSES
 from sweeper.results.workspace import Workspace
-
-_SMOOTH = " ".join(f"when '{kind}' then {passes}" for kind, passes in SMOOTH_PASSES.items())
-_PASSES = (
-    f"if(stage = 'finetune', 1 + case finetune_smooth_kind {_SMOOTH} else 0 end + if(finetune_distill > 0, {DISTILL_PASSES}, 0) "
-    f"+ if(mix_share > 0, {MIX_PASSES}, 0), 1)"
-)
-"""`passes_of`, of a row."""
 
 _FUSED = "stage = 'finetune' and coalesce(finetune_fused, 0) > 0"
 """Whether a row is of an epoch that was trained in a group."""
@@ -22,8 +16,8 @@ def load_measured_costs(workspace: Workspace) -> Measured:
         return Measured()
     trials = "join trial_status using (sweep, trial)"
     seconds = workspace.sql(
-        f"select stage, task, body_name, median(metrics.seconds / {_PASSES}) as value from metrics {trials} where not ({_FUSED}) "
-        "group by all union all "
+        f"select {KIND} as kind, task, body_name, median(metrics.seconds / {PASSES}) as value from metrics {trials} "
+        f"where not ({_FUSED}) group by all union all "
         f"select stage, task, body_name, median(stages.seconds) as value from stages {trials} "
         "where stage = 'source' and stages.saved_s = 0 group by all"
     )

@@ -21,8 +21,10 @@ from sweeper.results.views import (
     STORED_TRIALS,
     VIEWS,
     column_names,
+    current_parts,
     drop_superseded,
     find_superseded,
+    view_of_parts,
 )
 
 if TYPE_CHECKING:
@@ -159,6 +161,7 @@ _SETTINGS = """
     SET autoinstall_known_extensions = false;
     SET autoload_known_extensions = false;
     SET enable_external_access = false;         -- no file, no network; only what is registered below
+    SET disabled_optimizers = 'build_side_probe_side';  -- it takes metrics, whose size it cannot know, for the smaller side of a join
     SET lock_configuration = true;
 """
 
@@ -207,7 +210,10 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
         connection.register(STORED_PROBES, drop_superseded(data["probes"], superseded))
         connection.execute(CREATE_VIEWS)
         for table in ("metrics", "stages"):
-            connection.register(table, drop_superseded(data[table], superseded))
+            parts = current_parts(data[table], superseded)
+            for number, (_, rows) in enumerate(parts):
+                connection.register(f"{table}_part_{number}", rows)
+            connection.execute(view_of_parts(table, parts))
         return _read_bounded(connection.sql(query).to_arrow_reader())
 
 

@@ -170,6 +170,18 @@ TRIALS: tuple[Column, ...] = (
     Column("ended_at", _TIME, "End of the attempt, UTC; null while it runs."),
     *columns_of(WorkerFacts),
     Column("device", _TEXT, "Device type: cpu or cuda."),
+    Column(
+        "gpu_share",
+        _REAL,
+        "Share of a GPU that the trial held when it last started: `resources.gpu`, or what `auto` chose; null on the CPU and without Ray.",
+    ),
+    Column(
+        "gpu_bytes",
+        _COUNT,
+        "Largest amount of GPU memory that the trial's process had reserved, without CUDA's own, by its last report; null on the CPU, "
+        "without Ray, and if the trial computed no epoch of fine-tuning.",
+    ),
+    Column("gpu_total_bytes", _COUNT, "Memory of the GPU; null likewise."),
     Column("config_hash", _TEXT, "Hash of the canonical config; equal to `trial`."),
     *columns_of(NumericalKind),
     Column(

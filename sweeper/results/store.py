@@ -113,6 +113,8 @@ class ResultStore(TableFiles):
         Raises:
             StoreError: If a file is damaged.
         """
+        if not self.has_files("trials", sweep):
+            return []
         wanted = schema("trials").names if columns is None else list(columns)
         needed = list(dict.fromkeys(["sweep", "trial", "attempt", "run", "sequence", *wanted]))
         rows = self.read(["trials"], lambda data: data["trials"].to_table(columns=needed), sweep)

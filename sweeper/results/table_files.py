@@ -70,6 +70,10 @@ class TableFiles(SweepNotes):
         super().__init__(uri, patience)
         self._sizes: dict[str, int] = {}  # of listed files, which never change; an object store is asked once less for each
 
+    def has_files(self, table: str, sweep: str | None = None) -> bool:
+        """Whether there is any file of a table, of one sweep or of all. What reads files loads pandas, which a first plan does without."""
+        return bool(self._files.attempt(lambda: self._list(table, sweep), "the tables cannot be read"))
+
     def read(
         self,
         tables: Collection[str],
@@ -209,6 +213,17 @@ class TableFiles(SweepNotes):
                 writer.write_table(group.replace_schema_metadata(columns.metadata))
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}{ending}"
         self._files.write(f"{folder}/{name}", content.getvalue().to_pybytes())
+
+
+def parts_by_sweep(rows: ds.FileSystemDataset) -> dict[str, ds.FileSystemDataset]:
+    """The rows of each sweep, without the column `sweep`, in the order of the files."""
+    import pyarrow.dataset as ds
+
+    paths: dict[str, list[ds.FileFragment]] = {}
+    for fragment in rows.get_fragments():
+        paths.setdefault(_sweep_of(fragment.path), []).append(fragment)
+    columns = pa.schema([field for field in rows.schema if field.name != "sweep"])
+    return {sweep: ds.FileSystemDataset(fragments, columns, rows.format, rows.filesystem) for sweep, fragments in paths.items()}
 
 
 def row_groups(rows: ds.Dataset, keep: pa.ChunkedArray | None) -> Iterator[pa.Table]:

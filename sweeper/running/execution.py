@@ -18,6 +18,7 @@ from orca_core.workbench import Workbench
 from sweeper.running.code import Code, code_here, differences
 from sweeper.running.job import GROUP, PAUSED, TrialJob
 from sweeper.running.own_data import fetch_own_data, other_contents
+from sweeper.running.packing import CONTEXT_BYTES
 from sweeper.running.secrets import conceal
 from sweeper.workbench import open_on_worker
 
@@ -47,12 +48,12 @@ class OtherDataError(OrcaError):
     """This machine has other data, or other weights of a body, than the plan was made with."""
 
 
-def execute_message(text: str, patience: Patience | None = None) -> Generator[Row, None, Result]:
+def execute_message(text: str, patience: Patience | None = None, gpu_share: float | None = None) -> Generator[Row, None, Result]:
     """Run the trial of a message, as `execute`. The first thing compared is the code: with other code, not even the message can be trusted.
 
     Args:
         text: What `TrialJob.to_json` wrote.
-        patience: As for `execute`.
+        patience, gpu_share: As for `execute`.
     """
     patience = patience or Patience()
     try:
@@ -64,17 +65,19 @@ def execute_message(text: str, patience: Patience | None = None) -> Generator[Ro
             job = TrialJob.from_json(text)  # reads the headers of the user's own data
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
         return _failure(error)
-    return (yield from execute(job, patience))
+    return (yield from execute(job, patience, gpu_share))
 
 
-def execute(job: TrialJob, patience: Patience | None = None) -> Generator[Row, None, Result]:
+def execute(job: TrialJob, patience: Patience | None = None, gpu_share: float | None = None) -> Generator[Row, None, Result]:
     """Run a trial, yield its rows, return how it ended. An error of the trial is a result, not an exception.
 
     Args:
         job: The trial.
         patience: Waits for the stores, `job.storage_minutes` long; another thread may ask it for trouble, and may end its waits.
+        gpu_share: How much of the memory of its GPU it may take, in (0, 1]; None = all.
     """
     try:
+        _limit_share(job.device, gpu_share)
         patience = patience or Patience()
         patience.minutes = job.storage_minutes
         workbench = _open_workbench(vars(job), patience)
@@ -86,12 +89,28 @@ def execute(job: TrialJob, patience: Patience | None = None) -> Generator[Row, N
     except Exception as error:  # any error of a trial becomes a row, and the sweep goes on
         outcome = _failure(error)
     finally:
-        _release(job.device)
+        release_device(job.device)
     return outcome
 
 
-def _release(device: str) -> None:
-    """Give back the memory of a GPU: this process may wait while others need it. An error must have been dealt with, as it holds it all."""
+def _limit_share(device: str, share: float | None) -> None:
+    """Hold this process to its share of a GPU; nothing on a CPU."""
+    if device == "cuda":
+        import torch
+
+        from orca_core.memory import limit_share
+
+        limit_share(torch.device(device), share, CONTEXT_BYTES)
+
+
+def release_device(device: str) -> None:
+    """Give back the memory of a GPU after a trial: this process may wait while others need it.
+
+    An error must have been dealt with before, and the generator of a trial that was ended be closed, as they hold the trial's memory.
+
+    Args:
+        device: Device type of the trial; nothing is done for `cpu`.
+    """
     if device == "cuda" and "torch" in sys.modules:
         import torch
 

@@ -23,8 +23,8 @@ SKEW_EVERY_S = 600.0
 class Cluster(Protocol):
     """The machines, as the lookout sees them."""
 
-    def nodes(self) -> list[Node]:
-        """The machines on which a trial fits."""
+    def nodes(self, gpu: float | None = None) -> list[Node]:
+        """The machines on which a trial fits that asks for a share of a GPU; None = for what the sweep's `resources` say."""
 
     def unfit(self) -> list[str]:
         """The machines that have CPUs and on which no trial fits, and what they have."""
@@ -96,7 +96,7 @@ class Lookout:
     def look(self) -> None:
         """Tell the session what there is, and tell what keeps it from going on. Takes some milliseconds."""
         session, autoscaler = self._session, self._cluster.autoscaler()
-        nodes = self._cluster.nodes()
+        nodes = self._cluster.nodes(session.packing.smallest)
         session.see(nodes, may_grow=autoscaler is not None)
         if self._checks is not None:
             results = list(self._checks.look(nodes))

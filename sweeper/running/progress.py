@@ -66,6 +66,7 @@ class Progress:
         self.slots: int | None = None
         self.console = Console(file=sys.stderr, quiet=quiet)
         self.nodes: Nodes | None = None
+        self._gpus = ""
         self._later = self._width = 0
         self._is_ending = self._is_over = False
         self._reasons = reasons
@@ -114,6 +115,7 @@ class Progress:
             self._why = f"{slots} slot{'' if slots == 1 else 's'} instead of {self._width}"
         self._width = slots or self._width
         self.total, self.least, self.slots = session.most_trials, least, slots
+        self._gpus = session.packing.describe()
         self._later, self._is_ending = session.least_later, session.is_ending
 
     def _measure(self) -> None:
@@ -170,6 +172,7 @@ class Progress:
             earlier=tally.num_earlier,
             slots=self.slots,
             nodes=_describe_nodes(self.nodes) if self.nodes is not None else "",
+            gpus="" if self._is_over else self._gpus,
             computed=tally.computed,
             reused=tally.reused,
             saved_s=tally.saved_s,
@@ -187,6 +190,7 @@ class Progress:
             "total": self.total,
             "least": self.least,
             "slots": self.slots,
+            "gpus": self._gpus,
             "elapsed_s": round(self._clock() - self._started),
             "left_s": self._promise.left,
             "why": self._promise.why,

@@ -45,6 +45,7 @@ from sweeper.running.losses import PROCESS_LOST, Loss, Restarts
 from sweeper.running.meter import GpuMeter
 from sweeper.running.nodes import NODE_CAUSES, Node, Nodes
 from sweeper.running.outcome import Outcome
+from sweeper.running.packing import Packing, describe_share
 from sweeper.running.reached import Reached
 from sweeper.running.recorder import NOT_RETRIED, Recorder, scores_of
 from sweeper.space.space import SearchSpace
@@ -79,12 +80,14 @@ class Session:
         share: Whether trials share stages; if not, each has a private store, dropped when it ends.
         keeper: Drops states that no trial needs any more; None = all states are kept.
         own_data: Path of the user's own data -> digest of the copy that workers use; empty where they see the same files.
+        packing: Chooses the share of a GPU of each trial; None = one that knows of no earlier trials.
         clock: Monotonic clock, in seconds.
 
     Attributes:
         nodes: The machines, and what became of trials on them.
         slots: Maximum number of trials that are handed out at once.
         reason: Why the run ended early, in one line; empty if it did not.
+        packing: Chooses the share of a GPU of each trial.
         meter: Counts the GPU time of its trials.
         hung: Trials that are over their time limit, and whose process has to be ended since they do not report; see `find_hung`.
         had_worker: Whether there was ever a machine that could be used.
@@ -104,6 +107,7 @@ class Session:
         share: bool = True,
         keeper: StateKeeper | None = None,
         own_data: Mapping[str, str] = {},
+        packing: Packing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.recorder, self.share = recorder, share
@@ -116,10 +120,12 @@ class Session:
         self._stopping = stopping
         if stopping is None and planner.space.scheduler.name != "fifo":
             self._stopping = EarlyStopping(planner)
+        self.packing = packing or Packing(planner.space.resources)
+        todo = self.packing.measured_first(todo)
         if self._stopping is not None:  # cohort after cohort, so that few trials wait for others
             todo = sorted(todo, key=self._stopping.cohort_of)
-        todo = list(todo)
         self._queue = TrialQueue(todo, share=share)
+        self.packing.expect(todo)
         recorder.tally.work.expect(todo)
         self._running: dict[str, PlannedTrial] = {}
         self._paused: dict[str, PlannedTrial] = {}
@@ -131,7 +137,8 @@ class Session:
             if self._was_pruned(trial) and not self._may_go_on(trial) and not self._is_stopped_early(trial):
                 self._undecided[trial.id] = trial
         self._decide()
-        self.meter = GpuMeter(planner.space.resources.gpu, clock)
+        self.meter = GpuMeter(clock)
+        self._gpu_shares: dict[str, float] = {}  # trial -> share of a GPU that its process holds, or held last
         self._deadline = clock() + 3600 * (planner.space.budget.hours or math.inf)
         self.hung: frozenset[str] = frozenset()
         self.had_worker = False
@@ -247,21 +254,25 @@ class Session:
         width = self.nodes.slots + (WAITING_TRIALS if may_grow else 0)
         self.slots = min(width, self._max_concurrent or width)
 
-    def start(self, trial_id: str, node: str | None = None) -> None:
+    def start(self, trial_id: str, node: str | None = None, gpu: float | None = None) -> None:
         """Record that a trial starts, goes on after a pause, or restarts after it was lost.
 
         Args:
             trial_id: The trial.
             node: Id of the node that runs it, if that is known.
+            gpu: Share of a GPU that its process holds; None = what the trial asks for now.
         """
         self._reached.forget(trial_id)
         self._reports[trial_id] = self._clock()
         self._restarts.start(trial_id)
         self.nodes.place(trial_id, node)
-        self.meter.start(trial_id)
+        gpu = self._gpu_shares[trial_id] = self.packing.share(self._running[trial_id]) if gpu is None else gpu
+        self.meter.start(trial_id, gpu)
         members = self._queue.num_members(trial_id)
         if not self.recorder.resume(trial_id, members):
             self.recorder.start(self._running[trial_id], device=self.space.device, members=members)
+        if gpu:
+            self.recorder.locate(trial_id, None, None, {"gpu_share": gpu})
 
     def report(
         self, trial_id: str, rows: Iterable[Row], host: str | None = None, pid: int | None = None, worker: Mapping[str, Any] = {}
@@ -275,6 +286,7 @@ class Session:
         self.recorder.locate(trial_id, host, pid, worker)
         self.recorder.add_rows(trial_id, rows)
         self._restarts.advance(trial_id, len(rows))
+        self.packing.see(trial, rows, worker)
         for row in rows:
             if isinstance(row, StageRow):
                 self._queue.publish(trial_id, row.stage, row.phase, fold=row.fold)
@@ -286,7 +298,8 @@ class Session:
     def end(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record how a trial ended: write its row, release its claims, and let tpe propose further trials.
 
-        A failure for which the machine may be to blame is the loss of an attempt, as long as another machine may do better.
+        A failure for which the machine may be to blame is the loss of an attempt, as long as another machine may do better. So is a lack of
+        memory on a GPU that the trial shared by `gpu: auto`.
         """
         cause = result.get("cause")
         if cause == "disk" and "://" not in self._workspace.artifacts_uri:  # the store's disk: all other trials would fail, too
@@ -298,6 +311,8 @@ class Session:
                 self._start_again(trial_id, dict(result) | {"cause": "infrastructure", "error": error})
                 return
             self._end_if_hopeless(result["error"])
+        elif cause == "out-of-memory" and self._ran_out(trial_id, result):
+            return
         elif cause != "stopped":
             self.nodes.complete(trial_id, is_well=result["status"] != "FAIL")
         self._finish(trial_id, result)
@@ -316,7 +331,9 @@ class Session:
         for part in (self._reached, self._restarts, self.nodes):
             part.forget(trial_id)
         self._reports.pop(trial_id, None)
+        self._gpu_shares.pop(trial_id, None)
         self.meter.stop(trial_id)
+        self.packing.end(trial)
         self._queue.end(trial_id)
         may_run_again = result["status"] == "FAIL" and result["cause"] not in NOT_RETRIED
         if self._keeper is not None and not may_run_again:
@@ -375,6 +392,8 @@ class Session:
             error = f"{loss.error}; the trial is started again on another machine"
             self._start_again(trial_id, {"cause": "infrastructure", "error": error})
             return
+        if loss.cause == "out-of-memory" and self._ran_out(trial_id, {"error": loss.error}):
+            return
         loss = replace(loss, is_announced=loss.is_announced or self.nodes.was_draining(loss.node))
         if self._restarts.lose(trial_id, loss):
             error = f"{loss.error}; the trial is started again"
@@ -384,6 +403,16 @@ class Session:
             self.recorder.start(self._running[trial_id], device=self.space.device)
         self._end_if_hopeless(loss.error)
         self._finish(trial_id, {"status": "FAIL", "cause": loss.cause, "error": f"{loss.error}, too often in a row"})
+
+    def _ran_out(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Start a trial that ran out of memory again, if it may have a larger share of a GPU. Returns whether it may."""
+        if (trial := self._running.get(trial_id)) is None:
+            return False
+        if not self.packing.ran_out(trial, self._gpu_shares.get(trial_id, self.packing.share(trial))):
+            return False
+        error = f"{result['error']}; the trial is started again with {describe_share(self.packing.share(trial))}"
+        self._start_again(trial_id, dict(result) | {"cause": "out-of-memory", "error": error})
+        return True
 
     def _start_again(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record the end of an attempt, and let the trial wait for its next one.
@@ -576,6 +605,7 @@ class Session:
 
     def _enqueue(self, trials: Sequence[PlannedTrial]) -> None:
         self._queue.add(trials)
+        self.packing.expect(trials)
         self.recorder.tally.work.expect(trials)
         if self._keeper is not None:
             self._keeper.add(trials)

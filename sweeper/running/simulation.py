@@ -32,6 +32,7 @@ from sweeper.running.outcome import Outcome
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.simulated_cluster import NodeChances, SimulatedCluster
+from sweeper.running.simulated_gpus import SimulatedGpus
 
 EPOCH_S = {"pretrain": 3.0, "source": 2.0, "align": 1.0, "adapt": 2.0, "finetune": 4.0}
 """Mean seconds per epoch of a stage; for `source`, of the complete stage."""
@@ -174,6 +175,7 @@ class Simulation:
         share: Whether trials share stages.
         chances: What can go wrong.
         random: Source of all randomness: failures, and how long an epoch takes.
+        gpus: The GPUs that trials share; None = trials hold none.
         error_of: The error of a trial after an epoch of fine-tuning; None = the trial fails there.
         watch: Called with the simulation after each time trials were handed out.
 
@@ -203,6 +205,7 @@ class Simulation:
         share: bool = True,
         chances: Chances = Chances(),
         random: Random | None = None,
+        gpus: SimulatedGpus | None = None,
         error_of: Callable[[PlannedTrial, int], float | None] | None = None,
         watch: Callable[[Simulation], None] = lambda simulation: None,
     ) -> None:
@@ -223,6 +226,7 @@ class Simulation:
         self.failed_on_sick: list[tuple[str, bool]] = []
         self.num_lost: Counter[str] = Counter()
         self._cluster: SimulatedCluster | None = None
+        self._gpus = gpus
         todo = list(todo)
         self.recorder = Recorder(tables, planner.space.name, planner.space.metric, self._clock, reads=planner.space.columns_read)
         keeper = StateKeeper(workspace.shared, planner, todo) if share else None
@@ -248,6 +252,8 @@ class Simulation:
         session, is_exhausted = self.session, False
         while not session.is_ending:
             is_exhausted |= session.is_exhausted  # Tune does not ask again
+            if self._gpus is not None:
+                session.see([self._gpus.node(session.packing.smallest)])
             while not is_exhausted and (trial := session.next()) is not None:
                 group = [trial, *session.beside(trial)]
                 self.handed_out += [one.id for one in group]
@@ -294,6 +300,9 @@ class Simulation:
                     continue
                 self._cluster.placed[name] = node
                 self.begun_on += [(trial.id, node) for trial in group]
+            if self._gpus is not None and not self._gpus.place(group[0], self.session.packing.share(group[0])):
+                self._unplaced.append(group)
+                continue
             for trial in group:
                 self.session.start(trial.id, node)
             self.groups[name] = group
@@ -324,10 +333,12 @@ class Simulation:
         elif self._happens(chances.lost):
             self._lose(name)
             return
+        elif self._gpus is not None and row is not None and row.seconds > 0 and self._gpus.runs_out(trial):
+            self._end(name, trial, {"status": "FAIL", "cause": "out-of-memory", "error": "simulated: CUDA out of memory", "traceback": ""})
         elif (cause := self._draw_failure(row)) is not None:
             self._end(name, trial, {"status": "FAIL", "cause": cause, "error": "simulated", "traceback": ""})
         elif row is not None:
-            session.report(trial.id, [row], "simulated", 1)
+            session.report(trial.id, [row], "simulated", 1, self._gpus.worker(trial) if self._gpus is not None else {})
             self._note_stored(trial, row)
             if any(session.wants_stop(member.id) for member in self.groups[name]):
                 for member in self._remove(name):
@@ -352,6 +363,7 @@ class Simulation:
         self.groups[name].remove(trial)
         del self.running[trial.id]
         self.computing.pop(trial.id, None)
+        self._leave_gpu(trial)
         self.session.end_member(trial.id, result)
 
     def _remove(self, name: str) -> list[PlannedTrial]:
@@ -363,7 +375,12 @@ class Simulation:
         for trial in members:
             del self.running[trial.id]
             self.computing.pop(trial.id, None)
+            self._leave_gpu(trial)
         return members
+
+    def _leave_gpu(self, trial: PlannedTrial) -> None:
+        if self._gpus is not None:
+            self._gpus.leave(trial.id)
 
     def _note_stored(self, trial: PlannedTrial, row: Row) -> None:
         for stage in trial.stages:

@@ -50,6 +50,7 @@ class Standing:
         earlier: How many of `done` earlier runs finished.
         slots: How many trials fit at once; None if unknown.
         nodes: The machines of a cluster in a few words; empty without one.
+        gpus: How many trials share a GPU under `gpu: auto`, in a few words; empty without it.
         computed, reused: Numbers of stages.
         saved_s: Compute time saved by reuse.
         best: The best trials, by task.
@@ -73,6 +74,7 @@ class Standing:
     earlier: int = 0
     slots: int | None = None
     nodes: str = ""
+    gpus: str = ""
     computed: int = 0
     reused: int = 0
     saved_s: float = 0.0
@@ -101,8 +103,7 @@ class Standing:
         for number, what in ((self.pruned, "pruned"), (self.interrupted, "interrupted"), (self.earlier, "from earlier runs")):
             if number:
                 parts.append(f"{number} {what}")
-        if self.nodes:
-            parts.append(self.nodes)
+        parts += [text for text in (self.nodes, self.gpus) if text]
         if self.computed or self.reused:
             parts.append(f"{self.computed} stage{'' if self.computed == 1 else 's'} computed")
             parts.append(f"{self.reused} reused" + (f" ({describe_seconds(self.saved_s)} saved)" if self.saved_s >= 1 else ""))
@@ -166,6 +167,7 @@ class Standing:
         any_stage = self.computed or self.reused
         yield "stages", [(f"{self.computed} computed", ""), (f"{self.reused} reused{saved}", "")] if any_stage else []
         yield "nodes", [(self.nodes, "")]
+        yield "GPUs", [(self.gpus, "")]
         elapsed = f"{format_elapsed(self.elapsed_s)} elapsed" if self.elapsed_s is not None else ""
         yield "time", [(elapsed, ""), (self._left(), "")]
         yield "best", [(text, "") for text in self._best()]

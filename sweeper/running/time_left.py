@@ -20,7 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orca_core.rows import EpochRow, Row
-from sweeper.planning.cost import CostModel, passes_of
+from sweeper.planning.cost import CostModel
+from sweeper.planning.passes import kind_of, passes_of
 from sweeper.planning.trials import PlannedTrial
 
 CHECKPOINT_S = 60.0
@@ -72,7 +73,7 @@ class WorkLeft:
             steps = []
             for stage in trial.stages:
                 freezing = f"{trial.config.freezing} {trial.config.finetune.fused}" if stage.kind == "finetune" else ""
-                kind = (stage.kind, trial.config.task, trial.config.body.name, freezing, passes_of(trial, stage))
+                kind = (kind_of(trial, stage), trial.config.task, trial.config.body.name, freezing, passes_of(trial, stage))
                 first, last = (stage.start, stage.end) if stage.has_epochs else (0, 1)
                 if kind not in self._expected and last > first:
                     self._expected[kind] = self._costs.seconds(trial, stage) / (last - first)

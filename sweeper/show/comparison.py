@@ -17,7 +17,7 @@ from sweeper.analysis.factors import KNOB_OF, spell_value
 from sweeper.analysis.floors import Floors, describe_floors
 from sweeper.analysis.margins import DEFAULT_MARGIN
 from sweeper.analysis.numbers import effect_numbers, share_numbers
-from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE
+from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, MAX_TASKS, NO_DIFFERENCE
 from sweeper.analysis.representatives import tuned_columns
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.analysis.variance_shares import MIN_CANDIDATES, Share, shares_of_variance, shares_to_table
@@ -262,10 +262,11 @@ def _verdict(effect: Effect) -> str:
         return f"no difference{doubt}"
     if effect.n == 0:
         return "undecided: no pairs"
-    needed, unit = (effect.tasks_needed, "tasks") if effect.task is None else (effect.seeds_needed, "seeds")
+    over_tasks = effect.task is None
+    needed, unit, most = (effect.tasks_needed, "tasks", MAX_TASKS) if over_tasks else (effect.seeds_needed, "seeds", MAX_SEEDS)
     if needed is None and not effect.sd:
         return "undecided"
-    return f"undecided: {needed if needed is not None else f'>{MAX_SEEDS}'} {unit}"
+    return f"undecided: {needed if needed is not None else f'>{most}'} {unit}"
 
 
 def _margins(effects: Sequence[Effect], alpha: float) -> Iterator[str]:

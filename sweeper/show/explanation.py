@@ -18,7 +18,7 @@ from sweeper.analysis.gap_arms import Missing
 from sweeper.analysis.margins import DEFAULT_MARGIN
 from sweeper.analysis.missing_arms import complete_space
 from sweeper.analysis.numbers import METRIC, term_numbers
-from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE
+from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, MAX_TASKS, NO_DIFFERENCE
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
 from sweeper.analysis.terms import ALIGNMENT_QUESTION, PARTS_QUESTION, STATISTICS_QUESTION, Term
 from sweeper.results.store import results_option
@@ -222,10 +222,11 @@ def _verdict(term: Term) -> str:
         return f"{term.verdict}{' *' if term.is_cause else ''}"
     if term.verdict == NO_DIFFERENCE:
         return "no difference"
-    needed, unit = (term.tasks_needed, "tasks") if term.task is None else (term.seeds_needed, "seeds")
+    over_tasks = term.task is None
+    needed, unit, most = (term.tasks_needed, "tasks", MAX_TASKS) if over_tasks else (term.seeds_needed, "seeds", MAX_SEEDS)
     if needed is None and not term.sd:
         return "undecided"
-    return f"undecided: {needed if needed is not None else f'>{MAX_SEEDS}'} {unit}"
+    return f"undecided: {needed if needed is not None else f'>{most}'} {unit}"
 
 
 def _describe_missing(missing: Sequence[Missing], name: str, uri: str) -> str:

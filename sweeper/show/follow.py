@@ -70,6 +70,7 @@ def read_standing(workspace: Workspace, name: str, driver: Driver | None) -> Sta
         running=begun - paused if driver is not None else 0,
         paused=paused if driver is not None else 0,
         slots=_number(facts, "slots"),
+        gpus=_text(facts, "gpus"),
         computed=int(stages["computed"]),
         reused=int(stages["reused"]),
         saved_s=sum(row["saved_s"] or 0.0 for row in rows),

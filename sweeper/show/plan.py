@@ -26,6 +26,7 @@ from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_notes
+from sweeper.running.packing import Packing
 from sweeper.running.preflight import check_data, check_devices
 from sweeper.running.reconcile import Reconciliation, reconcile
 from sweeper.running.takeover import find_elsewhere
@@ -255,7 +256,7 @@ def _summary_lines(
     if note := describe_differences(row for trial, row in found.known.items() if trial in plan.by_id):
         yield f"{INDENT}{note}"
     if todo:
-        yield from work_lines(found, todo, costs, slots)
+        yield from work_lines(found, todo, costs, slots, Packing.recall(plan.space.resources, workspace))
         yield f"Disk     {_describe_disk(plan, todo, costs)}"
     if found.dropped:
         yield f"{INDENT}{len(found.dropped)} trials of earlier runs are no longer planned; their rows stay, with in_plan false"

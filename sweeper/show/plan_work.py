@@ -9,12 +9,15 @@ from sweeper.planning.cost import CostModel
 from sweeper.planning.forecast import forecast
 from sweeper.planning.order import longest_path_first
 from sweeper.planning.trials import PlannedTrial
+from sweeper.running.packing import Packing
 from sweeper.running.reconcile import Reconciliation
 from sweeper.show.plan_groups import group_lines
 from sweeper.space.space import SearchSpace
 
 
-def work_lines(found: Reconciliation, todo: Sequence[PlannedTrial], costs: CostModel, slots: Sequence[int] = ()) -> Iterator[str]:
+def work_lines(
+    found: Reconciliation, todo: Sequence[PlannedTrial], costs: CostModel, slots: Sequence[int] = (), packing: Packing | None = None
+) -> Iterator[str]:
     """What trials ask for, their work, and the time it takes; a statement a line.
 
     Args:
@@ -22,6 +25,7 @@ def work_lines(found: Reconciliation, todo: Sequence[PlannedTrial], costs: CostM
         todo: The trials to run, at least one.
         costs: Estimates durations.
         slots: Numbers of slots, of a cluster for instance, for which to estimate the time beside this machine's.
+        packing: Knows how many trials share a GPU; None = one that knows of no earlier trials.
     """
     space, known_at = found.plan.space, found.plan.keep_at
     ordered = longest_path_first(todo, costs.seconds, cohort_of=found.stopping.cohort_of if found.stopping else None)
@@ -41,9 +45,20 @@ def work_lines(found: Reconciliation, todo: Sequence[PlannedTrial], costs: CostM
     widths = "".join(f"{time_on(width)} on {width} slot{'s' if width > 1 else ''}, " for width in slots)
     later = f"; without the {found.plan.proposed_later} trials that are proposed later" if found.plan.proposed_later else ""
     yield f"Time     {widths}at best about {format_duration(shortest)}, with {once / shortest:.0f} slots busy on average{later}"
-    if space.resources.gpu:
-        hours = space.resources.gpu * once / 3600
-        yield f"GPUs     {about} {hours:.{1 if hours >= 1 else 3}f} GPU-hours"
+    if space.resources.most_gpu:
+        yield f"GPUs     {_describe_gpus(todo, costs, packing or Packing(space.resources), once, about)}"
+
+
+def _describe_gpus(todo: Sequence[PlannedTrial], costs: CostModel, packing: Packing, once: float, about: str) -> str:
+    """GPU-hours of trials whose distinct stages take `once` seconds, and how many trials share a GPU if that is measured."""
+    packing.expect(todo)
+    seconds = [costs.trial_seconds(trial) for trial in todo]
+    share = sum(packing.share(trial) * each for trial, each in zip(todo, seconds, strict=True)) / sum(seconds)
+    hours = share * once / 3600
+    if packing.has_unmeasured:
+        about = "at most about"
+    text = f"{about} {hours:.{1 if hours >= 1 else 3}f} GPU-hours"
+    return f"{text}, {shared}" if (shared := packing.describe()) else text
 
 
 def format_duration(seconds: float) -> str:
@@ -53,4 +68,4 @@ def format_duration(seconds: float) -> str:
 
 def local_slots(space: SearchSpace) -> int:
     """How many trials of a space run at once on this machine, by its CPUs; 1 for trials on GPUs, which are not counted here."""
-    return 1 if space.resources.gpu else max(1, int((os.cpu_count() or 1) // space.resources.cpu))
+    return 1 if space.resources.most_gpu else max(1, int((os.cpu_count() or 1) // space.resources.cpu))

@@ -76,6 +76,16 @@ def _check_custom(name: str) -> str:
     return name
 
 
+def _check_gpu(value: Any) -> Any:
+    """A share of a GPU, or `auto`, as it is; checked here, as each branch of a union would report an error of its own."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and value != "auto":
+        raise ValueError("must be a number or auto")
+    if is_number and not 0 <= value <= 1:
+        raise ValueError("must be at least 0" if value < 0 else "must be at most 1")
+    return value
+
+
 _Label = Annotated[str, AfterValidator(check_label_key)]
 _Selector = Annotated[str | list[str], BeforeValidator(check_selector)]
 _Custom = Annotated[str, AfterValidator(_check_custom)]
@@ -86,7 +96,12 @@ class Resources(Section):
     """The resources that one trial holds while it runs, and the nodes on which it may run."""
 
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1.0, description="CPUs.")
-    gpu: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Share of a GPU; one trial uses at most one GPU.")
+    gpu: Annotated[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], BeforeValidator(_check_gpu)] = Field(
+        0.0,
+        description="Share of a GPU; one trial uses at most one GPU. `auto`: a whole one until it is known how much of its memory trials "
+        "of this kind take, then as many trials share a GPU as fit; see docs/running.md.",
+    )
+    gpu_trials: Annotated[int, Field(ge=1, le=64)] = Field(8, description="`gpu: auto`: most trials at once on one GPU.")
     memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Memory in GiB that is set aside on the node; null = none. It is not a limit: a trial may use more."
     )
@@ -99,9 +114,23 @@ class Resources(Section):
         '`"!value"`, `"in(a, b)"`, `"!in(a, b)"`.',
     )
 
+    @property
+    def is_auto(self) -> bool:
+        """Whether the share of a GPU is chosen by what trials are measured to need."""
+        return self.gpu == "auto"
+
+    @property
+    def most_gpu(self) -> float:
+        """The share of a GPU that a trial holds; under `auto` the largest, a whole one."""
+        return 1.0 if self.gpu == "auto" else self.gpu
+
+    def with_gpu(self, share: float) -> Resources:
+        """The same with another share of a GPU."""
+        return self if self.gpu == share else self.model_copy(update={"gpu": share})
+
     def bundle(self) -> dict[str, float]:
         """What one trial asks of Ray: name of a resource -> amount, memory in bytes."""
-        asked = {"CPU": self.cpu, "GPU": self.gpu, "memory": float(round((self.memory or 0.0) * 2**30))} | self.custom
+        asked = {"CPU": self.cpu, "GPU": self.most_gpu, "memory": float(round((self.memory or 0.0) * 2**30))} | self.custom
         return {name: amount for name, amount in asked.items() if amount > 0}
 
     def label_selector(self) -> dict[str, str]:
@@ -111,7 +140,10 @@ class Resources(Section):
     def describe(self) -> str:
         """What one trial asks for, as text: `2 CPUs, 0.5 GPUs, 4 GiB of memory, on a node with ray.io/market-type: spot`."""
         asked = [f"{self.cpu:g} CPU{'' if self.cpu == 1 else 's'}"]
-        asked += [f"{self.gpu:g} GPU{'' if self.gpu == 1 else 's'}"] if self.gpu else []
+        if self.is_auto:
+            asked.append("a GPU, shared once it is measured how many fit")
+        elif self.gpu:
+            asked.append(f"{self.gpu:g} GPU{'' if self.gpu == 1 else 's'}")
         asked += [f"{self.memory:g} GiB of memory"] if self.memory else []
         asked += [f"{amount:g} {name}" for name, amount in self.custom.items()]
         labels = ", ".join(f"{label}: {selector}" for label, selector in self.label_selector().items())

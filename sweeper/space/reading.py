@@ -87,7 +87,7 @@ def parse_space(data: Mapping[str, Any], file: str = "", overrides: Mapping[str,
     _check_threads(parsed, base, faults)
     _check_folds(parsed, base, variants, axes, faults)
     check_question(parsed, axes, variants, wrong, faults)
-    if parsed.bits == "portable" and parsed.resources.gpu > 0:
+    if parsed.bits == "portable" and parsed.resources.most_gpu > 0:
         faults.add("bits", "must be native on GPUs, where bits cannot be pinned", parsed.bits)
     space = SearchSpace(
         name=name,

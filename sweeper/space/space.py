@@ -80,7 +80,7 @@ class SearchSpace:
     @property
     def device(self) -> str:
         """Device type of the trials."""
-        return "cuda" if self.resources.gpu > 0 else "cpu"
+        return "cuda" if self.resources.most_gpu > 0 else "cpu"
 
     @property
     def cohort(self) -> int:

@@ -140,12 +140,17 @@ class Cluster:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
 
-    def nodes(self) -> list[Node]:
-        """The live nodes on which a trial fits. Takes about a millisecond."""
+    def nodes(self, gpu: float | None = None) -> list[Node]:
+        """The live nodes on which a trial fits. Takes about a millisecond.
+
+        Args:
+            gpu: Share of a GPU that it asks for; None = what `resources` say.
+        """
+        resources = self._resources if gpu is None else self._resources.with_gpu(gpu)
         draining = ray._private.state.state.get_draining_nodes()
         found = []
         for node in ray.nodes():
-            if node["Alive"] and (slots := self._resources.count_on(node["Resources"], node["Labels"])) > 0:
+            if node["Alive"] and (slots := resources.count_on(node["Resources"], node["Labels"])) > 0:
                 found.append(Node(node["NodeID"], node["NodeManagerHostname"], slots, node["NodeID"] in draining))
         return found
 
@@ -178,6 +183,9 @@ class Cluster:
         most = {name: max((has.get(name, 0) for has in alive), default=0) for name in ("CPU", "GPU")}
         if self.nodes() or self.autoscaler() is not None or most["CPU"] == 0:
             return
+        if self._resources.is_auto and most["GPU"] == 0:
+            rule, remedy = "must be 0 where no node has a GPU", "Leave it out to run on CPUs, or give --address of a cluster with GPUs."
+            raise ConfigError([Fault("resources.gpu", rule, self._resources.gpu, remedy)])
         rule = f"must fit on one node; the largest have {most['CPU']:g} CPUs and {most['GPU']:g} GPUs"
         raise ConfigError([Fault("resources", rule, self._resources.model_dump(), "Ask for less, or give --address of a larger cluster.")])
 

@@ -7,7 +7,8 @@ whichever machine. Here instead
 - every error out of a trial's process is the loss of that process, and the session decides whether the trial is started again,
 - trials are kept away from machines that are about to be taken away, or on which they failed,
 - a process that hangs is ended at the time limit of its trial,
-- processes without a trial are kept for the trials to come, but no longer than there are any,
+- processes without a trial are kept for the trials to come, but no longer than there are any, and not while a trial that needs another
+  share of a GPU waits for room,
 - trials that have ended are forgotten.
 
 Tests hold each of these against the installed version of Ray.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
@@ -50,8 +52,11 @@ class Board(Protocol):
     def avoided(self, tune_id: str) -> frozenset[str]:
         """Ids of the nodes on which a trial must not start."""
 
-    def started(self, tune_id: str, node: str | None) -> None:
-        """A process on a node begins a trial."""
+    def gpu(self, tune_id: str) -> float:
+        """The share of a GPU that a trial asks for under `gpu: auto`."""
+
+    def started(self, tune_id: str, node: str | None, gpu: float | None) -> None:
+        """A process on a node begins a trial; under `gpu: auto` with the share of a GPU that it holds."""
 
     def lost(self, tune_id: str, loss: Loss) -> None:
         """The process of a trial was lost."""
@@ -70,7 +75,7 @@ class Board(Protocol):
 
     @property
     def version(self) -> int:
-        """A number that changes with the answers of `avoided`."""
+        """A number that changes with the answers of `avoided` and `gpu`."""
 
     @property
     def num_waiting(self) -> int:
@@ -88,6 +93,19 @@ def request_for(resources: Resources, avoided: frozenset[str] = frozenset()) -> 
     if avoided:
         selector.setdefault("ray.io/node-id", f"!in({','.join(sorted(avoided))})")
     return PlacementGroupFactory([resources.bundle()], bundle_label_selector=[selector] if selector else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a request of a trial is made of.
+
+    Args:
+        avoided: Ids of nodes on which it must not start.
+        gpu: Share of a GPU; None = that of the sweep's `resources`.
+    """
+
+    avoided: frozenset[str]
+    gpu: float | None
 
 
 @contextmanager
@@ -125,13 +143,13 @@ class SweepController(TuneController):
         self._failed_process: tuple[str | None, bool] = (None, False)  # the last one that failed: its node, and whether it had started
         self._version = board.version
         self._unsent: set[Trial] = set()  # which their process begins with its next call of `train`
-        self._requests: dict[frozenset[str], PlacementGroupFactory] = {}
-        self._avoided_by: dict[PlacementGroupFactory, frozenset[str]] = {}
+        self._requests: dict[_Need, PlacementGroupFactory] = {}
+        self._need_of: dict[Any, _Need] = {}
         self._class_cache: Any = ProcessClasses()
         self._actor_manager = Processes(self._actor_manager._resource_manager)
         self._actor_manager.title_of = self._title_of
         self._actor_manager.on_failure = self._note_failure
-        self._actor_cache = IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._is_fit, self._may_run)
+        self._actor_cache = IdleProcesses(lambda: board.num_waiting + len(self._pending_trials), self._may_stay, self._may_run)
 
     # -------------------------------------------------------------------------------------------------------- the loop
 
@@ -165,8 +183,7 @@ class SweepController(TuneController):
     def add_trial(self, trial: Trial) -> None:
         """Add a trial, with a request that keeps it away from the nodes that it has to avoid."""
         super().add_trial(trial)
-        request = self._request(self._board.avoided(trial.trial_id))
-        self._change_request(trial, request)
+        self._change_request(trial, self._request(trial))
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Write Tune's snapshot only at the end, where `fit` reads it: a sweep is continued from its results and its stage store."""
@@ -243,7 +260,8 @@ class SweepController(TuneController):
 
     def _actor_started(self, tracked_actor: Any, log: str = "STARTED") -> None:
         self._locate(tracked_actor)
-        self._board.started(self._actor_to_trial[tracked_actor].trial_id, self._nodes_of_actors.get(tracked_actor))
+        trial_id, node = self._actor_to_trial[tracked_actor].trial_id, self._nodes_of_actors.get(tracked_actor)
+        self._board.started(trial_id, node, self._gpu_of(tracked_actor))
         super()._actor_started(tracked_actor, log)
 
     def _actor_stopped(self, tracked_actor: Any) -> None:
@@ -269,22 +287,36 @@ class SweepController(TuneController):
         if node := (table or {}).get("Address", {}).get("NodeID"):
             self._nodes_of_actors[tracked_actor] = str(node)
 
-    def _is_fit(self, tracked_actor: Any) -> bool:
-        """Whether a process may get another trial."""
-        return self._board.is_fit(self._nodes_of_actors.get(tracked_actor, ""))
+    def _gpu_of(self, tracked_actor: Any) -> float | None:
+        """The share of a GPU that a process holds for as long as it lives; None unless shares differ, as under `gpu: auto`."""
+        live = self._actor_manager._live_actors_to_ray_actors_resources.get(tracked_actor) if self._resources.is_auto else None
+        return self._need_of[live[1].resource_request].gpu if live is not None else None
+
+    def _may_stay(self, tracked_actor: Any) -> bool:
+        """Whether a process may wait for another trial. It must not if it holds room that the trials which wait need, and can run none."""
+        if not self._board.is_fit(self._nodes_of_actors.get(tracked_actor, "")):
+            return False
+        if not self._resources.is_auto:
+            return True
+        waiting: set[Any] = {trial.placement_group_factory for trial in self._pending_trials if not self._has_process(trial)}
+        gpu = self._gpu_of(tracked_actor)
+        return any(self._may_run(request, tracked_actor) for request in waiting) or all(
+            self._need_of[request].gpu == gpu for request in waiting
+        )
 
     def _may_run(self, request: PlacementGroupFactory, tracked_actor: Any) -> bool:
-        """Whether a process serves a request: requests differ only in the nodes that they avoid."""
-        return self._nodes_of_actors.get(tracked_actor, "") not in self._avoided_by.get(request, frozenset())
+        """Whether a process serves a request: they differ in the nodes that they avoid and, under `gpu: auto`, in the share of a GPU."""
+        need = self._need_of[request]
+        return self._nodes_of_actors.get(tracked_actor, "") not in need.avoided and need.gpu == self._gpu_of(tracked_actor)
 
     def _title_of(self, tracked_actor: Any) -> str:
         trial = self._actor_to_trial.get(tracked_actor)
         return self._board.title(trial.trial_id) if trial is not None else ""
 
     def _ask_anew(self) -> None:
-        """Ask for other nodes for the waiting trials whose request no longer fits the nodes that they have to avoid."""
+        """Ask anew for the waiting trials that have to avoid other nodes by now, or need another share of a GPU."""
         for trial in list(self._pending_trials):
-            request = self._request(self._board.avoided(trial.trial_id))
+            request = self._request(trial)
             if request == trial.placement_group_factory:
                 continue
             if (actor := self._trial_to_actor.get(trial)) is not None:
@@ -299,12 +331,15 @@ class SweepController(TuneController):
             if trial not in self._pending_trials_list:
                 self._pending_trials_list.append(trial)
 
-    def _request(self, avoided: frozenset[str]) -> PlacementGroupFactory:
-        """`request_for` a trial that avoids nodes; kept, since Ray's takes long to make."""
-        if avoided not in self._requests:
-            self._requests[avoided] = request_for(self._resources, avoided)
-            self._avoided_by[self._requests[avoided]] = avoided
-        return self._requests[avoided]
+    def _request(self, trial: Trial) -> PlacementGroupFactory:
+        """`request_for` a trial as it stands now; kept, since Ray's takes long to make."""
+        gpu = self._board.gpu(trial.trial_id) if self._resources.is_auto else None
+        need = _Need(self._board.avoided(trial.trial_id), gpu)
+        if need not in self._requests:
+            resources = self._resources if gpu is None else self._resources.with_gpu(gpu)
+            self._requests[need] = request_for(resources, need.avoided)
+            self._need_of[self._requests[need]] = need
+        return self._requests[need]
 
     def _change_request(self, trial: Trial, request: PlacementGroupFactory) -> None:
         waiting: Any = self._resources_to_pending_trials

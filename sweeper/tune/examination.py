@@ -73,7 +73,7 @@ def examine_cluster(
     resources, bits = (space.resources, space.bits) if space is not None else (Resources(), "native")
     check_data(configs)
     free_gib = space.budget.free_gib if space is not None else 0.0
-    question = make_question(configs, workspace.artifacts_uri, free_gib=free_gib, own_data={}, gpu=resources.gpu or 1.0)
+    question = make_question(configs, workspace.artifacts_uri, free_gib=free_gib, own_data={}, gpu=resources.most_gpu or 1.0)
     with (
         probed(question) as asked,
         ray_environment(),

@@ -54,10 +54,14 @@ class SessionBoard:
         planned = self._trials.get(tune_id)
         return frozenset().union(*map(self._session.nodes.avoided, planned)) if planned else self._session.nodes.unusable
 
-    def started(self, tune_id: str, node: str | None) -> None:
-        """A process on a node begins a trial."""
+    def gpu(self, tune_id: str) -> float:
+        """The share of a GPU that a trial asks for under `gpu: auto`."""
+        return max(map(self._session.packing.share, self._trials.get(tune_id, {}).values()), default=1.0)
+
+    def started(self, tune_id: str, node: str | None, gpu: float | None) -> None:
+        """A process on a node begins a trial; under `gpu: auto` with the share of a GPU that it holds."""
         for trial_id in self._trials.get(tune_id, ()):
-            self._session.start(trial_id, node)
+            self._session.start(trial_id, node, gpu)
 
     def lost(self, tune_id: str, loss: Loss) -> None:
         """The process of a trial was lost."""
@@ -92,8 +96,8 @@ class SessionBoard:
 
     @property
     def version(self) -> int:
-        """A number that changes with the answers of `avoided`."""
-        return self._session.nodes.version
+        """A number that changes with the answers of `avoided` and `gpu`."""
+        return self._session.nodes.version + self._session.packing.version
 
     @property
     def num_waiting(self) -> int:

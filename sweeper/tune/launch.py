@@ -29,6 +29,7 @@ from sweeper.running.keeping import StateKeeper
 from sweeper.running.lookout import Lookout
 from sweeper.running.outcome import Outcome, SweepCutError, describe_end
 from sweeper.running.own_data import find_own_data, send_own_data
+from sweeper.running.packing import Packing
 from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
@@ -110,6 +111,7 @@ def launch(
             share=share,
             keeper=keeper,
             own_data=own_data,
+            packing=Packing.recall(space.resources, workspace),
         )
         recorder.prepare()
         checks = None
@@ -119,11 +121,11 @@ def launch(
                 workspace.artifacts_uri,
                 free_gib=space.budget.free_gib,
                 own_data=own_data,
-                gpu=space.resources.gpu,
+                gpu=space.resources.most_gpu,
             )
             checks = NodeChecks(stack.enter_context(probed(question)))
             progress.nodes = session.nodes
-            progress.say(f"{space.name}: {describe_start(cluster.nodes())}")
+            progress.say(f"{space.name}: {describe_start(cluster.nodes(session.packing.smallest))}")
         lookout = Lookout(
             session,
             cluster,

@@ -15,7 +15,7 @@ from ray import tune
 
 from orca_core.patience import Patience
 from orca_core.rows import EpochRow, Row, StageRow, row_to_json
-from sweeper.running.execution import execute_group, execute_message
+from sweeper.running.execution import execute_group, execute_message, release_device
 from sweeper.running.job import GROUP
 from sweeper.running.worker import report_text, worker_facts
 
@@ -48,6 +48,7 @@ class TrialRunner(tune.Trainable):
         if Path(message["folder"] or "/").is_dir():
             os.chdir(message["folder"] or ".")
         self._device, self._has_reported = message["device"], False
+        self._has_trained, self._memory = False, dict[str, int]()
         self._rungs = frozenset(message["rungs"])
         self._patience = Patience()
         self._steps = execute_group(text, self._patience) if self._members else None
@@ -55,7 +56,12 @@ class TrialRunner(tune.Trainable):
 
     def _execute(self, message: str) -> Generator[Row, None, dict[str, Any]]:
         """The rows of the trial of a message and, at the end, how it ended."""
-        return execute_message(message, self._patience)
+        return execute_message(message, self._patience, self._gpu_share() if self._device == "cuda" else None)
+
+    def _gpu_share(self) -> float | None:
+        """Which share of a GPU this process holds."""
+        share: float | None = ray.get_runtime_context().get_assigned_resources().get("GPU")
+        return share
 
     def train(self, report_every_s: float = REPORT_EVERY_S, message: str | None = None) -> dict[str, Any]:
         """Report rows of about so many seconds; fewer, if there is something that the driver should know at once.
@@ -74,16 +80,18 @@ class TrialRunner(tune.Trainable):
         return self.step() | {"hostname": platform.node(), "pid": os.getpid()}
 
     def step(self) -> dict[str, Any]:
-        """Report rows as JSON. The first report also has `worker`: what computes the trial; the last has `outcome`. Of a group rows are by
-        trial, and each report has the `outcomes` of the trials that have come to their end."""
+        """Report rows as JSON. `worker` is what is known of the process, by column: in the first report what computes the trial, in all of
+        those of a trial on a GPU how much memory it has taken. The last report has `outcome`. Of a group rows are by trial, and each report
+        has the `outcomes` of the trials that have come to their end."""
         report = self._next_rows() if self._steps is None else self._next_of_group(self._steps)
+        worker = dict(self._memory)
         if not self._has_reported:  # after the trial's first rows, as it loads torch
             self._has_reported = True
             context = ray.get_runtime_context()
             labels = {name: str(value) for name, value in context.get_node_labels().items()}  # texts, though Ray declares lists
             facts = worker_facts(context.get_node_id(), labels)
-            report["worker"] = report_text(facts, None if _has_other_code(report) else self._device)
-        return report
+            worker |= json.loads(report_text(facts, None if _has_other_code(report) else self._device))
+        return report | ({"worker": json.dumps(worker)} if worker else {})
 
     def _next_rows(self) -> dict[str, Any]:
         started = time.monotonic()
@@ -94,6 +102,8 @@ class TrialRunner(tune.Trainable):
             except StopIteration as stop:
                 return {"rows": _rows_to_json(rows), "outcome": json.dumps(stop.value), "done": True}
             rows.append(row)
+            if self._device == "cuda":
+                self._measure(row)
             if isinstance(row, StageRow) and (row.stage != "finetune" or self._rungs):
                 break  # other trials may wait for this stage; after a phase of fine-tuning the trial itself may have to pause
             if isinstance(row, EpochRow) and row.stage == "finetune" and row.epoch in self._rungs:
@@ -123,11 +133,23 @@ class TrialRunner(tune.Trainable):
             report["outcomes"] = json.dumps(outcomes)
         return report if self._members else report | {"done": True}
 
+    def _measure(self, row: Row) -> None:
+        """Note how much of its GPU the trial has taken, once it has computed an epoch of fine-tuning: what is reused takes no memory."""
+        from orca_core.memory import reserved_bytes
+
+        self._has_trained |= isinstance(row, EpochRow) and row.stage == "finetune" and not row.is_reused
+        if self._has_trained:
+            import torch
+
+            peak, total = reserved_bytes(torch.device(self._device))
+            self._memory = {"gpu_bytes": max(peak, self._memory.get("gpu_bytes", 0)), "gpu_total_bytes": total}
+
     def cleanup(self) -> None:
         self._patience.stop(after_s=CLEANUP_S)
         self._rows.close()
         if self._steps is not None:
             self._steps.close()
+        release_device(self._device)
 
 
 def _has_other_code(report: dict[str, Any]) -> bool:

@@ -26,6 +26,7 @@ from orca_core.distances.sinkhorn import (
     squared_distances,
     transport_cost,
     transport_costs,
+    transport_plans,
 )
 from orca_core.errors import NotFiniteError
 
@@ -128,6 +129,33 @@ def test_problems_solved_together_have_the_values_and_plans_of_each(shape: tuple
         (expected_plan,) = torch.autograd.grad(expected, alone)
         assert value.item() == pytest.approx(expected.item(), rel=1e-9)
         torch.testing.assert_close(plan / weight, expected_plan, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_padded_problems_have_the_values_and_plans_of_those_without(transposed: bool) -> None:
+    shapes = [(30, 8), (25, 6), (28, 7)]
+    clouds = [(normal(n, 4, seed=k, scale=1 + 9 * k), normal(m, 4, seed=9)) for k, (n, m) in enumerate(shapes)]
+    costs = [squared_distances(*(pair[::-1] if transposed else pair)) for pair in clouds]
+    rows, columns = torch.tensor([list(cost.shape) for cost in costs]).unbind(1)
+    padded = torch.full((3, int(rows.max()), int(columns.max())), torch.inf, dtype=torch.float64)
+    for part, cost in zip(padded, costs, strict=True):
+        part[: len(cost), : cost.shape[1]] = cost
+        part[len(cost) :, : cost.shape[1]] = 5
+    values, plans = transport_plans(padded, 0.1, rows, columns)
+    for cost, value, plan in zip(costs, values, plans, strict=True):
+        alone = cost.clone().requires_grad_()
+        expected = transport_cost(alone, 0.1)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-9)
+        torch.testing.assert_close(plan[: len(cost), : cost.shape[1]], torch.autograd.grad(expected, alone)[0], rtol=0, atol=1e-7)
+
+
+def test_rows_left_out_at_first_change_neither_value_nor_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = squared_distances(normal(400, 8, scale=3), normal(6, 8, seed=1, scale=3))
+    value, plan = transport_plans(cost.unsqueeze(0), 0.1)
+    monkeypatch.setattr(semidual, "_COARSE_ROWS", 400)
+    expected, expected_plan = transport_plans(cost.unsqueeze(0), 0.1)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    torch.testing.assert_close(plan, expected_plan, rtol=0, atol=1e-8)
 
 
 def test_few_columns_and_costs_ten_million_times_epsilon_converge_by_finer_annealing() -> None:
@@ -460,6 +488,22 @@ def test_float32_is_close_to_float64(inner: str) -> None:
     assert gradient_32.dtype == torch.float32
     assert value_32 == pytest.approx(value, rel=1e-6)
     torch.testing.assert_close(gradient_32.double(), gradient, rtol=1e-4, atol=1e-6)
+
+
+@both_inners
+@pytest.mark.parametrize("label_gradient", ["true", "none", "reference"])
+def test_classes_together_have_the_distances_and_gradients_of_the_general_form(inner: str, label_gradient: str) -> None:
+    y = torch.arange(60) % 4 % 3  # classes of 30, 15 and 15: neither all alike nor all apart
+    x = normal(60, 6) + normal(3, 6, seed=1)[y]
+    source, general = OtddSource(x, y, inner=inner), OtddSource(x, y, inner=inner)
+    general._one_class = None
+    leaves = [normal(m, 6, seed=m, shift=0.3).requires_grad_() for m in (9, 1, 12, 20, 11)]
+    for leaf, (value, labels) in zip(leaves, source.distances_and_labels(leaves, label_gradient=label_gradient), strict=True):
+        expected, expected_labels = general.distance_and_labels(leaf, label_gradient=label_gradient)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-8)
+        torch.testing.assert_close(labels, expected_labels, rtol=1e-8, atol=1e-10)
+        gradients = [torch.autograd.grad(one, leaf)[0] for one in (value, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 @both_inners

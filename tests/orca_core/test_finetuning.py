@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from orca_core.bodies import find_body
 from orca_core.bodies.loading import random_body
 from orca_core.errors import ConfigError
+from orca_core.finetuning.linear_head import LinearHead
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
@@ -25,15 +26,17 @@ CONSTANT = {"finetune.optimizer": "sgd", "finetune.momentum": 0.0, "finetune.wei
 
 
 def rates(tuning: Finetuning) -> list[list[float]]:
-    """The learning rate of every step, epoch by epoch, over all phases."""
+    """The learning rate of every step, epoch by epoch, over all phases; a head on fixed features takes the optimiser's own steps."""
     epochs: list[list[float]] = []
-    for number, phase in enumerate(tuning.config.phases):
-        tuning.start_phase(Settings.of(tuning.config, "finetune", number))
-        hook = tuning.optimizer.register_step_pre_hook(lambda optimizer, *_: epochs[-1].append(optimizer.param_groups[0]["lr"]))
-        for _ in range(phase.epochs):
-            epochs.append([])
-            tuning.run_epoch(len(epochs))
-        hook.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LinearHead, "of", lambda *_: None)
+        for number, phase in enumerate(tuning.config.phases):
+            tuning.start_phase(Settings.of(tuning.config, "finetune", number))
+            hook = tuning.optimizer.register_step_pre_hook(lambda optimizer, *_: epochs[-1].append(optimizer.param_groups[0]["lr"]))
+            for _ in range(phase.epochs):
+                epochs.append([])
+                tuning.run_epoch(len(epochs))
+            hook.remove()
     return epochs
 
 

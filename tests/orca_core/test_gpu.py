@@ -18,6 +18,7 @@ from trials import compared, differences, small, tiny_bodies
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES
+from orca_core.memory import limit_share, release, reserved_bytes
 from orca_core.pipeline import trial_rows
 from orca_core.rows import Row
 from orca_core.stages import stages_of
@@ -99,3 +100,19 @@ def test_a_stage_that_is_declared_for_the_cpu_is_computed_there(tmp_path, monkey
 @pytest.mark.parametrize("task", ["digits", "openml/187", "darcy-mini", "advection-mini"])
 def test_bits_of_a_task(task, tmp_path):
     check_bits(small(task, align__epochs=2), tmp_path)
+
+
+def test_a_process_is_held_to_its_share_and_gives_back_what_it_no_longer_needs():
+    device = torch.device("cuda")
+    total = reserved_bytes(device)[1]
+    try:
+        limit_share(device, 0.25, context_bytes=total // 8)
+        held = torch.empty(total // 16, dtype=torch.uint8, device=device)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            torch.empty(total // 8, dtype=torch.uint8, device=device)
+        assert reserved_bytes(device)[0] >= total // 16
+        del held
+        release(device)
+        assert reserved_bytes(device)[0] < total // 16
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

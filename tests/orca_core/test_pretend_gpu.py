@@ -79,8 +79,9 @@ def test_nothing_of_a_step_is_left_on_the_cpu(pretend, knobs, free):
     tuning.load_state(state)
     x, valid, _ = tuning.prepare()
     assert x.device.type == ("cuda" if free == MUCH else "cpu")
+    assert tuning._linear_head() is None  # which is for a CPU
     tuning.model.train_mode()
-    for term in tuning._active:
+    for term in tuning.active:
         term.start_epoch(2)
     losses = tuning._losses(torch.arange(8), x, generator(0, "augment", 2), 1.0, penalised=True)
     values = [losses.task, *losses.penalties.values(), *losses.columns.values()]

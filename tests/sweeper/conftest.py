@@ -46,12 +46,12 @@ def faults_in(load: LoadSpace, tmp_path: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """Ray with two CPUs, started once; sweeps in this process join it."""
+    """Ray with two CPUs and an invented GPU, started once; sweeps in this process join it."""
     import ray
 
     from sweeper.tune.cluster import RAY_ENVIRONMENT
 
     os.environ |= RAY_ENVIRONMENT
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

@@ -20,10 +20,10 @@ class Clock:
 
 
 def test_hours_are_those_between_start_and_stop_times_the_share_of_a_gpu():
-    meter = GpuMeter(0.5, clock := Clock())
-    meter.start("a")
+    meter = GpuMeter(clock := Clock())
+    meter.start("a", 0.5)
     clock.hour = 2
-    meter.start("b")
+    meter.start("b", 0.5)
     assert meter.hours == pytest.approx(1.0)
     clock.hour = 3
     meter.stop("a")  # after 3 hours
@@ -34,13 +34,13 @@ def test_hours_are_those_between_start_and_stop_times_the_share_of_a_gpu():
 
 
 def test_pauses_do_not_count_and_repeated_calls_change_nothing():
-    meter = GpuMeter(1.0, clock := Clock())
+    meter = GpuMeter(clock := Clock())
     meter.stop("a")
     for start, stop in ((0, 1), (5, 7)):
         clock.hour = start
-        meter.start("a")
+        meter.start("a", 1.0)
         clock.hour = (start + stop) / 2
-        meter.start("a")
+        meter.start("a", 1.0)
         clock.hour = stop
         meter.stop("a")
         meter.stop("a")
@@ -48,10 +48,10 @@ def test_pauses_do_not_count_and_repeated_calls_change_nothing():
 
 
 def test_time_left_is_at_the_present_rate():
-    meter = GpuMeter(0.25, clock := Clock())
+    meter = GpuMeter(clock := Clock())
     assert meter.seconds_until(1.0) == math.inf
     for trial in "abcd":
-        meter.start(trial)
+        meter.start(trial, 0.25)
     assert meter.seconds_until(1.0) == pytest.approx(3600)
     clock.hour = 0.5
     meter.stop("a")
@@ -62,7 +62,7 @@ def test_time_left_is_at_the_present_rate():
 
 
 def test_without_gpus_there_is_nothing_to_count():
-    meter = GpuMeter(0.0, clock := Clock())
-    meter.start("a")
+    meter = GpuMeter(clock := Clock())
+    meter.start("a", 0.0)
     clock.hour = 5
     assert (meter.hours, meter.seconds_until(1.0)) == (0.0, math.inf)

@@ -8,18 +8,26 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from transformers import RobertaConfig, RobertaModel
 
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
 from orca_core.identity import trial_id
 from sweeper.planning.cost import CostModel, Measured
+from sweeper.planning.forecast import forecast
 from sweeper.planning.measured import load_measured_costs
+from sweeper.planning.passes import passes_of
 from sweeper.planning.planner import make_plan
 from sweeper.results import ResultStore, Workspace
 from sweeper.show.plan import describe_plan
 from sweeper.space.reading import load_space
+
+sys.path.append(str(Path(__file__).parents[1] / "orca_core" / "tasks"))
+
+from published import WRITERS
 
 
 def test_the_quickstart_is_48_combinations_and_40_trials():
@@ -271,6 +279,74 @@ def test_further_passes_through_the_model_count_in_estimates_and_are_taken_out_o
     assert measured.seconds == pytest.approx({("finetune", "digits", body): 0.1 for body in ("mini-swin", "none")})
 
 
+def test_evaluation_counts_in_estimates_where_it_is_much_of_an_epoch(load, tmp_path, use_data):
+    WRITERS["nb360/fsd50k"](tmp_path)
+    use_data(tmp_path)
+    # FSD50K: 36796 samples train, and 71000 and 201000 are evaluated, each at a third of the cost: 0.289 and 0.186 + 0.526 of an epoch.
+    text = """
+        name: f
+        base: {task: nb360/fsd50k, recipe: laptop, body.weights: random, align.epochs: 0, finetune.epochs: 10}
+        variants:
+          plain: {}
+          r3f: {finetune.smooth: r3f}
+          few: {train_samples: 3680}
+          seldom: {finetune.test: best-and-last}
+    """
+    trials = {trial.variant: trial for trial in make_plan(load(text)).trials}
+    passes = {name: passes_of(trial, trial.finetuning[0]) for name, trial in trials.items()}
+    assert passes == pytest.approx({"plain": 1, "r3f": 1.289, "few": 0.740, "seldom": 0.684}, abs=1e-3)
+    results = ResultStore(tmp_path / "results")
+    for trial in trials.values():
+        key = {"trial": trial.id, "attempt": 1}
+        done = {"sequence": 1, "status": "COMPLETE", "result_key": trial.result_key, "in_plan": True}
+        results.append("trials", "f", [trial.cells() | key | done])
+        untested = trial.variant == "seldom"
+        seconds = 0.474 if untested else passes[trial.variant]  # of an epoch whose test error nobody asks for
+        epoch = {"stage": "finetune", "phase": 0, "epoch": 1, "seconds": seconds, "test_error": None if untested else 0.5}
+        results.append("metrics", "f", [key | epoch])
+    measured = load_measured_costs(Workspace(results.uri)).seconds
+    assert measured == pytest.approx({("finetune", "nb360/fsd50k", "mini-swin"): 1}, abs=1e-3)
+
+
+def test_what_another_objective_takes_is_measured_and_estimated_by_itself(load, tmp_path):
+    text = """
+        name: o
+        base: {task: digits, body.weights: random, align.epochs: 4, finetune.epochs: 2}
+        variants:
+          plain: {}
+          bilevel: {align.objective: bilevel}
+          task: {align.task_weight: 1}
+          joint: {align.epochs: 0, align.weight: 1}
+    """
+    trials = {trial.variant: trial for trial in make_plan(load(text)).trials}
+    seconds = {"plain": (2.0, 3.0), "bilevel": (20.0, 3.0), "task": (9.0, 3.0), "joint": (0.0, 30.0)}
+    results = ResultStore(tmp_path / "results")
+    for name, trial in trials.items():
+        key = {"trial": trial.id, "attempt": 1}
+        done = {"sequence": 1, "status": "COMPLETE", "result_key": trial.result_key, "in_plan": True}
+        results.append("trials", "o", [trial.cells() | key | done])
+        stages = [stage for stage in zip(("align", "finetune"), seconds[name], strict=True) if stage[1]]
+        results.append("metrics", "o", [key | {"stage": stage, "phase": 0, "epoch": 1, "seconds": each} for stage, each in stages])
+    assert CostModel().seconds(trials["joint"], trials["joint"].finetuning[0]) == 8 * 2  # a guess
+    costs = CostModel(load_measured_costs(Workspace(results.uri)))
+    found = {name: [costs.seconds(trial, stage) for stage in trial.stages if stage.kind != "source"] for name, trial in trials.items()}
+    assert found == {"plain": [8, 6], "bilevel": [80, 6], "task": [36, 6], "joint": [60]}
+
+
+def test_an_epoch_of_published_size_is_guessed_by_what_passes_the_model(load, tmp_path, use_data):
+    """On paper DeepSEA trains on 71750 pieces of 500 tokens and evaluates 151890, at 134 pieces of 512 tokens a second."""
+    WRITERS["nb360/deepsea"](tmp_path)
+    use_data(tmp_path)
+    shape = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 40}
+    RobertaModel(RobertaConfig(**shape, max_position_embeddings=514, pad_token_id=1)).save_pretrained(tmp_path / "body")
+    base = f"{{task: nb360/deepsea, body: 'hf:{tmp_path / 'body'}', align.epochs: 0}}"
+    text = f"name: g\nbase: {base}\nspace: {{freezing: {{grid: [full]}}}}\n"
+    (trial,) = make_plan(load(text)).trials
+    (stage,) = trial.finetuning
+    assert stage.end == 13
+    assert CostModel().seconds(trial, stage) == pytest.approx(13 * (71750 + 151890 / 3) / 134, rel=0.03)
+
+
 def test_rows_of_version_0_1_are_not_taken_for_an_arm_that_shared_its_key(load, tmp_path):
     """Its rows have no `numpy_version`: of an aligned BERT they may be those of `embedder.init: reference`."""
     folder = tmp_path / "bert"
@@ -285,3 +361,28 @@ def test_rows_of_version_0_1_are_not_taken_for_an_arm_that_shared_its_key(load, 
     accepted = [trial.accepts(row | {"result_key": trial.result_key}) for trial in (naive, aligned) for row in (old, new)]
     assert accepted == [True, True, False, True]
     assert not naive.accepts(new | {"result_key": aligned.result_key})
+
+
+def test_a_plan_says_which_groups_cannot_be_filled_and_counts_their_copies(load, tmp_path):
+    text = """
+        name: groups
+        base:
+          task: mnist1d
+          body: mini-roberta-small
+          body.weights: random
+          align.epochs: 0
+          finetune: {epochs: 2, fused: 4, warmup_epochs: 0, decay_epochs: null}
+        space: {finetune.lr: {grid: [0.001, 0.01, 0.1]}}
+        seeds: 2
+    """
+    lines = describe_plan(load(text), Workspace(tmp_path), "text").splitlines()
+    groups = lines.index("Groups   6 trials in 2 groups of up to 4, each on one slot; 75% of the places are taken")
+    assert not lines[groups + 1].startswith("Warning  mnist1d")
+    wide = load(text, {"finetune.fused": 9})
+    (warning,) = [line for line in describe_plan(wide, Workspace(tmp_path), "text").splitlines() if "fill 67% of a group of 9" in line]
+    assert warning.startswith("Warning  mnist1d, mini-roberta-small, full: only 6 trials can train together")
+    costs = CostModel(Measured(fused={("mnist1d", "mini-roberta-small", 9): 3.0}))
+    trials = make_plan(wide).trials
+    assert [costs.seconds(trial, trial.finetuning[0]) for trial in trials] == [6.0] * 6
+    assert costs.totals(trials) == (9 * 6.0, 9 * 6.0, 1.0), "three of nine members are copies"
+    assert forecast(trials, costs.seconds, 2) == 9 * 6.0

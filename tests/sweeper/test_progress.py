@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 from sweeper.planning.planner import make_plan
 from sweeper.running.nodes import Node
+from sweeper.running.packing import Packing
 from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reason, Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.simulation import SimulatedTables
+from sweeper.space.file import Resources
 from sweeper.space.reading import parse_space
 
 TRIALS = make_plan(parse_space({"name": "s", "base": {"task": "digits"}, "seeds": 4})).trials
@@ -123,6 +125,7 @@ def test_the_time_left_goes_up_with_the_reason_when_seeds_are_added_or_slots_are
     recorder.tally.work.expect(TRIALS)
     progress = Progress(recorder, total=4, clock=lambda: now[0])
     session = SimpleNamespace(least_trials=4, most_trials=12, width=4, least_later=0, is_ending=False, space=SimpleNamespace(looks=(4, 12)))
+    session.packing = Packing(Resources())
 
     def look(**changed: int) -> tuple[float, str]:
         vars(session).update(changed)

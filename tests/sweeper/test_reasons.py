@@ -42,7 +42,7 @@ class Machines:
     small: list[str] = field(default_factory=list)
     state: AutoscalerState | None = None
 
-    def nodes(self) -> list[Node]:
+    def nodes(self, gpu: float | None = None) -> list[Node]:
         return self.now
 
     def unfit(self) -> list[str]:

@@ -19,7 +19,7 @@ from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import StoreError
 from orca_core.identity import canonical_knobs
-from sweeper.results import QueryError, Results, ResultStore
+from sweeper.results import QueryError, Results, ResultStore, views
 from sweeper.results.records import TABLES, config_columns, markdown, schema
 
 VALUES: dict[pa.DataType, Any] = {
@@ -175,6 +175,23 @@ def test_superseded_attempts_are_not_seen(store: ResultStore, compacted: bool) -
     stages = results.sql("select sweep, trial, attempt from stages order by all").rows()
     assert [tuple(row.values()) for row in stages] == [("other", "a", 1), ("s", "a", 2), ("s", "b", 1)]
     assert results.sql("select test_error from trials where sweep = 's' and trial = 'a'").rows() == [{"test_error": 2.0}]
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_sweeps_are_read_alike_one_by_one_and_together(store: ResultStore, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """The view of `metrics` has a part for each sweep, or one for all of them where there are many: columns and rows are the same."""
+    for sweep in ("it's", "s"):
+        add_trial(store, "a", 1, epochs=2, done=False, sweep=sweep)
+    add_trial(store, "a", 2, sweep="s")
+    monkeypatch.setattr(views, "MOST_PARTS", most)
+    ask = Results(store.uri).sql
+    counted = ask("select sweep, attempt, count(*) as n from metrics group by all order by all").rows()
+    assert [tuple(row.values()) for row in counted] == [("it's", 1, 2), ("s", 2, 3)]
+    assert ask("select * from metrics limit 0").arrow().schema.names == schema("metrics").names
+    joined = ask(
+        "select count(*) as n from all_trials join metrics using (sweep, trial, attempt) where sweep = 's' and status = 'COMPLETE'"
+    )
+    assert joined.rows() == [{"n": 3}]
 
 
 def test_live_trials_are_what_sql_shows(store: ResultStore) -> None:

@@ -277,7 +277,7 @@ def test_whatever_happens_every_trial_ends_once_and_no_slot_idles(part):
 
 
 def test_whatever_happens_to_groups_it_holds_for_each_of_their_trials():
-    check_histories(range(40), range(SPACES_WITHOUT_GROUPS, len(SPACES)))
+    check_histories(range(30), range(SPACES_WITHOUT_GROUPS, len(SPACES)))
 
 
 def test_a_candidate_that_is_decided_anew_at_an_earlier_rung_ends_there_as_a_whole():
@@ -287,4 +287,4 @@ def test_a_candidate_that_is_decided_anew_at_an_earlier_rung_ends_there_as_a_who
 @pytest.mark.slow
 def test_whatever_happens_in_thousands_of_histories():
     check_histories(range(HISTORIES, 5000))
-    check_histories(range(40, 1000), range(SPACES_WITHOUT_GROUPS, len(SPACES)))
+    check_histories(range(30, 1000), range(SPACES_WITHOUT_GROUPS, len(SPACES)))

@@ -19,7 +19,7 @@ FAULTS = {
     "unknown key": ("spase: {}", "spase: must be a known key. Did you mean 'space'? Known: base, "),
     "unknown key of a part": (
         "resources: {gpus: 1}",
-        "resources.gpus: must be a known key. Did you mean 'gpu'? Known: cpu, custom, gpu, labels, memory.",
+        "resources.gpus: must be a known key. Did you mean 'gpu'? Known: cpu, custom, gpu, gpu_trials, labels, memory.",
     ),
     "unknown key of an axis": (
         "space: {proxy: {gird: [noise]}}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orca_core.tasks.builtin import laptop_recipe
 from orca_core.tasks.nb360 import arrays, cosmic, darcy, ecg, fsd50k, images, psicov
 from orca_core.tasks.recipes import published_recipe
-from orca_core.tasks.spec import TaskSpec
+from orca_core.tasks.spec import EpochSize, TaskSpec
 
 BENCHMARK = "NAS-Bench-360 (Tu et al. 2022), its Google Drive folder; a third party's copy is smellingsalt/nb360 on Hugging Face"
 
@@ -46,6 +46,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=images.CIFAR_FILES,
+        epoch=EpochSize(40_000, 10_000, 10_000),
         reference=VALID_IS_TEST,
     ),
     TaskSpec(
@@ -74,6 +75,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="CC BY-SA",
         source=BENCHMARK,
         expects=images.SPHERICAL_FILES,
+        epoch=EpochSize(40_000, 10_000, 10_000),
         reference=VALID_IS_TEST,
     ),
     TaskSpec(
@@ -103,6 +105,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="CC BY-ND",
         source=BENCHMARK,
         expects=arrays.NINAPRO_FILES,
+        epoch=EpochSize(2638, 659, 659),
         fixed_validation=FIXED,
         reference=VALID_IS_TEST,
     ),
@@ -131,6 +134,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="MIT",
         source=BENCHMARK,
         expects=darcy.FILES,
+        epoch=EpochSize(900, 100, 100),
         fixed_validation=FIXED,
         reference=VALID_IS_TEST,
     ),
@@ -164,6 +168,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="GPL",
         source=BENCHMARK,
         expects=(*psicov.FILES, *psicov.FOLDERS),
+        epoch=EpochSize(3356, 100, 150),
         reference=f"{VALID_IS_TEST}; padding is a target; rows and columns are cropped independently; "
         "every protein is scored up to the length of the first",
     ),
@@ -194,6 +199,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="open data",
         source=BENCHMARK,
         expects=cosmic.FILES,
+        epoch=EpochSize(4347, 483, 420),
         reference=f"{VALID_IS_TEST}; the area under the ROC curve is of outputs thresholded to 0 and 1",
         reference_score="1-position-auroc-of-signs",
     ),
@@ -223,6 +229,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=fsd50k.FILES,
+        epoch=EpochSize(fsd50k.CLIPS, *fsd50k.CHUNKS),
         fixed_validation=FIXED,
         reference=f"{VALID_IS_TEST}; background sounds and masks are drawn once",
     ),
@@ -253,6 +260,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="ODC-BY",
         source=BENCHMARK,
         expects=ecg.FILES,
+        epoch=EpochSize(261_000, 15_000, 15_000, ecg.WINDOW),
         reference=f"{VALID_IS_TEST}; records are split by a fixed seed; test windows, too, are cut by class",
     ),
     TaskSpec(
@@ -281,6 +289,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="GPL",
         source=BENCHMARK,
         expects=arrays.SATELLITE_FILES,
+        epoch=EpochSize(800_000, 100_000, 100_000, 46),
         reference=VALID_IS_TEST,
     ),
     TaskSpec(
@@ -310,6 +319,7 @@ NB360_TASKS: tuple[TaskSpec, ...] = (
         licence="CC BY 4.0",
         source=BENCHMARK,
         expects=arrays.DEEPSEA_FILES,
+        epoch=EpochSize(71_750, 2490, 149_400, 1000),
         fixed_validation=FIXED,
         reference=VALID_IS_TEST,
     ),

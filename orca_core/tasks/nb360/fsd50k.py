@@ -40,6 +40,9 @@ FRAMES = 1 + RATE // HOP + 1
 
 PARTS = ("tr", "val", "eval")
 
+CLIPS, CHUNKS = 36_796, (71_000, 201_000)
+"""Clips of train, of each of which a chunk trains; chunks of validation and test: 9.9 and 27.9 hours of sound in steps of half a second."""
+
 BLOCK = 256
 """Sounds that are in memory at once."""
 

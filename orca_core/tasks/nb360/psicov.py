@@ -111,10 +111,13 @@ class PairInputs:
         self.shape: tuple[int, ...] = (2 * features.shape[1] + maps.shape[1], side, side)
 
     def __call__(self, rows: Tensor) -> Tensor:
+        import numpy as np
         import torch
 
         # What a protein is described by goes to the device, and is spread out there: it is a hundredth of the input.
-        batch = torch.zeros((len(rows), *self.shape), device=rows.device)
+        shape, on_cpu = (len(rows), *self.shape), rows.device.type == "cpu"
+        # Of numpy's zeros, most of which nothing is written to, the system makes no pages.
+        batch = torch.from_numpy(np.zeros(shape, dtype=np.float32)) if on_cpu else torch.zeros(shape, device=rows.device)
         for inputs, number in zip(batch, rows[:, 0].long().tolist(), strict=True):
             features = torch.from_numpy(self.features[self.ends[number] : self.ends[number + 1]]).to(rows.device).T
             length = features.shape[1]

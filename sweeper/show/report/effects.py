@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeper.analysis.answers import Finding, Statement, spell_level
 from sweeper.analysis.factors import spell_value
-from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, NO_DIFFERENCE, UNDECIDED
+from sweeper.analysis.paired import HELPS, HURTS, MAX_SEEDS, MAX_TASKS, NO_DIFFERENCE, UNDECIDED
 from sweeper.analysis.skewness import SKEWED
 from sweeper.show.findings import WORDS, describe_verdict
 from sweeper.show.report.answers import in_words
@@ -175,10 +175,11 @@ def verdict_of(effect: EffectData) -> str:
         return {HELPS: "helps", HURTS: "hurts", NO_DIFFERENCE: "no difference"}.get(verdict, verdict) + doubt
     if effect["n"] == 0:
         return "undecided: no pairs"
-    needed, unit = (effect["tasks_needed"], "tasks") if effect["task"] is None else (effect["seeds_needed"], "seeds")
+    over_tasks = effect["task"] is None
+    needed, unit, most = (effect["tasks_needed"], "tasks", MAX_TASKS) if over_tasks else (effect["seeds_needed"], "seeds", MAX_SEEDS)
     if needed is None and not effect["sd"]:
         return "undecided"
-    return f"undecided: {needed if needed is not None else f'more than {MAX_SEEDS}'} {unit} would decide"
+    return f"undecided: {needed if needed is not None else f'more than {most}'} {unit} would decide"
 
 
 def _level_cell(level: Any) -> Cell:
