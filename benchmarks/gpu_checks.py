@@ -47,31 +47,35 @@ REFUSALS = tuple(REFUSED)
 
 
 def memory(clock: Clock) -> Iterator[Line]:
-    """A trial that needs more than its share, and one that needs more than is left, fail with the cause and leave nothing; the next one
-    runs. A trial of digits in batches of 300 keeps 55 MiB between its passes."""
+    """A trial that needs more than is left, and one that needs more than its share, fail with the cause, and the next one runs.
+
+    A trial of digits in batches of 300 keeps 55 MiB between its passes. The first one comes before cuBLAS has been used in this process,
+    so that there may be no room for it either.
+    """
     from sweeper.running.packing import CONTEXT_BYTES
 
     device = torch.device("cuda")
-    total = torch.cuda.get_device_properties(device).total_memory
-    before = torch.cuda.memory_allocated()
+    torch.cuda.init()
+    free, total = torch.cuda.mem_get_info()
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            yield run_out(MEMORY[0], folder, (CONTEXT_BYTES + 48 * 2**20) / total)
-        finally:
-            torch.cuda.set_per_process_memory_fraction(1.0)
-        torch._C._cuda_clearCublasWorkspaces()  # of a library, 32 MiB on an H100: the process keeps them
-        left = torch.cuda.memory_allocated() - before
-        yield Line(MEMORY[1], f"{left / 2**20:.1f} MiB more than before", left < 2**22)
-        again = rows_of(config_of({"task": "digits"}), folder)
-        yield Line(MEMORY[2], "completes" if again["result"] else "fails", again["result"] is not None)
-        release(device)
-        free = torch.cuda.mem_get_info()[0]
-        context = total - free - torch.cuda.memory_reserved()
-        yield Line("a process beside its tensors", f"{context / 2**20:.0f} MiB, with what the GPU and other processes hold")
         ballast = torch.empty(free - 64 * 2**20, dtype=torch.uint8, device=device)
-        yield run_out(MEMORY[3], f"{folder}/full", None)
+        yield run_out(MEMORY[0], folder, None)
         del ballast
         release(device)
+        again = rows_of(config_of({"task": "digits"}), folder)
+        yield Line(MEMORY[1], "completes" if again["result"] else "fails", again["result"] is not None)
+        release(device)
+        context = total - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved()
+        yield Line("a process beside its tensors", f"{context / 2**20:.0f} MiB, with what the GPU and other processes hold")
+        torch._C._cuda_clearCublasWorkspaces()  # 32 MiB on an H100, which the process keeps
+        before = torch.cuda.memory_allocated()
+        try:
+            yield run_out(MEMORY[2], folder, (CONTEXT_BYTES + 48 * 2**20) / total)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        torch._C._cuda_clearCublasWorkspaces()
+        left = torch.cuda.memory_allocated() - before
+        yield Line(MEMORY[3], f"{left / 2**20:.1f} MiB more than before", left < 2**22)
         again = rows_of(config_of({"task": "digits", "seed": 1}), folder)
         yield Line(MEMORY[4], "completes" if again["result"] else "fails", again["result"] is not None)
 
@@ -94,11 +98,11 @@ def run_out(promise: str, folder: str, share: float | None) -> Line:
 
 
 MEMORY = (
+    "a trial on a GPU that is full: out-of-memory",
+    "once there is room the next one completes",
     "a trial larger than its share: out-of-memory",
     "it leaves no memory behind",
-    "the next trial in that process completes",
-    "a trial on a GPU that others fill: out-of-memory",
-    "once there is room the next one completes",
+    "the next one in that process completes",
 )
 
 
