@@ -31,6 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all sections; what there is no time for is not run")
     parser.add_argument("--out", type=Path, help="file for the table as JSON")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that the processes of a section end with this one
     began, whole = time.monotonic(), 60 * arguments.minutes - END_S
     method, gpu, no_gpu = find_gpu()
     print(f"{gpu or f'{no_gpu}: what needs a GPU is not run'}; torch {torch.__version__}, {os.cpu_count()} CPUs", flush=True)
