@@ -150,7 +150,8 @@ def otdd(clock: Clock) -> Iterator[Line]:
     target = torch.randn(768, generator=draws) + 0.7 * torch.randn(128, 768, generator=draws)
     for inner in ("exact", "gaussian"):
         # What the libraries do when they are first used is no part of the time.
-        OtddSource(x[:200].cuda(), y[:200].cuda(), inner=inner).distance(target.cuda().requires_grad_(True)).backward()
+        few = OtddSource(x[:200].to("cuda"), y[:200].to("cuda"), inner=inner)
+        few.distance(target.to("cuda").requires_grad_(True)).backward()
         found = {}
         for device in ("cpu", "cuda"):
             there = x.to(device), y.to(device)

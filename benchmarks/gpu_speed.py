@@ -51,7 +51,7 @@ def run_sweep(folder: str, share: Any, trials: int, epochs: int, name: str) -> t
     from sweeper import Results, Workspace, load_space, run
 
     base = {"task": "digits"} | SMALL | {"finetune.epochs": epochs, "pretrain.epochs": 1}
-    text = {"name": name, "base": base, "seeds": trials, "resources": {"cpu": 1, "gpu": share}}
+    text = {"name": name, "base": base, "seeds": trials, "floors": False, "resources": {"cpu": 1, "gpu": share}}
     space = Path(folder) / f"{name}.yaml"
     space.write_text(json.dumps(text))
     started = time.perf_counter()
