@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py                      everything
     python benchmarks/gpu.py --only bits speed    the sections named
-    python benchmarks/gpu.py --minutes 20         each section gets its share of so many minutes
+    python benchmarks/gpu.py --minutes 20         the sections share so many minutes
 
 Sections, in their order:
 
@@ -17,8 +17,11 @@ Sections, in their order:
     auto       `gpu: auto`
     speed      RoBERTa-base and Swin-B beside a bare loop, by number format, checkpointing and `finetune.compile`; random weights
 
-Lines are printed as they come, then one table of all promises: pass, FAIL or `not run`, with why: no GPU, no time, an error before it.
-What is not run never counts as passed.
+Each section has a process of its own and a share of the time. What one does not use is there for the next ones; one that hangs, or takes
+longer, is ended with all its processes.
+
+Lines are printed as they come, then one table of all promises: pass, FAIL or `not run`, with why: no GPU, no time, a package that is
+missing, an error before it. What is not run never counts as passed.
 
 Exit code: 0 all promises passed; 1 a promise failed; 2 none failed, but some were not run. Without a GPU it is therefore 2, or 1.
 """
@@ -28,18 +31,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from gpu_checks import BITS, CPU, LARGE, MEMORY, OTDD, REFUSALS, bits, cpu, large, memory, otdd, refusals
+from gpu_process import End, Run, find_gpu, lines_of
 from gpu_speed import AUTO, PACKING, SPEED, SWEEP, auto, packing, speed, sweep
-from gpu_trials import Clock, Line, NotHereError
 
 
 @dataclass(frozen=True)
@@ -48,29 +50,35 @@ class Section:
 
     Args:
         run: Its lines, given what is left of its time.
-        seconds: Its share of 8 minutes.
+        seconds: Its share of the time, beside those of the others; all together about 8 minutes.
         promises: The lines among them by which it passes or fails.
         needs_gpu: Whether it is not run without one.
     """
 
-    run: Callable[[Clock], Iterator[Line]]
+    run: Run
     seconds: float
     promises: tuple[str, ...]
     needs_gpu: bool = True
 
 
 SECTIONS = {
-    "refusals": Section(refusals, 5, REFUSALS, needs_gpu=False),
-    "sweep": Section(sweep, 40, SWEEP),
-    "memory": Section(memory, 10, MEMORY),
-    "large": Section(large, 40, LARGE),
-    "otdd": Section(otdd, 15, OTDD),
+    "refusals": Section(refusals, 3, REFUSALS, needs_gpu=False),
+    "sweep": Section(sweep, 35, SWEEP),
+    "memory": Section(memory, 15, MEMORY),
+    "large": Section(large, 35, LARGE),
+    "otdd": Section(otdd, 12, OTDD),
     "cpu": Section(cpu, 20, CPU),
-    "bits": Section(bits, 90, BITS),
-    "packing": Section(packing, 80, PACKING),
-    "auto": Section(auto, 25, AUTO),
-    "speed": Section(speed, 145, SPEED),
+    "bits": Section(bits, 110, BITS),
+    "packing": Section(packing, 75, PACKING),
+    "auto": Section(auto, 35, AUTO),
+    "speed": Section(speed, 130, SPEED),
 }
+
+GRACE_S = 15.0
+"""Seconds over its time after which a section is ended."""
+
+END_S = 5.0
+"""Seconds that are kept for ending processes and for the table."""
 
 
 class Result(NamedTuple):
@@ -82,28 +90,38 @@ class Result(NamedTuple):
     verdict: str
 
 
-def results_of(name: str, has_gpu: bool, scale: float, deadline: float) -> list[Result]:
-    """Run a section; a result for each of its lines, and one for each promise that has no line."""
-    section, results, why = SECTIONS[name], list[Result](), "no GPU"
-    if has_gpu or not section.needs_gpu:
-        seconds, why, started = min(section.seconds * scale, deadline - time.monotonic()), "no time left", time.monotonic()
-        clock = Clock(seconds)
-        try:
-            for line in section.run(clock) if seconds > 0 else ():
-                verdict = {True: "pass", False: "FAIL", None: ""}[line.holds]
-                results.append(Result(name, *line[:2], verdict))
-                print(f"{name:<8} {line.what:<54} {line.value}  {verdict}", flush=True)
-                if not clock.has(0):
-                    break
-        except NotHereError as error:
-            why = str(error)
-        except Exception as error:  # the other sections still run
-            traceback.print_exc()
-            results.append(Result(name, "runs without an error", f"{type(error).__name__}: {str(error)[:80]}", "FAIL"))
-            why = "an error before it"
-        print(f"{name:<8} took {time.monotonic() - started:.0f} s", flush=True)
+def results_of(name: str, seconds: float, grace: float, method: str) -> list[Result]:
+    """Run a section; a result for each of its lines, and one for each promise that has no line.
+
+    Args:
+        name: Of the section.
+        seconds: Time that it has.
+        grace: Further seconds after which it is ended.
+        method: How its process is started.
+    """
+    results, end, started = list[Result](), End("no time left"), time.monotonic()
+    if seconds > 1:
+        lines = lines_of(SECTIONS[name].run, seconds, grace, method)
+        while True:
+            try:
+                line = next(lines)
+            except StopIteration as stop:
+                end = stop.value
+                break
+            verdict = {True: "pass", False: "FAIL", None: ""}[line.holds]
+            results.append(Result(name, line.what, line.value, verdict))
+            print(f"{name:<8} {line.what:<54} {line.value}  {verdict}", flush=True)
+    print(f"{name:<8} took {time.monotonic() - started:.0f} of {seconds:.0f} s{f': {end.why}' if end.why else ''}", flush=True)
+    if end.is_error:
+        results.append(Result(name, "runs without an error", end.why, "FAIL"))
+        end = End("an error before it")
+    return results + not_run(name, results, end.why or "no time left")
+
+
+def not_run(name: str, results: list[Result], why: str) -> list[Result]:
+    """A result for each promise of a section that has none."""
     measured = {result.promise for result in results}
-    return results + [Result(name, promise, why, "not run") for promise in section.promises if promise not in measured]
+    return [Result(name, promise, why, "not run") for promise in SECTIONS[name].promises if promise not in measured]
 
 
 def main() -> int:
@@ -113,13 +131,21 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all sections; what there is no time for is not run")
     parser.add_argument("--out", type=Path, help="file for the table as JSON")
     arguments = parser.parse_args()
-    has_gpu, deadline = torch.cuda.is_available(), time.monotonic() + 60 * arguments.minutes
-    gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if has_gpu else "no GPU: what needs one is not run"
-    print(f"{gpu}; torch {torch.__version__}, {os.cpu_count()} CPUs")
-    torch.set_num_threads(1)
-    results: list[Result] = []
-    for name in arguments.only:
-        results += results_of(name, has_gpu, arguments.minutes / 8, deadline)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that the processes of a section end with this one
+    began, whole = time.monotonic(), 60 * arguments.minutes - END_S
+    method, gpu, no_gpu = find_gpu()
+    print(f"{gpu or f'{no_gpu}: what needs a GPU is not run'}; torch {torch.__version__}, {os.cpu_count()} CPUs", flush=True)
+    names = [name for name in SECTIONS if name in arguments.only]
+    shares = sum(SECTIONS[name].seconds for name in names)
+    results, due, start = list[Result](), 0.0, time.monotonic() - began
+    for name in names:
+        due += SECTIONS[name].seconds
+        if no_gpu and SECTIONS[name].needs_gpu:
+            results += not_run(name, [], no_gpu)
+            continue
+        passed = time.monotonic() - began
+        seconds = start + (whole - start) * due / shares - passed
+        results += results_of(name, seconds, max(0.0, min(GRACE_S, whole - passed - seconds)), method)
     promises = [result for result in results if result.verdict]
     print(f"\n{'section':<9} {'promise':<55} {'verdict':<8} measured")
     for result in promises:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers import RobertaConfig, RobertaModel, SwinConfig, SwinModel  # here, so that processes are forked with it
 
 from orca_core import Store, TrialConfig, resolve_config
 from orca_core.pipeline import trial_rows
@@ -91,8 +92,6 @@ def difference(here: dict[str, Any], there: dict[str, Any], column: str = "") ->
 def checkpoints(folder: Path) -> dict[str, dict[str, Any]]:
     """Folders of RoBERTa-base and Swin-B with random weights, and the knobs of a trial with each, on noise of the published sizes:
     512 tokens, 224 x 224 pixels."""
-    from transformers import RobertaConfig, RobertaModel, SwinConfig, SwinModel
-
     torch.manual_seed(0)
     roberta = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1)
     RobertaModel(roberta).save_pretrained(folder / "roberta-base")

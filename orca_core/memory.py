@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 RESIDENT_SHARE = 0.25
-"""Share of a device's free memory that the data of a trial may occupy; what is beyond is moved batch by batch. The rest is for the model,
-what training holds between the passes, and other trials on the same device."""
+"""Share of the memory that is free for a process on a device that the data of a trial may occupy; what is beyond is moved batch by batch.
+The rest is for the model, what training holds between the passes, and other trials on the same device."""
 
 
 def start_peak(device: torch.device) -> None:
@@ -63,7 +63,14 @@ def limit_share(device: torch.device, share: float | None, context_bytes: int) -
 
 def fits(num_bytes: int, device: torch.device) -> bool:
     """Whether data may be moved to a device as a whole; always on the CPU, where it may be a memory-mapped file."""
-    return device.type != "cuda" or num_bytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    return device.type != "cuda" or num_bytes <= RESIDENT_SHARE * free_bytes(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What this process can still take of a GPU: what is free there, but no more than is left of its own share."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return int(min(free, share * total - torch.cuda.memory_reserved(device)))
 
 
 def resident(arrays: Iterable[Tensor], device: torch.device) -> list[Tensor]:

@@ -18,7 +18,7 @@ from trials import compared, differences, small, tiny_bodies
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.declarations import STAGES
-from orca_core.memory import limit_share, release, reserved_bytes
+from orca_core.memory import free_bytes, limit_share, release, reserved_bytes
 from orca_core.pipeline import trial_rows
 from orca_core.rows import Row
 from orca_core.stages import stages_of
@@ -111,6 +111,7 @@ def test_a_process_is_held_to_its_share_and_gives_back_what_it_no_longer_needs()
         with pytest.raises(torch.cuda.OutOfMemoryError):
             torch.empty(total // 8, dtype=torch.uint8, device=device)
         assert reserved_bytes(device)[0] >= total // 16
+        assert free_bytes(device) <= total // 16, "what others leave free is not for this process"
         del held
         release(device)
         assert reserved_bytes(device)[0] < total // 16

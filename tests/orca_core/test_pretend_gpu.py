@@ -38,12 +38,14 @@ def folder(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture
-def pretend(monkeypatch) -> Iterator[Callable[[int], None]]:
-    """`pretend(n)`: from now on tensors can be moved to a GPU with n bytes free."""
+def pretend(monkeypatch) -> Iterator[Callable[..., None]]:
+    """`pretend(n)`: from now on tensors can be moved to a GPU with n bytes free; `pretend(n, share)`: of which the process has a share."""
     with ExitStack() as stack:
 
-        def start(free: int) -> None:
+        def start(free: int, share: float = 1.0) -> None:
             monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (free, MUCH))
+            monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device=None: share)
+            monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device=None: 0)
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
 
         yield start
@@ -94,9 +96,10 @@ def test_nothing_of_a_step_is_left_on_the_cpu(pretend, knobs, free):
     assert tuning._inferred(on_device(valid[:4], GPU)).device.type == "cuda"
 
 
-def test_splits_are_on_the_device_as_far_as_they_fit_there_together(pretend):
+@pytest.mark.parametrize(("free", "share"), [(4000, 1.0), (MUCH, 4000 / MUCH)], ids=["others hold the rest", "held to a share"])
+def test_splits_are_on_the_device_as_far_as_they_fit_there_together(pretend, free, share):
     some, many, few = torch.zeros(100), torch.zeros(200), torch.zeros(50)
-    pretend(4000)  # of which a quarter is for data
+    pretend(free, share)  # 4000 bytes, of which a quarter is for data
     found = resident([some, some, many, few], GPU)
     assert [one.device.type for one in found] == ["cuda", "cuda", "cpu", "cuda"]
     assert found[0] is found[1]
