@@ -56,8 +56,8 @@ class Command:
 
     def line(self) -> str:
         """Its medians, with the goal."""
-        goal = "" if self.goal is None else f"   goal {self.goal:g} s"
-        return f"{median(self.wall):7.2f} s wall {median(self.processor):7.2f} s processor{goal}   sweeper {' '.join(self.arguments)}"
+        goal = f"{'' if self.goal is None else f'(goal {self.goal:g} s)':12}"
+        return f"{median(self.wall):7.2f} s wall {goal} {median(self.processor):7.2f} s processor   sweeper {' '.join(self.arguments)}"
 
 
 def grid(trials: int) -> Mapping[str, object]:

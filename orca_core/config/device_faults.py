@@ -18,7 +18,7 @@ def check_device(config: TrialConfig, device: str) -> None:
     """
     faults, tuning = [], config.finetune
     if device == "cpu" and tuning.compile == "reduce-overhead":
-        remedy = "CUDA graphs are a GPU's: set resources.gpu, or --device cuda for one trial; or take default or none."
+        remedy = "Only GPUs have CUDA graphs. Take default or none; or set resources.gpu, for a single trial --device cuda."
         faults.append(Fault("finetune.compile", "must be none or default on a CPU", tuning.compile, remedy))
     if device != "cpu" and tuning.fused:  # that bits do not depend on the trials beside has been shown for CPUs alone
         faults.append(Fault("finetune.fused", "must be 0 on a GPU", tuning.fused, "Set it to 0, or train on the CPU."))

@@ -44,7 +44,9 @@ def work_lines(
     shortest = forecast(ordered, costs.seconds, len(ordered), known_at)
     widths = "".join(f"{time_on(width)} on {width} slot{'s' if width > 1 else ''}, " for width in slots)
     later = f"; without the {found.plan.proposed_later} trials that are proposed later" if found.plan.proposed_later else ""
-    yield f"Time     {widths}at best about {format_duration(shortest)}, with {once / shortest:.0f} slots busy on average{later}"
+    busy = f"{once / shortest:.0f}"
+    slots_busy = f"{busy} slot{'' if busy == '1' else 's'} busy on average"
+    yield f"Time     {widths}at best about {format_duration(shortest)}, with {slots_busy}{later}"
     if space.resources.most_gpu:
         yield f"GPUs     {_describe_gpus(todo, costs, packing or Packing(space.resources), once, about)}"
 

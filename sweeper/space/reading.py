@@ -13,7 +13,7 @@ from sweeper.faults import Faults
 from sweeper.space.axes import RECIPE, Axis
 from sweeper.space.axis_reader import read_axes
 from sweeper.space.conditions import Requirement, read_condition, refuse_tuned
-from sweeper.space.file import BITS_OF_THE_SWEEP, METRICS, SHORTHAND_KEYS, SpaceFile, parse_keys
+from sweeper.space.file import BITS_OF_THE_SWEEP, METRICS, SHORTHAND_KEYS, Resources, SpaceFile, parse_keys
 from sweeper.space.knobs import parse_knobs
 from sweeper.space.questions import check_question, list_looks
 from sweeper.space.search_rules import check_search
@@ -217,6 +217,10 @@ def _check_sweep(parsed: SpaceFile, axes: Sequence[Axis], base: Mapping[str, Any
         _check_metrics(parsed, base, faults)
     if not {"search", "space"} & wrong:
         check_search(parsed.search, tuned, faults)
+    resources = parsed.resources
+    if "resources" not in wrong and not resources.is_auto and resources.gpu_trials != Resources().gpu_trials:
+        remedy = "Set resources.gpu to auto, or leave this out: with a number, 1 / gpu trials share a GPU."
+        faults.add("resources.gpu_trials", "must be left out unless resources.gpu is auto", resources.gpu_trials, remedy)
 
 
 def _check_metrics(parsed: SpaceFile, base: Mapping[str, Any], faults: Faults) -> None:

@@ -172,7 +172,9 @@ class SearchSpace:
             return None
 
     def _section_of(self, path: str) -> str:
-        """The section of the file that sets a knob."""
+        """The section of the file that sets a knob; empty for `bits`, which stands at the top."""
+        if path == "bits":
+            return ""
         if any(axis.path == path or path.startswith(f"{axis.path}.") for axis in self.axes):
             return "space"
         return next((f"variants.{name}" for name, overrides in self.variants.items() if path in overrides), "base")

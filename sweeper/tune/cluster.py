@@ -112,6 +112,8 @@ def open_cluster(
 
 
 def _init(address: str | None, environment: dict[str, Any], job: JobConfig) -> None:
+    logger = logging.getLogger("ray")
+    handlers = logger.handlers[:]  # those of `RayLog`: Ray takes them away if it is not to have its own
     try:
         ray.init(
             address=address or "local",
@@ -128,6 +130,8 @@ def _init(address: str | None, environment: dict[str, Any], job: JobConfig) -> N
         lines = str(error).strip().splitlines() or [type(error).__name__]
         remedy = "Look at `ray status` on its head; `pip install 'ray[default]'` if it says that a package is missing."
         raise ConfigError([Fault("--address", f"must be a cluster that can be joined ({lines[0][:300]})", address, remedy)]) from None
+    finally:
+        logger.handlers[:] = handlers
 
 
 class Cluster:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from types import SimpleNamespace
 
+import pytest
 from ray._private.worker import listen_error_messages
+from ray.job_config import JobConfig
 
+from sweeper.tune.cluster import _init
 from sweeper.tune.ray_log import RayLog
 
 KILLED = "Raylet is terminated. Termination is unexpected.\n    \x1b[33m[raylet 12] worker_pool.cc:700\x1b[0m"
@@ -40,3 +43,15 @@ def test_the_log_of_a_node_that_was_killed_goes_to_the_file(tmp_path, capfd):
     assert str(log.path) in log.note
     listen("Quite another one.")  # Ray does not print an error twice
     assert "Quite another one." in "".join(capfd.readouterr()), "Ray is left as it was"
+
+
+def test_the_file_is_still_written_once_ray_was_started_without_handlers_of_its_own(tmp_path, capfd):
+    """Nothing answers at this address, but Ray takes away the handlers of its logger before it looks."""
+    log = RayLog(str(tmp_path), "s")
+    log.path.parent.mkdir(parents=True)
+    with log.writing():
+        with pytest.raises(ValueError, match="nowhere"):
+            _init("nowhere", {}, JobConfig())
+        listen("A process was killed.")
+    assert "".join(capfd.readouterr()) == ""
+    assert "(raylet) A process was killed." in log.path.read_text()

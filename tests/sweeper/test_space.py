@@ -21,6 +21,14 @@ FAULTS = {
         "resources: {gpus: 1}",
         "resources.gpus: must be a known key. Did you mean 'gpu'? Known: cpu, custom, gpu, gpu_trials, labels, memory.",
     ),
+    "trials on one GPU beside a share": (
+        "resources: {gpu: 0.5, gpu_trials: 4}",
+        "resources.gpu_trials: must be left out unless resources.gpu is auto, but got 4. Set resources.gpu to auto, or leave this out",
+    ),
+    "portable bits of fused trials": (
+        "base: {task: digits, finetune.fused: 4}\nbits: portable",
+        "bits: must be native with finetune.fused, but got 'portable'.",
+    ),
     "unknown key of an axis": (
         "space: {proxy: {gird: [noise]}}",
         "space.proxy: must have exactly one of grid, choice, uniform, loguniform, int, but got {'gird': ['noise']}. Did you mean 'grid'?",
