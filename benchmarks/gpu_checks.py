@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_trials import GRAPHED, TRIALS, Clock, Line, checkpoints, config_of, difference, rows_of
+from gpu_trials import GRAPHED, TRIALS, Clock, Line, attempt, checkpoints, config_of, difference, rows_of
 from torch import nn
 
 from orca_core import TrialConfig, resolve_config
@@ -151,7 +151,7 @@ def otdd(clock: Clock) -> Iterator[Line]:
     for inner in ("exact", "gaussian"):
         # What the libraries do when they are first used is no part of the time.
         few = OtddSource(x[:200].to("cuda"), y[:200].to("cuda"), inner=inner)
-        few.distance(target.to("cuda").requires_grad_(True)).backward()
+        few.distance(target.clone().to("cuda").requires_grad_(True)).backward()
         found = {}
         for device in ("cpu", "cuda"):
             there = x.to(device), y.to(device)
@@ -186,15 +186,19 @@ OTDD = tuple(f"{inner}: {what} beside the CPU's" for inner in ("exact", "gaussia
 def cpu(clock: Clock) -> Iterator[Line]:
     """The first distance and the first training loss, on the GPU and on the CPU, from the same pretrained body."""
     for name, knobs in TRIALS.items():
-        config = config_of(knobs | {"body.weights": "random"})
-        found = {}
-        for device in ("cuda", "cpu"):
-            with tempfile.TemporaryDirectory() as folder:
-                found[device] = rows_of(config, folder, device=device, stop_after=3)["epochs"]  # two of alignment, one of fine-tuning
-        for stage, column in (("align", "distance"), ("finetune", "train_loss")):
-            here, there = (next(row[column] for row in found[device] if row["stage"] == stage) for device in ("cuda", "cpu"))
-            relative = abs(here - there) / abs(there)
-            yield Line(f"{name}: first {column}", f"relative difference {relative:.1e}", relative <= CPU_TOLERANCE[column])
+        yield from attempt(name, beside_cpu(name, config_of(knobs | {"body.weights": "random"})))
+
+
+def beside_cpu(name: str, config: TrialConfig) -> Iterator[Line]:
+    """Two lines."""
+    found = {}
+    for device in ("cuda", "cpu"):
+        with tempfile.TemporaryDirectory() as folder:
+            found[device] = rows_of(config, folder, device=device, stop_after=3)["epochs"]  # two of alignment, one of fine-tuning
+    for stage, column in (("align", "distance"), ("finetune", "train_loss")):
+        here, there = (next(row[column] for row in found[device] if row["stage"] == stage) for device in ("cuda", "cpu"))
+        relative = abs(here - there) / abs(there)
+        yield Line(f"{name}: first {column}", f"relative difference {relative:.1e}", relative <= CPU_TOLERANCE[column])
 
 
 CPU = tuple(f"{name}: first {column}" for name in TRIALS for column in CPU_TOLERANCE)
@@ -207,14 +211,19 @@ def bits(clock: Clock) -> Iterator[Line]:
     """
     names = list(TRIALS)
     for name in names[:2]:
-        yield from bits_of(name, config_of(TRIALS[name]))
+        yield from attempt(name, bits_of(name, config_of(TRIALS[name])))
     yield from bits_of_shared_stages()
     with tempfile.TemporaryDirectory() as folder:
         for body, knobs in checkpoints(Path(folder)).items():
             few = knobs | {"train_samples": 64, "precision": "bf16", "finetune.dropout": 0.1}
-            yield from bits_of(f"{body}, bf16, dropout", resolve_config(few))
+            yield from attempt(body, bits_of(f"{body}, bf16, dropout", resolve_config(few)))
     for name in names[2:]:
-        yield from bits_of(name, config_of(TRIALS[name]))
+        yield from attempt(name, bits_of(name, config_of(TRIALS[name])))
+    yield from bits_of_graphs()
+
+
+def bits_of_graphs() -> Iterator[Line]:
+    """A trial whose training is replayed from CUDA graphs, and its losses beside those of the same trial without."""
     graphed = yield from bits_of("compile reduce-overhead", config_of(GRAPHED))
     with tempfile.TemporaryDirectory() as folder:
         plain = rows_of(config_of(GRAPHED | {"finetune.compile": "none"}), folder)

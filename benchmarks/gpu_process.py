@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import torch
-from gpu_trials import Clock, Line, NotHereError
+from gpu_trials import Clock, Line, NotHereError, describe
 
 Run = Callable[[Clock], Iterator[Line]]
 """Yields the lines of a section, given what is left of its time."""
@@ -90,7 +90,7 @@ def _send(run: Run, seconds: float, folder: str, sender: Connection) -> None:
         end = End(f"{error.name} is not installed")
     except Exception as error:  # the other sections still run
         traceback.print_exc()
-        end = End(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}", is_error=True)
+        end = End(describe(error), is_error=True)
     sender.send(end)
 
 

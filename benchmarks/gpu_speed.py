@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_trials import SMALL, Clock, Line, checkpoints, config_of, rows_of
+from gpu_trials import SMALL, Clock, Line, attempt, checkpoints, config_of, rows_of
 from torch import nn
 
 from orca_core import Store, TrialConfig, resolve_config
@@ -153,13 +153,13 @@ def speed(clock: Clock) -> Iterator[Line]:
         for variant, more in sorted(VARIANTS.items(), key=lambda item: "finetune.compile" in item[1]):
             for body, knobs in bodies.items():
                 if clock.has(40 if "finetune.compile" in more else 8):
-                    config = resolve_config(knobs | {"train_samples": 512} | more)
-                    yield speed_of(f"{body}, {variant}", config, folder, peaks, peaks.get(f"{body}, bf16"))
+                    name, config = f"{body}, {variant}", resolve_config(knobs | {"train_samples": 512} | more)
+                    yield from attempt(name, speed_of(name, config, folder, peaks, peaks.get(f"{body}, bf16")))
                     release(torch.device("cuda"))
 
 
-def speed_of(name: str, config: TrialConfig, folder: str, peaks: dict[str, float], plain: float | None) -> Line:
-    """One variant: two epochs of each loop, after one to begin with.
+def speed_of(name: str, config: TrialConfig, folder: str, peaks: dict[str, float], plain: float | None) -> Iterator[Line]:
+    """A line of one variant: two epochs of each loop, after one to begin with.
 
     Args:
         name: Of the variant.
@@ -198,10 +198,11 @@ def speed_of(name: str, config: TrialConfig, folder: str, peaks: dict[str, float
     text = f"{rate:.0f} samples/s, {peaks[name]:.1f} GiB, ratio to a bare loop {ratio:.2f}, first epoch {first:.1f} s"
     if tuning.compile == "reduce-overhead":
         skips = counters["inductor"]["cudagraph_skips"]
-        return Line(name, f"{text}, {skips} passes without a graph", skips == 0)
-    if tuning.checkpointing:  # it computes every block twice, so that memory is all it can promise
-        return Line(name, f"{text}, {plain or 0:.1f} GiB without", plain is not None and peaks[name] < plain)
-    return Line(name, text, ratio <= BARE_RATIO)
+        yield Line(name, f"{text}, {skips} passes without a graph", skips == 0)
+    elif tuning.checkpointing:  # it computes every block twice, so that memory is all it can promise
+        yield Line(name, f"{text}, {plain or 0:.1f} GiB without", plain is not None and peaks[name] < plain)
+    else:
+        yield Line(name, text, ratio <= BARE_RATIO)
 
 
 SPEED = tuple(f"{body}, {name}" for body in ("RoBERTa-base", "Swin-B") for name in VARIANTS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +58,20 @@ class Clock:
 
 class NotHereError(Exception):
     """Something that this version does not have."""
+
+
+def attempt(name: str, lines: Iterable[Line]) -> Iterator[Line]:
+    """Lines that others of the section do not hang on: an error becomes a line, and the section goes on."""
+    try:
+        yield from lines
+    except Exception as error:
+        traceback.print_exc()
+        yield Line(f"{name}: runs without an error", describe(error), False)
+
+
+def describe(error: BaseException) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def config_of(knobs: dict[str, Any]) -> TrialConfig:
