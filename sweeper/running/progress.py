@@ -49,7 +49,8 @@ class Progress:
     Attributes:
         total: Number of trials, with all that may yet be proposed.
         least: Number of trials if a question is decided with the seeds that are planned now; else equal to `total`.
-        slots: How many trials run at once; None if that is not known yet.
+        slots: How many trials, or groups of trials, run at once; None if that is not known yet.
+        in_use: How many of these run now; None likewise.
         nodes: The machines of a cluster, to be shown; None if the sweep runs on this machine.
     """
 
@@ -64,6 +65,7 @@ class Progress:
     ) -> None:
         self.recorder, self.total, self.least = recorder, total, total
         self.slots: int | None = None
+        self.in_use: int | None = None
         self.console = Console(file=sys.stderr, quiet=quiet)
         self.nodes: Nodes | None = None
         self._gpus = ""
@@ -114,7 +116,7 @@ class Progress:
         elif 0 < slots < self._width:
             self._why = f"{slots} slot{'' if slots == 1 else 's'} instead of {self._width}"
         self._width = slots or self._width
-        self.total, self.least, self.slots = session.most_trials, least, slots
+        self.total, self.least, self.slots, self.in_use = session.most_trials, least, slots, session.in_use
         self._gpus = session.packing.describe()
         self._later, self._is_ending = session.least_later, session.is_ending
 
@@ -171,6 +173,7 @@ class Progress:
             paused=tally.paused,
             earlier=tally.num_earlier,
             slots=self.slots,
+            in_use=self.in_use,
             nodes=_describe_nodes(self.nodes) if self.nodes is not None else "",
             gpus="" if self._is_over else self._gpus,
             computed=tally.computed,
@@ -190,6 +193,7 @@ class Progress:
             "total": self.total,
             "least": self.least,
             "slots": self.slots,
+            "in_use": self.in_use,
             "gpus": self._gpus,
             "elapsed_s": round(self._clock() - self._started),
             "left_s": self._promise.left,

@@ -193,6 +193,11 @@ class Session:
         return min(self.nodes.slots, self._max_concurrent or self.nodes.slots)
 
     @property
+    def in_use(self) -> int:
+        """How many of these trials, or groups of trials, run."""
+        return min(self._queue.num_groups, self.width)
+
+    @property
     def outcome(self) -> Outcome:
         """The state of the run."""
         if not self._is_closed:

@@ -48,7 +48,8 @@ class Standing:
         done: Trials with an end that counts, COMPLETE or PRUNED.
         pruned, failed, interrupted, running, paused: Numbers of trials.
         earlier: How many of `done` earlier runs finished.
-        slots: How many trials fit at once; None if unknown.
+        slots: How many trials fit at once, or groups of trials; None if unknown.
+        in_use: How many of these are in use; None if unknown.
         nodes: The machines of a cluster in a few words; empty without one.
         gpus: How many trials share a GPU under `gpu: auto`, in a few words; empty without it.
         computed, reused: Numbers of stages.
@@ -73,6 +74,7 @@ class Standing:
     paused: int = 0
     earlier: int = 0
     slots: int | None = None
+    in_use: int | None = None
     nodes: str = ""
     gpus: str = ""
     computed: int = 0
@@ -150,7 +152,8 @@ class Standing:
         yield "waits", [(self.trouble, "yellow")]
         in_use = f" of {self.slots} slots in use" if self.slots else " running"
         if self.slots and self.running > self.slots:  # in groups, each on one slot
-            in_use = f" running on {self.slots} slot{'s' if self.slots > 1 else ''}"
+            of = "" if self.in_use is None else f"{self.in_use} of "
+            in_use = f" running on {of}{self.slots} slot{'s' if self.slots > 1 else ''}"
         yield (
             "trials",
             [

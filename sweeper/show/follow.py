@@ -70,6 +70,7 @@ def read_standing(workspace: Workspace, name: str, driver: Driver | None) -> Sta
         running=begun - paused if driver is not None else 0,
         paused=paused if driver is not None else 0,
         slots=_number(facts, "slots"),
+        in_use=_number(facts, "in_use"),
         gpus=_text(facts, "gpus"),
         computed=int(stages["computed"]),
         reused=int(stages["reused"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 
 import pyte
 import pytest
@@ -56,6 +57,11 @@ def test_the_block_says_what_there_is_to_say():
         "failed  3f2a1b7c (user-error): ValueError: a reason that takes many words a",
         "        reason that takes many words a reason that takes many words a reaso...",
     ]
+
+
+def test_trials_of_a_group_share_a_slot():
+    grouped = replace(STANDING, running=18, in_use=1)
+    assert lines_of(grouped, 78)[1].startswith("trials  18 running on 1 of 2 slots, 1 paused, 1 waiting, ")
 
 
 @pytest.mark.parametrize("width", [20, 38, 78, 200])
