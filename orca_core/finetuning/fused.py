@@ -21,9 +21,9 @@ tests, on odd sizes, too. Evaluation is done one by one, as arithmetic limits it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,28 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_core.finetuning.fixed_features import PooledFeatures
-from orca_core.finetuning.heads import head_gradient, is_plain_head
+from orca_core.finetuning.heads import head_gradient, head_scores, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import smoothed
 from orca_core.finetuning.stacked import Stack, StackedOptimizer, laid_out, stack
 from orca_core.fusing import shared_settings, smooths_labels
+from orca_core.model.cross_modal import CrossModalModel
 from orca_core.rows import EpochRow
+from orca_core.scoring.scores import one_minus_accuracy
 from orca_core.seeding import generator
 from orca_core.settings import Settings
 
+T = TypeVar("T")
+
+Scores = tuple[float | None, float | None, float | None]
+"""Validation loss and error, and test error; None for a set without samples."""
+
 SPAN_NUMBERS = 2**22
 """Most numbers that are gathered at once from the inputs of a group, before they are cut into batches."""
+
+MOST_JOINED = 2**26
+"""Most numbers of different features of a group that are copied into one tensor, from which a batch is gathered in one piece."""
 
 
 class FusedFinetuning(Finetuning):
@@ -50,16 +60,19 @@ class FusedFinetuning(Finetuning):
 
     Attributes:
         share_s: Seconds of the latest epoch's training that fall to it: those of its group over the number of members.
+        place: The group that has its weights and the optimiser's state as they are now, and its number there; None if there is none.
     """
 
     share_s = 0.0
+    place: tuple[_Group, int] | None = None
     _trained: tuple[float, float] | Exception | None = None
+    _scored: Scores | None = None
     _of_phase: tuple[bool, str] | None = None
 
     def start_phase(self, settings: Settings) -> None:
         """Begin a phase, see `Finetuning.start_phase`."""
         super().start_phase(settings)
-        self._of_phase = None
+        self._of_phase = self.place = None
 
     def run_epoch(self, epoch: int) -> EpochRow:
         """The epoch that `train_together` has trained, else one that is trained now."""
@@ -129,14 +142,29 @@ class FusedFinetuning(Finetuning):
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
         return len({float(self.optimizer.state.get(parameter, {}).get("step", 0)) for parameter in trained}) > 1
 
-    def hold(self, trained: tuple[float, float] | Exception, seconds: float = 0.0) -> None:
+    def hold(self, trained: tuple[float, float] | Exception, scores: Scores | None = None, seconds: float = 0.0) -> None:
         """Take what training it in a group has come to, for its next `run_epoch`.
 
         Args:
             trained: Mean loss and last learning rate, or what went wrong.
+            scores: What the group has found on validation and test set; None if it is evaluated on its own.
             seconds: Its share of the time.
         """
-        self._trained, self.share_s = trained, seconds
+        self._trained, self._scored, self.share_s = trained, scores, seconds
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a state, see `Finetuning.load_state`."""
+        super().load_state(tensors)
+        self.place = None
+
+    def _scores(
+        self, inputs: tuple[Tensor, Tensor, Tensor], tests: Callable[[float | None], bool] = lambda error: True
+    ) -> tuple[float | None, float | None, float | None]:
+        scored, self._scored = self._scored, None
+        if scored is None:
+            return super()._scores(inputs, tests)
+        loss, error, test_error = scored
+        return loss, error, test_error if self.valid_is_test or tests(error) else None
 
 
 def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:
@@ -165,41 +193,56 @@ def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:
 def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> None:
     """Train the members of one group for an epoch each."""
     started = perf_counter()
-    group = _Group([*members, *[members[0]] * (width - len(members))], len(members))
+    tunings = [member for member, _ in members]
+    group = _group_of(tunings, width)
+    for tuning in tunings:
+        tuning.place = None  # if the epoch fails, what the group has is nobody's
+    scores: list[Scores | None] = [None] * len(members)
     try:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no gradient of a mask, and are not batched over models
-            group.run()
+            group.run(members)
+        scores = group.scores(tunings)
     except Exception as error:
         group.failed |= dict.fromkeys(range(len(members)), error)
     seconds = (perf_counter() - started) / len(members)
-    for number, (member, _) in enumerate(members):
+    for number, tuning in enumerate(tunings):
         failed = group.failed.get(number)
         if failed is None:
             group.give_back(number)
-        member.hold(failed or (group.mean_loss(number), float(group.rates[number])), seconds)
+            tuning.place = group, number
+        tuning.hold(failed or (group.mean_loss(number), float(group.rates[-1, number])), scores[number], seconds)
+
+
+def _group_of(tunings: Sequence[FusedFinetuning], width: int) -> _Group:
+    """The group that trained these trials in their latest epoch, if it did so in these places; else a new one."""
+    found = tunings[0].place
+    if found is not None and found[0].count == len(tunings) and all(one.place == (found[0], n) for n, one in enumerate(tunings)):
+        return found[0]
+    return _Group([*tunings, *[tunings[0]] * (width - len(tunings))], len(tunings))
 
 
 class _Group:
-    """One epoch of a group.
+    """Trials whose weights lie stacked, for as long as they train together. Members get back what is theirs after each epoch.
 
     Args:
-        members: As many as the group is wide, each with the number of its epoch.
+        tunings: The members, as many as the group is wide.
         count: How many of them are real; the others are copies.
     """
 
-    def __init__(self, members: Sequence[tuple[FusedFinetuning, int]], count: int) -> None:
-        self.members, self.count = members, count
-        first = members[0][0]
-        self.batch_size: int = first.settings["finetune.batch_size"]
-        self.clip: float | None = first.settings["finetune.clip"]
-        self.module: nn.Module = first.model.predictor if isinstance(first.fixed, PooledFeatures) else first.model
-        self.tunings = [member for member, _ in members]
+    def __init__(self, tunings: Sequence[FusedFinetuning], count: int) -> None:
+        self.count, self.width = count, len(tunings)
+        first = tunings[0]
+        self.settings = first.settings
+        self.batch_size: int = self.settings["finetune.batch_size"]
+        self.clip: float | None = self.settings["finetune.clip"]
+        self.is_whole = not isinstance(first.fixed, PooledFeatures)  # else the predictor is all that is left of the model
+        self.module: nn.Module = first.model if self.is_whole else first.model.predictor
+        self.loss, self.decode = first.loss, first.data.decode
         self.failed: dict[int, Exception] = {}
-        if self.module is first.model:
-            first.model.train_mode()
-        self.is_plain_head = is_plain_head(self.module, first.settings.task.loss, first.data)
-        modules = [member.model.predictor if self.module is not first.model else member.model for member in self.tunings]
+        self.is_plain_head = is_plain_head(self.module, self.settings.task.loss, first.data)
+        modules = [member.model if self.is_whole else member.model.predictor for member in tunings]
         self.parameters = [dict(module.named_parameters()) for module in modules]
+        self.optimizers = [member.optimizer for member in tunings]
         buffers = [dict(module.named_buffers()) for module in modules]
         names = [name for name, parameter in self.parameters[0].items() if parameter.requires_grad]
         self.frozen = {
@@ -208,12 +251,12 @@ class _Group:
         }
         self.start = [(name, [own[name] for own in self.parameters]) for name in names]
         self._stack(names)
-        self.decays = torch.tensor([member.settings["finetune.weight_decay"] for member in self.tunings], dtype=torch.float64)
-        self.rates = torch.zeros(len(members), dtype=torch.float64)
-        smoothing = [member.settings["finetune.label_smoothing"] for member in self.tunings]
+        self.decays = torch.tensor([member.settings["finetune.weight_decay"] for member in tunings], dtype=torch.float64)
+        smoothing = [member.settings["finetune.label_smoothing"] for member in tunings]
         self.smoothing = torch.tensor(smoothing) if any(smoothing) else None
-        self.totals = torch.zeros(len(members), dtype=torch.float64)
         self.samples = len(first.train[1])
+        self.losses: list[Tensor] = []
+        self.features = [_Features([one.prepare()[0] for one in tunings], [one.train[1] for one in tunings])] if first.fixed else []
 
     def _stack(self, names: Sequence[str]) -> None:
         """Stack the parameters of these names, with the optimiser's state; the others count as frozen."""
@@ -222,26 +265,45 @@ class _Group:
                 self.frozen[name] = stack([tensor.detach() for tensor in tensors])
         kept = [(name, tensors) for name, tensors in self.start if name in names]
         self.weights = Stack(kept)
-        self.optimizer = StackedOptimizer(self.tunings[0].settings, self.weights, [member.optimizer for member in self.tunings])
+        self.optimizer = StackedOptimizer(self.settings, self.weights, self.optimizers)
 
-    def run(self) -> None:
-        """Train."""
-        orders = [member.order(epoch) for member, epoch in self.members[: self.count]]
-        draws = [generator(member.seed, "augment", epoch) for member, epoch in self.members[: self.count]]
-        x = self.tunings[0].prepare()[0]
-        span = self.batch_size * max(1, SPAN_NUMBERS // max(1, len(self.members) * self.batch_size * x[0].numel()))
-        rates = self._rates(-(-self.samples // self.batch_size))
+    def run(self, members: Sequence[tuple[FusedFinetuning, int]]) -> None:
+        """Train the members, each with the number of its epoch."""
+        if isinstance(self.module, CrossModalModel):
+            self.module.train_mode()
+        self.rates = self._rates(members, -(-self.samples // self.batch_size))
+        self.optimizer.start_epoch(self.rates, self.decays)
+        self.losses = []
+        for x, y in self._batches(members):
+            self._step(x, y)
+
+    def _batches(self, members: Sequence[tuple[FusedFinetuning, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets of each step, laid out by member: (members, n, ...)."""
+        orders = [member.order(epoch) for member, epoch in members]
+        if self.features:
+            for rows in torch.stack(self._filled(orders)).split(self.batch_size, 1):
+                yield self.features[0].of(rows)
+            return
+        draws = [generator(member.seed, "augment", epoch) for member, epoch in members]
+        tunings = [member for member, _ in members]
+        size = tunings[0].prepare()[0][0].numel()
+        span = self.batch_size * max(1, SPAN_NUMBERS // max(1, self.width * self.batch_size * size))
         for begin in range(0, self.samples, span):
-            inputs, targets = self._gather([order[begin : begin + span] for order in orders], draws)
+            inputs, targets = self._gather(tunings, [order[begin : begin + span] for order in orders], draws)
             for offset in range(0, inputs.shape[1], self.batch_size):
                 batch = slice(offset, offset + self.batch_size)
-                number = (begin + offset) // self.batch_size
-                self._step(laid_out(inputs[:, batch]), laid_out(targets[:, batch]), rates[number])
+                yield laid_out(inputs[:, batch]), laid_out(targets[:, batch])
 
-    def _gather(self, rows: Sequence[Tensor], draws: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def _filled(self, values: Sequence[T]) -> list[T]:
+        """What the real members have, and for each copy that of the first."""
+        return [*values, *[values[0]] * (self.width - self.count)]
+
+    def _gather(
+        self, tunings: Sequence[FusedFinetuning], rows: Sequence[Tensor], draws: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
         """Inputs and targets of each member's rows: (members, n, ...). Of one that fails, and of copies, those of another."""
         found: list[tuple[Tensor, Tensor] | None] = []
-        for number, member in enumerate(self.tunings[: self.count]):
+        for number, member in enumerate(tunings):
             try:
                 found.append(self._rows_of(member, rows[number], draws[number]))
             except Exception as error:
@@ -250,40 +312,34 @@ class _Group:
         whole = next((pair for pair in found if pair is not None), None)
         if whole is None:
             raise self.failed[0]
-        pairs = [pair or whole for pair in found]
-        pairs += [pairs[0]] * (len(self.members) - self.count)
-        inputs, targets = zip(*pairs, strict=True)
+        inputs, targets = zip(*self._filled([pair or whole for pair in found]), strict=True)
         return torch.stack(inputs), torch.stack(targets)
 
     def _rows_of(self, member: FusedFinetuning, rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """One member's inputs, as its model reads them, and targets."""
         x, y = member.prepare()[0], member.train[1]
-        if member.fixed is not None:
-            return x[rows], y[rows]
         if member.data.augment is None:
             return member.data.inputs(x[rows]), y[rows]
         batches = [member.data.inputs(member.data.augment(x[batch], draws)) for batch in rows.split(self.batch_size)]
         return torch.cat(batches), y[rows]
 
-    def _rates(self, steps: int) -> Tensor:
+    def _rates(self, members: Sequence[tuple[FusedFinetuning, int]], steps: int) -> Tensor:
         """(steps, members) learning rates of an epoch, in float64."""
         columns, ones = [], [1] * steps
-        for member, epoch in self.members[: self.count]:
+        for member, epoch in members:
             factor, passed = schedule(member.settings), epoch - 1 - member.schedule_start
             peak = member.settings["finetune.lr"] * member.phase.lr_scale
             columns.append([peak * factor(passed, ones, number) for number in range(steps)])
-        columns += [columns[0]] * (len(self.members) - self.count)
-        return torch.tensor(columns, dtype=torch.float64).T.contiguous()
+        return torch.tensor(self._filled(columns), dtype=torch.float64).T.contiguous()
 
-    def _step(self, x: Tensor, y: Tensor, rates: Tensor) -> None:
+    def _step(self, x: Tensor, y: Tensor) -> None:
         losses, gradient = self._gradient(x, y)
-        self.totals += losses.double() * x.shape[1]
+        self.losses.append(losses)
         with torch.no_grad():
             if self.clip is not None:
-                norms = gradient.square().sum(1, keepdim=True).sqrt()
-                gradient = gradient * (self.clip / (norms + 1e-6)).clamp(max=1.0)
-            self.optimizer.step(gradient, rates, self.decays)
-        self.rates = rates
+                norms = gradient.square().sum(1, keepdim=True).sqrt_()
+                gradient.mul_((self.clip / norms.add_(1e-6)).clamp_(max=1.0))
+            self.optimizer.step(gradient)
 
     def _gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (members,), and the gradient of their weights (members, weights)."""
@@ -296,27 +352,91 @@ class _Group:
         unused = [name for name, gradient in zip(views, gradients, strict=True) if gradient is None]
         if unused:  # as in a single step, what the outputs do not depend on is left as it is
             self._stack([name for name in views if name not in unused])
+            self.optimizer.start_epoch(self.rates, self.decays)
             return self._gradient(x, y)
         return losses.detach(), self.weights.joined([gradient for gradient in gradients if gradient is not None])
 
     def _losses(self, views: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        first = self.tunings[0]
-        decode: Callable[[Tensor], Tensor] = first.data.decode or (lambda values: values)
+        decode: Callable[[Tensor], Tensor] = self.decode or (lambda values: values)
 
         def loss_of(weights: Mapping[str, Tensor], frozen: Mapping[str, Tensor], x: Tensor, y: Tensor, smoothing: Any) -> Tensor:
             outputs = decode(functional_call(self.module, {**weights, **frozen}, (x,)).float())
-            loss = first.loss(outputs, decode(y))
+            loss = self.loss(outputs, decode(y))
             return loss if smoothing is None else smoothed(loss, outputs, smoothing)
 
         over = None if self.smoothing is None else 0
         losses: Tensor = vmap(loss_of, (0, 0, 0, 0, over))(views, self.frozen, x, y, self.smoothing)
         return losses
 
+    def scores(self, tunings: Sequence[FusedFinetuning]) -> list[Scores | None]:
+        """Validation loss and error, and test error, of each real member; None where members are evaluated one by one."""
+        data, settings = tunings[0].data, self.settings
+        if not self.is_plain_head or settings["finetune.scoring"] == "chunks" or tunings[0].score is not one_minus_accuracy:
+            return [None] * self.count
+        if data.valid.group is not None or data.test.group is not None:
+            return [None] * self.count
+        valid = self._scores_on([(one.prepare()[1], one.valid[1]) for one in tunings])
+        test = valid if tunings[0].valid_is_test else self._scores_on([(one.prepare()[2], one.test[1]) for one in tunings])
+        return [(*own, error) for own, (_, error) in zip(valid, test, strict=True)]
+
+    def _scores_on(self, sets: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[float, float] | tuple[None, None]]:
+        """Loss and error of each member on its features and classes of a set; None for a set without samples."""
+        samples, size = len(sets[0][1]), sets[0][0][:1].numel()
+        if not samples:
+            return [(None, None)] * len(sets)
+        x, y = zip(*self._filled(sets), strict=True)
+        losses, wrong = torch.zeros(self.width, dtype=torch.float64), torch.zeros(self.width, dtype=torch.int64)
+        with torch.no_grad():
+            for part in torch.arange(samples).split(max(1, SPAN_NUMBERS // (self.width * max(1, size)))):
+                rows = slice(int(part[0]), int(part[-1]) + 1)
+                loss, false = head_scores(self.weights.views, stack([one[rows] for one in x]), stack([one[rows] for one in y]))
+                losses += loss
+                wrong += false
+        return list(zip((losses / samples).tolist(), (wrong / samples).tolist(), strict=True))[: self.count]
+
     def mean_loss(self, number: int) -> float:
         """The mean training loss of a member over its samples."""
-        return float(self.totals[number].item() / self.samples)
+        sizes = torch.tensor([min(self.batch_size, self.samples - begin) for begin in range(0, self.samples, self.batch_size)])
+        return float((torch.stack(self.losses)[:, number].double() * sizes).sum().item() / self.samples)
 
     def give_back(self, number: int) -> None:
         """Give a member its weights and the optimiser's state."""
         self.weights.give_back(number)
         self.optimizer.give_back(number)
+
+
+class _Features:
+    """Features that are computed once, of the training sets of a group. Those that members share are there once.
+
+    Args:
+        inputs: The members' features, (n, ...).
+        targets: And their targets, (n, ...).
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+        self.inputs, self.targets = _Rows(inputs), _Rows(targets)
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(members, b) rows -> inputs and targets, (members, b, ...)."""
+        return laid_out(self.inputs.of(rows)), laid_out(self.targets.of(rows))
+
+
+class _Rows:
+    """Tensors of the same shape (n, ...), one for each member, of which many may be the same."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tensors
+        different = {tensor.data_ptr(): tensor for tensor in tensors}
+        begins = {pointer: number * len(tensors[0]) for number, pointer in enumerate(different)}
+        self.begins = torch.tensor([[begins[tensor.data_ptr()]] for tensor in tensors])
+        self.joined: Tensor | None = None
+        if len(different) == 1:
+            self.joined = tensors[0]
+        elif len(different) * tensors[0].numel() <= MOST_JOINED:
+            self.joined = torch.cat(list(different.values()))
+
+    def of(self, rows: Tensor) -> Tensor:
+        """(members, b) rows -> (members, b, ...)."""
+        if self.joined is None:
+            return torch.stack([tensor[own] for tensor, own in zip(self.tensors, rows, strict=True)])
+        return self.joined.index_select(0, (rows + self.begins).flatten()).unflatten(0, rows.shape)

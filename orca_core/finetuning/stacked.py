@@ -48,6 +48,7 @@ class Stack:
         self.sizes = [tensors[0].numel() for _, tensors in parameters]
         self.used = sum(self.sizes)
         self.flat = torch.zeros(self.members, -(-self.used // LINE) * LINE)
+        self.padding = self.flat.new_zeros(self.members, self.flat.shape[1] - self.used)
         self.fill(self.flat, [[tensor.detach() for tensor in tensors] for _, tensors in parameters])
         self.views: Mapping[str, Tensor] = {
             name: part.unflatten(1, tensors[0].shape)
@@ -62,8 +63,7 @@ class Stack:
 
     def joined(self, tensors: Sequence[Tensor]) -> Tensor:
         """(members, *shape) tensors in the order of parameters -> the shape of `flat`."""
-        padding = self.flat.new_zeros(self.members, self.flat.shape[1] - self.used)
-        return torch.cat([*(tensor.flatten(1) for tensor in tensors), padding], 1)
+        return torch.cat([*(tensor.flatten(1) for tensor in tensors), self.padding], 1)
 
     def parts(self, row: Tensor) -> list[Tensor]:
         """One member's row of a tensor of the shape of `flat` -> its tensors, in the shapes of the parameters."""
@@ -78,8 +78,7 @@ class Stack:
     @torch.no_grad()
     def give_back(self, number: int) -> None:
         """Write the weights of a member into its parameters."""
-        for (_, tensors), part in zip(self.parameters, self.parts(self.flat[number]), strict=True):
-            tensors[number].copy_(part)
+        torch._foreach_copy_([tensors[number] for _, tensors in self.parameters], self.parts(self.flat[number]))
 
 
 class StackedOptimizer:
@@ -108,33 +107,53 @@ class StackedOptimizer:
         found = (optimizer.state.get(tensor, {}).get(entry) for optimizer, tensor in zip(self.optimizers, tensors, strict=True))
         return [torch.zeros_like(tensor) if state is None else state for tensor, state in zip(tensors, found, strict=True)]
 
-    def step(self, gradient: Tensor, rates: Tensor, decays: Tensor) -> None:
-        """Take a step.
+    def start_epoch(self, rates: Tensor, decays: Tensor) -> None:
+        """Compute ahead what the steps of an epoch multiply by.
 
         Args:
-            gradient: (members, numbers) of the weights.
-            rates: (members,) learning rates, in float64.
+            rates: (steps, members) learning rates, in float64.
             decays: (members,) weight decays, in float64.
         """
-        weights, lr, decay = self.weights.flat, rates.unsqueeze(1), decays.unsqueeze(1)
+        lr = rates.unsqueeze(2)  # (steps, members, 1)
+        self.number, self.rates = 0, lr.float()
+        self.kept, self.decays = (1 - lr * decays.unsqueeze(1)).float(), decays.unsqueeze(1).float()
+        if self.kind == "sgd":
+            return
+        steps = self.steps if self.steps_differ else self.steps[:, :1]
+        passed = steps + torch.arange(1, len(rates) + 1, dtype=torch.float64).view(-1, 1, 1)  # (steps, members, parameters or 1)
+        first, second = self.betas
+        self.roots = (1 - second**passed).sqrt()
+        self.sizes = lr * self.roots / (1 - first**passed)
+        self.floors = EPSILON * self.roots
+        if not self.steps_differ:
+            self.sizes, self.floors = self.sizes.float(), self.floors.float()
+
+    def step(self, gradient: Tensor) -> None:
+        """Take the next step of an epoch.
+
+        Args:
+            gradient: (members, numbers) of the weights; may be changed.
+        """
+        weights, number = self.weights.flat, self.number
+        self.number += 1
         if self.kind == "adamw":
-            weights.mul_((1 - lr * decay).float())
+            weights.mul_(self.kept[number])
         else:
-            gradient = gradient + weights * decay.float()
+            gradient = gradient.addcmul_(weights, self.decays)
         if self.kind == "sgd":
             if self.momentum:
                 gradient = self.state["momentum_buffer"].mul_(self.momentum).add_(gradient)
-            weights.sub_(gradient * lr.float())
+            weights.addcmul_(gradient, self.rates[number], value=-1)
             return
         self.steps += 1
-        steps = self.steps if self.steps_differ else self.steps[:, :1]
         (first, second), (mean, square) = self.betas, self.state.values()
         mean.lerp_(gradient, 1 - first)
-        square.mul_(second).add_(gradient.square_().mul_(1 - second))
-        step_size, root = lr / (1 - first**steps), (1 - second**steps).sqrt()
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size, floor = self.sizes[number], self.floors[number]
         if self.steps_differ:
-            step_size, root = self.weights.expanded(step_size), self.weights.expanded(root)
-        weights.sub_(mean * step_size.float() / (square.sqrt().div_(root.float()).add_(EPSILON)))
+            size, floor = self.weights.expanded(size).float(), self.weights.expanded(floor).float()
+        # lr / (1 - first^t) mean / (sqrt(square / (1 - second^t)) + epsilon), multiplied by the second root above and below the line
+        weights.addcdiv_(mean * size, square.sqrt().add_(floor), value=-1)
 
     def give_back(self, number: int) -> None:
         """Write the state of a member into its own optimiser."""
@@ -143,7 +162,7 @@ class StackedOptimizer:
         for place, (_, tensors) in enumerate(self.weights.parameters):
             entries = {entry: column[place].clone() for entry, column in zip(self.entries, columns, strict=True)}
             if self.kind != "sgd":
-                entries["step"] = self.steps[number, place].float().clone()
+                entries["step"] = self.steps[number, place].float()
             if entries:
                 state[tensors[number]] = entries
 

@@ -234,9 +234,10 @@ def test_stacked_steps_are_those_of_torch(kind):
     for epoch in range(2):  # the second one starts from the state that the first one gave back
         weights = Stack(names)
         stacked = StackedOptimizer(settings, weights, own)
+        stacked.start_epoch(torch.tensor(rates).double().expand(3, -1), torch.tensor(decays).double())
         for _ in range(3):
             gradients = [torch.randn(len(rates), *shape) for shape in shapes]
-            stacked.step(weights.joined(gradients), torch.tensor(rates).double(), torch.tensor(decays).double())
+            stacked.step(weights.joined(gradients))
             for number, optimizer in enumerate(theirs):
                 for place, parameter in enumerate(copies[number]):
                     parameter.grad = gradients[place][number]
