@@ -31,6 +31,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_core.finetuning.fixed_features import PooledFeatures
+from orca_core.finetuning.folded import FoldedModel
 from orca_core.finetuning.heads import head_gradient, head_scores, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
@@ -199,8 +200,7 @@ def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> 
         tuning.place = None  # if the epoch fails, what the group has is nobody's
     scores: list[Scores | None] = [None] * len(members)
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no gradient of a mask, and are not batched over models
-            group.run(members)
+        group.run(members)
         scores = group.scores(tunings)
     except Exception as error:
         group.failed |= dict.fromkeys(range(len(members)), error)
@@ -240,6 +240,7 @@ class _Group:
         self.loss, self.decode = first.loss, first.data.decode
         self.failed: dict[int, Exception] = {}
         self.is_plain_head = is_plain_head(self.module, self.settings.task.loss, first.data)
+        self.folded = None if self.is_plain_head else FoldedModel.of(self.module)
         modules = [member.model if self.is_whole else member.model.predictor for member in tunings]
         self.parameters = [dict(module.named_parameters()) for module in modules]
         self.optimizers = [member.optimizer for member in tunings]
@@ -359,14 +360,27 @@ class _Group:
     def _losses(self, views: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         decode: Callable[[Tensor], Tensor] = self.decode or (lambda values: values)
 
-        def loss_of(weights: Mapping[str, Tensor], frozen: Mapping[str, Tensor], x: Tensor, y: Tensor, smoothing: Any) -> Tensor:
-            outputs = decode(functional_call(self.module, {**weights, **frozen}, (x,)).float())
+        def loss_of(outputs: Tensor, y: Tensor, smoothing: Any) -> Tensor:
+            outputs = decode(outputs.float())
             loss = self.loss(outputs, decode(y))
             return loss if smoothing is None else smoothed(loss, outputs, smoothing)
 
-        over = None if self.smoothing is None else 0
-        losses: Tensor = vmap(loss_of, (0, 0, 0, 0, over))(views, self.frozen, x, y, self.smoothing)
+        losses: Tensor = vmap(loss_of, (0, 0, None if self.smoothing is None else 0))(self._outputs(views, x), y, self.smoothing)
         return losses
+
+    def _outputs(self, views: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """(members, n, ...) outputs of all members."""
+        weights = {**views, **self.frozen}
+        if self.folded is not None:
+            return self.folded(weights, x)
+
+        def outputs_of(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+            outputs: Tensor = functional_call(self.module, weights, (x,))
+            return outputs
+
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no gradient of a mask, and are not batched over models
+            outputs: Tensor = vmap(outputs_of)(weights, x)
+        return outputs
 
     def scores(self, tunings: Sequence[FusedFinetuning]) -> list[Scores | None]:
         """Validation loss and error, and test error, of each real member; None where members are evaluated one by one."""

@@ -165,4 +165,3 @@ class StackedOptimizer:
                 entries["step"] = self.steps[number, place].float()
             if entries:
                 state[tensors[number]] = entries
-
