@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_core.finetuning.fixed_features import PooledFeatures
 from orca_core.finetuning.folded import FoldedModel
-from orca_core.finetuning.heads import head_gradient, head_scores, is_plain_head
+from orca_core.finetuning.heads import cross_entropies, head_gradient, head_scores, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import smoothed
@@ -338,7 +338,7 @@ class _Group:
         self.losses.append(losses)
         with torch.no_grad():
             if self.clip is not None:
-                norms = gradient.square().sum(1, keepdim=True).sqrt_()
+                norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
                 gradient.mul_((self.clip / norms.add_(1e-6)).clamp_(max=1.0))
             self.optimizer.step(gradient)
 
@@ -358,6 +358,9 @@ class _Group:
         return losses.detach(), self.weights.joined([gradient for gradient in gradients if gradient is not None])
 
     def _losses(self, views: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        outputs = self._outputs(views, x)
+        if self.settings.task.loss == "cross-entropy" and self.decode is None:
+            return cross_entropies(outputs, y, self.smoothing)
         decode: Callable[[Tensor], Tensor] = self.decode or (lambda values: values)
 
         def loss_of(outputs: Tensor, y: Tensor, smoothing: Any) -> Tensor:
@@ -365,7 +368,7 @@ class _Group:
             loss = self.loss(outputs, decode(y))
             return loss if smoothing is None else smoothed(loss, outputs, smoothing)
 
-        losses: Tensor = vmap(loss_of, (0, 0, None if self.smoothing is None else 0))(self._outputs(views, x), y, self.smoothing)
+        losses: Tensor = vmap(loss_of, (0, 0, None if self.smoothing is None else 0))(outputs, y, self.smoothing)
         return losses
 
     def _outputs(self, views: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -374,7 +377,7 @@ class _Group:
         if self.folded is not None:
             return self.folded(weights, x)
 
-        def outputs_of(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        def outputs_of(weights: dict[str, Tensor], x: Tensor) -> Tensor:
             outputs: Tensor = functional_call(self.module, weights, (x,))
             return outputs
 
