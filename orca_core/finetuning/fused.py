@@ -204,13 +204,17 @@ def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> 
         scores = group.scores(tunings)
     except Exception as error:
         group.failed |= dict.fromkeys(range(len(members)), error)
+    whole = [number for number in range(len(tunings)) if number not in group.failed]
+    if whole:
+        group.give_back(whole)
+        losses, rates = group.mean_losses(), group.rates[-1].tolist()
     seconds = (perf_counter() - started) / len(members)
     for number, tuning in enumerate(tunings):
-        failed = group.failed.get(number)
-        if failed is None:
-            group.give_back(number)
+        if number in group.failed:
+            tuning.hold(group.failed[number], seconds=seconds)
+        else:
             tuning.place = group, number
-        tuning.hold(failed or (group.mean_loss(number), float(group.rates[-1, number])), scores[number], seconds)
+            tuning.hold((losses[number], rates[number]), scores[number], seconds)
 
 
 def _group_of(tunings: Sequence[FusedFinetuning], width: int) -> _Group:
@@ -257,7 +261,9 @@ class _Group:
         self.smoothing = torch.tensor(smoothing) if any(smoothing) else None
         self.samples = len(first.train[1])
         self.losses: list[Tensor] = []
-        self.features = [_Features([one.prepare()[0] for one in tunings], [one.train[1] for one in tunings])] if first.fixed else []
+        self.features: tuple[_Rows, _Rows] | None = None
+        if first.fixed is not None:
+            self.features = _Rows([one.prepare()[0] for one in tunings]), _Rows([one.train[1] for one in tunings])
 
     def _stack(self, names: Sequence[str]) -> None:
         """Stack the parameters of these names, with the optimiser's state; the others count as frozen."""
@@ -281,9 +287,10 @@ class _Group:
     def _batches(self, members: Sequence[tuple[FusedFinetuning, int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets of each step, laid out by member: (members, n, ...)."""
         orders = [member.order(epoch) for member, epoch in members]
-        if self.features:
-            for rows in torch.stack(self._filled(orders)).split(self.batch_size, 1):
-                yield self.features[0].of(rows)
+        if self.features is not None:
+            rows = torch.stack(self._filled(orders))
+            pieces = (part.of(rows, self.batch_size) for part in self.features)
+            yield from ((laid_out(x), laid_out(y)) for x, y in zip(*pieces, strict=True))
             return
         draws = [generator(member.seed, "augment", epoch) for member, epoch in members]
         tunings = [member for member, _ in members]
@@ -327,10 +334,15 @@ class _Group:
     def _rates(self, members: Sequence[tuple[FusedFinetuning, int]], steps: int) -> Tensor:
         """(steps, members) learning rates of an epoch, in float64."""
         columns, ones = [], [1] * steps
+        factors: dict[Hashable, list[float]] = {}
         for member, epoch in members:
-            factor, passed = schedule(member.settings), epoch - 1 - member.schedule_start
+            passed = epoch - 1 - member.schedule_start
+            of = passed, *(member.settings[f"finetune.{name}"] for name in ("schedule", "warmup_epochs", "decay_epochs"))
+            if of not in factors:
+                factor = schedule(member.settings)
+                factors[of] = [factor(passed, ones, number) for number in range(steps)]
             peak = member.settings["finetune.lr"] * member.phase.lr_scale
-            columns.append([peak * factor(passed, ones, number) for number in range(steps)])
+            columns.append([peak * value for value in factors[of]])
         return torch.tensor(self._filled(columns), dtype=torch.float64).T.contiguous()
 
     def _step(self, x: Tensor, y: Tensor) -> None:
@@ -411,35 +423,24 @@ class _Group:
                 wrong += false
         return list(zip((losses / samples).tolist(), (wrong / samples).tolist(), strict=True))[: self.count]
 
-    def mean_loss(self, number: int) -> float:
-        """The mean training loss of a member over its samples."""
+    def mean_losses(self) -> list[float]:
+        """The mean training loss of each member over its samples."""
         sizes = torch.tensor([min(self.batch_size, self.samples - begin) for begin in range(0, self.samples, self.batch_size)])
-        return float((torch.stack(self.losses)[:, number].double() * sizes).sum().item() / self.samples)
+        means: list[float] = ((torch.stack(self.losses).double() * sizes.unsqueeze(1)).sum(0) / self.samples).tolist()
+        return means
 
-    def give_back(self, number: int) -> None:
-        """Give a member its weights and the optimiser's state."""
-        self.weights.give_back(number)
-        self.optimizer.give_back(number)
-
-
-class _Features:
-    """Features that are computed once, of the training sets of a group. Those that members share are there once.
-
-    Args:
-        inputs: The members' features, (n, ...).
-        targets: And their targets, (n, ...).
-    """
-
-    def __init__(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
-        self.inputs, self.targets = _Rows(inputs), _Rows(targets)
-
-    def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(members, b) rows -> inputs and targets, (members, b, ...)."""
-        return laid_out(self.inputs.of(rows)), laid_out(self.targets.of(rows))
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """Give members their weights and the optimiser's state."""
+        self.weights.give_back(numbers)
+        self.optimizer.give_back(numbers)
 
 
 class _Rows:
-    """Tensors of the same shape (n, ...), one for each member, of which many may be the same."""
+    """Features that are computed once, or targets, of all members: (n, ...) each. Those that members share are there once.
+
+    Args:
+        tensors: One for each member.
+    """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.tensors = tensors
@@ -452,8 +453,10 @@ class _Rows:
         elif len(different) * tensors[0].numel() <= MOST_JOINED:
             self.joined = torch.cat(list(different.values()))
 
-    def of(self, rows: Tensor) -> Tensor:
-        """(members, b) rows -> (members, b, ...)."""
-        if self.joined is None:
-            return torch.stack([tensor[own] for tensor, own in zip(self.tensors, rows, strict=True)])
-        return self.joined.index_select(0, (rows + self.begins).flatten()).unflatten(0, rows.shape)
+    def of(self, rows: Tensor, size: int) -> Iterator[Tensor]:
+        """(members, n) rows -> (members, size or fewer, ...) of them, piece by piece."""
+        for part in (rows if self.joined is None else rows + self.begins).split(size, 1):
+            if self.joined is None:
+                yield torch.stack([tensor[own] for tensor, own in zip(self.tensors, part, strict=True)])
+            else:
+                yield self.joined.index_select(0, part.flatten()).unflatten(0, part.shape)

@@ -62,7 +62,7 @@ def head_scores(weights: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Te
         (m,) sums of losses in float64, and (m,) numbers of samples.
     """
     log_p, classes = _log_p(weights, x), y.unsqueeze(1)
-    return log_p.gather(1, classes).double().sum((1, 2)).neg_(), (log_p.argmax(1) != y).sum(1)
+    return log_p.gather(1, classes).double().sum((1, 2)).neg_(), (log_p.max(1).indices != y).sum(1)
 
 
 def cross_entropies(outputs: Tensor, y: Tensor, smoothing: Tensor | None) -> Tensor:

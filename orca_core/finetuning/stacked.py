@@ -50,6 +50,7 @@ class Stack:
         self.flat = torch.zeros(self.members, -(-self.used // LINE) * LINE)
         self.padding = self.flat.new_zeros(self.members, self.flat.shape[1] - self.used)
         self.fill(self.flat, [[tensor.detach() for tensor in tensors] for _, tensors in parameters])
+        self.rows = [self.parts(row) for row in self.flat]
         self.views: Mapping[str, Tensor] = {
             name: part.unflatten(1, tensors[0].shape)
             for (name, tensors), part in zip(parameters, self.flat[:, : self.used].split(self.sizes, dim=1), strict=True)
@@ -76,9 +77,10 @@ class Stack:
         return torch.nn.functional.pad(repeated, (0, self.flat.shape[1] - self.used), value=1.0)
 
     @torch.no_grad()
-    def give_back(self, number: int) -> None:
-        """Write the weights of a member into its parameters."""
-        torch._foreach_copy_([tensors[number] for _, tensors in self.parameters], self.parts(self.flat[number]))
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """Write the weights of some members into their parameters."""
+        own = [tensors[number] for number in numbers for _, tensors in self.parameters]
+        torch._foreach_copy_(own, [part for number in numbers for part in self.rows[number]])
 
 
 class StackedOptimizer:
@@ -95,6 +97,7 @@ class StackedOptimizer:
         self.weights, self.optimizers = weights, optimizers
         self.entries = ("exp_avg", "exp_avg_sq") if self.kind != "sgd" else ("momentum_buffer",) if self.momentum else ()
         self.state = {entry: torch.zeros_like(weights.flat) for entry in self.entries}
+        self.rows = {entry: [weights.parts(row) for row in flat] for entry, flat in self.state.items()}
         for entry, flat in self.state.items():
             weights.fill(flat, [self._states(tensors, entry) for _, tensors in weights.parameters])
         self.steps = torch.tensor(
@@ -115,18 +118,16 @@ class StackedOptimizer:
             decays: (members,) weight decays, in float64.
         """
         lr = rates.unsqueeze(2)  # (steps, members, 1)
-        self.number, self.rates = 0, lr.float()
-        self.kept, self.decays = (1 - lr * decays.unsqueeze(1)).float(), decays.unsqueeze(1).float()
+        self.number, self.rates = 0, lr.float().unbind()
+        self.kept, self.decays = (1 - lr * decays.unsqueeze(1)).float().unbind(), decays.unsqueeze(1).float()
         if self.kind == "sgd":
             return
         steps = self.steps if self.steps_differ else self.steps[:, :1]
         passed = steps + torch.arange(1, len(rates) + 1, dtype=torch.float64).view(-1, 1, 1)  # (steps, members, parameters or 1)
         first, second = self.betas
-        self.roots = (1 - second**passed).sqrt()
-        self.sizes = lr * self.roots / (1 - first**passed)
-        self.floors = EPSILON * self.roots
-        if not self.steps_differ:
-            self.sizes, self.floors = self.sizes.float(), self.floors.float()
+        roots = (1 - second**passed).sqrt()
+        self.sizes = (lr * roots / (1 - first**passed)).float().unbind()
+        self.floors = (EPSILON * roots).float().unbind()
 
     def step(self, gradient: Tensor) -> None:
         """Take the next step of an epoch.
@@ -151,17 +152,26 @@ class StackedOptimizer:
         square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         size, floor = self.sizes[number], self.floors[number]
         if self.steps_differ:
-            size, floor = self.weights.expanded(size).float(), self.weights.expanded(floor).float()
+            size, floor = self.weights.expanded(size), self.weights.expanded(floor)
         # lr / (1 - first^t) mean / (sqrt(square / (1 - second^t)) + epsilon), multiplied by the second root above and below the line
         weights.addcdiv_(mean * size, square.sqrt().add_(floor), value=-1)
 
-    def give_back(self, number: int) -> None:
-        """Write the state of a member into its own optimiser."""
-        state = self.optimizers[number].state
-        columns = [self.weights.parts(flat[number]) for flat in self.state.values()]
-        for place, (_, tensors) in enumerate(self.weights.parameters):
-            entries = {entry: column[place].clone() for entry, column in zip(self.entries, columns, strict=True)}
-            if self.kind != "sgd":
-                entries["step"] = self.steps[number, place].float()
-            if entries:
-                state[tensors[number]] = entries
+    @torch.no_grad()
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """Write the state of some members into their own optimisers."""
+        if not self.entries:
+            return
+        targets, sources = [], []
+        steps = self.steps.float().flatten().unbind()
+        for number in numbers:
+            for place, (_, tensors) in enumerate(self.weights.parameters):
+                own = self.optimizers[number].state[tensors[number]]
+                found = {entry: rows[number][place] for entry, rows in self.rows.items()}
+                if self.kind != "sgd":
+                    found["step"] = steps[number * len(self.weights.parameters) + place]
+                for entry, value in found.items():
+                    if own.get(entry) is None:
+                        own[entry] = torch.empty_like(value, memory_format=torch.contiguous_format)
+                    targets.append(own[entry])
+                    sources.append(value)
+        torch._foreach_copy_(targets, sources)

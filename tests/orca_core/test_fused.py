@@ -275,9 +275,8 @@ def test_stacked_steps_are_those_of_torch(kind):
                 for place, parameter in enumerate(copies[number]):
                     parameter.grad = gradients[place][number]
                 optimizer.step()
-        for number in range(len(rates)):
-            weights.give_back(number)
-            stacked.give_back(number)
+        weights.give_back(range(len(rates)))
+        stacked.give_back(range(len(rates)))
         for member, copy in zip(members, copies, strict=True):
             for parameter, other in zip(member, copy, strict=True):
                 assert torch.allclose(parameter, other, rtol=1e-5, atol=1e-6), epoch
