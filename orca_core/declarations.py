@@ -37,6 +37,7 @@ def _embedding_keep(config: TrialConfig, phase: int) -> str:
 
 _KEPT_OF_EMBEDDING = Read("body.keep", "body.keep", _embedding_keep, _embedding_keep, when.KEEPS, ALL, "body.keep", always_in_key=False)
 
+
 def _alignment_keep(config: TrialConfig, phase: int) -> str:
     """The task's own loss passes through the body; a distance sees its embedding alone."""
     keep: str = canonical_value(config, "body.keep")
@@ -80,9 +81,7 @@ def _embedder_from(keep: Read) -> tuple[Read, ...]:
         knob("train_samples"),
         knob("reversed"),
         knob("reference_data", when.HAS_REFERENCE_FORM),
-        knob(
-            "embedder.init", when.MATCHES | (when.PRETRAINED & when.KEEPS_OF_EMBEDDING & when.NO_EMBEDDER_FILE), otherwise="random"
-        ),
+        knob("embedder.init", when.MATCHES | (when.PRETRAINED & when.KEEPS_OF_EMBEDDING & when.NO_EMBEDDER_FILE), otherwise="random"),
         Read("embedder.weights", "embedder.weights", _weights_file, _weights_content, key_name="embedder.weights", always_in_key=False),
         knob("embedder.target_seq_len", when.READS_TOKENS, otherwise=10**9),  # then the body alone limits them
         knob("body.double", when.IS_DECODER),  # a doubled sequence has half as many tokens
@@ -280,6 +279,23 @@ _PREFIX_VERSION = Read(
     key_name="prefix.version",
 )
 
+FUSED_VERSION = 2
+"""Of the step of a group of models: since version 2 members are folded into the batch, and heads are evaluated together."""
+
+
+def _fused_version(config: TrialConfig, phase: int) -> int:
+    return FUSED_VERSION
+
+
+_FUSED_VERSION = Read(
+    "fused.version",
+    "finetune.fused",
+    _fused_version,
+    _fused_version,
+    Condition("", lambda config: config.finetune.fused > 0 and FUSED_VERSION > 1),
+    key_name="fused.version",
+)
+
 _TUNING = {
     "lr": ALWAYS,
     "optimizer": ALWAYS,
@@ -326,6 +342,7 @@ FINETUNE = Declaration(
             (
                 *(knob(f"finetune.{name}", condition) for name, condition in _TUNING.items()),
                 _PREFIX_VERSION,
+                _FUSED_VERSION,
                 knob("finetune.epochs", when.TESTS_SOME_EPOCHS, always_in_key=True),  # whose last one is tested
                 knob("precision"),
                 knob("body.flip", when.IS_DECODER),

@@ -121,13 +121,14 @@ def advance(
     saved_s = sum(row.seconds for row in rows)
     last_save = time.perf_counter()
     away_s = share_s = 0.0
+    joining = trajectory if announces and isinstance(trajectory, Joining) else None  # such a check of a protocol takes 50 us
 
     def run(epoch: int) -> EpochRow:
         nonlocal share_s
         epoch_started = time.perf_counter()
         row = trajectory.run_epoch(epoch)
         _check_finite(row)
-        share = trajectory.share_s if announces and isinstance(trajectory, Joining) else 0.0
+        share = joining.share_s if joining is not None else 0.0
         share_s += share
         row = replace(row, phase=stage.phase, seconds=time.perf_counter() - epoch_started + share)
         if trajectory.device.type == "cuda":
@@ -139,13 +140,13 @@ def advance(
         store.put(stage.interim, trajectory.state(), _as_data(rows, makers))
 
     for epoch in range(begun + 1, end + 1):
-        if announces and isinstance(trajectory, Joining):
+        if joining is not None:
             left = time.perf_counter()
             try:
-                yield cast(Row, Due(trajectory, epoch))  # not a row: for the caller who asked for it
+                yield cast(Row, Due(joining, epoch))  # not a row: for the caller who asked for it
             except GeneratorExit:
                 with suppress(Exception):  # what is wrong with this trial does not matter any more
-                    if trajectory.is_ahead:
+                    if joining.is_ahead:
                         run(epoch)
                     if rows and begun < rows[-1].epoch < end and rows[-1].epoch not in keep_at:
                         save_interim()

@@ -270,7 +270,11 @@ class TrialStages:
         """The body of a stage, with its weights."""
         spec, weights, keep = settings.body, settings["body.weights"], settings["body.keep"]
         if weights == "random":
-            return random_body(spec, seed=settings["seed"], dropout=dropout)
+            seed = settings["seed"]
+            if not spec.pretrained_here:  # larger ones are not worth the memory
+                return random_body(spec, seed=seed, dropout=dropout)
+            drawn = ("random", spec, seed, dropout)
+            return Workbench.current().recall("mini bodies", drawn, lambda: random_body(spec, seed=seed, dropout=dropout), maxsize=4)
         if pretrained is None:
             loaded = checkpoint_body(spec, spec.digest(), dropout)
         else:

@@ -21,9 +21,9 @@ tests, on odd sizes, too. Evaluation is done one by one, as arithmetic limits it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,29 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_core.finetuning.fixed_features import PooledFeatures
-from orca_core.finetuning.heads import head_gradient, is_plain_head
+from orca_core.finetuning.folded import FoldedModel
+from orca_core.finetuning.heads import cross_entropies, head_gradient, head_scores, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import smoothed
 from orca_core.finetuning.stacked import Stack, StackedOptimizer, laid_out, stack
 from orca_core.fusing import shared_settings, smooths_labels
+from orca_core.model.cross_modal import CrossModalModel
 from orca_core.rows import EpochRow
+from orca_core.scoring.scores import one_minus_accuracy
 from orca_core.seeding import generator
 from orca_core.settings import Settings
 
+T = TypeVar("T")
+
+Scores = tuple[float | None, float | None, float | None]
+"""Validation loss and error, and test error; None for a set without samples."""
+
 SPAN_NUMBERS = 2**22
 """Most numbers that are gathered at once from the inputs of a group, before they are cut into batches."""
+
+MOST_JOINED = 2**26
+"""Most numbers of different features of a group that are copied into one tensor, from which a batch is gathered in one piece."""
 
 
 class FusedFinetuning(Finetuning):
@@ -50,16 +61,19 @@ class FusedFinetuning(Finetuning):
 
     Attributes:
         share_s: Seconds of the latest epoch's training that fall to it: those of its group over the number of members.
+        place: The group that has its weights and the optimiser's state as they are now, and its number there; None if there is none.
     """
 
     share_s = 0.0
+    place: tuple[_Group, int] | None = None
     _trained: tuple[float, float] | Exception | None = None
+    _scored: Scores | None = None
     _of_phase: tuple[bool, str] | None = None
 
     def start_phase(self, settings: Settings) -> None:
         """Begin a phase, see `Finetuning.start_phase`."""
         super().start_phase(settings)
-        self._of_phase = None
+        self._of_phase = self.place = None
 
     def run_epoch(self, epoch: int) -> EpochRow:
         """The epoch that `train_together` has trained, else one that is trained now."""
@@ -129,14 +143,29 @@ class FusedFinetuning(Finetuning):
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
         return len({float(self.optimizer.state.get(parameter, {}).get("step", 0)) for parameter in trained}) > 1
 
-    def hold(self, trained: tuple[float, float] | Exception, seconds: float = 0.0) -> None:
+    def hold(self, trained: tuple[float, float] | Exception, scores: Scores | None = None, seconds: float = 0.0) -> None:
         """Take what training it in a group has come to, for its next `run_epoch`.
 
         Args:
             trained: Mean loss and last learning rate, or what went wrong.
+            scores: What the group has found on validation and test set; None if it is evaluated on its own.
             seconds: Its share of the time.
         """
-        self._trained, self.share_s = trained, seconds
+        self._trained, self._scored, self.share_s = trained, scores, seconds
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a state, see `Finetuning.load_state`."""
+        super().load_state(tensors)
+        self.place = None
+
+    def _scores(
+        self, inputs: tuple[Tensor, Tensor, Tensor], tests: Callable[[float | None], bool] = lambda error: True
+    ) -> tuple[float | None, float | None, float | None]:
+        scored, self._scored = self._scored, None
+        if scored is None:
+            return super()._scores(inputs, tests)
+        loss, error, test_error = scored
+        return loss, error, test_error if self.valid_is_test or tests(error) else None
 
 
 def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:
@@ -165,41 +194,60 @@ def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:
 def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> None:
     """Train the members of one group for an epoch each."""
     started = perf_counter()
-    group = _Group([*members, *[members[0]] * (width - len(members))], len(members))
+    tunings = [member for member, _ in members]
+    group = _group_of(tunings, width)
+    for tuning in tunings:
+        tuning.place = None  # if the epoch fails, what the group has is nobody's
+    scores: list[Scores | None] = [None] * len(members)
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no gradient of a mask, and are not batched over models
-            group.run()
+        group.run(members)
+        scores = group.scores(tunings)
     except Exception as error:
         group.failed |= dict.fromkeys(range(len(members)), error)
+    whole = [number for number in range(len(tunings)) if number not in group.failed]
+    if whole:
+        group.give_back(whole)
+        losses, rates = group.mean_losses(), group.rates[-1].tolist()
     seconds = (perf_counter() - started) / len(members)
-    for number, (member, _) in enumerate(members):
-        failed = group.failed.get(number)
-        if failed is None:
-            group.give_back(number)
-        member.hold(failed or (group.mean_loss(number), float(group.rates[number])), seconds)
+    for number, tuning in enumerate(tunings):
+        if number in group.failed:
+            tuning.hold(group.failed[number], seconds=seconds)
+        else:
+            tuning.place = group, number
+            tuning.hold((losses[number], rates[number]), scores[number], seconds)
+
+
+def _group_of(tunings: Sequence[FusedFinetuning], width: int) -> _Group:
+    """The group that trained these trials in their latest epoch, if it did so in these places; else a new one."""
+    found = tunings[0].place
+    if found is not None and found[0].count == len(tunings) and all(one.place == (found[0], n) for n, one in enumerate(tunings)):
+        return found[0]
+    return _Group([*tunings, *[tunings[0]] * (width - len(tunings))], len(tunings))
 
 
 class _Group:
-    """One epoch of a group.
+    """Trials whose weights lie stacked, for as long as they train together. Members get back what is theirs after each epoch.
 
     Args:
-        members: As many as the group is wide, each with the number of its epoch.
+        tunings: The members, as many as the group is wide.
         count: How many of them are real; the others are copies.
     """
 
-    def __init__(self, members: Sequence[tuple[FusedFinetuning, int]], count: int) -> None:
-        self.members, self.count = members, count
-        first = members[0][0]
-        self.batch_size: int = first.settings["finetune.batch_size"]
-        self.clip: float | None = first.settings["finetune.clip"]
-        self.module: nn.Module = first.model.predictor if isinstance(first.fixed, PooledFeatures) else first.model
-        self.tunings = [member for member, _ in members]
+    def __init__(self, tunings: Sequence[FusedFinetuning], count: int) -> None:
+        self.count, self.width = count, len(tunings)
+        first = tunings[0]
+        self.settings = first.settings
+        self.batch_size: int = self.settings["finetune.batch_size"]
+        self.clip: float | None = self.settings["finetune.clip"]
+        self.is_whole = not isinstance(first.fixed, PooledFeatures)  # else the predictor is all that is left of the model
+        self.module: nn.Module = first.model if self.is_whole else first.model.predictor
+        self.loss, self.decode = first.loss, first.data.decode
         self.failed: dict[int, Exception] = {}
-        if self.module is first.model:
-            first.model.train_mode()
-        self.is_plain_head = is_plain_head(self.module, first.settings.task.loss, first.data)
-        modules = [member.model.predictor if self.module is not first.model else member.model for member in self.tunings]
+        self.is_plain_head = is_plain_head(self.module, self.settings.task.loss, first.data)
+        self.folded = None if self.is_plain_head else FoldedModel.of(self.module)
+        modules = [member.model if self.is_whole else member.model.predictor for member in tunings]
         self.parameters = [dict(module.named_parameters()) for module in modules]
+        self.optimizers = [member.optimizer for member in tunings]
         buffers = [dict(module.named_buffers()) for module in modules]
         names = [name for name, parameter in self.parameters[0].items() if parameter.requires_grad]
         self.frozen = {
@@ -208,12 +256,14 @@ class _Group:
         }
         self.start = [(name, [own[name] for own in self.parameters]) for name in names]
         self._stack(names)
-        self.decays = torch.tensor([member.settings["finetune.weight_decay"] for member in self.tunings], dtype=torch.float64)
-        self.rates = torch.zeros(len(members), dtype=torch.float64)
-        smoothing = [member.settings["finetune.label_smoothing"] for member in self.tunings]
+        self.decays = torch.tensor([member.settings["finetune.weight_decay"] for member in tunings], dtype=torch.float64)
+        smoothing = [member.settings["finetune.label_smoothing"] for member in tunings]
         self.smoothing = torch.tensor(smoothing) if any(smoothing) else None
-        self.totals = torch.zeros(len(members), dtype=torch.float64)
         self.samples = len(first.train[1])
+        self.losses: list[Tensor] = []
+        self.features: tuple[_Rows, _Rows] | None = None
+        if first.fixed is not None:
+            self.features = _Rows([one.prepare()[0] for one in tunings]), _Rows([one.train[1] for one in tunings])
 
     def _stack(self, names: Sequence[str]) -> None:
         """Stack the parameters of these names, with the optimiser's state; the others count as frozen."""
@@ -222,26 +272,46 @@ class _Group:
                 self.frozen[name] = stack([tensor.detach() for tensor in tensors])
         kept = [(name, tensors) for name, tensors in self.start if name in names]
         self.weights = Stack(kept)
-        self.optimizer = StackedOptimizer(self.tunings[0].settings, self.weights, [member.optimizer for member in self.tunings])
+        self.optimizer = StackedOptimizer(self.settings, self.weights, self.optimizers)
 
-    def run(self) -> None:
-        """Train."""
-        orders = [member.order(epoch) for member, epoch in self.members[: self.count]]
-        draws = [generator(member.seed, "augment", epoch) for member, epoch in self.members[: self.count]]
-        x = self.tunings[0].prepare()[0]
-        span = self.batch_size * max(1, SPAN_NUMBERS // max(1, len(self.members) * self.batch_size * x[0].numel()))
-        rates = self._rates(-(-self.samples // self.batch_size))
+    def run(self, members: Sequence[tuple[FusedFinetuning, int]]) -> None:
+        """Train the members, each with the number of its epoch."""
+        if isinstance(self.module, CrossModalModel):
+            self.module.train_mode()
+        self.rates = self._rates(members, -(-self.samples // self.batch_size))
+        self.optimizer.start_epoch(self.rates, self.decays)
+        self.losses = []
+        for x, y in self._batches(members):
+            self._step(x, y)
+
+    def _batches(self, members: Sequence[tuple[FusedFinetuning, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets of each step, laid out by member: (members, n, ...)."""
+        orders = [member.order(epoch) for member, epoch in members]
+        if self.features is not None:
+            rows = torch.stack(self._filled(orders))
+            pieces = (part.of(rows, self.batch_size) for part in self.features)
+            yield from ((laid_out(x), laid_out(y)) for x, y in zip(*pieces, strict=True))
+            return
+        draws = [generator(member.seed, "augment", epoch) for member, epoch in members]
+        tunings = [member for member, _ in members]
+        size = tunings[0].prepare()[0][0].numel()
+        span = self.batch_size * max(1, SPAN_NUMBERS // max(1, self.width * self.batch_size * size))
         for begin in range(0, self.samples, span):
-            inputs, targets = self._gather([order[begin : begin + span] for order in orders], draws)
+            inputs, targets = self._gather(tunings, [order[begin : begin + span] for order in orders], draws)
             for offset in range(0, inputs.shape[1], self.batch_size):
                 batch = slice(offset, offset + self.batch_size)
-                number = (begin + offset) // self.batch_size
-                self._step(laid_out(inputs[:, batch]), laid_out(targets[:, batch]), rates[number])
+                yield laid_out(inputs[:, batch]), laid_out(targets[:, batch])
 
-    def _gather(self, rows: Sequence[Tensor], draws: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def _filled(self, values: Sequence[T]) -> list[T]:
+        """What the real members have, and for each copy that of the first."""
+        return [*values, *[values[0]] * (self.width - self.count)]
+
+    def _gather(
+        self, tunings: Sequence[FusedFinetuning], rows: Sequence[Tensor], draws: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
         """Inputs and targets of each member's rows: (members, n, ...). Of one that fails, and of copies, those of another."""
         found: list[tuple[Tensor, Tensor] | None] = []
-        for number, member in enumerate(self.tunings[: self.count]):
+        for number, member in enumerate(tunings):
             try:
                 found.append(self._rows_of(member, rows[number], draws[number]))
             except Exception as error:
@@ -250,40 +320,39 @@ class _Group:
         whole = next((pair for pair in found if pair is not None), None)
         if whole is None:
             raise self.failed[0]
-        pairs = [pair or whole for pair in found]
-        pairs += [pairs[0]] * (len(self.members) - self.count)
-        inputs, targets = zip(*pairs, strict=True)
+        inputs, targets = zip(*self._filled([pair or whole for pair in found]), strict=True)
         return torch.stack(inputs), torch.stack(targets)
 
     def _rows_of(self, member: FusedFinetuning, rows: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """One member's inputs, as its model reads them, and targets."""
         x, y = member.prepare()[0], member.train[1]
-        if member.fixed is not None:
-            return x[rows], y[rows]
         if member.data.augment is None:
             return member.data.inputs(x[rows]), y[rows]
         batches = [member.data.inputs(member.data.augment(x[batch], draws)) for batch in rows.split(self.batch_size)]
         return torch.cat(batches), y[rows]
 
-    def _rates(self, steps: int) -> Tensor:
+    def _rates(self, members: Sequence[tuple[FusedFinetuning, int]], steps: int) -> Tensor:
         """(steps, members) learning rates of an epoch, in float64."""
         columns, ones = [], [1] * steps
-        for member, epoch in self.members[: self.count]:
-            factor, passed = schedule(member.settings), epoch - 1 - member.schedule_start
+        factors: dict[Hashable, list[float]] = {}
+        for member, epoch in members:
+            passed = epoch - 1 - member.schedule_start
+            of = passed, *(member.settings[f"finetune.{name}"] for name in ("schedule", "warmup_epochs", "decay_epochs"))
+            if of not in factors:
+                factor = schedule(member.settings)
+                factors[of] = [factor(passed, ones, number) for number in range(steps)]
             peak = member.settings["finetune.lr"] * member.phase.lr_scale
-            columns.append([peak * factor(passed, ones, number) for number in range(steps)])
-        columns += [columns[0]] * (len(self.members) - self.count)
-        return torch.tensor(columns, dtype=torch.float64).T.contiguous()
+            columns.append([peak * value for value in factors[of]])
+        return torch.tensor(self._filled(columns), dtype=torch.float64).T.contiguous()
 
-    def _step(self, x: Tensor, y: Tensor, rates: Tensor) -> None:
+    def _step(self, x: Tensor, y: Tensor) -> None:
         losses, gradient = self._gradient(x, y)
-        self.totals += losses.double() * x.shape[1]
+        self.losses.append(losses)
         with torch.no_grad():
             if self.clip is not None:
-                norms = gradient.square().sum(1, keepdim=True).sqrt()
-                gradient = gradient * (self.clip / (norms + 1e-6)).clamp(max=1.0)
-            self.optimizer.step(gradient, rates, self.decays)
-        self.rates = rates
+                norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+                gradient.mul_((self.clip / norms.add_(1e-6)).clamp_(max=1.0))
+            self.optimizer.step(gradient)
 
     def _gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (members,), and the gradient of their weights (members, weights)."""
@@ -296,27 +365,98 @@ class _Group:
         unused = [name for name, gradient in zip(views, gradients, strict=True) if gradient is None]
         if unused:  # as in a single step, what the outputs do not depend on is left as it is
             self._stack([name for name in views if name not in unused])
+            self.optimizer.start_epoch(self.rates, self.decays)
             return self._gradient(x, y)
         return losses.detach(), self.weights.joined([gradient for gradient in gradients if gradient is not None])
 
     def _losses(self, views: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        first = self.tunings[0]
-        decode: Callable[[Tensor], Tensor] = first.data.decode or (lambda values: values)
+        outputs = self._outputs(views, x)
+        if self.settings.task.loss == "cross-entropy" and self.decode is None:
+            return cross_entropies(outputs, y, self.smoothing)
+        decode: Callable[[Tensor], Tensor] = self.decode or (lambda values: values)
 
-        def loss_of(weights: Mapping[str, Tensor], frozen: Mapping[str, Tensor], x: Tensor, y: Tensor, smoothing: Any) -> Tensor:
-            outputs = decode(functional_call(self.module, {**weights, **frozen}, (x,)).float())
-            loss = first.loss(outputs, decode(y))
+        def loss_of(outputs: Tensor, y: Tensor, smoothing: Any) -> Tensor:
+            outputs = decode(outputs.float())
+            loss = self.loss(outputs, decode(y))
             return loss if smoothing is None else smoothed(loss, outputs, smoothing)
 
-        over = None if self.smoothing is None else 0
-        losses: Tensor = vmap(loss_of, (0, 0, 0, 0, over))(views, self.frozen, x, y, self.smoothing)
+        losses: Tensor = vmap(loss_of, (0, 0, None if self.smoothing is None else 0))(outputs, y, self.smoothing)
         return losses
 
-    def mean_loss(self, number: int) -> float:
-        """The mean training loss of a member over its samples."""
-        return float(self.totals[number].item() / self.samples)
+    def _outputs(self, views: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """(members, n, ...) outputs of all members."""
+        weights = {**views, **self.frozen}
+        if self.folded is not None:
+            return self.folded(weights, x)
 
-    def give_back(self, number: int) -> None:
-        """Give a member its weights and the optimiser's state."""
-        self.weights.give_back(number)
-        self.optimizer.give_back(number)
+        def outputs_of(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+            outputs: Tensor = functional_call(self.module, weights, (x,))
+            return outputs
+
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no gradient of a mask, and are not batched over models
+            outputs: Tensor = vmap(outputs_of)(weights, x)
+        return outputs
+
+    def scores(self, tunings: Sequence[FusedFinetuning]) -> list[Scores | None]:
+        """Validation loss and error, and test error, of each real member; None where members are evaluated one by one."""
+        data, settings = tunings[0].data, self.settings
+        if not self.is_plain_head or settings["finetune.scoring"] == "chunks" or tunings[0].score is not one_minus_accuracy:
+            return [None] * self.count
+        if data.valid.group is not None or data.test.group is not None:
+            return [None] * self.count
+        valid = self._scores_on([(one.prepare()[1], one.valid[1]) for one in tunings])
+        test = valid if tunings[0].valid_is_test else self._scores_on([(one.prepare()[2], one.test[1]) for one in tunings])
+        return [(*own, error) for own, (_, error) in zip(valid, test, strict=True)]
+
+    def _scores_on(self, sets: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[float, float] | tuple[None, None]]:
+        """Loss and error of each member on its features and classes of a set; None for a set without samples."""
+        samples, size = len(sets[0][1]), sets[0][0][:1].numel()
+        if not samples:
+            return [(None, None)] * len(sets)
+        x, y = zip(*self._filled(sets), strict=True)
+        losses, wrong = torch.zeros(self.width, dtype=torch.float64), torch.zeros(self.width, dtype=torch.int64)
+        with torch.no_grad():
+            for part in torch.arange(samples).split(max(1, SPAN_NUMBERS // (self.width * max(1, size)))):
+                rows = slice(int(part[0]), int(part[-1]) + 1)
+                loss, false = head_scores(self.weights.views, stack([one[rows] for one in x]), stack([one[rows] for one in y]))
+                losses += loss
+                wrong += false
+        return list(zip((losses / samples).tolist(), (wrong / samples).tolist(), strict=True))[: self.count]
+
+    def mean_losses(self) -> list[float]:
+        """The mean training loss of each member over its samples."""
+        sizes = torch.tensor([min(self.batch_size, self.samples - begin) for begin in range(0, self.samples, self.batch_size)])
+        means: list[float] = ((torch.stack(self.losses).double() * sizes.unsqueeze(1)).sum(0) / self.samples).tolist()
+        return means
+
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """Give members their weights and the optimiser's state."""
+        self.weights.give_back(numbers)
+        self.optimizer.give_back(numbers)
+
+
+class _Rows:
+    """Features that are computed once, or targets, of all members: (n, ...) each. Those that members share are there once.
+
+    Args:
+        tensors: One for each member.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tensors
+        different = {tensor.data_ptr(): tensor for tensor in tensors}
+        begins = {pointer: number * len(tensors[0]) for number, pointer in enumerate(different)}
+        self.begins = torch.tensor([[begins[tensor.data_ptr()]] for tensor in tensors])
+        self.joined: Tensor | None = None
+        if len(different) == 1:
+            self.joined = tensors[0]
+        elif len(different) * tensors[0].numel() <= MOST_JOINED:
+            self.joined = torch.cat(list(different.values()))
+
+    def of(self, rows: Tensor, size: int) -> Iterator[Tensor]:
+        """(members, n) rows -> (members, size or fewer, ...) of them, piece by piece."""
+        for part in (rows if self.joined is None else rows + self.begins).split(size, 1):
+            if self.joined is None:
+                yield torch.stack([tensor[own] for tensor, own in zip(self.tensors, part, strict=True)])
+            else:
+                yield self.joined.index_select(0, part.flatten()).unflatten(0, part.shape)

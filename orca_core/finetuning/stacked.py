@@ -48,7 +48,9 @@ class Stack:
         self.sizes = [tensors[0].numel() for _, tensors in parameters]
         self.used = sum(self.sizes)
         self.flat = torch.zeros(self.members, -(-self.used // LINE) * LINE)
+        self.padding = self.flat.new_zeros(self.members, self.flat.shape[1] - self.used)
         self.fill(self.flat, [[tensor.detach() for tensor in tensors] for _, tensors in parameters])
+        self.rows = [self.parts(row) for row in self.flat]
         self.views: Mapping[str, Tensor] = {
             name: part.unflatten(1, tensors[0].shape)
             for (name, tensors), part in zip(parameters, self.flat[:, : self.used].split(self.sizes, dim=1), strict=True)
@@ -62,8 +64,7 @@ class Stack:
 
     def joined(self, tensors: Sequence[Tensor]) -> Tensor:
         """(members, *shape) tensors in the order of parameters -> the shape of `flat`."""
-        padding = self.flat.new_zeros(self.members, self.flat.shape[1] - self.used)
-        return torch.cat([*(tensor.flatten(1) for tensor in tensors), padding], 1)
+        return torch.cat([*(tensor.flatten(1) for tensor in tensors), self.padding], 1)
 
     def parts(self, row: Tensor) -> list[Tensor]:
         """One member's row of a tensor of the shape of `flat` -> its tensors, in the shapes of the parameters."""
@@ -76,10 +77,10 @@ class Stack:
         return torch.nn.functional.pad(repeated, (0, self.flat.shape[1] - self.used), value=1.0)
 
     @torch.no_grad()
-    def give_back(self, number: int) -> None:
-        """Write the weights of a member into its parameters."""
-        for (_, tensors), part in zip(self.parameters, self.parts(self.flat[number]), strict=True):
-            tensors[number].copy_(part)
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """Write the weights of some members into their parameters."""
+        own = [tensors[number] for number in numbers for _, tensors in self.parameters]
+        torch._foreach_copy_(own, [part for number in numbers for part in self.rows[number]])
 
 
 class StackedOptimizer:
@@ -96,6 +97,7 @@ class StackedOptimizer:
         self.weights, self.optimizers = weights, optimizers
         self.entries = ("exp_avg", "exp_avg_sq") if self.kind != "sgd" else ("momentum_buffer",) if self.momentum else ()
         self.state = {entry: torch.zeros_like(weights.flat) for entry in self.entries}
+        self.rows = {entry: [weights.parts(row) for row in flat] for entry, flat in self.state.items()}
         for entry, flat in self.state.items():
             weights.fill(flat, [self._states(tensors, entry) for _, tensors in weights.parameters])
         self.steps = torch.tensor(
@@ -108,42 +110,68 @@ class StackedOptimizer:
         found = (optimizer.state.get(tensor, {}).get(entry) for optimizer, tensor in zip(self.optimizers, tensors, strict=True))
         return [torch.zeros_like(tensor) if state is None else state for tensor, state in zip(tensors, found, strict=True)]
 
-    def step(self, gradient: Tensor, rates: Tensor, decays: Tensor) -> None:
-        """Take a step.
+    def start_epoch(self, rates: Tensor, decays: Tensor) -> None:
+        """Compute ahead what the steps of an epoch multiply by.
 
         Args:
-            gradient: (members, numbers) of the weights.
-            rates: (members,) learning rates, in float64.
+            rates: (steps, members) learning rates, in float64.
             decays: (members,) weight decays, in float64.
         """
-        weights, lr, decay = self.weights.flat, rates.unsqueeze(1), decays.unsqueeze(1)
+        lr = rates.unsqueeze(2)  # (steps, members, 1)
+        self.number, self.rates = 0, lr.float().unbind()
+        self.kept, self.decays = (1 - lr * decays.unsqueeze(1)).float().unbind(), decays.unsqueeze(1).float()
+        if self.kind == "sgd":
+            return
+        steps = self.steps if self.steps_differ else self.steps[:, :1]
+        passed = steps + torch.arange(1, len(rates) + 1, dtype=torch.float64).view(-1, 1, 1)  # (steps, members, parameters or 1)
+        first, second = self.betas
+        roots = (1 - second**passed).sqrt()
+        self.sizes = (lr * roots / (1 - first**passed)).float().unbind()
+        self.floors = (EPSILON * roots).float().unbind()
+
+    def step(self, gradient: Tensor) -> None:
+        """Take the next step of an epoch.
+
+        Args:
+            gradient: (members, numbers) of the weights; may be changed.
+        """
+        weights, number = self.weights.flat, self.number
+        self.number += 1
         if self.kind == "adamw":
-            weights.mul_((1 - lr * decay).float())
+            weights.mul_(self.kept[number])
         else:
-            gradient = gradient + weights * decay.float()
+            gradient = gradient.addcmul_(weights, self.decays)
         if self.kind == "sgd":
             if self.momentum:
                 gradient = self.state["momentum_buffer"].mul_(self.momentum).add_(gradient)
-            weights.sub_(gradient * lr.float())
+            weights.addcmul_(gradient, self.rates[number], value=-1)
             return
         self.steps += 1
-        steps = self.steps if self.steps_differ else self.steps[:, :1]
         (first, second), (mean, square) = self.betas, self.state.values()
         mean.lerp_(gradient, 1 - first)
-        square.mul_(second).add_(gradient.square_().mul_(1 - second))
-        step_size, root = lr / (1 - first**steps), (1 - second**steps).sqrt()
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size, floor = self.sizes[number], self.floors[number]
         if self.steps_differ:
-            step_size, root = self.weights.expanded(step_size), self.weights.expanded(root)
-        weights.sub_(mean * step_size.float() / (square.sqrt().div_(root.float()).add_(EPSILON)))
+            size, floor = self.weights.expanded(size), self.weights.expanded(floor)
+        # lr / (1 - first^t) mean / (sqrt(square / (1 - second^t)) + epsilon), multiplied by the second root above and below the line
+        weights.addcdiv_(mean * size, square.sqrt().add_(floor), value=-1)
 
-    def give_back(self, number: int) -> None:
-        """Write the state of a member into its own optimiser."""
-        state = self.optimizers[number].state
-        columns = [self.weights.parts(flat[number]) for flat in self.state.values()]
-        for place, (_, tensors) in enumerate(self.weights.parameters):
-            entries = {entry: column[place].clone() for entry, column in zip(self.entries, columns, strict=True)}
-            if self.kind != "sgd":
-                entries["step"] = self.steps[number, place].float().clone()
-            if entries:
-                state[tensors[number]] = entries
-
+    @torch.no_grad()
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """Write the state of some members into their own optimisers."""
+        if not self.entries:
+            return
+        targets, sources = [], []
+        steps = self.steps.float().flatten().unbind()
+        for number in numbers:
+            for place, (_, tensors) in enumerate(self.weights.parameters):
+                own = self.optimizers[number].state[tensors[number]]
+                found = {entry: rows[number][place] for entry, rows in self.rows.items()}
+                if self.kind != "sgd":
+                    found["step"] = steps[number * len(self.weights.parameters) + place]
+                for entry, value in found.items():
+                    if own.get(entry) is None:
+                        own[entry] = torch.empty_like(value, memory_format=torch.contiguous_format)
+                    targets.append(own[entry])
+                    sources.append(value)
+        torch._foreach_copy_(targets, sources)

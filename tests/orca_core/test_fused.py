@@ -14,8 +14,9 @@ from trials import TINY_BODIES, small, tiny_bodies
 
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, NotFiniteError
+from orca_core.finetuning.folded import FoldedModel
 from orca_core.finetuning.fused import FusedFinetuning, train_together
-from orca_core.finetuning.heads import head_gradient
+from orca_core.finetuning.heads import cross_entropies, head_gradient, head_scores
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.stacked import LINE, Stack, StackedOptimizer, stack
 from orca_core.fused_trials import run_trials
@@ -115,8 +116,11 @@ def test_a_fused_epoch_is_a_single_one_up_to_rounding(case, tmp_path):
     assert row.lr == other.lr
     state, other_state = fused.state(), single.state()
     assert state.keys() == other_state.keys()
-    # Adam divides by roots of second moments, which are near 0 for gradients that are rounding errors.
-    assert max((state[name] - tensor).abs().max() for name, tensor in other_state.items()) < 1e-3
+    # Adam divides by roots of second moments, which are near 0 for gradients that are rounding errors: outputs do not depend on the bias
+    # of attention's keys, so it moves by up to the learning rate in each of the four steps, this way or that.
+    largest = {name: float((state[name] - tensor).abs().max()) for name, tensor in other_state.items()}
+    assert max(value for name, value in largest.items() if not name.endswith(("k_proj.bias", "key.bias"))) < 1e-4
+    assert max(largest.values()) < 8 * row.lr
 
 
 # ------------------------------------------------------------------------------------------------------------ whole trials
@@ -214,6 +218,35 @@ def test_trials_that_are_not_fused_are_refused(tmp_path):
         run_trial(resolve_config(knobs(SERIES)), Store(tmp_path), lambda row: None, device="cuda")
 
 
+@pytest.mark.parametrize("case", ["text", "heads"])
+def test_a_group_that_stays_together_is_stacked_once_and_follows_its_members(case, tmp_path):
+    store = Store(tmp_path)
+    alone = tuning(CASES[case], store, seed=1)
+    rows = [alone.run_epoch(epoch) for epoch in (1, 2, 3)]
+    member, other = tuning(CASES[case], store, seed=1), tuning(CASES[case], store, seed=2)
+    assert group_epoch([(other, 1), (member, 1)])[1] == rows[0]
+    group, start = member.place[0], member.state()
+    start = {name: tensor.clone() for name, tensor in start.items()}
+    assert group_epoch([(other, 2), (member, 2)])[1] == rows[1]
+    assert member.place[0] is other.place[0] is group
+    member.load_state(start)  # what the group has is not what the member has any more
+    assert group_epoch([(other, 3), (member, 2)])[1] == rows[1]
+    assert member.place[0] is not group
+    assert group_epoch([(member, 3), (other, 4)])[0] == rows[2]
+
+
+def test_mini_text_bodies_are_folded_and_others_are_not(tmp_path):
+    store = Store(tmp_path)
+    folded = FoldedModel.of(tuning(SERIES, store).model)
+    assert folded is not None
+    assert FoldedModel.of(tuning(IMAGES, store).model) is None  # Swin has a table of positions beside its layers
+    models = [tuning(SERIES, store, seed=seed).model.eval() for seed in (0, 1)]
+    weights = {name: torch.stack([dict(model.named_parameters())[name] for model in models]) for name, _ in models[0].named_parameters()}
+    x = torch.randn(2, 5, *models[0].input_shape)
+    expected = torch.stack([model(own) for model, own in zip(models, x, strict=True)])
+    assert torch.allclose(folded(weights, x), expected, atol=1e-5)
+
+
 # -------------------------------------------------------------------------------------------------------------- arithmetic
 
 
@@ -234,16 +267,16 @@ def test_stacked_steps_are_those_of_torch(kind):
     for epoch in range(2):  # the second one starts from the state that the first one gave back
         weights = Stack(names)
         stacked = StackedOptimizer(settings, weights, own)
+        stacked.start_epoch(torch.tensor(rates).double().expand(3, -1), torch.tensor(decays).double())
         for _ in range(3):
             gradients = [torch.randn(len(rates), *shape) for shape in shapes]
-            stacked.step(weights.joined(gradients), torch.tensor(rates).double(), torch.tensor(decays).double())
+            stacked.step(weights.joined(gradients))
             for number, optimizer in enumerate(theirs):
                 for place, parameter in enumerate(copies[number]):
                     parameter.grad = gradients[place][number]
                 optimizer.step()
-        for number in range(len(rates)):
-            weights.give_back(number)
-            stacked.give_back(number)
+        weights.give_back(range(len(rates)))
+        stacked.give_back(range(len(rates)))
         for member, copy in zip(members, copies, strict=True):
             for parameter, other in zip(member, copy, strict=True):
                 assert torch.allclose(parameter, other, rtol=1e-5, atol=1e-6), epoch
@@ -254,15 +287,19 @@ def test_the_gradient_of_heads_is_that_of_autograd():
     weight, bias = torch.randn(2, 4, 6, requires_grad=True), torch.randn(2, 4, requires_grad=True)
     x, y, smoothing = torch.randn(2, 5, 6), torch.randint(0, 4, (2, 5)), torch.tensor([0.0, 0.3])
     losses, gradients = head_gradient({"linear.weight": weight.detach(), "linear.bias": bias.detach()}, x, y, smoothing)
-    expected = [
-        nn.functional.cross_entropy(x[m] @ weight[m].T + bias[m], y[m], label_smoothing=float(smoothing[m])) for m in range(2)
-    ]
+    expected = [nn.functional.cross_entropy(x[m] @ weight[m].T + bias[m], y[m], label_smoothing=float(smoothing[m])) for m in range(2)]
     assert torch.allclose(losses, torch.stack(expected).detach())
     by_weight, by_bias = torch.autograd.grad(sum(expected), [weight, bias])
     assert torch.allclose(gradients["linear.weight"], by_weight, atol=1e-6)
     assert torch.allclose(gradients["linear.bias"], by_bias, atol=1e-6)
-    plain, _ = head_gradient({"linear.weight": weight.detach(), "linear.bias": bias.detach()}, x, y, None)
+    weights = {"linear.weight": weight.detach(), "linear.bias": bias.detach()}
+    plain, _ = head_gradient(weights, x, y, None)
     assert plain[0] == losses[0]
+    outputs = torch.stack([x[m] @ weight[m].T + bias[m] for m in range(2)]).detach()
+    assert torch.allclose(cross_entropies(outputs, y, smoothing), losses)
+    sums, wrong = head_scores(weights, x, y)
+    assert torch.allclose(sums.float() / 5, plain)
+    assert wrong.tolist() == (outputs.argmax(2) != y).sum(1).tolist()
 
 
 def test_every_member_of_a_stack_starts_at_the_same_place_of_a_line():

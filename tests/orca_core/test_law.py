@@ -102,6 +102,8 @@ KEY_ONLY = {
     ("source", "transport.version"),
     # And that of what keeps the outputs of the lowest layers.
     ("finetune", "prefix.version"),
+    # And that of a group's step.
+    ("finetune", "fused.version"),
     # In the key since version 0.1, though the stage has them through the source features and the rate it starts with.
     ("align", "align.proxy_samples"),
     ("align", "align.lr_from"),
@@ -109,7 +111,7 @@ KEY_ONLY = {
 """Reads that are in a key without the stage's code asking for them."""
 
 
-VERSIONS = ("align.objective.version", "transport.version", "prefix.version")
+VERSIONS = ("align.objective.version", "transport.version", "prefix.version", "fused.version")
 """Reads that are of the code and not of a config."""
 
 

@@ -1,0 +1,164 @@
+"""Several models of one shape in one forward pass: members are folded into the batch, and each layer has the weights of all members.
+
+Layers with weights are replaced in a copy of a model: one batched product for the linear layers of all members. What has no weights, as
+attention's products and activations, runs on the folded batch as it is. So a pass has as many operations as that of a single model, and
+one ordinary graph of gradients, where `vmap` adds the work of its batching rules to each operation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from orca_core.finetuning.stacked import laid_out
+from orca_core.model.embedder import Colouring
+from orca_core.model.pooling import FixedPool
+
+Weights = dict[str, Tensor]
+"""Name of a parameter or buffer of the model -> (members, *shape)."""
+
+
+class FoldedModel:
+    """A model of several members. `FoldedModel.of` makes it.
+
+    Args:
+        model: A copy whose layers have been replaced.
+        weights: Where its layers look for weights.
+        positions: Name of the embedder's positions, if it has any that are learned.
+    """
+
+    def __init__(self, model: nn.Module, weights: Weights, positions: str | None) -> None:
+        self.model, self.weights, self.positions = model, weights, positions
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self | None:
+        """The folded form of a model; None if some layer with weights has none.
+
+        Args:
+            model: Of one member; left as it is. It has no dropout.
+        """
+        weights: Weights = {}
+        model = copy.deepcopy(model).eval()
+        for name, module in list(model.named_modules()):
+            if (layer := _folded(name, module, weights)) is not None:
+                parent, _, own = name.rpartition(".")
+                setattr(model.get_submodule(parent), own, layer)
+        positions = "embedder.positions"
+        left = dict(model.named_parameters())
+        has_positions = positions in left and left.pop(positions).dim() == 2
+        buffers = [buffer for part in model.modules() if not isinstance(part, FixedPool) for buffer in part.buffers(recurse=False)]
+        if left or any(buffer.is_floating_point() for buffer in buffers):
+            return None
+        if has_positions:
+            del model.get_submodule("embedder")._parameters["positions"]
+        return cls(model, weights, positions if has_positions else None)
+
+    def __call__(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Outputs of all members.
+
+        Args:
+            weights: Name of a parameter or buffer -> (members, *shape).
+            x: (members, n, ...) inputs.
+
+        Returns:
+            (members, n, ...).
+        """
+        self.weights.clear()
+        self.weights.update(weights)
+        members, samples = x.shape[:2]
+        if self.positions is not None:
+            of_members = weights[self.positions]
+            every = of_members.unsqueeze(1).expand(members, samples, *of_members.shape[1:]).flatten(0, 1)
+            self.model.get_submodule("embedder").positions = every
+        outputs: Tensor = self.model(x.flatten(0, 1))
+        self.weights.clear()
+        return outputs.unflatten(0, (members, samples))
+
+
+def _folded(name: str, module: nn.Module, weights: Weights) -> nn.Module | None:
+    """What replaces a layer; None if it stays as it is."""
+    if type(module) is nn.Linear or isinstance(module, Colouring):
+        return _Linear(name, weights)
+    if type(module) is nn.LayerNorm and module.elementwise_affine and len(module.normalized_shape) == 1:
+        return _LayerNorm(name, weights, module)
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and _cuts_patches(module):
+        return _Patches(name, weights, module)
+    return None
+
+
+def _cuts_patches(convolution: nn.Conv1d | nn.Conv2d) -> bool:
+    """Whether a convolution is a linear layer of patches that neither overlap nor leave gaps."""
+    is_plain = convolution.groups == 1 and set(convolution.dilation) == {1} and set(convolution.padding) == {0}
+    return is_plain and convolution.kernel_size == convolution.stride
+
+
+class _Layer(nn.Module):
+    """A layer that finds the weights of all members by its name.
+
+    Args:
+        name: Of the layer that it replaces.
+        weights: Of the pass.
+    """
+
+    def __init__(self, name: str, weights: Weights) -> None:
+        super().__init__()
+        self.names, self.weights = (f"{name}.weight", f"{name}.bias"), weights
+
+    def own(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias, (members, *shape)."""
+        weight, bias = self.names
+        return self.weights[weight], self.weights.get(bias)
+
+
+class _Linear(_Layer):
+    """Linear layers, (members n, ..., d) -> (members n, ..., out)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.own()
+        return _products(x.reshape(len(weight), -1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+
+
+class _LayerNorm(_Layer):
+    """LayerNorms over the last axis."""
+
+    def __init__(self, name: str, weights: Weights, module: nn.LayerNorm) -> None:
+        super().__init__(name, weights)
+        self.shape, self.eps = module.normalized_shape, module.eps
+        # The kernel takes half as long again without an affine map as with one that changes nothing.
+        self.one, self.zero = torch.ones(self.shape), torch.zeros(self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.own()
+        values = nn.functional.layer_norm(x, self.shape, self.one, self.zero, self.eps).view(len(weight), -1, x.shape[-1])
+        if bias is None:
+            return (values * weight.unsqueeze(1)).view(x.shape)
+        return torch.addcmul(bias.unsqueeze(1), values, weight.unsqueeze(1)).view(x.shape)
+
+
+class _Patches(_Layer):
+    """Convolutions of patches, (members n, channels, ...) -> (members n, out, ...)."""
+
+    def __init__(self, name: str, weights: Weights, module: nn.Conv1d | nn.Conv2d) -> None:
+        super().__init__(name, weights)
+        self.sizes = module.kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.own()
+        for axis, size in enumerate(self.sizes):
+            x = x.unfold(2 + axis, size, size)
+        axes = len(self.sizes)
+        grid = x.shape[2 : 2 + axes]
+        patches = x.movedim(1, 1 + axes).reshape(len(weight), -1, weight[0, 0].numel())  # (members, n patches, channels size)
+        values = _products(laid_out(patches), weight.flatten(2), bias)
+        return values.view(len(x), *grid, -1).movedim(-1, 1)
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(members, n, d) by (members, out, d) and (members, out) -> (members, n, out)."""
+    if bias is None:
+        return torch.bmm(x, weight.transpose(1, 2))
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
