@@ -42,6 +42,7 @@ import torch
 from gpu_checks import BITS, CPU, LARGE, MEMORY, OTDD, REFUSALS, bits, cpu, large, memory, otdd, refusals
 from gpu_process import End, Run, find_gpu, lines_of
 from gpu_speed import AUTO, PACKING, SPEED, SWEEP, auto, packing, speed, sweep
+from gpu_trials import WITHOUT_ERROR
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ def results_of(name: str, seconds: float, grace: float, method: str) -> list[Res
             print(f"{name:<8} {line.what:<54} {line.value}  {verdict}", flush=True)
     print(f"{name:<8} took {time.monotonic() - started:.0f} of {seconds:.0f} s{f': {end.why}' if end.why else ''}", flush=True)
     if end.is_error:
-        results.append(Result(name, "runs without an error", end.why, "FAIL"))
-        end = End("an error before it")
-    return results + not_run(name, results, end.why or "no time left")
+        results.append(Result(name, WITHOUT_ERROR, end.why, "FAIL"))
+    failed = any(result.promise.endswith(WITHOUT_ERROR) for result in results)
+    return results + not_run(name, results, "an error before it" if failed else end.why or "no time left")
 
 
 def not_run(name: str, results: list[Result], why: str) -> list[Result]:

@@ -37,6 +37,10 @@ GRAPHED = {"task": "digits", "finetune.compile": "reduce-overhead", "finetune.ac
 """300 samples in batches of 32: nine whole ones, two to a step, and a short one."""
 
 
+WITHOUT_ERROR = "runs without an error"
+"""What is promised, beside its other promises, of all that can fail by itself."""
+
+
 class Line(NamedTuple):
     """One measurement. `holds` is None where nothing is promised."""
 
@@ -66,7 +70,7 @@ def attempt(name: str, lines: Iterable[Line]) -> Iterator[Line]:
         yield from lines
     except Exception as error:
         traceback.print_exc()
-        yield Line(f"{name}: runs without an error", describe(error), False)
+        yield Line(f"{name}: {WITHOUT_ERROR}", describe(error), False)
 
 
 def describe(error: BaseException) -> str:
