@@ -101,7 +101,9 @@ class Resources(Section):
         description="Share of a GPU; one trial uses at most one GPU. `auto`: a whole one until it is known how much of its memory trials "
         "of this kind take, then as many trials share a GPU as fit; see docs/running.md.",
     )
-    gpu_trials: Annotated[int, Field(ge=1, le=64)] = Field(8, description="`gpu: auto`: most trials at once on one GPU.")
+    gpu_trials: Annotated[int, Field(ge=1, le=64)] = Field(
+        8, description="`gpu: auto`: most trials at once on one GPU. Refused with a number."
+    )
     memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Memory in GiB that is set aside on the node; null = none. It is not a limit: a trial may use more."
     )

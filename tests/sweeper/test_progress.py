@@ -124,7 +124,9 @@ def test_the_time_left_goes_up_with_the_reason_when_seeds_are_added_or_slots_are
     recorder = Recorder(SimulatedTables(), "s", "valid_error", clock=lambda: now[0])
     recorder.tally.work.expect(TRIALS)
     progress = Progress(recorder, total=4, clock=lambda: now[0])
-    session = SimpleNamespace(least_trials=4, most_trials=12, width=4, least_later=0, is_ending=False, space=SimpleNamespace(looks=(4, 12)))
+    session = SimpleNamespace(
+        least_trials=4, most_trials=12, width=4, in_use=4, least_later=0, is_ending=False, space=SimpleNamespace(looks=(4, 12))
+    )
     session.packing = Packing(Resources())
 
     def look(**changed: int) -> tuple[float, str]:
