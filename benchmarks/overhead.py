@@ -16,6 +16,7 @@ rest comes to, and other work on the machine changes them less.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -162,6 +163,8 @@ def measure_tune(configs: list[str], folder: str, loggers: bool) -> Cost:
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     import ray
     from ray import tune
+
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # without loggers it misses a file of each trial
 
     class Plain(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:

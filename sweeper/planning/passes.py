@@ -8,6 +8,7 @@ distance that is minimised costs by its kind rather than by passes, so epochs wi
 from __future__ import annotations
 
 from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import value_of
 from orca_core.stages import Stage
 from orca_core.tasks import TASKS
 from orca_core.tasks.spec import EpochSize

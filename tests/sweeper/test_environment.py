@@ -86,6 +86,7 @@ def test_processes_of_this_machine_inherit_what_they_need_and_load_torch_at_once
     environment.setattr(os, "cpu_count", lambda: 2)
     environment.setattr(cluster, "_init", lambda address, runtime, job: started.append([runtime, *map(os.environ.get, names)]))
     environment.setattr(cluster.ray, "shutdown", lambda: None)
+    environment.setattr(cluster.ray, "is_initialized", lambda: False)  # also after a test that has started the session's Ray
     for resources, trials in ((Resources(), 1), (Resources(cpu=2), 9), (Resources(), 2)):
         with cluster.open_cluster(None, resources, "portable", num_trials=trials):
             assert "RAY_preload_python_modules" not in os.environ
