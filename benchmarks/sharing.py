@@ -6,7 +6,7 @@
 The plain Ray Tune version is what one would write without this engine: one function trainable and fresh actors, where each trial runs all
 of its stages (including pretraining of the mini body) and shares nothing. Here, trials share stages, and three measures come on top:
 
-    fused     trials that can do so train as one model (`finetune.fused`), to other last bits: as many as every group of them has
+    fused     trials that can do so train as one model (`finetune.fused`), to other last bits: in groups of one size, one for each slot
     test      the test set is evaluated only after epochs that may be asked for (`finetune.test: best-and-last`), to the same errors
     preload   processes import torch and transformers while Ray is being started
 
@@ -92,7 +92,7 @@ def space_with(name: str, measures: Collection[str]) -> Any:
     overrides: dict[str, Any] = {"sweep:floors": False}
     if "fused" in measures:
         groups = Counter(trial.group for trial in plan(load_space(name, overrides | {"finetune.fused": 2})).trials)
-        overrides["finetune.fused"] = min(groups.values())
+        overrides["finetune.fused"] = max(2, min(groups.values()) // SLOTS)
     if "test" in measures:
         overrides["finetune.test"] = "best-and-last"
     return load_space(name, overrides)

@@ -1,8 +1,10 @@
 """Fused fine-tuning: several trials train as one batched model (`finetune.fused`).
 
 Small models spend much of a step on starting operations rather than on arithmetic. Here the weights of several models lie stacked, and one
-vectorised forward and backward pass (`torch.func`) and one optimiser step train them all; each has a learning rate, a weight decay and
-draws of its own. A *group* always has `finetune.fused` members: copies of the first, whose results are thrown away, fill it up.
+forward and backward pass and one optimiser step train them all; each has a learning rate, a weight decay and draws of its own. A *group*
+always has `finetune.fused` members: copies of the first, whose results are thrown away, fill it up. There are three forms of a pass: for
+linear heads on features that are computed once the gradient is written out (`heads`); members are folded into the batch where every layer
+with weights has a batched counterpart (`folded`); else the model is vectorised by `torch.func`.
 
 A fused step does not have the bits of a single one, so the knob is in ids and keys. But a member's bits depend neither on the trials beside
 it, nor on its place among them, nor on who else is finished:
@@ -11,11 +13,12 @@ it, nor on its place among them, nor on who else is finished:
 - a member's rows of a stacked tensor start at the same offset within a cache line, and have a multiple of 32 numbers, so that vector
   instructions cut every member alike;
 - orders and augmentations are drawn from each member's own generators, outside the batched computation;
-- a group lives for one epoch: weights and the optimiser's state come from the members and go back to them, so any other group may follow.
+- after each epoch weights and the optimiser's state go back to the members, so any other group may follow. A group whose members stay the
+  same goes on with what it has.
 
 The second holds for what is stacked here; tensors inside the model are laid out by torch. That bits do not depend on the place is shown by
-tests, on odd sizes, too. Evaluation is done one by one, as arithmetic limits it. What has no such independence is refused in
-`orca_core.config.training_faults`.
+tests, on odd sizes, too. Linear heads are evaluated together; other models one by one, as arithmetic limits it. What has no such
+independence is refused in `orca_core.config.training_faults`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from sweeper.planning.trials import Plan, PlannedTrial
 GUESS_S = {"pretrain": 1.0, "source": 0.5, "align": 0.5, "adapt": 1.0, "finetune": 1.0}
 """Seconds per epoch (`source`: of the complete stage) where no similar stage was measured: good enough to put trials in order."""
 
-FUSED_SHARE, FUSED_HEAD_SHARE = 0.6, 0.3
+FUSED_SHARE, FUSED_HEAD_SHARE = 0.6, 0.2
 """Of the seconds of an epoch alone, what falls to a member of a full group (`finetune.fused`), and to one that trains its predictor alone.
 Where no group of the task, body and width was measured yet: about what docs/benchmarks.md has, on the cautious side."""
 
