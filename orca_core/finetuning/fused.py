@@ -39,7 +39,7 @@ from orca_core.finetuning.heads import cross_entropies, head_gradient, head_scor
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import smoothed
-from orca_core.finetuning.stacked import Stack, StackedOptimizer, laid_out, stack
+from orca_core.finetuning.stacked import MemberRows, Stack, StackedOptimizer, laid_out, stack
 from orca_core.fusing import shared_settings, smooths_labels
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.rows import EpochRow
@@ -54,9 +54,6 @@ Scores = tuple[float | None, float | None, float | None]
 
 SPAN_NUMBERS = 2**22
 """Most numbers that are gathered at once from the inputs of a group, before they are cut into batches."""
-
-MOST_JOINED = 2**26
-"""Most numbers of different features of a group that are copied into one tensor, from which a batch is gathered in one piece."""
 
 
 class FusedFinetuning(Finetuning):
@@ -264,9 +261,9 @@ class _Group:
         self.smoothing = torch.tensor(smoothing) if any(smoothing) else None
         self.samples = len(first.train[1])
         self.losses: list[Tensor] = []
-        self.features: tuple[_Rows, _Rows] | None = None
+        self.features: tuple[MemberRows, MemberRows] | None = None
         if first.fixed is not None:
-            self.features = _Rows([one.prepare()[0] for one in tunings]), _Rows([one.train[1] for one in tunings])
+            self.features = MemberRows([one.prepare()[0] for one in tunings]), MemberRows([one.train[1] for one in tunings])
 
     def _stack(self, names: Sequence[str]) -> None:
         """Stack the parameters of these names, with the optimiser's state; the others count as frozen."""
@@ -436,30 +433,3 @@ class _Group:
         """Give members their weights and the optimiser's state."""
         self.weights.give_back(numbers)
         self.optimizer.give_back(numbers)
-
-
-class _Rows:
-    """Features that are computed once, or targets, of all members: (n, ...) each. Those that members share are there once.
-
-    Args:
-        tensors: One for each member.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.tensors = tensors
-        different = {tensor.data_ptr(): tensor for tensor in tensors}
-        begins = {pointer: number * len(tensors[0]) for number, pointer in enumerate(different)}
-        self.begins = torch.tensor([[begins[tensor.data_ptr()]] for tensor in tensors])
-        self.joined: Tensor | None = None
-        if len(different) == 1:
-            self.joined = tensors[0]
-        elif len(different) * tensors[0].numel() <= MOST_JOINED:
-            self.joined = torch.cat(list(different.values()))
-
-    def of(self, rows: Tensor, size: int) -> Iterator[Tensor]:
-        """(members, n) rows -> (members, size or fewer, ...) of them, piece by piece."""
-        for part in (rows if self.joined is None else rows + self.begins).split(size, 1):
-            if self.joined is None:
-                yield torch.stack([tensor[own] for tensor, own in zip(self.tensors, part, strict=True)])
-            else:
-                yield self.joined.index_select(0, part.flatten()).unflatten(0, part.shape)

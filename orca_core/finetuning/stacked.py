@@ -6,7 +6,7 @@ treat every place of the stack alike, see `orca_core.finetuning.fused`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ LINE = 32
 
 EPSILON = 1e-8
 """Of Adam and AdamW, torch's default."""
+
+MOST_JOINED = 2**26
+"""Most numbers of different features of a group that are copied into one tensor, from which a batch is gathered in one piece."""
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -175,3 +178,30 @@ class StackedOptimizer:
                     targets.append(own[entry])
                     sources.append(value)
         torch._foreach_copy_(targets, sources)
+
+
+class MemberRows:
+    """Features that are computed once, or targets, of all members: (n, ...) each. Those that members share are there once.
+
+    Args:
+        tensors: One for each member.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tensors
+        different = {tensor.data_ptr(): tensor for tensor in tensors}
+        begins = {pointer: number * len(tensors[0]) for number, pointer in enumerate(different)}
+        self.begins = torch.tensor([[begins[tensor.data_ptr()]] for tensor in tensors])
+        self.joined: Tensor | None = None
+        if len(different) == 1:
+            self.joined = tensors[0]
+        elif len(different) * tensors[0].numel() <= MOST_JOINED:
+            self.joined = torch.cat(list(different.values()))
+
+    def of(self, rows: Tensor, size: int) -> Iterator[Tensor]:
+        """(members, n) rows -> (members, size or fewer, ...) of them, piece by piece."""
+        for part in (rows if self.joined is None else rows + self.begins).split(size, 1):
+            if self.joined is None:
+                yield torch.stack([tensor[own] for tensor, own in zip(self.tensors, part, strict=True)])
+            else:
+                yield self.joined.index_select(0, part.flatten()).unflatten(0, part.shape)
