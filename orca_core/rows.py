@@ -45,8 +45,9 @@ class EpochRow(Cells):
     fold: Annotated[int | None, _FOLD] = None
     epoch: Annotated[int, "Epoch of the stage, from 1; fine-tuning counts on through its phases."]
     train_loss: Annotated[
-        float | None, "Mean training loss over the samples of the epoch; of alignment with `align_objective` none only; of adaptation, "
-        "the mean squared error of what was masked."
+        float | None,
+        "Mean training loss over the samples of the epoch; of alignment with `align_objective` none only; of adaptation, "
+        "the mean squared error of what was masked.",
     ] = None
     valid_loss: Annotated[float | None, "Validation loss after the epoch; null in a final training after folds."] = None
     valid_error: Annotated[float | None, "Validation error after the epoch; lower is better. Null like the loss."] = None

@@ -97,9 +97,7 @@ def _most_tokens(loaded: LoadedBody) -> int:
     return min(TEXT_TOKENS, loaded.body.geometry.max_tokens)
 
 
-def _tokenize(
-    texts: list[str], spans: list[tuple[int, int]] | None, tokenizer: Any, most: int, length: int
-) -> tuple[Tensor, Tensor]:
+def _tokenize(texts: list[str], spans: list[tuple[int, int]] | None, tokenizer: Any, most: int, length: int) -> tuple[Tensor, Tensor]:
     """(n, l') token ids, and for each of l tokens its place among them. A sample that is about a part of its text begins there."""
     options = {"padding": True, "truncation": True, "max_length": most, "return_tensors": "pt"}
     encoded = tokenizer(texts, return_offsets_mapping=spans is not None, **options)

@@ -109,9 +109,7 @@ def _tower(family: str) -> Iterator[Family]:
 
 def _timm(model_type: str, *architectures: str, takes_tokens: bool = False) -> Family:
     code = f"{_CODE}.timm"
-    return Family(
-        model_type, "images", f"{code}:split_timm", f"{code}:timm_model", architectures=architectures, takes_tokens=takes_tokens
-    )
+    return Family(model_type, "images", f"{code}:split_timm", f"{code}:timm_model", architectures=architectures, takes_tokens=takes_tokens)
 
 
 FAMILIES: Mapping[str, Family] = {

@@ -22,9 +22,7 @@ class MixConfig(Part):
         0.0, description="Share to which it falls, linearly, at most `share`; the mixed pass ends where no token is left to replace."
     )
     epochs: Positive = Field(10.0, description="Epochs of fine-tuning over which the share falls; afterwards it stays at `end_share`.")
-    weight: Positive = Field(
-        1.0, description="Weight of the loss of the mixed pass; PaRe's code has 1 for images and 0.1 for series."
-    )
+    weight: Positive = Field(1.0, description="Weight of the loss of the mixed pass; PaRe's code has 1 for images and 0.1 for series.")
     gate: Literal["learned", "random"] = Field(
         "learned",
         description="Which tokens are kept and which of the proxy's are taken: the best by a gate that trains along, or any, as a control "

@@ -16,7 +16,6 @@ from sweeper.space.seeds import MAX_SEEDS
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
-
 def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

@@ -478,9 +478,9 @@ def test_vera_has_one_pair_of_matrices_for_all_layers_drawn_from_the_seed(quick)
     model, again, other = model_of(0), model_of(0), model_of(1)
     pairs = {(id(part.vera_A), id(part.vera_B)) for part in model.body.modules() if hasattr(part, "vera_A")}
     assert len(pairs) == 1
-    matrices, same, different = (
-        [next(part.vera_A["default"] for part in one.body.modules() if hasattr(part, "vera_A")) for one in (model, again, other)]
-    )
+    matrices, same, different = [
+        next(part.vera_A["default"] for part in one.body.modules() if hasattr(part, "vera_A")) for one in (model, again, other)
+    ]
     assert torch.equal(matrices, same)
     assert not torch.equal(matrices, different)
     # a layer from i to o trains r + o numbers; the pair is as large as the largest layer needs, and counts once
