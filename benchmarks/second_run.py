@@ -1,8 +1,8 @@
 """What `sweeper run` of a sweep takes in which nothing is left to do: wall and CPU seconds of the whole command.
 
-    python benchmarks/second_run.py
+    python benchmarks/second_run.py [--trials N]
 
-A sweep of 20 trivial trials is run once (--trials N: of so many), then again. Each number is the least of several runs, with their spread:
+A sweep of N trivial trials, by default 20, is run once, then again. Each number is the least of several runs, with their spread:
 what else the machine does only adds to it. Exits with 1 if a second run imports Ray or torch.
 """
 

@@ -9,7 +9,7 @@ name, the name of a read in the key, and `VERSION`s alone unless the computation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orca_core import conditions as when
@@ -92,33 +92,33 @@ _WHOLE_BODY = _embedder_from(knob("body.keep", when.KEEPS))
 """What the embedder's start and the body depend on."""
 
 
-def _distance_version(config: TrialConfig, phase: int) -> int:
-    return find_distance(config.align.objective).version
+def _version(name: str, path: str, version: Callable[[TrialConfig], int], when_used: Condition = ALWAYS) -> Read:
+    """The version of something that a stage uses because of a knob; in keys from version 2 on, so that those of version 1 stay.
+
+    Args:
+        name: Of the version, also in keys.
+        path: The knob.
+        version: The version in a config.
+        when_used: Condition under which it is used.
+    """
+
+    def value(config: TrialConfig, phase: int) -> int:
+        return version(config)
+
+    return Read(name, path, value, value, when_used & Condition("", lambda config: version(config) > 1), key_name=name)
 
 
 _OBJECTIVE = knob("align.objective")
-_OBJECTIVE_VERSION = Read(
-    "align.objective.version",
-    "align.objective",
-    _distance_version,
-    _distance_version,
-    Condition("", lambda config: _distance_version(config, 0) > 1),
-    key_name="align.objective.version",
-)
+_OBJECTIVE_VERSION = _version("align.objective.version", "align.objective", lambda config: find_distance(config.align.objective).version)
 
 
 TRANSPORT_VERSION = 3
 """Of the transport solver: its last digits are in the proxy's distances in an alignment's first row, and in a choice of samples."""
 
 
-def _transport_version(config: TrialConfig, phase: int) -> int:
-    return TRANSPORT_VERSION
-
-
 def _transport(when_used: Condition) -> Read:
     """The version of the transport solver, where something else than the objective uses it."""
-    changed = when_used & Condition("", lambda config: TRANSPORT_VERSION > 1)
-    return Read("transport.version", "proxy", _transport_version, _transport_version, changed, key_name="transport.version")
+    return _version("transport.version", "proxy", lambda config: TRANSPORT_VERSION, when_used)
 
 
 def _of_objectives(*compares: str) -> tuple[Read, ...]:
@@ -264,37 +264,14 @@ PREFIX_VERSION = 2
 """Of what the lowest layers give where it is kept: since version 2 bodies read few samples at a time, and T5's layers are kept, too."""
 
 _KEEPS_PREFIX = when.KEEPS_PREFIX & when.HAS_BODY & when.NO_ADAPTER
-
-
-def _prefix_version(config: TrialConfig, phase: int) -> int:
-    return PREFIX_VERSION
-
-
-_PREFIX_VERSION = Read(
-    "prefix.version",
-    "finetune.prefix",
-    _prefix_version,
-    _prefix_version,
-    _KEEPS_PREFIX & Condition("", lambda config: config.finetune.prefix == "once" and PREFIX_VERSION > 1),
-    key_name="prefix.version",
+_PREFIX_VERSION = _version(
+    "prefix.version", "finetune.prefix", lambda config: PREFIX_VERSION if config.finetune.prefix == "once" else 1, _KEEPS_PREFIX
 )
 
 FUSED_VERSION = 2
 """Of the step of a group of models: since version 2 members are folded into the batch, and heads are evaluated together."""
 
-
-def _fused_version(config: TrialConfig, phase: int) -> int:
-    return FUSED_VERSION
-
-
-_FUSED_VERSION = Read(
-    "fused.version",
-    "finetune.fused",
-    _fused_version,
-    _fused_version,
-    Condition("", lambda config: config.finetune.fused > 0 and FUSED_VERSION > 1),
-    key_name="fused.version",
-)
+_FUSED_VERSION = _version("fused.version", "finetune.fused", lambda config: FUSED_VERSION if config.finetune.fused else 1)
 
 _TUNING = {
     "lr": ALWAYS,
