@@ -13,7 +13,8 @@ goes on after `cut` where it only has to pause: it has reached a rung at which i
 candidate goes on; if the candidate is stopped instead, the trial ends without being started again.
 
 Trials that `beside` adds share a process and a slot with the first one: they are a group, which trains as one model. They report, end and
-pause one by one; what happens to their process happens to all of them.
+pause one by one; what happens to their process happens to all of them. Before that, trials may be handed out one by one to compute what
+comes before their fine-tuning, and pause: see `TrialQueue`.
 
 The code that runs trials calls these methods: Ray Tune's hooks in a real run, `simulation.py` in tests. Nothing here knows about Ray, so
 thousands of histories can be tested in seconds.
@@ -239,6 +240,8 @@ class Session:
     def job(self, trial: PlannedTrial) -> TrialJob:
         """What a worker is told of a trial."""
         rungs, limit = ((), math.inf) if self._stopping is None else (self._stopping.rungs_of(trial), self._stopping.limit(trial.id))
+        if self._queue.is_preparing(trial.id):
+            limit = 0
         return make_job(trial, self._planner, self._workspace, rungs=rungs, limit=limit, share=self.share, own_data=self._own_data)
 
     def message(self, trials: Sequence[PlannedTrial]) -> str:
@@ -324,7 +327,10 @@ class Session:
 
     def end_member(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record the last that a member of a group reports: how it ended, or that it pauses at its limit."""
-        if result["status"] == PAUSED:
+        if result["status"] == PAUSED and self._queue.is_preparing(trial_id):
+            self._queue.complete_preparing(trial_id)
+            self._pause(self._running[trial_id])
+        elif result["status"] == PAUSED:
             self.cut(trial_id)
         else:
             self.end(trial_id, result)

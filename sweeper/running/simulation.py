@@ -186,6 +186,9 @@ class Simulation:
         computing: Id -> folder of the stage that the trial's worker is computing now.
         groups: Name of a group -> its members that have not ended, of the groups that run; most groups are one trial.
         handed_out: Ids of all trials that were handed out, in order.
+        preparing: Ids of the running trials that compute what comes before their fine-tuning, and then pause.
+        prepared: Ids of those that have done so and wait for their group.
+        num_prepared: Id -> how often a trial has done so.
         reported: Addresses of the stages and states that workers reported as stored.
         begun_on: (trial, machine), in the order in which trials began there.
         failed_on_sick: Trials that failed on a machine that cannot do the work, and whether any had come to its end by then.
@@ -213,6 +216,9 @@ class Simulation:
         self.running: dict[str, PlannedTrial] = {}
         self.computing: dict[str, str] = {}
         self.handed_out: list[str] = []
+        self.preparing: set[str] = set()
+        self.prepared: set[str] = set()
+        self.num_prepared: Counter[str] = Counter()
         self.reported: set[Address] = set()
         self._planner, self._workspace, self._share, self._watch = planner, workspace, share, watch
         self._chances, self._random = chances, random or Random(0)
@@ -257,6 +263,9 @@ class Simulation:
             while not is_exhausted and (trial := session.next()) is not None:
                 group = [trial, *session.beside(trial)]
                 self.handed_out += [one.id for one in group]
+                self.prepared -= set(self.handed_out[-len(group) :])
+                if session.job(trial).limit == 0:
+                    self.preparing.add(trial.id)
                 self.running |= {one.id: one for one in group}
                 self._unplaced.append(group)
             self._place()
@@ -362,6 +371,10 @@ class Simulation:
     def _end(self, name: str, trial: PlannedTrial, result: Mapping[str, Any]) -> None:
         self.groups[name].remove(trial)
         del self.running[trial.id]
+        if trial.id in self.preparing and result["status"] == PAUSED:
+            self.prepared.add(trial.id)
+            self.num_prepared[trial.id] += 1
+        self.preparing.discard(trial.id)
         self.computing.pop(trial.id, None)
         self._leave_gpu(trial)
         self.session.end_member(trial.id, result)
@@ -374,6 +387,7 @@ class Simulation:
             del self._cluster.placed[name]
         for trial in members:
             del self.running[trial.id]
+            self.preparing.discard(trial.id)
             self.computing.pop(trial.id, None)
             self._leave_gpu(trial)
         return members

@@ -120,10 +120,11 @@ def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None
         if session.share and stage.address not in simulation.reported
     }
     waiting = {trial.id: trial for trial in planner.plan.trials if trial.id not in done}
-    for trial in (waiting[known] for known in waiting.keys() - simulation.handed_out):
+    for trial in (waiting[known] for known in waiting.keys() - simulation.handed_out | simulation.prepared):
         alike = [other for other in planner.plan.trials if trial.group is not None and other.group == trial.group]
         may_join = [stage for other in alike if other.id not in simulation.running for stage in other.stages if stage.kind != "finetune"]
         waits = [stage for stage in (*trial.stages, *may_join) if stage.folder in promised and stage.address not in simulation.reported]
+        waits += [other for other in alike if other.id in simulation.preparing]
         assert waits, f"a slot is idle, and {trial.id} could run"
 
 
@@ -231,7 +232,9 @@ def simulate(seed: int, number: int | None = None) -> Counter[Outcome]:
         outcomes[outcome] += 1
         planned = {trial.id for trial in found.planner.plan.trials}
         if found.stopping is None:
-            again = {trial: times for trial, times in Counter(simulation.handed_out).items() if times > 1 + simulation.num_lost[trial]}
+            allowed = simulation.num_lost + simulation.num_prepared
+            again = {trial: times for trial, times in Counter(simulation.handed_out).items() if times > 1 + allowed[trial]}
+            assert not {trial: times for trial, times in simulation.num_prepared.items() if times > 1}
             assert not again or chances.nodes, "a trial was handed out again, and had not been lost"
         ended = {trial for trial, row in found.ended.items() if row["status"] != "PRUNED"}
         assert not ended & set(simulation.handed_out), "a trial that had ended was run again"
