@@ -267,7 +267,7 @@ class Simulation:
             happen()
             if self._cluster is not None and not session.is_ending:
                 self._cluster.happen()
-            session.check_deadline()
+            session.ending.check_deadline()
         session.close()
         while True:
             try:
@@ -353,9 +353,9 @@ class Simulation:
             if self._happens(chance):
                 return cause
         if self._happens(chances.stop):
-            self.session.stop()
+            self.session.ending.stop()
         if self._happens(chances.no_machines):
-            self.session.lose_machines()
+            self.session.ending.lose_machines()
         is_failure = isinstance(row, EpochRow) and row.stage == "finetune" and row.valid_error is None
         return "user-error" if is_failure else None
 

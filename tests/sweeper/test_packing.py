@@ -240,9 +240,9 @@ def test_gpu_hours_are_what_processes_hold_whatever_trials_ask_for_by_now(tmp_pa
     run.session.end(first.id, COMPLETE)
     third = run.begin()
     run.hour = 2.0
-    assert run.session.meter.hours == pytest.approx(1 + 2 + 1 / 3), "the second began with a whole GPU"
+    assert run.session.processes.meter.hours == pytest.approx(1 + 2 + 1 / 3), "the second began with a whole GPU"
     run.session.end(second.id, COMPLETE)
-    run.session.check_deadline()
+    run.session.ending.check_deadline()
     assert run.session.is_ending
     run.session.cut(third.id)
     run.recorder.flush()
