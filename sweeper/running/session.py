@@ -15,8 +15,8 @@ candidate goes on; if the candidate is stopped instead, the trial ends without b
 Trials that `beside` adds share a process and a slot with the first one: they are a group, which trains as one model. They report, end and
 pause one by one; what happens to their process happens to all of them.
 
-The session keeps these parts in step; each answers one question: `retries.py`, whether a trial is started again; `pauses.py`, where it pauses
-and whether it goes on; `processes.py`, what is silent or over its time limit; `ending.py`, how the run ends.
+The session keeps these parts in step, each of which answers one question: `retries.py`, whether a trial is started again; `pauses.py`,
+where it pauses and whether it goes on; `processes.py`, which trials are silent or over their time limit; `ending.py`, how the run ends.
 
 The code that runs trials calls these methods: Ray Tune's hooks in a real run, `simulation.py` in tests. Nothing here knows about Ray, so
 thousands of histories can be tested in seconds.
