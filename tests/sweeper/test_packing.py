@@ -21,7 +21,8 @@ from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.simulated_gpus import SimulatedGpus
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.show.plan_work import work_lines
 from sweeper.space.file import Resources
 from sweeper.space.reading import parse_space

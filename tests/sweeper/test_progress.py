@@ -10,7 +10,7 @@ from sweeper.running.packing import Packing
 from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reason, Reasons
 from sweeper.running.recorder import Recorder
-from sweeper.running.simulation import SimulatedTables
+from sweeper.running.simulated_store import SimulatedTables
 from sweeper.space.file import Resources
 from sweeper.space.reading import parse_space
 
