@@ -21,7 +21,8 @@ from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.simulated_gpus import SimulatedGpus
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.show.plan_work import work_lines
 from sweeper.space.file import Resources
 from sweeper.space.reading import parse_space
@@ -240,9 +241,9 @@ def test_gpu_hours_are_what_processes_hold_whatever_trials_ask_for_by_now(tmp_pa
     run.session.end(first.id, COMPLETE)
     third = run.begin()
     run.hour = 2.0
-    assert run.session.meter.hours == pytest.approx(1 + 2 + 1 / 3), "the second began with a whole GPU"
+    assert run.session.processes.meter.hours == pytest.approx(1 + 2 + 1 / 3), "the second began with a whole GPU"
     run.session.end(second.id, COMPLETE)
-    run.session.check_deadline()
+    run.session.ending.check_deadline()
     assert run.session.is_ending
     run.session.cut(third.id)
     run.recorder.flush()

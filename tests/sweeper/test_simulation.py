@@ -16,7 +16,8 @@ from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.simulated_cluster import NodeChances
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
 
@@ -105,7 +106,7 @@ def draw_chances(random: Random) -> Chances:
 def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None:
     """What must hold whenever trials were handed out."""
     session = simulation.session
-    computing = Counter(simulation.computing.values())
+    computing = Counter(simulation.workers.computing.values())
     if session.share:
         assert not [folder for folder, workers in computing.items() if workers > 1], "computed twice at once"
     if simulation.begun_on:

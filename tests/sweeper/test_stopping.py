@@ -18,7 +18,9 @@ from sweeper.results import Workspace
 from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation, simulate_error
+from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulated_workers import simulate_error
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.running.takeover import take_over
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
