@@ -20,6 +20,8 @@ their own.
 from __future__ import annotations
 
 import heapq
+import math
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
@@ -39,8 +41,8 @@ class TrialQueue:
     def __init__(self, trials: Iterable[PlannedTrial], share: bool = True) -> None:
         self._share = share
         self._trials: list[PlannedTrial] = []
-        # Heaps of positions in `_trials`, of all trials and of those that can share a group: a released trial resumes its position in the
-        # order. A position that is handed out by one of them stays in the other, and is passed over there.
+        # Positions in `_trials`, of all trials as a heap, and sorted of those that can share a group: a released trial resumes its position
+        # in the order. A position that is handed out by one of them stays in the other, and is passed over there.
         self._waiting: set[int] = set()
         self._order: list[int] = []
         self._alike: defaultdict[str, list[int]] = defaultdict(list)
@@ -93,18 +95,21 @@ class TrialQueue:
 
     def next(self) -> PlannedTrial | None:
         """Hand out the first trial that is not blocked by a leader, and whose group need not wait for others; None if there is none."""
-        found, held, waits = None, list[int](), dict[str, bool]()
+        found, held, turns = None, list[int](), dict[str, tuple[float, int]]()
         while self._order and found is None:
             position = heapq.heappop(self._order)
             if position not in self._waiting or self._is_blocked(position):
                 continue
             group = self._trials[position].group
-            if group is not None and group not in waits:
-                waits[group] = self._waits_for_others(group)
-            if group is not None and waits[group] and not self._has_to_prepare(position):
-                held.append(position)
-            else:
+            if group is None or self._has_to_prepare(position):
                 found = position
+                continue
+            held.append(position)
+            if group not in turns:
+                turns[group] = self._turn_of(group)
+            turn, first = turns[group]
+            if position >= turn:
+                found = first
         for position in held:
             heapq.heappush(self._order, position)
         if found is None:
@@ -124,21 +129,19 @@ class TrialQueue:
             return []
         members, passed, alike = [trial], list[int](), self._alike[trial.group]
         limit, group = most(trial), self._group_of[trial.id]
-        while alike and len(members) < limit:
-            position = heapq.heappop(alike)
+        for number, position in enumerate(alike):
+            if len(members) >= limit:
+                passed += alike[number:]
+                break
             if position not in self._waiting or self._is_blocked(position, group):
                 continue
-            if self._has_to_prepare(position):
-                passed.append(position)
-                continue
             allowed = min(limit, most(self._trials[position]))
-            if len(members) < allowed:
+            if len(members) < allowed and not self._has_to_prepare(position):
                 members.append(self._hand_out(position, group))
                 limit = allowed
             else:
                 passed.append(position)
-        for position in passed:
-            heapq.heappush(alike, position)
+        self._alike[trial.group] = passed
         return members[1:]
 
     def publish(self, trial_id: str, kind: str, phase: int = 0, epoch: int | None = None, fold: int | None = None) -> None:
@@ -190,7 +193,10 @@ class TrialQueue:
         self._waiting.add(position)
         heapq.heappush(self._order, position)
         if (group := self._trials[position].group) is not None:
-            heapq.heappush(self._alike[group], position)
+            alike = self._alike[group]
+            place = bisect_left(alike, position)
+            if place == len(alike) or alike[place] != position:
+                alike.insert(place, position)
 
     def _hand_out(self, position: int, group: int, prepares: bool = False) -> PlannedTrial:
         trial = self._trials[position]
@@ -234,18 +240,25 @@ class TrialQueue:
             return False
         return any(stage.kind != "finetune" and stage.address not in self._published for stage in trial.stages)
 
-    def _waits_for_others(self, group: str) -> bool:
-        """Whether a group of the trials that could start now would not be full, but may be later."""
-        ready, may_join = set[int](), self._joining[group] > 0
+    def _turn_of(self, group: str) -> tuple[float, int]:
+        """When a group of the trials that could start now is handed out, as a place in the order, and the first of these trials.
+
+        The place is that of the first follower among them: a leader, which has prepared, stands further ahead for the sake of others. It is
+        infinite if the group would not be full, but may be later.
+        """
+        ready, may_join = list[int](), False
         for position in self._alike[group]:
             if position in self._waiting and not self._is_blocked(position):
                 if self._has_to_prepare(position):
                     may_join = True
                 else:
-                    ready.add(position)
+                    ready.append(position)
                     if len(ready) >= self._trials[position].config.finetune.fused:
-                        return False
-        return may_join or self._joining[group] > 0
+                        break
+        else:
+            if may_join or self._joining[group] > 0:
+                return math.inf, ready[0]
+        return next((position for position in ready if position not in self._prepared), ready[0]), ready[0]
 
     def _is_blocked(self, position: int, group: int = 0) -> bool:
         """Whether a waiting trial may not run, or not in a group, because of a claim. It then waits under that claim, so that no blocked

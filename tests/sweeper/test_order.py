@@ -65,6 +65,12 @@ def test_one_that_leaves_a_trajectory_later_counts_with_the_rest_of_the_way():
     assert order([trial("far", "a", 9, 1), trial("near", "a", 3, 9), trial("s", "", 0, 8), trial("t", "", 0, 6)]) == "near s far t"
 
 
+def test_a_trial_of_a_group_counts_with_the_time_of_its_group():
+    config = resolve_config({"task": "digits", "finetune.fused": 4})
+    fused = PlannedTrial("g", config, "g", 0, "", (Stage("finetune", "g", end=2),), "g")
+    assert order([trial("s1", "", 0, 7), fused, trial("s2", "", 0, 9)]) == "s2 g s1", "its share is 2 of 8 seconds"
+
+
 def test_equal_paths_keep_the_order_of_the_plan():
     assert order([trial(name, "", 0, 5) for name in "cab"]) == "c a b"
 

@@ -130,6 +130,16 @@ def test_what_comes_before_fine_tuning_is_computed_one_by_one_then_the_group_sta
     assert not queue.is_preparing("b1")
 
 
+def test_a_group_starts_in_the_turn_of_its_followers_not_in_that_of_the_leader():
+    other = resolve_config({"task": "digits", "finetune.fused": 4, "finetune.batch_size": 7})
+    queue = TrialQueue([fused("a1", "a"), fused("b1", "b", config=other), fused("a2", "a"), fused("b2", "b", config=other)])
+    assert group(queue) == ["a1"]
+    queue.publish("a1", "align")
+    queue.complete_preparing("a1")
+    assert group(queue) == ["b1"], "it stands before a2, as b2 waits for it"
+    assert group(queue) == ["a1", "a2"]
+
+
 def test_a_full_group_starts_while_others_prepare():
     queue = TrialQueue([fused("a1", "a"), fused("b1", "b"), *(fused(f"c{number}") for number in range(4)), fused("d1", "d")])
     assert group(queue) == ["a1"]
