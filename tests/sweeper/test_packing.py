@@ -7,6 +7,7 @@ from fractions import Fraction
 from random import Random
 
 import pytest
+from simulated_sweep import SimulatedSweep
 
 from orca_core.config.paths import KNOBS
 from orca_core.errors import ConfigError
@@ -21,7 +22,6 @@ from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.simulated_gpus import SimulatedGpus
-from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
 from sweeper.running.simulation import Chances, Simulation
 from sweeper.show.plan_work import work_lines
 from sweeper.space.file import Resources
@@ -49,32 +49,18 @@ def peak_of(trial) -> int:
     return PEAKS[trial.knobs()["freezing"]]
 
 
-class Sweep:
-    """A sweep on simulated GPUs. Each call of `run` is a run of it; `gpus` are those of the last one."""
+class Sweep(SimulatedSweep):
+    """A sweep on simulated GPUs; `gpus` are those of the last run."""
 
     def __init__(self, peak_of=peak_of, count: int = 1, **keys: object) -> None:
-        self.space = parse_space(SPACE | keys)
-        self.tables, self.workspace = SimulatedTables(), SimulatedWorkspace()
+        super().__init__(parse_space(SPACE | keys))
         self.peak_of, self.count = peak_of, count
 
     def run(self, chances: Chances = NOTHING_HAPPENS, seed: int = 0) -> Outcome:
-        found = reconcile(self.space, self.tables)
         self.gpus = SimulatedGpus(self.count, 40 * GIB, self.peak_of)
-        simulation = Simulation(
-            found.planner,
-            found.todo,
-            self.tables,
-            self.workspace,
-            slots=1,
-            ended=found.ended,
-            stopping=found.stopping,
-            chances=chances,
-            random=Random(seed),
-            gpus=self.gpus,
-            watch=self._watch,
-        )
-        self.freezing = {trial.id: trial.knobs()["freezing"] for trial in found.planner.plan.trials}
-        return simulation.run()
+        outcome = super().run(Random(seed), slots=1, chances=chances, gpus=self.gpus, watch=self._watch)
+        self.freezing = {trial.id: trial.knobs()["freezing"] for trial in self.found.planner.plan.trials}
+        return outcome
 
     def _watch(self, simulation: Simulation) -> None:
         for gpu in range(self.count):

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from random import Random
 
 import pytest
+from simulated_sweep import SimulatedSweep
 
-from orca_core.errors import StoreError
 from sweeper.planning.planner import Planner
 from sweeper.running.outcome import Outcome
-from sweeper.running.reconcile import reconcile
-from sweeper.running.recorder import Recorder
 from sweeper.running.simulated_cluster import NodeChances
-from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulated_store import SimulatedTables
 from sweeper.running.simulation import Chances, Simulation
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
@@ -129,13 +126,6 @@ def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None
         assert waits, f"a slot is idle, and {trial.id} could run"
 
 
-def finish(recorder: Recorder) -> None:
-    """Write the last rows, however often that fails."""
-    while True:
-        with suppress(StoreError):
-            return recorder.flush()
-
-
 def keys_of(tables: SimulatedTables) -> dict[str, Counter]:
     columns = {"trials": ("sequence",), "metrics": ("stage", "fold", "epoch"), "stages": ("stage", "phase", "fold")}
     return {
@@ -205,31 +195,19 @@ def check_whole(tables: SimulatedTables) -> None:
 def simulate(seed: int, number: int | None = None) -> Counter[Outcome]:
     """One history: runs of the same sweep until one comes to its end. How they ended."""
     random, number = Random(seed), seed % SPACES_WITHOUT_GROUPS if number is None else number
-    space, tables, workspace = space_of(number), SimulatedTables(lambda: random.random() < chances.held_back), SimulatedWorkspace()
+    tables = SimulatedTables(lambda: random.random() < chances.held_back)
+    sweep = SimulatedSweep(space_of(number), tables)
+    space, workspace = sweep.space, sweep.workspace
     share, slots = random.random() < 0.75, random.randint(1, 5)
     outcomes: Counter[Outcome] = Counter()
+
+    def watch(simulation: Simulation) -> None:
+        look(simulation, sweep.found.planner, frozenset(sweep.found.ended))
+
     while Outcome.FINISHED not in outcomes:
         chances = draw_chances(random) if outcomes.total() < 3 else Chances()
-        found = reconcile(space, tables, planner=planner_for(number, tables))
-        todo = random.sample(found.todo, len(found.todo))
-        watch = partial(look, planner=found.planner, done=frozenset(found.ended))
-        simulation = Simulation(
-            found.planner,
-            todo,
-            tables,
-            workspace,
-            slots=slots,
-            ended=found.ended,
-            stopping=found.stopping,
-            share=share,
-            chances=chances,
-            random=random,
-            watch=watch,
-        )
-        found.mark_planned(simulation.recorder)
-        outcome = simulation.run()
-        found.mark_dropped(simulation.recorder)
-        finish(simulation.recorder)
+        outcome = sweep.run(random, planner=planner_for(number, tables), slots=slots, share=share, chances=chances, watch=watch)
+        found, simulation = sweep.found, sweep.simulation
         outcomes[outcome] += 1
         planned = {trial.id for trial in found.planner.plan.trials}
         if found.stopping is None:
@@ -253,7 +231,7 @@ def simulate(seed: int, number: int | None = None) -> Counter[Outcome]:
             assert set(workspace.shared.computed.values()) == {1}, "a stage was computed again"
         if outcomes.total() > 12:
             pytest.fail("the sweep does not come to its end")
-    last = {row["trial"]: row["status"] for row in tables.live_trials() if row["in_plan"]}
+    last = {trial: row["status"] for trial, row in sweep.planned_rows().items()}
     assert last.keys() == planned
     if space.scheduler.name != "fifo":
         check_whole(tables)
