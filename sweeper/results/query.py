@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -161,6 +162,7 @@ _SETTINGS = """
     SET autoinstall_known_extensions = false;
     SET autoload_known_extensions = false;
     SET enable_external_access = false;         -- no file, no network; only what is registered below
+    SET enable_progress_bar = false;            -- in a notebook and under `python -c` it is on, and goes to standard output
     SET disabled_optimizers = 'build_side_probe_side';  -- it takes metrics, whose size it cannot know, for the smaller side of a join
     SET lock_configuration = true;
 """
@@ -192,29 +194,86 @@ def select_rows(rows: Sequence[Mapping[str, Any]], condition: str) -> list[Mappi
             raise QueryError(_explain(error, query)) from None
 
 
-def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
-    """The answer to a query over the tables.
+class _Connection:
+    """A DuckDB connection with the views of the tables.
 
-    Raises:
-        QueryError: If it is not a single SELECT.
-        duckdb.Error: If DuckDB cannot answer it, or a file cannot be read.
+    Connecting and making the views takes longer than most queries, so a process keeps one for its next query. It holds no rows between
+    queries: each lists the files anew.
     """
-    import duckdb
 
-    with duckdb.connect(":memory:") as connection:
-        connection.execute(_SETTINGS)
-        _refuse_all_but_select(query, connection)
-        connection.register(STORED_TRIALS, data["trials"])
-        connection.register(STORED_FLOORS, data["floors"])
+    def __init__(self) -> None:
+        import duckdb
+
+        self._duckdb = duckdb.connect(":memory:")
+        self._duckdb.execute(_SETTINGS)
+        self._made: dict[str, str] = {}
+        self._registered: list[str] = []
+
+    def ask(self, query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
+        """The answer to a query over the tables. After an error the connection must be closed.
+
+        Raises:
+            QueryError: If it is not a single SELECT.
+            duckdb.Error: If DuckDB cannot answer it, or a file cannot be read.
+        """
+        _refuse_all_but_select(query, self._duckdb)
         superseded = find_superseded(data["trials"])
-        connection.register(STORED_PROBES, drop_superseded(data["probes"], superseded))
-        connection.execute(CREATE_VIEWS)
+        self._register(STORED_TRIALS, data["trials"])
+        self._register(STORED_FLOORS, data["floors"])
+        self._register(STORED_PROBES, drop_superseded(data["probes"], superseded))
+        self._make("views", CREATE_VIEWS)
         for table in ("metrics", "stages"):
             parts = current_parts(data[table], superseded)
             for number, (_, rows) in enumerate(parts):
-                connection.register(f"{table}_part_{number}", rows)
-            connection.execute(view_of_parts(table, parts))
-        return _read_bounded(connection.sql(query).to_arrow_reader())
+                self._register(f"{table}_part_{number}", rows)
+            self._make(table, view_of_parts(table, parts))
+        answer = _read_bounded(self._duckdb.sql(query).to_arrow_reader())
+        while self._registered:
+            self._duckdb.unregister(self._registered.pop())
+        return answer
+
+    def close(self) -> None:
+        self._duckdb.close()
+
+    def _register(self, name: str, rows: ds.Dataset) -> None:
+        self._duckdb.register(name, rows)
+        self._registered.append(name)
+
+    def _make(self, what: str, statements: str) -> None:
+        """Make views, unless an earlier query has made the same."""
+        if self._made.get(what) != statements:
+            self._duckdb.execute(statements)
+            self._made[what] = statements
+
+
+_KEPT: list[_Connection] = []
+"""The connection for the next query. One thread takes it at a time; another one meanwhile makes its own."""
+
+_OF_PARENT: list[_Connection] = []
+
+
+def _leave_to_parent() -> None:
+    """A forked process has none of the threads of its parent's connection: it can neither use nor close it."""
+    _OF_PARENT.extend(_KEPT)
+    _KEPT.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
+    """The answer to a query over the tables; see `_Connection.ask`."""
+    try:
+        connection = _KEPT.pop()
+    except IndexError:
+        connection = _Connection()
+    try:
+        answer = connection.ask(query, data)
+    except BaseException:
+        connection.close()
+        raise
+    _KEPT[:] = [connection]
+    return answer
 
 
 def _read_bounded(batches: pa.RecordBatchReader) -> pa.Table:

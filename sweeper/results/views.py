@@ -50,17 +50,17 @@ _IN_PRESENT_SPELLING = ", ".join(
 )
 """Values in the spellings of today, of columns in which files of earlier versions have others."""
 
-CREATE_VIEWS = f"""
-    CREATE VIEW all_trials AS
+_SHOWN_TRIALS = f"""
     SELECT * REPLACE (
         CASE WHEN status = 'FAIL' AND cause = 'stopped' THEN '{INTERRUPTED}' ELSE status END AS status, {_IN_PRESENT_SPELLING}
-    ) FROM {STORED_TRIALS};
+    ) FROM {STORED_TRIALS}
+"""
+_IS_LATEST = "row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, run DESC NULLS LAST, sequence DESC) = 1"
 
-    CREATE VIEW trial_status AS
-    FROM all_trials QUALIFY row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, run DESC NULLS LAST, sequence DESC) = 1;
-
-    CREATE VIEW trials AS
-    FROM trial_status WHERE status = 'COMPLETE' AND in_plan;
+CREATE_VIEWS = f"""
+    CREATE VIEW all_trials AS {_SHOWN_TRIALS};
+    CREATE VIEW trial_status AS {_SHOWN_TRIALS} QUALIFY {_IS_LATEST};
+    CREATE VIEW trials AS {_SHOWN_TRIALS} QUALIFY {_IS_LATEST} AND status = 'COMPLETE' AND in_plan;
 
     CREATE VIEW distinct_trials AS
     FROM trials QUALIFY row_number() OVER (
@@ -75,7 +75,10 @@ CREATE_VIEWS = f"""
     CREATE VIEW probes AS
     FROM {STORED_PROBES} QUALIFY recorded_at IS NOT DISTINCT FROM max(recorded_at) OVER (PARTITION BY sweep, trial, probe, moment);
 """
-"""Windows are over trials and probes, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded`."""
+"""Views of trials are not made from each other: binding the two hundred columns of a view takes DuckDB 2 ms, and it binds twice.
+
+Windows are over trials and probes, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded`.
+"""
 
 
 def shown_status(row: Mapping[str, Any]) -> str:
@@ -168,15 +171,24 @@ def find_superseded(trials: ds.Dataset) -> Superseded:
     compaction may delete it.
     """
     known = _named_runs(trials.to_table(columns=["sweep", "trial", "attempt", "run"]))
-    last = known.group_by(["sweep", "trial"]).aggregate([("attempt", "max")])
-    later = last.filter(pc.greater(last["attempt_max"], 1)).group_by(["sweep", "attempt_max"]).aggregate([("trial", "list")])
-    once = known.group_by(["sweep", "trial", "attempt", "run"]).aggregate([])
-    of_runs = once.group_by(["sweep", "trial", "attempt"]).aggregate([("run", "max"), ("run", "count")])
-    tied = of_runs.filter(pc.greater(of_runs["run_count"], 1)).group_by(["sweep", "attempt", "run_max"]).aggregate([("trial", "list")])
+    runs = [("run", "max"), ("run", "count_distinct")]
+    attempts = known.group_by(["sweep", "trial", "attempt"], use_threads=False).aggregate(runs)
+    last = attempts.group_by(["sweep", "trial"], use_threads=False).aggregate([("attempt", "max")])
     return Superseded(
-        attempts=later.rename_columns({"attempt_max": "attempt", "trial_list": "trials"}).to_pylist(),
-        runs=tied.rename_columns({"run_max": "run", "trial_list": "trials"}).to_pylist(),
+        attempts=_list_trials(last.filter(pc.greater(last["attempt_max"], 1)), {"sweep": "sweep", "attempt_max": "attempt"}),
+        runs=_list_trials(
+            attempts.filter(pc.greater(attempts["run_count_distinct"], 1)), {"sweep": "sweep", "attempt": "attempt", "run_max": "run"}
+        ),
     )
+
+
+def _list_trials(rows: pa.Table, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """For each combination of values of some columns, renamed, the `trials`."""
+    if not len(rows):
+        return []  # as in most sweeps: nothing was started twice
+    lists = rows.group_by(list(names), use_threads=False).aggregate([("trial", "list")])
+    found: list[dict[str, Any]] = lists.rename_columns(dict(names) | {"trial_list": "trials"}).to_pylist()
+    return found
 
 
 MOST_PARTS = 32
@@ -203,7 +215,7 @@ def view_of_parts(name: str, parts: Sequence[tuple[str | None, ds.Dataset]]) -> 
         named = "sweep" if sweep is None else "'" + sweep.replace("'", "''") + "' AS sweep"
         return f"SELECT {named}, {columns}"
 
-    return f"CREATE VIEW {name} AS " + " UNION ALL ".join(
+    return f"CREATE OR REPLACE VIEW {name} AS " + " UNION ALL ".join(
         f"{select(sweep)} FROM {name}_part_{number}" for number, (sweep, _) in enumerate(parts)
     )
 
