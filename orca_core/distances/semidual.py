@@ -179,7 +179,7 @@ def solve(problems: Problems, epsilon: float, *, careful: bool = False) -> Solut
 def _reduced_cost(cost: Tensor, potential: Tensor) -> Tensor:
     """(problems, n, m) float32 costs less the columns' potentials and each row's least: hardly rounded where a plan has its mass."""
     reduced = cost - potential.unsqueeze(1)
-    return torch.sub(reduced, reduced.amin(2, keepdim=True), out=torch.empty_like(reduced, dtype=torch.float32))
+    return reduced.sub_(reduced.amin(2, keepdim=True)).float()
 
 
 class _Factors(NamedTuple):
