@@ -39,7 +39,7 @@ def is_linear_head(module: nn.Module) -> bool:
 
 
 class StackedHeads(Stack):
-    """The weights of linear heads: (c, d + 1) of each member, the bias last, and rows extended with zeros.
+    """The weights of linear heads: (c, d + 1) of each member, the bias last. Rows are extended with zeros to whole lines of the cache.
 
     Args:
         parameters: `linear.weight` and `linear.bias`, as `Stack` takes them.
@@ -47,22 +47,26 @@ class StackedHeads(Stack):
 
     def __init__(self, parameters: Sequence[tuple[str, Sequence[Tensor]]]) -> None:
         self.classes, self.width = parameters[0][1][0].shape
+        self.extended = round_up(self.width + 1, LINE // 2)
         super().__init__(parameters)
-        self.matrices = self.flat.unflatten(1, (self.classes, -1))
-        self.evaluated = [(own[:, : self.width], own[:, self.width : self.width + 1]) for own in self.matrices]
+        self.evaluated = [(own[:, : self.width], own[:, self.width : self.width + 1]) for own in self.matrices(self.flat)]
 
     def length(self) -> int:
-        """Numbers of a row."""
-        return self.classes * round_up(self.width + 1, LINE)
+        """Numbers of a row of `flat`."""
+        return round_up(self.classes * self.extended, LINE)
+
+    def matrices(self, flat: Tensor) -> Tensor:
+        """A tensor of the shape of `flat` -> (m, c, numbers of a class)."""
+        return flat[:, : self.classes * self.extended].unflatten(1, (self.classes, self.extended))
 
     def parts(self, row: Tensor) -> list[Tensor]:
         """One member's weights and biases."""
-        own = row.view(self.classes, -1)
+        own = row[: self.classes * self.extended].view(self.classes, self.extended)
         return [own[:, : self.width], own[:, self.width]]
 
     def with_one(self, features: Tensor) -> Tensor:
-        """(..., d) features -> (..., numbers of a class's row), as the weights have them: with a 1 for the bias, then zeros."""
-        extended = pad(features, (0, self.matrices.shape[2] - self.width))
+        """(..., d) features -> (..., numbers of a class), as the weights have them: with a 1 for the bias, then zeros."""
+        extended = pad(features, (0, self.extended - self.width))
         extended[..., self.width] = 1.0
         return extended
 
@@ -89,14 +93,15 @@ class StackedHeads(Stack):
             (m,) sums of losses, in float64.
         """
         losses = torch.zeros(self.members, dtype=torch.float64)
-        flat = torch.empty_like(self.flat)
-        gradient, shape = flat.view_as(self.matrices), (len(self.matrices), self.classes)
-        pieces = (part.batches(rows, batch_size, SPAN_NUMBERS // self.matrices[:, 0].numel()) for part in (features, classes))
+        flat = torch.zeros_like(self.flat)
+        weights, gradient = self.matrices(self.flat), self.matrices(flat)
+        steps = SPAN_NUMBERS // (self.members * batch_size * self.extended)
+        pieces = (part.batches(rows, batch_size, steps) for part in (features, classes))
         for xs, ys in zip(*pieces, strict=True):  # (steps, m, n, ...)
             ys = ys.unsqueeze(2)
             targets, log_ps = _targets(ys, self.classes, smoothing), []
             for x, target in zip(xs, targets, strict=True):
-                log_p = torch.bmm(self.matrices, x.transpose(1, 2)).log_softmax(1)  # (m, c, n); over a short last axis it takes 20 times as long
+                log_p = torch.bmm(weights, x.transpose(1, 2)).log_softmax(1)  # (m, c, n): over a short last axis it takes 20 times as long
                 log_ps.append(log_p)
                 gradient.baddbmm_(log_p.exp().sub_(target), x, beta=0, alpha=1 / x.shape[1])
                 step(flat)
