@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,21 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from orca_core.errors import OrcaError, StoreError, nearest
+from sweeper.results.connection import SETTINGS, connection
 from sweeper.results.notes import no_results
 from sweeper.results.records import TABLES, schema
 from sweeper.results.store import ResultStore
-from sweeper.results.views import (
-    CREATE_VIEWS,
-    STORED_FLOORS,
-    STORED_PROBES,
-    STORED_TRIALS,
-    VIEWS,
-    column_names,
-    current_parts,
-    drop_superseded,
-    find_superseded,
-    view_of_parts,
-)
+from sweeper.results.views import VIEWS, column_names
 
 if TYPE_CHECKING:
     import duckdb  # imported where it is used: commands without a query start faster
@@ -156,17 +145,6 @@ def _missing_package(method: str, package: str) -> ImportError:
 
 # ---------------------------------------------------------------------------------------------------------------------- DuckDB
 
-_SETTINGS = """
-    SET TimeZone = 'UTC';
-    SET python_enable_replacements = false;     -- no Python variable is a table
-    SET autoinstall_known_extensions = false;
-    SET autoload_known_extensions = false;
-    SET enable_external_access = false;         -- no file, no network; only what is registered below
-    SET enable_progress_bar = false;            -- in a notebook and under `python -c` it is on, and goes to standard output
-    SET disabled_optimizers = 'build_side_probe_side';  -- it takes metrics, whose size it cannot know, for the smaller side of a join
-    SET lock_configuration = true;
-"""
-
 
 def select_rows(rows: Sequence[Mapping[str, Any]], condition: str) -> list[Mapping[str, Any]]:
     """Those of some rows of `trials` that meet a condition.
@@ -184,96 +162,26 @@ def select_rows(rows: Sequence[Mapping[str, Any]], condition: str) -> list[Mappi
     cells = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in named}
     table = pa.table({"position": pa.array(range(len(rows)), pa.int64())} | cells)
     query = f"select position from trials where ({condition}\n) order by position"
-    with duckdb.connect(":memory:") as connection:
-        connection.execute(_SETTINGS)
-        connection.register("trials", table)
+    with duckdb.connect(":memory:") as alone:
+        alone.execute(SETTINGS)
+        alone.register("trials", table)
         try:
-            _refuse_all_but_select(query, connection)
-            return [rows[position] for (position,) in connection.sql(query).fetchall()]
+            _refuse_all_but_select(query, alone)
+            return [rows[position] for (position,) in alone.sql(query).fetchall()]
         except duckdb.Error as error:
             raise QueryError(_explain(error, query)) from None
 
 
-class _Connection:
-    """A DuckDB connection with the views of the tables.
-
-    Connecting and making the views takes longer than most queries, so a process keeps one for its next query. It holds no rows between
-    queries: each lists the files anew.
-    """
-
-    def __init__(self) -> None:
-        import duckdb
-
-        self._duckdb = duckdb.connect(":memory:")
-        self._duckdb.execute(_SETTINGS)
-        self._made: dict[str, str] = {}
-        self._registered: list[str] = []
-
-    def ask(self, query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
-        """The answer to a query over the tables. After an error the connection must be closed.
-
-        Raises:
-            QueryError: If it is not a single SELECT.
-            duckdb.Error: If DuckDB cannot answer it, or a file cannot be read.
-        """
-        _refuse_all_but_select(query, self._duckdb)
-        superseded = find_superseded(data["trials"])
-        self._register(STORED_TRIALS, data["trials"])
-        self._register(STORED_FLOORS, data["floors"])
-        self._register(STORED_PROBES, drop_superseded(data["probes"], superseded))
-        self._make("views", CREATE_VIEWS)
-        for table in ("metrics", "stages"):
-            parts = current_parts(data[table], superseded)
-            for number, (_, rows) in enumerate(parts):
-                self._register(f"{table}_part_{number}", rows)
-            self._make(table, view_of_parts(table, parts))
-        answer = _read_bounded(self._duckdb.sql(query).to_arrow_reader())
-        while self._registered:
-            self._duckdb.unregister(self._registered.pop())
-        return answer
-
-    def close(self) -> None:
-        self._duckdb.close()
-
-    def _register(self, name: str, rows: ds.Dataset) -> None:
-        self._duckdb.register(name, rows)
-        self._registered.append(name)
-
-    def _make(self, what: str, statements: str) -> None:
-        """Make views, unless an earlier query has made the same."""
-        if self._made.get(what) != statements:
-            self._duckdb.execute(statements)
-            self._made[what] = statements
-
-
-_KEPT: list[_Connection] = []
-"""The connection for the next query. One thread takes it at a time; another one meanwhile makes its own."""
-
-_OF_PARENT: list[_Connection] = []
-
-
-def _leave_to_parent() -> None:
-    """A forked process has none of the threads of its parent's connection: it can neither use nor close it."""
-    _OF_PARENT.extend(_KEPT)
-    _KEPT.clear()
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)
-
-
 def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
-    """The answer to a query over the tables; see `_Connection.ask`."""
-    try:
-        connection = _KEPT.pop()
-    except IndexError:
-        connection = _Connection()
-    try:
-        answer = connection.ask(query, data)
-    except BaseException:
-        connection.close()
-        raise
-    _KEPT[:] = [connection]
-    return answer
+    """The answer to a query over the tables.
+
+    Raises:
+        QueryError: If it is not a single SELECT.
+        duckdb.Error: If DuckDB cannot answer it, or a file cannot be read.
+    """
+    with connection() as tables:
+        _refuse_all_but_select(query, tables.duckdb)
+        return _read_bounded(tables.select(query, data))
 
 
 def _read_bounded(batches: pa.RecordBatchReader) -> pa.Table:
