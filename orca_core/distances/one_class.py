@@ -104,10 +104,11 @@ class OneClassDistances:
         self.origin = source.x.mean(0)
         self.means = torch.stack([x.mean(0) for x in source.classes]) - self.origin
         self.deviations = source.x - self.origin - self.means[self.classes]
-        of_means = (self.deviations * self.means[self.classes]).sum(1)
-        self.of_rows = self.deviations.square().sum(1).add_(of_means, alpha=2)
+        norms = self.deviations.square().sum(1)
+        self.of_rows = torch.add(norms, (self.deviations * self.means[self.classes]).sum(1), alpha=2)
         self.rounded = self.deviations.to(dtype)
         self.to_classes = source.membership.mT.contiguous()
+        self.traces = self.to_classes @ norms / norms.new_tensor([max(size - 1, 1) for size in self.sizes])
         self.blocks = self._blocks()
         self.labels = labels if isinstance(labels, ExactLabels) else None
         if self.labels is not None:
@@ -170,8 +171,8 @@ class OneClassDistances:
         """
         count, most, width = targets.x.shape
         flat = targets.x.view(-1, width)
-        # One product for all targets: several with few columns take twice as long.
-        products = (self.deviations @ flat.mT).view(-1, count, most).transpose(0, 1)
+        # One product for all targets, and from their side: several with few rows, or one with few columns, take twice as long.
+        products = (flat @ self.deviations.mT).view(count, most, -1).mT
         to_means = squared_distances(self.means, flat).view(-1, count, most).transpose(0, 1)
         if targets.columns is not None:
             padded = torch.arange(most, device=flat.device) >= targets.columns.unsqueeze(1)
@@ -203,14 +204,12 @@ class OneClassDistances:
         sqrt((n - 1) (m - 1)). Its gradient is one more plan, of products with U, and goes to `plan`.
         """
         width = targets.x.shape[2]
-        traces = self.to_classes @ self.deviations.square().sum(1)
-        traces = traces / traces.new_tensor([max(size - 1, 1) for size in self.sizes])
-        degrees = traces.new_tensor([max(size - 1, 1) for size in targets.sizes])
+        degrees = self.traces.new_tensor([max(size - 1, 1) for size in targets.sizes])
         own_traces = targets.deviations.square().sum((1, 2)) / degrees
-        across = squared_distances(targets.means, self.means) + traces + own_traces.unsqueeze(1)
+        across = squared_distances(targets.means, self.means) + self.traces + own_traces.unsqueeze(1)
         for k, size in enumerate(targets.sizes):
             some = products[k, :, :size]
-            some = (some - some.mean(1, keepdim=True)).unsqueeze(0)
+            some = (some - some.mean(1, keepdim=True)).contiguous().unsqueeze(0)
             for block in self.blocks:
                 matrices = block.of_rows(some).squeeze(0)
                 if block.kept is not None:

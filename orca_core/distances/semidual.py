@@ -231,7 +231,7 @@ def _newton(
             if factors is None or any(errors[k] > before[k] / _FAST for k in moving):
                 factors = _factors(kernel, point, error, moving)
             direction = _direction(factors, residual)
-            if not direction.isfinite().all():  # a system that is singular to rounding, which float32 has more of
+            if not math.isfinite(direction.sum().item()):  # a system that is singular to rounding, which float32 has more of
                 factors = _factors(kernel, point, error, moving)
                 direction = torch.nan_to_num(_direction(factors, residual), 0, 0, 0)
         before = errors
