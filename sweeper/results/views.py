@@ -17,6 +17,8 @@ An attempt whose process or machine was lost is stored as INTERRUPTED, as long a
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ import pyarrow.compute as pc
 
 from orca_core.config.spellings import BEFORE
 from sweeper.results.records import FLOOR_IDENTITY, FLOORS, TABLES
-from sweeper.results.table_files import parts_by_sweep
+from sweeper.results.table_files import parts_by_sweep, split_by_left_out
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -171,6 +173,12 @@ class Superseded:
 
         return Superseded(of_sweep(self.attempts), of_sweep(self.runs))
 
+    def digest(self) -> str:
+        """A text that is equal for the same rows, and empty for none."""
+        groups = [dict(group) | {"trials": sorted(group["trials"])} for group in (*self.attempts, *self.runs)]
+        texts = sorted(json.dumps(group, sort_keys=True) for group in groups)
+        return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] if texts else ""
+
 
 def find_superseded(trials: ds.Dataset) -> Superseded:
     """What the rows of `trials` say about which rows of the other tables do not count.
@@ -215,7 +223,16 @@ def current_parts(table: str, rows: ds.FileSystemDataset, superseded: Superseded
     parts = parts_by_sweep(rows) if table != "probes" else {}
     if not 0 < len(parts) <= MOST_PARTS:
         return [(None, drop_superseded(rows, superseded))]
-    return [(sweep, drop_superseded(part, superseded.within(sweep))) for sweep, part in parts.items()]
+    return [(sweep, current) for sweep, part in parts.items() for current in _current_files(part, superseded.within(sweep))]
+
+
+def _current_files(rows: ds.FileSystemDataset, superseded: Superseded) -> list[ds.Dataset]:
+    """Rows of one sweep without those that do not count. Files from which compaction has left these out are not filtered once more."""
+    if not (without := superseded.digest()):
+        return [rows]
+    filtered, others = split_by_left_out(rows, without)
+    found = [filtered] if filtered.files else []
+    return [*found, drop_superseded(others, superseded)] if others.files else found
 
 
 def create_views(table: str, sweeps: Sequence[str | None]) -> str:
