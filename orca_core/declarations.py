@@ -113,7 +113,7 @@ _OBJECTIVE = knob("align.objective")
 _OBJECTIVE_VERSION = _version("align.objective.version", "align.objective", lambda config: find_distance(config.align.objective).version)
 
 
-TRANSPORT_VERSION = 3
+TRANSPORT_VERSION = 4
 """Of the transport solver: its last digits are in the proxy's distances in an alignment's first row, and in a choice of samples."""
 
 
