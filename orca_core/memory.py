@@ -26,9 +26,9 @@ MOST_KEPT = 2**29
 def keep_freed_memory() -> None:
     """Let this process use memory again that it has freed; does nothing where its allocator is not that of glibc.
 
-    By itself glibc gives back what is free at the end of the heap as soon as it is twice as large as the largest block so far. The results of
-    one batch are more than that, so every batch would get all of its memory anew, and the system clears it page by page: a quarter of
-    the time that a mini body takes to evaluate 256 samples. No bit depends on it.
+    By itself glibc gives back what is free at the end of the heap as soon as that is twice as large as the largest block so far. The
+    results of one batch are more, so every batch would get all of its memory anew, and the system clears it page by page: a sixth to a
+    quarter of the time in which mini-swin evaluates. No bit depends on it.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
