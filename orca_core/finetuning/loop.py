@@ -390,7 +390,11 @@ class Finetuning:
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
             outputs = torch.cat([self._inferred(on_device(part, self.device)).to(y.device) for part in parts])
-            return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
+            return self._scores_of(outputs, y, group)
+
+    def _scores_of(self, outputs: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float]:
+        """Loss and score of the outputs for a whole set."""
+        return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
 
     # --------------------------------------------------------------------------------------------------------------- state
 
