@@ -268,8 +268,9 @@ _PREFIX_VERSION = _version(
     "prefix.version", "finetune.prefix", lambda config: PREFIX_VERSION if config.finetune.prefix == "once" else 1, _KEEPS_PREFIX
 )
 
-FUSED_VERSION = 2
-"""Of the step of a group of models: since version 2 members are folded into the batch, and heads are evaluated together."""
+FUSED_VERSION = 3
+"""Of the step of a group of models: since version 2 members are folded into the batch, and heads are evaluated together; since version 3
+mini-swin is folded, too, and gradients of LayerNorms are written out."""
 
 _FUSED_VERSION = _version("fused.version", "finetune.fused", lambda config: FUSED_VERSION if config.finetune.fused else 1)
 

@@ -34,7 +34,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_core.finetuning.fixed_features import PooledFeatures
-from orca_core.finetuning.folded import FoldedModel
+from orca_core.finetuning.folded import FoldedModel, parts_of
 from orca_core.finetuning.heads import cross_entropies, head_gradient, head_scores, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
@@ -245,6 +245,7 @@ class _Group:
         self.failed: dict[int, Exception] = {}
         self.is_plain_head = is_plain_head(self.module, self.settings.task.loss, first.data)
         self.folded = None if self.is_plain_head else FoldedModel.of(self.module)
+        self.parts = parts_of(self.width, self.width if self.folded is None else self.folded.at_once)
         modules = [member.model if self.is_whole else member.model.predictor for member in tunings]
         self.parameters = [dict(module.named_parameters()) for module in modules]
         self.optimizers = [member.optimizer for member in tunings]
@@ -359,20 +360,29 @@ class _Group:
         if self.is_plain_head:
             losses, gradients_of = head_gradient(self.weights.views, x, y, self.smoothing)
             return losses, self.weights.joined([gradients_of[name] for name in self.weights.views])
-        views = {name: view.detach().requires_grad_() for name, view in self.weights.views.items()}
-        losses = self._losses(views, x, y)
-        gradients = torch.autograd.grad(losses.sum(), list(views.values()), allow_unused=True)
-        unused = [name for name, gradient in zip(views, gradients, strict=True) if gradient is None]
-        if unused:  # as in a single step, what the outputs do not depend on is left as it is
-            self._stack([name for name in views if name not in unused])
-            self.optimizer.start_epoch(self.rates, self.decays)
-            return self._gradient(x, y)
-        return losses.detach(), self.weights.joined([gradient for gradient in gradients if gradient is not None])
+        found = [self._gradient_of(part, x, y) for part in self.parts]
+        losses, gradient = x.new_empty(self.width), torch.zeros_like(self.weights.flat)
+        for part, (own, gradients) in zip(self.parts, found, strict=True):
+            if len(gradients) < len(self.weights.views):  # as in a single step, what the outputs do not depend on is left as it is
+                self._stack(list(gradients))
+                self.optimizer.start_epoch(self.rates, self.decays)
+                return self._gradient(x, y)
+            losses[part] = own
+            torch.cat([*(tensor.flatten(1) for tensor in gradients.values())], 1, out=gradient[part, : self.weights.used])
+        return losses, gradient
 
-    def _losses(self, views: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        outputs = self._outputs(views, x)
+    def _gradient_of(self, part: slice, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses of some members, and the gradients of those of their weights that the losses depend on."""
+        views = {name: view[part].detach().requires_grad_() for name, view in self.weights.views.items()}
+        losses = self._losses(part, views, x[part], y[part])
+        gradients = torch.autograd.grad(losses.sum(), list(views.values()), allow_unused=True)
+        return losses.detach(), {name: tensor for name, tensor in zip(views, gradients, strict=True) if tensor is not None}
+
+    def _losses(self, part: slice, views: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        outputs = self._outputs(part, views, x)
+        smoothing = None if self.smoothing is None else self.smoothing[part]
         if self.settings.task.loss == "cross-entropy" and self.decode is None:
-            return cross_entropies(outputs, y, self.smoothing)
+            return cross_entropies(outputs, y, smoothing)
         decode: Callable[[Tensor], Tensor] = self.decode or (lambda values: values)
 
         def loss_of(outputs: Tensor, y: Tensor, smoothing: Any) -> Tensor:
@@ -380,12 +390,12 @@ class _Group:
             loss = self.loss(outputs, decode(y))
             return loss if smoothing is None else smoothed(loss, outputs, smoothing)
 
-        losses: Tensor = vmap(loss_of, (0, 0, None if self.smoothing is None else 0))(outputs, y, self.smoothing)
+        losses: Tensor = vmap(loss_of, (0, 0, None if smoothing is None else 0))(outputs, y, smoothing)
         return losses
 
-    def _outputs(self, views: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """(members, n, ...) outputs of all members."""
-        weights = {**views, **self.frozen}
+    def _outputs(self, part: slice, views: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """(members, n, ...) outputs of some members."""
+        weights = {**views, **{name: tensor[part] for name, tensor in self.frozen.items()}}
         if self.folded is not None:
             return self.folded(weights, x)
 
