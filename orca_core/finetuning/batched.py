@@ -25,7 +25,9 @@ def linear(x: Tensor, layer: Pair, beside: Tensor | None = None) -> Tensor:
     """
     weight, bias = layer
     if beside is not None:
-        return torch.baddbmm(beside, x, weight.transpose(1, 2)) if bias is None else (beside + bias.unsqueeze(1)).baddbmm_(x, weight.transpose(1, 2))
+        if bias is None:
+            return torch.baddbmm(beside, x, weight.transpose(1, 2))
+        return (beside + bias.unsqueeze(1)).baddbmm_(x, weight.transpose(1, 2))
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
@@ -99,15 +101,14 @@ class _NormedLinear(torch.autograd.Function):
         x, w, b, a, both, values, mean, scale = ctx.saved_tensors
         by_x, by_w, by_b, by_a, by_c, _ = ctx.needs_input_grad
         of_x = _by_input(torch.bmm(gradient, both), x, mean, scale) if by_x else None
-        of_shift = gradient.sum(1) if by_a or by_b or by_c else None
-        of_both = torch.bmm(gradient.transpose(1, 2), values) if by_w or by_a else None
         of_w = of_b = of_a = None
-        if by_w:
+        of_shift = gradient.sum(1)
+        if by_w or by_a:
+            of_both = torch.bmm(gradient.transpose(1, 2), values)
             of_w = (of_both * a).sum(1)
-        if by_b:
-            of_b = torch.bmm(of_shift.unsqueeze(1), a).squeeze(1)
-        if by_a:
             of_a = of_both * w.unsqueeze(1)
             if b is not None:
                 of_a = torch.baddbmm(of_a, of_shift.unsqueeze(2), b.unsqueeze(1))
+        if by_b:
+            of_b = torch.bmm(of_shift.unsqueeze(1), a).squeeze(1)
         return of_x, of_w, of_b, of_a, of_shift if by_c else None, None

@@ -2,7 +2,8 @@
 
 Layers with weights are replaced in a copy of a model: one batched product for the linear layers of all members. What has no weights, as
 attention's products and activations, runs on the folded batch as it is. So a pass has as many operations as that of a single model, and
-one ordinary graph of gradients, where `vmap` adds the work of its batching rules to each operation.
+one ordinary graph of gradients, where `vmap` adds the work of its batching rules to each operation. The mini bodies have forms of their own
+(`folded_swin`, `folded_roberta`).
 """
 
 from __future__ import annotations
@@ -11,17 +12,32 @@ import copy
 from collections.abc import Mapping
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from orca_core.finetuning.batched import Pair, layer_norm, linear
 from orca_core.finetuning.folded_roberta import FoldedRoberta, is_roberta
+from orca_core.finetuning.folded_swin import FoldedSwin, is_foldable
 from orca_core.finetuning.stacked import laid_out
 from orca_core.model.embedder import Colouring
 from orca_core.model.pooling import FixedPool
 
 Weights = dict[str, Tensor]
 """Name of a parameter or buffer of the model -> (members, *shape)."""
+
+MOST_MEMBERS = 2**10
+"""Of one pass, where nothing speaks against it."""
+
+
+def parts_of(width: int, at_once: int) -> list[slice]:
+    """The members of each pass, of a group of some width: as many in each, so that all have operations of one shape.
+
+    Where the width has no such divisor, the last pass repeats members of the one before, with the same bits.
+
+    >>> parts_of(24, 8), parts_of(5, 4)
+    ([slice(0, 8, None), slice(8, 16, None), slice(16, 24, None)], [slice(0, 3, None), slice(2, 5, None)])
+    """
+    size = -(-width // -(-width // at_once))
+    return [slice(min(begin, width - size), min(begin + size, width)) for begin in range(0, width, size)]
 
 
 class FoldedModel:
@@ -31,10 +47,14 @@ class FoldedModel:
         model: A copy whose layers have been replaced.
         weights: Where its layers look for weights.
         positions: Name of the embedder's positions, if it has any that are learned.
+
+    Attributes:
+        at_once: Most members of one pass.
     """
 
     def __init__(self, model: nn.Module, weights: Weights, positions: str | None) -> None:
         self.model, self.weights, self.positions = model, weights, positions
+        self.at_once = min((part.at_once for part in model.modules() if isinstance(part, FoldedSwin | FoldedRoberta)), default=MOST_MEMBERS)
 
     @classmethod
     def of(cls, model: nn.Module) -> Self | None:
@@ -46,7 +66,7 @@ class FoldedModel:
         weights: Weights = {}
         model = copy.deepcopy(model).eval()
         modules = list(model.named_modules())
-        whole = tuple(f"{name}." for name, module in modules if is_roberta(module))
+        whole = tuple(f"{name}." for name, module in modules if is_foldable(module) or is_roberta(module))
         for name, module in modules:
             if name.startswith(whole):
                 continue
@@ -87,6 +107,8 @@ class FoldedModel:
 
 def _folded(name: str, module: nn.Module, weights: Weights) -> nn.Module | None:
     """What replaces a layer; None if it stays as it is."""
+    if is_foldable(module):
+        return FoldedSwin(name, weights, module)
     if is_roberta(module):
         return FoldedRoberta(name, weights, module)
     if type(module) is nn.Linear or isinstance(module, Colouring):
@@ -158,4 +180,3 @@ class _Patches(_Layer):
         patches = x.movedim(1, 1 + axes).reshape(len(weight), -1, weight[0, 0].numel())  # (members, n patches, channels size)
         values = linear(laid_out(patches), (weight.flatten(2), bias))
         return values.view(len(x), *grid, -1).movedim(-1, 1)
-

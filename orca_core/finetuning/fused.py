@@ -34,7 +34,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_core.finetuning.fixed_features import PooledFeatures
-from orca_core.finetuning.folded import FoldedModel
+from orca_core.finetuning.folded import FoldedModel, parts_of
 from orca_core.finetuning.heads import StackedHeads, cross_entropies, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
@@ -51,9 +51,6 @@ T = TypeVar("T")
 
 Scores = tuple[float | None, float | None, float | None]
 """Validation loss and error, and test error; None for a set without samples."""
-
-PART_NUMBERS = 2**18
-"""Most numbers of tokens of a batch that are in one pass, of as many members as that allows: what stays in a processor's cache."""
 
 SPAN_NUMBERS = 2**22
 """Most numbers that are gathered at once from the inputs of a group, before they are cut into batches."""
@@ -259,7 +256,7 @@ class _Group:
         self.failed: dict[int, Exception] = {}
         self.is_plain_head = is_plain_head(self.module, self.settings.task.loss, first.data)
         self.folded = None if self.is_plain_head else FoldedModel.of(self.module)
-        self.parts = _parts(self.width, self.width if self.folded is None else PART_NUMBERS // (self.batch_size * _numbers(first)))
+        self.parts = parts_of(self.width, self.width if self.folded is None else self.folded.at_once)
         modules = [member.model if self.is_whole else member.model.predictor for member in tunings]
         self.parameters = [dict(module.named_parameters()) for module in modules]
         self.optimizers = [member.optimizer for member in tunings]
@@ -390,7 +387,7 @@ class _Group:
         return losses, gradient
 
     def _gradient_of(self, part: slice, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses of some members, and the gradients of their weights, of those that the losses depend on."""
+        """Losses of some members, and the gradients of those of their weights that the losses depend on."""
         views = {name: view[part].detach().requires_grad_() for name, view in self.weights.views.items()}
         losses = self._losses(part, views, x[part], y[part])
         gradients = torch.autograd.grad(losses.sum(), list(views.values()), allow_unused=True)
@@ -477,19 +474,6 @@ class _Group:
         """Give members their weights and the optimiser's state."""
         self.weights.give_back(numbers)
         self.optimizer.give_back(numbers)
-
-
-def _parts(width: int, most: int) -> list[slice]:
-    """Equal parts of the places of a group, of at most so many; the last may begin within the one before."""
-    size = -(-width // -(-width // max(1, most)))
-    return [slice(min(begin, width - size), min(begin + size, width)) for begin in range(0, width, size)]
-
-
-def _numbers(tuning: FusedFinetuning) -> int:
-    """Numbers that the layers of its model read of a sample: of its tokens, or of its features."""
-    x = tuning.prepare()[0][:1]
-    with torch.no_grad():
-        return (x if tuning.fixed is not None else tuning.model.embedder(tuning.data.inputs(x))).numel()
 
 
 def _side_by_side(tunings: Sequence[FusedFinetuning], rows: Sequence[Tensor]) -> Tensor:
