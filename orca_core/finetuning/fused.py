@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from orca_core.finetuning.fixed_features import PooledFeatures
-from orca_core.finetuning.folded import FoldedModel, parts_of
+from orca_core.finetuning.fixed_features import FixedFeatures, PooledFeatures
+from orca_core.finetuning.folded import FoldedFeatures, FoldedModel, parts_of
 from orca_core.finetuning.heads import StackedHeads, cross_entropies, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
@@ -106,6 +106,11 @@ class FusedFinetuning(Finetuning):
                     self.inputs, self.fixed = other.inputs, PooledFeatures(self.model)
                     return
         self.prepare()
+
+    def _fixed_features(self) -> FixedFeatures | None:
+        fixed = super()._fixed_features()
+        folded = FoldedModel.of(self.model) if isinstance(fixed, PooledFeatures) and self.settings.body.pretrained_here else None
+        return fixed if folded is None else FoldedFeatures(self.model, folded)
 
     def _has_features_of(self, other: FusedFinetuning) -> bool:
         if shared_settings(self.settings) != shared_settings(other.settings):

@@ -310,8 +310,7 @@ class Finetuning:
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the three splits; where what is frozen gives features that are computed once, these."""
         splits = (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
-        prefix = self.settings["finetune.prefix"] == "once"
-        self.fixed = fixed_features(self.model, self.phase, self.data, self.active, prefix=prefix)
+        self.fixed = self._fixed_features()
         self.model.eval()
         size = self.settings["finetune.eval_batch_size"]
         with torch.no_grad(), self._autocast():
@@ -324,6 +323,11 @@ class Finetuning:
                 for x in splits
             )
         return train, valid, rest[0] if rest else valid
+
+    def _fixed_features(self) -> FixedFeatures | None:
+        """What the phase computes once."""
+        prefix = self.settings["finetune.prefix"] == "once"
+        return fixed_features(self.model, self.phase, self.data, self.active, prefix=prefix)
 
     def _outputs(self, x: Tensor) -> Tensor:
         """Outputs of rows as `_inputs` has them."""
