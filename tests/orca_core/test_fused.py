@@ -15,7 +15,7 @@ from trials import TINY_BODIES, small, tiny_bodies
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, NotFiniteError
 from orca_core.finetuning import stacked
-from orca_core.finetuning.folded import FoldedModel
+from orca_core.finetuning.folded import FoldedModel, parts_of
 from orca_core.finetuning.fused import FusedFinetuning, train_together
 from orca_core.finetuning.heads import StackedHeads, cross_entropies
 from orca_core.finetuning.loop import Finetuning
@@ -39,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "text": SERIES | {"finetune.warmup_epochs": 2.5, "finetune.clip": 0.5},
     "text by sgd, smoothed": SERIES | {"finetune.optimizer": "sgd", "finetune.label_smoothing": 0.1},
     "image": IMAGES | {"finetune.optimizer": "adam", "finetune.weight_decay": 0.1},
+    "image on a frozen body": IMAGES | {"freezing": "frozen-body:1"},
     "image to image": TINY | {"task": "darcy-mini", "body": "mini-swin"},
     "thawing": SERIES | {"freezing": "frozen-body:1"},
     "heads": HEADS,
@@ -236,16 +237,53 @@ def test_a_group_that_stays_together_is_stacked_once_and_follows_its_members(cas
     assert group_epoch([(member, 3), (other, 4)])[0] == rows[2]
 
 
-def test_mini_text_bodies_are_folded_and_others_are_not(tmp_path):
+@pytest.mark.parametrize("case", ["text", "image", "image to image"])
+def test_mini_bodies_are_folded_with_the_gradients_of_single_models(case, tmp_path):
     store = Store(tmp_path)
-    folded = FoldedModel.of(tuning(SERIES, store).model)
-    assert folded is not None
-    assert FoldedModel.of(tuning(IMAGES, store).model) is None  # Swin has a table of positions beside its layers
-    models = [tuning(SERIES, store, seed=seed).model.eval() for seed in (0, 1)]
-    weights = {name: torch.stack([dict(model.named_parameters())[name] for model in models]) for name, _ in models[0].named_parameters()}
+    models = [tuning(CASES[case], store, seed=seed).model.eval() for seed in (0, 1)]
+    torch.manual_seed(0)
+    for parameter in (parameter for model in models for parameter in model.parameters()):
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.1)  # biases, norms and tables of positions are no longer 0 and 1
+    names = [name for name, _ in models[0].named_parameters()]
+    own = [[dict(model.named_parameters())[name] for name in names] for model in models]
+    weights = {name: torch.stack(of).detach().requires_grad_() for name, of in zip(names, zip(*own, strict=True), strict=True)}
     x = torch.randn(2, 5, *models[0].input_shape)
-    expected = torch.stack([model(own) for model, own in zip(models, x, strict=True)])
-    assert torch.allclose(folded(weights, x), expected, atol=1e-5)
+    folded = FoldedModel.of(models[0])
+    assert folded is not None
+    outputs, expected = folded(weights, x), [model(of) for model, of in zip(models, x, strict=True)]
+    assert torch.allclose(outputs, torch.stack(expected), atol=1e-5)
+    errors = torch.randn_like(outputs)
+    gradients = torch.autograd.grad((outputs * errors).sum(), list(weights.values()))
+    for number, of in enumerate(own):
+        singles = torch.autograd.grad((expected[number] * errors[number]).sum(), of)
+        for name, gradient, single in zip(names, gradients, singles, strict=True):
+            assert torch.allclose(gradient[number], single, rtol=1e-4, atol=1e-4 * float(single.abs().max()) + 1e-5), name
+
+
+def test_a_swin_that_shifts_windows_is_not_folded(tmp_path):
+    model = tuning(IMAGES, Store(tmp_path)).model
+    model.body.blocks[0].shift_size = 2
+    assert FoldedModel.of(model) is None
+
+
+def test_members_of_a_group_pass_in_parts_of_one_size():
+    assert parts_of(24, 8) == [slice(0, 8), slice(8, 16), slice(16, 24)]
+    assert parts_of(12, 8) == [slice(0, 6), slice(6, 12)]
+    assert parts_of(5, 4) == [slice(0, 3), slice(2, 5)]
+    assert parts_of(3, 8) == [slice(0, 3)]
+
+
+def test_the_bits_of_a_member_do_not_depend_on_the_part_it_is_in(tmp_path):
+    store = Store(tmp_path)
+    wide = {"finetune__fused": 9, "finetune__epochs": 1, "train_samples": 10}  # two parts of 5 members, of which one is in both
+    alone = tuning(IMAGES, store, seed=1, **wide)
+    row = alone.run_epoch(1)
+    others = [tuning(IMAGES, store, seed=0, finetune__lr=rate, **wide) for rate in (1e-3, 2e-3, 4e-3, 8e-3, 1e-2, 2e-2, 3e-2, 4e-2)]
+    for place in (0, 4, 8):
+        member = tuning(IMAGES, store, seed=1, **wide)
+        group = [*others[:place], member, *others[place:]]
+        assert group_epoch([(one, 1) for one in group])[place] == row
+        assert same(member.state(), alone.state())
 
 
 # -------------------------------------------------------------------------------------------------------------- arithmetic
