@@ -24,8 +24,12 @@ def linear(x: Tensor, layer: Pair, beside: Tensor | None = None) -> Tensor:
         beside: (m, t, o) to which the result is added, as around a block.
     """
     weight, bias = layer
-    if beside is not None:
-        return torch.baddbmm(beside if bias is None else beside + bias.unsqueeze(1), x, weight.transpose(1, 2))
+    if beside is not None:  # the product is added in place, where `baddbmm` would copy what it is added to
+        return (
+            torch.baddbmm(beside, x, weight.transpose(1, 2))
+            if bias is None
+            else (beside + bias.unsqueeze(1)).baddbmm_(x, weight.transpose(1, 2))
+        )
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
