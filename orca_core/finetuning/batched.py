@@ -24,7 +24,7 @@ def linear(x: Tensor, layer: Pair, beside: Tensor | None = None) -> Tensor:
         beside: (m, t, o) to which the result is added, as around a block.
     """
     weight, bias = layer
-    if beside is not None:
+    if beside is not None:  # the product is added in place, where `baddbmm` would copy what it is added to
         if bias is None:
             return torch.baddbmm(beside, x, weight.transpose(1, 2))
         return (beside + bias.unsqueeze(1)).baddbmm_(x, weight.transpose(1, 2))
