@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sweeper.results.records import schema
-from sweeper.results.views import VIEWS, Superseded, create_views, current_parts, find_superseded, stored_name
+from sweeper.results.views import VIEWS, Superseded, create_views, current_parts, find_superseded, stored_name, tables_of_nothing
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -26,7 +26,6 @@ SETTINGS = """
     SET autoload_known_extensions = false;
     SET enable_external_access = false;         -- no file, no network; only what is registered
     SET enable_progress_bar = false;            -- in a notebook and under `python -c` it is on, and goes to standard output
-    SET disabled_optimizers = 'build_side_probe_side';  -- it takes metrics, whose size it cannot know, for the smaller side of a join
     SET lock_configuration = true;
 """
 
@@ -45,6 +44,8 @@ class Connection:
         self.duckdb.execute(SETTINGS)
         self._sweeps: dict[str, Sequence[str | None]] = {}
         self._registered: set[str] = set()
+        for name, rows in tables_of_nothing().items():
+            self.duckdb.register(name, rows)
         for table in dict.fromkeys(VIEWS.values()):
             self._show(table, [(None, schema(table).empty_table())])
         self.clear()
