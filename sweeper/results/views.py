@@ -207,19 +207,19 @@ def _list_trials(rows: pa.Table, names: Mapping[str, str]) -> list[dict[str, Any
     return found
 
 
-NO_METRICS, NO_ROWS = "no_metrics", "no_rows"
-"""Names of the tables of `tables_of_nothing`."""
+_METRICS_SIZE, _SIZE = "metrics_size_hint", "size_hint"
+"""Names of the tables of `size_hints`."""
 
 
-def tables_of_nothing() -> dict[str, pa.Table]:
+def size_hints() -> dict[str, pa.Table]:
     """Tables of which the view of `metrics` has a part without rows, so that DuckDB takes it for a table of a hundred million.
 
     DuckDB cannot ask a data set how many rows it has, and assumes one. Of `metrics` it would build the hash table of a join, which takes
-    three times as long as building that of `trials`. All values are null, so no row meets the condition `no_row`; it estimates that a
+    three times as long as building that of `trials`. All values are null, so no row meets the condition `is_row`; it estimates that a
     fifth does. The columns are there so that other conditions tell it no better.
     """
     columns = {column.name: pa.nulls(4_000, column.type) for column in TABLES["metrics"]}
-    return {NO_METRICS: pa.table(columns), NO_ROWS: pa.table({"no_row": pa.nulls(100_000, pa.bool_())})}
+    return {_METRICS_SIZE: pa.table(columns), _SIZE: pa.table({"is_row": pa.nulls(100_000, pa.bool_())})}
 
 
 MOST_PARTS = 32
@@ -267,7 +267,7 @@ def create_views(table: str, sweeps: Sequence[str | None]) -> str:
 
     parts = [f"{select(sweep)} FROM {stored_name(table, number)}" for number, sweep in enumerate(sweeps)]
     if table == "metrics":
-        parts.append(f"{select(None)} FROM {NO_METRICS}, {NO_ROWS} WHERE no_row")
+        parts.append(f"{select(None)} FROM {_METRICS_SIZE}, {_SIZE} WHERE is_row")
     return f"CREATE OR REPLACE VIEW {table} AS {' UNION ALL '.join(parts)}"
 
 
