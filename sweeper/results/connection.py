@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sweeper.results.records import schema
-from sweeper.results.views import VIEWS, Superseded, create_views, current_parts, find_superseded, stored_name
+from sweeper.results.views import VIEWS, Superseded, create_views, current_parts, find_superseded, size_hints, stored_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -26,7 +26,6 @@ SETTINGS = """
     SET autoload_known_extensions = false;
     SET enable_external_access = false;         -- no file, no network; only what is registered
     SET enable_progress_bar = false;            -- in a notebook and under `python -c` it is on, and goes to standard output
-    SET disabled_optimizers = 'build_side_probe_side';  -- it takes metrics, whose size it cannot know, for the smaller side of a join
     SET lock_configuration = true;
 """
 
@@ -45,6 +44,8 @@ class Connection:
         self.duckdb.execute(SETTINGS)
         self._sweeps: dict[str, Sequence[str | None]] = {}
         self._registered: set[str] = set()
+        for name, rows in size_hints().items():
+            self.duckdb.register(name, rows)
         for table in dict.fromkeys(VIEWS.values()):
             self._show(table, [(None, schema(table).empty_table())])
         self.clear()
@@ -93,8 +94,6 @@ class Connection:
 _KEPT: list[Connection] = []
 """The connection for the next query. One thread takes it at a time; meanwhile another one makes its own."""
 
-_OF_PARENT: list[Connection] = []
-
 
 @contextmanager
 def connection() -> Iterator[Connection]:
@@ -112,10 +111,9 @@ def connection() -> Iterator[Connection]:
     _KEPT[:] = [taken]
 
 
-def _leave_to_parent() -> None:
-    """A forked process has none of the threads of its parent's connection, and can neither use nor close it."""
-    _OF_PARENT.extend(_KEPT)
-    _KEPT.clear()
+def _close_kept() -> None:
+    while _KEPT:
+        _KEPT.pop().close()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(before=_close_kept)  # a forked process would have a connection without its threads, and wait for them when it ends
