@@ -34,7 +34,6 @@ from orca_core.distances.label_distances import (
     ExactLabels,
     GaussianLabels,
     LabelDistance,
-    PairedGaussianLabels,
     Pairs,
     scale_gradient,
 )
@@ -116,7 +115,9 @@ class OtddSource:
             self._prepared = self._solver.prepare(self._cloud, partial(self._labels.within, self._classes, self._cloud))
             self._one_class = None
             if solver == "converged":
-                self._one_class = OneClassDistances(self._cloud, self._norms, self._labels, self._classes, self._prepared, entropic_reg)
+                self._one_class = OneClassDistances(
+                    self._cloud, self._labels, self._classes, self._prepared, entropic_reg, self._dtype
+                )
 
     def distance(self, target_x: Tensor, target_y: Tensor | None = None, *, label_gradient: str = "true") -> Tensor:
         """Distance of the source to a target cloud, differentiable in `target_x`.
@@ -320,7 +321,7 @@ _LABEL_DISTANCES: Mapping[tuple[str, str], Callable[[float], LabelDistance[Any]]
     ("exact", "converged"): ExactLabels,
     ("exact", "annealed"): AnnealedLabels,
     ("gaussian", "converged"): lambda epsilon: GaussianLabels(),
-    ("gaussian", "annealed"): lambda epsilon: PairedGaussianLabels(),
+    ("gaussian", "annealed"): lambda epsilon: GaussianLabels(),
 }
 """(inner, solver) -> from epsilon to the label distance."""
 

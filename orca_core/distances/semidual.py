@@ -179,7 +179,7 @@ def solve(problems: Problems, epsilon: float, *, careful: bool = False) -> Solut
 def _reduced_cost(cost: Tensor, potential: Tensor) -> Tensor:
     """(problems, n, m) float32 costs less the columns' potentials and each row's least: hardly rounded where a plan has its mass."""
     reduced = cost - potential.unsqueeze(1)
-    return torch.sub(reduced, reduced.amin(2, keepdim=True), out=torch.empty_like(reduced, dtype=torch.float32))
+    return reduced.sub_(reduced.amin(2, keepdim=True)).float()
 
 
 class _Factors(NamedTuple):
@@ -231,7 +231,7 @@ def _newton(
             if factors is None or any(errors[k] > before[k] / _FAST for k in moving):
                 factors = _factors(kernel, point, error, moving)
             direction = _direction(factors, residual)
-            if not direction.isfinite().all():  # a system that is singular to rounding, which float32 has more of
+            if not math.isfinite(direction.sum().item()):  # a system that is singular to rounding, which float32 has more of
                 factors = _factors(kernel, point, error, moving)
                 direction = torch.nan_to_num(_direction(factors, residual), 0, 0, 0)
         before = errors

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -45,6 +45,7 @@ _TOLERANCE = 1e-6  # L1 error of the plan's marginals, of a total mass of 1
 _RICHARDSON_STEP = 4 / (math.sqrt(2) + 1) ** 2
 _RICHARDSON_MEMORY = ((math.sqrt(2) - 1) / (math.sqrt(2) + 1)) ** 2
 _MAX_SELF_ITERATIONS = 1000  # some ten are usual
+_LEAST_EXPONENT = -100.0  # a kernel's smaller entries count for nothing, but products of them are denormal numbers, many times slower
 _NEGLIGIBLE = 40.0  # exp(-40) of a sample's mass moves neither a value nor a plan
 _BLOCK = 1024  # rows whose neighbours are looked for at once
 
@@ -222,23 +223,70 @@ def self_transport_cost(cost: Tensor, epsilon: float) -> Tensor:
 
     Stopping rule: L1 marginal error at most 1e-6, or 1000 iterations.
     """
-    kernel = cost.detach().mul(-1 / epsilon).clamp_(min=-100).exp_()
-    n = len(kernel)
-    potential = kernel.sum(1).div_(n).log_().div_(-2)  # in units of epsilon; the solution where all samples are isolated
+    values, plans = self_transport_plans(cost.detach().unsqueeze(0), epsilon)
+    return with_gradient(values.squeeze(0), plans.squeeze(0), cost)
+
+
+def self_transport_plans(cost: Tensor, epsilon: float, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`self_transport_cost` of several clouds at once, padded to one size where they differ, and the plans.
+
+    Args:
+        cost: (clouds, n, n) as there, without a gradient; anything in padded rows and columns.
+        epsilon: As there.
+        sizes: (clouds,) int64 numbers of samples that are not padded; None for all of them.
+
+    Returns:
+        (clouds,) values in cost units, and (clouds, n, n) plans, 0 where padded.
+    """
+    kernel = cost.mul(-1 / epsilon).clamp_(min=_LEAST_EXPONENT).exp_()
+    present = None
+    if sizes is not None:  # what is padded exchanges mass with itself alone
+        present = (torch.arange(kernel.shape[1], device=kernel.device) < sizes.unsqueeze(1)).to(kernel.dtype)
+        kernel.mul_(present.unsqueeze(1)).mul_(present.unsqueeze(2))
+        kernel.diagonal(dim1=1, dim2=2).add_(1 - present)
+    balanced = _balance(lambda scale: torch.bmm(kernel, scale.unsqueeze(2)).squeeze(2), kernel.sum(2), epsilon, sizes, present)
+    rows = 1 / balanced.masses if present is None else present / balanced.masses
+    return balanced.value, kernel.mul_(balanced.scale.unsqueeze(1)).mul_(rows.unsqueeze(2))
+
+
+class _Balanced(NamedTuple):
+    """Clouds with the potentials of their transport to themselves."""
+
+    value: Tensor  # (clouds,) in cost units
+    scale: Tensor  # (clouds, n) e^(f / eps)
+    masses: Tensor  # (clouds, n) n K e^(f / eps): what the rows of a plan are divided by
+
+
+def _balance(
+    product: Callable[[Tensor], Tensor], sums: Tensor, epsilon: float, sizes: Tensor | None = None, present: Tensor | None = None
+) -> _Balanced:
+    """Solves f = -eps log(K e^(f / eps) / n) for each cloud.
+
+    Args:
+        product: From (clouds, n) vectors v to K v.
+        sums: (clouds, n) row sums of K.
+        epsilon: In cost units.
+        sizes, present: Numbers of samples and (clouds, n) 1 where they are, 0 where they are padded; None without padding.
+    """
+    count = sums.new_tensor(sums.shape[1]) if sizes is None else sizes.unsqueeze(1).to(sums.dtype)
+
+    def mean(of_samples: Tensor) -> Tensor:
+        return of_samples.mean(1) if present is None else of_samples.mul(present).sum(1) / count.squeeze(1)
+
+    potential = sums.div(count).log_().div_(-2)  # in units of epsilon; the solution where all samples are isolated
     before = potential
     for _ in range(_MAX_SELF_ITERATIONS):
-        sums = kernel @ potential.exp()
-        update = (sums / n).log_().neg_()
+        scale = potential.exp()
+        sums = product(scale)
+        update = sums.div(count).log_().neg_()
         residual = update - potential
-        error = residual.neg().expm1_().abs_().mean()
-        if not error > _TOLERANCE:
+        error = mean(residual.neg().expm1_().abs_())
+        if not (error > _TOLERANCE).any():
             break
         potential, before = potential + _RICHARDSON_STEP * residual + _RICHARDSON_MEMORY * (potential - before), potential
-    _check_convergence(error.item(), "self_transport_cost")
-    value = epsilon * (update.mean() + potential.mean())
-    if not (cost.requires_grad and torch.is_grad_enabled()):
-        return value
-    return with_gradient(value, kernel.mul_(potential.exp()).mul_((1 / n / sums).unsqueeze(1)), cost)
+    for one in error.tolist():
+        _check_convergence(one, "self_transport_cost")
+    return _Balanced(mean(update + potential).mul_(epsilon), scale, sums * count)
 
 
 def self_transport_of(x: Tensor, epsilon: float) -> Tensor:
