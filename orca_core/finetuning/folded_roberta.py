@@ -17,7 +17,7 @@ from orca_core.finetuning.batched import Pair, layer_norm, linear
 from orca_core.finetuning.stacked import LINE, round_up
 
 AT_ONCE = 12
-"""Most members of one pass: in one of 24 results no longer stay in the processor's cache, and with 8 what is between operations takes longer."""
+"""Most members of one pass. In one of 24 results no longer stay in the processor's cache; with few what is between operations counts."""
 
 MOST_TOKENS = 32
 """Longest sequence whose attention is written out; torch's own kernel is faster for longer ones, and holds no scores."""
@@ -78,16 +78,26 @@ class _Layer:
         """(m, n l, d) -> (m, n l, d), samples of `length` tokens."""
         weights, biases = zip(*(self.own(f"attention.self.{part}") for part in ("query", "key", "value")), strict=True)
         read = linear(x, (torch.cat(weights, 1), torch.cat(biases, 1)))
-        attended: Tensor = _Attention.apply(read, self.heads, length) if length <= MOST_TOKENS else _attend(read, self.heads, length)
+        attended = attend(read, self.heads, length)
         x = layer_norm(linear(attended, self.own("attention.output.dense"), beside=x), self.own("attention.output.LayerNorm"), self.eps[0])
         hidden = self.activation(linear(x, self.own("intermediate.dense")))
         return layer_norm(linear(hidden, self.own("output.dense"), beside=x), self.own("output.LayerNorm"), self.eps[1])
 
 
-class _Attention(torch.autograd.Function):
-    """(m, n l, 3 d) queries, keys and values -> (m, n l, d).
+def attend(read: Tensor, heads: int, length: int, most: int = MOST_TOKENS) -> Tensor:
+    """Attention within samples: (m, n l, 3 d) queries, keys and values -> (m, n l, d). Of up to `most` tokens it is written out."""
+    if length <= most:
+        attended: Tensor = _Attention.apply(read, heads, length)
+        return attended
+    query, key, value = read.view(-1, length, 3, heads, read.shape[-1] // (3 * heads)).permute(2, 0, 3, 1, 4)
+    return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(*read.shape[:2], -1)
 
-    Scores are (keys, queries): over a last axis of ten numbers torch's softmax takes ten times as long. Queries are filled up to whole vectors.
+
+class _Attention(torch.autograd.Function):
+    """See `attend`.
+
+    Scores are (keys, queries): over a last axis of ten numbers torch's softmax takes ten times as long. Queries are filled up to whole
+    vectors.
     """
 
     @staticmethod
@@ -118,12 +128,6 @@ class _Attention(torch.autograd.Function):
             of_part = torch.bmm(*product).unflatten(0, (-1, heads))
             of_parts[:, :, number].copy_(of_part[:, :, : ctx.length].transpose(1, 2))
         return of_parts.view(ctx.shape), None, None
-
-
-def _attend(read: Tensor, heads: int, length: int) -> Tensor:
-    """As `_Attention`, by torch's own kernel."""
-    query, key, value = read.view(-1, length, 3, heads, read.shape[-1] // (3 * heads)).permute(2, 0, 3, 1, 4)
-    return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(*read.shape[:2], -1)
 
 
 def _laid_out(parts: Tensor) -> Tensor:

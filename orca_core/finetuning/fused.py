@@ -115,7 +115,8 @@ class FusedFinetuning(Finetuning):
     def _has_features_of(self, other: FusedFinetuning) -> bool:
         if shared_settings(self.settings) != shared_settings(other.settings):
             return False
-        for part in ("embedder", "body"):
+        parts = ("embedder",) if self.model.body is other.model.body else ("embedder", "body")
+        for part in parts:
             own, its = (model.get_submodule(part).state_dict() for model in (self.model, other.model))
             if own.keys() != its.keys() or not all(torch.equal(tensor, its[name]) for name, tensor in own.items()):
                 return False
@@ -455,9 +456,15 @@ class _Group:
         return self.heads is not None and first.score is one_minus_accuracy and not by_chunks and not has_groups
 
     def _scores_on(self, place: int, part: slice, numbers: Sequence[int], tunings: Sequence[FusedFinetuning]) -> dict[int, Any]:
-        """Loss and score of some members of a part on the set in a place of their inputs, or what went wrong; None for a set without samples.
+        """Loss and score of some members of a part on a set, or what went wrong; None for a set without samples.
 
-        The weights of a part are evaluated together, so all its members are, copies too, and what is not asked for is left out afterwards.
+        The members of a part are evaluated together, copies too, and what is not asked for is left out afterwards.
+
+        Args:
+            place: Of the set among the inputs: 1 = validation, 2 = test.
+            part: The part.
+            numbers: The members that are asked for.
+            tunings: All real members.
         """
         sets = [(one.prepare()[place], (one.valid if place == 1 else one.test)[1]) for one in tunings]
         if not numbers or not len(sets[0][1]):
@@ -484,5 +491,7 @@ class _Group:
 def _side_by_side(tunings: Sequence[FusedFinetuning], rows: Sequence[Tensor]) -> Tensor:
     """Rows of each member's set -> (members, n, ...) as models read them. Where members have the same set, it is read once."""
     alike = len({(id(tuning.data), own.data_ptr()) for tuning, own in zip(tunings, rows, strict=True)}) == 1
-    read = [own if one.fixed is not None else one.data.inputs(own) for one, own in list(zip(tunings, rows, strict=True))[: 1 if alike else None]]
+    read = [
+        own if one.fixed is not None else one.data.inputs(own) for one, own in list(zip(tunings, rows, strict=True))[: 1 if alike else None]
+    ]
     return read[0].expand(len(rows), *read[0].shape) if alike else torch.stack(read)
