@@ -17,7 +17,7 @@ WHOLE, INTERIM = "whole", "interim"
 _AT = re.compile(r"e(\d{5,})|whole|interim|best|last")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Address:
     """The address of one artifact.
 

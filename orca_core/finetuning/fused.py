@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_core.finetuning.fixed_features import PooledFeatures
 from orca_core.finetuning.folded import FoldedModel
-from orca_core.finetuning.heads import cross_entropies, head_gradient, head_scores, is_plain_head
+from orca_core.finetuning.heads import StackedHeads, cross_entropies, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
 from orca_core.finetuning.regularisers import smoothed
@@ -260,10 +260,11 @@ class _Group:
         smoothing = [member.settings["finetune.label_smoothing"] for member in tunings]
         self.smoothing = torch.tensor(smoothing) if any(smoothing) else None
         self.samples = len(first.train[1])
-        self.losses: list[Tensor] = []
+        self.sums = torch.zeros(self.width, dtype=torch.float64)
         self.features: tuple[MemberRows, MemberRows] | None = None
         if first.fixed is not None:
-            self.features = MemberRows([one.prepare()[0] for one in tunings]), MemberRows([one.train[1] for one in tunings])
+            change = self.heads.with_one if self.heads is not None else None
+            self.features = MemberRows([one.prepare()[0] for one in tunings], change), MemberRows([one.train[1] for one in tunings])
 
     def _stack(self, names: Sequence[str]) -> None:
         """Stack the parameters of these names, with the optimiser's state; the others count as frozen."""
@@ -271,7 +272,8 @@ class _Group:
             if name not in names:
                 self.frozen[name] = stack([tensor.detach() for tensor in tensors])
         kept = [(name, tensors) for name, tensors in self.start if name in names]
-        self.weights = Stack(kept)
+        self.heads = StackedHeads(kept) if self.is_plain_head else None
+        self.weights = self.heads or Stack(kept)
         self.optimizer = StackedOptimizer(self.settings, self.weights, self.optimizers)
 
     def run(self, members: Sequence[tuple[FusedFinetuning, int]]) -> None:
@@ -280,17 +282,24 @@ class _Group:
             self.module.train_mode()
         self.rates = self._rates(members, -(-self.samples // self.batch_size))
         self.optimizer.start_epoch(self.rates, self.decays)
-        self.losses = []
-        for x, y in self._batches(members):
-            self._step(x, y)
+        orders = torch.stack(self._filled([member.order(epoch) for member, epoch in members]))
+        if self.heads is not None and self.features is not None:
+            with torch.no_grad():
+                self.sums = self.heads.train(*self.features, orders, self.batch_size, self.smoothing, self._update)
+            return
+        self.sums.zero_()
+        for x, y in self._batches(members, orders):
+            losses, gradient = self._gradient(x, y)
+            with torch.no_grad():
+                self._update(gradient)
+            self.sums += losses.double() * x.shape[1]
 
-    def _batches(self, members: Sequence[tuple[FusedFinetuning, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, members: Sequence[tuple[FusedFinetuning, int]], orders: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets of each step, laid out by member: (members, n, ...)."""
-        orders = [member.order(epoch) for member, epoch in members]
         if self.features is not None:
-            rows = torch.stack(self._filled(orders))
-            pieces = (part.of(rows, self.batch_size) for part in self.features)
-            yield from ((laid_out(x), laid_out(y)) for x, y in zip(*pieces, strict=True))
+            steps = max(1, SPAN_NUMBERS // (self.width * self.batch_size * self.features[0].tensors[0][0].numel()))
+            pieces = (part.batches(orders, self.batch_size, steps) for part in self.features)
+            yield from ((laid_out(x), laid_out(y)) for xs, ys in zip(*pieces, strict=True) for x, y in zip(xs, ys, strict=True))
             return
         draws = [generator(member.seed, "augment", epoch) for member, epoch in members]
         tunings = [member for member, _ in members]
@@ -345,20 +354,15 @@ class _Group:
             columns.append([peak * value for value in factors[of]])
         return torch.tensor(self._filled(columns), dtype=torch.float64).T.contiguous()
 
-    def _step(self, x: Tensor, y: Tensor) -> None:
-        losses, gradient = self._gradient(x, y)
-        self.losses.append(losses)
-        with torch.no_grad():
-            if self.clip is not None:
-                norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-                gradient.mul_((self.clip / norms.add_(1e-6)).clamp_(max=1.0))
-            self.optimizer.step(gradient)
+    def _update(self, gradient: Tensor) -> None:
+        """Take a step by the gradient of all members, of the shape of their weights; it is changed."""
+        if self.clip is not None:
+            norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            gradient.mul_((self.clip / norms.add_(1e-6)).clamp_(max=1.0))
+        self.optimizer.step(gradient)
 
     def _gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (members,), and the gradient of their weights (members, weights)."""
-        if self.is_plain_head:
-            losses, gradients_of = head_gradient(self.weights.views, x, y, self.smoothing)
-            return losses, self.weights.joined([gradients_of[name] for name in self.weights.views])
         views = {name: view.detach().requires_grad_() for name, view in self.weights.views.items()}
         losses = self._losses(views, x, y)
         gradients = torch.autograd.grad(losses.sum(), list(views.values()), allow_unused=True)
@@ -400,7 +404,7 @@ class _Group:
     def scores(self, tunings: Sequence[FusedFinetuning]) -> list[Scores | None]:
         """Validation loss and error, and test error, of each real member; None where members are evaluated one by one."""
         data, settings = tunings[0].data, self.settings
-        if not self.is_plain_head or settings["finetune.scoring"] == "chunks" or tunings[0].score is not one_minus_accuracy:
+        if self.heads is None or settings["finetune.scoring"] == "chunks" or tunings[0].score is not one_minus_accuracy:
             return [None] * self.count
         if data.valid.group is not None or data.test.group is not None:
             return [None] * self.count
@@ -410,23 +414,13 @@ class _Group:
 
     def _scores_on(self, sets: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[float, float] | tuple[None, None]]:
         """Loss and error of each member on its features and classes of a set; None for a set without samples."""
-        samples, size = len(sets[0][1]), sets[0][0][:1].numel()
-        if not samples:
-            return [(None, None)] * len(sets)
-        x, y = zip(*self._filled(sets), strict=True)
-        losses, wrong = torch.zeros(self.width, dtype=torch.float64), torch.zeros(self.width, dtype=torch.int64)
+        assert self.heads is not None
         with torch.no_grad():
-            for part in torch.arange(samples).split(max(1, SPAN_NUMBERS // (self.width * max(1, size)))):
-                rows = slice(int(part[0]), int(part[-1]) + 1)
-                loss, false = head_scores(self.weights.views, stack([one[rows] for one in x]), stack([one[rows] for one in y]))
-                losses += loss
-                wrong += false
-        return list(zip((losses / samples).tolist(), (wrong / samples).tolist(), strict=True))[: self.count]
+            return self.heads.scores(sets) if len(sets[0][1]) else [(None, None)] * len(sets)
 
     def mean_losses(self) -> list[float]:
         """The mean training loss of each member over its samples."""
-        sizes = torch.tensor([min(self.batch_size, self.samples - begin) for begin in range(0, self.samples, self.batch_size)])
-        means: list[float] = ((torch.stack(self.losses).double() * sizes.unsqueeze(1)).sum(0) / self.samples).tolist()
+        means: list[float] = (self.sums / self.samples).tolist()
         return means
 
     def give_back(self, numbers: Sequence[int]) -> None:

@@ -11,21 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from orca_core.errors import OrcaError, StoreError, nearest
+from sweeper.results.connection import SETTINGS, connection
 from sweeper.results.notes import no_results
 from sweeper.results.records import TABLES, schema
 from sweeper.results.store import ResultStore
-from sweeper.results.views import (
-    CREATE_VIEWS,
-    STORED_FLOORS,
-    STORED_PROBES,
-    STORED_TRIALS,
-    VIEWS,
-    column_names,
-    current_parts,
-    drop_superseded,
-    find_superseded,
-    view_of_parts,
-)
+from sweeper.results.views import VIEWS, column_names
 
 if TYPE_CHECKING:
     import duckdb  # imported where it is used: commands without a query start faster
@@ -155,16 +145,6 @@ def _missing_package(method: str, package: str) -> ImportError:
 
 # ---------------------------------------------------------------------------------------------------------------------- DuckDB
 
-_SETTINGS = """
-    SET TimeZone = 'UTC';
-    SET python_enable_replacements = false;     -- no Python variable is a table
-    SET autoinstall_known_extensions = false;
-    SET autoload_known_extensions = false;
-    SET enable_external_access = false;         -- no file, no network; only what is registered below
-    SET disabled_optimizers = 'build_side_probe_side';  -- it takes metrics, whose size it cannot know, for the smaller side of a join
-    SET lock_configuration = true;
-"""
-
 
 def select_rows(rows: Sequence[Mapping[str, Any]], condition: str) -> list[Mapping[str, Any]]:
     """Those of some rows of `trials` that meet a condition.
@@ -182,12 +162,12 @@ def select_rows(rows: Sequence[Mapping[str, Any]], condition: str) -> list[Mappi
     cells = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in named}
     table = pa.table({"position": pa.array(range(len(rows)), pa.int64())} | cells)
     query = f"select position from trials where ({condition}\n) order by position"
-    with duckdb.connect(":memory:") as connection:
-        connection.execute(_SETTINGS)
-        connection.register("trials", table)
+    with duckdb.connect(":memory:") as alone:
+        alone.execute(SETTINGS)
+        alone.register("trials", table)
         try:
-            _refuse_all_but_select(query, connection)
-            return [rows[position] for (position,) in connection.sql(query).fetchall()]
+            _refuse_all_but_select(query, alone)
+            return [rows[position] for (position,) in alone.sql(query).fetchall()]
         except duckdb.Error as error:
             raise QueryError(_explain(error, query)) from None
 
@@ -199,22 +179,9 @@ def _ask(query: str, data: dict[str, ds.FileSystemDataset]) -> pa.Table:
         QueryError: If it is not a single SELECT.
         duckdb.Error: If DuckDB cannot answer it, or a file cannot be read.
     """
-    import duckdb
-
-    with duckdb.connect(":memory:") as connection:
-        connection.execute(_SETTINGS)
-        _refuse_all_but_select(query, connection)
-        connection.register(STORED_TRIALS, data["trials"])
-        connection.register(STORED_FLOORS, data["floors"])
-        superseded = find_superseded(data["trials"])
-        connection.register(STORED_PROBES, drop_superseded(data["probes"], superseded))
-        connection.execute(CREATE_VIEWS)
-        for table in ("metrics", "stages"):
-            parts = current_parts(data[table], superseded)
-            for number, (_, rows) in enumerate(parts):
-                connection.register(f"{table}_part_{number}", rows)
-            connection.execute(view_of_parts(table, parts))
-        return _read_bounded(connection.sql(query).to_arrow_reader())
+    with connection() as tables:
+        _refuse_all_but_select(query, tables.duckdb)
+        return _read_bounded(tables.select(query, data))
 
 
 def _read_bounded(batches: pa.RecordBatchReader) -> pa.Table:

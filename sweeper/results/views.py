@@ -37,12 +37,16 @@ INTERRUPTED = "INTERRUPTED"
 STATUSES = ("COMPLETE", "PRUNED", "FAIL", INTERRUPTED, "RUNNING")
 """Every status that is shown."""
 
-VIEWS = ("trials", "distinct_trials", "trial_status", "all_trials", "metrics", "stages", "probes", "floors")
-"""What a query can read."""
+VIEWS = dict.fromkeys(("trials", "distinct_trials", "trial_status", "all_trials"), "trials") | {
+    table: table for table in ("metrics", "stages", "probes", "floors")
+}
+"""What a query can read, and the table of which each view shows rows."""
 
-STORED_TRIALS, STORED_FLOORS, STORED_PROBES = "stored_trials", "stored_floors", "stored_probes"
-"""Names under which the rows of the tables `trials` and `floors` are registered, as they are stored, and those of `probes` without
-superseded ones."""
+
+def stored_name(table: str, part: int = 0) -> str:
+    """The name under which a connection knows the rows of a part of a table."""
+    return f"stored_{table}_{part}"
+
 
 _IN_PRESENT_SPELLING = ", ".join(
     f"CASE {column} " + " ".join(f"WHEN '{old}' THEN '{new}'" for old, new in spellings.items()) + f" ELSE {column} END AS {column}"
@@ -50,32 +54,39 @@ _IN_PRESENT_SPELLING = ", ".join(
 )
 """Values in the spellings of today, of columns in which files of earlier versions have others."""
 
-CREATE_VIEWS = f"""
-    CREATE VIEW all_trials AS
+_SHOWN_TRIALS = f"""
     SELECT * REPLACE (
         CASE WHEN status = 'FAIL' AND cause = 'stopped' THEN '{INTERRUPTED}' ELSE status END AS status, {_IN_PRESENT_SPELLING}
-    ) FROM {STORED_TRIALS};
-
-    CREATE VIEW trial_status AS
-    FROM all_trials QUALIFY row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, run DESC NULLS LAST, sequence DESC) = 1;
-
-    CREATE VIEW trials AS
-    FROM trial_status WHERE status = 'COMPLETE' AND in_plan;
-
-    CREATE VIEW distinct_trials AS
-    FROM trials QUALIFY row_number() OVER (
-        PARTITION BY coalesce(result_key, trial) ORDER BY reused_from IS NOT NULL, ended_at, sweep, trial
-    ) = 1;
-
-    CREATE VIEW floors AS
-    FROM {STORED_FLOORS} QUALIFY row_number() OVER (
-        PARTITION BY {", ".join(FLOOR_IDENTITY)} ORDER BY task_digest IS NULL, computed_at DESC
-    ) = 1;
-
-    CREATE VIEW probes AS
-    FROM {STORED_PROBES} QUALIFY recorded_at IS NOT DISTINCT FROM max(recorded_at) OVER (PARTITION BY sweep, trial, probe, moment);
+    ) FROM {stored_name("trials")}
 """
-"""Windows are over trials and probes, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded`."""
+_IS_LATEST = "row_number() OVER (PARTITION BY sweep, trial ORDER BY attempt DESC, run DESC NULLS LAST, sequence DESC) = 1"
+
+_VIEWS_OF = {
+    "trials": f"""
+        CREATE OR REPLACE VIEW all_trials AS {_SHOWN_TRIALS};
+        CREATE OR REPLACE VIEW trial_status AS {_SHOWN_TRIALS} QUALIFY {_IS_LATEST};
+        CREATE OR REPLACE VIEW trials AS {_SHOWN_TRIALS} QUALIFY {_IS_LATEST} AND status = 'COMPLETE' AND in_plan;
+        CREATE OR REPLACE VIEW distinct_trials AS
+        FROM trials QUALIFY row_number() OVER (
+            PARTITION BY coalesce(result_key, trial) ORDER BY reused_from IS NOT NULL, ended_at, sweep, trial
+        ) = 1;
+    """,
+    "floors": f"""
+        CREATE OR REPLACE VIEW floors AS
+        FROM {stored_name("floors")} QUALIFY row_number() OVER (
+            PARTITION BY {", ".join(FLOOR_IDENTITY)} ORDER BY task_digest IS NULL, computed_at DESC
+        ) = 1;
+    """,
+    "probes": f"""
+        CREATE OR REPLACE VIEW probes AS
+        FROM {stored_name("probes")}
+        QUALIFY recorded_at IS NOT DISTINCT FROM max(recorded_at) OVER (PARTITION BY sweep, trial, probe, moment);
+    """,
+}
+"""The views of trials are not made from each other: for each view on the way DuckDB takes 2 ms for the two hundred columns, twice a query.
+
+Windows are over trials and probes, of which there are few. `metrics` has millions of rows and is filtered by `drop_superseded`.
+"""
 
 
 def shown_status(row: Mapping[str, Any]) -> str:
@@ -168,44 +179,62 @@ def find_superseded(trials: ds.Dataset) -> Superseded:
     compaction may delete it.
     """
     known = _named_runs(trials.to_table(columns=["sweep", "trial", "attempt", "run"]))
-    last = known.group_by(["sweep", "trial"]).aggregate([("attempt", "max")])
-    later = last.filter(pc.greater(last["attempt_max"], 1)).group_by(["sweep", "attempt_max"]).aggregate([("trial", "list")])
-    once = known.group_by(["sweep", "trial", "attempt", "run"]).aggregate([])
-    of_runs = once.group_by(["sweep", "trial", "attempt"]).aggregate([("run", "max"), ("run", "count")])
-    tied = of_runs.filter(pc.greater(of_runs["run_count"], 1)).group_by(["sweep", "attempt", "run_max"]).aggregate([("trial", "list")])
+    runs = [("run", "max"), ("run", "count_distinct")]
+    attempts = known.group_by(["sweep", "trial", "attempt"], use_threads=False).aggregate(runs)
+    last = attempts.group_by(["sweep", "trial"], use_threads=False).aggregate([("attempt", "max")])
     return Superseded(
-        attempts=later.rename_columns({"attempt_max": "attempt", "trial_list": "trials"}).to_pylist(),
-        runs=tied.rename_columns({"run_max": "run", "trial_list": "trials"}).to_pylist(),
+        attempts=_list_trials(last.filter(pc.greater(last["attempt_max"], 1)), {"sweep": "sweep", "attempt_max": "attempt"}),
+        runs=_list_trials(
+            attempts.filter(pc.greater(attempts["run_count_distinct"], 1)), {"sweep": "sweep", "attempt": "attempt", "run_max": "run"}
+        ),
     )
+
+
+def _list_trials(rows: pa.Table, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """For each combination of values of some columns, renamed, the `trials`."""
+    if not len(rows):
+        return []  # as in most sweeps: nothing was started twice
+    lists = rows.group_by(list(names), use_threads=False).aggregate([("trial", "list")])
+    found: list[dict[str, Any]] = lists.rename_columns(dict(names) | {"trial_list": "trials"}).to_pylist()
+    return found
 
 
 MOST_PARTS = 32
 """Number of sweeps up to which each is a part of `metrics` and `stages` by itself: a query is planned for every part."""
 
 
-def current_parts(rows: ds.FileSystemDataset, superseded: Superseded) -> list[tuple[str | None, ds.Dataset]]:
-    """Rows of `metrics` or `stages` without those that do not count: for each sweep its name, and its rows without that column.
+def current_parts(table: str, rows: ds.FileSystemDataset, superseded: Superseded) -> list[tuple[str | None, ds.Dataset]]:
+    """The rows that the views of a table are made of, in parts; those of `metrics`, `stages` and `probes` without superseded ones.
 
-    With the name as a constant, joining with `trials` compares one text in each row instead of two, in half the time. Of more than
-    `MOST_PARTS` sweeps there is one part with all rows, of name None; as there is where there are no rows.
+    `metrics` and `stages` have a part for each sweep: its name, and its rows without that column. With the name as a constant, joining with
+    `trials` compares one text in each row instead of two, in half the time. Of more than `MOST_PARTS` sweeps there is one part with all
+    rows, of name None; as there is of other tables, and where there are no rows.
     """
-    parts = parts_by_sweep(rows)
+    if table in ("trials", "floors"):
+        return [(None, rows)]
+    parts = parts_by_sweep(rows) if table != "probes" else {}
     if not 0 < len(parts) <= MOST_PARTS:
         return [(None, drop_superseded(rows, superseded))]
     return [(sweep, drop_superseded(part, superseded.within(sweep))) for sweep, part in parts.items()]
 
 
-def view_of_parts(name: str, parts: Sequence[tuple[str | None, ds.Dataset]]) -> str:
-    """SQL that makes the view of a table whose parts are registered as NAME_part_0, NAME_part_1, ..."""
-    columns = ", ".join(f'"{column.name}"' for column in TABLES[name] if column.name != "sweep")
+def create_views(table: str, sweeps: Sequence[str | None]) -> str:
+    """SQL that makes the views of a table of the parts that are registered by `stored_name`.
+
+    Args:
+        table: Name of the table.
+        sweeps: For each part, the name of the sweep, or None if it has a column of names.
+    """
+    if table in _VIEWS_OF:
+        return _VIEWS_OF[table]
+    columns = ", ".join(f'"{column.name}"' for column in TABLES[table] if column.name != "sweep")
 
     def select(sweep: str | None) -> str:
         named = "sweep" if sweep is None else "'" + sweep.replace("'", "''") + "' AS sweep"
         return f"SELECT {named}, {columns}"
 
-    return f"CREATE VIEW {name} AS " + " UNION ALL ".join(
-        f"{select(sweep)} FROM {name}_part_{number}" for number, (sweep, _) in enumerate(parts)
-    )
+    parts = [f"{select(sweep)} FROM {stored_name(table, number)}" for number, sweep in enumerate(sweeps)]
+    return f"CREATE OR REPLACE VIEW {table} AS {' UNION ALL '.join(parts)}"
 
 
 def drop_superseded(rows: ds.Dataset, superseded: Superseded) -> ds.Dataset:

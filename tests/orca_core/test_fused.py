@@ -14,11 +14,12 @@ from trials import TINY_BODIES, small, tiny_bodies
 
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, NotFiniteError
+from orca_core.finetuning import stacked
 from orca_core.finetuning.folded import FoldedModel
 from orca_core.finetuning.fused import FusedFinetuning, train_together
-from orca_core.finetuning.heads import cross_entropies, head_gradient, head_scores
+from orca_core.finetuning.heads import StackedHeads, cross_entropies
 from orca_core.finetuning.loop import Finetuning
-from orca_core.finetuning.stacked import LINE, Stack, StackedOptimizer, stack
+from orca_core.finetuning.stacked import LINE, MemberRows, Stack, StackedOptimizer, stack
 from orca_core.fused_trials import run_trials
 from orca_core.identity import trial_id
 from orca_core.pipeline import model_before_tuning, run_trial
@@ -266,46 +267,80 @@ def test_stacked_steps_are_those_of_torch(kind):
     names = [(str(place), [member[place] for member in members]) for place in range(2)]
     for epoch in range(2):  # the second one starts from the state that the first one gave back
         weights = Stack(names)
-        stacked = StackedOptimizer(settings, weights, own)
-        stacked.start_epoch(torch.tensor(rates).double().expand(3, -1), torch.tensor(decays).double())
+        optimizer_of_all = StackedOptimizer(settings, weights, own)
+        optimizer_of_all.start_epoch(torch.tensor(rates).double().expand(3, -1), torch.tensor(decays).double())
         for _ in range(3):
             gradients = [torch.randn(len(rates), *shape) for shape in shapes]
-            stacked.step(weights.joined(gradients))
+            optimizer_of_all.step(weights.joined(gradients))
             for number, optimizer in enumerate(theirs):
                 for place, parameter in enumerate(copies[number]):
                     parameter.grad = gradients[place][number]
                 optimizer.step()
         weights.give_back(range(len(rates)))
-        stacked.give_back(range(len(rates)))
+        optimizer_of_all.give_back(range(len(rates)))
         for member, copy in zip(members, copies, strict=True):
             for parameter, other in zip(member, copy, strict=True):
                 assert torch.allclose(parameter, other, rtol=1e-5, atol=1e-6), epoch
 
 
-def test_the_gradient_of_heads_is_that_of_autograd():
+def test_stacked_heads_train_and_are_scored_as_single_ones():
     torch.manual_seed(0)
-    weight, bias = torch.randn(2, 4, 6, requires_grad=True), torch.randn(2, 4, requires_grad=True)
-    x, y, smoothing = torch.randn(2, 5, 6), torch.randint(0, 4, (2, 5)), torch.tensor([0.0, 0.3])
-    losses, gradients = head_gradient({"linear.weight": weight.detach(), "linear.bias": bias.detach()}, x, y, smoothing)
-    expected = [nn.functional.cross_entropy(x[m] @ weight[m].T + bias[m], y[m], label_smoothing=float(smoothing[m])) for m in range(2)]
-    assert torch.allclose(losses, torch.stack(expected).detach())
-    by_weight, by_bias = torch.autograd.grad(sum(expected), [weight, bias])
-    assert torch.allclose(gradients["linear.weight"], by_weight, atol=1e-6)
-    assert torch.allclose(gradients["linear.bias"], by_bias, atol=1e-6)
-    weights = {"linear.weight": weight.detach(), "linear.bias": bias.detach()}
-    plain, _ = head_gradient(weights, x, y, None)
-    assert plain[0] == losses[0]
-    outputs = torch.stack([x[m] @ weight[m].T + bias[m] for m in range(2)]).detach()
-    assert torch.allclose(cross_entropies(outputs, y, smoothing), losses)
-    sums, wrong = head_scores(weights, x, y)
-    assert torch.allclose(sums.float() / 5, plain)
-    assert wrong.tolist() == (outputs.argmax(2) != y).sum(1).tolist()
+    heads = [nn.Linear(6, 4) for _ in range(3)]
+    group = StackedHeads([(f"linear.{name}", [getattr(head, name) for head in heads]) for name in ("weight", "bias")])
+    features, classes = [torch.randn(9, 6) for _ in heads], [torch.randint(0, 4, (9,)) for _ in heads]
+    rows = torch.stack([torch.randperm(9) for _ in heads])
+    inputs = MemberRows(features, group.with_one), MemberRows(classes)
+    for smoothing in (None, torch.tensor([0.0, 0.3, 0.1])):
+        gradients: list[Tensor] = []
+        losses = group.train(*inputs, rows, 4, smoothing, lambda gradient: gradients.append(gradient.clone()))
+        assert len(gradients) == 3  # two batches of 4, and one of 1
+        for number, head in enumerate(heads):
+            total = 0.0
+            for begin, gradient in zip((0, 4, 8), gradients, strict=True):
+                part = rows[number, begin : begin + 4]
+                share = 0.0 if smoothing is None else float(smoothing[number])
+                loss = nn.functional.cross_entropy(head(features[number][part]), classes[number][part], label_smoothing=share)
+                total += loss.item() * len(part)
+                expected = torch.autograd.grad(loss, [head.weight, head.bias])
+                found = group.parts(gradient[number])
+                assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True))
+                assert not group.matrices(gradient)[number, :, 7:].any()
+            assert float(losses[number]) == pytest.approx(total, rel=1e-5)
+    scores = group.scores(list(zip(features, classes, strict=True)))
+    for head, x, y, (loss, error) in zip(heads, features, classes, scores, strict=True):
+        assert loss == pytest.approx(nn.functional.cross_entropy(head(x), y).item(), rel=1e-5)
+        assert error == (head(x).argmax(1) != y).float().mean().item()
+
+
+def test_features_that_are_not_joined_are_gathered_all_the_same(monkeypatch):
+    torch.manual_seed(0)
+    tensors, rows = [torch.randn(9, 6) for _ in range(2)], torch.stack([torch.randperm(9) for _ in range(2)])
+    joined = MemberRows([*tensors, tensors[0]], lambda rows: 2 * rows)
+    monkeypatch.setattr(stacked, "MOST_JOINED", 9 * 6)
+    parted = MemberRows([*tensors, tensors[0]], lambda rows: 2 * rows)
+    assert joined.joined is not None
+    assert parted.joined is None
+    rows = torch.cat([rows, rows[1:]])
+    found = [list(one.batches(rows, 2, 3)) for one in (joined, parted)]
+    assert [tuple(part.shape) for part in found[0]] == [(3, 3, 2, 6), (1, 3, 2, 6), (1, 3, 1, 6)]
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert torch.equal(found[0][0][1, 2], 2 * tensors[0][rows[2, 2:4]])
+
+
+def test_cross_entropies_of_several_models_are_those_of_each():
+    torch.manual_seed(0)
+    outputs, y, smoothing = torch.randn(2, 5, 4), torch.randint(0, 4, (2, 5)), torch.tensor([0.0, 0.3])
+    for shares in (None, smoothing):
+        expected = [
+            nn.functional.cross_entropy(outputs[m], y[m], label_smoothing=0.0 if shares is None else float(shares[m])) for m in range(2)
+        ]
+        assert torch.allclose(cross_entropies(outputs, y, shares), torch.stack(expected))
 
 
 def test_every_member_of_a_stack_starts_at_the_same_place_of_a_line():
-    stacked = stack([torch.arange(3.0), torch.arange(3.0) + 10])
-    assert stacked.tolist() == [[0, 1, 2], [10, 11, 12]]
-    assert stacked.stride(0) % LINE == 0
+    rows = stack([torch.arange(3.0), torch.arange(3.0) + 10])
+    assert rows.tolist() == [[0, 1, 2], [10, 11, 12]]
+    assert rows.stride(0) % LINE == 0
     assert stack([torch.tensor(1), torch.tensor(2)]).tolist() == [1, 2]
 
 

@@ -15,7 +15,9 @@ from sweeper.planning.forecast import forecast
 from sweeper.planning.order import longest_path_first
 from sweeper.planning.planner import Planner
 from sweeper.planning.trials import PlannedTrial
-from sweeper.running.simulation import EPOCH_S, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulated_workers import EPOCH_S
+from sweeper.running.simulation import Simulation
 from sweeper.space.reading import load_space
 
 CONFIG = resolve_config({"task": "digits"})
@@ -61,6 +63,12 @@ def test_what_does_not_share_counts_with_its_own_duration():
 def test_one_that_leaves_a_trajectory_later_counts_with_the_rest_of_the_way():
     # `near` leaves at 3 and takes 12 seconds in all; `far` goes on alone from there: 6 more epochs and 1 of its own.
     assert order([trial("far", "a", 9, 1), trial("near", "a", 3, 9), trial("s", "", 0, 8), trial("t", "", 0, 6)]) == "near s far t"
+
+
+def test_a_trial_of_a_group_counts_with_the_time_of_its_group():
+    config = resolve_config({"task": "digits", "finetune.fused": 4})
+    fused = PlannedTrial("g", config, "g", 0, "", (Stage("finetune", "g", end=2),), "g")
+    assert order([trial("s1", "", 0, 7), fused, trial("s2", "", 0, 9)]) == "s2 g s1", "its share is 2 of 8 seconds"
 
 
 def test_equal_paths_keep_the_order_of_the_plan():

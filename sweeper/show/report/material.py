@@ -63,7 +63,7 @@ class Material:
     """
 
     def __init__(self, workspace: Workspace, name: str) -> None:
-        workspace.results.check_sweep(name, "NAME")
+        workspace.results.check_sweep(name)
         self.workspace, self.name = workspace, name
 
     @cached_property
