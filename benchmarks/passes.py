@@ -22,7 +22,10 @@ from orca_core.pipeline import trial_rows
 from orca_core.rows import EpochRow
 from sweeper.planning.passes import JOINT, TESTED
 
-ARMS = (("digits", "mini-swin"), ("mnist1d", "mini-roberta"), ("digits", "none"), ("mnist1d", "none"))
+JOINT_ARMS = (("digits", "mini-swin"), ("mnist1d", "mini-roberta"))
+TESTED_ARMS = (("digits", "mini-swin"), ("digits", "none"), ("mnist1d", "none"))
+TRAINING_SAMPLES = 500
+"""For the share of tested epochs, which is a matter of how errors fall."""
 
 
 def epochs_of(store: Path, knobs: dict[str, Any]) -> Generator[tuple[float, EpochRow]]:
@@ -51,7 +54,7 @@ def tested_share(task: str, body: str, epochs: int, seeds: int) -> float:
     shares = []
     for seed in range(seeds):
         knobs = {"task": task, "body": body, "align.epochs": 0, "finetune.epochs": epochs, "seed": seed}
-        knobs |= {"finetune.test": "best-and-last", "finetune.decay_epochs": epochs + epochs // 2}
+        knobs |= {"finetune.test": "best-and-last", "finetune.decay_epochs": epochs + epochs // 2, "train_samples": TRAINING_SAMPLES}
         if body != "none":
             knobs["body.weights"] = "random"
         with tempfile.TemporaryDirectory() as folder:
@@ -63,18 +66,17 @@ def tested_share(task: str, body: str, epochs: int, seeds: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, nargs="+", default=[10, 30])
-    parser.add_argument("--joint-epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[10, 60])
+    parser.add_argument("--joint-epochs", type=int, default=5, help="0 = leave the joint form out")
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
-    for task, body in ARMS:
-        if body != "none":
-            print(
-                f"{task}, {body}: a joint epoch takes {joint_ratio(task, body, asked.joint_epochs):.1f} plain ones (JOINT = {JOINT})",
-                flush=True,
-            )
+    for task, body in JOINT_ARMS if asked.joint_epochs else ():
+        print(
+            f"{task}, {body}: a joint epoch takes {joint_ratio(task, body, asked.joint_epochs):.1f} plain ones (JOINT = {JOINT})",
+            flush=True,
+        )
     for epochs in asked.epochs:
-        for task, body in ARMS:
+        for task, body in TESTED_ARMS:
             share = tested_share(task, body, epochs, asked.seeds)
             print(f"{task}, {body}, {epochs} epochs: {share:.2f} of them tested (TESTED = {TESTED})", flush=True)
 
