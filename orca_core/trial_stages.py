@@ -29,7 +29,7 @@ from orca_core.finetuning.selection import Selection
 from orca_core.finetuning.terms.base import Term
 from orca_core.finetuning.terms.mixing import Mixing
 from orca_core.keeping import Shapes, shapes_of
-from orca_core.memory import release
+from orca_core.memory import keep_freed_memory, release
 from orca_core.model.cross_modal import CrossModalModel, build_body, build_embedder
 from orca_core.model.embedder import Embedder
 from orca_core.model.matching import match_moments
@@ -377,7 +377,8 @@ def _check_scoring(spec: TaskSpec, reference: bool) -> None:
 
 
 def _prepare_torch(threads: int, device: str) -> None:
-    """Set what the bits of a trial depend on besides its config."""
+    """Set what the bits of a trial depend on besides its config, and how the process holds memory."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     if device != "cuda":
         if torch.are_deterministic_algorithms_enabled():  # by a trial on a GPU, in this process; on a CPU it takes other sums

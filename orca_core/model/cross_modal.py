@@ -81,9 +81,9 @@ def build_body(settings: Settings, loaded: LoadedBody, *, is_adapted: bool = Fal
 
 
 MOST_IN_CACHE = 2**21
-"""Numbers of tokens that a body reads at once without gradients on a CPU: 42 samples of 64 tokens at RoBERTa-base's width. The results
-between the layers for more do not stay in the processor's cache, and a pass takes up to a third longer. A constant, not what the machine
-has, as the bits of a product could depend on the size of its batch (for no body that was tried did they)."""
+"""Numbers of tokens that a body reads at once without gradients on a CPU: 42 samples of 64 tokens at RoBERTa-base's width. For more, a pass
+takes up to a third longer where the system clears the memory of results each time, as it does unless `keep_freed_memory` has seen to it. A
+constant, not what the machine has, as the bits of a product could depend on the size of its batch (for no body that was tried did they)."""
 
 
 class CrossModalModel(nn.Module):
