@@ -146,7 +146,7 @@ def status(
     if follow:
         return _follow(name, results, {"--arms": arms, "--format": format != "table"})
     from sweeper.results.workspace import Workspace
-    from sweeper.show.results import arms_status, describe_status, sweep_status
+    from sweeper.show.status import arms_status, describe_status, sweep_status
     from sweeper.show.tables import write_table
 
     if format == "table" and not arms:

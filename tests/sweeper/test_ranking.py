@@ -17,7 +17,8 @@ from sweeper.running.outcome import Outcome
 from sweeper.running.plan_note import plan_note
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.show.results import arms_status, best_arms, describe_best, describe_status, sweep_status
+from sweeper.show.results import best_arms, describe_best
+from sweeper.show.status import arms_status, describe_status, sweep_status
 from sweeper.show.summary import summarise_run
 from sweeper.space.reading import parse_space
 

@@ -27,7 +27,7 @@ from sweeper.running.progress import Progress
 from sweeper.running.reasons import KINDS, Notice, Reason, Reasons
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
-from sweeper.show.results import arms_status, describe_status, sweep_status
+from sweeper.show.status import arms_status, describe_status, sweep_status
 from sweeper.space.reading import parse_space
 
 ONE, TWO = Node("1" * 8, "node-1"), Node("2" * 8, "node-2")

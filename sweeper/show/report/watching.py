@@ -17,7 +17,7 @@ from sweeper.results.workspace import Workspace
 from sweeper.running.driver import driver_of
 from sweeper.show.report.html import Live, to_html
 from sweeper.show.report.making import make_report
-from sweeper.show.results import describe_reasons
+from sweeper.show.status import describe_reasons
 
 LEAST_PAUSE_S = 2.0
 """Shortest time between the end of one page and the start of the next, in seconds."""
