@@ -17,7 +17,9 @@ from sweeper.planning.cost import CostModel, Measured
 from sweeper.planning.order import longest_path_first
 from sweeper.planning.planner import Planner
 from sweeper.planning.trials import PlannedTrial
-from sweeper.running.simulation import EPOCH_S, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulated_workers import EPOCH_S
+from sweeper.running.simulation import Simulation
 from sweeper.space.reading import load_space
 from sweeper.space.shelf import available_spaces
 

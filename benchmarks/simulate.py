@@ -18,7 +18,8 @@ from random import Random
 from typing import Any
 
 from sweeper.planning.planner import Planner
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.space.reading import parse_space
 
 

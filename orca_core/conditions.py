@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from orca_core.adapters.names import NONE
 from orca_core.bodies.keep import ALL, NOTHING, kept_of_embedding
@@ -53,8 +54,9 @@ def _join(word: str, *texts: str) -> str:
     return word.join(dict.fromkeys(text for text in texts if text))
 
 
+@cache
 def objective_is(*names: str) -> Condition:
-    """That the distance is one of some."""
+    """That the distance is one of some. One condition for all knobs that are read for the same distances: each config is asked once."""
     return Condition(f"`align.objective` is {' or '.join(names)}", lambda config: config.align.objective in names)
 
 
@@ -124,9 +126,9 @@ ALIGNS_BY_DISTANCE = Condition("`align.objective` is not none", lambda config: c
 ALIGNS_JOINTLY = Condition("`align.weight` > 0 and the embedder trains in some phase", lambda config: config.aligns_jointly)
 CHOOSES_SAMPLES = Condition(
     "`proxy` chooses its samples by the target (`+near:N`, `+far:N`)",
-    # The name first: each knob of a plan asks, and finding a proxy may look at files.
+    # The name first: each config of a plan asks, and finding a proxy may look at files.
     lambda config: (
-        config.reads_proxy and ("+near:" in config.proxy or "+far:" in config.proxy) and find_proxy(config.proxy).chosen is not None
+        ("+near:" in config.proxy or "+far:" in config.proxy) and config.reads_proxy and find_proxy(config.proxy).chosen is not None
     ),
 )
 OWN_RATE = Condition("`align.lr_from` is own", lambda config: config.align.lr_from == "own")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orca_core import conditions as when
 from orca_core.bodies.keep import ALL, kept_of_embedding
@@ -112,7 +113,7 @@ _OBJECTIVE = knob("align.objective")
 _OBJECTIVE_VERSION = _version("align.objective.version", "align.objective", lambda config: find_distance(config.align.objective).version)
 
 
-TRANSPORT_VERSION = 3
+TRANSPORT_VERSION = 4
 """Of the transport solver: its last digits are in the proxy's distances in an alignment's first row, and in a choice of samples."""
 
 
@@ -165,7 +166,13 @@ _TASK_MODEL = (
 _RATE_OF_FINETUNING = Read("align.lr", "finetune.lr", _align_lr, _align_lr, when.RATE_OF_FINETUNING, key_name="align.lr")
 
 
-_PHASES = Read("freezing", "freezing", phases_until, lambda config, phase: phases_as_data(phases_until(config, phase)), key_name="phases")
+def _phases_in_key(config: TrialConfig, phase: int) -> list[Mapping[str, Any]]:
+    """`phases_until` as data."""
+    *before, last = phases_as_data(config.phases[: phase + 1])
+    return [*before, {name: value for name, value in last.items() if name != "epochs"}]
+
+
+_PHASES = Read("freezing", "freezing", phases_until, _phases_in_key, key_name="phases")
 
 
 def _corpus(config: TrialConfig, phase: int) -> str:
@@ -268,8 +275,9 @@ _PREFIX_VERSION = _version(
     "prefix.version", "finetune.prefix", lambda config: PREFIX_VERSION if config.finetune.prefix == "once" else 1, _KEEPS_PREFIX
 )
 
-FUSED_VERSION = 2
-"""Of the step of a group of models: since version 2 members are folded into the batch, and heads are evaluated together."""
+FUSED_VERSION = 3
+"""Of what a group of models computes: since version 2 members are folded into the batch; since version 3 mini bodies and linear heads have
+passes and steps of their own, and members are evaluated together."""
 
 _FUSED_VERSION = _version("fused.version", "finetune.fused", lambda config: FUSED_VERSION if config.finetune.fused else 1)
 

@@ -105,6 +105,10 @@ def open_filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
     text = str(uri)
     if "://" not in text:
         return fs.LocalFileSystem(), str(Path(text).expanduser().resolve())
+    scheme, _, place = text.partition("://")
+    bucket = place.partition("/")[0].partition("?")[0]
+    if not bucket and scheme != "file":
+        raise StoreError(f"{shown_uri(text)}: must name a bucket. Give a URI like {scheme}://bucket/folder.")
     wanted = text
     if text.startswith("s3://"):  # a file of less than 10 MB is then one request instead of three
         wanted = f"{text}{'&' if '?' in text else '?'}allow_delayed_open=true"
@@ -113,7 +117,6 @@ def open_filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
     except (ValueError, OSError) as error:
         if (trouble := explain(text, error)) is not None:
             raise trouble from None
-        bucket = text.partition("://")[2].partition("/")[0].partition("?")[0]
         if re.search(r"Bucket '.*' not found", str(error)):
             raise _no_bucket(text, bucket) from None
         raise StoreError(

@@ -16,7 +16,7 @@ training. At which epoch the final training ends is known only after the folds; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orca_core.addresses import INTERIM, WHOLE, Address
@@ -24,13 +24,13 @@ from orca_core.conditions import SHARED_ITS_KEYS
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import value_of
 from orca_core.declarations import STAGES
-from orca_core.facts import facts_of, groups_read
-from orca_core.identity import DEFAULTS, hash_of, read_knobs, trial_id
+from orca_core.facts import groups_read
+from orca_core.identity import DEFAULTS, CanonicalConfig, hash_of, trial_id
 from orca_core.reads import Declaration, Group, Kind, Read
 from orca_core.rows import ProbeRow, Row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One stage of a trial.
 
@@ -43,6 +43,11 @@ class Stage:
         fold: Number of the fold that it belongs to, from 0; None if it belongs to none. Not part of the key.
         needs_maker: Whether only artifacts that say what made them are taken: version 0.1, whose artifacts do not, stored two
             computations under this key.
+
+    Attributes:
+        has_epochs: Whether it is a trajectory, which runs epoch by epoch.
+        folder: What a store keeps all artifacts of this key under.
+        address: The address of the result that the trial takes.
     """
 
     kind: Kind
@@ -52,26 +57,21 @@ class Stage:
     phase: int = 0
     needs_maker: bool = False
     fold: int | None = None
+    has_epochs: bool = field(init=False, repr=False, compare=False)
+    folder: str = field(init=False, repr=False, compare=False)
+    address: Address = field(init=False, repr=False, compare=False)
 
-    @property
-    def folder(self) -> str:
-        """What a store keeps all artifacts of this key under."""
-        return f"{self.kind}/{self.key}"
-
-    @property
-    def address(self) -> Address:
-        """The address of the result that the trial takes."""
-        return self.address_at(self.end) if self.has_epochs else Address(self.kind, self.key, WHOLE)
+    def __post_init__(self) -> None:
+        has_epochs = bool(STAGES[self.kind].length)
+        address = self.address_at(self.end) if has_epochs else Address(self.kind, self.key, WHOLE)
+        object.__setattr__(self, "has_epochs", has_epochs)
+        object.__setattr__(self, "folder", address.folder)
+        object.__setattr__(self, "address", address)
 
     @property
     def interim(self) -> Address:
         """The address of the state of a run under way; one for each trajectory, dropped at its end."""
         return Address(self.kind, self.key, INTERIM)
-
-    @property
-    def has_epochs(self) -> bool:
-        """Whether it is a trajectory, which runs epoch by epoch."""
-        return bool(STAGES[self.kind].length)
 
     def address_at(self, epoch: int) -> Address:
         """The address of the state after `epoch` epochs."""
@@ -86,7 +86,7 @@ Digests = dict[tuple[Read, str, str, str], Any]
 """Digests of data that were found already, by what reads them and the names of task, body and proxy."""
 
 
-def stages_of(config: TrialConfig, device: str = "cpu", digests: Digests | None = None) -> tuple[Stage, ...]:
+def stages_of(config: TrialConfig | CanonicalConfig, device: str = "cpu", digests: Digests | None = None) -> tuple[Stage, ...]:
     """The stages of a trial, in the order they run: those of its folds, if it has any, before those of the final training.
 
     Args:
@@ -94,12 +94,15 @@ def stages_of(config: TrialConfig, device: str = "cpu", digests: Digests | None 
         device: Device type of the trial, `cpu` or `cuda`: it changes the bits of the stages that are computed on it.
         digests: Kept from one trial to the next, so that files are looked at once for all trials of a plan.
     """
+    canonical = config if isinstance(config, CanonicalConfig) else CanonicalConfig.of(config)
     digests = {} if digests is None else digests
-    own = stages_of_training(config, device, digests)
+    own = _stages_of_training(canonical, device, digests)
+    if not (parts := canonical.config.fold_configs):
+        return own
     shared = tuple(stage for stage in own if stage.kind in ("pretrain", "source"))
     of_folds = (
         replace(stage, fold=fold)
-        for fold, part in enumerate(config.fold_configs)
+        for fold, part in enumerate(parts)
         for stage in stages_of_training(part, device, digests)
         if stage.kind not in ("pretrain", "source")
     )
@@ -108,12 +111,17 @@ def stages_of(config: TrialConfig, device: str = "cpu", digests: Digests | None 
 
 def stages_of_training(config: TrialConfig, device: str = "cpu", digests: Digests | None = None) -> tuple[Stage, ...]:
     """The stages of one training: of a trial without its folds. Arguments as for `stages_of`."""
+    return _stages_of_training(CanonicalConfig.of(config), device, {} if digests is None else digests)
+
+
+def _stages_of_training(canonical: CanonicalConfig, device: str, digests: Digests) -> tuple[Stage, ...]:
+    config = canonical.config
     found: dict[Kind, Stage] = {}
     phases: list[Stage] = []
-    keys = _Keys(config, device, {} if digests is None else digests)
+    keys = _Keys(canonical, device, digests)
     shared_its_keys = SHARED_ITS_KEYS.holds(config)
     for kind, declared in STAGES.items():
-        if not declared.exists.follows_from(keys.facts):
+        if not groups_read(declared, canonical.facts):
             continue
         if kind == "finetune":
             done = 0
@@ -137,30 +145,29 @@ def stage_key(declared: Declaration, config: TrialConfig, inputs: Mapping[Kind, 
         device: Device type of the trial.
         phase: Number of the phase, for fine-tuning.
     """
-    return _Keys(config, device, {}).of(declared, inputs, phase)
+    return _Keys(CanonicalConfig.of(config), device, {}).of(declared, inputs, phase)
 
 
 class _Keys:
     """The keys of the stages of one trial.
 
     Args:
-        config: The trial.
+        canonical: Its config.
         device: Its device type.
         digests: As for `stages_of`.
     """
 
-    def __init__(self, config: TrialConfig, device: str, digests: Digests) -> None:
-        self.config, self.device, self.digests = config, device, digests
-        self.facts, self.settings = facts_of(config), read_knobs(config)
+    def __init__(self, canonical: CanonicalConfig, device: str, digests: Digests) -> None:
+        self.canonical, self.device, self.digests = canonical, device, digests
 
     def of(self, declared: Declaration, inputs: Mapping[Kind, Stage], phase: int = 0) -> str:
         """The key of a stage; see `stage_key`."""
         content: dict[str, Any] = {"kind": declared.kind, "version": declared.version, "device": declared.device_in(self.device)}
-        for group in groups_read(declared, self.facts):
-            values = _hashed(group.others, self.config, phase, self.digests)
-            for knob, value in self.settings.items():
-                if knob in group.settings:
-                    values[group.settings[knob]] = value
+        hashed = self.canonical.hashed
+        for group in groups_read(declared, self.canonical.facts):
+            values = _hashed(group.others, self.canonical.config, phase, self.digests)
+            for knob in group.settings.keys() & hashed.keys():
+                values[group.settings[knob]] = hashed[knob]
             for kind in group.inputs:
                 if kind in inputs:
                     values[kind] = str(inputs[kind].address)

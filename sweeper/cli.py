@@ -24,6 +24,7 @@ from sweeper.commands.options import (
     SpaceArgument,
     StoreOption,
     SweepArgument,
+    load_with_settings,
     parse_settings,
     report_errors,
 )
@@ -89,12 +90,11 @@ def run(
     """
     from sweeper.results.workspace import Workspace
     from sweeper.running.cluster_address import check_form
-    from sweeper.space.reading import load_space
     from sweeper.sweep import run_space
 
     if address is not None:
         check_form(address)
-    loaded = load_space(space, parse_settings(settings), name)
+    loaded = load_with_settings(space, settings, name)
     return run_space(
         loaded,
         Workspace(results, store),
@@ -136,7 +136,6 @@ def plan(
     """
     from sweeper.results.workspace import Workspace
     from sweeper.show.plan import describe_plan
-    from sweeper.space.reading import load_space
 
     if decide is not None:
         from sweeper.show.decide import describe_advice
@@ -146,7 +145,7 @@ def plan(
             raise ConfigError(faults)
         typer.echo(describe_advice(space, decide, parse_settings(settings), Workspace(results), format), nl=False)
         return
-    typer.echo(describe_plan(load_space(space, parse_settings(settings), name), Workspace(results), format, slots or ()), nl=False)
+    typer.echo(describe_plan(load_with_settings(space, settings, name), Workspace(results), format, slots or ()), nl=False)
 
 
 @report_errors

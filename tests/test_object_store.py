@@ -228,12 +228,14 @@ def test_no_trial_is_handed_out_while_storage_is_out_of_reach_and_a_wait_in_vain
     started = run.session.next() or next(iter(run.session._running.values()))
     run.session.start(started.id)
     assert run.session.ending_note == ""
-    run.session.check_deadline()
+    run.session.ending.check_deadline()
     assert "The sweep ends: 1 trial is interrupted" in run.session.ending_note
     run.session.close()
     assert run.session.outcome is Outcome.STORE_LOST
-    assert "no answer" in run.session.reason
-    said = describe_end(run.session.outcome, run.session.reason, run.session.num_interrupted, StoreUnavailableError("s3://b: no answer."))
+    assert "no answer" in run.session.ending.reason
+    said = describe_end(
+        run.session.outcome, run.session.ending.reason, run.session.num_interrupted, StoreUnavailableError("s3://b: no answer.")
+    )
     assert said == (
         "storage stayed out of reach for as long as budget.storage_minutes allows; the sweep was ended. "
         "Run the same command to continue once the storage answers. (s3://b: is out of reach (no answer).) "

@@ -51,6 +51,8 @@ def spell_adapter(value: Any) -> str:
     Raises:
         ValueError: If it is neither a known name nor a mapping with one.
     """
+    if value == NONE:
+        return NONE
     if isinstance(value, str) and value.startswith("{"):
         value = json.loads(value)
     if isinstance(value, str):

@@ -167,11 +167,13 @@ class TrialConfig(Part):
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> TrialConfig:
-        """A copy with other values, from which what follows is derived anew: pydantic's own would keep what this config has derived."""
+        """A copy with other values, from which what follows is derived anew: pydantic's own would keep what this config has derived.
+        Nothing is derived from seeds."""
         copied = super().model_copy(update=update, deep=deep)
-        for name, attribute in vars(type(self)).items():
-            if isinstance(attribute, cached_property):
-                copied.__dict__.pop(name, None)
+        if not (update and update.keys() <= {"seed", "split_seed"}):
+            for name, attribute in vars(type(self)).items():
+                if isinstance(attribute, cached_property):
+                    copied.__dict__.pop(name, None)
         return copied
 
     @cached_property

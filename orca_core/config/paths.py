@@ -66,12 +66,11 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         path = f"{prefix}{key}"
-        is_section = isinstance(value, Mapping) and path not in KNOBS
-        inner = flatten(value, f"{path}.") if is_section else {SHORTHAND.get(path, path): value}
-        for name in inner:
+        is_section = path not in KNOBS and isinstance(value, Mapping)
+        for name, inner in flatten(value, f"{path}.").items() if is_section else ((SHORTHAND.get(path, path), value),):
             if name in flat:
-                raise ConfigError([Fault(name, "must be given once", inner[name], f"It is also given as {flat[name]!r}.")])
-        flat |= inner
+                raise ConfigError([Fault(name, "must be given once", inner, f"It is also given as {flat[name]!r}.")])
+            flat[name] = inner
     return flat
 
 
@@ -90,9 +89,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def unknown_knobs(paths: Mapping[str, Any]) -> list[Fault]:
     """A fault for each path that is not a knob, with the nearest known one."""
     faults = []
-    for path, value in paths.items():
-        if path in KNOBS:
-            continue
+    for path, value in [(path, value) for path, value in paths.items() if path not in KNOBS]:
         if path in SECTIONS:
             inside = [knob for knob in KNOBS if knob.startswith(f"{path}.")]
             faults.append(Fault(path, f"must be a mapping of {', '.join(inside)}", value))

@@ -4,8 +4,7 @@ Each strategy describes the classes of a cloud once, then compares descriptions:
 
     ExactLabels             converged Sinkhorn divergence of the classes' samples
     AnnealedLabels          the same divergence, annealed once
-    GaussianLabels          squared 2-Wasserstein distance of fitted Gaussians, all source classes at once, in float64
-    PairedGaussianLabels    the same, pair by pair, in the dtype of the features
+    GaussianLabels          squared 2-Wasserstein distance of fitted Gaussians
 
 Shapes: n samples, d features, C classes; all distances are in squared feature units.
 """
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -84,10 +82,10 @@ class LabelDistance(ABC, Generic[Classes]):
         """(C_source, C_target) distances; `squared` are the squared distances of the samples, in the order of both clouds."""
 
     @abstractmethod
-    def within(self, classes: Classes, cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+    def within(self, classes: Classes, cloud: Cloud, pairs: Pairs = None, squared: Sequence[Tensor] | None = None) -> Tensor:
         """(C, C) distances of the classes of one cloud, symmetric, zero diagonal; 0 for pairs i < j that are not among `pairs`.
 
-        `squared` are the (n, n) squared distances of the samples, where they are known.
+        `squared` are the squared distances of the samples, where they are known, as `squared_distances_above` has them.
         """
 
 
@@ -124,13 +122,13 @@ class ExactLabels(LabelDistance[Sequence[_Samples]]):
             columns.append(torch.stack(distances))
         return torch.stack(columns, 1)
 
-    def within(self, classes: Sequence[_Samples], cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+    def within(self, classes: Sequence[_Samples], cloud: Cloud, pairs: Pairs = None, squared: Sequence[Tensor] | None = None) -> Tensor:
         clouds, sizes = cloud.classes, cloud.class_sizes
 
         def between(i: int, j: int) -> Tensor:
             if squared is None:
                 return self._between(classes[i], classes[j], squared_distances(clouds[i], clouds[j]))
-            return self._between(classes[i], classes[j], squared.split(sizes)[i].split(sizes, 1)[j])
+            return self._between(classes[i], classes[j], squared[i].split(sizes[i:], 1)[j - i])
 
         return _symmetric(between, len(classes), cloud.x, pairs)
 
@@ -166,7 +164,7 @@ class AnnealedLabels(LabelDistance[Sequence[Tensor]]):
             distances.update(zip(which, found.unbind(), strict=True))
         return torch.stack([distances[k] for k in range(len(source))])
 
-    def within(self, classes: Sequence[Tensor], cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+    def within(self, classes: Sequence[Tensor], cloud: Cloud, pairs: Pairs = None, squared: Sequence[Tensor] | None = None) -> Tensor:
         return _symmetric(lambda i, j: self._to_one([classes[i]], classes[j]).squeeze(0), len(classes), cloud.x, pairs)
 
     def _between(self, x: Tensor, y: Tensor, schedules: Sequence[Sequence[float]]) -> Tensor:
@@ -195,83 +193,23 @@ class _Gaussian:
 
     def distance_to(self, other: _Gaussian) -> Tensor:
         """Scalar squared 2-Wasserstein distance."""
-        cross_term = _nuclear_norm(self.factor.mT @ other.factor)
+        cross_term = _nuclear_norm(self.factor.mT @ other.factor, min(self.rank, other.rank))
         return (self.mean - other.mean).square().sum() + self.trace + other.trace - 2 * cross_term
 
 
-class _Gaussians:
-    """The classes of a cloud as Gaussians; what comparing them all with another one needs is computed once, when first asked for."""
-
-    def __init__(self, classes: Sequence[_Gaussian]) -> None:
-        self.classes = classes
-
-    @cached_property
-    def means(self) -> Tensor:
-        """(C, d)."""
-        return torch.stack([one.mean for one in self.classes])
-
-    @cached_property
-    def traces(self) -> Tensor:
-        """(C,) traces of the covariances."""
-        return torch.stack([one.trace for one in self.classes])
-
-    @cached_property
-    def covariances(self) -> Tensor:
-        """(C, d, d)."""
-        return torch.stack([one.factor @ one.factor.mT for one in self.classes])
-
-    def distances_to(self, other: _Gaussian) -> Tensor:
-        """(C,) distances, as `_Gaussian.distance_to` has them."""
-        return (self.means - other.mean).square().sum(1) + self.traces + other.trace - 2 * self._cross_terms(other)
-
-    def _cross_terms(self, other: _Gaussian) -> Tensor:
-        """(C,) cross terms: singular values of F1^T F2 are the roots of the eigenvalues of G = F2^T S1 F2, a third of the work.
-
-        The gradient in F2 is S1 F2 G^(-1/2). Taking roots halves the digits of small eigenvalues: where one that should not vanish is
-        small, and where F2 is wider than F1, singular values are computed after all.
-        """
-        samples = other.factor.shape[1]
-        ranks = [min(one.rank, other.rank) for one in self.classes]
-        accurate = [False] * len(ranks)
-        if samples <= max(one.rank for one in self.classes):
-            # As one product: a product of many matrices with one takes three times as long.
-            images = (self.covariances.flatten(0, 1) @ other.factor.detach()).unflatten(0, self.covariances.shape[:2])
-            values, vectors = torch.linalg.eigh(other.factor.detach().mT @ images)
-            roots = torch.zeros_like(values)
-            for root, value, rank in zip(roots, values, ranks, strict=True):
-                root[samples - rank :] = square_root(value[samples - rank :].clamp(min=0))
-            # In ascending order: of `rank` eigenvalues, the smallest stands at -rank.
-            accurate = [rank > 0 and bool(root[-rank] > 1e-5 * root[-1]) for root, rank in zip(roots, ranks, strict=True)]
-            inverse = torch.where(roots > 0, 1 / roots, 0)
-            gradients = images @ (vectors * inverse.unsqueeze(1) @ vectors.mT)
-        return torch.stack(
-            [
-                with_gradient(roots[k].sum(), gradients[k], other.factor) if accurate[k] else _nuclear_norm(one.factor.mT @ other.factor)
-                for k, one in enumerate(self.classes)
-            ]
-        )
-
-
-class PairedGaussianLabels(LabelDistance[_Gaussians]):
-    """Squared 2-Wasserstein distance of the Gaussians fitted to the classes, each pair by itself."""
+class GaussianLabels(LabelDistance[Sequence[_Gaussian]]):
+    """Squared 2-Wasserstein distance of the Gaussians fitted to the classes, in the dtype of the features."""
 
     reference_gradient = 2.0
 
-    def describe(self, cloud: Cloud) -> _Gaussians:
-        return _Gaussians([_Gaussian(x) for x in cloud.classes])
+    def describe(self, cloud: Cloud) -> Sequence[_Gaussian]:
+        return [_Gaussian(x) for x in cloud.classes]
 
-    def across(self, source: _Gaussians, target: _Gaussians, squared: Tensor) -> Tensor:
-        return _stack([[one.distance_to(other) for other in target.classes] for one in source.classes])
+    def across(self, source: Sequence[_Gaussian], target: Sequence[_Gaussian], squared: Tensor) -> Tensor:
+        return _stack([[one.distance_to(other) for other in target] for one in source])
 
-    def within(self, classes: _Gaussians, cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
-        return _symmetric(lambda i, j: classes.classes[i].distance_to(classes.classes[j]), len(classes.classes), cloud.x, pairs)
-
-
-class GaussianLabels(PairedGaussianLabels):
-    """The same in float64, where all source classes can be compared with a target class at once."""
-
-    def across(self, source: _Gaussians, target: _Gaussians, squared: Tensor) -> Tensor:
-        return torch.stack([source.distances_to(other) for other in target.classes], 1)
+    def within(self, classes: Sequence[_Gaussian], cloud: Cloud, pairs: Pairs = None, squared: Sequence[Tensor] | None = None) -> Tensor:
+        return _symmetric(lambda i, j: classes[i].distance_to(classes[j]), len(classes), cloud.x, pairs)
 
 
 def scale_gradient(tensor: Tensor, weight: float) -> Tensor:
@@ -279,11 +217,45 @@ def scale_gradient(tensor: Tensor, weight: float) -> Tensor:
     return tensor if weight == 1 else tensor.detach() + weight * (tensor - tensor.detach())
 
 
-def _nuclear_norm(matrix: Tensor) -> Tensor:
-    """Sum of singular values, with the gradient U V^T of the non-zero ones: that of torch is not finite where they repeat or vanish."""
-    left, values, right = torch.linalg.svd(matrix.detach(), full_matrices=False)
-    kept = values > values.max() * max(matrix.shape) * torch.finfo(values.dtype).eps
-    return with_gradient(values.sum(), (left * kept) @ right, matrix)
+def nuclear_norms(matrices: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the singular values of several matrices, and their gradients U V^T: torch's are not finite where values repeat or vanish.
+
+    Singular values are the roots of the eigenvalues of M^T M, a third of the work. Taking roots halves the digits of small eigenvalues:
+    where one that should not vanish is small, and in float32, the singular value decomposition is computed after all.
+
+    Args:
+        matrices: (K, a, b), without a gradient.
+        ranks: (K,) int64, unless rows or columns are in special position.
+
+    Returns:
+        (K,) sums, and (K, a, b) gradients.
+    """
+    if matrices.shape[1] < matrices.shape[2]:
+        sums, gradients = nuclear_norms(matrices.mT, ranks)
+        return sums, gradients.mT
+    size, ranks = matrices.shape[2], ranks.unsqueeze(1)
+    if matrices.dtype == torch.float64:
+        values, vectors = torch.linalg.eigh(matrices.mT @ matrices)  # in ascending order
+        roots = square_root(values.clamp(min=0)).mul_(torch.arange(size, device=ranks.device) >= size - ranks)
+        inverse = torch.where(roots > 0, 1 / roots, 0)
+        sums, gradients = roots.sum(1), matrices @ ((vectors * inverse.unsqueeze(1)) @ vectors.mT)
+        smallest = roots.gather(1, (size - ranks).clamp(max=size - 1))
+        others = (~(smallest > 1e-5 * roots[:, -1:])).flatten().nonzero().flatten().tolist()
+    else:
+        sums, gradients, others = matrices.new_empty(len(matrices)), torch.empty_like(matrices), list(range(len(matrices)))
+    for k in others:
+        left, values, right = torch.linalg.svd(matrices[k], full_matrices=False)
+        kept = values > values.max() * len(matrices[k]) * torch.finfo(values.dtype).eps
+        sums[k], gradients[k] = values.sum(), (left * kept) @ right
+    return sums, gradients
+
+
+def _nuclear_norm(matrix: Tensor, rank: int) -> Tensor:
+    """Sum of singular values, differentiable."""
+    if not (matrix.requires_grad and torch.is_grad_enabled()):
+        return torch.linalg.svdvals(matrix).sum()
+    sums, gradients = nuclear_norms(matrix.detach().unsqueeze(0), torch.tensor([rank], device=matrix.device))
+    return with_gradient(sums[0], gradients[0], matrix)
 
 
 def _stack(rows: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -37,7 +37,7 @@ _MAX_NEWTON_STEPS = 100  # per level; two are usual
 _MAX_STEP = 3.0  # longest step in any entry of g, in units of epsilon
 _MIN_STEP = 1e-6  # shortest fraction of a Newton step that backtracking tries
 _FAR = 10.0  # in units of epsilon: potentials farther than this from those of the kernel get a kernel of their own
-_CLOSE = 1e-2  # Newton systems made at a larger error than this are not used in float64
+_CLOSE = 0.1  # Newton systems made at a larger error than this are not used in float64
 _FAST = 2.0  # after a step that divided the error by this, the next one takes the same Newton system
 _SCALED = 0.1  # above this error, Sinkhorn iterations are tried before Newton steps
 _WORTH_SCALING = 2.0  # and go on while each divides the error by this
@@ -179,7 +179,7 @@ def solve(problems: Problems, epsilon: float, *, careful: bool = False) -> Solut
 def _reduced_cost(cost: Tensor, potential: Tensor) -> Tensor:
     """(problems, n, m) float32 costs less the columns' potentials and each row's least: hardly rounded where a plan has its mass."""
     reduced = cost - potential.unsqueeze(1)
-    return torch.sub(reduced, reduced.amin(2, keepdim=True), out=torch.empty_like(reduced, dtype=torch.float32))
+    return reduced.sub_(reduced.amin(2, keepdim=True)).float()
 
 
 class _Factors(NamedTuple):
@@ -231,7 +231,7 @@ def _newton(
             if factors is None or any(errors[k] > before[k] / _FAST for k in moving):
                 factors = _factors(kernel, point, error, moving)
             direction = _direction(factors, residual)
-            if not direction.isfinite().all():  # a system that is singular to rounding, which float32 has more of
+            if not math.isfinite(direction.sum().item()):  # a system that is singular to rounding, which float32 has more of
                 factors = _factors(kernel, point, error, moving)
                 direction = torch.nan_to_num(_direction(factors, residual), 0, 0, 0)
         before = errors

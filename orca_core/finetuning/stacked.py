@@ -6,7 +6,7 @@ treat every place of the stack alike, see `orca_core.finetuning.fused`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,11 @@ MOST_JOINED = 2**26
 """Most numbers of different features of a group that are copied into one tensor, from which a batch is gathered in one piece."""
 
 
+def round_up(count: int, multiple: int) -> int:
+    """The least multiple that is no less."""
+    return -(-count // multiple) * multiple
+
+
 def stack(tensors: Sequence[Tensor]) -> Tensor:
     """(members, *shape) of tensors of one shape; each starts at a multiple of `LINE` numbers."""
     return laid_out(torch.stack(list(tensors)))
@@ -33,7 +38,7 @@ def laid_out(values: Tensor) -> Tensor:
     size = values[0].numel()
     if size % LINE == 0:
         return values.contiguous()
-    flat = values.new_zeros(members, -(-size // LINE) * LINE)
+    flat = values.new_zeros(members, round_up(size, LINE))
     flat[:, :size].copy_(values.reshape(members, size))
     return flat[:, :size].unflatten(1, shape) if shape else flat[:, 0]
 
@@ -50,8 +55,7 @@ class Stack:
         self.members = len(parameters[0][1])
         self.sizes = [tensors[0].numel() for _, tensors in parameters]
         self.used = sum(self.sizes)
-        self.flat = torch.zeros(self.members, -(-self.used // LINE) * LINE)
-        self.padding = self.flat.new_zeros(self.members, self.flat.shape[1] - self.used)
+        self.flat = torch.zeros(self.members, self.length())
         self.fill(self.flat, [[tensor.detach() for tensor in tensors] for _, tensors in parameters])
         self.rows = [self.parts(row) for row in self.flat]
         self.views: Mapping[str, Tensor] = {
@@ -59,25 +63,19 @@ class Stack:
             for (name, tensors), part in zip(parameters, self.flat[:, : self.used].split(self.sizes, dim=1), strict=True)
         }
 
+    def length(self) -> int:
+        """Numbers of a row."""
+        return round_up(self.used, LINE)
+
     def fill(self, flat: Tensor, columns: Sequence[Sequence[Tensor]]) -> None:
         """Write tensors, by parameter and member, into a tensor of the shape of `flat`."""
-        for part, tensors in zip(flat[:, : self.used].split(self.sizes, dim=1), columns, strict=True):
-            for row, tensor in zip(part, tensors, strict=True):
-                row.copy_(tensor.reshape(-1))
-
-    def joined(self, tensors: Sequence[Tensor]) -> Tensor:
-        """(members, *shape) tensors in the order of parameters -> the shape of `flat`."""
-        return torch.cat([*(tensor.flatten(1) for tensor in tensors), self.padding], 1)
+        for row, tensors in zip(flat, zip(*columns, strict=True), strict=True):
+            torch._foreach_copy_(self.parts(row), list(tensors))
 
     def parts(self, row: Tensor) -> list[Tensor]:
         """One member's row of a tensor of the shape of `flat` -> its tensors, in the shapes of the parameters."""
         cut = row[: self.used].split(self.sizes)
         return [part.view(tensors[0].shape) for (_, tensors), part in zip(self.parameters, cut, strict=True)]
-
-    def expanded(self, values: Tensor) -> Tensor:
-        """(members, parameters) numbers -> (members, numbers of `flat`), each repeated over its parameter; 1 in the padding."""
-        repeated = values.repeat_interleave(torch.tensor(self.sizes), 1)
-        return torch.nn.functional.pad(repeated, (0, self.flat.shape[1] - self.used), value=1.0)
 
     @torch.no_grad()
     def give_back(self, numbers: Sequence[int]) -> None:
@@ -104,10 +102,17 @@ class StackedOptimizer:
         for entry, flat in self.state.items():
             weights.fill(flat, [self._states(tensors, entry) for _, tensors in weights.parameters])
         self.steps = torch.tensor(
-            [[float(one.state.get(own[n], {}).get("step", 0)) for _, own in weights.parameters] for n, one in enumerate(optimizers)],
-            dtype=torch.float64,
+            [[float(one.state.get(own[n], {}).get("step", 0)) for _, own in weights.parameters] for n, one in enumerate(optimizers)]
         )
-        self.steps_differ = bool((self.steps != self.steps[:, :1]).any())
+        self.change = torch.zeros_like(weights.flat)
+        # Torch's kernel takes one number of steps for each tensor.
+        differ = bool((self.steps != self.steps[:, :1]).any())
+        if differ:
+            self.piece_steps = list(self.steps.flatten().unbind())
+        else:
+            alike = bool((self.steps == self.steps[0, 0]).all())
+            self.piece_steps = list(self.steps[:1, 0].unbind() if alike else self.steps[:, 0].unbind())
+        self.pieces = [self._pieces(flat) for flat in (self.change, *self.state.values())]
 
     def _states(self, tensors: Sequence[Tensor], entry: str) -> list[Tensor]:
         found = (optimizer.state.get(tensor, {}).get(entry) for optimizer, tensor in zip(self.optimizers, tensors, strict=True))
@@ -123,14 +128,6 @@ class StackedOptimizer:
         lr = rates.unsqueeze(2)  # (steps, members, 1)
         self.number, self.rates = 0, lr.float().unbind()
         self.kept, self.decays = (1 - lr * decays.unsqueeze(1)).float().unbind(), decays.unsqueeze(1).float()
-        if self.kind == "sgd":
-            return
-        steps = self.steps if self.steps_differ else self.steps[:, :1]
-        passed = steps + torch.arange(1, len(rates) + 1, dtype=torch.float64).view(-1, 1, 1)  # (steps, members, parameters or 1)
-        first, second = self.betas
-        roots = (1 - second**passed).sqrt()
-        self.sizes = (lr * roots / (1 - first**passed)).float().unbind()
-        self.floors = (EPSILON * roots).float().unbind()
 
     def step(self, gradient: Tensor) -> None:
         """Take the next step of an epoch.
@@ -149,15 +146,35 @@ class StackedOptimizer:
                 gradient = self.state["momentum_buffer"].mul_(self.momentum).add_(gradient)
             weights.addcmul_(gradient, self.rates[number], value=-1)
             return
+        # The kernel has one learning rate, too: at a rate of 1 it finds what the members' rates are multiplied by.
         self.steps += 1
-        (first, second), (mean, square) = self.betas, self.state.values()
-        mean.lerp_(gradient, 1 - first)
-        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        size, floor = self.sizes[number], self.floors[number]
-        if self.steps_differ:
-            size, floor = self.weights.expanded(size), self.weights.expanded(floor)
-        # lr / (1 - first^t) mean / (sqrt(square / (1 - second^t)) + epsilon), multiplied by the second root above and below the line
-        weights.addcdiv_(mean * size, square.sqrt().add_(floor), value=-1)
+        self.change.zero_()
+        change, *state = self.pieces
+        (means, squares), (first, second) = state, self.betas
+        torch._fused_adam_(
+            change,
+            self._pieces(gradient),
+            means,
+            squares,
+            [],
+            self.piece_steps,
+            lr=1.0,
+            beta1=first,
+            beta2=second,
+            weight_decay=0.0,
+            eps=EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
+        weights.addcmul_(self.change, self.rates[number])
+
+    def _pieces(self, flat: Tensor) -> list[Tensor]:
+        """A tensor of the shape of the weights, cut where numbers of steps differ: between members, or between all parameters."""
+        if len(self.piece_steps) == 1:
+            return [flat]
+        if len(self.piece_steps) == self.weights.members:
+            return list(flat.unbind())
+        return [part for row in flat for part in self.weights.parts(row)]
 
     @torch.no_grad()
     def give_back(self, numbers: Sequence[int]) -> None:
@@ -165,7 +182,7 @@ class StackedOptimizer:
         if not self.entries:
             return
         targets, sources = [], []
-        steps = self.steps.float().flatten().unbind()
+        steps = self.steps.flatten().unbind()
         for number in numbers:
             for place, (_, tensors) in enumerate(self.weights.parameters):
                 own = self.optimizers[number].state[tensors[number]]
@@ -185,23 +202,32 @@ class MemberRows:
 
     Args:
         tensors: One for each member.
+        change: What is done to them, row by row.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Sequence[Tensor], change: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.tensors, self.change = tensors, change
         different = {tensor.data_ptr(): tensor for tensor in tensors}
         begins = {pointer: number * len(tensors[0]) for number, pointer in enumerate(different)}
         self.begins = torch.tensor([[begins[tensor.data_ptr()]] for tensor in tensors])
         self.joined: Tensor | None = None
-        if len(different) == 1:
+        if len(different) == 1 and change is None:
             self.joined = tensors[0]
         elif len(different) * tensors[0].numel() <= MOST_JOINED:
-            self.joined = torch.cat(list(different.values()))
+            self.joined = self._changed(torch.cat(list(different.values())))
 
-    def of(self, rows: Tensor, size: int) -> Iterator[Tensor]:
-        """(members, n) rows -> (members, size or fewer, ...) of them, piece by piece."""
-        for part in (rows if self.joined is None else rows + self.begins).split(size, 1):
-            if self.joined is None:
-                yield torch.stack([tensor[own] for tensor, own in zip(self.tensors, part, strict=True)])
-            else:
-                yield self.joined.index_select(0, part.flatten()).unflatten(0, part.shape)
+    def _changed(self, rows: Tensor) -> Tensor:
+        return rows if self.change is None else self.change(rows)
+
+    def batches(self, rows: Tensor, size: int, steps: int) -> Iterator[Tensor]:
+        """(members, n) rows -> (steps or fewer, members, size, ...) of them, piece by piece; last the rest, (1, members, fewer, ...)."""
+        whole = rows.shape[1] // size * size
+        for part in [*rows[:, :whole].split(size * max(1, steps), 1), rows[:, whole:]]:
+            if part.shape[1]:
+                yield self._gathered(part.unflatten(1, (-1, min(size, part.shape[1]))).transpose(0, 1))
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """(steps, members, n) rows -> (steps, members, n, ...)."""
+        if self.joined is not None:
+            return self.joined.index_select(0, (rows + self.begins).flatten()).unflatten(0, rows.shape)
+        return self._changed(torch.stack([tensor[own] for tensor, own in zip(self.tensors, rows.unbind(1), strict=True)], 1))

@@ -73,18 +73,25 @@ def _finish(embedder: Embedder, tokens: Tensor) -> Tensor:
     return tokens if embedder.positions is None else tokens + embedder.positions
 
 
-class SeriesEmbedder(nn.Module):
-    """(n, channels, length) -> (n, l, d), l = length / s."""
+class PatchEmbedder(nn.Module):
+    """An embedder of a text body: a convolution makes one token of each patch, LayerNorm and positions follow.
 
-    def __init__(self, channels: int, length: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
+    Args:
+        projection: The convolution; it is initialised anew.
+        num_tokens: Number of patches.
+        geometry: What the body takes.
+        positions: Whether the embedder adds positions.
+    """
+
+    unit: int
+    grid: tuple[int, ...]
+
+    def __init__(self, projection: nn.Conv1d | nn.Conv2d, num_tokens: int, geometry: Geometry, positions: bool) -> None:
         super().__init__()
-        self.stride = self.unit = series_stride(length, min(target_seq_len, geometry.max_tokens))
-        self.num_tokens = length // self.stride
-        self.grid = (self.num_tokens,)
-        self.projection = nn.Conv1d(channels, geometry.width, self.stride, self.stride)
+        self.projection = projection
         self.norm = nn.Identity() if geometry.linear_embedder else nn.LayerNorm(geometry.width)
         self.colouring: Colouring | None = None
-        self.positions = _fresh_positions(self.num_tokens, geometry.width) if positions else None
+        self.positions = _fresh_positions(num_tokens, geometry.width) if positions else None
         # Xavier with gain sqrt 2 and bias 0, as the reference has it.
         nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
         nn.init.zeros_(_bias(self.projection))
@@ -96,56 +103,50 @@ class SeriesEmbedder(nn.Module):
             embedding: The body's own embedding.
             kept: The parts of it that are pretrained; of the others nothing is taken.
         """
-        _copy_norm_and_positions(self, embedding, kept)
+        if embedding.norm is not None and isinstance(self.norm, nn.LayerNorm) and "layernorm" in kept:
+            _copy_norm(self.norm, embedding.norm)
+        if "embeddings" in kept:
+            _copy_positions(self, embedding)
 
     def pixels(self, x: Tensor) -> Tensor:
-        """(n, channels, length): the inputs themselves."""
+        """The inputs themselves."""
         return x
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """Tokens of what `pixels` gave."""
-        return _finish(self, self.norm(self.projection(pixels).transpose(1, 2)))
+        return _finish(self, self.norm(self.projection(pixels).flatten(2).transpose(1, 2)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens(self.pixels(x))
 
 
-class FieldEmbedder(nn.Module):
+class SeriesEmbedder(PatchEmbedder):
+    """(n, channels, length) -> (n, l, d), l = length / s."""
+
+    def __init__(self, channels: int, length: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
+        stride = series_stride(length, min(target_seq_len, geometry.max_tokens))
+        num_tokens = length // stride
+        super().__init__(nn.Conv1d(channels, geometry.width, stride, stride), num_tokens, geometry, positions)
+        self.stride = self.unit = stride
+        self.num_tokens, self.grid = num_tokens, (num_tokens,)
+
+
+class FieldEmbedder(PatchEmbedder):
     """(n, channels, height, width) -> (n, l, d): square patches in raster order, as small as the maximum number of tokens allows."""
 
+    grid: tuple[int, int]
+
     def __init__(self, channels: int, height: int, width: int, geometry: Geometry, target_seq_len: int, positions: bool = True) -> None:
-        super().__init__()
         limit = min(target_seq_len, geometry.max_tokens)
-        self.patch = self.unit = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= limit)
-        self.grid = (math.ceil(height / self.patch), math.ceil(width / self.patch))
-        self.padding = (0, self.grid[1] * self.patch - width, 0, self.grid[0] * self.patch - height)
-        self.projection = nn.Conv2d(channels, geometry.width, self.patch, self.patch)
-        self.norm = nn.Identity() if geometry.linear_embedder else nn.LayerNorm(geometry.width)
-        self.colouring: Colouring | None = None
-        self.positions = _fresh_positions(self.grid[0] * self.grid[1], geometry.width) if positions else None
-        nn.init.xavier_uniform_(self.projection.weight, gain=math.sqrt(2))
-        nn.init.zeros_(_bias(self.projection))
-
-    def copy_pretrained(self, embedding: TextEmbedding, kept: Collection[str] = OF_EMBEDDING) -> None:
-        """Take LayerNorm and positions from the body's own embedding, if it has them; the projection has no counterpart there.
-
-        Args:
-            embedding: The body's own embedding.
-            kept: The parts of it that are pretrained; of the others nothing is taken.
-        """
-        _copy_norm_and_positions(self, embedding, kept)
+        patch = next(p for p in range(1, max(height, width) + 1) if math.ceil(height / p) * math.ceil(width / p) <= limit)
+        grid = (math.ceil(height / patch), math.ceil(width / patch))
+        super().__init__(nn.Conv2d(channels, geometry.width, patch, patch), grid[0] * grid[1], geometry, positions)
+        self.patch = self.unit = patch
+        self.grid, self.padding = grid, (0, grid[1] * patch - width, 0, grid[0] * patch - height)
 
     def pixels(self, x: Tensor) -> Tensor:
         """(n, channels, height', width'): padded with 0 to whole patches."""
         return nn.functional.pad(x, self.padding)
-
-    def tokens(self, pixels: Tensor) -> Tensor:
-        """Tokens of what `pixels` gave."""
-        tokens = self.projection(pixels).flatten(2).transpose(1, 2)
-        return _finish(self, self.norm(tokens))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.tokens(self.pixels(x))
 
 
 class ImageEmbedder(nn.Module):
@@ -201,7 +202,7 @@ class ImageEmbedder(nn.Module):
         return self.tokens(self.pixels(x))
 
 
-Embedder = SeriesEmbedder | FieldEmbedder | ImageEmbedder
+Embedder = PatchEmbedder | ImageEmbedder
 
 
 def make_embedder(
@@ -276,13 +277,6 @@ def load_weights(embedder: Embedder, path: str) -> None:
 
 def _fresh_positions(count: int, width: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(count, width).normal_(std=0.02))
-
-
-def _copy_norm_and_positions(embedder: SeriesEmbedder | FieldEmbedder, embedding: TextEmbedding, kept: Collection[str]) -> None:
-    if embedding.norm is not None and isinstance(embedder.norm, nn.LayerNorm) and "layernorm" in kept:
-        _copy_norm(embedder.norm, embedding.norm)
-    if "embeddings" in kept:
-        _copy_positions(embedder, embedding)
 
 
 def _copy_positions(embedder: Embedder, embedding: BodyEmbedding, start: int = 0) -> None:

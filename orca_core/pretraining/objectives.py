@@ -43,14 +43,18 @@ class Objective(Protocol):
         """Loss and error of the samples with these indices; what is random in it comes from `draws`, a generator on the CPU."""
 
 
-class Masked:
-    """Predict masked words."""
+class _Words:
+    """Sequences of words, and a head that predicts words."""
 
     def __init__(self, corpus: Sequences, model: Any, device: torch.device) -> None:
         self.model = model
         self.ids, self.is_word = _words(corpus, device)
         self.size = len(self.ids)
         self.head = nn.Linear(model.config.hidden_size, model.config.vocab_size).to(device)
+
+
+class Masked(_Words):
+    """Predict masked words."""
 
     def loss(self, indices: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cross-entropy and share of wrong words, over the masked ones."""
@@ -61,14 +65,8 @@ class Masked:
         return _classify(self.head(hidden[chosen]), ids[chosen])
 
 
-class Causal:
+class Causal(_Words):
     """Predict each next word: token t sees the tokens up to t and predicts token t + 1."""
-
-    def __init__(self, corpus: Sequences, model: Any, device: torch.device) -> None:
-        self.model = model
-        self.ids, self.is_word = _words(corpus, device)
-        self.size = len(self.ids)
-        self.head = nn.Linear(model.config.hidden_size, model.config.vocab_size).to(device)
 
     def loss(self, indices: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cross-entropy and share of wrong words, over all words that have one before them."""
@@ -116,14 +114,8 @@ class LabelledText(_Labelled):
         return _classify(self.head((hidden * weights).sum(1) / weights.sum(1)), self.labels[indices])
 
 
-class DenoisedText:
+class DenoisedText(_Words):
     """Recover the words of a sentence in which some were replaced."""
-
-    def __init__(self, corpus: Sequences, model: Any, device: torch.device) -> None:
-        self.model = model
-        self.ids, self.is_word = _words(corpus, device)
-        self.size = len(self.ids)
-        self.head = nn.Linear(model.config.hidden_size, model.config.vocab_size).to(device)
 
     def loss(self, indices: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cross-entropy over all words; share of wrong ones among those replaced."""

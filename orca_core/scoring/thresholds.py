@@ -34,14 +34,7 @@ def area_under_roc(truth: np.ndarray, outputs: np.ndarray) -> float:
 
 
 def average_precision(truth: np.ndarray, outputs: np.ndarray) -> float:
-    """Sum over thresholds of the precision there times the recall that is gained.
-
-    Args:
-        truth: (n,) numbers 0 or 1; 1 occurs.
-        outputs: (n,) finite numbers, float32 or float64.
-
-    Returns:
-        In [0, 1].
+    """Sum over thresholds of the precision there times the recall that is gained; as for `area_under_roc`, but 0 need not occur.
 
     >>> round(average_precision(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8], dtype=np.float32)), 12)
     0.833333333333

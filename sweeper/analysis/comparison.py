@@ -24,7 +24,7 @@ from sweeper.analysis.fairness import Remark, arm_facts, find_remarks
 from sweeper.analysis.interaction import Interaction, find_interaction
 from sweeper.analysis.margins import DEFAULT_MARGIN, NEAR_ZERO, Margin, find_step, parse_margin
 from sweeper.analysis.over_tasks import MIN_TASKS, summarise_tasks
-from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, pitman_morgan, seeds_needed, tasks_needed
+from sweeper.analysis.paired import as_number, equivalence, holm, judge_mean, paired_t, pitman_morgan
 from sweeper.analysis.skewness import MAX_KEYS, SKEWED, SKEWED_NOTE, find_skewed
 from sweeper.analysis.sweep_rows import OBJECTIVE, PAIR_BY, SweepRows
 
@@ -291,13 +291,17 @@ def _judge(effects: Sequence[Effect], alpha: float, allow_unfair: bool) -> list[
     judged = []
     for number, effect in enumerate(effects):
         adjusted, adjusted_equivalence = as_number(p[number]), as_number(p_equivalence[number])
-        mean = effect.relative if effect.task is None else effect.difference
-        is_zero = effect.n > 1 and mean == 0 and effect.sd == 0
-        verdict = UNDECIDED if mean is None else decide(mean, adjusted, adjusted_equivalence, is_zero, alpha)
-        needed = None
-        if verdict == UNDECIDED and mean is not None and effect.sd and effect.margin:
-            number_of = tasks_needed if effect.task is None else seeds_needed
-            needed = number_of(mean, effect.sd, effect.margin, alpha / factors[number], alpha / of_equivalence[number])
+        verdict, needed = judge_mean(
+            effect.relative if effect.task is None else effect.difference,
+            effect.sd,
+            effect.n,
+            effect.margin,
+            adjusted,
+            adjusted_equivalence,
+            alpha,
+            (alpha / factors[number], alpha / of_equivalence[number]),
+            is_over_tasks=effect.task is None,
+        )
         given = replace(
             effect,
             p_adjusted=adjusted,

@@ -158,6 +158,36 @@ def decide(mean: float, p_adjusted: float | None, p_equivalence: float | None, i
     return NO_DIFFERENCE if p_equivalence is not None and p_equivalence <= alpha else UNDECIDED
 
 
+def judge_mean(
+    mean: float | None,
+    sd: float | None,
+    n: int,
+    margin: float | None,
+    p_adjusted: float | None,
+    p_equivalence: float | None,
+    alpha: float,
+    alphas: tuple[float, float],
+    *,
+    is_over_tasks: bool,
+) -> tuple[str, int | None]:
+    """The verdict on a mean difference; and where it is undecided, how many seeds or tasks would probably decide it.
+
+    Args:
+        mean, sd, n: Of the differences, over seeds or over tasks.
+        margin: Margin of equivalence.
+        p_adjusted, p_equivalence: p that it is 0, and that it is beyond the margin, both corrected for the family.
+        alpha: Error rate of the family.
+        alphas: The level of each of the two tests by itself, after the correction.
+        is_over_tasks: Whether the differences are those of tasks, not of seeds.
+    """
+    if mean is None:
+        return UNDECIDED, None
+    verdict = decide(mean, p_adjusted, p_equivalence, n > 1 and mean == 0 and sd == 0, alpha)
+    if verdict != UNDECIDED or not sd or not margin:
+        return verdict, None
+    return verdict, (tasks_needed if is_over_tasks else seeds_needed)(mean, sd, margin, *alphas)
+
+
 def pitman_morgan(one: ArrayLike, other: ArrayLike) -> tuple[Floats, Floats]:
     """Whether one of two paired samples varies more: the ratio of their standard deviations, and p that they are equal.
 

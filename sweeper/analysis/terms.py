@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sweeper.analysis.margins import NEAR_ZERO, Margin
 from sweeper.analysis.over_tasks import MIN_TASKS, summarise_tasks
-from sweeper.analysis.paired import UNDECIDED, as_number, decide, equivalence, holm, paired_t, seeds_needed, tasks_needed
+from sweeper.analysis.paired import as_number, equivalence, holm, judge_mean, paired_t
 
 PARTS_QUESTION, STATISTICS_QUESTION, ALIGNMENT_QUESTION = "parts", "statistics", "alignment"
 """What is explained: pretrained minus random by parts of the body; the same by statistics and structure of the weights; aligned minus
@@ -197,13 +197,17 @@ def judge(terms: Sequence[Term], alpha: float, allow_unfair: bool) -> list[Term]
     judged = []
     for number, term in zip(numbers, terms, strict=True):
         adjusted, adjusted_same = as_number(p[number]), as_number(same[number])
-        mean = term.relative if term.task is None else term.value
-        is_zero = term.n > 1 and mean == 0 and term.sd == 0
-        verdict = UNDECIDED if mean is None else decide(mean, adjusted, adjusted_same, is_zero, alpha)
-        needed = None
-        if verdict == UNDECIDED and mean is not None and term.sd and term.margin:
-            number_of = tasks_needed if term.task is None else seeds_needed
-            needed = number_of(mean, term.sd, term.margin, alpha / factors[number], alpha / of_same[number])
+        verdict, needed = judge_mean(
+            term.relative if term.task is None else term.value,
+            term.sd,
+            term.n,
+            term.margin,
+            adjusted,
+            adjusted_same,
+            alpha,
+            (alpha / factors[number], alpha / of_same[number]),
+            is_over_tasks=term.task is None,
+        )
         is_unfair = bool(term.flags) and not allow_unfair
         judged.append(
             replace(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from orca_core.errors import ConfigError, Fault, OrcaError, UnpinnedError
 from orca_core.numerics import PORTABLE
 from sweeper.commands.completion import complete_setting, complete_space, complete_sweep, complete_words
 from sweeper.workbench import choose_workbench
+
+if TYPE_CHECKING:
+    from sweeper.space.space import SearchSpace
 
 SpaceArgument = Annotated[
     str, typer.Argument(metavar="SPACE", help="A YAML file, or a name from ./search_spaces or the package.", autocompletion=complete_space)
@@ -92,15 +95,34 @@ def _start_again_pinned() -> None:
 
 def parse_settings(values: list[str] | None) -> dict[str, Any]:
     """Parse `knob=value` options into a dict; values are YAML."""
+    parsed, faults = _read_settings(values)
+    if faults:
+        raise ConfigError(faults)
+    return parsed
+
+
+def load_with_settings(space: str, values: list[str] | None, name: str | None) -> SearchSpace:
+    """The search space of a command with its options `--set` and `--name`; faults of all of them are raised together."""
+    from sweeper.space.reading import load_space
+
+    parsed, faults = _read_settings(values)
+    try:
+        loaded = load_space(space, parsed, name)
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults], error.file) from None
+    if faults:
+        raise ConfigError(faults)
+    return loaded
+
+
+def _read_settings(values: list[str] | None) -> tuple[dict[str, Any], list[Fault]]:
     from sweeper.space.yaml_reader import parse_value
 
-    faults, parsed = [], {}
+    faults, parsed = list[Fault](), {}
     for text in values or ():
         knob, equals, value = text.partition("=")
         if not equals or not knob.strip():
             faults.append(Fault("--set", "must have the form knob=value", text, "Example: --set finetune.lr=1e-4"))
         else:
             parsed[knob.strip()] = parse_value(value)
-    if faults:
-        raise ConfigError(faults)
-    return parsed
+    return parsed, faults

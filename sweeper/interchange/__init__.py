@@ -69,7 +69,7 @@ def export_sweep(workspace: Workspace, name: str, to: str, path: Path) -> str:
         faults.append(Fault("--to", f"must be one of {', '.join(FORMATS)}", to, nearest(to, FORMATS).partition("Known:")[0].strip()))
     elif (known := FORMATS[to]).package and find_spec(known.package) is None:
         faults.append(Fault("--to", f"{to} needs the package {known.package}", Fault.ABSENT, f"Install it: pip install {known.extra}"))
-    for check in (lambda: check_free(path, "--output"), lambda: workspace.results.check_sweep(name, "NAME")):
+    for check in (lambda: check_free(path, "--output"), lambda: workspace.results.check_sweep(name)):
         try:
             check()
         except ConfigError as error:

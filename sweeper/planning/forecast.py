@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from orca_core.addresses import Address
 from orca_core.stages import Stage
@@ -34,7 +34,10 @@ def forecast(trials: Sequence[PlannedTrial], seconds: Seconds, slots: int, keep_
         now, number, group, work = heapq.heappop(running)
         if (step := next(work, None)) is None:
             for trial in group:
-                queue.end(trial.id)
+                if queue.is_preparing(trial.id):
+                    queue.complete_preparing(trial.id)
+                else:
+                    queue.end(trial.id)
         else:
             heapq.heappush(running, (now + step, number, group, work))
 
@@ -49,14 +52,22 @@ def _work_of(
         return seconds(trial, stage) * (padding if stage.kind == "finetune" else 1.0)
 
     for trial in group:
-        yield from _work(trial, padded, queue, stored, keep_at)
+        stages = trial.stages
+        if queue.is_preparing(trial.id):
+            stages = stages[: next(number for number, stage in enumerate(stages) if stage.kind == "finetune")]
+        yield from _work(trial, stages, padded, queue, stored, keep_at)
 
 
 def _work(
-    trial: PlannedTrial, seconds: Seconds, queue: TrialQueue, stored: set[Address], keep_at: Mapping[str, Sequence[int]]
+    trial: PlannedTrial,
+    stages: Iterable[Stage],
+    seconds: Seconds,
+    queue: TrialQueue,
+    stored: set[Address],
+    keep_at: Mapping[str, Sequence[int]],
 ) -> Iterator[float]:
-    """The work of a trial in steps, as seconds. What others wait for is published at the end of a step."""
-    for stage in trial.stages:
+    """The work of a trial for some of its stages in steps, as seconds. What others wait for is published at the end of a step."""
+    for stage in stages:
         if stage.address not in stored:
             length = seconds(trial, stage)
             if stage.has_epochs:

@@ -13,7 +13,20 @@ from orca_core.stages import Stage
 from sweeper.planning.trials import PlannedTrial
 
 Seconds = Callable[[PlannedTrial, Stage], float]
-"""Estimates the duration of a stage of a trial, from the stage's start to its end."""
+"""Estimates the duration of a stage of a trial, from the stage's start to its end; of a trial that trains in a group, its share."""
+
+
+def estimated_once(seconds: Seconds) -> Seconds:
+    """The same estimates, each made once: for what asks for the stages of the same trials again and again."""
+    known: dict[tuple[str, str, int, int | None], float] = {}
+
+    def look_up(trial: PlannedTrial, stage: Stage) -> float:
+        key = trial.id, stage.kind, stage.phase, stage.fold
+        if (found := known.get(key)) is None:
+            found = known[key] = seconds(trial, stage)
+        return found
+
+    return look_up
 
 
 def longest_path_first(
@@ -27,7 +40,7 @@ def longest_path_first(
         share: Whether trials share stages; if not, the path of a trial is the trial.
         cohort_of: Number of a trial's cohort, if early stopping decides cohort after cohort: earlier cohorts come first.
     """
-    lengths = {trial.id: [seconds(trial, stage) for stage in trial.stages] for trial in trials}
+    lengths = {trial.id: [seconds(trial, stage) * _members(trial, stage) for stage in trial.stages] for trial in trials}
     rank = cohort_of or (lambda trial: 0)
     by_duration = sorted(trials, key=lambda trial: (rank(trial), -sum(lengths[trial.id])))
     if not share:
@@ -36,6 +49,11 @@ def longest_path_first(
     reached: dict[str, int] = {}  # folder -> epoch to which the trials before compute it
     hanging = {trial.id: _path_of(trial, lengths[trial.id], paths, reached) for trial in by_duration}
     return sorted(by_duration, key=lambda trial: (rank(trial), -hanging[trial.id]))
+
+
+def _members(trial: PlannedTrial, stage: Stage) -> int:
+    """How many trials take part in a stage side by side: a trial of a group ends with its group, of which `Seconds` has its share."""
+    return trial.config.finetune.fused if stage.kind == "finetune" and trial.group is not None else 1
 
 
 def _longest_paths(trials: Iterable[PlannedTrial], lengths: dict[str, list[float]]) -> dict[str, float]:

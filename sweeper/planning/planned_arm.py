@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError
-from orca_core.identity import hash_of, read_knobs, trial_id
+from orca_core.identity import CanonicalConfig, hash_of
 from orca_core.stages import Digests, key_of_result, stages_of
 from sweeper.planning.search import Earlier, Score, Values, list_candidates, mean_score
 from sweeper.planning.trials import PlannedTrial, Role
@@ -78,7 +79,7 @@ class PlannedArm:
             score_of: The scores of a trial; None while they are unknown.
             stopped: Ids of trials that were stopped early: their candidates are not repeated.
         """
-        self.key = self.key or arm_key(self._space, self.arm)
+        self.key = self.key or arm_key(self._space, self.arm, self._canonical)
         if self._space.search.replicate and not self.arm.tuned:
             return [] if self._is_replicated else self._replicate({})  # nothing to choose: it runs with the seeds of the others' replicates
         before = len(self._candidates)
@@ -88,9 +89,9 @@ class PlannedArm:
             values = list_candidates(self.arm.tuned, self._space.search, self._means, self._values, self._earlier.get(self.key, ()))
             if len(values) == len(self._values):
                 break
-            for chosen in values[len(self._values) :]:
-                self._candidates.append(self._plan_candidate(chosen))
-                self._values.append(chosen)
+            chosen = values[len(self._values) :]
+            self._candidates += list(self._plan_candidates(chosen))
+            self._values += chosen
         grown = [trial for candidate in self._candidates[before:] for trial in candidate]
         return grown + self._replicate_best(stopped)
 
@@ -99,8 +100,8 @@ class PlannedArm:
         seeds = self._space.seeds[self.num_seeds : num_seeds]
         self.num_seeds = max(self.num_seeds, num_seeds)
         grown = []
-        for number, values in enumerate(self._values if seeds else ()):
-            new = self._plan_trials(self._config_of(values), number, seeds, "trial")
+        for number, canonical in enumerate(self._canonical_of(self._values if seeds else [])):
+            new = self._plan_trials(canonical, number, seeds, "trial")
             self._candidates[number] += new
             grown += new
         return grown
@@ -119,7 +120,8 @@ class PlannedArm:
 
     def _replicate(self, values: Values, number: int = 0) -> list[PlannedTrial]:
         self._is_replicated = True
-        self.replicates = self._plan_trials(self._config_of(values), number, self._space.fresh_seeds, "replicate")
+        (canonical,) = self._canonical_of([values])
+        self.replicates = self._plan_trials(canonical, number, self._space.fresh_seeds, "replicate")
         return list(self.replicates)
 
     def _score_candidates(self, score_of: ScoreOf) -> list[Score | None]:
@@ -135,14 +137,27 @@ class PlannedArm:
         ]
         return None if None in means else tuple(mean for mean in means if mean is not None)
 
-    def _plan_candidate(self, values: Values) -> list[PlannedTrial]:
-        """The trials of the next candidate, one per seed."""
+    def _plan_candidates(self, chosen: Sequence[Values]) -> Iterator[list[PlannedTrial]]:
+        """The trials of the next candidates, one per seed."""
         role: Role = "tuning" if self._space.search.replicate else "trial"
-        return self._plan_trials(self._config_of(values), len(self._candidates), self._space.seeds[: self.num_seeds], role)
+        seeds = self._space.seeds[: self.num_seeds]
+        for number, canonical in enumerate(self._canonical_of(chosen), len(self._candidates)):
+            yield self._plan_trials(canonical, number, seeds, role)
+
+    @cached_property
+    def _canonical(self) -> CanonicalConfig:
+        """The config with tuned knobs as they are in `base` or the recipe."""
+        return CanonicalConfig.of(self.arm.config)
+
+    def _canonical_of(self, values: Sequence[Values]) -> list[CanonicalConfig]:
+        """The configs of candidates."""
+        if not self.arm.tuned:
+            return [self._canonical] * len(values)
+        # One step after the other for all of them takes a quarter less time: the code of each stays in the processor's cache.
+        configs = [self._config_of(each) for each in values]
+        return [CanonicalConfig.of(config) for config in configs]
 
     def _config_of(self, values: Values) -> TrialConfig:
-        if not self.arm.tuned:
-            return self.arm.config
         overrides = dict(self.arm.overrides)
         for axis in self.arm.tuned:
             overrides = axis.put(overrides, values[axis.path])
@@ -151,14 +166,14 @@ class PlannedArm:
         except ConfigError as error:
             raise ConfigError([fault.at("space") for fault in error.faults], self._space.file) from None
 
-    def _plan_trials(self, config: TrialConfig, number: int, seeds: Sequence[int], role: Role) -> list[PlannedTrial]:
+    def _plan_trials(self, canonical: CanonicalConfig, number: int, seeds: Sequence[int], role: Role) -> list[PlannedTrial]:
         # No other knob depends on those that seeds set: the config is resolved once, then they are filled in.
-        seeded = [config.model_copy(update=dict.fromkeys(self._space.vary, seed)) for seed in seeds]
+        seeded = [canonical.with_seed(self._space.vary, seed) for seed in seeds]
         return [plan_trial(one, self._space.device, self.key, number, self.arm.variant, role, self._digests) for one in seeded]
 
 
 def plan_trial(
-    config: TrialConfig,
+    config: TrialConfig | CanonicalConfig,
     device: str,
     arm: str = "",
     candidate: int = 0,
@@ -167,12 +182,14 @@ def plan_trial(
     digests: Digests | None = None,
 ) -> PlannedTrial:
     """One trial with its stages. Without an `arm`, the trial is an arm of its own. `digests` as for `stages_of`."""
-    stages, identity = stages_of(config, device, digests), trial_id(config)
-    return PlannedTrial(identity, config, arm or identity, candidate, variant, stages, key_of_result(identity, stages), role)
+    canonical = config if isinstance(config, CanonicalConfig) else CanonicalConfig.of(config)
+    stages, identity = stages_of(canonical, device, digests), canonical.id
+    key = key_of_result(identity, stages)
+    return PlannedTrial(identity, canonical.config, arm or identity, candidate, variant, stages, key, role, canonical.read)
 
 
-def arm_key(space: SearchSpace, arm: Arm) -> str:
+def arm_key(space: SearchSpace, arm: Arm, canonical: CanonicalConfig) -> str:
     """Hash of the knobs that an arm reads, without tuned knobs and those that seeds set. Which it reads is decided at the base values of
-    the tuned ones."""
+    the tuned ones: `canonical` is the canonical form of its config."""
     left_out = {*space.vary} | {knob for axis in arm.tuned for knob in axis.knobs}
-    return hash_of({path: value for path, value in read_knobs(arm.config).items() if path not in left_out})
+    return hash_of({path: value for path, value in canonical.hashed.items() if path not in left_out})

@@ -6,23 +6,26 @@ slots. A claim is not a lock: if a leader dies its claims are released, and the 
 
 A folder holds one stage, or one trajectory: the epochs of a stage that several trials follow and leave at different epochs.
 
-A group is a trial that `next` has handed out, and those that `beside` adds to it. Claims belong to the group: its members compute the
-stages before fine-tuning one after the other, so followers need not wait for a leader among them. Fine-tuning they do side by side, so of
-trials that follow one trajectory of fine-tuning only one is in a group. When the leader ends, its claims stay with the members that need
-the stages.
+A group is a trial that `next` has handed out, and those that `beside` adds to it. A trial of a group whose stages before fine-tuning are
+not there yet is handed out twice: first alone, to compute these and pause (it is *preparing*), so that the stages of a group's members
+spread over all slots; then with its group. Claims belong to the group: what is missing even then its members compute one after the other.
+Fine-tuning they do side by side, so of trials that follow one trajectory of fine-tuning only one is in a group. When the leader ends, its
+claims stay with the members that need the stages.
 
-A group costs what a full one does. So one that is not full waits as long as trials that could join it are blocked by a stage that is being
-computed, and lets others go first. That delays no end: those trials could not end earlier, and now need no group of their own.
+A group costs what a full one does. So one that is not full waits as long as trials that could join it have to prepare, or are blocked by a
+stage that is being computed, and lets others go first. That delays no end: those trials could not end earlier, and now need no group of
+their own.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from orca_core.addresses import Address
-from orca_core.stages import Stage
 from sweeper.planning.trials import PlannedTrial
 
 
@@ -37,13 +40,15 @@ class TrialQueue:
     def __init__(self, trials: Iterable[PlannedTrial], share: bool = True) -> None:
         self._share = share
         self._trials: list[PlannedTrial] = []
-        # Heaps of positions in `_trials`, of all trials and of those that can share a group: a released trial resumes its position in the
-        # order. A position that is handed out by one of them stays in the other, and is passed over there.
+        # Positions in `_trials`, of all trials as a heap, and sorted of those that can share a group: a released trial resumes its position
+        # in the order. A position that is handed out by one of them stays in the other, and is passed over there.
         self._waiting: set[int] = set()
         self._order: list[int] = []
         self._alike: defaultdict[str, list[int]] = defaultdict(list)
         self._blocked: defaultdict[str, list[int]] = defaultdict(list)  # claimed folder -> positions of trials that need it
-        self._joining: Counter[str] = Counter()  # what can share a group -> trials of it that are blocked before their fine-tuning
+        self._joining: Counter[str] = Counter()  # what can share a group -> trials of it that prepare, or are blocked before they can
+        self._preparing: set[str] = set()  # running trials
+        self._prepared: set[int] = set()  # positions
         self._published: set[Address] = set()
         self._claims: dict[str, int] = {}  # folder of a stage -> group that leads it
         self._running: dict[str, PlannedTrial] = {}
@@ -83,24 +88,34 @@ class TrialQueue:
         """Number of running trials in the group of a running trial, itself included."""
         return len(self._groups[self._group_of[trial_id]])
 
+    def is_preparing(self, trial_id: str) -> bool:
+        """Whether a running trial was handed out to compute what comes before its fine-tuning, and then to pause."""
+        return trial_id in self._preparing
+
     def next(self) -> PlannedTrial | None:
         """Hand out the first trial that is not blocked by a leader, and whose group need not wait for others; None if there is none."""
-        found, held = None, list[int]()
+        found, held, turns = None, list[int](), dict[str, tuple[float, int]]()
         while self._order and found is None:
             position = heapq.heappop(self._order)
             if position not in self._waiting or self._is_blocked(position):
                 continue
-            if self._waits_for_others(position):
-                held.append(position)
-            else:
+            group = self._trials[position].group
+            if group is None or self._has_to_prepare(position):
                 found = position
+                continue
+            held.append(position)
+            if group not in turns:
+                turns[group] = self._turn_of(group)
+            turn, first = turns[group]
+            if position >= turn:
+                found = first
         for position in held:
             heapq.heappush(self._order, position)
         if found is None:
             return None
         self._num_groups += 1
         self._groups[self._num_groups] = {}
-        return self._hand_out(found, self._num_groups)
+        return self._hand_out(found, self._num_groups, prepares=self._has_to_prepare(found))
 
     def beside(self, trial: PlannedTrial, most: Callable[[PlannedTrial], int]) -> list[PlannedTrial]:
         """Hand out the trials that start together with one that `next` has handed out: the first ones that can share its group.
@@ -109,29 +124,30 @@ class TrialQueue:
             trial: The first of the group.
             most: How large a group a trial may be a member of, itself included.
         """
-        if trial.group is None:
+        if trial.group is None or trial.id in self._preparing:
             return []
         members, passed, alike = [trial], list[int](), self._alike[trial.group]
         limit, group = most(trial), self._group_of[trial.id]
-        while alike and len(members) < limit:
-            position = heapq.heappop(alike)
+        for number, position in enumerate(alike):
+            if len(members) >= limit:
+                passed += alike[number:]
+                break
             if position not in self._waiting or self._is_blocked(position, group):
                 continue
             allowed = min(limit, most(self._trials[position]))
-            if len(members) < allowed:
+            if len(members) < allowed and not self._has_to_prepare(position):
                 members.append(self._hand_out(position, group))
                 limit = allowed
             else:
                 passed.append(position)
-        for position in passed:
-            heapq.heappush(alike, position)
+        self._alike[trial.group] = passed
         return members[1:]
 
     def publish(self, trial_id: str, kind: str, phase: int = 0, epoch: int | None = None, fold: int | None = None) -> None:
         """Record that a running trial has stored one of its stages or, with `epoch`, an interim state from which other trials go on."""
         trial = self._running.get(trial_id)
         for stage in trial.stages if trial else ():
-            if (stage.kind, stage.phase, stage.fold) != (kind, phase, fold):
+            if stage.kind != kind or stage.phase != phase or stage.fold != fold:
                 continue
             address = stage.address if epoch is None else stage.address_at(epoch)
             # After an interim state the leader goes on computing: it keeps its claim on the rest of the trajectory.
@@ -150,6 +166,9 @@ class TrialQueue:
         """Record that a running trial has stopped for now; the stages that its group does not compute any more are free again."""
         if (trial := self._running.pop(trial_id, None)) is None:
             return
+        if trial.group is not None and trial_id in self._preparing:
+            self._preparing.remove(trial_id)
+            self._joining[trial.group] -= 1
         group = self._group_of.pop(trial_id)
         del self._groups[group][trial_id]
         for stage in trial.stages:
@@ -157,6 +176,12 @@ class TrialQueue:
                 self._release(stage.folder)
         if not self._groups[group]:
             del self._groups[group]
+
+    def complete_preparing(self, trial_id: str) -> None:
+        """Record that a trial has computed what comes before its fine-tuning. It waits for its group."""
+        self._prepared.add(self._positions[trial_id])
+        self.pause(trial_id)
+        self.resume(trial_id)
 
     def resume(self, trial_id: str) -> None:
         """Let a paused trial wait again, at its place in the order: before all that have not started. Repeated calls change nothing."""
@@ -167,17 +192,23 @@ class TrialQueue:
         self._waiting.add(position)
         heapq.heappush(self._order, position)
         if (group := self._trials[position].group) is not None:
-            heapq.heappush(self._alike[group], position)
+            alike = self._alike[group]
+            place = bisect_left(alike, position)
+            if place == len(alike) or alike[place] != position:
+                alike.insert(place, position)
 
-    def _hand_out(self, position: int, group: int) -> PlannedTrial:
+    def _hand_out(self, position: int, group: int, prepares: bool = False) -> PlannedTrial:
         trial = self._trials[position]
         self._waiting.remove(position)
         self._running[trial.id], self._positions[trial.id] = trial, position
         self._group_of[trial.id] = group
         self._groups[group][trial.id] = trial
+        if prepares and trial.group is not None:
+            self._preparing.add(trial.id)
+            self._joining[trial.group] += 1
         for stage in trial.stages:
             # Claimed even if no other trial needs it yet: tpe adds trials later. A trajectory keeps its first leader.
-            if self._share and stage.address not in self._published:
+            if self._share and stage.address not in self._published and not (prepares and stage.kind == "finetune"):
                 self._claims.setdefault(stage.folder, group)
         return trial
 
@@ -201,25 +232,43 @@ class TrialQueue:
         if (group := self._trials[position].group) is not None and not folder.startswith("finetune/"):
             self._joining[group] += number
 
-    def _waits_for_others(self, position: int) -> bool:
-        """Whether the group of a waiting trial would not be full now, but may be later."""
+    def _has_to_prepare(self, position: int) -> bool:
+        """Whether a trial is to compute what comes before its fine-tuning before it joins a group."""
         trial = self._trials[position]
-        if trial.group is None:
+        if trial.group is None or not self._share or position in self._prepared:
             return False
-        waiting = {other for other in self._alike[trial.group] if other in self._waiting and not self._is_blocked(other)}
-        return len(waiting) < trial.config.finetune.fused and self._joining[trial.group] > 0
+        return any(stage.kind != "finetune" and stage.address not in self._published for stage in trial.stages)
+
+    def _turn_of(self, group: str) -> tuple[float, int]:
+        """When a group of the trials that could start now is handed out, as a place in the order, and the first of these trials.
+
+        The place is that of the first follower among them: a leader, which has prepared, stands further ahead for the sake of others. It is
+        infinite if the group would not be full, but may be later.
+        """
+        ready, may_join = list[int](), False
+        for position in self._alike[group]:
+            if position in self._waiting and not self._is_blocked(position):
+                if self._has_to_prepare(position):
+                    may_join = True
+                else:
+                    ready.append(position)
+                    if len(ready) >= self._trials[position].config.finetune.fused:
+                        break
+        else:
+            if may_join or self._joining[group] > 0:
+                return math.inf, ready[0]
+        return next((position for position in ready if position not in self._prepared), ready[0]), ready[0]
 
     def _is_blocked(self, position: int, group: int = 0) -> bool:
-        """Whether a waiting trial may not run, or not in a group, because of a claim. It then waits under that claim, so that no blocked
-        trial is looked at again before its release."""
-        claimed = next((stage.folder for stage in self._trials[position].stages if self._is_claimed(stage, group)), None)
-        if claimed is not None:
-            self._waiting.remove(position)
-            self._blocked[claimed].append(position)
-            self._count_joining(position, claimed, 1)
-        return claimed is not None
-
-    def _is_claimed(self, stage: Stage, group: int) -> bool:
-        """Whether a trial that starts in a group has to wait for a stage."""
-        claim = self._claims.get(stage.folder)
-        return claim is not None and stage.address not in self._published and (claim != group or stage.kind == "finetune")
+        """Whether a waiting trial may not run, or not in a group, because of a claim: a stage of it is being computed by another group, or
+        its fine-tuning by a member of its own. It then waits under that claim, so that no blocked trial is looked at again before its
+        release."""
+        for stage in self._trials[position].stages:
+            claim = self._claims.get(stage.folder)
+            waits = claim is not None and (claim != group or stage.kind == "finetune")
+            if waits and stage.address not in self._published:
+                self._waiting.remove(position)
+                self._blocked[stage.folder].append(position)
+                self._count_joining(position, stage.folder, 1)
+                return True
+        return False

@@ -12,7 +12,7 @@ from orca_core.config.knobs import TrialConfig
 from orca_core.config.paths import KNOBS
 from orca_core.declarations import STAGES
 from orca_core.fusing import group_of
-from orca_core.identity import canonical_knobs, hash_of
+from orca_core.identity import canonical_knob, canonical_knobs, hash_of
 from orca_core.stages import Stage
 from sweeper.space.space import SearchSpace
 
@@ -37,6 +37,7 @@ class PlannedTrial:
         stages: Its stages, in order.
         result_key: Hash of its id and stage keys: equal keys, equal results.
         role: What it is for.
+        read: The knobs that it reads; None if that is still to be found out.
     """
 
     id: str
@@ -47,6 +48,7 @@ class PlannedTrial:
     stages: tuple[Stage, ...]
     result_key: str
     role: Role = "trial"
+    read: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def group(self) -> str | None:
@@ -70,11 +72,19 @@ class PlannedTrial:
 
     def knobs(self) -> dict[str, Any]:
         """The canonical config: dotted path -> value, None for a knob that nothing reads."""
-        return canonical_knobs(self.config)
+        return canonical_knobs(self.config, self.read)
+
+    def cell(self, path: str) -> Any:
+        """The value of one knob as `cells` has it."""
+        return _cell(canonical_knob(self.config, path, self.read) if self.read is not None else self.knobs()[path])
 
     def cells(self) -> dict[str, Any]:
         """The canonical config as cells of a row: dots become underscores, tuples lists."""
-        return {COLUMNS[path]: list(value) if isinstance(value, tuple) else value for path, value in self.knobs().items()}
+        return {COLUMNS[path]: _cell(value) for path, value in self.knobs().items()}
+
+
+def _cell(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

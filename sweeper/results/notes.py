@@ -80,12 +80,12 @@ class SweepNotes:
         """The latest plan of a sweep; None if there is none."""
         return max(self.plans(name).values(), key=lambda plan: plan["made_at"], default=None)
 
-    def check_sweep(self, name: str, option: str = "") -> None:
+    def check_sweep(self, name: str, option: str = "NAME") -> None:
         """Check that a sweep has rows or a plan here.
 
         Args:
             name: Name of the sweep.
-            option: Command-line option that named it, for the message.
+            option: The argument or option that named it, for the message.
 
         Raises:
             ConfigError: If not; the message suggests the nearest name.

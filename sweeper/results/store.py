@@ -51,12 +51,7 @@ def results_option(uri: str) -> str:
 class ResultStore(TableFiles):
     """The result tables and the notes about sweeps under one folder.
 
-    Args:
-        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist, but its bucket must.
-        patience: How long it is waited for while it is out of reach; None = not at all.
-
-    Raises:
-        StoreError: From every method: if it cannot be opened, read or written; see `Files`.
+    Arguments and errors as for `SweepNotes`.
     """
 
     def exists(self) -> bool:

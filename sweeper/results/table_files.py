@@ -58,12 +58,7 @@ class _Files:
 class TableFiles(SweepNotes):
     """The files of the result tables, and the notes about sweeps, under one folder.
 
-    Args:
-        uri: A folder or a URI that `pyarrow.fs` knows. It need not exist, but its bucket must.
-        patience: How long it is waited for while it is out of reach; None = not at all.
-
-    Raises:
-        StoreError: From every method: if it cannot be opened, read or written; see `Files`.
+    Arguments and errors as for `SweepNotes`.
     """
 
     def __init__(self, uri: str | Path, patience: Patience | None = None) -> None:

@@ -195,7 +195,7 @@ def check_choice(
     if where is not None and arm is not None:
         faults.append(Fault("--where", "must be given without --arm: it chooses the trials by itself", Fault.ABSENT))
     try:
-        workspace.results.check_sweep(name, "NAME")
+        workspace.results.check_sweep(name)
     except ConfigError as error:
         raise ConfigError([*faults, *error.faults]) from None
     rows = workspace.results.live_trials(name, ["task", "arm", "in_plan"])

@@ -34,7 +34,8 @@ def make_job(
         planner: Knows at which epochs other trials go on from its states.
         workspace: Where stages and models are kept.
         rungs: Epochs of fine-tuning at which it may have to pause.
-        limit: The one of these at which it has to, as far as is known; infinite if there is none.
+        limit: The one of these at which it has to, as far as is known; infinite if there is none. 0 if it is to compute what comes before
+            its fine-tuning alone.
         share: Whether trials share stages.
         own_data: As for `TrialJob`.
     """

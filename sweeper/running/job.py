@@ -26,7 +26,8 @@ class TrialJob:
         keep: Which fine-tuned weights are kept.
         models: URI of the store for these weights; empty = `store`.
         rungs: Epochs of fine-tuning at which the trial may have to pause: it reports there, and goes on only when it is told to.
-        limit: Of a member of a group: epoch of fine-tuning after which it pauses; None = it does not. The others go on without it.
+        limit: Of a member of a group: epoch of fine-tuning after which it pauses, 0 = before the first; None = it does not. The others go
+            on without it.
         folder: Working folder, against which relative paths of tasks and bodies are resolved; empty = unchanged.
         data_root: Folder in which the worker finds data; empty = the one its process uses.
         cache_root: Folder in which the worker keeps decoded data, where `~` is its own home folder; read together with `data_root`.

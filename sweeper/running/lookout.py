@@ -109,7 +109,7 @@ class Lookout:
                     self._found_wrong.discard(result.node)
             if results:
                 session.see(nodes, may_grow=autoscaler is not None)
-        session.find_hung()
+        session.processes.find_hung()
         session.recorder.look()
         if session.nodes.slots > 0:
             self._without_since = self._clock()
@@ -125,12 +125,13 @@ class Lookout:
         )
         self._reasons.see(find_reasons(session, sight))
         if left_s == 0.0:
-            session.give_up_waiting(describe_lack(session, sight))
+            session.ending.give_up_waiting(describe_lack(session, sight))
 
     def _waits_for_first(self) -> bool:
         """Whether no worker is there that may run trials, and there was none that could."""
         session = self._session
-        return session.nodes.slots == 0 and (not session.had_worker or (bool(session.nodes.exclusions) and not session.num_new_rows))
+        has_got_nowhere = bool(session.nodes.exclusions) and not session.processes.num_new_rows
+        return session.nodes.slots == 0 and (not session.had_worker or has_got_nowhere)
 
     def _idles(self, autoscaler: AutoscalerState | None) -> bool:
         """Whether an autoscaler has done nothing for a while, though trials wait for room."""

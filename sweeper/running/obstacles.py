@@ -159,6 +159,6 @@ def _node_reasons(session: Session, sight: Sight) -> Iterator[Reason]:
 def _silent_trials(session: Session) -> Iterator[Reason]:
     if (minutes := session.space.budget.silent_minutes) is None:
         return
-    for trial, seconds in session.silent(minutes):
+    for trial, seconds in session.processes.silent(minutes):
         host = session.nodes.host(session.nodes.node_of(trial))
         yield Reason("silent", f"Trial {trial} on {host} has not reported for {describe_seconds(seconds)}.", about=f"trial {trial}")

@@ -109,16 +109,16 @@ class Progress:
             self.show()
 
     def _look(self, session: Session) -> None:
-        least, slots = session.least_trials, session.width
+        least, slots = session.planner.least_trials, session.width
         if least > self.least and self._promise.left is not None:
             added = least - self.least
             self._why = f"{added} trial{' was' if added == 1 else 's were'} added" + (" for open contrasts" if session.space.looks else "")
         elif 0 < slots < self._width:
             self._why = f"{slots} slot{'' if slots == 1 else 's'} instead of {self._width}"
         self._width = slots or self._width
-        self.total, self.least, self.slots, self.in_use = session.most_trials, least, slots, session.in_use
+        self.total, self.least, self.slots, self.in_use = session.planner.most_trials, least, slots, session.in_use
         self._gpus = session.packing.describe()
-        self._later, self._is_ending = session.least_later, session.is_ending
+        self._later, self._is_ending = session.planner.searched_later, session.is_ending
 
     def _measure(self) -> None:
         """Estimate the time left. Only time in which trials get on counts as passed: not that without a worker, or without storage."""

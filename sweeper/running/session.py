@@ -13,7 +13,11 @@ goes on after `cut` where it only has to pause: it has reached a rung at which i
 candidate goes on; if the candidate is stopped instead, the trial ends without being started again.
 
 Trials that `beside` adds share a process and a slot with the first one: they are a group, which trains as one model. They report, end and
-pause one by one; what happens to their process happens to all of them.
+pause one by one; what happens to their process happens to all of them. Before that, trials may be handed out one by one to compute what
+comes before their fine-tuning, and pause: see `TrialQueue`.
+
+The session keeps these parts in step, each of which answers one question: `retries.py`, whether a trial is started again; `pauses.py`,
+where it pauses and whether it goes on; `processes.py`, which trials are silent or over their time limit; `ending.py`, how the run ends.
 
 The code that runs trials calls these methods: Ray Tune's hooks in a real run, `simulation.py` in tests. Nothing here knows about Ray, so
 thousands of histories can be tested in seconds.
@@ -21,11 +25,9 @@ thousands of histories can be tested in seconds.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -39,28 +41,21 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.views import INTERRUPTED
 from sweeper.results.workspace import Workspace
 from sweeper.running.dispatch import make_job
+from sweeper.running.ending import Ending
 from sweeper.running.job import PAUSED, TrialJob, group_to_json
 from sweeper.running.keeping import StateKeeper
-from sweeper.running.losses import PROCESS_LOST, Loss, Restarts
-from sweeper.running.meter import GpuMeter
+from sweeper.running.losses import PROCESS_LOST, Loss
 from sweeper.running.nodes import NODE_CAUSES, Node, Nodes
 from sweeper.running.outcome import Outcome
-from sweeper.running.packing import Packing, describe_share
-from sweeper.running.reached import Reached
+from sweeper.running.packing import Packing
+from sweeper.running.pauses import Pauses
+from sweeper.running.processes import Processes
 from sweeper.running.recorder import NOT_RETRIED, Recorder, scores_of
+from sweeper.running.retries import Retries
 from sweeper.space.space import SearchSpace
 
 WAITING_TRIALS = 100
 """How many trials are offered beyond what fits on the machines now, where more machines may be added: an autoscaler adds them for these."""
-
-LAST_ROWS_S = 30.0
-"""How long to retry writing the last rows of a run that was ended, in seconds."""
-
-OVERDUE_GRACE_S = 30.0
-"""Seconds for which a trial beyond its time limit may be silent before its process is ended: if it reports, it can store its state."""
-
-_SCORES = ("train_loss", "valid_loss", "valid_error", "test_error")
-"""Scores of the last epoch, which become those of a trial that was stopped early."""
 
 _STOPPED = {"status": "FAIL", "cause": "stopped", "error": "the sweep was stopped"}
 
@@ -84,12 +79,13 @@ class Session:
         clock: Monotonic clock, in seconds.
 
     Attributes:
+        planner: Holds the plan.
+        recorder: Writes rows.
         nodes: The machines, and what became of trials on them.
-        slots: Maximum number of trials that are handed out at once.
-        reason: Why the run ended early, in one line; empty if it did not.
+        processes: The processes of its trials.
         packing: Chooses the share of a GPU of each trial.
-        meter: Counts the GPU time of its trials.
-        hung: Trials that are over their time limit, and whose process has to be ended since they do not report; see `find_hung`.
+        ending: How the run ends.
+        slots: Maximum number of trials that are handed out at once.
         had_worker: Whether there was ever a machine that could be used.
     """
 
@@ -110,56 +106,35 @@ class Session:
         packing: Packing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.recorder, self.share = recorder, share
+        self.planner, self.recorder, self.share = planner, recorder, share
         self.slots, self._max_concurrent = min(slots, max_concurrent or slots), max_concurrent
-        self.nodes, self._restarts = Nodes(), Restarts()
-        self.reason = ""
-        self._planner, self._workspace, self._keeper, self._clock = planner, workspace, keeper, clock
-        self._own_data = own_data
-        self._ended = ended
-        self._stopping = stopping
-        if stopping is None and planner.space.scheduler.name != "fifo":
-            self._stopping = EarlyStopping(planner)
+        self._workspace, self._keeper = workspace, keeper
+        self._own_data, self._ended = own_data, ended
+        self.nodes = Nodes()
+        self.processes = Processes(planner.space.budget.trial_minutes, recorder.seconds, clock)
         self.packing = packing or Packing(planner.space.resources)
-        todo = self.packing.measured_first(todo)
-        if self._stopping is not None:  # cohort after cohort, so that few trials wait for others
-            todo = sorted(todo, key=self._stopping.cohort_of)
+        self._retries = Retries(self.nodes, self.processes, self.packing)
+        self.ending = Ending(planner.space, workspace.patience, self.processes.meter, clock)
+        self.had_worker = False
+        self._pauses = Pauses(planner, ended, stopping)
+        todo = self._pauses.in_cohorts(self.packing.measured_first(todo))
         self._queue = TrialQueue(todo, share=share)
         self.packing.expect(todo)
         recorder.tally.work.expect(todo)
         self._running: dict[str, PlannedTrial] = {}
         self._paused: dict[str, PlannedTrial] = {}
-        self._undecided: dict[str, PlannedTrial] = {}  # PRUNED by an earlier run; their candidates are open again
-        self._reached = Reached()
-        self._reports: dict[str, float] = {}  # trial that runs -> when it last reported, or started
         self._is_deciding = False
-        for trial in planner.plan.trials:
-            if self._was_pruned(trial) and not self._may_go_on(trial) and not self._is_stopped_early(trial):
-                self._undecided[trial.id] = trial
         self._decide()
-        self.meter = GpuMeter(clock)
-        self._gpu_shares: dict[str, float] = {}  # trial -> share of a GPU that its process holds, or held last
-        self._deadline = clock() + 3600 * (planner.space.budget.hours or math.inf)
-        self.hung: frozenset[str] = frozenset()
-        self.had_worker = False
-        self._ending: Outcome | None = None
-        self._is_cut_short = False
-        self._is_closed = False
 
     @property
     def space(self) -> SearchSpace:
         """The search space of the sweep."""
-        return self._planner.space
+        return self.planner.space
 
     @property
     def is_ending(self) -> bool:
         """Whether the run should end as soon as possible."""
-        return self._ending is not None
-
-    @property
-    def num_new_rows(self) -> int:
-        """Number of rows with which trials came further than any attempt before."""
-        return self._restarts.num_new
+        return self.ending.has_begun
 
     @property
     def is_exhausted(self) -> bool:
@@ -170,22 +145,12 @@ class Session:
     @property
     def num_waiting(self) -> int:
         """How many trials may still be handed out, as far as is known."""
-        return 0 if self.is_ending else self._queue.num_waiting + len(self._paused) + self._planner.proposed_later
+        return 0 if self.is_ending else self._queue.num_waiting + len(self._paused) + self.planner.proposed_later
 
     @property
-    def most_trials(self) -> int:
-        """Number of trials of the sweep, as far as it is known: with those that may yet be proposed."""
-        return self._planner.most_trials
-
-    @property
-    def least_trials(self) -> int:
-        """The same, if a question is decided with the seeds that are planned now."""
-        return self._planner.least_trials
-
-    @property
-    def least_later(self) -> int:
-        """How many of these are not known yet."""
-        return self._planner.searched_later
+    def num_unplaced(self) -> int:
+        """How many trials were handed out and wait for room on a machine, or for their process."""
+        return len(self._running) - self.processes.count
 
     @property
     def width(self) -> int:
@@ -200,12 +165,23 @@ class Session:
     @property
     def outcome(self) -> Outcome:
         """The state of the run."""
-        if not self._is_closed:
-            return Outcome.RUNNING
-        if self._ending in (Outcome.DISK_FULL, Outcome.LOST, Outcome.STORE_LOST, Outcome.UNFIT, Outcome.NO_WORKER):
-            return self._ending
-        # A request to stop that came after the last trial had nothing to stop: the sweep is finished.
-        return Outcome.STOPPED if self._is_cut_short or not self._queue.is_empty else Outcome.FINISHED
+        return self.ending.outcome(is_work_left=not self._queue.is_empty)
+
+    @property
+    def num_interrupted(self) -> int:
+        """How many trials were cut short when the run ended; they go on in the next one."""
+        return sum(ended.status == INTERRUPTED for ended in self.recorder.ended.values())
+
+    @property
+    def ending_note(self) -> str:
+        """What is said when the run begins to end, if it would otherwise be silent for a while; empty if it would not."""
+        return self.ending.note(self.processes.count + len(self._paused))
+
+    @property
+    def storage_trouble(self) -> str:
+        """What the driver's own storage is being waited for, in one line; empty if it is not."""
+        trouble = self._workspace.patience.trouble
+        return trouble.line() if trouble is not None else ""
 
     # -------------------------------------------------------------------------------------------------------------- trials
 
@@ -225,7 +201,7 @@ class Session:
 
         def most(other: PlannedTrial) -> int:
             may_start_there = other is trial or self.nodes.avoided(other.id) == avoided
-            return self._restarts.width(other.id, other.config.finetune.fused) if may_start_there else 0
+            return self.processes.largest_group(other.id, other.config.finetune.fused) if may_start_there else 0
 
         others = self._queue.beside(trial, most)
         for other in others:
@@ -238,8 +214,10 @@ class Session:
 
     def job(self, trial: PlannedTrial) -> TrialJob:
         """What a worker is told of a trial."""
-        rungs, limit = ((), math.inf) if self._stopping is None else (self._stopping.rungs_of(trial), self._stopping.limit(trial.id))
-        return make_job(trial, self._planner, self._workspace, rungs=rungs, limit=limit, share=self.share, own_data=self._own_data)
+        rungs, limit = self._pauses.rungs(trial), self._pauses.limit(trial)
+        if self._queue.is_preparing(trial.id):
+            limit = 0
+        return make_job(trial, self.planner, self._workspace, rungs=rungs, limit=limit, share=self.share, own_data=self._own_data)
 
     def message(self, trials: Sequence[PlannedTrial]) -> str:
         """The message that starts trials on a worker: one, or those of a group."""
@@ -267,12 +245,10 @@ class Session:
             node: Id of the node that runs it, if that is known.
             gpu: Share of a GPU that its process holds; None = what the trial asks for now.
         """
-        self._reached.forget(trial_id)
-        self._reports[trial_id] = self._clock()
-        self._restarts.start(trial_id)
+        self._pauses.forget(trial_id)
         self.nodes.place(trial_id, node)
-        gpu = self._gpu_shares[trial_id] = self.packing.share(self._running[trial_id]) if gpu is None else gpu
-        self.meter.start(trial_id, gpu)
+        gpu = self.packing.share(self._running[trial_id]) if gpu is None else gpu
+        self.processes.start(trial_id, gpu)
         members = self._queue.num_members(trial_id)
         if not self.recorder.resume(trial_id, members):
             self.recorder.start(self._running[trial_id], device=self.space.device, members=members)
@@ -287,57 +263,51 @@ class Session:
         if trial is None:
             return
         rows = list(rows)
-        self._reports[trial_id] = self._clock()
         self.recorder.locate(trial_id, host, pid, worker)
         self.recorder.add_rows(trial_id, rows)
-        self._restarts.advance(trial_id, len(rows))
+        self.processes.report(trial_id, len(rows))
         self.packing.see(trial, rows, worker)
         for row in rows:
             if isinstance(row, StageRow):
                 self._queue.publish(trial_id, row.stage, row.phase, fold=row.fold)
             elif isinstance(row, EpochRow) and any(self._leaves_state(stage, row) for stage in trial.stages):
                 self._queue.publish(trial_id, row.stage, row.phase, row.epoch, row.fold)
-            self._observe(trial, row)
+            self._pauses.observe(trial, row)
         self._decide()
 
     def end(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record how a trial ended: write its row, release its claims, and let tpe propose further trials.
 
-        A failure for which the machine may be to blame is the loss of an attempt, as long as another machine may do better. So is a lack of
-        memory on a GPU that the trial shared by `gpu: auto`.
+        A trial that failed for a reason that another attempt may not meet is handed out again instead.
         """
-        cause = result.get("cause")
-        if cause == "disk" and "://" not in self._workspace.artifacts_uri:  # the store's disk: all other trials would fail, too
-            self._ending, self.reason = Outcome.DISK_FULL, result["error"]
-        elif cause in NODE_CAUSES and trial_id in self._running:
-            if self.nodes.blame(trial_id, cause, result["error"]):
-                host = self.nodes.host(self.nodes.node_of(trial_id))
-                error = f"{host}: {cause}: {result['error']}; the trial is started again on another machine"
-                self._start_again(trial_id, dict(result) | {"cause": "infrastructure", "error": error})
-                return
-            self._end_if_hopeless(result["error"])
-        elif cause == "out-of-memory" and self._ran_out(trial_id, result):
+        if (trial := self._running.get(trial_id) or self._paused.get(trial_id)) is None:
             return
-        elif cause != "stopped":
-            self.nodes.complete(trial_id, is_well=result["status"] != "FAIL")
-        self._finish(trial_id, result)
+        if result.get("cause") == "disk" and "://" not in self._workspace.artifacts_uri:
+            self.ending.fail(Outcome.DISK_FULL, result["error"])  # the store's disk: all other trials would fail, too
+        elif (attempt := self._retries.after_end(trial, result)) is not None:
+            self._start_again(trial_id, attempt)
+            return
+        elif result.get("cause") in NODE_CAUSES:
+            self._end_if_hopeless(result["error"])
+        self._finish(trial, result)
 
     def end_member(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record the last that a member of a group reports: how it ended, or that it pauses at its limit."""
-        if result["status"] == PAUSED:
+        if result["status"] == PAUSED and self._queue.is_preparing(trial_id):
+            self._queue.complete_preparing(trial_id)
+            self._pause(self._running[trial_id])
+        elif result["status"] == PAUSED:
             self.cut(trial_id)
         else:
             self.end(trial_id, result)
 
-    def _finish(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        trial = self._running.pop(trial_id, None) or self._paused.pop(trial_id, None)
-        if trial is None:
-            return
-        for part in (self._reached, self._restarts, self.nodes):
+    def _finish(self, trial: PlannedTrial, result: Mapping[str, Any]) -> None:
+        """Record that a trial has ended for good."""
+        trial_id = trial.id
+        for waiting_or_running in (self._running, self._paused):
+            waiting_or_running.pop(trial_id, None)
+        for part in (self._pauses, self.processes, self.nodes):
             part.forget(trial_id)
-        self._reports.pop(trial_id, None)
-        self._gpu_shares.pop(trial_id, None)
-        self.meter.stop(trial_id)
         self.packing.end(trial)
         self._queue.end(trial_id)
         may_run_again = result["status"] == "FAIL" and result["cause"] not in NOT_RETRIED
@@ -349,10 +319,10 @@ class Session:
         if not self.share and result["status"] != "FAIL":  # a failed trial may be retried, and then resumes from its stages
             self.recorder.writer.submit(partial(self._drop_private, trial_id))
         if result.get("cause") != "stopped":  # a stopped trial has no score yet: it runs again
-            if self._stopping is not None and result["status"] != "PRUNED":
-                self._stopping.end(trial_id, result["status"])
+            if result["status"] != "PRUNED":
+                self._pauses.end(trial_id, result["status"])
             if ended is not None:
-                self._add(self._planner.tell(trial_id, ended.scores, is_stopped=result["status"] == "PRUNED"))
+                self._add(self.planner.tell(trial_id, ended.scores, is_stopped=result["status"] == "PRUNED"))
             self._decide()
 
     def cut(self, trial_id: str) -> None:
@@ -360,14 +330,14 @@ class Session:
         machine, or nothing else was the matter with it."""
         if (trial := self._running.get(trial_id)) is None:
             return
-        if self._must_pause(trial_id):
+        if self._pauses.must_pause(trial_id):
             self._pause(trial)
             self._go_on_or_end(trial)
             self._decide()
         elif self.is_ending:
-            self._is_cut_short = True
+            self.ending.cuts_short = True
             self.end(trial_id, _STOPPED)
-        elif self._is_overdue(trial_id) and not self.nodes.must_leave(trial_id):
+        elif self.processes.is_overdue(trial_id) and not self.nodes.must_leave(trial_id):
             self.time_out(trial_id)
         else:
             self._pause(trial)
@@ -376,8 +346,7 @@ class Session:
     def _pause(self, trial: PlannedTrial) -> None:
         self._paused[trial.id] = self._running.pop(trial.id)
         self._queue.pause(trial.id)
-        self._reports.pop(trial.id, None)
-        self.meter.stop(trial.id)
+        self.processes.stop(trial.id)
         self.nodes.complete(trial.id)  # as far as it has come, which shows that the machine can do the work
         self.nodes.leave(trial.id)
         self.recorder.pause(trial.id)
@@ -390,34 +359,15 @@ class Session:
             loss: What happened.
             is_first: Whether the loss has not been recorded for another trial of its group: a machine is blamed once.
         """
-        if trial_id not in self._running:
+        if (trial := self._running.get(trial_id)) is None:
             return
-        self.nodes.place(trial_id, loss.node)
-        if loss.cause == "process-start" and self.nodes.blame(trial_id, loss.cause, loss.error, counts=is_first):
-            error = f"{loss.error}; the trial is started again on another machine"
-            self._start_again(trial_id, {"cause": "infrastructure", "error": error})
-            return
-        if loss.cause == "out-of-memory" and self._ran_out(trial_id, {"error": loss.error}):
-            return
-        loss = replace(loss, is_announced=loss.is_announced or self.nodes.was_draining(loss.node))
-        if self._restarts.lose(trial_id, loss):
-            error = f"{loss.error}; the trial is started again"
-            self._start_again(trial_id, {"cause": loss.cause, "error": error})
+        if (attempt := self._retries.after_loss(trial, loss, is_first=is_first)) is not None:
+            self._start_again(trial_id, attempt)
             return
         if not self.recorder.has_begun(trial_id):  # also a trial whose process never came up has a row
-            self.recorder.start(self._running[trial_id], device=self.space.device)
+            self.recorder.start(trial, device=self.space.device)
         self._end_if_hopeless(loss.error)
-        self._finish(trial_id, {"status": "FAIL", "cause": loss.cause, "error": f"{loss.error}, too often in a row"})
-
-    def _ran_out(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Start a trial that ran out of memory again, if it may have a larger share of a GPU. Returns whether it may."""
-        if (trial := self._running.get(trial_id)) is None:
-            return False
-        if not self.packing.ran_out(trial, self._gpu_shares.get(trial_id, self.packing.share(trial))):
-            return False
-        error = f"{result['error']}; the trial is started again with {describe_share(self.packing.share(trial))}"
-        self._start_again(trial_id, dict(result) | {"cause": "out-of-memory", "error": error})
-        return True
+        self._finish(trial, {"status": "FAIL", "cause": loss.cause, "error": f"{loss.error}, too often in a row"})
 
     def _start_again(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Record the end of an attempt, and let the trial wait for its next one.
@@ -426,9 +376,8 @@ class Session:
         meanwhile, in a later one.
         """
         self.recorder.end(trial_id, dict(result) | {"status": INTERRUPTED}, starts_again=True)
-        self._reached.forget(trial_id)
-        self._reports.pop(trial_id, None)
-        self.meter.stop(trial_id)
+        self._pauses.forget(trial_id)
+        self.processes.stop(trial_id)
         del self._running[trial_id]
         self._queue.pause(trial_id)
         self._queue.resume(trial_id)
@@ -437,142 +386,56 @@ class Session:
     def _end_if_hopeless(self, error: str) -> None:
         """End the run if no machine can run the trials: all others would fail in the same way."""
         if self.nodes.is_hopeless:
-            self._ending, self.reason = Outcome.UNFIT, error
+            self.ending.fail(Outcome.UNFIT, error)
 
     def wants_stop(self, trial_id: str) -> bool:
         """Whether a trial that has just reported should be stopped, and its group with it. A member of a group pauses by itself."""
-        if self.is_ending or self._is_overdue(trial_id) or self.nodes.must_leave(trial_id):
+        if self.is_ending or self.processes.is_overdue(trial_id) or self.nodes.must_leave(trial_id):
             return True
         trial = self._running.get(trial_id)
-        return trial is not None and trial.group is None and self._must_pause(trial_id)
-
-    # ------------------------------------------------------------------------------------------------------------ silence
-
-    @property
-    def num_unplaced(self) -> int:
-        """How many trials were handed out and wait for room on a machine, or for their process."""
-        return len(self._running) - len(self._reports)
-
-    def silent(self, minutes: float) -> list[tuple[str, float]]:
-        """The running trials that have not reported for so many minutes, and for how many seconds."""
-        now = self._clock()
-        return [(trial_id, now - at) for trial_id, at in self._reports.items() if now - at >= minutes * 60]
-
-    def find_hung(self) -> None:
-        """Find the trials that are over their time limit and will not notice, since they do not report; see `hung`."""
-        if self.space.budget.trial_minutes is not None:
-            quiet = self.silent(OVERDUE_GRACE_S / 60)
-            self.hung = frozenset(trial_id for trial_id, _ in quiet if self._is_overdue(trial_id, by_s=OVERDUE_GRACE_S))
+        return trial is not None and trial.group is None and self._pauses.must_pause(trial_id)
 
     def time_out(self, trial_id: str) -> None:
         """Record that a trial was ended at its time limit."""
         if trial_id in self._running:
-            self.hung -= {trial_id}
             error = f"the trial ran longer than budget.trial_minutes = {self.space.budget.trial_minutes:g}"
             self.end(trial_id, {"status": "FAIL", "cause": "timeout", "error": error})
 
     # ------------------------------------------------------------------------------------------------------- early stopping
 
-    def _observe(self, trial: PlannedTrial, row: Row) -> None:
-        """Take in how far a trial's fine-tuning has come."""
-        if self._stopping is not None:
-            self._reached.observe(trial, row)
-            if isinstance(row, EpochRow) and row.stage == "finetune":
-                self._stopping.observe(trial.id, row.epoch, getattr(row, self.space.metric))
-
     def _decide(self) -> None:
         """Decide all that can be decided, and act on it: paused trials go on or end."""
-        if self._stopping is None or self._is_deciding:
+        if self._is_deciding:
             return
         self._is_deciding = True
-        while decided := self._stopping.settle():
-            for trial in [trial for candidate in decided for trial in candidate.trials]:
+        while decided := self._pauses.settle():
+            for trial in decided:
                 self._go_on_or_end(trial)
         self._is_deciding = False
 
     def _go_on_or_end(self, trial: PlannedTrial) -> None:
         """Let a waiting trial go on, or end it, if its candidate is decided."""
+        pauses = self._pauses
         if trial.id in self._paused:
-            if not self._must_pause(trial.id):
+            if not pauses.must_pause(trial.id):
                 self._queue.resume(trial.id)
-            elif self._is_stopped_early(trial):
-                self.end(trial.id, self._pruned(self._reached.last_row(trial.id)))
-        elif trial.id in self._undecided:
-            if self._may_go_on(trial):
-                del self._undecided[trial.id]
+            elif pauses.is_stopped(trial):
+                self.end(trial.id, pauses.result(trial))
+        elif trial.id in pauses.undecided:
+            if pauses.may_go_on(trial):
+                del pauses.undecided[trial.id]
                 self._enqueue([trial])
-            elif self._is_stopped_early(trial):
-                del self._undecided[trial.id]
+            elif pauses.is_stopped(trial):
+                del pauses.undecided[trial.id]
                 scores = scores_of(self._ended[trial.id], self.space.columns_read)
-                self._add(self._planner.tell(trial.id, scores, is_stopped=True))
-
-    def _is_stopped_early(self, trial: PlannedTrial) -> bool:
-        return self._stopping is not None and self._stopping.is_stopped(trial.id)
-
-    def _may_go_on(self, trial: PlannedTrial) -> bool:
-        """Whether a trial that an earlier run stopped early may go on."""
-        return self._stopping is None or not self._stopping.has_ended_right(trial.id, self._ended[trial.id]["best_epoch"])
-
-    def _must_pause(self, trial_id: str) -> bool:
-        """Whether a trial stands where its candidate is not decided yet, or is stopped."""
-        return self._stopping is not None and self._reached.stored_epoch(trial_id) >= self._stopping.limit(trial_id)
-
-    def _pruned(self, last: EpochRow) -> dict[str, Any]:
-        """The result of a trial whose candidate is stopped: the scores of its last epoch."""
-        scores = {name: value for name, value in last.cells().items() if name in _SCORES}
-        return {"status": "PRUNED", "cause": f"{self.space.scheduler.name} after epoch {last.epoch}", "best_epoch": last.epoch} | scores
+                self._add(self.planner.tell(trial.id, scores, is_stopped=True))
 
     # ------------------------------------------------------------------------------------------------------------- the run
-
-    def stop(self) -> None:
-        """End the run at the next step. May be called from a signal handler, or from another thread."""
-        self._ending = self._ending or Outcome.STOPPED
-        self._workspace.patience.stop(after_s=LAST_ROWS_S)
-
-    def lose_machines(self) -> None:
-        """End the run: Ray itself is gone."""
-        self._ending, self.reason = Outcome.LOST, "no node of Ray's is left, not even its head"
-
-    def give_up_waiting(self, why: str) -> None:
-        """End the run: no machine came that could run a trial."""
-        self._ending, self.reason = self._ending or Outcome.NO_WORKER, self.reason or why
-
-    @property
-    def storage_trouble(self) -> str:
-        """What the driver's own storage is being waited for, in one line; empty if it is not."""
-        trouble = self._workspace.patience.trouble
-        return trouble.line() if trouble is not None else ""
 
     def interrupt(self, error: str) -> None:
         """Record that whatever ran the trials has failed. Those that were handed out are handed out again."""
         for trial_id in list(self._running):
             self.lose(trial_id, Loss(error=error, is_announced=True))
-
-    def check_deadline(self) -> None:
-        """End the run if its time budget is used up, or if storage was out of reach for too long."""
-        gpu_hours = self.space.budget.gpu_hours
-        if self._clock() >= self._deadline or (gpu_hours is not None and self.meter.hours >= gpu_hours):
-            self.stop()
-        if given_up := self._workspace.patience.given_up:
-            self._ending, self.reason = Outcome.STORE_LOST, given_up
-            self._workspace.patience.stop(after_s=LAST_ROWS_S)
-
-    @property
-    def num_interrupted(self) -> int:
-        """How many trials were cut short when the run ended; they go on in the next one."""
-        return sum(ended.status == INTERRUPTED for ended in self.recorder.ended.values())
-
-    @property
-    def ending_note(self) -> str:
-        """What is said when the run begins to end, if it would otherwise be silent for a while; empty if it would not."""
-        if self._ending is not Outcome.STORE_LOST:
-            return ""
-        count, minutes = len(self._reports) + len(self._paused), self.space.budget.storage_minutes
-        are = "trial is" if count == 1 else "trials are"
-        return (
-            f"{self.space.name}: storage has been out of reach for as long as budget.storage_minutes ({minutes:g}) allows. "
-            f"The sweep ends: {count} {are} interrupted. Writing the last rows is tried for up to a minute more."
-        )
 
     def drop_unneeded(self) -> None:
         """Drop states that no trial needs any more and whose rows are written."""
@@ -585,27 +448,27 @@ class Session:
 
     def close(self) -> None:
         """End the run. Trials that are still running or paused are recorded as stopped."""
-        self._ending = self._ending or (Outcome.STOPPED if self._running or self._paused else None)
+        if self._running or self._paused:
+            self.ending.begin()
         for trial_id in list(self._running):
             self.cut(trial_id)
         for trial_id in list(self._paused):
-            self._is_cut_short = True
+            self.ending.cuts_short = True
             self.end(trial_id, _STOPPED)
-        self._is_closed = True
+        self.ending.close()
 
     def _add(self, proposed: Iterable[PlannedTrial]) -> None:
         """Queue trials that are proposed from scores. One that an earlier run finished is marked as planned again instead of being run."""
         proposed, todo = list(proposed), []
-        if self._stopping is not None:
-            self._stopping.add(proposed)
+        self._pauses.add(proposed)
         for trial in proposed:
             row = self._ended.get(trial.id)
-            if row is None or not trial.accepts(row) or (self._was_pruned(trial) and self._may_go_on(trial)):
+            if row is None or not trial.accepts(row) or (self._pauses.was_pruned(trial) and self._pauses.may_go_on(trial)):
                 todo.append(trial)
                 continue
-            if self._was_pruned(trial):
-                self._undecided[trial.id] = trial
-            self.recorder.plan_again(trial, row, self._planner.arms_with(trial.id))
+            if self._pauses.was_pruned(trial):
+                self._pauses.undecided[trial.id] = trial
+            self.recorder.plan_again(trial, row, self.planner.arms_with(trial.id))
         self._enqueue(todo)
 
     def _enqueue(self, trials: Sequence[PlannedTrial]) -> None:
@@ -615,19 +478,10 @@ class Session:
         if self._keeper is not None:
             self._keeper.add(trials)
 
-    def _was_pruned(self, trial: PlannedTrial) -> bool:
-        """Whether an earlier run stopped a trial early."""
-        row = self._ended.get(trial.id)
-        return self._stopping is not None and row is not None and row["status"] == "PRUNED" and trial.accepts(row)
-
     def _leaves_state(self, stage: Stage, row: EpochRow) -> bool:
         """Whether a row means that a stage has stored an interim state from which other trials go on.
 
         Not for the last epoch, whose row is reported before its state is stored: the row of the stage announces that one.
         """
         is_interim = stage.reports(row) and row.epoch < stage.end
-        return is_interim and row.epoch in self._planner.ends_of(stage.folder)
-
-    def _is_overdue(self, trial_id: str, by_s: float = 0.0) -> bool:
-        limit = self.space.budget.trial_minutes
-        return limit is not None and self.recorder.seconds(trial_id) > limit * 60 + by_s
+        return is_interim and row.epoch in self.planner.ends_of(stage.folder)

@@ -8,6 +8,7 @@ from typing import Any
 
 from orca_core.config.paths import flatten
 from orca_core.errors import ConfigError, Fault
+from orca_core.identity import CanonicalConfig
 from sweeper.analysis.candidates import Candidate, read_arms
 from sweeper.planning.planned_arm import arm_key
 from sweeper.planning.search import Earlier, Values
@@ -30,7 +31,7 @@ def recall_candidates(space: SearchSpace, results: ResultStore) -> Mapping[str, 
     for plan in sorted(results.plans(space.name).values(), key=lambda plan: float(plan["made_at"])):
         if plan.get("warm_start", {}).get("sweeps") == names:
             return {arm: [(values, score) for values, score in known] for arm, known in plan["warm_start"]["candidates"].items()}
-    arms = {arm_key(space, arm): arm for arm in space.arms() if arm.tuned}
+    arms = {arm_key(space, arm, CanonicalConfig.of(arm.config)): arm for arm in space.arms() if arm.tuned}
     found: dict[str, list[tuple[Values, float]]] = {}
     for name in names:
         results.check_sweep(name, "search.warm_start")

@@ -109,7 +109,7 @@ def follow(workspace: Workspace, name: str, sleep: Callable[[float], object] = t
     Raises:
         ConfigError: If the sweep is unknown.
     """
-    workspace.results.check_sweep(name, "NAME")
+    workspace.results.check_sweep(name)
     console = Console(file=sys.stdout)
     block = TerminalBlock(console) if is_live_terminal(console) else None
     watch, standing, printed_at, is_cut = Watch(workspace.results, name), None, -PLAIN_EVERY_S, False

@@ -23,7 +23,7 @@ from sweeper.planning.collection import no_collection
 from sweeper.planning.cost import CostModel
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.rungs import list_rungs
-from sweeper.planning.trials import Plan, PlannedTrial
+from sweeper.planning.trials import COLUMNS, Plan, PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.data_notes import tell_notes
 from sweeper.running.packing import Packing
@@ -63,14 +63,13 @@ def describe_plan(space: SearchSpace, workspace: Workspace, format: str, slots: 
     check_devices((trial.config for trial in found.plan.trials), space.device, space.file)
     check_data((trial.config for trial in found.plan.trials), space.file, decode=False)
     tell_notes(trial.config for trial in found.plan.trials)
-    rows = [_plan_row(trial, found, taken) for trial in found.plan.trials]
     match format:
         case "json":
-            return json.dumps(rows, indent=1) + "\n"
+            return json.dumps(_plan_rows(found, taken), indent=1) + "\n"
         case "csv":
-            return _format_csv(rows)
+            return _format_csv(_plan_rows(found, taken))
         case "text":
-            return _format_text(found, taken, rows, workspace, slots)
+            return _format_text(found, taken, workspace, slots)
     raise ConfigError([Fault("--format", "must be text, json or csv", format)])
 
 
@@ -190,9 +189,22 @@ def _walk(node: Branch, depth: int) -> Iterator[tuple[str, Branch, int]]:
         yield from _walk(child, depth + 1)
 
 
-def _plan_row(trial: PlannedTrial, found: Reconciliation, taken: Container[str]) -> dict[str, Any]:
-    state = "done" if trial.id in found.done else "take over" if trial.id in taken else "stale" if trial.id in found.stale else "to run"
-    return {"trial": trial.id, "state": state, "role": trial.role, "arm": trial.arm, "variant": trial.variant or None} | trial.cells()
+def _state_of(trial: PlannedTrial, found: Reconciliation, taken: Container[str]) -> str:
+    return "done" if trial.id in found.done else "take over" if trial.id in taken else "stale" if trial.id in found.stale else "to run"
+
+
+def _plan_rows(found: Reconciliation, taken: Container[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "trial": trial.id,
+            "state": _state_of(trial, found, taken),
+            "role": trial.role,
+            "arm": trial.arm,
+            "variant": trial.variant or None,
+            **trial.cells(),
+        }
+        for trial in found.plan.trials
+    ]
 
 
 def _format_csv(rows: list[dict[str, Any]]) -> str:
@@ -203,16 +215,18 @@ def _format_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _format_text(
-    found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], workspace: Workspace, slots: Sequence[int]
-) -> str:
+def _format_text(found: Reconciliation, taken: Container[str], workspace: Workspace, slots: Sequence[int]) -> str:
     """The trials first, however many; then the stages they share; last the lines that sum up, where a terminal shows them."""
-    plan = found.plan
-    columns = ["trial", "state", *(["variant"] if plan.space.variants else [])]
-    columns += [*(knob.replace(".", "_") for knob in plan.space.varied), *plan.space.vary]
-    trials = text_table(columns, ([row[key] for key in columns] for row in rows))
+    plan, has_variants = found.plan, bool(found.plan.space.variants)
+    knobs = [*plan.space.varied, *plan.space.vary]
+    columns = ["trial", "state", *(["variant"] if has_variants else []), *(COLUMNS[knob] for knob in knobs)]
+    rows = (
+        [trial.id, _state_of(trial, found, taken), *([trial.variant or None] if has_variants else []), *map(trial.cell, knobs)]
+        for trial in plan.trials
+    )
+    trials = text_table(columns, rows)
     tree = "\n".join(["Stages that trials share, and the epochs at which trials leave them", *_tree_lines(build_stage_tree(plan))])
-    summary = list(_summary_lines(found, taken, rows, workspace, slots))
+    summary = list(_summary_lines(found, taken, workspace, slots))
     if sys.stdout.isatty():  # elsewhere each statement stays on one line, for programs that look for it
         summary = [textwrap.fill(line, terminal_width(), subsequent_indent=INDENT) for line in summary]
     return f"{trials}\n{tree}\n\n" + "\n".join(summary) + "\n"
@@ -227,9 +241,7 @@ def _why_later(plan: Plan) -> str:
     return "repeat the best candidates once these are known"
 
 
-def _summary_lines(
-    found: Reconciliation, taken: Container[str], rows: list[dict[str, Any]], workspace: Workspace, slots: Sequence[int]
-) -> Iterator[str]:
+def _summary_lines(found: Reconciliation, taken: Container[str], workspace: Workspace, slots: Sequence[int]) -> Iterator[str]:
     plan, costs = found.plan, CostModel(load_measured_costs(workspace))
     yield f"{plan.space.name}: {plan.space.description}".rstrip(": ")
     distinct = len(plan.trials) + plan.proposed_later
@@ -241,7 +253,7 @@ def _summary_lines(
         yield f"{INDENT if number else 'Question '}{line}"
     if plan.space.scheduler.name != "fifo":
         yield f"Stopping {_describe_stopping(plan)}"
-    yield from plan_notes(plan, rows)
+    yield from plan_notes(plan)
     for number, line in enumerate(seed_lines(plan, workspace.results)):
         yield f"{'' if number else 'Seeds':<8} {line}"
     stages = [f"{kind} {distinct} distinct of {needed}" for kind, (needed, distinct) in plan.stage_counts.items()]

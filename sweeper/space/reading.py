@@ -122,7 +122,7 @@ def find_space(name_or_path: str) -> Path:
         return path
     known = available_spaces()
     if name_or_path not in known:
-        raise ConfigError([Fault("", "must be a file or the name of a search space", name_or_path, nearest(name_or_path, known))])
+        raise ConfigError([Fault("SPACE", "must be a file or the name of a search space", name_or_path, nearest(name_or_path, known))])
     return known[name_or_path]
 
 

@@ -21,6 +21,7 @@ from sweeper.space.file import Bits, Resources
 from sweeper.tune.address import check_address
 from sweeper.tune.autoscaler import read_autoscaler
 from sweeper.tune.environment import runtime_environment, worker_settings
+from sweeper.tune.ray_log import FORMAT
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Size of Ray's shared memory on this machine. The default is 30 % of all memory, but only rows pass through it."""
@@ -112,14 +113,13 @@ def open_cluster(
 
 
 def _init(address: str | None, environment: dict[str, Any], job: JobConfig) -> None:
-    logger = logging.getLogger("ray")
-    handlers = logger.handlers[:]  # those of `RayLog`: Ray takes them away if it is not to have its own
     try:
         ray.init(
             address=address or "local",
             include_dashboard=False if address is None else None,
             object_store_memory=OBJECT_STORE_BYTES if address is None else None,
-            configure_logging=False,
+            logging_level=logging.getLogger("ray").getEffectiveLevel(),  # as it is: `RayLog` has set up Ray's loggers
+            logging_format=FORMAT,
             log_to_driver=False,
             runtime_env=environment,
             job_config=job,
@@ -130,8 +130,6 @@ def _init(address: str | None, environment: dict[str, Any], job: JobConfig) -> N
         lines = str(error).strip().splitlines() or [type(error).__name__]
         remedy = "Look at `ray status` on its head; `pip install 'ray[default]'` if it says that a package is missing."
         raise ConfigError([Fault("--address", f"must be a cluster that can be joined ({lines[0][:300]})", address, remedy)]) from None
-    finally:
-        logger.handlers[:] = handlers
 
 
 class Cluster:

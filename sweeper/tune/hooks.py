@@ -70,12 +70,12 @@ class SessionBoard:
 
     def hung(self) -> list[str]:
         """The trials whose processes have to be ended, as they are beyond their time limit and do not report."""
-        hung = self._session.hung
+        hung = self._session.processes.hung
         return [tune_id for tune_id, planned in self._trials.items() if not hung.isdisjoint(planned)] if hung else []
 
     def timed_out(self, tune_id: str) -> None:
         """The process of such a trial is being ended."""
-        hung = self._session.hung
+        hung = self._session.processes.hung
         for trial_id in self._trials.pop(tune_id, ()):
             if trial_id in hung:
                 self._session.time_out(trial_id)
@@ -127,7 +127,7 @@ class PlannedSearcher(_NotPickled, SearchAlgorithm):
     def next_trial(self) -> TuneTrial | None:
         """The next trial; None if none may start now. Tune asks again after the next event: a trial may be unblocked then."""
         # While no trial runs, Tune asks again and again for up to ten minutes, and nothing else: not even whether the run is to end.
-        self._session.check_deadline()
+        self._session.ending.check_deadline()
         if self._session.is_exhausted:
             self.set_finished()
             return None
@@ -167,7 +167,7 @@ class StopWithSession(_NotPickled, tune.Stopper):
 
     def stop_all(self) -> bool:
         self._progress.update(self._session)
-        self._session.check_deadline()
+        self._session.ending.check_deadline()
         if not self._session.is_ending and time.monotonic() - self._last_look >= LOOK_EVERY_S:
             self._last_look = time.monotonic()
             self._look()
@@ -185,7 +185,7 @@ class StopWithSession(_NotPickled, tune.Stopper):
         if has_nodes():
             self._lookout.look()
         else:  # a cluster that has no workers now still has its head
-            self._session.lose_machines()
+            self._session.ending.lose_machines()
 
 
 class Reporter(_NotPickled, tune.Callback):

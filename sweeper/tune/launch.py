@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sweeper.planning.trials import PlannedTrial
 from sweeper.results.workspace import Workspace
 from sweeper.running.claim import SweepClaim
 from sweeper.running.driver import clock_skew
+from sweeper.running.ending import LAST_ROWS_S
 from sweeper.running.keeping import StateKeeper
 from sweeper.running.lookout import Lookout
 from sweeper.running.outcome import Outcome, SweepCutError, describe_end
@@ -33,7 +34,7 @@ from sweeper.running.packing import Packing
 from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reasons
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import LAST_ROWS_S, Session
+from sweeper.running.session import Session
 from sweeper.running.signals import stop_on_signal
 from sweeper.tune.cluster import RayGoneError, has_nodes, open_cluster, ray_environment
 from sweeper.tune.controller import controlled, request_for
@@ -62,6 +63,7 @@ def launch(
     reasons: Reasons,
     share: bool = True,
     wait_minutes: float = 15.0,
+    begin: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run trials to their end.
 
@@ -79,6 +81,7 @@ def launch(
         reasons: Where it is told what keeps the sweep from going on.
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
         wait_minutes: How long to wait for a first worker.
+        begin: Called once the machines are known to have room for a trial, before the first one starts.
 
     Returns:
         FINISHED or STOPPED.
@@ -97,6 +100,7 @@ def launch(
         ExitStack() as stack,
     ):
         cluster.check_fit()
+        begin()
         keeper = StateKeeper(workspace.artifacts, planner, todo, recorder.writer) if share else None
         own_data = _send_own_data(todo, workspace) if address is not None else {}
         session = Session(
@@ -139,7 +143,7 @@ def launch(
             return recorder.counts() | {"reasons": reasons.facts()} | progress.facts()
 
         try:
-            with progress, stop_on_signal(session.stop), claim.connect(session.stop, facts):
+            with progress, stop_on_signal(session.ending.stop), claim.connect(session.ending.stop, facts):
                 _run(session, lookout, progress)
         finally:
             session.close()
@@ -149,14 +153,14 @@ def launch(
             recorder.writer.finish()
     if log.note and not progress.console.quiet:
         sys.stderr.write(f"{log.note}\n")
-    if text := describe_end(session.outcome, session.reason, session.num_interrupted, unwritten):
+    if text := describe_end(session.outcome, session.ending.reason, session.num_interrupted, unwritten):
         raise SweepCutError(f"{space.name}: {text}")
     return session.outcome
 
 
 def _run(session: Session, lookout: Lookout, progress: Progress) -> None:
     """Let Ray Tune run trials until the session ends. An error of Tune's own ends one call of `fit`, not the run."""
-    failures, rows = 0, session.num_new_rows
+    failures, rows = 0, session.processes.num_new_rows
     while True:
         scratch = Path(tempfile.mkdtemp(prefix="sweeper-tune-"))
         try:
@@ -165,13 +169,13 @@ def _run(session: Session, lookout: Lookout, progress: Progress) -> None:
             return
         except RayGoneError:
             if not session.is_ending:
-                session.lose_machines()
+                session.ending.lose_machines()
             return
         except Exception as error:  # whatever it is: the plan and the stores are whole, and trials go on from there
             if session.is_exhausted:
                 return
-            if session.num_new_rows > rows:
-                failures, rows = 0, session.num_new_rows
+            if session.processes.num_new_rows > rows:
+                failures, rows = 0, session.processes.num_new_rows
             failures += 1
             if failures > MAX_FIT_FAILURES or not has_nodes():
                 raise SweepCutError(

@@ -16,6 +16,13 @@ LOGGERS = ("ray", "ray.tune", "ray.train", "ray.air", "ray.data")
 """Ray's loggers; those below them pass on what they are told."""
 
 
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""How a line of the file looks."""
+
+ROUTINE = ("Token authentication is enabled",)
+"""How messages begin that Ray logs as warnings whenever it starts. The user is not sent to the file for them."""
+
+
 class RayLog:
     """The file.
 
@@ -25,12 +32,13 @@ class RayLog:
     """
 
     def __init__(self, folder: str | None, sweep: str) -> None:
+        self._has_news = False
         self.path = Path(folder) / "sweeps" / sweep / "ray.log" if folder is not None else Path(tempfile.gettempdir()) / f"{sweep}-ray.log"
 
     @property
     def note(self) -> str:
-        """A sentence that names the file; empty if nothing was written."""
-        return f"Ray's own messages are in {self.path}." if self.path.is_file() and self.path.stat().st_size else ""
+        """A sentence that names the file; empty if it has nothing but what Ray says at every start."""
+        return f"Ray's own messages are in {self.path}." if self._has_news else ""
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -43,8 +51,9 @@ class RayLog:
 
         self.path.unlink(missing_ok=True)
         handler = logging.FileHandler(self.path, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(logging.Formatter(FORMAT))
         handler.setLevel(logging.WARNING)
+        handler.addFilter(self._notice)
         before = {name: (logger := logging.getLogger(name)).handlers[:] for name in LOGGERS}
         passed = {name: logging.getLogger(name).propagate for name in LOGGERS}
         for name in LOGGERS:
@@ -60,6 +69,10 @@ class RayLog:
                 logger = logging.getLogger(name)
                 logger.handlers, logger.propagate = before[name], passed[name]
             handler.close()
+
+    def _notice(self, record: logging.LogRecord) -> bool:
+        self._has_news = self._has_news or not record.getMessage().startswith(ROUTINE)
+        return True
 
 
 def _log_printed(data: Mapping[str, Any], ignore_prefix: bool) -> None:

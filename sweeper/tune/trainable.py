@@ -50,6 +50,7 @@ class TrialRunner(tune.Trainable):
         self._device, self._has_reported = message["device"], False
         self._has_trained, self._memory = False, dict[str, int]()
         self._rungs = frozenset(message["rungs"])
+        self._kept = {(folder.partition("/")[0], epoch) for folder, epochs in message["keep_at"].items() for epoch in epochs}
         self._patience = Patience()
         self._steps = execute_group(text, self._patience) if self._members else None
         self._rows = self._execute(text)
@@ -108,9 +109,15 @@ class TrialRunner(tune.Trainable):
                 break  # other trials may wait for this stage; after a phase of fine-tuning the trial itself may have to pause
             if isinstance(row, EpochRow) and row.stage == "finetune" and row.epoch in self._rungs:
                 break  # it may have to pause
+            if self._is_waited_for(row):
+                break
             if time.monotonic() - started >= self._report_every_s:
                 break
         return {"rows": _rows_to_json(rows)}
+
+    def _is_waited_for(self, row: Row) -> bool:
+        """Whether a row tells of a state, stored just now, from which other trials go on."""
+        return isinstance(row, EpochRow) and not row.is_reused and (row.stage, row.epoch) in self._kept
 
     def _next_of_group(self, steps: Generator[tuple[str, Row | dict[str, Any]], None, None]) -> dict[str, Any]:
         started = time.monotonic()
@@ -124,7 +131,7 @@ class TrialRunner(tune.Trainable):
                     break
             else:
                 rows.setdefault(trial, []).append(step)
-                if isinstance(step, StageRow) and step.stage != "finetune" and not step.saved_s:
+                if (isinstance(step, StageRow) and step.stage != "finetune" and not step.saved_s) or self._is_waited_for(step):
                     break  # other groups may wait for this stage
             if time.monotonic() - started >= self._report_every_s:
                 break

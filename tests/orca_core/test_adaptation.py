@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from body_families import write_checkpoint
-from trials import TINY_BODIES, run, small, tiny_bodies
+from trials import TINY_BODIES, TINY_IMAGE_BODIES, run, small, tiny_bodies
 
 from orca_core.adaptation.loop import Adaptation, draw_masks, patches
 from orca_core.config.knobs import TrialConfig
@@ -25,17 +24,14 @@ from orca_core.trial_stages import TrialStages, load_data
 
 CPU = torch.device("cpu")
 SERIES, IMAGES = "npz:tiny/series.npz", "npz:tiny/images.npz"
-BODIES = {"gpt2": f"hf:{TINY_BODIES['gpt2']}", "bert": f"hf:{TINY_BODIES['bert']}", "vit": "hf:tiny/vit", "swin": "hf:tiny/swin"}
+BODIES = {family: f"hf:{(TINY_BODIES | TINY_IMAGE_BODIES)[family]}" for family in ("gpt2", "bert", "vit", "swin")}
 every_body = pytest.mark.parametrize("body", BODIES.values())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adaptation")
-    with tiny_bodies(folder):
-        for family in ("vit", "swin"):
-            Path("tiny", family).mkdir()
-            write_checkpoint(family, Path("tiny", family))
+    with tiny_bodies(folder, with_images=True):
         yield folder
 
 

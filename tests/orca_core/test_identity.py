@@ -9,7 +9,7 @@ import pytest
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.config.resolve import resolve_config
-from orca_core.identity import canonical_knobs, read_knobs, trial_id, unread_knobs
+from orca_core.identity import CanonicalConfig, canonical_knobs, trial_id, unread_knobs
 
 ALIGNED = {"align.epochs": 5}
 SGD = {"align.optimizer": "sgd", "finetune.optimizer": "sgd"}
@@ -96,7 +96,7 @@ def test_the_reference_label_gradient_is_none_in_exact_mode_only(objective, merg
 )
 def test_a_default_given_or_left_out_is_the_same_trial(knob, default):
     assert trial_id(digits(**{knob: default})) == trial_id(digits())
-    assert knob not in read_knobs(digits())
+    assert knob not in CanonicalConfig.of(digits()).hashed
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from body_families import write_checkpoint
-from trials import TINY_BODIES, run, small, tiny_bodies
+from trials import TINY_BODIES, TINY_IMAGE_BODIES, run, small, tiny_bodies
 
 from orca_core.config.knobs import TrialConfig
 from orca_core.distances.coral_distance import moments
@@ -22,16 +19,13 @@ from orca_core.store import Store
 from orca_core.trial_stages import load_data
 
 SERIES, IMAGES = "npz:tiny/series.npz", "npz:tiny/images.npz"
-FAMILIES = {**{family: f"hf:{path}" for family, path in TINY_BODIES.items()}, "vit": "hf:tiny/vit", "swin": "hf:tiny/swin"}
+FAMILIES = {family: f"hf:{path}" for family, path in (TINY_BODIES | TINY_IMAGE_BODIES).items()}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("matching")
-    with tiny_bodies(folder):
-        for family in ("vit", "swin"):
-            Path("tiny", family).mkdir()
-            write_checkpoint(family, Path("tiny", family))
+    with tiny_bodies(folder, with_images=True):
         yield folder
 
 

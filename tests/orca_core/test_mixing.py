@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from body_families import write_checkpoint
 from torch.nn import functional as F
 from trials import tiny_bodies
 
@@ -181,10 +179,7 @@ def rows_of(config, folder):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "swin"])
 def test_encoders_decoders_and_vision_bodies_mix(tmp_path, family):
-    with tiny_bodies(tmp_path):
-        if family == "swin":
-            Path("tiny/swin").mkdir()
-            write_checkpoint("swin", Path("tiny/swin"))
+    with tiny_bodies(tmp_path, with_images=family == "swin"):
         task = "npz:tiny/images.npz" if family == "swin" else "npz:tiny/series.npz"
         knobs = {"task": task, "recipe": "laptop", "body": f"hf:tiny/{family}", "proxy": "noise", "finetune.decay_epochs": None, **MIX}
         mixed = rows_of(resolve_config(knobs), tmp_path / "mixed")

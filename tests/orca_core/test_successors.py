@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from body_families import write_checkpoint
 from torch import nn
 from torch.nn import functional as F
 from trials import tiny_bodies
@@ -235,10 +233,7 @@ METHODS = {
 @pytest.mark.parametrize("family", ["bert", "gpt2", "swin"])
 @pytest.mark.parametrize("method", METHODS)
 def test_they_work_on_encoders_decoders_and_vision_bodies(tmp_path, family, method):
-    with tiny_bodies(tmp_path):
-        if family == "swin":
-            Path("tiny/swin").mkdir()
-            write_checkpoint("swin", Path("tiny/swin"))
+    with tiny_bodies(tmp_path, with_images=family == "swin"):
         task = "npz:tiny/images.npz" if family == "swin" else "npz:tiny/series.npz"
         knobs = {**QUICK, "task": task, "recipe": "laptop", "body": f"hf:tiny/{family}", "finetune.decay_epochs": None}
         rows = rows_of(resolve_config(knobs | {"align.epochs": 2} | METHODS[method]), tmp_path / "store")

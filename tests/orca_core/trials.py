@@ -39,6 +39,9 @@ SMALL = {
 TINY_BODIES = {"bert": "tiny/bert", "gpt2": "tiny/gpt2", "roberta-pad-0": "tiny/roberta"}
 """Family -> folder of a checkpoint, relative to the working folder that `tiny_bodies` sets."""
 
+TINY_IMAGE_BODIES = {"vit": "tiny/vit", "swin": "tiny/swin"}
+"""The same of image bodies."""
+
 WINES_START = "tiny/embedder.safetensors"
 """Weights of the embedder of `openml/187` for mini-roberta, in the working folder that `tiny_bodies` sets."""
 
@@ -157,12 +160,17 @@ VALUES: dict[str, list[Any]] = {
 
 
 @contextmanager
-def tiny_bodies(folder: Path) -> Iterator[None]:
-    """Within: the working folder is `folder`, and holds the checkpoints of `TINY_BODIES` and the data of `TINY_TASKS`."""
+def tiny_bodies(folder: Path, *, with_images: bool = False) -> Iterator[None]:
+    """Within: the working folder is `folder`, and holds the checkpoints of `TINY_BODIES` and the data of `TINY_TASKS`.
+
+    Args:
+        folder: The folder.
+        with_images: Whether it also holds the checkpoints of `TINY_IMAGE_BODIES`.
+    """
     before = Path.cwd()
     os.chdir(folder)
     try:
-        for family, path in TINY_BODIES.items():
+        for family, path in (TINY_BODIES | TINY_IMAGE_BODIES if with_images else TINY_BODIES).items():
             if not Path(path).exists():
                 Path(path).mkdir(parents=True)
                 write_checkpoint(family, Path(path))

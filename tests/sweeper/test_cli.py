@@ -100,7 +100,7 @@ def test_an_unknown_command_or_option_gets_the_nearest_name():
 
 BAD_INPUT = {
     "space that is missing": (["run", "nowhere.yaml"], "nowhere.yaml: must be an existing file."),
-    "space that is unknown": (["plan", "quikstart"], "must be a file or the name of a search space, but got 'quikstart'. Did you"),
+    "space that is unknown": (["plan", "quikstart"], "SPACE: must be a file or the name of a search space, but got 'quikstart'. "),
     "set without value": (["plan", "quickstart", "--set", "seeds"], "--set: must have the form knob=value, but got 'seeds'."),
     "set on what varies": (["run", "quickstart", "--set", "proxy=noise"], "{space}: --set proxy: must not be a knob that the space varies"),
     "set to nonsense": (["run", "quickstart", "--set", "finetune.lr=fast"], "{space}: base.finetune.lr: must be a number, but got 'fast'."),
@@ -110,8 +110,8 @@ BAD_INPUT = {
     "trial with faults": (["trial", "--set", "task=digitz", "--set", "seed=-1"], "task: must be the name of a task, but got 'digitz'."),
     "trial by a bad name": (["trial", "--set", "task=digits", "--name", "../x"], "--name: must be usable as a file name"),
     "device": (["trial", "--set", "task=digits", "--device", "tpu"], "--device: must be cpu or cuda, but got 'tpu'."),
-    "sweep that is unknown": (["best", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but"),
-    "status of none": (["status", "stdy", "--results", "{results}"], "must be the name of a sweep in the results, but got 'stdy'."),
+    "sweep that is unknown": (["best", "stdy", "--results", "{results}"], "NAME: must be the name of a sweep in the results, but"),
+    "status of none": (["status", "stdy", "--results", "{results}"], "NAME: must be the name of a sweep in the results, but got"),
     "trial that is unknown": (["show", "xyz", "--results", "{results}"], "TRIAL: must be the start of one trial's id, but got 'xyz'."),
     "format of a trial": (["show", "a", "--format", "xml", "--results", "{results}"], "--format: must be text or json, but got 'xml'."),
     "task of another sweep": (
@@ -144,6 +144,7 @@ BAD_INPUT = {
     ),
     "seed of a list": (["proxies", "--seed", "1"], "--seed: must be used with --task."),
     "names of a list": (["proxies", "photos", "noise"], "NAME: must be one, without --task, but got 'photos noise'."),
+    "results in no bucket": (["status", "--results", "s3://"], "s3://: must name a bucket. Give a URI like s3://bucket/folder."),
     "results in an unknown place": (["status", "--results", "ftpx://a/b"], "ftpx://a/b: cannot be opened as a store"),
 }
 
@@ -162,6 +163,11 @@ def test_bad_input_is_said_on_stderr_with_exit_code_2_and_nothing_is_started(arg
 def test_every_fault_of_a_trial_is_said_at_once():
     said = sweeper("trial", "--set", "task=digits", "--set", "finetune.lr=0", "--set", "frezing=full").stderr.splitlines()
     assert [line.partition(":")[0] for line in said] == ["frezing", "finetune.lr"]
+
+
+def test_every_fault_of_a_plan_is_said_at_once():
+    said = sweeper("plan", "quickstart", "--set", "seeds", "--set", "finetune.lr=fast", "--name", "../x").stderr.splitlines()
+    assert [line.split(": ")[1] for line in said] == ["--set", "base.finetune.lr", "name"]
 
 
 # ------------------------------------------------------------------------------------------------------------------------- query

@@ -8,15 +8,15 @@ from functools import partial
 from random import Random
 
 import pytest
+from simulated_sweep import SimulatedSweep
 
 from orca_core.errors import ConfigError
 from sweeper.analysis.comparison import compare
 from sweeper.planning.planner import Planner, make_plan
 from sweeper.planning.trials import PlannedTrial
 from sweeper.running.outcome import Outcome
-from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import scores_of
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulation import Chances
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
 
@@ -131,37 +131,16 @@ def test_the_question_has_contrasts_within_the_levels_of_another_knob():
 # --------------------------------------------------------------------------------------------------------------- simulated runs
 
 
-def run_to_the_end(seed: int, space: SearchSpace) -> tuple[SimulatedTables, int]:
-    """A sweep that is stopped, killed and continued at random, with lost and failed trials. Its rows, and its number of runs."""
-    random = Random(seed)
-    tables, workspace, slots, runs, outcome = SimulatedTables(), SimulatedWorkspace(), random.choice((1, 4, 40)), 0, None
+def run_to_the_end(seed: int, space: SearchSpace) -> tuple[dict[str, dict], int]:
+    """A sweep that is stopped, killed and continued at random, with lost and failed trials. Its planned rows, and its number of runs."""
+    random, sweep = Random(seed), SimulatedSweep(space)
+    slots, runs, outcome = random.choice((1, 4, 40)), 0, None
     error = partial(error_of, effects=random.choice([(0, 0, -0.03), (0, 0.003, 0.01), (0, 0, 0)]), sd=0.01)
     while outcome is not Outcome.FINISHED:
         runs += 1
         chances = Chances(lost=0.03, fails=0.01, stop=0.01, no_machines=0.005) if runs < 4 and seed % 4 else Chances()
-        found = reconcile(space, tables)
-        todo = random.sample(found.todo, len(found.todo))
-        simulation = Simulation(
-            found.planner,
-            todo,
-            tables,
-            workspace,
-            slots=slots,
-            ended=found.ended,
-            stopping=found.stopping,
-            chances=chances,
-            random=random,
-            error_of=error,
-        )
-        found.mark_planned(simulation.recorder)
-        outcome = simulation.run()
-        found.mark_dropped(simulation.recorder)
-        simulation.recorder.flush()
-    return tables, runs
-
-
-def planned_rows(tables: SimulatedTables) -> dict[str, dict]:
-    return {row["trial"]: row for row in tables.live_trials() if row["in_plan"]}
+        outcome = sweep.run(random, slots=slots, chances=chances, error_of=error)
+    return sweep.planned_rows(), runs
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -169,9 +148,8 @@ def test_whatever_happens_the_trials_are_those_that_the_rows_call_for(part):
     runs = 0
     for seed in range(part, 24, 4):
         space = space_of()
-        tables, number = run_to_the_end(seed, space)
+        rows, number = run_to_the_end(seed, space)
         runs += number
-        rows = planned_rows(tables)
         told = {trial: scores_of(row, space.columns_read) for trial, row in rows.items()}
         planner = Planner(space, told)
         assert {trial.id for trial in planner.plan.trials} == rows.keys(), f"history {seed}"
@@ -185,34 +163,21 @@ def test_numbers_of_slots_and_interruptions_do_not_change_the_trials(seed):
     space, effects = space_of(), (0.0, 0.003, -0.03)
     found = []
     for slots, stop in ((1, 0.0), (4, 0.0), (40, 0.0), (4, 0.02), (40, 0.02)):
-        random, tables, workspace, outcome, runs = Random(seed + slots), SimulatedTables(), SimulatedWorkspace(), None, 0
+        random, sweep, outcome, runs = Random(seed + slots), SimulatedSweep(space), None, 0
         while outcome is not Outcome.FINISHED:
             runs += 1
-            again = reconcile(space, tables)
             chances = Chances(stop=stop, lost=stop) if runs < 6 else Chances()
-            simulation = Simulation(
-                again.planner,
-                again.todo,
-                tables,
-                workspace,
-                slots=slots,
-                ended=again.ended,
-                chances=chances,
-                random=random,
-                error_of=partial(error_of, effects=effects),
-            )
-            outcome = simulation.run()
-            simulation.recorder.flush()
+            outcome = sweep.run(random, slots=slots, chances=chances, error_of=partial(error_of, effects=effects))
         assert runs > 1 or not stop
-        found.append({trial for trial, row in planned_rows(tables).items() if row["status"] == "COMPLETE"})
+        found.append({trial for trial, row in sweep.planned_rows().items() if row["status"] == "COMPLETE"})
     assert found == [found[0]] * len(found)
 
 
 @pytest.mark.parametrize("seed", range(0, 24, 4))
 def test_compare_says_what_the_sweep_decided(seed):
     space = space_of()
-    tables, _ = run_to_the_end(seed, space)
-    rows = list(planned_rows(tables).values())
+    planned, _ = run_to_the_end(seed, space)
+    rows = list(planned.values())
     found = compare(rows, "align.epochs", 0, margin=0.02, lists_plan=True, varied=["align_epochs", "freezing"], looks=space.looks)
     planner = Planner(space, {row["trial"]: scores_of(row, space.columns_read) for row in rows})
     decisions = {name.level: decision for name, decision in planner.deciding.decisions.items()}

@@ -17,7 +17,8 @@ from sweeper.running.claim import claim_sweep
 from sweeper.running.driver import driver_of
 from sweeper.running.plan_note import plan_note
 from sweeper.running.progress import Progress
-from sweeper.running.simulation import Chances, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedWorkspace
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.show.follow import follow, read_standing
 from sweeper.space.reading import parse_space
 

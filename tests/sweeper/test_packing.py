@@ -7,6 +7,7 @@ from fractions import Fraction
 from random import Random
 
 import pytest
+from simulated_sweep import SimulatedSweep
 
 from orca_core.config.paths import KNOBS
 from orca_core.errors import ConfigError
@@ -21,7 +22,7 @@ from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
 from sweeper.running.session import Session
 from sweeper.running.simulated_gpus import SimulatedGpus
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.show.plan_work import work_lines
 from sweeper.space.file import Resources
 from sweeper.space.reading import parse_space
@@ -48,32 +49,18 @@ def peak_of(trial) -> int:
     return PEAKS[trial.knobs()["freezing"]]
 
 
-class Sweep:
-    """A sweep on simulated GPUs. Each call of `run` is a run of it; `gpus` are those of the last one."""
+class Sweep(SimulatedSweep):
+    """A sweep on simulated GPUs; `gpus` are those of the last run."""
 
     def __init__(self, peak_of=peak_of, count: int = 1, **keys: object) -> None:
-        self.space = parse_space(SPACE | keys)
-        self.tables, self.workspace = SimulatedTables(), SimulatedWorkspace()
+        super().__init__(parse_space(SPACE | keys))
         self.peak_of, self.count = peak_of, count
 
     def run(self, chances: Chances = NOTHING_HAPPENS, seed: int = 0) -> Outcome:
-        found = reconcile(self.space, self.tables)
         self.gpus = SimulatedGpus(self.count, 40 * GIB, self.peak_of)
-        simulation = Simulation(
-            found.planner,
-            found.todo,
-            self.tables,
-            self.workspace,
-            slots=1,
-            ended=found.ended,
-            stopping=found.stopping,
-            chances=chances,
-            random=Random(seed),
-            gpus=self.gpus,
-            watch=self._watch,
-        )
-        self.freezing = {trial.id: trial.knobs()["freezing"] for trial in found.planner.plan.trials}
-        return simulation.run()
+        outcome = super().run(Random(seed), slots=1, chances=chances, gpus=self.gpus, watch=self._watch)
+        self.freezing = {trial.id: trial.knobs()["freezing"] for trial in self.found.planner.plan.trials}
+        return outcome
 
     def _watch(self, simulation: Simulation) -> None:
         for gpu in range(self.count):
@@ -240,9 +227,9 @@ def test_gpu_hours_are_what_processes_hold_whatever_trials_ask_for_by_now(tmp_pa
     run.session.end(first.id, COMPLETE)
     third = run.begin()
     run.hour = 2.0
-    assert run.session.meter.hours == pytest.approx(1 + 2 + 1 / 3), "the second began with a whole GPU"
+    assert run.session.processes.meter.hours == pytest.approx(1 + 2 + 1 / 3), "the second began with a whole GPU"
     run.session.end(second.id, COMPLETE)
-    run.session.check_deadline()
+    run.session.ending.check_deadline()
     assert run.session.is_ending
     run.session.cut(third.id)
     run.recorder.flush()

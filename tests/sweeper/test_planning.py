@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import RobertaConfig, RobertaModel
@@ -21,6 +22,7 @@ from sweeper.planning.forecast import forecast
 from sweeper.planning.measured import load_measured_costs
 from sweeper.planning.passes import passes_of
 from sweeper.planning.planner import make_plan
+from sweeper.planning.trials import PlannedTrial
 from sweeper.results import ResultStore, Workspace
 from sweeper.show.plan import describe_plan
 from sweeper.space.reading import load_space
@@ -246,6 +248,14 @@ def test_the_disk_that_a_plan_takes_is_counted_from_what_was_measured(load):
     assert costs.disk(early, early.trials) == (stays, shared + (12 + 6) * 5 * 4 * 4, 1)
 
 
+def write_measured(results: ResultStore, sweep: str, trial: PlannedTrial, **stages: dict[str, Any]) -> None:
+    """Write the rows of a trial that came to its end, with what its stages report after an epoch."""
+    key = {"trial": trial.id, "attempt": 1}
+    done = {"sequence": 1, "status": "COMPLETE", "result_key": trial.result_key, "in_plan": True}
+    results.append("trials", sweep, [trial.cells() | key | done])
+    results.append("metrics", sweep, [key | {"stage": stage, "phase": 0, "epoch": 1} | row for stage, row in stages.items()])
+
+
 def test_further_passes_through_the_model_count_in_estimates_and_are_taken_out_of_measurements(load, tmp_path):
     text = """
         name: p
@@ -270,11 +280,7 @@ def test_further_passes_through_the_model_count_in_estimates_and_are_taken_out_o
     )
     results = ResultStore(tmp_path / "results")
     for trial in trials.values():  # on a machine where a pass takes a tenth of a second, an epoch takes that by pass
-        key = {"trial": trial.id, "attempt": 1}
-        done = {"sequence": 1, "status": "COMPLETE", "result_key": trial.result_key, "in_plan": True}
-        results.append("trials", space.name, [trial.cells() | key | done])
-        epoch = {"stage": "finetune", "phase": 0, "epoch": 1, "seconds": 0.1 * passes[trial.variant]}
-        results.append("metrics", space.name, [key | epoch])
+        write_measured(results, "p", trial, finetune={"seconds": 0.1 * passes[trial.variant]})
     measured = load_measured_costs(Workspace(results.uri))
     assert measured.seconds == pytest.approx({("finetune", "digits", body): 0.1 for body in ("mini-swin", "none")})
 
@@ -297,13 +303,9 @@ def test_evaluation_counts_in_estimates_where_it_is_much_of_an_epoch(load, tmp_p
     assert passes == pytest.approx({"plain": 1, "r3f": 1.289, "few": 0.740, "seldom": 0.684}, abs=1e-3)
     results = ResultStore(tmp_path / "results")
     for trial in trials.values():
-        key = {"trial": trial.id, "attempt": 1}
-        done = {"sequence": 1, "status": "COMPLETE", "result_key": trial.result_key, "in_plan": True}
-        results.append("trials", "f", [trial.cells() | key | done])
         untested = trial.variant == "seldom"
         seconds = 0.474 if untested else passes[trial.variant]  # of an epoch whose test error nobody asks for
-        epoch = {"stage": "finetune", "phase": 0, "epoch": 1, "seconds": seconds, "test_error": None if untested else 0.5}
-        results.append("metrics", "f", [key | epoch])
+        write_measured(results, "f", trial, finetune={"seconds": seconds, "test_error": None if untested else 0.5})
     measured = load_measured_costs(Workspace(results.uri)).seconds
     assert measured == pytest.approx({("finetune", "nb360/fsd50k", "mini-swin"): 1}, abs=1e-3)
 
@@ -322,11 +324,8 @@ def test_what_another_objective_takes_is_measured_and_estimated_by_itself(load, 
     seconds = {"plain": (2.0, 3.0), "bilevel": (20.0, 3.0), "task": (9.0, 3.0), "joint": (0.0, 30.0)}
     results = ResultStore(tmp_path / "results")
     for name, trial in trials.items():
-        key = {"trial": trial.id, "attempt": 1}
-        done = {"sequence": 1, "status": "COMPLETE", "result_key": trial.result_key, "in_plan": True}
-        results.append("trials", "o", [trial.cells() | key | done])
-        stages = [stage for stage in zip(("align", "finetune"), seconds[name], strict=True) if stage[1]]
-        results.append("metrics", "o", [key | {"stage": stage, "phase": 0, "epoch": 1, "seconds": each} for stage, each in stages])
+        stages = {stage: {"seconds": each} for stage, each in zip(("align", "finetune"), seconds[name], strict=True) if each}
+        write_measured(results, "o", trial, **stages)
     assert CostModel().seconds(trials["joint"], trials["joint"].finetuning[0]) == 8 * 2  # a guess
     costs = CostModel(load_measured_costs(Workspace(results.uri)))
     found = {name: [costs.seconds(trial, stage) for stage in trial.stages if stage.kind != "source"] for name, trial in trials.items()}

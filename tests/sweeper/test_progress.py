@@ -10,7 +10,7 @@ from sweeper.running.packing import Packing
 from sweeper.running.progress import Progress, describe_start
 from sweeper.running.reasons import Reason, Reasons
 from sweeper.running.recorder import Recorder
-from sweeper.running.simulation import SimulatedTables
+from sweeper.running.simulated_store import SimulatedTables
 from sweeper.space.file import Resources
 from sweeper.space.reading import parse_space
 
@@ -124,13 +124,12 @@ def test_the_time_left_goes_up_with_the_reason_when_seeds_are_added_or_slots_are
     recorder = Recorder(SimulatedTables(), "s", "valid_error", clock=lambda: now[0])
     recorder.tally.work.expect(TRIALS)
     progress = Progress(recorder, total=4, clock=lambda: now[0])
-    session = SimpleNamespace(
-        least_trials=4, most_trials=12, width=4, in_use=4, least_later=0, is_ending=False, space=SimpleNamespace(looks=(4, 12))
-    )
+    planner = SimpleNamespace(least_trials=4, most_trials=12, searched_later=0)
+    session = SimpleNamespace(planner=planner, width=4, in_use=4, is_ending=False, space=SimpleNamespace(looks=(4, 12)))
     session.packing = Packing(Resources())
 
-    def look(**changed: int) -> tuple[float, str]:
-        vars(session).update(changed)
+    def look(width: int = 4) -> tuple[float, str]:
+        session.width = width
         now[0] += 2.0
         progress.update(session)  # type: ignore[arg-type]
         standing = progress.standing()
@@ -143,7 +142,8 @@ def test_the_time_left_goes_up_with_the_reason_when_seeds_are_added_or_slots_are
     recorder.end(TRIALS[0].id, {"status": "COMPLETE", "valid_error": 0.5})
     before, why = look()
     assert why == ""
-    more, why = look(least_trials=6, least_later=2)
+    planner.least_trials, planner.searched_later = 6, 2
+    more, why = look()
     assert more > before
     assert why == "2 trials were added for open contrasts"
     even_more, why = look(width=1)

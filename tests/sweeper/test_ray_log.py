@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from ray._private.authentication.authentication_token_setup import _warn_token_auth_enabled
 from ray._private.worker import listen_error_messages
 from ray.job_config import JobConfig
 
@@ -45,13 +48,28 @@ def test_the_log_of_a_node_that_was_killed_goes_to_the_file(tmp_path, capfd):
     assert "Quite another one." in "".join(capfd.readouterr()), "Ray is left as it was"
 
 
-def test_the_file_is_still_written_once_ray_was_started_without_handlers_of_its_own(tmp_path, capfd):
-    """Nothing answers at this address, but Ray takes away the handlers of its logger before it looks."""
+def test_what_ray_says_while_it_starts_goes_to_the_file_and_so_does_all_that_follows(tmp_path, capfd):
+    """Nothing answers at this address, but in a thread Ray warns before it looks that it cannot handle signals."""
+    log = RayLog(str(tmp_path), "s")
+    log.path.parent.mkdir(parents=True)
+    with log.writing(), ThreadPoolExecutor(1) as thread:
+        with pytest.raises(ValueError, match="nowhere"):
+            thread.submit(_init, "nowhere", {}, JobConfig()).result()
+        listen("A process was killed.")
+    assert "".join(capfd.readouterr()) == ""
+    written = log.path.read_text()
+    assert "WARNING ray._private.worker: SIGTERM handler is not set" in written
+    assert "(raylet) A process was killed." in written
+
+
+def test_nobody_is_sent_to_the_file_for_what_ray_says_at_every_start(tmp_path, capfd):
     log = RayLog(str(tmp_path), "s")
     log.path.parent.mkdir(parents=True)
     with log.writing():
-        with pytest.raises(ValueError, match="nowhere"):
-            _init("nowhere", {}, JobConfig())
-        listen("A process was killed.")
+        _warn_token_auth_enabled()
+    assert "Token authentication is enabled" in log.path.read_text()
+    assert log.note == ""
+    with log.writing():
+        logging.getLogger("ray.tune").warning("Something else.")
+    assert str(log.path) in log.note
     assert "".join(capfd.readouterr()) == ""
-    assert "(raylet) A process was killed." in log.path.read_text()

@@ -22,10 +22,11 @@ from sweeper.running.notify import Notifier, parse_command
 from sweeper.running.obstacles import AutoscalerState
 from sweeper.running.outcome import Outcome
 from sweeper.running.plan_note import plan_note
+from sweeper.running.processes import OVERDUE_GRACE_S
 from sweeper.running.progress import Progress
 from sweeper.running.reasons import KINDS, Notice, Reason, Reasons
 from sweeper.running.recorder import Recorder
-from sweeper.running.session import OVERDUE_GRACE_S, Session
+from sweeper.running.session import Session
 from sweeper.show.results import arms_status, describe_status, sweep_status
 from sweeper.space.reading import parse_space
 
@@ -157,7 +158,7 @@ def test_the_wait_for_a_first_worker_ends_with_what_is_missing(tmp_path):
     sweep.look(6)
     sweep.session.close()
     assert sweep.session.outcome is Outcome.NO_WORKER
-    assert sweep.session.reason == (
+    assert sweep.session.ending.reason == (
         "A trial needs 2 CPUs. The cluster has no node for trials. The autoscaler could not start any: gpu: InsufficientInstanceCapacity."
     )
 
@@ -198,7 +199,7 @@ def test_all_nodes_are_refused(tmp_path):
     sweep.look(60)
     sweep.session.close()
     assert sweep.session.outcome is Outcome.NO_WORKER, "no trial has got anywhere: the wait has an end"
-    assert sweep.session.reason == (
+    assert sweep.session.ending.reason == (
         "No node may run trials: node-1: the code of this worker is not that with which the sweep was started: x; "
         "node-2: s3://b: access is denied (403). Check. There is no autoscaler."
     )
@@ -378,13 +379,13 @@ def test_a_trial_that_hangs_is_ended_at_its_time_limit(tmp_path):
     sweep.clock = 605.0 + OVERDUE_GRACE_S
     sweep.session.report(works.id, [EpochRow(stage="finetune", epoch=1, valid_error=0.5)])
     sweep.look(2)
-    assert sweep.session.hung == {hangs.id}, "the other one has just reported: it is asked to stop"
+    assert sweep.session.processes.hung == {hangs.id}, "the other one has just reported: it is asked to stop"
     assert sweep.session.wants_stop(works.id)
     sweep.session.time_out(hangs.id)
     sweep.recorder.flush()
     (row,) = sweep.workspace.sql("select trial, cause from trial_status where status = 'FAIL'").rows()
     assert row == {"trial": hangs.id, "cause": "timeout"}
-    assert not sweep.session.hung
+    assert not sweep.session.processes.hung
 
 
 # ---------------------------------------------------------------------------------------------------------- where it is said

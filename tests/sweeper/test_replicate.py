@@ -7,14 +7,15 @@ from collections import defaultdict
 from random import Random
 
 import pytest
+from simulated_sweep import SimulatedSweep
 
 from orca_core.errors import ConfigError
 from sweeper.planning.planner import Planner, make_plan
 from sweeper.planning.trials import PlannedTrial
 from sweeper.running.outcome import Outcome
-from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import scores_of
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation, simulate_error
+from sweeper.running.simulated_workers import simulate_error
+from sweeper.running.simulation import Chances
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
 
@@ -98,27 +99,12 @@ def test_an_arm_with_nothing_to_tune_runs_on_the_seeds_of_the_replicates_at_once
     assert {role: len(trials) for role, trials in by_role(done.trials).items()} == {"tuning": 12, "replicate": 6}
 
 
-def run_to_the_end(space: SearchSpace, seed: int, **chances) -> tuple[SimulatedTables, int]:
-    random, tables, workspace, outcome, runs = Random(seed), SimulatedTables(), SimulatedWorkspace(), None, 0
+def run_to_the_end(space: SearchSpace, seed: int, **chances) -> tuple[dict[str, dict], int]:
+    random, sweep, outcome, runs = Random(seed), SimulatedSweep(space), None, 0
     while outcome is not Outcome.FINISHED:
         runs += 1
-        found = reconcile(space, tables)
-        simulation = Simulation(
-            found.planner,
-            random.sample(found.todo, len(found.todo)),
-            tables,
-            workspace,
-            slots=random.choice((1, 4, 40)),
-            ended=found.ended,
-            stopping=found.stopping,
-            chances=Chances(**chances) if runs < 5 else Chances(),
-            random=random,
-        )
-        found.mark_planned(simulation.recorder)
-        outcome = simulation.run()
-        found.mark_dropped(simulation.recorder)
-        simulation.recorder.flush()
-    return tables, runs
+        outcome = sweep.run(random, slots=random.choice((1, 4, 40)), chances=Chances(**chances) if runs < 5 else Chances())
+    return sweep.planned_rows(), runs
 
 
 SPACES = {
@@ -135,8 +121,7 @@ SPACES = {
 def test_whatever_happens_the_trials_are_the_same(name):
     space, found = space_of(**SPACES[name]), []
     for seed in range(5):
-        tables, runs = run_to_the_end(space, seed, **({"stop": 0.02, "lost": 0.03} if seed else {}))
-        rows = {row["trial"]: row for row in tables.live_trials() if row["in_plan"]}
+        rows, runs = run_to_the_end(space, seed, **({"stop": 0.02, "lost": 0.03} if seed else {}))
         found.append({trial: (row["role"], row["status"], row["seed"]) for trial, row in rows.items()})
         assert runs > 1 or not seed
     assert found == [found[0]] * 5
@@ -146,8 +131,8 @@ def test_whatever_happens_the_trials_are_the_same(name):
 
 
 def test_a_candidate_that_was_stopped_early_is_not_repeated():
-    tables, _ = run_to_the_end(space_of(**SPACES["random, asha"]), 0)
-    rows = tables.live_trials()
+    planned, _ = run_to_the_end(space_of(**SPACES["random, asha"]), 0)
+    rows = planned.values()
     pruned = {(row["arm"], row["candidate"]) for row in rows if row["status"] == "PRUNED"}
     assert pruned
     assert not pruned & {(row["arm"], row["candidate"]) for row in rows if row["role"] == "replicate"}
@@ -159,18 +144,15 @@ def test_rows_of_a_sweep_that_is_edited_to_replicate_get_their_role():
         space_of(search={"algorithm": "random", "trials": 3}),
         space_of(search={"algorithm": "random", "trials": 3, "replicate": 2}),
     )
-    tables, workspace = SimulatedTables(), SimulatedWorkspace()
-    for space in (plain, edited):
-        found = reconcile(space, tables)
-        simulation = Simulation(found.planner, found.todo, tables, workspace, slots=4, ended=found.ended)
-        found.mark_planned(simulation.recorder)
-        assert simulation.run() is Outcome.FINISHED
-        simulation.recorder.flush()
+    sweep = SimulatedSweep(plain)
+    assert sweep.run(Random(0), slots=4) is Outcome.FINISHED
+    sweep.space = edited
+    assert sweep.run(Random(0), slots=4) is Outcome.FINISHED
     roles = defaultdict(int)
-    for row in tables.live_trials():
+    for row in sweep.tables.live_trials():
         roles[row["role"]] += 1
     assert roles == {"tuning": 12, "replicate": 4}
-    told = {row["trial"]: scores_of(row, edited.columns_read) for row in tables.live_trials()}
+    told = {row["trial"]: scores_of(row, edited.columns_read) for row in sweep.tables.live_trials()}
     assert {trial.id for trial in make_plan(edited, scores=told).trials} == told.keys()
 
 

@@ -78,7 +78,7 @@ def test_a_state_on_the_way_is_published_with_its_row_and_the_last_one_with_the_
 
 def test_a_stopped_run_cuts_what_runs_and_starts_nothing(run):
     trial = run.begin()
-    run.session.stop()
+    run.session.ending.stop()
     assert run.session.wants_stop(trial.id)
     assert run.session.next() is None
     run.session.close()
@@ -93,7 +93,7 @@ def test_a_stopped_run_cuts_what_runs_and_starts_nothing(run):
 def test_a_request_to_stop_that_found_nothing_to_do_changes_nothing(run):
     for _ in range(2):
         run.session.end(run.begin().id, COMPLETE)
-    run.session.stop()
+    run.session.ending.stop()
     run.session.close()
     assert run.session.outcome is Outcome.FINISHED
 
@@ -101,14 +101,14 @@ def test_a_request_to_stop_that_found_nothing_to_do_changes_nothing(run):
 def test_a_full_disk_ends_the_run_and_is_no_user_stop(run):
     trial = run.begin()
     run.session.end(trial.id, {"status": "FAIL", "cause": "disk", "error": "DiskFullError: no room", "traceback": ""})
-    run.session.stop()
+    run.session.ending.stop()
     run.session.close()
-    assert (run.session.outcome, run.session.reason) == (Outcome.DISK_FULL, "DiskFullError: no room")
+    assert (run.session.outcome, run.session.ending.reason) == (Outcome.DISK_FULL, "DiskFullError: no room")
 
 
 def test_a_run_without_machines_is_lost(run):
     run.begin()
-    run.session.lose_machines()
+    run.session.ending.lose_machines()
     run.session.close()
     assert run.session.outcome is Outcome.LOST
 
@@ -250,7 +250,7 @@ def test_if_no_machine_can_do_it_the_run_ends_after_a_few_trials(tmp_path):
         run.session.end(trial.id, NO_DATA)
         failures += 1
     run.session.close()
-    assert (run.session.outcome, run.session.reason) == (Outcome.UNFIT, NO_DATA["error"])
+    assert (run.session.outcome, run.session.ending.reason) == (Outcome.UNFIT, NO_DATA["error"])
     assert failures == 6, "three trials, each on both machines"
     run.recorder.flush()
     assert [row["cause"] for row in run.workspace.sql("select cause from trial_status").rows()] == ["data"] * 3
@@ -355,7 +355,7 @@ def test_a_pause_costs_no_attempt_no_row_and_no_time(tmp_path):
     run.now = 105.0
     reach(run, other, 3, 0.2)
     run.session.lose(good.id)
-    run.session.stop()
+    run.session.ending.stop()
     run.session.close()
     run.recorder.flush()
     rows = run.workspace.sql("select trial, attempt, status, cause, seconds from trial_status").rows()
@@ -392,10 +392,10 @@ def test_a_run_ends_when_its_time_is_used_up(tmp_path):
     run = Run(tmp_path, budget={"hours": 1})
     run.begin()
     run.now = 3599.0
-    run.session.check_deadline()
+    run.session.ending.check_deadline()
     assert not run.session.is_ending
     run.now = 3600.0
-    run.session.check_deadline()
+    run.session.ending.check_deadline()
     run.session.close()
     assert run.session.outcome is Outcome.STOPPED
 
@@ -406,7 +406,7 @@ def test_a_run_ends_when_the_gpu_time_that_its_trials_held_is_used_up(tmp_path):
 
     def goes_on_at(hour: float) -> bool:
         run.now = 3600 * hour
-        run.session.check_deadline()
+        run.session.ending.check_deadline()
         return not run.session.is_ending
 
     assert goes_on_at(1.0)
@@ -417,7 +417,7 @@ def test_a_run_ends_when_the_gpu_time_that_its_trials_held_is_used_up(tmp_path):
     assert not goes_on_at(4.0)
     run.session.close()
     assert run.session.outcome is Outcome.STOPPED
-    assert run.session.meter.hours == pytest.approx(1.0)
+    assert run.session.processes.meter.hours == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("end", ["end", "cut", "lose"])
@@ -427,7 +427,7 @@ def test_a_trial_that_ended_holds_no_gpu(tmp_path, end):
     run.now = 3600.0
     getattr(run.session, end)(trial.id, *([COMPLETE] if end == "end" else []))
     run.now = 7200.0
-    assert run.session.meter.hours == pytest.approx(1.0)
+    assert run.session.processes.meter.hours == pytest.approx(1.0)
 
 
 def test_what_is_said_of_a_trial_that_has_ended_changes_nothing(run):
@@ -496,9 +496,9 @@ def test_rows_that_another_attempt_has_reported_are_not_new(run):
         run.session.interrupt("planted")
         assert run.begin() is trial
         run.session.report(trial.id, [EpochRow(stage="align", epoch=epoch) for epoch in (1, 2)])
-        assert run.session.num_new_rows == 2
+        assert run.session.processes.num_new_rows == 2
     run.session.report(trial.id, [EpochRow(stage="align", epoch=3)])
-    assert run.session.num_new_rows == 3
+    assert run.session.processes.num_new_rows == 3
 
 
 IN_A_GROUP = {

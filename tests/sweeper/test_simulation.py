@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from random import Random
 
 import pytest
+from simulated_sweep import SimulatedSweep
 
-from orca_core.errors import StoreError
 from sweeper.planning.planner import Planner
 from sweeper.running.outcome import Outcome
-from sweeper.running.reconcile import reconcile
-from sweeper.running.recorder import Recorder
 from sweeper.running.simulated_cluster import NodeChances
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedTables
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
 
@@ -105,7 +103,7 @@ def draw_chances(random: Random) -> Chances:
 def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None:
     """What must hold whenever trials were handed out."""
     session = simulation.session
-    computing = Counter(simulation.computing.values())
+    computing = Counter(simulation.workers.computing.values())
     if session.share:
         assert not [folder for folder, workers in computing.items() if workers > 1], "computed twice at once"
     if simulation.begun_on:
@@ -120,18 +118,12 @@ def look(simulation: Simulation, planner: Planner, done: frozenset[str]) -> None
         if session.share and stage.address not in simulation.reported
     }
     waiting = {trial.id: trial for trial in planner.plan.trials if trial.id not in done}
-    for trial in (waiting[known] for known in waiting.keys() - simulation.handed_out):
+    for trial in (waiting[known] for known in waiting.keys() - simulation.handed_out | simulation.prepared):
         alike = [other for other in planner.plan.trials if trial.group is not None and other.group == trial.group]
         may_join = [stage for other in alike if other.id not in simulation.running for stage in other.stages if stage.kind != "finetune"]
         waits = [stage for stage in (*trial.stages, *may_join) if stage.folder in promised and stage.address not in simulation.reported]
+        waits += [other for other in alike if other.id in simulation.preparing]
         assert waits, f"a slot is idle, and {trial.id} could run"
-
-
-def finish(recorder: Recorder) -> None:
-    """Write the last rows, however often that fails."""
-    while True:
-        with suppress(StoreError):
-            return recorder.flush()
 
 
 def keys_of(tables: SimulatedTables) -> dict[str, Counter]:
@@ -203,35 +195,25 @@ def check_whole(tables: SimulatedTables) -> None:
 def simulate(seed: int, number: int | None = None) -> Counter[Outcome]:
     """One history: runs of the same sweep until one comes to its end. How they ended."""
     random, number = Random(seed), seed % SPACES_WITHOUT_GROUPS if number is None else number
-    space, tables, workspace = space_of(number), SimulatedTables(lambda: random.random() < chances.held_back), SimulatedWorkspace()
+    tables = SimulatedTables(lambda: random.random() < chances.held_back)
+    sweep = SimulatedSweep(space_of(number), tables)
+    space, workspace = sweep.space, sweep.workspace
     share, slots = random.random() < 0.75, random.randint(1, 5)
     outcomes: Counter[Outcome] = Counter()
+
+    def watch(simulation: Simulation) -> None:
+        look(simulation, sweep.found.planner, frozenset(sweep.found.ended))
+
     while Outcome.FINISHED not in outcomes:
         chances = draw_chances(random) if outcomes.total() < 3 else Chances()
-        found = reconcile(space, tables, planner=planner_for(number, tables))
-        todo = random.sample(found.todo, len(found.todo))
-        watch = partial(look, planner=found.planner, done=frozenset(found.ended))
-        simulation = Simulation(
-            found.planner,
-            todo,
-            tables,
-            workspace,
-            slots=slots,
-            ended=found.ended,
-            stopping=found.stopping,
-            share=share,
-            chances=chances,
-            random=random,
-            watch=watch,
-        )
-        found.mark_planned(simulation.recorder)
-        outcome = simulation.run()
-        found.mark_dropped(simulation.recorder)
-        finish(simulation.recorder)
+        outcome = sweep.run(random, planner=planner_for(number, tables), slots=slots, share=share, chances=chances, watch=watch)
+        found, simulation = sweep.found, sweep.simulation
         outcomes[outcome] += 1
         planned = {trial.id for trial in found.planner.plan.trials}
         if found.stopping is None:
-            again = {trial: times for trial, times in Counter(simulation.handed_out).items() if times > 1 + simulation.num_lost[trial]}
+            allowed = simulation.num_lost + simulation.num_prepared
+            again = {trial: times for trial, times in Counter(simulation.handed_out).items() if times > 1 + allowed[trial]}
+            assert not {trial: times for trial, times in simulation.num_prepared.items() if times > 1}
             assert not again or chances.nodes, "a trial was handed out again, and had not been lost"
         ended = {trial for trial, row in found.ended.items() if row["status"] != "PRUNED"}
         assert not ended & set(simulation.handed_out), "a trial that had ended was run again"
@@ -249,7 +231,7 @@ def simulate(seed: int, number: int | None = None) -> Counter[Outcome]:
             assert set(workspace.shared.computed.values()) == {1}, "a stage was computed again"
         if outcomes.total() > 12:
             pytest.fail("the sweep does not come to its end")
-    last = {row["trial"]: row["status"] for row in tables.live_trials() if row["in_plan"]}
+    last = {trial: row["status"] for trial, row in sweep.planned_rows().items()}
     assert last.keys() == planned
     if space.scheduler.name != "fifo":
         check_whole(tables)

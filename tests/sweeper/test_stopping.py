@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from simulated_sweep import SimulatedSweep
 
 from orca_core.rows import EpochRow
 from sweeper.planning.planner import make_plan
@@ -18,7 +19,8 @@ from sweeper.results import Workspace
 from sweeper.running.outcome import Outcome
 from sweeper.running.reconcile import reconcile
 from sweeper.running.recorder import Recorder
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation, simulate_error
+from sweeper.running.simulated_workers import simulate_error
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.running.takeover import take_over
 from sweeper.space.reading import parse_space
 from sweeper.space.space import SearchSpace
@@ -38,44 +40,24 @@ def space_of(**keys: Any) -> SearchSpace:
     return parse_space({"name": "s", "base": BASE, "space": space, "search": search, "seeds": 2, "scheduler": "asha"} | keys)
 
 
-class Sweep:
-    """The rows and stages of a simulated sweep, which is run once or several times."""
+class Sweep(SimulatedSweep):
+    """A sweep whose trials have these errors."""
 
     def __init__(self, space: SearchSpace, error_of: ErrorOf = simulate_error) -> None:
-        self.space, self.error_of = space, error_of
-        self.tables, self.workspace = SimulatedTables(), SimulatedWorkspace()
-        self.handed_out: list[str] = []
+        super().__init__(space)
+        self.error_of = error_of
 
     def run(self, slots: int = 2, seed: int = 0, **options: Any) -> Outcome:
-        """One run, in an order that the seed decides; options as for `Simulation`."""
-        found, random = reconcile(self.space, self.tables), Random(seed)
-        simulation = Simulation(
-            found.planner,
-            random.sample(found.todo, len(found.todo)),
-            self.tables,
-            self.workspace,
-            slots=slots,
-            ended=found.ended,
-            stopping=found.stopping,
-            random=random,
-            error_of=self.error_of,
-            **options,
-        )
-        self.handed_out = simulation.handed_out
-        found.mark_planned(simulation.recorder)
-        outcome = simulation.run()
-        found.mark_dropped(simulation.recorder)
-        simulation.recorder.flush()
-        return outcome
+        return super().run(Random(seed), slots=slots, error_of=self.error_of, **options)
 
     def ends(self) -> Ends:
         """How each trial ended."""
-        rows = [row for row in self.tables.live_trials() if row["in_plan"]]
+        rows = self.planned_rows().values()
         return {(row["arm"], row["candidate"], row["seed"]): (row["status"], row.get("best_epoch")) for row in rows}
 
     def values(self) -> set[tuple]:
         """What was tried: the values of the tuned knob by arm and candidate."""
-        return {(row["arm"], row["candidate"], row["finetune_lr"]) for row in self.tables.live_trials() if row["in_plan"]}
+        return {(row["arm"], row["candidate"], row["finetune_lr"]) for row in self.planned_rows().values()}
 
     def complete(self) -> dict[str, set[int]]:
         """`freezing` -> the candidates that are COMPLETE, with all their seeds."""
@@ -369,7 +351,7 @@ def test_a_sweep_whose_seeds_were_stopped_one_by_one_is_made_whole():
     sweep.space = space_of()
     assert sweep.run() is Outcome.FINISHED
     assert set(sweep.ends().values()) == {("COMPLETE", 10)}
-    assert sweep.handed_out, "those that were stopped went on"
+    assert sweep.simulation.handed_out, "those that were stopped went on"
 
 
 @pytest.mark.parametrize("number", [0, 5])

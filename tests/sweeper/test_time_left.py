@@ -11,7 +11,8 @@ from orca_core.rows import EpochRow, StageRow
 from sweeper.planning.planner import Planner, make_plan
 from sweeper.running.progress import Progress
 from sweeper.running.simulated_cluster import NodeChances
-from sweeper.running.simulation import Chances, SimulatedTables, SimulatedWorkspace, Simulation
+from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
+from sweeper.running.simulation import Chances, Simulation
 from sweeper.running.standing import describe_left
 from sweeper.running.time_left import Promise, WorkLeft
 from sweeper.space.reading import parse_space

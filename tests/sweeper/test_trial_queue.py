@@ -114,15 +114,64 @@ def group(queue: TrialQueue, most: int = 4) -> list[str]:
     return [] if first is None else [first.id, *(other.id for other in queue.beside(first, lambda _: most))]
 
 
-def test_followers_start_with_their_leader_and_wait_for_one_of_another_group():
-    queue = TrialQueue([fused("a1", "a"), trial("a2", "a"), fused("b1", "b"), fused("a3", "a"), fused("a4", "a"), fused("a5", "a")])
-    assert group(queue) == ["a1", "b1", "a3", "a4"]
-    assert group(queue) == [], "a2 and a5 wait for the alignment"
-    assert (queue.num_running, queue.num_groups, queue.num_waiting) == (4, 1, 2)
-    queue.publish("a3", "align")
-    assert group(queue) == ["a2"], "it trains alone"
-    assert group(queue) == ["a5"]
-    assert queue.num_groups == 3
+def test_what_comes_before_fine_tuning_is_computed_one_by_one_then_the_group_starts():
+    queue = TrialQueue([fused("a1", "a"), fused("b1", "b"), fused("a2", "a"), fused("c"), fused("b2", "b")])
+    assert [group(queue), group(queue), group(queue)] == [["a1"], ["b1"], []], "c waits for the others: a group costs what a full one does"
+    assert queue.is_preparing("a1")
+    queue.publish("a1", "align")
+    queue.complete_preparing("a1")
+    assert not queue.is_preparing("a1")
+    assert (queue.num_running, queue.num_groups, queue.num_waiting) == (1, 1, 4)
+    assert group(queue) == [], "b2 may join them"
+    queue.publish("b1", "align")
+    assert group(queue) == ["a1", "a2", "c", "b2"]
+    queue.complete_preparing("b1")
+    assert group(queue) == ["b1"]
+    assert not queue.is_preparing("b1")
+
+
+def test_a_group_starts_in_the_turn_of_its_followers_not_in_that_of_the_leader():
+    other = resolve_config({"task": "digits", "finetune.fused": 4, "finetune.batch_size": 7})
+    queue = TrialQueue([fused("a1", "a"), fused("b1", "b", config=other), fused("a2", "a"), fused("b2", "b", config=other)])
+    assert group(queue) == ["a1"]
+    queue.publish("a1", "align")
+    queue.complete_preparing("a1")
+    assert group(queue) == ["b1"], "it stands before a2, as b2 waits for it"
+    assert group(queue) == ["a1", "a2"]
+
+
+def test_a_full_group_starts_while_others_prepare():
+    queue = TrialQueue([fused("a1", "a"), fused("b1", "b"), *(fused(f"c{number}") for number in range(4)), fused("d1", "d")])
+    assert group(queue) == ["a1"]
+    assert group(queue) == ["b1"]
+    assert group(queue) == ["c0", "c1", "c2", "c3"]
+    assert group(queue) == ["d1"]
+    assert queue.is_empty
+
+
+def test_one_that_was_lost_while_it_prepared_prepares_again_and_one_that_failed_is_not_waited_for():
+    queue = TrialQueue([fused("a1", "a"), fused("a2", "a"), fused("b")])
+    assert group(queue) == ["a1"]
+    queue.pause("a1")
+    queue.resume("a1")
+    assert group(queue) == ["a1"]
+    assert queue.is_preparing("a1")
+    queue.end("a1")
+    assert group(queue) == ["a2"]
+    queue.end("a2")
+    assert group(queue) == ["b"]
+
+
+def test_a_trial_prepares_once_even_if_its_stages_are_not_all_stored():
+    queue = TrialQueue([fused("a", "a"), fused("b")])
+    assert group(queue) == ["a"]
+    queue.complete_preparing("a")
+    assert group(queue) == ["a", "b"]
+
+
+def test_trials_that_do_not_share_start_with_their_group():
+    queue = TrialQueue([fused("a1", "a"), fused("a2", "a")], share=False)
+    assert group(queue) == ["a1", "a2"]
 
 
 def test_a_group_that_is_not_full_waits_for_those_that_a_leader_blocks_and_lets_others_go_first():
@@ -132,12 +181,6 @@ def test_a_group_that_is_not_full_waits_for_those_that_a_leader_blocks_and_lets_
     assert group(queue) == []
     queue.publish("a", "align")
     assert group(queue) == ["b1", "b2", "b3", "b4"]
-    queue.add([fused("d1", "d"), *(fused(f"e{number}") for number in range(4)), fused("f")])
-    assert group(queue) == ["d1", "e0", "e1", "e2"]
-    queue.add([fused("d2", "d")])
-    assert group(queue) == []
-    queue.end("d1")
-    assert group(queue) == ["e3", "f", "d2"], "there is none to wait for"
 
 
 def test_trials_that_cannot_train_as_one_model_start_apart():
@@ -151,6 +194,10 @@ def test_trials_that_cannot_train_as_one_model_start_apart():
 
 def test_what_a_leader_leaves_undone_stays_with_its_group():
     queue = TrialQueue([fused("a1", "a"), fused("a2", "a"), trial("a3", "a")])
+    assert group(queue) == ["a1"]
+    queue.complete_preparing("a1")  # and yet the alignment is not there
+    assert group(queue) == ["a2"]
+    queue.complete_preparing("a2")
     assert group(queue) == ["a1", "a2"]
     queue.end("a1")
     assert group(queue) == []

@@ -42,7 +42,7 @@ class WatchedPage:
     """
 
     def __init__(self, workspace: Workspace, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        workspace.results.check_sweep(name, "NAME")
+        workspace.results.check_sweep(name)
         self._workspace, self._name, self._clock = workspace, name, clock
         self._context = contextvars.copy_context()  # requests are answered in threads, which do not inherit the workbench
         self._lock = threading.Lock()
