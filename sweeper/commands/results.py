@@ -28,8 +28,9 @@ def query(
     all"`
     """
     from sweeper.results.workspace import Workspace
-    from sweeper.show.tables import write_table
+    from sweeper.show.tables import check_format, write_table
 
+    check_format(format)  # before a query that may take minutes
     write_table(Workspace(results).sql(sql).arrow(), format, output)
 
 

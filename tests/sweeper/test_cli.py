@@ -126,6 +126,7 @@ BAD_INPUT = {
     "SQL that is wrong": (["query", "select frezing from trials", "--results", "{results}"], "Binder Error: "),
     "SQL that writes": (["query", "drop table trials", "--results", "{results}"], "results are read-only: give a SELECT, but got DROP"),
     "format of a table": (["query", "select 1", "--format", "xml", "--results", "{results}"], "--format: must be one of table"),
+    "format, before the query": (["query", "select zz", "--format", "xml", "--results", "{results}"], "--format: must be one of table"),
     "output": (["query", "select 1", "-o", "/nowhere/x", "--results", "{results}"], "--output: must be writable (No such file"),
     "entry of the catalogue": (["tasks", "digitz"], "task: must be the name of a task, but got 'digitz'. Did you mean 'digits'?"),
     "names to rank": (
