@@ -19,6 +19,9 @@ The rest is for the model, what training holds between the passes, and other tri
 LARGEST_KEPT = 2**28
 """Size from which a block of memory is asked for from the system anew, in bytes, instead of from what was freed before."""
 
+LARGEST_OF_OLD_GLIBC = 2**25
+"""The same where the allocator refuses larger sizes, in bytes, as that of glibc once did: half of what it calls a heap."""
+
 MOST_KEPT = 2**29
 """Most bytes at the end of its heap that a process keeps of what was freed, instead of giving them back to the system."""
 
@@ -32,7 +35,8 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3  # as <malloc.h> has them
-        libc.mallopt(m_mmap_threshold, LARGEST_KEPT)
+        if not libc.mallopt(m_mmap_threshold, LARGEST_KEPT):
+            libc.mallopt(m_mmap_threshold, LARGEST_OF_OLD_GLIBC)
         libc.mallopt(m_trim_threshold, MOST_KEPT)
 
 

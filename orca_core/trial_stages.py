@@ -17,6 +17,8 @@ from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
 from orca_core.alignment.source_tokens import SourceTokens
+from orca_core.bodies.bodiless import ConvolutionalNetwork
+from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.bodies.keep import ALL
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrained, pretrained_mini, random_body, shuffled_body
 from orca_core.config.device_faults import check_device
@@ -205,9 +207,17 @@ class TrialStages:
         if weights:
             body = replace(body, body=copy.deepcopy(body.body))  # what is loaded is shared between trials
             body.body.load_state_dict(weights)
-        model = CrossModalModel(settings, body, *shapes, body_is_adapted=bool(weights))
+        shares = (
+            settings["finetune.fused"] > 0 and not weights and not settings["finetune.reinit_top"] and self._trains_predictor_alone(body)
+        )
+        model = CrossModalModel(settings, body, *shapes, body_is_adapted=bool(weights), shares_body=shares)
         self._start_embedder(settings, model.embedder, source, aligned if adapted is None else adapted)
         return model
+
+    def _trains_predictor_alone(self, body: LoadedBody) -> bool:
+        """Whether no phase changes the body, and nothing else of the trial does, as with those of decoders."""
+        is_plain = not isinstance(body.body, DecoderBody | ConvolutionalNetwork)
+        return is_plain and all(phase.train == ("predictor",) for phase in self.config.phases)
 
     def _start_embedder(
         self, settings: Settings, embedder: Embedder, source: Artifact | None, before: Artifact | None, data: TaskData | None = None

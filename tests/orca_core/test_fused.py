@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from trials import TINY_BODIES, small, tiny_bodies
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, NotFiniteError
 from orca_core.finetuning import stacked
-from orca_core.finetuning.folded import FoldedModel
+from orca_core.finetuning.folded import FoldedFeatures, FoldedModel, parts_of
+from orca_core.finetuning.folded_roberta import attend
 from orca_core.finetuning.fused import FusedFinetuning, train_together
 from orca_core.finetuning.heads import StackedHeads, cross_entropies
 from orca_core.finetuning.loop import Finetuning
@@ -39,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "text": SERIES | {"finetune.warmup_epochs": 2.5, "finetune.clip": 0.5},
     "text by sgd, smoothed": SERIES | {"finetune.optimizer": "sgd", "finetune.label_smoothing": 0.1},
     "image": IMAGES | {"finetune.optimizer": "adam", "finetune.weight_decay": 0.1},
+    "image on a frozen body": IMAGES | {"freezing": "frozen-body:1"},
     "image to image": TINY | {"task": "darcy-mini", "body": "mini-swin"},
     "thawing": SERIES | {"freezing": "frozen-body:1"},
     "heads": HEADS,
@@ -212,6 +215,26 @@ def test_features_that_are_the_same_are_computed_once(tmp_path):
     assert not torch.equal(other.inputs[0], one.inputs[0])
 
 
+def test_models_share_a_body_that_never_trains(tmp_path):
+    store = Store(tmp_path)
+    one, two, other = tuning(HEADS, store), tuning(HEADS, store, finetune__lr=1e-2), tuning(HEADS, store, seed=1)
+    assert two.model.body is one.model.body
+    assert other.model.body is not one.model.body
+    whole = tuning(IMAGES, store)
+    assert whole.model.body is not one.model.body
+    assert all(parameter.requires_grad for parameter in whole.model.body.parameters())
+    decoders = CASES["heads of a decoder"]
+    assert tuning(decoders, store).model.body is not tuning(decoders, store).model.body
+
+
+def test_features_in_folded_form_are_those_of_the_model(tmp_path):
+    store = Store(tmp_path)
+    folded, single = tuning(HEADS, store), tuning(HEADS, store, Finetuning, finetune__fused=0)
+    assert isinstance(folded.prepare() and folded.fixed, FoldedFeatures)
+    for own, other in zip(folded.prepare(), single.prepare(), strict=True):
+        assert torch.allclose(own, other, atol=1e-5)
+
+
 def test_trials_that_are_not_fused_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"finetune\.fused: must be above 0"):
         run_trials([small()], Store(tmp_path), lambda number, row: None)
@@ -236,16 +259,66 @@ def test_a_group_that_stays_together_is_stacked_once_and_follows_its_members(cas
     assert group_epoch([(member, 3), (other, 4)])[0] == rows[2]
 
 
-def test_mini_text_bodies_are_folded_and_others_are_not(tmp_path):
+@pytest.mark.parametrize("case", ["text", "image", "image to image"])
+def test_mini_bodies_are_folded_with_the_gradients_of_single_models(case, tmp_path):
     store = Store(tmp_path)
-    folded = FoldedModel.of(tuning(SERIES, store).model)
-    assert folded is not None
-    assert FoldedModel.of(tuning(IMAGES, store).model) is None  # Swin has a table of positions beside its layers
-    models = [tuning(SERIES, store, seed=seed).model.eval() for seed in (0, 1)]
-    weights = {name: torch.stack([dict(model.named_parameters())[name] for model in models]) for name, _ in models[0].named_parameters()}
+    models = [tuning(CASES[case], store, seed=seed).model.eval() for seed in (0, 1)]
+    torch.manual_seed(0)
+    for parameter in (parameter for model in models for parameter in model.parameters()):
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.1)  # biases, norms and tables of positions are no longer 0 and 1
+    names = [name for name, _ in models[0].named_parameters()]
+    own = [[dict(model.named_parameters())[name] for name in names] for model in models]
+    weights = {name: torch.stack(of).detach().requires_grad_() for name, of in zip(names, zip(*own, strict=True), strict=True)}
     x = torch.randn(2, 5, *models[0].input_shape)
-    expected = torch.stack([model(own) for model, own in zip(models, x, strict=True)])
-    assert torch.allclose(folded(weights, x), expected, atol=1e-5)
+    folded = FoldedModel.of(models[0])
+    assert folded is not None
+    outputs, expected = folded(weights, x), [model(of) for model, of in zip(models, x, strict=True)]
+    assert torch.allclose(outputs, torch.stack(expected), atol=1e-5)
+    errors = torch.randn_like(outputs)
+    gradients = torch.autograd.grad((outputs * errors).sum(), list(weights.values()))
+    for number, of in enumerate(own):
+        singles = torch.autograd.grad((expected[number] * errors[number]).sum(), of)
+        for name, gradient, single in zip(names, gradients, singles, strict=True):
+            assert torch.allclose(gradient[number], single, rtol=1e-4, atol=1e-4 * float(single.abs().max()) + 1e-5), name
+
+
+def test_a_model_without_a_folded_form_is_vectorised(tmp_path):
+    store = Store(tmp_path)
+    fused, single = tuning(IMAGES, store), tuning(IMAGES, store, Finetuning, finetune__fused=0)
+    for one in (fused, single):
+        one.model.body.blocks[0].shift_size = 2  # windows that are shifted are not in one piece in Z-order
+    assert FoldedModel.of(fused.model) is None
+    assert fused.run_epoch(1).train_loss == pytest.approx(single.run_epoch(1).train_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [3, 16, 40])
+def test_attention_of_sequences_of_any_length_is_that_of_torch(length):
+    torch.manual_seed(0)
+    read = torch.randn(2, 3 * length, 3 * 8, requires_grad=True)
+    found, expected = (attend(read, 2, length, most) for most in (length, length - 1))  # written out, and by torch's kernel
+    errors = torch.randn_like(found)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(*(torch.autograd.grad((of * errors).sum(), read)[0] for of in (found, expected)), atol=1e-5)
+
+
+def test_members_of_a_group_pass_in_parts_of_one_size():
+    assert parts_of(24, 8) == [slice(0, 8), slice(8, 16), slice(16, 24)]
+    assert parts_of(12, 8) == [slice(0, 6), slice(6, 12)]
+    assert parts_of(5, 4) == [slice(0, 3), slice(2, 5)]
+    assert parts_of(3, 8) == [slice(0, 3)]
+
+
+def test_the_bits_of_a_member_do_not_depend_on_the_part_it_is_in(tmp_path):
+    store = Store(tmp_path)
+    wide = {"finetune__fused": 9, "finetune__epochs": 1, "train_samples": 10}  # two parts of 5 members, of which one is in both
+    alone = tuning(IMAGES, store, seed=1, **wide)
+    row = alone.run_epoch(1)
+    others = [tuning(IMAGES, store, seed=0, finetune__lr=rate, **wide) for rate in (1e-3, 2e-3, 4e-3, 8e-3, 1e-2, 2e-2, 3e-2, 4e-2)]
+    for place in (0, 4, 8):
+        member = tuning(IMAGES, store, seed=1, **wide)
+        group = [*others[:place], member, *others[place:]]
+        assert group_epoch([(one, 1) for one in group])[place] == row
+        assert same(member.state(), alone.state())
 
 
 # -------------------------------------------------------------------------------------------------------------- arithmetic
@@ -271,7 +344,9 @@ def test_stacked_steps_are_those_of_torch(kind):
         optimizer_of_all.start_epoch(torch.tensor(rates).double().expand(3, -1), torch.tensor(decays).double())
         for _ in range(3):
             gradients = [torch.randn(len(rates), *shape) for shape in shapes]
-            optimizer_of_all.step(weights.joined(gradients))
+            flat = torch.zeros_like(weights.flat)
+            weights.fill(flat, gradients)
+            optimizer_of_all.step(flat)
             for number, optimizer in enumerate(theirs):
                 for place, parameter in enumerate(copies[number]):
                     parameter.grad = gradients[place][number]
@@ -292,7 +367,7 @@ def test_stacked_heads_train_and_are_scored_as_single_ones():
     inputs = MemberRows(features, group.with_one), MemberRows(classes)
     for smoothing in (None, torch.tensor([0.0, 0.3, 0.1])):
         gradients: list[Tensor] = []
-        losses = group.train(*inputs, rows, 4, smoothing, lambda gradient: gradients.append(gradient.clone()))
+        losses = group.train(*inputs, rows, 4, smoothing, partial(_note, gradients))
         assert len(gradients) == 3  # two batches of 4, and one of 1
         for number, head in enumerate(heads):
             total = 0.0
@@ -310,6 +385,10 @@ def test_stacked_heads_train_and_are_scored_as_single_ones():
     for head, x, y, (loss, error) in zip(heads, features, classes, scores, strict=True):
         assert loss == pytest.approx(nn.functional.cross_entropy(head(x), y).item(), rel=1e-5)
         assert error == (head(x).argmax(1) != y).float().mean().item()
+
+
+def _note(seen: list[Tensor], gradient: Tensor) -> None:
+    seen.append(gradient.clone())
 
 
 def test_features_that_are_not_joined_are_gathered_all_the_same(monkeypatch):
