@@ -33,8 +33,7 @@ def keep_freed_memory() -> None:
     results of one batch are more, so every batch would get all of its memory anew, and the system clears it page by page: a sixth to a
     quarter of the time in which mini-swin evaluates. No bit depends on it.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3  # as <malloc.h> has them
         if not libc.mallopt(m_mmap_threshold, LARGEST_KEPT):
             libc.mallopt(m_mmap_threshold, LARGEST_OF_OLD_GLIBC)

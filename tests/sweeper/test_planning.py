@@ -20,7 +20,7 @@ from orca_core.identity import trial_id
 from sweeper.planning.cost import CostModel, Measured
 from sweeper.planning.forecast import forecast
 from sweeper.planning.measured import load_measured_costs
-from sweeper.planning.passes import passes_of
+from sweeper.planning.passes import JOINT, passes_of
 from sweeper.planning.planner import make_plan
 from sweeper.planning.trials import PlannedTrial
 from sweeper.results import ResultStore, Workspace
@@ -326,7 +326,7 @@ def test_what_another_objective_takes_is_measured_and_estimated_by_itself(load, 
     for name, trial in trials.items():
         stages = {stage: {"seconds": each} for stage, each in zip(("align", "finetune"), seconds[name], strict=True) if each}
         write_measured(results, "o", trial, **stages)
-    assert CostModel().seconds(trials["joint"], trials["joint"].finetuning[0]) == 14 * 2  # a guess
+    assert CostModel().seconds(trials["joint"], trials["joint"].finetuning[0]) == JOINT * 2  # a guess
     costs = CostModel(load_measured_costs(Workspace(results.uri)))
     found = {name: [costs.seconds(trial, stage) for stage in trial.stages if stage.kind != "source"] for name, trial in trials.items()}
     assert found == {"plain": [8, 6], "bilevel": [80, 6], "task": [36, 6], "joint": [60]}

@@ -199,8 +199,12 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
         *(hashlib.sha256(part.tobytes()).hexdigest() for part in (train, valid, test, starts)),
     ]
     targets, _ = decode_once(_Targets(spec.name, hashlib.sha256(" ".join(described).encode()).hexdigest()), write)
-    splits = (Split(rows[:, None].astype(np.float32), targets[name], content=identities[rows]) for name, (rows, _) in parts.items())
-    return TaskData(*splits, None, prepare=inputs)
+
+    def split(name: str) -> Split:
+        rows = parts[name][0]
+        return Split(rows[:, None].astype(np.float32), targets[name], content=identities[rows])
+
+    return TaskData(split("train"), split("valid"), split("test"), None, prepare=inputs)
 
 
 @dataclass(frozen=True)
