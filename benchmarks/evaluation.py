@@ -1,16 +1,18 @@
-"""Cost of evaluating on a CPU: in the pieces that stay in its cache, in forward passes of whole batches, and in a bare PyTorch loop.
+"""Cost of evaluating on a CPU, beside a bare PyTorch loop.
 
-    python benchmarks/evaluation.py [--samples N] [--layers N] [--bodies NAME ...]
+    python benchmarks/evaluation.py [--samples N] [--layers N] [--bodies NAME ...] [--system-memory]
 
 Loss and error of generated samples by a body of RoBERTa-base's width that reads 64 tokens (`roberta`), and by the mini bodies: as
-fine-tuning evaluates them, the same without pieces, and in the loop one would write by hand, in batches of `finetune.batch_size` and of
-four times that. All alternate, in one run on one thread. Reported are CPU seconds, medians over rounds, and the ratio of ours to each
-other way; losses and errors are compared.
+fine-tuning evaluates them, the same without pieces, and in the loop one would write by hand, in batches of `finetune.batch_size`, four and
+eight times that. All alternate, in one run on one thread. Reported are CPU seconds, medians over rounds, and the ratio of ours to each
+other way; losses and errors are compared. All ways have the process as a trial has it, which uses freed memory again
+(`orca_core.memory`); with `--system-memory` glibc gives it back to the system, as in any other process. Page faults of a round say so.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
@@ -23,14 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_core import Store, resolve_config
+from orca_core import Store, resolve_config, trial_stages
 from orca_core.finetuning.loop import Finetuning
 from orca_core.model import cross_modal
 from orca_core.pipeline import model_before_tuning
 from orca_core.settings import Settings
-from orca_core.trial_stages import load_data
 
-ROUNDS, TOKENS = 5, 64
+ROUNDS, TOKENS = 9, 64
 PIECES = cross_modal.MOST_IN_CACHE
 
 
@@ -56,7 +57,9 @@ def tuning_of(body: str, folder: Path, layers: int) -> Finetuning:
         knobs["embedder.target_seq_len"] = TOKENS
     config = resolve_config(knobs | {"align.epochs": 0})
     settings = Settings.of(config, "finetune")
-    tuning = Finetuning(settings, model_before_tuning(config, Store(folder / "store")), load_data(settings), torch.device("cpu"))
+    tuning = Finetuning(
+        settings, model_before_tuning(config, Store(folder / "store")), trial_stages.load_data(settings), torch.device("cpu")
+    )
     tuning.start_phase(settings)
     tuning.prepare()
     return tuning
@@ -80,14 +83,22 @@ def bare(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[float
         return nn.functional.cross_entropy(logits, y).item(), (logits.argmax(1) != y).double().mean().item()
 
 
+def page_faults() -> int:
+    """Pages that this process has got from the system so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--bodies", nargs="+", default=["roberta", "mini-swin", "mini-roberta"])
+    parser.add_argument("--system-memory", action="store_true", help="leave the allocator as it is")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.system_memory:
+        trial_stages.keep_freed_memory = lambda: None
     for body in asked.bodies:
         with tempfile.TemporaryDirectory() as folder:
             tuning = tuning_of(body, Path(folder), asked.layers)
@@ -97,22 +108,24 @@ def main() -> None:
         ways: dict[str, Callable[[], tuple[float, float]]] = {
             "ours": partial(ours, tuning, x, y, PIECES),
             "without pieces": partial(ours, tuning, x, y, 2**62),
-            f"bare, {size} at once": partial(bare, tuning.model, x, y, size),
-            f"bare, {4 * size} at once": partial(bare, tuning.model, x, y, 4 * size),
+            **{f"bare, {count} at once": partial(bare, tuning.model, x, y, count) for count in (size, 4 * size, 8 * size)},
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
+        faults = dict.fromkeys(ways, 0)
         found = {}
         for _ in range(ROUNDS):
             for name, way in ways.items():
-                started = time.process_time()
+                started, faulted = time.process_time(), page_faults()
                 found[name] = way()
                 seconds[name].append(time.process_time() - started)
-        print(f"{body}, {asked.samples} samples: {statistics.median(seconds['ours']):.3f} s")
+                faults[name] = page_faults() - faulted
+        print(f"{body}, {asked.samples} samples: {statistics.median(seconds['ours']):.4f} s; {faults['ours']} page faults")
         for name, (loss, error) in found.items():
             if name != "ours":
                 ratio = statistics.median(a / b for a, b in zip(seconds["ours"], seconds[name], strict=True))
                 apart = max(abs(loss - found["ours"][0]), abs(error - found["ours"][1]))
-                print(f"  {name}: {statistics.median(seconds[name]):.3f} s; ratio {ratio:.3f}; loss and error at most {apart:.0e} apart")
+                each = f"{statistics.median(seconds[name]):.4f} s; {faults[name]} page faults"
+                print(f"  {name}: {each}; ratio {ratio:.3f}; loss and error at most {apart:.0e} apart")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ STARTS = """
 
 KINDS = "select task, stage, sum(stages.seconds) as seconds from stages join trials using (sweep, trial) group by all"
 
-LENGTHS = "select key, sum(seconds) as seconds, sum(epochs - reused_epochs) as epochs from stages group by key"
+LENGTHS = "select key, sum(seconds) as seconds, sum(epochs - reused_epochs)::double as epochs from stages group by key"
 
 ENDS = "select min(started_at) as first, max(ended_at) as last from trials"
 """When the first worker began a trial, and when the last trial ended."""

@@ -9,16 +9,14 @@ model/<result key>/best       fine-tuned weights: of the best epoch, or of the l
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 WHOLE, INTERIM = "whole", "interim"
 
 _AT = re.compile(r"e(\d{5,})|whole|interim|best|last")
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """The address of one artifact.
 
     Args:

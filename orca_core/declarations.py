@@ -113,7 +113,7 @@ _OBJECTIVE = knob("align.objective")
 _OBJECTIVE_VERSION = _version("align.objective.version", "align.objective", lambda config: find_distance(config.align.objective).version)
 
 
-TRANSPORT_VERSION = 3
+TRANSPORT_VERSION = 4
 """Of the transport solver: its last digits are in the proxy's distances in an alignment's first row, and in a choice of samples."""
 
 
@@ -276,8 +276,8 @@ _PREFIX_VERSION = _version(
 )
 
 FUSED_VERSION = 3
-"""Of what a group of models computes: since version 2 members are folded into the batch; since version 3 heads and mini bodies have steps of
-their own, and are evaluated together."""
+"""Of what a group of models computes: since version 2 members are folded into the batch; since version 3 mini bodies and linear heads have
+passes and steps of their own, and members are evaluated together."""
 
 _FUSED_VERSION = _version("fused.version", "finetune.fused", lambda config: FUSED_VERSION if config.finetune.fused else 1)
 

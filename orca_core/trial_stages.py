@@ -17,6 +17,8 @@ from orca_core.alignment.joint import BatchDistance
 from orca_core.alignment.loop import Alignment, embedder_weights
 from orca_core.alignment.source import source_features
 from orca_core.alignment.source_tokens import SourceTokens
+from orca_core.bodies.bodiless import ConvolutionalNetwork
+from orca_core.bodies.families.decoders import DecoderBody
 from orca_core.bodies.keep import ALL
 from orca_core.bodies.loading import LoadedBody, checkpoint_body, partly_pretrained, pretrained_mini, random_body, shuffled_body
 from orca_core.config.device_faults import check_device
@@ -29,7 +31,7 @@ from orca_core.finetuning.selection import Selection
 from orca_core.finetuning.terms.base import Term
 from orca_core.finetuning.terms.mixing import Mixing
 from orca_core.keeping import Shapes, shapes_of
-from orca_core.memory import release
+from orca_core.memory import keep_freed_memory, release
 from orca_core.model.cross_modal import CrossModalModel, build_body, build_embedder
 from orca_core.model.embedder import Embedder
 from orca_core.model.matching import match_moments
@@ -205,9 +207,17 @@ class TrialStages:
         if weights:
             body = replace(body, body=copy.deepcopy(body.body))  # what is loaded is shared between trials
             body.body.load_state_dict(weights)
-        model = CrossModalModel(settings, body, *shapes, body_is_adapted=bool(weights))
+        shares = (
+            settings["finetune.fused"] > 0 and not weights and not settings["finetune.reinit_top"] and self._trains_predictor_alone(body)
+        )
+        model = CrossModalModel(settings, body, *shapes, body_is_adapted=bool(weights), shares_body=shares)
         self._start_embedder(settings, model.embedder, source, aligned if adapted is None else adapted)
         return model
+
+    def _trains_predictor_alone(self, body: LoadedBody) -> bool:
+        """Whether no phase changes the body, and nothing else of the trial does, as with those of decoders."""
+        is_plain = not isinstance(body.body, DecoderBody | ConvolutionalNetwork)
+        return is_plain and all(phase.train == ("predictor",) for phase in self.config.phases)
 
     def _start_embedder(
         self, settings: Settings, embedder: Embedder, source: Artifact | None, before: Artifact | None, data: TaskData | None = None
@@ -377,7 +387,8 @@ def _check_scoring(spec: TaskSpec, reference: bool) -> None:
 
 
 def _prepare_torch(threads: int, device: str) -> None:
-    """Set what the bits of a trial depend on besides its config."""
+    """Set what the bits of a trial depend on besides its config, and how the process holds memory."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     if device != "cuda":
         if torch.are_deterministic_algorithms_enabled():  # by a trial on a GPU, in this process; on a CPU it takes other sums

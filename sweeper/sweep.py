@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -140,15 +141,22 @@ def _run_space(
         recorder.flush()
         found.recall(results, taken)
         outcome = Outcome.FINISHED
-        if space.floors:
-            floors.start(cases_of(trial.config for trial in found.plan.trials))
-        if todo:
+
+        def start_floors() -> None:
+            if space.floors:
+                floors.start(cases_of(trial.config for trial in found.plan.trials))
+
+        if not todo:
+            start_floors()
+        else:  # first it has to be known that a trial fits on some machine: if none does, the run ends, and nothing is computed for it
             reasons = Reasons(space.name)
             if notifier is not None:
                 reasons.listeners.append(notifier.tell)
             workspace.patience.tell = None  # from here on it is one of the reasons
             with notifier.running() if notifier is not None else nullcontext():
-                outcome = _launch(found, todo, workspace, recorder, claim, reasons, address, max_concurrent, share, quiet, wait_minutes)
+                outcome = _launch(
+                    found, todo, workspace, recorder, claim, reasons, address, max_concurrent, share, quiet, wait_minutes, start_floors
+                )
         _check_claim(claim, space.name)
         if is_open:
             found.mark_dropped(recorder)
@@ -248,6 +256,7 @@ def _launch(
     share: bool,
     quiet: bool,
     wait_minutes: float,
+    begin: Callable[[], None],
 ) -> Outcome:
     from sweeper.running.progress import Progress
 
@@ -276,6 +285,7 @@ def _launch(
             reasons=reasons,
             share=share,
             wait_minutes=wait_minutes,
+            begin=begin,
         )
     except ConfigError as error:  # raised by the cluster, which does not know the file; an option of the command is not in it
         is_option = all(fault.path.startswith("--") for fault in error.faults)

@@ -82,10 +82,10 @@ class LabelDistance(ABC, Generic[Classes]):
         """(C_source, C_target) distances; `squared` are the squared distances of the samples, in the order of both clouds."""
 
     @abstractmethod
-    def within(self, classes: Classes, cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+    def within(self, classes: Classes, cloud: Cloud, pairs: Pairs = None, squared: Sequence[Tensor] | None = None) -> Tensor:
         """(C, C) distances of the classes of one cloud, symmetric, zero diagonal; 0 for pairs i < j that are not among `pairs`.
 
-        `squared` are the (n, n) squared distances of the samples, where they are known.
+        `squared` are the squared distances of the samples, where they are known, as `squared_distances_above` has them.
         """
 
 
@@ -122,13 +122,13 @@ class ExactLabels(LabelDistance[Sequence[_Samples]]):
             columns.append(torch.stack(distances))
         return torch.stack(columns, 1)
 
-    def within(self, classes: Sequence[_Samples], cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+    def within(self, classes: Sequence[_Samples], cloud: Cloud, pairs: Pairs = None, squared: Sequence[Tensor] | None = None) -> Tensor:
         clouds, sizes = cloud.classes, cloud.class_sizes
 
         def between(i: int, j: int) -> Tensor:
             if squared is None:
                 return self._between(classes[i], classes[j], squared_distances(clouds[i], clouds[j]))
-            return self._between(classes[i], classes[j], squared.split(sizes)[i].split(sizes, 1)[j])
+            return self._between(classes[i], classes[j], squared[i].split(sizes[i:], 1)[j - i])
 
         return _symmetric(between, len(classes), cloud.x, pairs)
 
@@ -164,7 +164,7 @@ class AnnealedLabels(LabelDistance[Sequence[Tensor]]):
             distances.update(zip(which, found.unbind(), strict=True))
         return torch.stack([distances[k] for k in range(len(source))])
 
-    def within(self, classes: Sequence[Tensor], cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+    def within(self, classes: Sequence[Tensor], cloud: Cloud, pairs: Pairs = None, squared: Sequence[Tensor] | None = None) -> Tensor:
         return _symmetric(lambda i, j: self._to_one([classes[i]], classes[j]).squeeze(0), len(classes), cloud.x, pairs)
 
     def _between(self, x: Tensor, y: Tensor, schedules: Sequence[Sequence[float]]) -> Tensor:
@@ -208,7 +208,7 @@ class GaussianLabels(LabelDistance[Sequence[_Gaussian]]):
     def across(self, source: Sequence[_Gaussian], target: Sequence[_Gaussian], squared: Tensor) -> Tensor:
         return _stack([[one.distance_to(other) for other in target] for one in source])
 
-    def within(self, classes: Sequence[_Gaussian], cloud: Cloud, pairs: Pairs = None, squared: Tensor | None = None) -> Tensor:
+    def within(self, classes: Sequence[_Gaussian], cloud: Cloud, pairs: Pairs = None, squared: Sequence[Tensor] | None = None) -> Tensor:
         return _symmetric(lambda i, j: classes[i].distance_to(classes[j]), len(classes), cloud.x, pairs)
 
 

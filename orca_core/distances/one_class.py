@@ -103,9 +103,12 @@ class OneClassDistances:
         # Products with samples less their class's mean are rounded less than those with the samples.
         self.origin = source.x.mean(0)
         self.means = torch.stack([x.mean(0) for x in source.classes]) - self.origin
-        self.deviations = source.x - self.origin - self.means[self.classes]
-        norms = self.deviations.square().sum(1)
-        self.of_rows = torch.add(norms, (self.deviations * self.means[self.classes]).sum(1), alpha=2)
+        self.deviations = source.x - self.origin
+        of_means = []
+        for x, mean in zip(self.deviations.split(self.sizes), self.means, strict=True):
+            of_means.append(x.sub_(mean) @ mean)
+        norms = torch.linalg.vector_norm(self.deviations, dim=1).square()
+        self.of_rows = torch.cat(of_means).mul_(2).add_(norms)
         self.rounded = self.deviations.to(dtype)
         self.to_classes = source.membership.mT.contiguous()
         self.traces = self.to_classes @ norms / norms.new_tensor([max(size - 1, 1) for size in self.sizes])
@@ -162,10 +165,8 @@ class OneClassDistances:
         gradients = self._gradients(padded, plan, own_plan)
         if shift is not None:
             gradients.add_(shift, alpha=label_gradient)
-        return [
-            (with_gradient(values[k], gradients[k, :size], x), across[k])
-            for k, (x, size) in enumerate(zip(targets, padded.sizes, strict=True))
-        ]
+        sizes = padded.sizes
+        return [(with_gradient(values[k], gradients[k, : sizes[k]], x), across[k]) for k, x in enumerate(targets)]
 
     def _products(self, targets: _Targets) -> tuple[Tensor, Tensor]:
         """(T, n, m) products of the source's deviations from its classes' means with the targets, and squared distances of the samples.
@@ -185,7 +186,7 @@ class OneClassDistances:
 
     def _label_transport(self, labels: ExactLabels, squared: Tensor, columns: Tensor | None, plan: Tensor, label_gradient: float) -> Tensor:
         """(T, C) transport costs of the source's classes; adds their plans, weighted by the classes' shares, to `plan` (T, n, m)."""
-        count, _, most = squared.shape
+        count = len(squared)
         costs = squared.new_empty(count, len(self.sizes))
         for block in self.blocks:
             problems = block.of_rows(squared)

@@ -42,8 +42,9 @@ from orca_core.distances.sinkhorn import (
     near_samples,
     reach,
     self_transport_cost,
+    self_transport_of_blocks,
     squared_distances,
-    squared_distances_within,
+    squared_distances_above,
     transport_cost,
     with_isolated,
 )
@@ -227,7 +228,7 @@ class _ToSource:
         return self.source.distances_and_labels(classes, label_gradient=self.label_gradient)
 
 
-Within = Callable[[Pairs, Tensor | None], Tensor]
+Within = Callable[[Pairs, Sequence[Tensor] | None], Tensor]
 
 
 class _Solver(ABC):
@@ -277,12 +278,22 @@ class _Converged(_Solver):
         num_samples = len(source.x)
         near = near_samples(source.x, 2 * reach(self.epsilon, num_samples))
         if near.which is None or near.pairs is None:
-            squared = squared_distances_within(source.x)
-            return self_transport_cost(_cost(source, source, within(None, squared), squared), self.epsilon)
+            squared = squared_distances_above(source.classes)
+            return self._self_cost(squared, within(None, squared))
+        if not len(near.which):
+            return with_isolated(source.x.new_zeros(()), 0, num_samples, self.epsilon)
         classes = source.membership.argmax(1)
         pairs = {(i, j) for i, j in classes[near.pairs].unique(dim=0).tolist() if i < j}
-        some = source._replace(x=source.x[near.which], membership=source.membership[near.which])
-        return with_isolated(_cost(some, some, within(pairs, None)), num_samples, self.epsilon)
+        sizes = source.membership[near.which].sum(0).long().tolist()
+        squared = squared_distances_above(source.x[near.which].split(sizes))
+        return with_isolated(self._self_cost(squared, within(pairs, None)), len(near.which), num_samples, self.epsilon)
+
+    def _self_cost(self, squared: Sequence[Tensor], within: Tensor) -> Tensor:
+        """Transport cost to itself of a cloud with these squared distances, from each class on, and (C, C) label distances."""
+        sizes = torch.tensor([len(rows) for rows in squared], device=within.device)
+        for k, rows in enumerate(squared):
+            torch.add(within[k, k:].repeat_interleave(sizes[k:]) / 2, rows, alpha=0.5, out=rows)
+        return self_transport_of_blocks(squared, self.epsilon)
 
     def distance(self, source: Cloud, target: Cloud, across: Tensor, within: Tensor, squared: Tensor, prepared: Tensor) -> Tensor:
         cross_cost = transport_cost(_cost(source, target, across, squared), self.epsilon)

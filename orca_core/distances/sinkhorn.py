@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ _RICHARDSON_MEMORY = ((math.sqrt(2) - 1) / (math.sqrt(2) + 1)) ** 2
 _MAX_SELF_ITERATIONS = 1000  # some ten are usual
 _LEAST_EXPONENT = -100.0  # a kernel's smaller entries count for nothing, but products of them are denormal numbers, many times slower
 _NEGLIGIBLE = 40.0  # exp(-40) of a sample's mass moves neither a value nor a plan
-_BLOCK = 1024  # rows whose neighbours are looked for at once
+_BLOCK = 256  # rows whose neighbours are looked for at once
 
 
 @dataclass
@@ -102,17 +102,17 @@ def squared_distances(x: Tensor, y: Tensor, x_norms: Tensor | None = None) -> Te
     return squared.clamp(min=0) if squared.requires_grad else squared.clamp_(min=0)
 
 
-def squared_distances_within(x: Tensor) -> Tensor:
-    """(n, n) `squared_distances` of the rows of `x` to each other, symmetric to the last bit; without a gradient, in half the time."""
-    x = x.detach()
+def squared_distances_above(classes: Sequence[Tensor]) -> list[Tensor]:
+    """Squared distances of the samples of each class (n_k, d) to its own and to those of all later classes; without a gradient."""
+    x = torch.cat([one.detach() for one in classes])
     norms = x.square().sum(1)
-    squared = x.new_empty(len(x), len(x))
-    for start in range(0, len(x), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        block = squared_distances(x[rows], x[start:], norms[rows])
-        squared[rows, start:] = block
-        squared[start:, rows] = block.mT
-    return squared
+    blocks, start = [], 0
+    for one in classes:
+        rows = slice(start, start + len(one))
+        block = norms[rows].unsqueeze(1) + norms[start:]
+        blocks.append(block.addmm_(x[rows], x[start:].mT, alpha=-2).clamp_(min=0))
+        start += len(one)
+    return blocks
 
 
 def with_gradient(value: Tensor, coefficients: Tensor, variable: Tensor) -> Tensor:
@@ -289,6 +289,29 @@ def _balance(
     return _Balanced(mean(update + potential).mul_(epsilon), scale, sums * count)
 
 
+def self_transport_of_blocks(costs: Sequence[Tensor], epsilon: float) -> Tensor:
+    """`self_transport_cost` of a cloud whose costs are given once for each pair, without a gradient.
+
+    Args:
+        costs: For each part of the cloud, (n_k, n - n_1 - ... - n_(k-1)) float64 costs to itself and to all later parts; overwritten.
+        epsilon: As there.
+    """
+    kernels = [cost.mul_(-1 / epsilon).clamp_(min=_LEAST_EXPONENT).exp_() for cost in costs]
+
+    def product(scale: Tensor) -> Tensor:
+        right = scale.squeeze(0)
+        found, start = torch.zeros_like(right), 0
+        for kernel in kernels:
+            end = start + len(kernel)
+            found[start:end].addmv_(kernel, right[start:])
+            found[end:].addmv_(kernel[:, len(kernel) :].mT, right[start:end])
+            start = end
+        return found.unsqueeze(0)
+
+    ones = costs[0].new_ones(1, costs[0].shape[1])
+    return _balance(product, product(ones), epsilon).value.squeeze(0)
+
+
 def self_transport_of(x: Tensor, epsilon: float) -> Tensor:
     """`self_transport_cost` of the samples `x` (n, d), float64, at the cost |x - x'|^2.
 
@@ -298,23 +321,25 @@ def self_transport_of(x: Tensor, epsilon: float) -> Tensor:
     if near is None:
         return self_transport_cost(squared_distances(x, x), epsilon)
     some = x[near]
-    return with_isolated(squared_distances(some, some), len(x), epsilon)
+    value = self_transport_cost(squared_distances(some, some), epsilon) if len(some) else some.sum()
+    return with_isolated(value, len(some), len(x), epsilon)
 
 
-def with_isolated(cost: Tensor, num_samples: int, epsilon: float) -> Tensor:
+def with_isolated(value: Tensor, num_near: int, num_samples: int, epsilon: float) -> Tensor:
     """Entropic transport cost of a uniform cloud to itself where all but some of its samples are isolated.
 
     A part of k of n samples that exchanges no mass with the others adds k / n (OT + eps log(n / k)); one sample alone has OT = 0.
 
     Args:
-        cost: (k, k) as `self_transport_cost` takes it, of the samples that are not isolated; k may be 0.
+        value: Transport cost to themselves of the samples that are not isolated, as a cloud of their own; 0 if there are none.
+        num_near: k, their number.
         num_samples: n.
-        epsilon: As there.
+        epsilon: As of `self_transport_cost`.
     """
-    isolated = (num_samples - len(cost)) / num_samples * epsilon * math.log(num_samples)
-    if not len(cost):
-        return cost.sum() + isolated
-    return len(cost) / num_samples * (self_transport_cost(cost, epsilon) + epsilon * math.log(num_samples / len(cost))) + isolated
+    isolated = (num_samples - num_near) / num_samples * epsilon * math.log(num_samples)
+    if not num_near:
+        return value + isolated
+    return num_near / num_samples * (value + epsilon * math.log(num_samples / num_near)) + isolated
 
 
 def reach(epsilon: float, num_samples: int) -> float:
@@ -341,10 +366,9 @@ def near_samples(x: Tensor, limit: float) -> Near:
     for start in range(0, len(x), _BLOCK):
         rows, others = slice(start, start + _BLOCK), centred[start:]
         close = torch.triu(torch.addmm(norms[start:], centred[rows], others.mT, alpha=-2).add_(norms[rows, None]) <= limit + margin, 1)
-        found = close.nonzero()
-        pairs.append(found + start)
-        count += len(found)
+        count += int(close.count_nonzero())
         if count > len(x) ** 2 / 32 or not math.isfinite(margin):
             return Near(None, None)
+        pairs.append(close.nonzero() + start)
     joined = torch.cat(pairs)
     return Near(joined.unique(), joined)

@@ -25,11 +25,9 @@ def linear(x: Tensor, layer: Pair, beside: Tensor | None = None) -> Tensor:
     """
     weight, bias = layer
     if beside is not None:  # the product is added in place, where `baddbmm` would copy what it is added to
-        return (
-            torch.baddbmm(beside, x, weight.transpose(1, 2))
-            if bias is None
-            else (beside + bias.unsqueeze(1)).baddbmm_(x, weight.transpose(1, 2))
-        )
+        if bias is None:
+            return torch.baddbmm(beside, x, weight.transpose(1, 2))
+        return (beside + bias.unsqueeze(1)).baddbmm_(x, weight.transpose(1, 2))
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from orca_core.finetuning.fixed_features import PooledFeatures
-from orca_core.finetuning.folded import FoldedModel, parts_of
+from orca_core.finetuning.fixed_features import FixedFeatures, PooledFeatures
+from orca_core.finetuning.folded import FoldedFeatures, FoldedModel, parts_of
 from orca_core.finetuning.heads import StackedHeads, cross_entropies, is_plain_head
 from orca_core.finetuning.loop import Finetuning
 from orca_core.finetuning.rates import schedule
@@ -107,10 +107,16 @@ class FusedFinetuning(Finetuning):
                     return
         self.prepare()
 
+    def _fixed_features(self) -> FixedFeatures | None:
+        fixed = super()._fixed_features()
+        folded = FoldedModel.of(self.model) if isinstance(fixed, PooledFeatures) and self.settings.body.pretrained_here else None
+        return fixed if folded is None else FoldedFeatures(self.model, folded)
+
     def _has_features_of(self, other: FusedFinetuning) -> bool:
         if shared_settings(self.settings) != shared_settings(other.settings):
             return False
-        for part in ("embedder", "body"):
+        parts = ("embedder",) if self.model.body is other.model.body else ("embedder", "body")
+        for part in parts:
             own, its = (model.get_submodule(part).state_dict() for model in (self.model, other.model))
             if own.keys() != its.keys() or not all(torch.equal(tensor, its[name]) for name, tensor in own.items()):
                 return False
@@ -162,10 +168,19 @@ class FusedFinetuning(Finetuning):
         self, inputs: tuple[Tensor, Tensor, Tensor], tests: Callable[[float | None], bool] = lambda error: True
     ) -> tuple[float | None, float | None, float | None]:
         scored, self._scored = self._scored, None
-        if scored is None:
-            return super()._scores(inputs, tests)
-        loss, error, test_error = scored
-        return loss, error, test_error if self.valid_is_test or tests(error) else None
+        return super()._scores(inputs, tests) if scored is None else scored
+
+    def asks_test(self, epoch: int, valid_error: float | None) -> bool:
+        """Whether the test error of its latest epoch is asked for."""
+        return self.tested.asks(epoch, valid_error)
+
+    def scores_of(self, outputs: Tensor, place: int) -> tuple[float, float] | Exception:
+        """Loss and score of the outputs for its validation set (1) or test set (2), or what went wrong."""
+        (_, y), group = (self.valid, self.data.valid.group) if place == 1 else (self.test, self.data.test.group)
+        try:
+            return self._scores_of(outputs.float(), y, group)
+        except Exception as error:
+            return error
 
 
 def train_together(due: Sequence[tuple[FusedFinetuning, int]]) -> None:
@@ -198,10 +213,10 @@ def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> 
     group = _group_of(tunings, width)
     for tuning in tunings:
         tuning.place = None  # if the epoch fails, what the group has is nobody's
-    scores: list[Scores | None] = [None] * len(members)
+    scores: Sequence[Scores | Exception | None] = [None] * len(members)
     try:
         group.run(members)
-        scores = group.scores(tunings)
+        scores = group.scores(members)
     except Exception as error:
         group.failed |= dict.fromkeys(range(len(members)), error)
     whole = [number for number in range(len(tunings)) if number not in group.failed]
@@ -209,12 +224,14 @@ def _train_group(members: Sequence[tuple[FusedFinetuning, int]], width: int) -> 
         group.give_back(whole)
         losses, rates = group.mean_losses(), group.rates[-1].tolist()
     seconds = (perf_counter() - started) / len(members)
-    for number, tuning in enumerate(tunings):
+    for number, (tuning, scored) in enumerate(zip(tunings, scores, strict=True)):
         if number in group.failed:
             tuning.hold(group.failed[number], seconds=seconds)
+        elif isinstance(scored, Exception):
+            tuning.hold(scored, seconds=seconds)
         else:
             tuning.place = group, number
-            tuning.hold((losses[number], rates[number]), scores[number], seconds)
+            tuning.hold((losses[number], rates[number]), scored, seconds)
 
 
 def _group_of(tunings: Sequence[FusedFinetuning], width: int) -> _Group:
@@ -411,22 +428,54 @@ class _Group:
             outputs: Tensor = vmap(outputs_of)(weights, x)
         return outputs
 
-    def scores(self, tunings: Sequence[FusedFinetuning]) -> list[Scores | None]:
-        """Validation loss and error, and test error, of each real member; None where members are evaluated one by one."""
-        data, settings = tunings[0].data, self.settings
-        if self.heads is None or settings["finetune.scoring"] == "chunks" or tunings[0].score is not one_minus_accuracy:
-            return [None] * self.count
-        if data.valid.group is not None or data.test.group is not None:
-            return [None] * self.count
-        valid = self._scores_on([(one.prepare()[1], one.valid[1]) for one in tunings])
-        test = valid if tunings[0].valid_is_test else self._scores_on([(one.prepare()[2], one.test[1]) for one in tunings])
-        return [(*own, error) for own, (_, error) in zip(valid, test, strict=True)]
+    @torch.no_grad()
+    def scores(self, members: Sequence[tuple[FusedFinetuning, int]]) -> list[Scores | Exception | None]:
+        """Validation loss and error of each real member, and its test error if that is asked for; or what went wrong with them.
 
-    def _scores_on(self, sets: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[float, float] | tuple[None, None]]:
-        """Loss and error of each member on its features and classes of a set; None for a set without samples."""
-        assert self.heads is not None
-        with torch.no_grad():
-            return self.heads.scores(sets) if len(sets[0][1]) else [(None, None)] * len(sets)
+        None where members are evaluated one by one.
+        """
+        tunings = [member for member, _ in members]
+        if self.folded is None and not self._scores_heads(tunings[0]):
+            return [None] * self.count
+        found: dict[int, Scores | Exception] = {}
+        for part in self.parts:
+            own = [number for number in range(*part.indices(self.count)) if number not in found]
+            valid = self._scores_on(1, part, own, tunings)
+            asking = [n for n, one in valid.items() if not isinstance(one, Exception) and tunings[n].asks_test(members[n][1], one[1])]
+            test = valid if tunings[0].valid_is_test else self._scores_on(2, part, asking, tunings)
+            for number, scores in valid.items():
+                tested = test.get(number, (None, None))
+                error = next((one for one in (scores, tested) if isinstance(one, Exception)), None)
+                found[number] = error or (*scores, tested[1])
+        return [found[number] for number in range(self.count)]
+
+    def _scores_heads(self, first: FusedFinetuning) -> bool:
+        """Whether plain heads are scored together: by the error rate of single samples."""
+        has_groups = first.data.valid.group is not None or first.data.test.group is not None
+        by_chunks = self.settings["finetune.scoring"] == "chunks"
+        return self.heads is not None and first.score is one_minus_accuracy and not by_chunks and not has_groups
+
+    def _scores_on(self, place: int, part: slice, numbers: Sequence[int], tunings: Sequence[FusedFinetuning]) -> dict[int, Any]:
+        """Loss and score of some members of a part on a set, or what went wrong; None for a set without samples.
+
+        The members of a part are evaluated together, copies too, and what is not asked for is left out afterwards.
+
+        Args:
+            place: Of the set among the inputs: 1 = validation, 2 = test.
+            part: The part.
+            numbers: The members that are asked for.
+            tunings: All real members.
+        """
+        sets = [(one.prepare()[place], (one.valid if place == 1 else one.test)[1]) for one in tunings]
+        if not numbers or not len(sets[0][1]):
+            return dict.fromkeys(numbers, (None, None))
+        if self.heads is not None:
+            scores = self.heads.scores(sets)
+            return {number: scores[number] for number in numbers}
+        views, filled = {name: view[part] for name, view in self.weights.views.items()}, self._filled(tunings)[part]
+        pieces = zip(*(one.prepare()[place].split(self.batch_size) for one in filled), strict=True)
+        outputs = torch.cat([self._outputs(part, views, _side_by_side(filled, piece)) for piece in pieces], 1)
+        return {number: tunings[number].scores_of(outputs[number - part.start], place) for number in numbers}
 
     def mean_losses(self) -> list[float]:
         """The mean training loss of each member over its samples."""
@@ -437,3 +486,12 @@ class _Group:
         """Give members their weights and the optimiser's state."""
         self.weights.give_back(numbers)
         self.optimizer.give_back(numbers)
+
+
+def _side_by_side(tunings: Sequence[FusedFinetuning], rows: Sequence[Tensor]) -> Tensor:
+    """Rows of each member's set -> (members, n, ...) as models read them. Where members have the same set, it is read once."""
+    alike = len({(id(tuning.data), own.data_ptr()) for tuning, own in zip(tunings, rows, strict=True)}) == 1
+    read = [
+        own if one.fixed is not None else one.data.inputs(own) for one, own in list(zip(tunings, rows, strict=True))[: 1 if alike else None]
+    ]
+    return read[0].expand(len(rows), *read[0].shape) if alike else torch.stack(read)

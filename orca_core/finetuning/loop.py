@@ -310,8 +310,7 @@ class Finetuning:
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the three splits; where what is frozen gives features that are computed once, these."""
         splits = (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
-        prefix = self.settings["finetune.prefix"] == "once"
-        self.fixed = fixed_features(self.model, self.phase, self.data, self.active, prefix=prefix)
+        self.fixed = self._fixed_features()
         self.model.eval()
         size = self.settings["finetune.eval_batch_size"]
         with torch.no_grad(), self._autocast():
@@ -324,6 +323,11 @@ class Finetuning:
                 for x in splits
             )
         return train, valid, rest[0] if rest else valid
+
+    def _fixed_features(self) -> FixedFeatures | None:
+        """What the phase computes once."""
+        prefix = self.settings["finetune.prefix"] == "once"
+        return fixed_features(self.model, self.phase, self.data, self.active, prefix=prefix)
 
     def _outputs(self, x: Tensor) -> Tensor:
         """Outputs of rows as `_inputs` has them."""
@@ -390,7 +394,11 @@ class Finetuning:
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
             outputs = torch.cat([self._inferred(on_device(part, self.device)).to(y.device) for part in parts])
-            return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
+            return self._scores_of(outputs, y, group)
+
+    def _scores_of(self, outputs: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float]:
+        """Loss and score of the outputs for a whole set."""
+        return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
 
     # --------------------------------------------------------------------------------------------------------------- state
 

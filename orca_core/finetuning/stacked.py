@@ -56,7 +56,6 @@ class Stack:
         self.sizes = [tensors[0].numel() for _, tensors in parameters]
         self.used = sum(self.sizes)
         self.flat = torch.zeros(self.members, self.length())
-        self.padding = self.flat.new_zeros(self.members, self.flat.shape[1] - self.used)
         self.fill(self.flat, [[tensor.detach() for tensor in tensors] for _, tensors in parameters])
         self.rows = [self.parts(row) for row in self.flat]
         self.views: Mapping[str, Tensor] = {
@@ -72,10 +71,6 @@ class Stack:
         """Write tensors, by parameter and member, into a tensor of the shape of `flat`."""
         for row, tensors in zip(flat, zip(*columns, strict=True), strict=True):
             torch._foreach_copy_(self.parts(row), list(tensors))
-
-    def joined(self, tensors: Sequence[Tensor]) -> Tensor:
-        """(members, *shape) tensors in the order of parameters -> the shape of `flat`."""
-        return torch.cat([*(tensor.flatten(1) for tensor in tensors), self.padding], 1)
 
     def parts(self, row: Tensor) -> list[Tensor]:
         """One member's row of a tensor of the shape of `flat` -> its tensors, in the shapes of the parameters."""
@@ -155,8 +150,22 @@ class StackedOptimizer:
         self.steps += 1
         self.change.zero_()
         change, *state = self.pieces
-        (first, second), options = self.betas, {"weight_decay": 0.0, "eps": EPSILON, "amsgrad": False, "maximize": False}
-        torch._fused_adam_(change, self._pieces(gradient), *state, [], self.piece_steps, lr=1.0, beta1=first, beta2=second, **options)
+        (means, squares), (first, second) = state, self.betas
+        torch._fused_adam_(
+            change,
+            self._pieces(gradient),
+            means,
+            squares,
+            [],
+            self.piece_steps,
+            lr=1.0,
+            beta1=first,
+            beta2=second,
+            weight_decay=0.0,
+            eps=EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
         weights.addcmul_(self.change, self.rates[number])
 
     def _pieces(self, flat: Tensor) -> list[Tensor]:

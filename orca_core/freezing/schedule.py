@@ -50,6 +50,7 @@ _NAMED: dict[str, tuple[str, ...]] = {
     "frozen-both": ("predictor",),
     **{part: ("embedder", "predictor", part) for part in GROUPS[3:]},
 }
+_NAMES = {train: name for name, train in _NAMED.items()}
 _WITH_FIRST_PHASE = ("frozen-embedder", "frozen-body", "frozen-both", "lp-ft")
 _WITH_LAYERS = ("top-layers", "surgical")
 
@@ -177,6 +178,9 @@ def merge_equal(phases: Sequence[Phase]) -> tuple[Phase, ...]:
 
 def freezing_label(phases: Sequence[Phase]) -> str:
     """The shortest spelling of a schedule: its name if it has one, otherwise its phases in a row."""
+    first = phases[0]
+    if len(phases) == 1 and first.train in _NAMES and first.lr_scale == 1 and not first.restart:
+        return _NAMES[first.train]
     epochs = sum(phase.epochs or 0 for phase in phases)
     # A gradual schedule that has come to its last phase had a phase for every layer and one before them.
     layers = len(phases) - 1 if phases[-1].train == ALL else len(phases)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +81,24 @@ def build_body(settings: Settings, loaded: LoadedBody, *, is_adapted: bool = Fal
     return body
 
 
+_SHARED: WeakKeyDictionary[Body, ref[Body]] = WeakKeyDictionary()
+"""Loaded body -> its copy for models of which it does not train, as long as there is one."""
+
+
+def shared_body(loaded: LoadedBody) -> Body:
+    """The body of a model of which only the predictor ever trains: one copy for all such models that there are at a time."""
+    found = _SHARED.get(loaded.body)
+    body = None if found is None else found()
+    if body is None:
+        body = copy.deepcopy(loaded.body).requires_grad_(False).eval()
+        _SHARED[loaded.body] = ref(body)
+    return body
+
+
 MOST_IN_CACHE = 2**21
-"""Numbers of tokens that a body reads at once without gradients on a CPU: 42 samples of 64 tokens at RoBERTa-base's width. The results
-between the layers for more do not stay in the processor's cache, and a pass takes up to a third longer. A constant, not what the machine
-has, as the bits of a product could depend on the size of its batch (for no body that was tried did they)."""
+"""Numbers of tokens that a body reads at once without gradients on a CPU: 42 samples of 64 tokens at RoBERTa-base's width. For more, a pass
+takes up to a third longer where the system clears the memory of results each time, as it does unless `keep_freed_memory` has seen to it. A
+constant, not what the machine has, as the bits of a product could depend on the size of its batch (for no body that was tried did they)."""
 
 
 class CrossModalModel(nn.Module):
@@ -96,6 +111,7 @@ class CrossModalModel(nn.Module):
         output_shape: (num_classes,) or the shape of a dense target.
         body_is_adapted: Whether `loaded` has the weights of the stage before, in which layers have been reinitialised already.
         with_adapter: Whether the adapter is inserted; the stages before fine-tuning have none.
+        shares_body: Whether the body is one that models share, see `shared_body`.
     """
 
     predictor: Predictor
@@ -109,12 +125,13 @@ class CrossModalModel(nn.Module):
         *,
         body_is_adapted: bool = False,
         with_adapter: bool = True,
+        shares_body: bool = False,
     ) -> None:
         super().__init__()
         self.input_shape, self.output_shape = input_shape, output_shape
         seed = settings["seed"]
         self.embedder = build_embedder(settings, loaded, input_shape)
-        self.body = build_body(settings, loaded, is_adapted=body_is_adapted)
+        self.body = shared_body(loaded) if shares_body else build_body(settings, loaded, is_adapted=body_is_adapted)
         if isinstance(self.body, ConvolutionalNetwork):
             assert not isinstance(self.embedder, ImageEmbedder)
             self.body.grid = self.embedder.grid

@@ -84,16 +84,16 @@ def spell_value(value: Any) -> str:
 
 def varying_columns(rows: Sequence[Row], columns: Collection[str]) -> list[str]:
     """Those of some columns that have more than one value on the same task."""
-    present = {name for row in rows for name in row}
-    seen: dict[str, dict[Any, Any]] = {column: {} for column in columns if column in present}
-    found = set()
+    by_task: dict[Any, list[Row]] = {}
     for row in rows:
-        task = row.get("task")
-        for column, first in seen.items():
-            value = cell(row, column)
-            if first.setdefault(task, value) != value:
-                found.add(column)
-    return [column for column in columns if column in found]
+        by_task.setdefault(row.get("task"), []).append(row)
+    return [column for column in columns if any(_varies(of_task, column) for of_task in by_task.values())]
+
+
+def _varies(rows: Sequence[Row], column: str) -> bool:
+    first = rows[0].get(column)  # most columns do not vary: all rows are looked at
+    differing = [row for row in rows if row.get(column) != first]
+    return any(cell(row, column) != cell(rows[0], column) for row in differing)
 
 
 def find_factor(name: str, rows: Sequence[Row], option: str = "--factor") -> Factor:

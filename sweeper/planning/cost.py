@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from orca_core.freezing.schedule import freezing_label
 from orca_core.stages import Stage
 from sweeper.planning.groups import find_alike, padding
+from sweeper.planning.order import Seconds
 from sweeper.planning.passes import JOINT, guess_epoch, kind_of, passes_of
 from sweeper.planning.rungs import list_rungs
 from sweeper.planning.trials import Plan, PlannedTrial
@@ -81,22 +82,26 @@ class CostModel:
         """Seconds of all stages of a trial, run one after the other."""
         return sum(self.seconds(trial, stage) for stage in trial.stages)
 
-    def totals(self, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:
+    def totals(self, trials: Iterable[PlannedTrial], seconds: Seconds | None = None) -> tuple[float, float, float]:
         """Seconds without sharing, seconds with each distinct stage computed once, and the share of the latter that was measured.
 
         Where several trials leave a trajectory at different epochs, the last of these counts. Groups that are not full cost what full
         ones do.
+
+        Args:
+            trials: The trials.
+            seconds: What has this model's estimates already; None = the model.
         """
-        trials = list(trials)
+        trials, seconds = list(trials), seconds or self.seconds
         alone, alike = 0.0, find_alike(trials)
         once: dict[str, tuple[float, bool]] = {}
         for trial in trials:
             for stage in trial.stages:
-                seconds = self.seconds(trial, stage) * (padding(trial, alike) if stage.kind == "finetune" else 1.0)
-                alone += seconds
-                once[stage.folder] = max(once.get(stage.folder, (0.0, True)), (seconds, self.knows(trial, stage)))
-        distinct = sum(seconds for seconds, _ in once.values())
-        measured = sum(seconds for seconds, known in once.values() if known)
+                length = seconds(trial, stage) * (padding(trial, alike) if stage.kind == "finetune" else 1.0)
+                alone += length
+                once[stage.folder] = max(once.get(stage.folder, (0.0, True)), (length, self.knows(trial, stage)))
+        distinct = sum(length for length, _ in once.values())
+        measured = sum(length for length, known in once.values() if known)
         return alone, distinct, measured / distinct if distinct else 1.0
 
     def disk(self, plan: Plan, trials: Iterable[PlannedTrial]) -> tuple[float, float, float]:

@@ -16,6 +16,19 @@ Seconds = Callable[[PlannedTrial, Stage], float]
 """Estimates the duration of a stage of a trial, from the stage's start to its end; of a trial that trains in a group, its share."""
 
 
+def estimated_once(seconds: Seconds) -> Seconds:
+    """The same estimates, each made once: for what asks for the stages of the same trials again and again."""
+    known: dict[tuple[str, str, int, int | None], float] = {}
+
+    def look_up(trial: PlannedTrial, stage: Stage) -> float:
+        key = trial.id, stage.kind, stage.phase, stage.fold
+        if (found := known.get(key)) is None:
+            found = known[key] = seconds(trial, stage)
+        return found
+
+    return look_up
+
+
 def longest_path_first(
     trials: Iterable[PlannedTrial], seconds: Seconds, *, share: bool = True, cohort_of: Callable[[PlannedTrial], int] | None = None
 ) -> list[PlannedTrial]:

@@ -26,7 +26,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from orca_core.addresses import Address
-from orca_core.stages import Stage
 from sweeper.planning.trials import PlannedTrial
 
 
@@ -148,7 +147,7 @@ class TrialQueue:
         """Record that a running trial has stored one of its stages or, with `epoch`, an interim state from which other trials go on."""
         trial = self._running.get(trial_id)
         for stage in trial.stages if trial else ():
-            if (stage.kind, stage.phase, stage.fold) != (kind, phase, fold):
+            if stage.kind != kind or stage.phase != phase or stage.fold != fold:
                 continue
             address = stage.address if epoch is None else stage.address_at(epoch)
             # After an interim state the leader goes on computing: it keeps its claim on the rest of the trajectory.
@@ -261,16 +260,15 @@ class TrialQueue:
         return next((position for position in ready if position not in self._prepared), ready[0]), ready[0]
 
     def _is_blocked(self, position: int, group: int = 0) -> bool:
-        """Whether a waiting trial may not run, or not in a group, because of a claim. It then waits under that claim, so that no blocked
-        trial is looked at again before its release."""
-        claimed = next((stage.folder for stage in self._trials[position].stages if self._is_claimed(stage, group)), None)
-        if claimed is not None:
-            self._waiting.remove(position)
-            self._blocked[claimed].append(position)
-            self._count_joining(position, claimed, 1)
-        return claimed is not None
-
-    def _is_claimed(self, stage: Stage, group: int) -> bool:
-        """Whether a trial that starts in a group has to wait for a stage."""
-        claim = self._claims.get(stage.folder)
-        return claim is not None and stage.address not in self._published and (claim != group or stage.kind == "finetune")
+        """Whether a waiting trial may not run, or not in a group, because of a claim: a stage of it is being computed by another group, or
+        its fine-tuning by a member of its own. It then waits under that claim, so that no blocked trial is looked at again before its
+        release."""
+        for stage in self._trials[position].stages:
+            claim = self._claims.get(stage.folder)
+            waits = claim is not None and (claim != group or stage.kind == "finetune")
+            if waits and stage.address not in self._published:
+                self._waiting.remove(position)
+                self._blocked[stage.folder].append(position)
+                self._count_joining(position, stage.folder, 1)
+                return True
+        return False

@@ -8,27 +8,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from sweeper.results.records import schema
-from sweeper.results.views import VIEWS, Superseded, create_views, current_parts, find_superseded, stored_name
+from sweeper.results.views import VIEWS, Superseded, create_views, current_parts, find_superseded, size_hints, stored_name
 
 if TYPE_CHECKING:
+    import duckdb  # imported where it is used: commands without a query start faster
     import pyarrow.dataset as ds
 
-SETTINGS = """
+_SETTINGS = """
     SET TimeZone = 'UTC';
     SET python_enable_replacements = false;     -- no Python variable is a table
     SET autoinstall_known_extensions = false;
     SET autoload_known_extensions = false;
     SET enable_external_access = false;         -- no file, no network; only what is registered
-    SET enable_progress_bar = false;            -- in a notebook and under `python -c` it is on, and goes to standard output
-    SET disabled_optimizers = 'build_side_probe_side';  -- it takes metrics, whose size it cannot know, for the smaller side of a join
     SET lock_configuration = true;
 """
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A connection that reads what is registered with it, and nothing else."""
+    import duckdb
+
+    made = duckdb.connect(":memory:")
+    # Where Python runs no file, as under `python -c`, DuckDB draws a bar on standard output. In a notebook it has a place of its own, and
+    # the setting is refused.
+    with suppress(duckdb.InvalidInputException):
+        made.execute("SET enable_progress_bar = false")
+    made.execute(_SETTINGS)
+    return made
 
 
 class Connection:
@@ -39,12 +51,11 @@ class Connection:
     """
 
     def __init__(self) -> None:
-        import duckdb
-
-        self.duckdb = duckdb.connect(":memory:")
-        self.duckdb.execute(SETTINGS)
+        self.duckdb = connect()
         self._sweeps: dict[str, Sequence[str | None]] = {}
         self._registered: set[str] = set()
+        for name, rows in size_hints().items():
+            self.duckdb.register(name, rows)
         for table in dict.fromkeys(VIEWS.values()):
             self._show(table, [(None, schema(table).empty_table())])
         self.clear()
@@ -93,8 +104,6 @@ class Connection:
 _KEPT: list[Connection] = []
 """The connection for the next query. One thread takes it at a time; meanwhile another one makes its own."""
 
-_OF_PARENT: list[Connection] = []
-
 
 @contextmanager
 def connection() -> Iterator[Connection]:
@@ -112,10 +121,9 @@ def connection() -> Iterator[Connection]:
     _KEPT[:] = [taken]
 
 
-def _leave_to_parent() -> None:
-    """A forked process has none of the threads of its parent's connection, and can neither use nor close it."""
-    _OF_PARENT.extend(_KEPT)
-    _KEPT.clear()
+def _close_kept() -> None:
+    while _KEPT:
+        _KEPT.pop().close()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(before=_close_kept)  # a forked process would have a connection without its threads, and wait for them when it ends

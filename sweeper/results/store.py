@@ -201,7 +201,8 @@ class ResultStore(TableFiles):
             rows = drop_superseded(everything, superseded)
             if repair:
                 keep = distinct_rows(rows.to_table(columns=list(IDENTITY[table])), IDENTITY[table])
-        self._write_merged(row_groups(rows, keep), rows.schema, paths, f"{table}/sweep={sweep}")
+        without = superseded.within(sweep).digest() if table != "trials" else ""
+        self._write_merged(row_groups(rows, keep), rows.schema, paths, f"{table}/sweep={sweep}", without)
 
     # -------------------------------------------------------------------------------------------------------------- sweeps
 

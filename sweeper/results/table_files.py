@@ -33,7 +33,7 @@ READING_ORDER = ("floors", "metrics", "probes", "stages", "trials")
 """Trials last. The first row of an attempt is written before its metrics and stages, so whoever reads those then also finds the attempt."""
 
 _MERGED = ".merged.parquet"
-_REPLACES = b"replaces"
+_REPLACES, _WITHOUT = b"replaces", b"without"
 _CODED = ("trial", "run", "stage")
 """Columns of `metrics` and `stages` that are read dictionary-encoded: grouping 10 M rows by them takes a third of the time."""
 
@@ -123,11 +123,12 @@ class TableFiles(SweepNotes):
         later = [pa.schema([field for field in columns if field.name not in known.names]) for columns in stored]
         return self._dataset(paths, pa.unify_schemas([known, *later]))
 
-    def _write_merged(self, groups: Iterable[pa.Table], columns: pa.Schema, paths: Sequence[str], folder: str) -> None:
-        """Write a file that replaces others."""
+    def _write_merged(self, groups: Iterable[pa.Table], columns: pa.Schema, paths: Sequence[str], folder: str, without: str = "") -> None:
+        """Write a file that replaces others, and that says which rows of theirs were left out; see `split_by_left_out`."""
         # List the files that earlier merges replaced, too: a compaction that was suspended may still publish a file made from them.
         replaced = {_name(path) for path in paths}.union(*(self._read_replaced(path) for path in paths if path.endswith(_MERGED)))
-        self._write_rows(groups, columns.with_metadata({_REPLACES: json.dumps(sorted(replaced))}), folder, _MERGED)
+        notes = {_REPLACES: json.dumps(sorted(replaced)), _WITHOUT: without}
+        self._write_rows(groups, columns.with_metadata(notes), folder, _MERGED)
 
     def _sort_files(self, table: str, sweep: str | None) -> _Files:
         """The files of a table, separated by what the merged ones list.
@@ -221,6 +222,19 @@ def parts_by_sweep(rows: ds.FileSystemDataset) -> dict[str, ds.FileSystemDataset
         paths.setdefault(_sweep_of(fragment.path), []).append(fragment)
     columns = pa.schema([field for field in rows.schema if field.name != "sweep"])
     return {sweep: ds.FileSystemDataset(fragments, columns, rows.format, rows.filesystem) for sweep, fragments in paths.items()}
+
+
+def split_by_left_out(rows: ds.FileSystemDataset, without: str) -> tuple[ds.FileSystemDataset, ds.FileSystemDataset]:
+    """The rows of merged files from which certain rows were left out, by the name that `_write_merged` was given; and all other rows."""
+    import pyarrow.dataset as ds
+
+    filtered: list[ds.FileFragment] = []
+    others: list[ds.FileFragment] = []
+    for fragment in rows.get_fragments():
+        notes = fragment.metadata.metadata if fragment.path.endswith(_MERGED) else {}
+        (filtered if notes.get(_WITHOUT, b"").decode() == without else others).append(fragment)
+    first, second = (ds.FileSystemDataset(found, rows.schema, rows.format, rows.filesystem) for found in (filtered, others))
+    return first, second
 
 
 def row_groups(rows: ds.Dataset, keep: pa.ChunkedArray | None) -> Iterator[pa.Table]:

@@ -17,6 +17,8 @@ An attempt whose process or machine was lost is stored as INTERRUPTED, as long a
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ import pyarrow.compute as pc
 
 from orca_core.config.spellings import BEFORE
 from sweeper.results.records import FLOOR_IDENTITY, FLOORS, TABLES
-from sweeper.results.table_files import parts_by_sweep
+from sweeper.results.table_files import parts_by_sweep, split_by_left_out
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -171,6 +173,12 @@ class Superseded:
 
         return Superseded(of_sweep(self.attempts), of_sweep(self.runs))
 
+    def digest(self) -> str:
+        """A text that is equal for the same rows, and empty for none."""
+        groups = [dict(group) | {"trials": sorted(group["trials"])} for group in (*self.attempts, *self.runs)]
+        texts = sorted(json.dumps(group, sort_keys=True) for group in groups)
+        return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] if texts else ""
+
 
 def find_superseded(trials: ds.Dataset) -> Superseded:
     """What the rows of `trials` say about which rows of the other tables do not count.
@@ -199,6 +207,21 @@ def _list_trials(rows: pa.Table, names: Mapping[str, str]) -> list[dict[str, Any
     return found
 
 
+_METRICS_SIZE, _SIZE = "metrics_size_hint", "size_hint"
+"""Names of the tables of `size_hints`."""
+
+
+def size_hints() -> dict[str, pa.Table]:
+    """Tables of which the view of `metrics` has a part without rows, so that DuckDB takes it for a table of a hundred million.
+
+    DuckDB cannot ask a data set how many rows it has, and assumes one. Of `metrics` it would build the hash table of a join, which takes
+    three times as long as building that of `trials`. All values are null, so no row meets the condition `is_row`; it estimates that a
+    fifth does. The columns are there so that other conditions tell it no better.
+    """
+    columns = {column.name: pa.nulls(4_000, column.type) for column in TABLES["metrics"]}
+    return {_METRICS_SIZE: pa.table(columns), _SIZE: pa.table({"is_row": pa.nulls(100_000, pa.bool_())})}
+
+
 MOST_PARTS = 32
 """Number of sweeps up to which each is a part of `metrics` and `stages` by itself: a query is planned for every part."""
 
@@ -215,7 +238,16 @@ def current_parts(table: str, rows: ds.FileSystemDataset, superseded: Superseded
     parts = parts_by_sweep(rows) if table != "probes" else {}
     if not 0 < len(parts) <= MOST_PARTS:
         return [(None, drop_superseded(rows, superseded))]
-    return [(sweep, drop_superseded(part, superseded.within(sweep))) for sweep, part in parts.items()]
+    return [(sweep, current) for sweep, part in parts.items() for current in _current_files(part, superseded.within(sweep))]
+
+
+def _current_files(rows: ds.FileSystemDataset, superseded: Superseded) -> list[ds.Dataset]:
+    """Rows of one sweep without those that do not count. Files from which compaction has left these out are not filtered once more."""
+    if not (without := superseded.digest()):
+        return [rows]
+    filtered, others = split_by_left_out(rows, without)
+    found = [filtered] if filtered.files else []
+    return [*found, drop_superseded(others, superseded)] if others.files else found
 
 
 def create_views(table: str, sweeps: Sequence[str | None]) -> str:
@@ -234,6 +266,8 @@ def create_views(table: str, sweeps: Sequence[str | None]) -> str:
         return f"SELECT {named}, {columns}"
 
     parts = [f"{select(sweep)} FROM {stored_name(table, number)}" for number, sweep in enumerate(sweeps)]
+    if table == "metrics":
+        parts.append(f"{select(None)} FROM {_METRICS_SIZE}, {_SIZE} WHERE is_row")
     return f"CREATE OR REPLACE VIEW {table} AS {' UNION ALL '.join(parts)}"
 
 

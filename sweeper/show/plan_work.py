@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sweeper.planning.cost import CostModel
 from sweeper.planning.forecast import forecast
-from sweeper.planning.order import longest_path_first
+from sweeper.planning.order import estimated_once, longest_path_first
 from sweeper.planning.trials import PlannedTrial
 from sweeper.running.packing import Packing
 from sweeper.running.reconcile import Reconciliation
@@ -28,12 +28,13 @@ def work_lines(
         packing: Knows how many trials share a GPU; None = one that knows of no earlier trials.
     """
     space, known_at = found.plan.space, found.plan.keep_at
-    ordered = longest_path_first(todo, costs.seconds, cohort_of=found.stopping.cohort_of if found.stopping else None)
-    alone, once, measured = costs.totals(todo)
+    seconds = estimated_once(costs.seconds)
+    ordered = longest_path_first(todo, seconds, cohort_of=found.stopping.cohort_of if found.stopping else None)
+    alone, once, measured = costs.totals(todo, seconds)
     about = "about" if space.scheduler.name == "fifo" else "at most about"
 
     def time_on(width: int) -> str:
-        return f"{about} {format_duration(forecast(ordered, costs.seconds, width, known_at))}"
+        return f"{about} {format_duration(forecast(ordered, seconds, width, known_at))}"
 
     spent = f"{format_duration(once)} of one slot, {1 - once / alone:.0%} less than the {format_duration(alone)} without sharing"
     source = f"{measured:.0%} of it estimated from measured stages" if measured else "a guess: no similar stage was measured yet"
@@ -41,7 +42,7 @@ def work_lines(
     yield f"Needs    each trial {space.resources.describe()}"
     yield from group_lines(todo, costs, here)
     yield f"Work     {f'{about} ' if here == 1 else f'{time_on(here)} on the {here} slots of this machine: '}{spent} ({source})"
-    shortest = forecast(ordered, costs.seconds, len(ordered), known_at)
+    shortest = forecast(ordered, seconds, len(ordered), known_at)
     widths = "".join(f"{time_on(width)} on {width} slot{'s' if width > 1 else ''}, " for width in slots)
     later = f"; without the {found.plan.proposed_later} trials that are proposed later" if found.plan.proposed_later else ""
     busy = f"{once / shortest:.0f}"

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def launch(
     reasons: Reasons,
     share: bool = True,
     wait_minutes: float = 15.0,
+    begin: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run trials to their end.
 
@@ -80,6 +81,7 @@ def launch(
         reasons: Where it is told what keeps the sweep from going on.
         share: Whether trials share stages; if not, each computes all of its own, to the same rows.
         wait_minutes: How long to wait for a first worker.
+        begin: Called once the machines are known to have room for a trial, before the first one starts.
 
     Returns:
         FINISHED or STOPPED.
@@ -98,6 +100,7 @@ def launch(
         ExitStack() as stack,
     ):
         cluster.check_fit()
+        begin()
         keeper = StateKeeper(workspace.artifacts, planner, todo, recorder.writer) if share else None
         own_data = _send_own_data(todo, workspace) if address is not None else {}
         session = Session(

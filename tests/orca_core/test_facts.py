@@ -10,10 +10,12 @@ import pytest
 
 from orca_core.conditions import Condition
 from orca_core.config.knobs import TrialConfig
+from orca_core.config.paths import KNOBS, flatten
 from orca_core.config.resolve import resolve_config
+from orca_core.config.spellings import in_hash
 from orca_core.declarations import STAGES, USES, is_read
 from orca_core.facts import facts_of, groups_read, knobs_read
-from orca_core.identity import trial_id
+from orca_core.identity import DEFAULTS, CanonicalConfig, canonical_knob, canonical_knobs, trial_id
 from orca_core.reads import COMMON
 from orca_core.stages import hashed_reads, stages_of
 from orca_core.tasks import TaskSpec
@@ -59,6 +61,26 @@ def test_settings_enter_a_key_as_their_reads_have_them(kind):
             {*group.settings.values()} & values.keys() | {read.key_name for read in group.others if read.key_name in values}
             for group, values in zip(found, expected, strict=True)
         ] == [values.keys() for values in expected]
+
+
+def test_an_id_is_made_of_the_canonical_knobs_that_are_not_at_their_default():
+    for config in configs():
+        canonical, knobs = CanonicalConfig.of(config), canonical_knobs(config)
+        assert {path: canonical_knob(config, path, canonical.read) for path in KNOBS} == knobs
+        changed = {path: value for path, value in knobs.items() if value is not None and value != DEFAULTS[path]}
+        assert canonical.hashed.keys() == changed.keys() - {"method", "reference_behaviour"}
+        assert all(canonical.hashed[path] == in_hash(path, changed[path]) for path in canonical.hashed.keys() - {"freezing"})
+
+
+@pytest.mark.parametrize("knobs", [("seed",), ("seed", "split_seed")])
+def test_another_seed_changes_nothing_else(knobs):
+    for config in configs():
+        for seed in (0, 3):
+            reseeded = CanonicalConfig.of(config.model_copy(update={"seed": 7})).with_seed(knobs, seed)
+            alone = resolve_config(flatten(config.model_dump()) | dict.fromkeys(knobs, seed))
+            assert reseeded == CanonicalConfig.of(alone)
+            assert stages_of(reseeded) == stages_of(alone)
+            assert (reseeded.config.phases, reseeded.config.body_spec) == (alone.phases, alone.body_spec)
 
 
 def test_data_is_looked_at_once_for_many_trials(monkeypatch):

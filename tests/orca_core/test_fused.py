@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from trials import TINY_BODIES, small, tiny_bodies
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, NotFiniteError
 from orca_core.finetuning import stacked
-from orca_core.finetuning.folded import FoldedModel, parts_of
+from orca_core.finetuning.folded import FoldedFeatures, FoldedModel, parts_of
+from orca_core.finetuning.folded_roberta import attend
 from orca_core.finetuning.fused import FusedFinetuning, train_together
 from orca_core.finetuning.heads import StackedHeads, cross_entropies
 from orca_core.finetuning.loop import Finetuning
@@ -213,6 +215,26 @@ def test_features_that_are_the_same_are_computed_once(tmp_path):
     assert not torch.equal(other.inputs[0], one.inputs[0])
 
 
+def test_models_share_a_body_that_never_trains(tmp_path):
+    store = Store(tmp_path)
+    one, two, other = tuning(HEADS, store), tuning(HEADS, store, finetune__lr=1e-2), tuning(HEADS, store, seed=1)
+    assert two.model.body is one.model.body
+    assert other.model.body is not one.model.body
+    whole = tuning(IMAGES, store)
+    assert whole.model.body is not one.model.body
+    assert all(parameter.requires_grad for parameter in whole.model.body.parameters())
+    decoders = CASES["heads of a decoder"]
+    assert tuning(decoders, store).model.body is not tuning(decoders, store).model.body
+
+
+def test_features_in_folded_form_are_those_of_the_model(tmp_path):
+    store = Store(tmp_path)
+    folded, single = tuning(HEADS, store), tuning(HEADS, store, Finetuning, finetune__fused=0)
+    assert isinstance(folded.prepare() and folded.fixed, FoldedFeatures)
+    for own, other in zip(folded.prepare(), single.prepare(), strict=True):
+        assert torch.allclose(own, other, atol=1e-5)
+
+
 def test_trials_that_are_not_fused_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"finetune\.fused: must be above 0"):
         run_trials([small()], Store(tmp_path), lambda number, row: None)
@@ -269,6 +291,16 @@ def test_a_model_without_a_folded_form_is_vectorised(tmp_path):
     assert fused.run_epoch(1).train_loss == pytest.approx(single.run_epoch(1).train_loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("length", [3, 16, 40])
+def test_attention_of_sequences_of_any_length_is_that_of_torch(length):
+    torch.manual_seed(0)
+    read = torch.randn(2, 3 * length, 3 * 8, requires_grad=True)
+    found, expected = (attend(read, 2, length, most) for most in (length, length - 1))  # written out, and by torch's kernel
+    errors = torch.randn_like(found)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(*(torch.autograd.grad((of * errors).sum(), read)[0] for of in (found, expected)), atol=1e-5)
+
+
 def test_members_of_a_group_pass_in_parts_of_one_size():
     assert parts_of(24, 8) == [slice(0, 8), slice(8, 16), slice(16, 24)]
     assert parts_of(12, 8) == [slice(0, 6), slice(6, 12)]
@@ -312,7 +344,9 @@ def test_stacked_steps_are_those_of_torch(kind):
         optimizer_of_all.start_epoch(torch.tensor(rates).double().expand(3, -1), torch.tensor(decays).double())
         for _ in range(3):
             gradients = [torch.randn(len(rates), *shape) for shape in shapes]
-            optimizer_of_all.step(weights.joined(gradients))
+            flat = torch.zeros_like(weights.flat)
+            weights.fill(flat, gradients)
+            optimizer_of_all.step(flat)
             for number, optimizer in enumerate(theirs):
                 for place, parameter in enumerate(copies[number]):
                     parameter.grad = gradients[place][number]
@@ -333,7 +367,7 @@ def test_stacked_heads_train_and_are_scored_as_single_ones():
     inputs = MemberRows(features, group.with_one), MemberRows(classes)
     for smoothing in (None, torch.tensor([0.0, 0.3, 0.1])):
         gradients: list[Tensor] = []
-        losses = group.train(*inputs, rows, 4, smoothing, lambda gradient: gradients.append(gradient.clone()))
+        losses = group.train(*inputs, rows, 4, smoothing, partial(_note, gradients))
         assert len(gradients) == 3  # two batches of 4, and one of 1
         for number, head in enumerate(heads):
             total = 0.0
@@ -351,6 +385,10 @@ def test_stacked_heads_train_and_are_scored_as_single_ones():
     for head, x, y, (loss, error) in zip(heads, features, classes, scores, strict=True):
         assert loss == pytest.approx(nn.functional.cross_entropy(head(x), y).item(), rel=1e-5)
         assert error == (head(x).argmax(1) != y).float().mean().item()
+
+
+def _note(seen: list[Tensor], gradient: Tensor) -> None:
+    seen.append(gradient.clone())
 
 
 def test_features_that_are_not_joined_are_gathered_all_the_same(monkeypatch):

@@ -188,9 +188,10 @@ def unhashed(declared: Declaration, read: Read) -> bool:
     """Whether the key of a stage stays the same where the knob of a read changes and the trial is the same otherwise."""
     under, other = OTHER_VALUES.get(read.knob, ({}, None))
     joint = {"align.weight": 0.1} if declared.kind == "finetune" else {}
+    adapted = {"adapt.epochs": 1} if declared.kind == "adapt" else {}  # otherwise there is no such stage
     random = {"body.weights": "random"} if read.knob == "seed" and declared.kind == "source" else {}
     chosen = {"proxy": "noise+near:10"} if declared.kind == "source" else {}  # then the source reads what its choice does
-    base = {"align.epochs": 1, **joint, **random, **chosen, **under}
+    base = {"align.epochs": 1, **joint, **adapted, **random, **chosen, **under}
     value = other if other is not None else next(v for v in VALUES[read.knob] if v != value_of(small(**base_names(base)), read.knob))
     one, two = small(**base_names(base)), small(**base_names(base | {read.knob: value}))
     with pytest.MonkeyPatch.context() as patch:

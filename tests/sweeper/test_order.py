@@ -12,7 +12,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.stages import Stage
 from sweeper.planning.cost import CostModel, Measured
 from sweeper.planning.forecast import forecast
-from sweeper.planning.order import longest_path_first
+from sweeper.planning.order import estimated_once, longest_path_first
 from sweeper.planning.planner import Planner
 from sweeper.planning.trials import PlannedTrial
 from sweeper.running.simulated_store import SimulatedTables, SimulatedWorkspace
@@ -108,6 +108,22 @@ def test_sweeps_end_sooner_than_in_the_order_of_durations_and_not_far_from_the_b
     by_path = simulate(longest_path_first(trials, costs.seconds))
     assert by_path < simulate(sorted(trials, key=costs.trial_seconds, reverse=True))
     assert by_path < 1.4 * bound
+
+
+def test_each_stage_is_estimated_once_for_order_totals_and_forecast():
+    trials = Planner(load_space("freezing-laptop")).plan.trials
+    costs, asked = CostModel(), list[tuple[str, Stage]]()
+
+    def counted(trial: PlannedTrial, stage: Stage) -> float:
+        asked.append((trial.id, stage))
+        return costs.seconds(trial, stage)
+
+    once = estimated_once(counted)
+    ordered = longest_path_first(trials, once)
+    assert ordered == longest_path_first(trials, costs.seconds)
+    assert costs.totals(trials, once) == costs.totals(trials)
+    assert forecast(ordered, once, 2) == forecast(ordered, costs.seconds, 2)
+    assert len(asked) == len(set(asked)) == sum(len(trial.stages) for trial in trials)
 
 
 def test_ten_thousand_trials_are_ordered_within_a_second():

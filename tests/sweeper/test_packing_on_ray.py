@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orca_core.errors import ConfigError
 from orca_core.rows import EpochRow, Row, StageRow
 from orca_core.stages import stages_of
 from sweeper.results import Results
@@ -69,3 +70,12 @@ def test_trials_are_measured_then_packed_and_started_again_where_memory_runs_out
     rows = Results(tmp_path / "results").sql("select seed, status, attempt, gpu_share from trial_status order by seed").rows()
     ended = [(row["seed"], row["status"], row["attempt"], row["gpu_share"]) for row in rows]
     assert ended == [(0, "COMPLETE", 1, 1.0), (1, "COMPLETE", 2, 0.5)], "15 GiB of 40 are less than half, more than 1/4"
+
+
+def test_a_sweep_that_fits_on_no_machine_is_refused_before_anything_is_computed(ray_session, tmp_path, capsys):
+    """Not even floors, which are computed beside the trials."""
+    base = {"task": "openml/187", "body.weights": "random", "align.epochs": 0}
+    space = {"name": "refused", "base": base, "seeds": 1, "resources": {"gpu": "auto", "custom": {"no-such-gpu": 1}}}
+    with pytest.raises(ConfigError, match="must fit on one node"):
+        run_space(parse_space(space), str(tmp_path / "results"))
+    assert "floors" not in capsys.readouterr().err

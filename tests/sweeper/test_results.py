@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from orca_core.config.paths import KNOBS
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import StoreError
 from orca_core.identity import canonical_knobs
-from sweeper.results import QueryError, Results, ResultStore, views
+from sweeper.results import QueryError, Results, ResultStore, connection, views
 from sweeper.results.records import TABLES, config_columns, markdown, schema
+from sweeper.results.table_files import split_by_left_out
 
 VALUES: dict[pa.DataType, Any] = {
     pa.string(): "naïve | 'quoted'\n",
@@ -474,6 +477,156 @@ def test_a_wrong_query_is_answered_in_one_line(store: ResultStore, query: str, m
 def test_whatever_selects_is_answered(store: ResultStore, query: str, num_rows: int) -> None:
     fill(store)
     assert len(Results(store.uri).sql(query)) == num_rows
+
+
+def test_a_view_is_found_however_it_is_named(store: ResultStore) -> None:
+    """A query registers the tables that it names, and the others if it made up a name."""
+    fill(store)
+    ask = Results(store.uri).sql
+    for query in (
+        "from query_table('met' || 'rics')",
+        "from query('from met' || 'rics')",
+        'from "Metrics"',
+        "from METRICS",
+        "table metrics",
+    ):
+        assert len(ask(query)) == 9
+    assert {row["name"] for row in ask("show tables").rows()} >= {*TABLES, "floors", "all_trials", "distinct_trials", "trial_status"}
+
+
+# -------------------------------------------------------------------------------------------------------------- one connection
+
+
+def test_a_query_sees_what_changed_since_the_last_one(store: ResultStore, tmp_path: Path) -> None:
+    """The process keeps its connection, but no rows: also when sweeps come and go, files are replaced and another store is asked."""
+    other = ResultStore(tmp_path / "other")
+    add_trial(other, "z", epochs=7)
+
+    def counted() -> list[tuple[Any, ...]]:
+        query = "select sweep, trial, count(*) from trials join metrics using (sweep, trial) group by all order by all"
+        return [tuple(row.values()) for row in Results(store.uri).sql(query).rows()]
+
+    add_trial(store, "a")
+    assert counted() == [("s", "a", 3)]
+    add_trial(store, "a", sweep="r", epochs=2)
+    assert counted() == [("r", "a", 2), ("s", "a", 3)]
+    assert len(Results(other.uri).sql("from metrics")) == 7
+    add_trial(store, "a", 2, epochs=1)
+    assert counted() == [("r", "a", 2), ("s", "a", 1)]
+    store.compact("s")
+    assert counted() == [("r", "a", 2), ("s", "a", 1)]
+    with pytest.raises(QueryError):
+        Results(store.uri).sql("select nothing from metrics")
+    store.remove("s")
+    assert counted() == [("r", "a", 2)]
+
+
+def test_threads_ask_at_once(store: ResultStore) -> None:
+    for trial in "abcd":
+        add_trial(store, trial)
+    found: list[list[dict[str, Any]]] = []
+
+    def ask(trial: str) -> None:
+        for _ in range(5):
+            found.append(Results(store.uri).sql(f"select trial, count(*) as n from metrics where trial = '{trial}' group by all").rows())
+
+    threads = [threading.Thread(target=ask, args=(trial,)) for trial in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(rows[0]["trial"] for rows in found) == sorted("abcd" * 5)
+    assert all(rows[0]["n"] == 3 for rows in found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_file_of_results_stays_open(store: ResultStore) -> None:
+    fill(store)
+    Results(store.uri).sql("select * from trials join metrics using (sweep, trial)")
+    assert not [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and str(store.uri) in os.path.realpath(link)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_asks_for_itself(store: ResultStore) -> None:
+    """It has none of the threads of a connection of its parent: it would wait for them forever."""
+    add_trial(store, "a")
+    code = """
+import os, sys
+from sweeper import Results
+def ask():
+    print(len(Results(sys.argv[1]).sql("from metrics")), flush=True)
+ask()
+child = os.fork()
+ask()
+assert not child or os.waitpid(child, 0)[1] == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code, store.uri], capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout.split(), done.stderr) == (["3"] * 3, "")
+
+
+def test_nothing_but_the_answer_is_printed(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python's main module is no file, as under `python -c`, DuckDB draws a bar for queries of more than two seconds."""
+    add_trial(store, "a")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    monkeypatch.setattr(connection, "_KEPT", [])
+    assert Results(store.uri).sql("select current_setting('enable_progress_bar') as bar").rows() == [{"bar": False}]
+
+
+# -------------------------------------------------------------------------------------------------------------- many metrics
+
+
+@pytest.mark.parametrize("tables", ["trials join metrics", "metrics join trials"])
+@pytest.mark.parametrize("where", ["", "where sweep = 's' and stage = 'finetune'"])
+def test_a_join_builds_its_hash_table_of_trials(store: ResultStore, tables: str, where: str) -> None:
+    """That of metrics would have a thousand times the rows."""
+    fill(store)
+    query = f"select freezing, avg(metrics.valid_error) from {tables} using (sweep, trial) {where} group by all"
+    (plan,) = json.loads(Results(store.uri).sql(f"explain (format json) {query}").rows()[0]["explain_value"])
+    joins = [node for node in walk(plan) if node["name"].strip() == "HASH_JOIN"]
+    assert [join["extra_info"]["Join Type"] for join in joins] == ["INNER"]
+    assert ["valid_error" in json.dumps(side) for side in joins[0]["children"]] == [True, False]
+
+
+def walk(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan["children"]:
+        yield from walk(child)
+
+
+def test_measured_values_are_stored_without_dictionaries(store: ResultStore) -> None:
+    fill(store)
+    store.compact("s")
+    group = pq.read_metadata(files_of(store, "metrics")[0]).row_group(0)
+    names = {group.column(i).path_in_schema: group.column(i).has_dictionary_page for i in range(group.num_columns)}
+    assert (names["valid_error"], names["trial"], names["epoch"]) == (False, True, True)
+
+
+def test_rows_that_compaction_left_out_are_not_looked_for_again(store: ResultStore) -> None:
+    add_trial(store, "a", 1)
+    add_trial(store, "a", 2)
+    add_trial(store, "b", 1)
+    store.compact("s")
+
+    def split() -> list[int]:
+        """How many files are read as they are, and how many through a filter."""
+
+        def use(data: dict[str, Any]) -> list[int]:
+            superseded = views.find_superseded(data["trials"]).within("s")
+            return [len(part.files) for part in split_by_left_out(data["metrics"], superseded.digest())]
+
+        return store.read(["trials", "metrics"], use)
+
+    ask = Results(store.uri).sql
+    assert split() == [1, 0]
+    add_trial(store, "c", epochs=2)
+    assert split() == [1, 1]
+    assert len(ask("from metrics")) == 8
+    add_trial(store, "b", 2, epochs=1)
+    assert split() == [0, 3], "rows of the merged file are superseded now"
+    assert len(ask("from metrics")) == 6
+    store.compact("s")
+    assert split() == [1, 0]
+    assert len(ask("from metrics")) == 6
 
 
 # ----------------------------------------------------------------------------------------------------------------------- answer

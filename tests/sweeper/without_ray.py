@@ -7,7 +7,7 @@ import torch for seconds. That Ray gives the same rows is tested in `test_run.py
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib import import_module
 from typing import Any
@@ -45,9 +45,11 @@ def _launch(
     progress: Any,
     *,
     share: bool = True,
+    begin: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> Outcome:
     """As `sweeper.tune.launch.launch`, whose other options are about Ray."""
+    begin()
     keeper = StateKeeper(workspace.artifacts, planner, todo, recorder.writer) if share else None
     session = Session(planner, todo, recorder, workspace, slots=1, ended=ended, stopping=stopping, share=share, keeper=keeper)
     while (trial := session.next()) is not None:

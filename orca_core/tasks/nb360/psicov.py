@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,7 +148,8 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     """x (n, 1) numbers of proteins, prepared to (57, window, window); y (n, 1, window, window) distances, at most 16 in train.
 
     The PSICOV proteins are the test part; 100 of 3456 of the others are validation, drawn by the seed. Positions outside of a protein
-    are NaN in y: neither loss nor score sees them. Of a protein longer than the window, a part on the diagonal is seen.
+    are NaN in y: neither loss nor score sees them. Of a protein longer than the window, a part on the diagonal is seen. The targets are
+    decoded once for each division into parts, and mapped.
     Differs from the reference, where padding is a target of 100 (in train 16), rows and columns are cropped independently, and the
     score assumes that every protein is as long as the first.
     """
@@ -170,18 +172,56 @@ def load_psicov(spec: TaskSpec, split_seed: int, reference: bool) -> TaskData:
     if reference:
         train, valid = np.arange(number_train), test
 
-    def part(rows: np.ndarray, cap: float = np.inf) -> Split:
-        y = np.full((len(rows), 1, WINDOW, WINDOW), min(100.0, cap) if reference else np.nan, dtype=np.float32)
+    test_length = int(lengths[test[0]])
+
+    def fill(y: np.ndarray, rows: np.ndarray, cap: float) -> None:
+        """The targets (n, 1, window, window) of some proteins, whose distances end at a cap."""
         for target, number in zip(y[:, 0], rows, strict=True):
+            target[:] = min(100.0, cap) if reference else np.nan
             length = lengths[number]
             distances = arrays["distances"][inputs.pair_ends[number] : inputs.pair_ends[number + 1]].reshape(length, length)
             seen, kept = _place_window(length, starts[number], WINDOW)
             target[seen] = np.minimum(distances[kept], cap)
             if reference and rows is test:
-                target[PADDING + lengths[test[0]] :, :] = target[:, PADDING + lengths[test[0]] :] = np.nan
-        return Split(rows[:, None].astype(np.float32), y, content=identities[rows])
+                target[PADDING + test_length :, :] = target[:, PADDING + test_length :] = np.nan
 
-    return TaskData(part(train, CAP), part(valid), part(test), None, prepare=inputs)
+    parts = {"train": (train, CAP), "valid": (valid, np.inf), "test": (test, np.inf)}
+
+    def write(out: Decoding) -> None:
+        out.require_room(4 * WINDOW**2 * sum(len(rows) for rows, _ in parts.values()))
+        for name, (rows, cap) in parts.items():
+            fill(out.empty(name, (len(rows), 1, WINDOW, WINDOW)), rows, cap)
+
+    described = [
+        spec.digest(),
+        str(reference),
+        str(WINDOW),
+        *(hashlib.sha256(part.tobytes()).hexdigest() for part in (train, valid, test, starts)),
+    ]
+    targets, _ = decode_once(_Targets(spec.name, hashlib.sha256(" ".join(described).encode()).hexdigest()), write)
+    splits = (Split(rows[:, None].astype(np.float32), targets[name], content=identities[rows]) for name, (rows, _) in parts.items())
+    return TaskData(*splits, None, prepare=inputs)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The targets of one division into parts, 1 MiB a protein: they stay on the node's disk, as they would take 4 GB of each process.
+
+    Args:
+        name: Of the task.
+        key: Hash of what they depend on.
+    """
+
+    name: str
+    key: str
+
+    def digest(self) -> str:
+        """Identifies them."""
+        return self.key
+
+    def has_known_digest(self) -> bool:
+        """It needs no file to be read."""
+        return True
 
 
 def _decode(out: Decoding) -> None:

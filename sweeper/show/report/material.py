@@ -29,11 +29,12 @@ from sweeper.analysis.numbers import (
     share_numbers,
     term_numbers,
 )
-from sweeper.analysis.variance_shares import Share, shares_of_variance
+from sweeper.analysis.variance_shares import Share
 from sweeper.results.views import STATUSES, shown_status
 from sweeper.results.workspace import Workspace
 from sweeper.show.comparison import compare_sweep
-from sweeper.show.figures.tables import FigureTables, read_tables
+from sweeper.show.figures.importance import read_shares
+from sweeper.show.figures.tables import FigureTables, NotInTablesError, read_tables
 
 _COLUMNS = (
     *("trial", "task", "arm", "candidate", "variant", "role", "seed", "in_plan", "status", "cause", "error", "reused_from"),
@@ -168,10 +169,9 @@ class Material:
     @cached_property
     def shares(self) -> list[Share]:
         """Shares of variance by factor; none where nothing can be said yet."""
-        sweep = self.evidence.sweep
         try:
-            return shares_of_variance(sweep.rows, pair_by=sweep.pair_by, varied=sweep.varied, objective=sweep.objective)
-        except ConfigError:
+            return list(read_shares(self.figure_tables))
+        except NotInTablesError:
             return []
 
     @cached_property

@@ -283,6 +283,15 @@ def test_psicov_targets_are_distances_inside_the_protein_and_nan_outside(data):
     assert np.nanmax(loaded.test.y) > 16.0
 
 
+def test_psicov_targets_stay_on_the_disk(data):
+    """In memory they would take 4 GB at published size; a division into parts has files of its own."""
+    loaded, again, other = (find_task("nb360/psicov").load(seed) for seed in (0, 0, 1))
+    files = [[part.y.base.filename for part in (one.train, one.valid, one.test)] for one in (loaded, again, other)]
+    assert files[0] == files[1]
+    assert set(files[0]).isdisjoint(files[2])
+    assert not np.array_equal(other.train.x, loaded.train.x)
+
+
 def test_psicov_of_a_long_protein_sees_a_part_on_the_diagonal(data):
     part = next(part for part in (find_task("nb360/psicov").load().train, find_task("nb360/psicov").load().valid) if 3 in part.x)
     y = part.y[part.x[:, 0] == 3][0, 0]

@@ -189,6 +189,27 @@ def test_ranks_are_tested_by_friedman():
     assert rank_levels(errors).p == pytest.approx(stats.friedmanchisquare(*means).pvalue)
 
 
+@pytest.mark.parametrize("number", [2, 3, 5, 12])
+def test_ranks_and_their_critical_difference_are_those_of_scipy_with_ties_too(number):
+    means = RNG.integers(0, 4, size=(6, number)) / 4
+    found = rank_levels({task: {level: [mean] for level, mean in enumerate(of_task)} for task, of_task in enumerate(means)})
+    assert list(found.mean_rank.values()) == pytest.approx(stats.rankdata(means, axis=1).mean(axis=0))
+    q = stats.studentized_range.ppf(0.95, number, math.inf)
+    assert found.critical_difference == pytest.approx(q / math.sqrt(2) * math.sqrt(number * (number + 1) / (6 * 6)), rel=1e-9)
+    assert found.p == (None if number == 2 else pytest.approx(stats.friedmanchisquare(*means.T).pvalue))
+
+
+def test_levels_that_tie_on_every_task_have_no_p():
+    assert rank_levels({task: {level: [0.5] for level in "xyz"} for task in "abc"}).p is None
+
+
+def test_interquartile_means_are_those_of_scipy():
+    for number in (1, 3, 4, 9):
+        values = RNG.uniform(0.1, 1, size=number).tolist()
+        found = interquartile_means({"a": {"x": [1.0], "y": values}}, "x")
+        assert found["y"] == stats.trim_mean(values, 0.25)
+
+
 def test_pooled_skewness_is_that_of_scipy_in_standard_errors():
     sample = RNG.exponential(size=7)
     error = math.sqrt(6 * 5 / (8 * 10))
