@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from orca_core import Store
 from orca_core.finetuning.fused import FusedFinetuning, train_together
 from orca_core.finetuning.loop import Finetuning
+from orca_core.memory import keep_freed_memory
 from orca_core.pipeline import model_before_tuning
 from orca_core.settings import Settings
 from orca_core.trial_stages import load_data
@@ -100,5 +101,6 @@ def measure(name: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a trial does
     for chosen in sys.argv[1:] or [name for name in COMPARISONS if name != "heads"]:
         measure(chosen)
