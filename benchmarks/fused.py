@@ -7,7 +7,8 @@ Each comparison has 24 whole trials (model, training, evaluation, store): 3 seed
 alternate, on one thread in one run; what is printed is CPU seconds, and the median of the ratios. Bodies are random, as pretraining would
 be shared. One trial before the others is not counted. Exits with 1 if a goal is missed, or if the validation errors of the two ways
 differ on average by more than three standard errors: single errors may differ, as other rounding grows in training.
-With `--sweep` the trials are those of real sweeps, and their verdicts are compared, too: see fused_sweeps.py.
+With `--sweep` the trials are those of real sweeps, and their verdicts are compared, too: see fused_sweeps.py. fused_step.py measures what
+bounds a step.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ COMPARISONS: Mapping[str, tuple[dict[str, Any], float | None]] = {
     "heads": ({"task": "digits", "body": "mini-swin", "freezing": "frozen-both", "finetune.epochs": 40}, 10.0),
     "mini-roberta-small": ({"task": "mnist1d", "body": "mini-roberta-small", "finetune.epochs": 2}, 3.0),
     "mini-roberta": ({"task": "mnist1d", "body": "mini-roberta", "finetune.epochs": 1}, None),
-    "mini-swin": ({"task": "digits", "body": "mini-swin", "finetune.epochs": 1}, None),
+    "mini-swin": ({"task": "digits", "body": "mini-swin", "finetune.epochs": 1}, 3.0),
 }
 """Name -> knobs, and how many times more trials a second are the goal, if there is one."""
 
