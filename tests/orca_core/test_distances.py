@@ -10,11 +10,13 @@ import numpy as np
 import ot
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from orca_core.distances import annealed, otdd_distance, semidual, sinkhorn
 from orca_core.distances.annealed import annealed_divergence, annealing_schedule
 from orca_core.distances.l2_distance import l2, l2_in_order
+from orca_core.distances.label_distances import nuclear_norms
 from orca_core.distances.mmd_distance import mmd, mmd_of_equal_size
 from orca_core.distances.otdd_distance import OtddSource, otdd
 from orca_core.distances.sinkhorn import (
@@ -23,7 +25,10 @@ from orca_core.distances.sinkhorn import (
     reach,
     self_transport_cost,
     self_transport_of,
+    self_transport_of_blocks,
+    self_transport_plans,
     squared_distances,
+    squared_distances_above,
     transport_cost,
     transport_costs,
     transport_plans,
@@ -194,6 +199,36 @@ def test_a_source_of_which_some_classes_touch_is_prepared_as_if_all_did(inner: s
     monkeypatch.setattr(otdd_distance, "near_samples", lambda x, limit: Near(None, None))
     monkeypatch.setattr(sinkhorn, "near_samples", lambda x, limit: Near(None, None))
     assert value == pytest.approx(otdd(x, y, target, inner=inner).item(), rel=1e-12)
+
+
+def test_transport_of_a_cloud_to_itself_from_costs_given_once_is_that_from_all() -> None:
+    x = normal(60, 3)
+    blocks = squared_distances_above(x.split([25, 0, 1, 34]))
+    expected = self_transport_cost(squared_distances(x, x), 0.1).item()
+    assert self_transport_of_blocks(blocks, 0.1).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_clouds_of_unlike_sizes_have_the_transports_to_themselves_of_each() -> None:
+    clouds = [normal(size, 3, seed=size) for size in (12, 1, 9)]
+    cost = torch.stack([F.pad(squared_distances(x, x), (0, 12 - len(x)) * 2, value=7.0) for x in clouds])
+    values, plans = self_transport_plans(cost, 0.5, torch.tensor([12, 1, 9]))
+    for value, plan, x in zip(values, plans, clouds, strict=True):
+        own = squared_distances(x, x).requires_grad_()
+        expected = self_transport_cost(own, 0.5)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-10, abs=1e-12)
+        expected_plan = F.pad(torch.autograd.grad(expected, own)[0], (0, 12 - len(x)) * 2)
+        torch.testing.assert_close(plan, expected_plan, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
+def test_nuclear_norms_and_their_gradients_are_those_of_singular_values(shape: tuple[int, int]) -> None:
+    full, low = normal(*shape), normal(shape[0], 3) @ normal(3, shape[1], seed=1)
+    matrices = torch.stack([full, low, torch.zeros_like(full)])
+    sums, gradients = nuclear_norms(matrices, torch.tensor([5, 3, 0]))
+    torch.testing.assert_close(sums, torch.linalg.svdvals(matrices).sum(1))
+    for matrix, gradient, rank in zip(matrices, gradients, (5, 3, 0), strict=True):
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        torch.testing.assert_close(gradient, left[:, :rank] @ right[:rank], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan])
