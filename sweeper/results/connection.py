@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -17,17 +17,30 @@ from sweeper.results.records import schema
 from sweeper.results.views import VIEWS, Superseded, create_views, current_parts, find_superseded, size_hints, stored_name
 
 if TYPE_CHECKING:
+    import duckdb  # imported where it is used: commands without a query start faster
     import pyarrow.dataset as ds
 
-SETTINGS = """
+_SETTINGS = """
     SET TimeZone = 'UTC';
     SET python_enable_replacements = false;     -- no Python variable is a table
     SET autoinstall_known_extensions = false;
     SET autoload_known_extensions = false;
     SET enable_external_access = false;         -- no file, no network; only what is registered
-    SET enable_progress_bar = false;            -- in a notebook and under `python -c` it is on, and goes to standard output
     SET lock_configuration = true;
 """
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A connection that reads what is registered with it, and nothing else."""
+    import duckdb
+
+    made = duckdb.connect(":memory:")
+    # Where Python runs no file, as under `python -c`, DuckDB draws a bar on standard output. In a notebook it has a place of its own, and
+    # the setting is refused.
+    with suppress(duckdb.InvalidInputException):
+        made.execute("SET enable_progress_bar = false")
+    made.execute(_SETTINGS)
+    return made
 
 
 class Connection:
@@ -38,10 +51,7 @@ class Connection:
     """
 
     def __init__(self) -> None:
-        import duckdb
-
-        self.duckdb = duckdb.connect(":memory:")
-        self.duckdb.execute(SETTINGS)
+        self.duckdb = connect()
         self._sweeps: dict[str, Sequence[str | None]] = {}
         self._registered: set[str] = set()
         for name, rows in size_hints().items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from orca_core.errors import OrcaError, StoreError, nearest
-from sweeper.results.connection import SETTINGS, connection
+from sweeper.results.connection import connect, connection
 from sweeper.results.notes import no_results
 from sweeper.results.records import TABLES, schema
 from sweeper.results.store import ResultStore
@@ -162,8 +162,7 @@ def select_rows(rows: Sequence[Mapping[str, Any]], condition: str) -> list[Mappi
     cells = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in named}
     table = pa.table({"position": pa.array(range(len(rows)), pa.int64())} | cells)
     query = f"select position from trials where ({condition}\n) order by position"
-    with duckdb.connect(":memory:") as alone:
-        alone.execute(SETTINGS)
+    with connect() as alone:
         alone.register("trials", table)
         try:
             _refuse_all_but_select(query, alone)

@@ -565,7 +565,7 @@ assert not child or os.waitpid(child, 0)[1] == 0
 
 
 def test_nothing_but_the_answer_is_printed(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Python's main module is no file, as in a notebook, DuckDB draws a bar for queries of more than two seconds."""
+    """Where Python's main module is no file, as under `python -c`, DuckDB draws a bar for queries of more than two seconds."""
     add_trial(store, "a")
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     monkeypatch.setattr(connection, "_KEPT", [])
