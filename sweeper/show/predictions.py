@@ -22,7 +22,7 @@ def predict_file(
     folder: Path,
     file: Path,
     *,
-    format: str = "table",
+    format: str | None = None,
     output: Path | None = None,
     probabilities: bool = False,
     batch_size: int | None = None,
