@@ -75,6 +75,11 @@ class TrialQueue:
         return len(self._waiting) + sum(len(positions) for positions in self._blocked.values())
 
     @property
+    def num_paused(self) -> int:
+        """Number of trials that were paused and neither resumed nor ended."""
+        return len(self._positions) - len(self._running)
+
+    @property
     def num_running(self) -> int:
         """Number of trials that were handed out and have not ended."""
         return len(self._running)

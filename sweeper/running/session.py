@@ -145,7 +145,7 @@ class Session:
     @property
     def num_waiting(self) -> int:
         """How many trials may still be handed out, as far as is known."""
-        return 0 if self.is_ending else self._queue.num_waiting + len(self._paused) + self.planner.proposed_later
+        return 0 if self.is_ending else self._queue.num_waiting + self._queue.num_paused + self.planner.proposed_later
 
     @property
     def num_unplaced(self) -> int:

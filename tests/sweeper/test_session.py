@@ -538,8 +538,10 @@ def test_a_member_pauses_at_its_limit_and_the_others_go_on(tmp_path):
         run.session.end_member(trial.id, {"status": PAUSED})
     assert (run.recorder.running, run.recorder.paused) == (1, 8)
     assert run.session.next() is None, "no candidate is decided"
+    assert run.session.num_waiting == 8
     reach(run, trials[8], 1, 0.5 + trials[8].candidate)
     run.session.end_member(trials[8].id, {"status": PAUSED})
+    assert run.session.num_waiting == 3, "one that goes on counts once"
     again = begin_group(run)
     assert {trial.candidate for trial in again} == {0}, "the survivors form a group anew"
     assert (len(again), {run.session.job(trial).limit for trial in again}) == (3, {3})
