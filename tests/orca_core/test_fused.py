@@ -17,7 +17,7 @@ from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError, NotFiniteError
 from orca_core.finetuning import stacked
 from orca_core.finetuning.folded import FoldedFeatures, FoldedModel, parts_of
-from orca_core.finetuning.folded_roberta import attend
+from orca_core.finetuning.folded_roberta import FoldedRoberta, attend
 from orca_core.finetuning.fused import FusedFinetuning, train_together
 from orca_core.finetuning.heads import StackedHeads, cross_entropies
 from orca_core.finetuning.loop import Finetuning
@@ -205,6 +205,13 @@ def test_what_goes_wrong_in_one_member_touches_no_other(tmp_path, monkeypatch):
         broken[0].run_epoch(1)
     assert broken[2].run_epoch(1) == alone
 
+    unscored = [tuning(SERIES, Store(tmp_path / "broken"), seed=seed) for seed in (0, 1)]
+    monkeypatch.setattr(unscored[0], "score", fail)
+    train_together([(member, 1) for member in unscored])
+    with pytest.raises(DataError, match="no such augmentation"):
+        unscored[0].run_epoch(1)
+    assert unscored[1].run_epoch(1) == alone
+
 
 def test_features_that_are_the_same_are_computed_once(tmp_path):
     store = Store(tmp_path)
@@ -230,7 +237,7 @@ def test_models_share_a_body_that_never_trains(tmp_path):
 def test_features_in_folded_form_are_those_of_the_model(tmp_path):
     store = Store(tmp_path)
     folded, single = tuning(HEADS, store), tuning(HEADS, store, Finetuning, finetune__fused=0)
-    assert isinstance(folded.prepare() and folded.fixed, FoldedFeatures)
+    assert isinstance(folded.prepare() and folded.passes.fixed, FoldedFeatures)
     for own, other in zip(folded.prepare(), single.prepare(), strict=True):
         assert torch.allclose(own, other, atol=1e-5)
 
@@ -289,6 +296,24 @@ def test_a_model_without_a_folded_form_is_vectorised(tmp_path):
         one.model.body.blocks[0].shift_size = 2  # windows that are shifted are not in one piece in Z-order
     assert FoldedModel.of(fused.model) is None
     assert fused.run_epoch(1).train_loss == pytest.approx(single.run_epoch(1).train_loss, rel=1e-5)
+
+
+def test_text_bodies_have_the_same_bits_in_each_part_of_a_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(FoldedRoberta, "at_once", 3)  # of four members: two parts of two
+    store = Store(tmp_path)
+    row = tuning(SERIES, store, seed=1).run_epoch(1)
+    others = [tuning(SERIES, store, seed=0, finetune__lr=rate) for rate in (1e-3, 2e-3, 4e-3)]
+    for place in range(4):
+        group = [*others[:place], tuning(SERIES, store, seed=1), *others[place:]]
+        assert group_epoch([(one, 1) for one in group])[place] == row
+
+
+def test_the_test_set_of_a_group_is_evaluated_where_it_is_asked_for(tmp_path):
+    asked = SERIES | {"finetune.test": "best-and-last", "finetune.lr": 1e-1}
+    assert tuning(asked, Store(tmp_path)).run_epoch(1).test_error is not None  # the first epoch is the best so far
+    member = tuning(asked, Store(tmp_path))
+    member.tested.lowest = -1.0
+    assert member.run_epoch(1).test_error is None
 
 
 @pytest.mark.parametrize("length", [3, 16, 40])
