@@ -25,7 +25,7 @@ from sweeper.commands.options import (
     StoreOption,
     SweepArgument,
     load_with_settings,
-    parse_settings,
+    read_settings,
     report_errors,
 )
 from sweeper.commands.plot import plot
@@ -143,7 +143,7 @@ def plan(
         only_without = {"--name": name, "--slots": slots}
         if faults := [Fault(option, "must be used without --decide", Fault.ABSENT) for option, given in only_without.items() if given]:
             raise ConfigError(faults)
-        typer.echo(describe_advice(space, decide, parse_settings(settings), Workspace(results), format), nl=False)
+        typer.echo(describe_advice(space, decide, *read_settings(settings), Workspace(results), format), nl=False)
         return
     typer.echo(describe_plan(load_with_settings(space, settings, name), Workspace(results), format, slots or ()), nl=False)
 
@@ -165,13 +165,8 @@ def trial(
     from sweeper.results.workspace import Workspace
     from sweeper.single import run_one
 
-    knobs = parse_settings(settings)
-    if keys := [key for key in knobs if key.startswith("sweep:")]:
-        remedy = "For portable bits of one trial: --set bits=portable."
-        raise ConfigError(
-            [Fault(f"--set {key}", "must be a knob: a single trial has no keys of a sweep", knobs[key], remedy) for key in keys]
-        )
-    return run_one(knobs, Workspace(results, store), name=name, device=device, format=format)
+    knobs, malformed = read_settings(settings)
+    return run_one(knobs, Workspace(results, store), name=name, device=device, format=format, malformed=malformed)
 
 
 @report_errors
@@ -276,7 +271,7 @@ def proxies(
         from sweeper.show.tables import check_format, write_table
 
         check_format(format)
-        write_table(rank_proxies(names or (), task, body, seed, parse_settings(settings), Workspace(results, store)), format)
+        write_table(rank_proxies(names or (), task, body, seed, *read_settings(settings), Workspace(results, store)), format)
         return
     if len(names or ()) > 1:
         raise ConfigError([Fault("NAME", "must be one, without --task", " ".join(names or ()))])

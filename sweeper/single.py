@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orca_core.config.resolve import resolve_config
@@ -24,7 +24,9 @@ from sweeper.running.worker import report_text, worker_facts
 from sweeper.space.reading import check_name
 
 
-def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | None, device: str, format: str) -> int:
+def run_one(
+    settings: Mapping[str, Any], workspace: Workspace, *, name: str | None, device: str, format: str, malformed: Iterable[Fault] = ()
+) -> int:
     """Run one trial and print its rows.
 
     Args:
@@ -33,6 +35,7 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         name: Name of the sweep under which the trial is recorded; None = not recorded.
         device: `cpu` or `cuda`.
         format: `text` or `json`, one row per line.
+        malformed: Faults of options `--set` that are no settings; they are raised together with all others.
 
     Returns:
         Exit code: 0 done, 1 the trial failed.
@@ -41,16 +44,23 @@ def run_one(settings: Mapping[str, Any], workspace: Workspace, *, name: str | No
         ConfigError: If the trial cannot be run. Nothing was started. `UnpinnedError` if a process with pinned bits could run it.
     """
     faults = Faults()
+    faults.extend(malformed)
+    knobs = {key: value for key, value in settings.items() if not key.startswith("sweep:")}
+    for key in sorted(settings.keys() - knobs.keys()):
+        remedy = "For portable bits of one trial: --set bits=portable."
+        faults.add(f"--set {key}", "must be a knob: a single trial has no keys of a sweep", settings[key], remedy)
     if device not in ("cpu", "cuda"):
         faults.add("--device", "must be cpu or cuda", device)
     if format not in ("text", "json"):
         faults.add("--format", "must be text or json", format)
-    if "task" not in settings:
-        faults.add("task", "must be given", remedy="Example: --set task=digits; see `sweeper tasks`.")
     if name is not None:
         check_name(name, "--name", faults)
+    if "task" not in knobs:
+        faults.add("task", "must be given", remedy="Example: --set task=digits; see `sweeper tasks`.")
+    else:
+        with faults.collecting():
+            config = resolve_config(knobs)
     faults.raise_if_any()
-    config = resolve_config(settings)
     if config.bits == "portable":
         check_pinned(device)
     check_devices([config], device)

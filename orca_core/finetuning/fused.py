@@ -85,8 +85,8 @@ class FusedFinetuning(Finetuning):
         """
         if self.inputs is None and self.phase.train == ("predictor",):
             for other in others:
-                if isinstance(other.fixed, PooledFeatures) and other.inputs is not None and self._has_features_of(other):
-                    self.inputs, self.fixed = other.inputs, PooledFeatures(self.model)
+                if isinstance(other.passes.fixed, PooledFeatures) and other.inputs is not None and self._has_features_of(other):
+                    self.inputs, self.passes.fixed = other.inputs, PooledFeatures(self.model)
                     return
         self.prepare()
 
@@ -120,7 +120,7 @@ class FusedFinetuning(Finetuning):
         if self._of_phase is None:
             state = [(name, tensor.shape) for name, tensor in self.model.state_dict().items()]
             trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-            is_fixed = self.fixed is not None
+            is_fixed = self.passes.fixed is not None
             fuses = bool(trained) and (is_fixed or self.settings.body.pretrained_here)
             self._of_phase = fuses, repr((shared_settings(self.settings), smooths_labels(self.settings), state, trained, is_fixed))
         return self._of_phase

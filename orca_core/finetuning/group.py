@@ -46,7 +46,7 @@ class Group:
         self.settings = first.settings
         self.batch_size: int = self.settings["finetune.batch_size"]
         self.clip: float | None = self.settings["finetune.clip"]
-        self.is_whole = not isinstance(first.fixed, PooledFeatures)  # else the predictor is all that is left of the model
+        self.is_whole = not isinstance(first.passes.fixed, PooledFeatures)  # else the predictor is all that is left of the model
         self.module: nn.Module = first.model if self.is_whole else first.model.predictor
         self.loss, self.decode = first.loss, first.data.decode
         self.failed: dict[int, Exception] = {}
@@ -70,7 +70,7 @@ class Group:
         self.samples = len(first.train[1])
         self.sums = torch.zeros(self.width, dtype=torch.float64)
         self.features: tuple[MemberRows, MemberRows] | None = None
-        if first.fixed is not None:
+        if first.passes.fixed is not None:
             change = self.heads.with_one if self.heads is not None else None
             self.features = MemberRows([one.prepare()[0] for one in tunings], change), MemberRows([one.train[1] for one in tunings])
 
@@ -282,6 +282,7 @@ def _side_by_side(tunings: Sequence[FusedFinetuning], rows: Sequence[Tensor]) ->
     """Rows of each member's set -> (members, n, ...) as models read them. Where members have the same set, it is read once."""
     alike = len({(id(tuning.data), own.data_ptr()) for tuning, own in zip(tunings, rows, strict=True)}) == 1
     read = [
-        own if one.fixed is not None else one.data.inputs(own) for one, own in list(zip(tunings, rows, strict=True))[: 1 if alike else None]
+        own if one.passes.fixed is not None else one.data.inputs(own)
+        for one, own in list(zip(tunings, rows, strict=True))[: 1 if alike else None]
     ]
     return read[0].expand(len(rows), *read[0].shape) if alike else torch.stack(read)

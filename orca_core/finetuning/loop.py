@@ -7,7 +7,6 @@ says how to add one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -19,14 +18,14 @@ from orca_core.alignment.joint import BatchDistance
 from orca_core.distances.sinkhorn import count_unconverged
 from orca_core.finetuning.accumulation import make_accumulation
 from orca_core.finetuning.checkpointing import checkpoint_blocks
-from orca_core.finetuning.compiling import GraphedForward, forward_of, take_out_gradients
+from orca_core.finetuning.compiling import GraphedForward, take_out_gradients
 from orca_core.finetuning.evaluation import evaluate
 from orca_core.finetuning.fixed_features import FixedFeatures, PooledFeatures, fixed_features
 from orca_core.finetuning.gradients import Losses, add_gradients
 from orca_core.finetuning.linear_head import LinearHead
-from orca_core.finetuning.precision import autocast
+from orca_core.finetuning.passes import Passes
 from orca_core.finetuning.rates import schedule
-from orca_core.finetuning.regularisers import Mixout, layer_rates, smoothed
+from orca_core.finetuning.regularisers import layer_rates, smoothed
 from orca_core.finetuning.selection import BestWeights, Selection
 from orca_core.finetuning.terms import make_terms
 from orca_core.finetuning.terms.base import Batch, Start, Step, Term
@@ -84,7 +83,7 @@ class Finetuning:
         self.terms: list[Term] = [*make_terms(Start(settings, self.model, data, device, distance)), *terms]
         if settings["finetune.checkpointing"]:
             checkpoint_blocks(model.body.blocks)
-        self.forward = forward_of(model, settings["finetune.compile"], settings["finetune.batch_size"])
+        self.passes = Passes(settings, self.model, data, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "fp16")
         self.accumulation = make_accumulation(settings, self.scaler)
         self.loss = LOSSES[settings.task.loss](self.train[1])
@@ -97,11 +96,9 @@ class Finetuning:
         self.selection = selection
         self.best: BestWeights | None = None
         self.fisher_scores: Tensor | None = None
-        self.mixout = Mixout(self.model, settings["finetune.mixout"]) if settings["finetune.mixout"] else None
         self.optimizer = self._new_optimizer()
         self.tested = TestedEpochs(settings)
         self.inputs: tuple[Tensor, Tensor, Tensor] | None = None
-        self.fixed: FixedFeatures | None = None
 
     def start_phase(self, settings: Settings) -> None:
         """Begin a phase: set what trains, and restart optimiser and schedule if the phase says so.
@@ -116,7 +113,7 @@ class Finetuning:
         self.schedule_start = sum(phase.epochs or 0 for phase in phases[:started_by])
         if self.phase.restart:
             self.optimizer = self._new_optimizer()
-        self.inputs = self.fixed = None
+        self.inputs = self.passes.fixed = None
         if not self.phase.is_surgical:
             self._freeze()  # a surgical phase waits until the weights are those it starts from
 
@@ -196,7 +193,7 @@ class Finetuning:
                     columns = dict(losses.columns)
                     if parameters:
                         columns |= add_gradients(losses, self.accumulation, len(rows) / samples, parameters)
-                        if rows is group[0] and len(group) > 1 and isinstance(self.forward, GraphedForward):
+                        if rows is group[0] and len(group) > 1 and isinstance(self.passes.forward, GraphedForward):
                             take_out_gradients(parameters)
                     for name, value in {"": losses.task.detach(), **columns}.items():
                         reported.setdefault(name, []).append((value, len(rows)))
@@ -218,8 +215,8 @@ class Finetuning:
         inputs, targets, terms = self._moved(x, rows), self._moved(self.train[1], rows), self.active
         if self.data.augment is not None:
             inputs = self.data.augment(inputs, draws)
-        if self.fixed is None:
-            with self._autocast():
+        if self.passes.fixed is None:
+            with self.passes.autocast():
                 inputs = self.data.inputs(inputs)
         batch = Batch(rows, inputs, ((1.0, targets),), passed)
         for term in terms:
@@ -231,24 +228,24 @@ class Finetuning:
                 tokens = term.between(tokens, batch)
             return tokens
 
-        raw, tokens, *hidden = self._pass(
+        raw, tokens, *hidden = self.passes.with_tokens(
             batch.inputs, between=change if changing else None, with_body=any(term.reads_body for term in terms)
         )
         loss = self._loss_to(raw, batch.targets)
         if not terms or not penalised:
             return Losses(loss, {}, {})
-        step = Step(batch, self.model, tokens, hidden[0] if hidden else None, raw, change, self._run, self._decoded)
+        step = Step(batch, self.model, tokens, hidden[0] if hidden else None, raw, change, self.passes.from_tokens, self.passes.decoded)
         penalties = {term: penalty for term in terms if (penalty := term.penalty(step)) is not None}
         columns = {name: value for penalty in penalties.values() for name, value in penalty.columns.items()}
         return Losses(loss, {term: penalty.value for term, penalty in penalties.items()}, columns)
 
     def _loss_to(self, raw: Tensor, targets: Sequence[tuple[float, Tensor]]) -> Tensor:
         """The task's loss of outputs to weighted targets, smoothed."""
-        outputs, smoothing = self._decoded(raw), self.settings["finetune.label_smoothing"]
+        outputs, smoothing = self.passes.decoded(raw), self.settings["finetune.label_smoothing"]
         if len(targets) == 1 and targets[0][0] == 1:  # a product with it and a sum with 0 would cost as much as the loss of a small batch
-            loss = self.loss(outputs, self._decoded(targets[0][1]))
+            loss = self.loss(outputs, self.passes.decoded(targets[0][1]))
         else:
-            loss = sum((share * self.loss(outputs, self._decoded(target)) for share, target in targets), raw.new_zeros(()))
+            loss = sum((share * self.loss(outputs, self.passes.decoded(target)) for share, target in targets), raw.new_zeros(()))
         return smoothed(loss, outputs, smoothing) if smoothing else loss
 
     def _terms_of(self, phase: Phase) -> list[Term]:
@@ -257,7 +254,7 @@ class Finetuning:
 
     def _linear_head(self) -> LinearHead | None:
         """What trains the predictor where it is a linear layer on features that are computed once, and no term takes part."""
-        if not isinstance(self.fixed, PooledFeatures) or self.active:
+        if not isinstance(self.passes.fixed, PooledFeatures) or self.active:
             return None
         return LinearHead.of(self.model.predictor, self.settings, self.data, self.train[1], self.optimizer)
 
@@ -300,28 +297,17 @@ class Finetuning:
         batches = torch.arange(len(y)).split(self.settings["finetune.batch_size"])
 
         def loss_of(batch: Tensor) -> Tensor:
-            return self.loss(self._decoded(self._outputs(self._moved(x, batch))), self._decoded(self._moved(y, batch)))
+            return self.loss(self.passes.decoded(self.passes.outputs(self._moved(x, batch))), self.passes.decoded(self._moved(y, batch)))
 
         losses = (partial(loss_of, batch) for batch in batches)
         return fisher_scores(self.model.body.blocks, losses)
 
-    # ------------------------------------------------------------------------------------------------------------- outputs
+    # ------------------------------------------------------------------------------------------------------------ evaluation
 
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the three splits; where what is frozen gives features that are computed once, these."""
         splits = (self.train[0], self.valid[0], *([] if self.valid_is_test else [self.test[0]]))
-        self.fixed = self._fixed_features()
-        self.model.eval()
-        size = self.settings["finetune.eval_batch_size"]
-        with torch.no_grad(), self._autocast():
-            if self.fixed is not None and not self.fixed.fit(self.data.inputs(self.train[0][:1].to(self.device)), sum(map(len, splits))):
-                self.fixed = None
-            if (fixed := self.fixed) is None:
-                return self.train[0], self.valid[0], self.test[0]
-            train, valid, *rest = (
-                torch.cat([fixed.kept(fixed.of(self.data.inputs(part.to(self.device))).float()) for part in x.split(size)]) if len(x) else x
-                for x in splits
-            )
+        train, valid, *rest = self.passes.inputs(splits, self._fixed_features())
         return train, valid, rest[0] if rest else valid
 
     def _fixed_features(self) -> FixedFeatures | None:
@@ -329,56 +315,16 @@ class Finetuning:
         prefix = self.settings["finetune.prefix"] == "once"
         return fixed_features(self.model, self.phase, self.data, self.active, prefix=prefix)
 
-    def _outputs(self, x: Tensor) -> Tensor:
-        """Outputs of rows as `_inputs` has them."""
-        with self._autocast():
-            inputs = self.data.inputs(x) if self.fixed is None else x
-        return self._pass(inputs)[0]
-
-    def _inferred(self, x: Tensor) -> Tensor:
-        """`_outputs` in eval mode and without gradients."""
-        if self.settings["finetune.compile"] == "default" and self.fixed is None:
-            return self._outputs(x)
-        with self._autocast():
-            if self.fixed is not None:
-                return self.fixed.inferred(x).float()
-            return self.model.infer(self.data.inputs(x)).float()
-
-    def _pass(self, x: Tensor, **options: Any) -> tuple[Tensor, ...]:
-        """The predictor's outputs, and the embedder's; for fixed features, the features themselves. Options as of `CrossModalModel`."""
-        with self._autocast():
-            if self.fixed is not None:
-                return self.fixed.outputs(x).float(), x
-            outputs, *others = self._forward(x, with_tokens=True, **options)
-        return outputs.float(), *others
-
-    def _run(self, tokens: Tensor) -> Tensor:
-        """Outputs of what the body is given to read."""
-        with self._autocast():
-            outputs: Tensor = self._forward(tokens, from_tokens=True)
-        return outputs.float()
-
-    def _forward(self, x: Tensor, **options: Any) -> Any:
-        if self.mixout is not None and self.model.body.training:
-            return torch.func.functional_call(self.model, dict(self.mixout.weights(self.model)), (x,), options)
-        return self.forward(x, **options)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return autocast(self.settings, self.device)
-
     def _moved(self, values: Tensor, batch: Tensor) -> Tensor:
         """Rows of a set, on the device."""
         return on_device(values, self.device, batch)
-
-    def _decoded(self, values: Tensor) -> Tensor:
-        return values if self.data.decode is None else self.data.decode(values)
 
     def _scores(
         self, inputs: tuple[Tensor, Tensor, Tensor], tests: Callable[[float | None], bool] = lambda error: True
     ) -> tuple[float | None, float | None, float | None]:
         """Validation loss and error, and test error, which is None where `tests` of the validation error is False."""
         # Of features that are computed once nothing is left but the predictor; to visit all parts of the model takes longer than it.
-        (self.model.predictor if isinstance(self.fixed, PooledFeatures) else self.model).eval()
+        (self.model.predictor if isinstance(self.passes.fixed, PooledFeatures) else self.model).eval()
         valid_loss, valid_error = self._evaluate(inputs[1], self.valid[1], self.data.valid.group)
         if self.valid_is_test:
             return valid_loss, valid_error, valid_error
@@ -393,12 +339,12 @@ class Finetuning:
         with torch.no_grad():
             parts = x.split(self.settings["finetune.eval_batch_size"])
             # Outputs of a set that does not fit on the device do not fit there either.
-            outputs = torch.cat([self._inferred(on_device(part, self.device)).to(y.device) for part in parts])
+            outputs = torch.cat([self.passes.inferred(on_device(part, self.device)).to(y.device) for part in parts])
             return self._scores_of(outputs, y, group)
 
     def _scores_of(self, outputs: Tensor, y: Tensor, group: np.ndarray | None) -> tuple[float, float]:
         """Loss and score of the outputs for a whole set."""
-        return evaluate(self.settings, outputs, y, group=group, decode=self._decoded, loss=self.loss, score=self.score)
+        return evaluate(self.settings, outputs, y, group=group, decode=self.passes.decoded, loss=self.loss, score=self.score)
 
     # --------------------------------------------------------------------------------------------------------------- state
 

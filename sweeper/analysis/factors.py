@@ -118,7 +118,10 @@ def find_factor(name: str, rows: Sequence[Row], option: str = "--factor") -> Fac
     known = [KNOB_OF.get(column, column) for column in varying if column not in ("task", "seed")]
     is_knob = path in KNOBS or path in SECTIONS or path == VARIANT
     rule = "must be a knob that differs between trials of a task" if is_knob else "must be a knob, a section of knobs or `variant`"
-    raise ConfigError([Fault(option, rule, name, nearest(path, known) if known else "No knob differs here.")])
+    remedy = nearest(path, known) if known else "No knob differs here."
+    if not (known or is_knob):
+        remedy = f"{nearest(path, [*KNOBS, *SECTIONS, VARIANT])} {remedy}"
+    raise ConfigError([Fault(option, rule, name, remedy)])
 
 
 def list_levels(factor: Factor, rows: Iterable[Row]) -> list[Any]:

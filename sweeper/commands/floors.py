@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sweeper.commands.completion import complete_task
-from sweeper.commands.options import DataOption, FormatOption, ResultsOption, parse_settings, report_errors
+from sweeper.commands.options import DataOption, FormatOption, ResultsOption, read_settings, report_errors
 
 
 @report_errors
@@ -37,4 +37,4 @@ def floors(
     from sweeper.results.workspace import Workspace
     from sweeper.show.floors import compute_and_show
 
-    return compute_and_show(names or (), parse_settings(settings), Workspace(results), format)
+    return compute_and_show(names or (), *read_settings(settings), Workspace(results), format)

@@ -53,6 +53,17 @@ FormatOption = Annotated[
         autocompletion=complete_words("table", "csv", "json", "markdown", "latex"),
     ),
 ]
+FileFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="table, csv, json, markdown or latex.  [default: by the suffix of the output file, else table]",
+        autocompletion=complete_words("table", "csv", "json", "markdown", "latex"),
+    ),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Write to a file: .csv, .json, .md, .tex or .parquet; others get an aligned table.")
+]
 
 
 def report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
@@ -93,19 +104,11 @@ def _start_again_pinned() -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | PORTABLE)
 
 
-def parse_settings(values: list[str] | None) -> dict[str, Any]:
-    """Parse `knob=value` options into a dict; values are YAML."""
-    parsed, faults = _read_settings(values)
-    if faults:
-        raise ConfigError(faults)
-    return parsed
-
-
 def load_with_settings(space: str, values: list[str] | None, name: str | None) -> SearchSpace:
     """The search space of a command with its options `--set` and `--name`; faults of all of them are raised together."""
     from sweeper.space.reading import load_space
 
-    parsed, faults = _read_settings(values)
+    parsed, faults = read_settings(values)
     try:
         loaded = load_space(space, parsed, name)
     except ConfigError as error:
@@ -115,7 +118,11 @@ def load_with_settings(space: str, values: list[str] | None, name: str | None) -
     return loaded
 
 
-def _read_settings(values: list[str] | None) -> tuple[dict[str, Any], list[Fault]]:
+def read_settings(values: list[str] | None) -> tuple[dict[str, Any], list[Fault]]:
+    """The options `--set KNOB=VALUE`, whose values are YAML, and the faults of those that have another form.
+
+    A command hands both on, so that these faults are reported together with all others.
+    """
     from sweeper.space.yaml_reader import parse_value
 
     faults, parsed = list[Fault](), {}

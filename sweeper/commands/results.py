@@ -10,28 +10,37 @@ import typer
 
 from orca_core.errors import ConfigError, Fault
 from sweeper.commands.completion import complete_task
-from sweeper.commands.options import AnySweepArgument, FormatOption, ResultsOption, StoreOption, SweepArgument, report_errors
+from sweeper.commands.options import (
+    AnySweepArgument,
+    FileFormatOption,
+    FormatOption,
+    OutputOption,
+    ResultsOption,
+    StoreOption,
+    SweepArgument,
+    report_errors,
+)
 
 
 @report_errors
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over `trials`, `metrics`, `stages`, `floors`: docs/results.md.")],
     results: ResultsOption = "results",
-    format: FormatOption = "table",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+    format: FileFormatOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Query the results in SQL. Read-only: nothing is written, and no other file is read.
 
     `trials` has the finished trials of every sweep, one row each: name the sweep, and the task, whose errors have a unit of their own.
 
     Example: `sweeper query "select freezing, avg(test_error) as error from trials where sweep = 'quickstart' and task = 'digits' group by
-    all"`
+    all"`, `sweeper query "from trials where sweep = 'quickstart'" -o trials.parquet`
     """
     from sweeper.results.workspace import Workspace
-    from sweeper.show.tables import check_format, write_table
+    from sweeper.show.tables import choose_format, write_table
 
-    check_format(format)  # before a query that may take minutes
-    write_table(Workspace(results).sql(sql).arrow(), format, output)
+    chosen = choose_format(format, output)  # before a query that may take minutes
+    write_table(Workspace(results).sql(sql).arrow(), chosen, output)
 
 
 @report_errors
@@ -81,30 +90,34 @@ def published(
     task: Annotated[
         str | None, typer.Argument(metavar="[TASK]", help="Task; default: all that have values.", autocompletion=complete_task)
     ] = None,
-    format: FormatOption = "table",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+    format: FileFormatOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Show values that papers and benchmarks print for a task, each with its score, its source and how sure it is.
 
     `best --published`, `plot NAME published` and the report lay those of the same score beside the arms of a sweep.
 
-    Example: `sweeper published nb360/darcy`, `sweeper published --format csv -o published.csv`
+    Example: `sweeper published nb360/darcy`, `sweeper published -o published.csv`
     """
     from sweeper.show.published import describe_published, published_table
-    from sweeper.show.tables import write_table
+    from sweeper.show.tables import choose_format, write_table
 
-    if format == "table" and output is None:
+    chosen = choose_format(format, output)
+    if chosen == "table" and output is None:
         typer.echo(describe_published(task), nl=False)
     else:
-        write_table(published_table(task), format, output)
+        write_table(published_table(task), chosen, output)
 
 
 @report_errors
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model that `best --export-model DIR` wrote.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File or folder of raw samples, as the task had them.")],
-    format: FormatOption = "table",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file; with .npy, an array.")] = None,
+    format: FileFormatOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write to a file: .npy (an array), .csv, .json, .md, .tex or .parquet; others get a table."),
+    ] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probability of each class, too.")] = False,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples at once.  [default: as in the trial]")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
@@ -114,7 +127,7 @@ def predict(
 
     If the file holds the true answers, too, the error is printed to stderr.
 
-    Example: `sweeper predict my-model new.csv --format csv -o answers.csv`
+    Example: `sweeper predict my-model new.csv -o answers.csv`
     """
     from sweeper.show.predictions import predict_file
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sweeper.results.records import schema
-from sweeper.results.views import VIEWS, Superseded, create_views, current_parts, find_superseded, size_hints, stored_name
+from sweeper.results.views import SIZE_HINTS, VIEWS, Superseded, create_views, current_parts, find_superseded, size_hints, stored_name
 
 if TYPE_CHECKING:
     import duckdb  # imported where it is used: commands without a query start faster
@@ -54,8 +54,11 @@ class Connection:
         self.duckdb = connect()
         self._sweeps: dict[str, Sequence[str | None]] = {}
         self._registered: set[str] = set()
-        for name, rows in size_hints().items():
-            self.duckdb.register(name, rows)
+        self._size_hints = size_hints()  # the views of them do not hold them
+        self.duckdb.execute(f"CREATE SCHEMA {SIZE_HINTS}; USE {SIZE_HINTS}")  # so that `show tables` does not list them
+        for name, rows in self._size_hints.items():
+            self.duckdb.from_arrow(rows).create_view(name)
+        self.duckdb.execute("USE main")
         for table in dict.fromkeys(VIEWS.values()):
             self._show(table, [(None, schema(table).empty_table())])
         self.clear()

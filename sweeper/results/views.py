@@ -207,8 +207,8 @@ def _list_trials(rows: pa.Table, names: Mapping[str, str]) -> list[dict[str, Any
     return found
 
 
-_METRICS_SIZE, _SIZE = "metrics_size_hint", "size_hint"
-"""Names of the tables of `size_hints`."""
+SIZE_HINTS = "size_hints"
+"""The schema in which a connection has the tables of `size_hints`."""
 
 
 def size_hints() -> dict[str, pa.Table]:
@@ -219,7 +219,7 @@ def size_hints() -> dict[str, pa.Table]:
     fifth does. The columns are there so that other conditions tell it no better.
     """
     columns = {column.name: pa.nulls(4_000, column.type) for column in TABLES["metrics"]}
-    return {_METRICS_SIZE: pa.table(columns), _SIZE: pa.table({"is_row": pa.nulls(100_000, pa.bool_())})}
+    return {"metrics": pa.table(columns), "size": pa.table({"is_row": pa.nulls(100_000, pa.bool_())})}
 
 
 MOST_PARTS = 32
@@ -267,7 +267,7 @@ def create_views(table: str, sweeps: Sequence[str | None]) -> str:
 
     parts = [f"{select(sweep)} FROM {stored_name(table, number)}" for number, sweep in enumerate(sweeps)]
     if table == "metrics":
-        parts.append(f"{select(None)} FROM {_METRICS_SIZE}, {_SIZE} WHERE is_row")
+        parts.append(f"{select(None)} FROM {SIZE_HINTS}.metrics, {SIZE_HINTS}.size WHERE is_row")
     return f"CREATE OR REPLACE VIEW {table} AS {' UNION ALL '.join(parts)}"
 
 

@@ -16,8 +16,10 @@ from sweeper.analysis.comparison import compare_levels
 from sweeper.analysis.contrasts import Contrast
 from sweeper.analysis.paired import UNDECIDED
 from sweeper.analysis.sweep_rows import SweepRows, read_sweep_rows
+from sweeper.faults import Faults
 from sweeper.planning.deciding import ContrastName, name_of
 from sweeper.planning.outlook import Open, Step, choose_trials, describe
+from sweeper.results.store import ResultStore
 from sweeper.results.workspace import Workspace
 from sweeper.show.plan_work import format_duration
 from sweeper.show.question import name_contrast
@@ -53,20 +55,24 @@ class Advice:
     seconds: float | None
 
 
-def describe_advice(name: str, number: int, settings: Mapping[str, Any], workspace: Workspace, format: str) -> str:
+def describe_advice(
+    name: str, number: int, settings: Mapping[str, Any], malformed: Iterable[Fault], workspace: Workspace, format: str
+) -> str:
     """The advice as text, or its trials as JSON or CSV.
 
     Args:
         name: Name of a sweep with results.
         number: Number of trials that may be spent.
         settings: The options `--set`, by which a sweep without a question can be given one.
+        malformed: Faults of options `--set` that are no settings; they are raised together with all others.
         workspace: Where the results are.
         format: `text`, `json` or `csv`.
 
     Raises:
         ConfigError: If the sweep is unknown, has no question or no results that answer it, or the format is unknown.
     """
-    advice = advise(name, number, settings, workspace)
+    wrong = [] if format in ("text", "json", "csv") else [Fault("--format", "must be text, json or csv", format)]
+    advice = advise(name, number, settings, workspace, [*malformed, *wrong])
     match format:
         case "json":
             return json.dumps(advice.trials, indent=1) + "\n"
@@ -77,23 +83,19 @@ def describe_advice(name: str, number: int, settings: Mapping[str, Any], workspa
                 writer.writeheader()
                 writer.writerows(advice.trials)
             return text.getvalue()
-        case "text":
+        case _:
             return _format_text(name, advice)
-    raise ConfigError([Fault("--format", "must be text, json or csv", format)])
 
 
-def advise(name: str, number: int, settings: Mapping[str, Any], workspace: Workspace) -> Advice:
-    """Choose trials; arguments and errors as for `describe_advice`."""
-    results = workspace.results
-    results.check_sweep(name)
-    plan = results.latest_plan(name)
-    if plan is None:
-        raise ConfigError([Fault("--decide", "must be used with a sweep that has a plan in the results", name, "Run it once more.")])
-    space = parse_space(plan["space"] | {"name": name}, overrides=settings)
-    if space.question is None:
-        remedy = "Give it one: --set sweep:question='{factor: KNOB, baseline: LEVEL}'."
-        raise ConfigError([Fault("question", "must say what is to be decided", Fault.ABSENT, remedy)])
-    sweep = read_sweep_rows(results, name, [space.question.metric, "seconds"])
+def advise(name: str, number: int, settings: Mapping[str, Any], workspace: Workspace, wrong: Iterable[Fault] = ()) -> Advice:
+    """Choose trials; arguments and errors as for `describe_advice`, `wrong` are faults to be raised with all others."""
+    faults = Faults()
+    faults.extend(wrong)
+    with faults.collecting():
+        space = _find_space(name, settings, workspace.results)
+    faults.raise_if_any()
+    assert space.question is not None
+    sweep = read_sweep_rows(workspace.results, name, [space.question.metric, "seconds"])
     compared = _compare(space, sweep)
     contrasts = [contrast for contrast, _ in compared]
     undecided = [contrast for contrast, verdict in compared if verdict == UNDECIDED]
@@ -118,6 +120,23 @@ def advise(name: str, number: int, settings: Mapping[str, Any], workspace: Works
     ]
     names = [name_of(contrast) for contrast in undecided]
     return Advice(space, number, len(contrasts), names, too_few, steps, trials, _seconds(extra, rows_of))
+
+
+def _find_space(name: str, settings: Mapping[str, Any], results: ResultStore) -> SearchSpace:
+    """The search space of a sweep, which has a question.
+
+    Raises:
+        ConfigError: If the sweep is unknown, or has no plan or no question.
+    """
+    results.check_sweep(name)
+    plan = results.latest_plan(name)
+    if plan is None:
+        raise ConfigError([Fault("--decide", "must be used with a sweep that has a plan in the results", name, "Run it once more.")])
+    space = parse_space(plan["space"] | {"name": name}, overrides=settings)
+    if space.question is None:
+        remedy = "Give it one: --set sweep:question='{factor: KNOB, baseline: LEVEL}'."
+        raise ConfigError([Fault("question", "must say what is to be decided", Fault.ABSENT, remedy)])
+    return space
 
 
 def _compare(space: SearchSpace, sweep: SweepRows) -> list[tuple[Contrast, str | None]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orca_core.config.resolve import resolve_config
-from orca_core.errors import nearest
+from orca_core.errors import Fault, nearest
 from orca_core.floors.rows import COMPLETE, FAIL, SIMPLE_FIRST, FloorCase, FloorRow
 from orca_core.tasks import TASK_CATALOGUE
 from sweeper.analysis.floors import Floors
@@ -23,12 +23,15 @@ KNOBS = ("split_seed", "train_samples", "valid_share", "validation.folds", "vali
 """The knobs that decide which samples train, validate and test, and by which score."""
 
 
-def compute_and_show(names: Sequence[str], settings: Mapping[str, Any], workspace: Workspace, format: str) -> int:
+def compute_and_show(
+    names: Sequence[str], settings: Mapping[str, Any], malformed: Iterable[Fault], workspace: Workspace, format: str
+) -> int:
     """Compute the floors of tasks that the results lack, and print those of all of them.
 
     Args:
         names: Tasks; none = all whose data is here.
         settings: Knobs, of `KNOBS`.
+        malformed: Faults of options `--set` that are no settings; they are raised together with all others.
         workspace: Where the results are.
         format: Of the table.
 
@@ -39,7 +42,7 @@ def compute_and_show(names: Sequence[str], settings: Mapping[str, Any], workspac
         ConfigError: If there is no such task or knob.
     """
     check_format(format)
-    cases = _cases(names, settings)
+    cases = _cases(names, settings, malformed)
     missing = find_missing(workspace.results, cases, retry_failed=True)
     compute_missing(workspace.results, missing, _tell)
     wanted = {case: number for number, case in enumerate(cases)}
@@ -58,12 +61,13 @@ def compute_and_show(names: Sequence[str], settings: Mapping[str, Any], workspac
     return 1 if any(row["status"] == FAIL for row in rows) else 0
 
 
-def _cases(names: Sequence[str], settings: Mapping[str, Any]) -> list[FloorCase]:
+def _cases(names: Sequence[str], settings: Mapping[str, Any], malformed: Iterable[Fault]) -> list[FloorCase]:
     faults = Faults()
+    faults.extend(malformed)
     for knob in settings:
         if knob not in KNOBS:
             faults.add(f"--set {knob}", "must be a knob that decides the samples; floors depend on no other", remedy=nearest(knob, KNOBS))
-    faults.raise_if_any()
+    settings = {knob: value for knob, value in settings.items() if knob in KNOBS}
     entries = TASK_CATALOGUE.entries()
     if not names and (absent := sum(not is_ready(spec) for spec in entries.values())):
         sys.stderr.write(f"{absent} tasks are left out, as their data is not here; `sweeper tasks` lists them\n")

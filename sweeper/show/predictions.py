@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_core.errors import ConfigError, DataError, Fault
-from sweeper.show.tables import check_format, write_table
+from sweeper.show.tables import choose_format, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ def predict_file(
     folder: Path,
     file: Path,
     *,
-    format: str = "table",
+    format: str | None = None,
     output: Path | None = None,
     probabilities: bool = False,
     batch_size: int | None = None,
@@ -34,7 +34,7 @@ def predict_file(
     Args:
         folder: The exported model.
         file: What the model expects, a file or a folder.
-        format: One of `sweeper.show.tables.FORMATS`.
+        format: One of `sweeper.show.tables.FORMATS`; None = by the suffix of `output`.
         output: File to write to; None = standard output. With the suffix `.npy` it is an array.
         probabilities: Whether the probability of each class is written, too.
         batch_size, device: As of `TunedModel.predict`.
@@ -44,7 +44,7 @@ def predict_file(
         ConfigError: If an option does not fit, or the file cannot be written.
         DataError: If the folder holds no model, or the file is not what it expects.
     """
-    check_format(format)
+    chosen = choose_format(format, output)
     from orca_core.export import load_model
 
     model = load_model(folder, any_range=any_range)
@@ -58,7 +58,7 @@ def predict_file(
         remedy = "Fields have too many values for a table."
         raise ConfigError([Fault("--output", "must be a file that ends in .npy", str(output) if output else Fault.ABSENT, remedy)])
     else:
-        write_table(_make_table(model, samples, answers, shares), format, output)
+        write_table(_make_table(model, samples, answers, shares), chosen, output)
     if samples.answers is not None:
         sys.stderr.write(_score(model, outputs, samples.answers, file) + "\n")
 

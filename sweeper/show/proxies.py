@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orca_core.config.knobs import TrialConfig
@@ -33,7 +33,13 @@ _SET_BY_ARGUMENTS = frozenset({"task", "body.name", "seed", "proxy", "align.epoc
 
 
 def rank_proxies(
-    names: Sequence[str], task: str, body: str | None, seed: int, settings: Mapping[str, Any], workspace: Workspace
+    names: Sequence[str],
+    task: str,
+    body: str | None,
+    seed: int,
+    settings: Mapping[str, Any],
+    malformed: Iterable[Fault],
+    workspace: Workspace,
 ) -> pa.Table:
     """Distances of proxies to a task, the closest first.
 
@@ -41,6 +47,7 @@ def rank_proxies(
         names: Proxies to rank in addition to those in the catalogue that the body can embed.
         task, body, seed: Knobs of the trials; without a body, the one in the task's recipe.
         settings: Other knobs of the trials.
+        malformed: Faults of options `--set` that are no settings; they are raised together with all others.
         workspace: The stage store, from which pretraining and source features are reused and in which they are kept.
 
     Returns:
@@ -52,7 +59,7 @@ def rank_proxies(
     """
     import pyarrow as pa
 
-    usable, unusable = _trials(names, _knobs(task, body, seed, settings))
+    usable, unusable = _trials(names, *_knobs(task, body, seed, settings, malformed))
     check_stores(workspace)
     rows = _measure(usable, workspace.artifacts) + [{"proxy": name, "unusable": why} for name, why in unusable.items()]
     rows.sort(key=lambda row: row.get("proxy_distance", math.inf))  # stable: proxies without a distance stay in the order of the catalogue
@@ -60,19 +67,22 @@ def rank_proxies(
     return pa.Table.from_pylist(rows, pa.schema(columns))
 
 
-def _knobs(task: str, body: str | None, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _knobs(
+    task: str, body: str | None, seed: int, settings: Mapping[str, Any], malformed: Iterable[Fault]
+) -> tuple[dict[str, Any], list[Fault]]:
+    """The knobs of the trials, and what is wrong with the options that set them."""
     given = flatten(settings)
-    if wrong := given.keys() & _SET_BY_ARGUMENTS:
-        remedy = "Task, body, seed and proxies are arguments; the number of alignment epochs does not matter."
-        raise ConfigError([Fault("--set", "must not set what an argument sets", knob, remedy) for knob in sorted(wrong)])
+    remedy = "Task, body, seed and proxies are arguments; the number of alignment epochs does not matter."
+    wrong = sorted(given.keys() & _SET_BY_ARGUMENTS)
+    faults = [*malformed, *(Fault("--set", "must not set what an argument sets", knob, remedy) for knob in wrong)]
     # The objective does not matter either, but that it compares with a proxy.
     knobs = {**given, "task": task, "seed": seed, "align.epochs": 1, "align.objective": "otdd-exact"}
-    return knobs if body is None else knobs | {"body.name": body}
+    return (knobs if body is None else knobs | {"body.name": body}), faults
 
 
-def _trials(names: Sequence[str], knobs: Mapping[str, Any]) -> tuple[dict[str, TrialConfig], dict[str, str]]:
+def _trials(names: Sequence[str], knobs: Mapping[str, Any], wrong: Iterable[Fault]) -> tuple[dict[str, TrialConfig], dict[str, str]]:
     """(proxy -> a trial that aligns to it, proxy -> why it cannot be used)"""
-    faults: dict[str, Fault] = {}
+    faults = {fault.text(): fault for fault in wrong}
     for name in ("noise", *names):  # noise fits every body
         try:
             config = resolve_config({**knobs, "proxy": name})

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "csv", "json", "markdown", "latex")
 
+FORMAT_OF = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex", ".parquet": "parquet"}
+"""Suffix of a file -> the format that is written to it if no other is asked for."""
+
 MIN_DIGITS = 4
 """Significant digits of a number in a table for people. Settings get more where two of them would look the same."""
 
@@ -37,24 +40,51 @@ def check_format(format: str) -> None:
         raise ConfigError([Fault("--format", f"must be one of {', '.join(FORMATS)}", format)])
 
 
+def choose_format(format: str | None, output: Path | None) -> str:
+    """The format that is asked for or, if none is, that of the file by its suffix, else `table`.
+
+    Raises:
+        ConfigError: If it is unknown.
+    """
+    if format is None:
+        return "table" if output is None else FORMAT_OF.get(output.suffix.lower(), "table")
+    check_format(format)
+    return format
+
+
 def write_table(table: pa.Table, format: str, output: Path | None = None) -> None:
     """Write an Arrow table to a file or to standard output. On a terminal that is too narrow for it, each row becomes a block of lines.
+
+    Args:
+        table: What to write.
+        format: One of `FORMATS`; for a file, `parquet`, too.
+        output: The file.
 
     Raises:
         ConfigError: If the format is unknown or the file cannot be written.
     """
+    if output is not None:
+        try:
+            _write_file(table, format, output)
+        except OSError as error:
+            raise ConfigError([Fault("--output", f"must be writable ({error.strerror})", str(output))]) from None
+        return
     check_format(format)
     text = render(table, format)
-    if output is None:
-        if format == "table" and sys.stdout.isatty() and widest_line(text) > terminal_width():
-            text = vertical(_make_unique(table.column_names), _rows_of(table), terminal_width())
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    if format == "table" and sys.stdout.isatty() and widest_line(text) > terminal_width():
+        text = vertical(_make_unique(table.column_names), _rows_of(table), terminal_width())
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _write_file(table: pa.Table, format: str, output: Path) -> None:
+    if format != "parquet":
+        output.write_text(render(table, format), encoding="utf-8")
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([Fault("--output", f"must be writable ({error.strerror})", str(output))]) from None
+    import pyarrow.parquet as pq
+
+    with output.open("wb") as file:
+        pq.write_table(table.rename_columns(_make_unique(table.column_names)), file)
 
 
 def render(table: pa.Table, format: str) -> str:

@@ -306,10 +306,16 @@ def parse_keys(data: Mapping[str, Any], faults: Faults) -> SpaceFile:
         section, _, key = fault.path.rpartition(".")
         if fault.rule == "must be a known key":
             faults.add(fault.path, fault.rule, remedy=nearest(key, _known_keys(section.partition(".")[0])))
+        elif fault.rule == "must be a number" and (unit := _UNITS.get(key.rpartition("_")[2])):
+            faults.add(fault.path, f"must be a number of {unit}", fault.value)
         else:
             faults.extend([fault])
     wrong = {fault.path.partition(".")[0] for fault in found}
     return SpaceFile.model_validate({key: value for key, value in data.items() if key not in wrong})
+
+
+_UNITS = {"hours": "hours", "minutes": "minutes", "gib": "GiB"}
+"""Last word of a key -> the unit of its value."""
 
 
 def _known_keys(section: str) -> list[str]:

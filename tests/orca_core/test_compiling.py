@@ -70,6 +70,6 @@ def test_a_replay_overwrites_no_gradient_and_odd_batches_are_not_replayed(tune, 
     knobs = {"finetune.batch_size": 3, "finetune.accum": 2, "finetune.accumulation": accumulation, "finetune.clip": 1.0}
     plain = tune(knobs).run_epoch(1)
     graphed = tune(knobs)
-    graphed.forward = GraphedForward(graphed.model, 3, Replayed)
+    graphed.passes.forward = GraphedForward(graphed.model, 3, Replayed)
     assert graphed.run_epoch(1) == plain
-    assert graphed.forward.graphed.calls == 2  # of 8 samples two whole batches; the third, and evaluation, are computed as ever
+    assert graphed.passes.forward.graphed.calls == 2  # of 8 samples two whole batches; the third, and evaluation, are computed as ever

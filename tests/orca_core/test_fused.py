@@ -237,7 +237,7 @@ def test_models_share_a_body_that_never_trains(tmp_path):
 def test_features_in_folded_form_are_those_of_the_model(tmp_path):
     store = Store(tmp_path)
     folded, single = tuning(HEADS, store), tuning(HEADS, store, Finetuning, finetune__fused=0)
-    assert isinstance(folded.prepare() and folded.fixed, FoldedFeatures)
+    assert isinstance(folded.prepare() and folded.passes.fixed, FoldedFeatures)
     for own, other in zip(folded.prepare(), single.prepare(), strict=True):
         assert torch.allclose(own, other, atol=1e-5)
 

@@ -93,7 +93,7 @@ def test_nothing_of_a_step_is_left_on_the_cpu(pretend, knobs, free):
         parameter.grad = torch.zeros_like(parameter)
     tuning.accumulation.step(1, tuning.optimizer, parameters)
     tuning.model.eval()
-    assert tuning._inferred(on_device(valid[:4], GPU)).device.type == "cuda"
+    assert tuning.passes.inferred(on_device(valid[:4], GPU)).device.type == "cuda"
 
 
 @pytest.mark.parametrize(("free", "share"), [(4000, 1.0), (MUCH, 4000 / MUCH)], ids=["others hold the rest", "held to a share"])

@@ -350,7 +350,7 @@ def test_scores_of_chunks_are_averaged_unweighted(tune):
     values = torch.tensor([1.0, 1.0, 1.0, 1.0, 6.0])
     for scoring, expected in [("whole", 2.0), ("chunks", 3.5)]:
         tuning = tune({"finetune.scoring": scoring, "finetune.eval_batch_size": 3, "finetune.batch_size": 2})  # 3 is rounded up to 4
-        tuning._inferred = lambda part: part
+        tuning.passes.inferred = lambda part: part
         tuning.loss = lambda outputs, y: outputs.mean()
         tuning.score = lambda outputs, y: outputs.mean().item()
         assert tuning._evaluate(values, torch.zeros(5), None) == pytest.approx((expected, expected))
@@ -362,7 +362,7 @@ def test_a_chunk_of_the_score_is_not_a_forward_pass(tune):
     for knobs, expected in [({"score_chunk": 4, "eval_batch_size": 1}, 3.5), ({"score_chunk": 1, "eval_batch_size": 5}, 2.0)]:
         tuning = tune({**chunks, **{f"finetune.{name}": value for name, value in knobs.items()}})
         passes = []
-        tuning._inferred = lambda part, passes=passes: passes.append(len(part)) or part
+        tuning.passes.inferred = lambda part, passes=passes: passes.append(len(part)) or part
         tuning.loss = lambda outputs, y: outputs.mean()
         tuning.score = lambda outputs, y: outputs.mean().item()
         assert tuning._evaluate(values, torch.zeros(5), None) == pytest.approx((expected, expected))

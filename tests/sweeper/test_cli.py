@@ -8,6 +8,7 @@ import json
 import tomllib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 from typer.main import get_command
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from orca_core.rows import EpochRow
 from sweeper.cli import app
 from sweeper.planning.planner import make_plan
-from sweeper.results import ResultStore
+from sweeper.results import Results, ResultStore
 from sweeper.running.plan_note import plan_note
 from sweeper.running.recorder import Recorder
 from sweeper.show.plan_work import local_slots
@@ -103,6 +104,10 @@ BAD_INPUT = {
     "space that is unknown": (["plan", "quikstart"], "SPACE: must be a file or the name of a search space, but got 'quikstart'. "),
     "set without value": (["plan", "quickstart", "--set", "seeds"], "--set: must have the form knob=value, but got 'seeds'."),
     "set on what varies": (["run", "quickstart", "--set", "proxy=noise"], "{space}: --set proxy: must not be a knob that the space varies"),
+    "unit of a budget": (
+        ["plan", "quickstart", "--set", "sweep:budget.hours=3h"],
+        "{space}: budget.hours: must be a number of hours, but got '3h'.",
+    ),
     "set to nonsense": (["run", "quickstart", "--set", "finetune.lr=fast"], "{space}: base.finetune.lr: must be a number, but got 'fast'."),
     "name of a sweep": (["run", "quickstart", "--name", "../x"], "{space}: name: must be usable as a file name"),
     "format of a plan": (["plan", "quickstart", "--format", "xml"], "--format: must be text, json or csv, but got 'xml'."),
@@ -170,6 +175,23 @@ def test_every_fault_of_a_plan_is_said_at_once():
     assert [line.split(": ")[1] for line in said] == ["--set", "base.finetune.lr", "name"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "paths"),
+    [
+        (["trial", "--set", "task=digitz", "--device", "tpu"], ["--set", "--device", "task"]),
+        (["trial", "--set", "sweep:seeds=2", "--format", "xml"], ["--set", "--set sweep:seeds", "--format", "task"]),
+        (["floors", "digitz", "--set", "finetune.lr=1"], ["--set", "--set finetune.lr", "task"]),
+        (["proxies", "--task", "digitz", "--set", "seed=1"], ["--set", "--set", "task"]),
+        (["plan", "study", "--decide", "4", "--format", "xml", "--set", "finetune.clip=-1"], ["--set", "--format", "base.finetune.clip"]),
+    ],
+    ids=["trial", "trial with keys of a sweep", "floors", "proxies", "plan --decide"],
+)
+def test_a_malformed_set_is_said_together_with_all_other_faults(results, arguments, paths):
+    result = sweeper(*arguments, "--set", "train_samples", "--results", str(results))
+    assert [line.partition(": ")[0] for line in result.stderr.splitlines()] == paths
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
 # ------------------------------------------------------------------------------------------------------------------------- query
 
 SQL = "select freezing, candidate, seed, valid_error, status, align_lr_steps from trial_status order by 1, 2, 3"
@@ -190,6 +212,23 @@ def test_query_writes_to_a_file_what_it_would_print(ask, tmp_path, format):
     file = tmp_path / "answer"
     assert ask("query", SQL, "--format", format, "-o", str(file)) == ""
     assert file.read_text() == ask("query", SQL, "--format", format)
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [("a.csv", "csv"), ("a.JSON", "json"), ("a.md", "markdown"), ("a.tex", "latex"), ("a.txt", "table")]
+)
+def test_the_format_of_a_file_is_that_of_its_suffix_unless_another_is_asked_for(ask, tmp_path, name, format):
+    file = tmp_path / name
+    ask("query", SQL, "-o", str(file))
+    assert file.read_text() == ask("query", SQL, "--format", format)
+    ask("query", SQL, "-o", str(file), "--format", "latex")
+    assert file.read_text() == ask("query", SQL, "--format", "latex")
+
+
+def test_a_query_is_written_as_parquet_even_with_two_columns_of_a_name(ask, results, tmp_path):
+    ask("query", f"select *, 1 as seed from ({SQL})", "-o", str(tmp_path / "a.parquet"))
+    rows = pq.read_table(tmp_path / "a.parquet")
+    assert rows.drop_columns("seed_1").to_pylist() == Results(results).sql(SQL).rows()
 
 
 # ------------------------------------------------------------------------------------------------------------------------ reading

@@ -491,7 +491,7 @@ def test_a_view_is_found_however_it_is_named(store: ResultStore) -> None:
         "table metrics",
     ):
         assert len(ask(query)) == 9
-    assert {row["name"] for row in ask("show tables").rows()} >= {*TABLES, "floors", "all_trials", "distinct_trials", "trial_status"}
+    assert {row["name"] for row in ask("show tables").rows()} == {*TABLES, "floors", "all_trials", "distinct_trials", "trial_status"}
 
 
 # -------------------------------------------------------------------------------------------------------------- one connection

@@ -87,7 +87,7 @@ def test_a_predictor_that_trains_alone_sees_augmented_inputs(data, quick):
     assert tuning.inputs[0] is tuning.train[0]  # rows, not features that were computed once
     unaugmented = tuning_of(quick, "nb360/spherical", freezing="frozen-both")
     unaugmented.run_epoch(1)
-    assert unaugmented.fixed is not None
+    assert unaugmented.passes.fixed is not None
 
 
 def test_augmentation_is_drawn_anew_each_epoch_from_the_seed(data, quick):

@@ -240,6 +240,13 @@ def test_tuned_knobs_and_what_seeds_vary_are_no_factors():
 # ------------------------------------------------------------------------------------------------------------------------ faults
 
 
+def test_a_mistyped_knob_gets_the_nearest_name_even_where_nothing_varies():
+    rows = cross({"seed": SEEDS}, lambda cells: 0.5)
+    for name, remedy in (("freezin", r"Did you mean 'freezing'\? No knob differs here\."), ("freezing", r"No knob differs here\.")):
+        with pytest.raises(ConfigError, match=rf"but got '{name}'\. {remedy}$"):
+            paired_differences(rows, name, "full")
+
+
 @pytest.mark.parametrize(
     ("factor", "baseline", "options", "messages"),
     [
