@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sweeper.planning.cost import CostModel
@@ -28,21 +29,23 @@ def group_lines(todo: Sequence[PlannedTrial], costs: CostModel, slots: int) -> I
     filled = trials / sum(one.groups * one.width for one in alike)
     many, several = _count(trials, "trial"), _count(groups, "group")
     yield f"Groups   {many} in {several} of up to {widths}, each on one slot; {filled:.0%} of the places are taken"
-    for one in alike:
-        if one.fill < LEAST_FILL:
-            yield f"Warning  {_warning(one, costs)}"
+    # Trials that differ in what is not named, such as the batch size, have the same warning.
+    for (subject, text), times in Counter(_warning(one, costs) for one in alike if one.fill < LEAST_FILL).items():
+        yield f"Warning  {subject}{f', {times} kinds of trials, each' if times > 1 else ''}: {text}"
     if groups < slots and trials == len(todo):
         yield f"Warning  {several} cannot use {slots} slots: with a smaller finetune.fused there are more"
 
 
-def _warning(alike: Alike, costs: CostModel) -> str:
+def _warning(alike: Alike, costs: CostModel) -> tuple[str, str]:
+    """Of which trials is warned, and what is said of them."""
     config, alone = alike.first.config, costs.alone(alike.first)
     many = "a single trial fills" if alike.number == 1 else f"only {alike.number} trials can train together, which fill"
-    text = f"{config.task}, {config.body.name}, {config.freezing}: {many} {alike.fill:.0%} of {_groups(alike)}: the rest is copies"
+    text = f"{many} {alike.fill:.0%} of {_groups(alike)}: the rest is copies"
     grouped = sum(costs.seconds(alike.first, stage) for stage in alike.first.finetuning) / alike.fill
-    if grouped >= alone:
-        return f"{text}. That is no faster than finetune.fused: 0; take a width that they fill"
-    return f"{text}. A width that they fill costs less"
+    remedy = (
+        "That is no faster than finetune.fused: 0; take a width that they fill" if grouped >= alone else "A width that they fill costs less"
+    )
+    return f"{config.task}, {config.body.name}, {config.freezing}", f"{text}. {remedy}"
 
 
 def _count(number: int, of: str) -> str:
