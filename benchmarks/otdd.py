@@ -35,6 +35,7 @@ from types import ModuleType
 import torch
 
 from orca_core.distances import OtddSource, otdd
+from orca_core.memory import keep_freed_memory
 
 FEATURES, LABELS, TARGET = 384, 10, 128
 
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout, to compare with")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as trials do
     scale = 0.1 if arguments.near else 1.0
     sources = [OtddSource] + ([] if arguments.against is None else [distances_of(arguments.against).OtddSource])
     if arguments.epoch:

@@ -110,8 +110,7 @@ class OneClassDistances:
         norms = torch.linalg.vector_norm(self.deviations, dim=1).square()
         self.of_rows = torch.cat(of_means).mul_(2).add_(norms)
         self.rounded = self.deviations.to(dtype)
-        self.to_classes = source.membership.mT.contiguous()
-        self.traces = self.to_classes @ norms / norms.new_tensor([max(size - 1, 1) for size in self.sizes])
+        self.traces = torch.stack([of_class.sum() / max(len(of_class) - 1, 1) for of_class in norms.split(self.sizes)])
         self.blocks = self._blocks()
         self.labels = labels if isinstance(labels, ExactLabels) else None
         if self.labels is not None:
@@ -234,7 +233,7 @@ class OneClassDistances:
             plan: (T, n, m) coefficients of half the squared distances to the source.
             own_plan: (T, m, m) coefficients of minus a quarter of those within a target, each of them there and back.
         """
-        of_classes = self.to_classes.expand(len(plan), -1, -1) @ plan
+        of_classes = torch.stack([rows.sum(1) for rows in plan.split(self.sizes, dim=1)], 1)
         own = (own_plan + own_plan.mT) / 2
         mass = of_classes.sum(1) - own.sum(1)
         to_samples = torch.bmm(plan.to(self.rounded.dtype).mT, self.rounded.expand(len(plan), -1, -1))

@@ -7,7 +7,7 @@ of it once the stages it shares are there. Starting the longest path first keeps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from orca_core.stages import Stage
 from sweeper.planning.trials import PlannedTrial
@@ -30,7 +30,7 @@ def estimated_once(seconds: Seconds) -> Seconds:
 
 
 def longest_path_first(
-    trials: Iterable[PlannedTrial], seconds: Seconds, *, share: bool = True, cohort_of: Callable[[PlannedTrial], int] | None = None
+    trials: Sequence[PlannedTrial], seconds: Seconds, *, share: bool = True, cohort_of: Callable[[PlannedTrial], int] | None = None
 ) -> list[PlannedTrial]:
     """Trials by decreasing length of the path that hangs on them; of equal ones, those that come first stay first.
 

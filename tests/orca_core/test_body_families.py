@@ -33,7 +33,7 @@ from orca_core.bodies.loading import LoadedBody, checkpoint_body, random_body
 from orca_core.config.resolve import resolve_config
 from orca_core.errors import ConfigError, DataError
 from orca_core.freezing.groups import body_group, norms_of
-from orca_core.identity import read_knobs
+from orca_core.identity import CanonicalConfig
 from orca_core.model.cross_modal import CrossModalModel
 from orca_core.pipeline import run_trial
 from orca_core.proxies import find_proxy
@@ -259,7 +259,7 @@ def test_a_doubled_sequence_has_half_as_many_tokens(family, checkpoints):
 
 def test_flip_and_double_are_read_by_decoders_only(checkpoints):
     bodies = {family: {"name": checkpoints[family][1], "flip": True, "double": True} for family in FAMILIES}
-    read = {family: read_knobs(resolve_config({"task": "digits", "body": body})) for family, body in bodies.items()}
+    read = {family: CanonicalConfig.of(resolve_config({"task": "digits", "body": body})).hashed for family, body in bodies.items()}
     assert {family for family in FAMILIES if "body.flip" in read[family] and "body.double" in read[family]} == set(DECODERS)
     assert not any("body.flip" in read[family] or "body.double" in read[family] for family in FAMILIES if family not in DECODERS)
 

@@ -377,9 +377,7 @@ def test_a_run_computes_the_floors_of_its_tasks_unless_told_not_to(store, capsys
     told = capsys.readouterr()
     assert "floors: computing" in told.err
     assert "best arm" in " ".join(told.out.split())
-    start = time.monotonic()
     assert run_space(parse_space(QUICK), store.uri) == 0
-    assert time.monotonic() - start < 3
     assert "floors: " not in capsys.readouterr().err
 
 

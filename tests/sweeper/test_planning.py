@@ -380,6 +380,9 @@ def test_a_plan_says_which_groups_cannot_be_filled_and_counts_their_copies(load,
     wide = load(text, {"finetune.fused": 9})
     (warning,) = [line for line in describe_plan(wide, Workspace(tmp_path), "text").splitlines() if "fill 67% of a group of 9" in line]
     assert warning.startswith("Warning  mnist1d, mini-roberta-small, full: only 6 trials can train together")
+    of_one = describe_plan(load(text.replace("0.001, 0.01, 0.1", "0.1").replace("seeds: 2", "seeds: 1")), Workspace(tmp_path), "text")
+    assert "Groups   1 trial in 1 group of up to 4, " in of_one
+    assert "Warning  mnist1d, mini-roberta-small, full: a single trial fills 25% of a group of 4: " in of_one
     costs = CostModel(Measured(fused={("mnist1d", "mini-roberta-small", 9): 3.0}))
     trials = make_plan(wide).trials
     assert [costs.seconds(trial, trial.finetuning[0]) for trial in trials] == [6.0] * 6

@@ -270,3 +270,77 @@ def test_whatever_happens_every_trial_runs_once_and_no_stage_is_computed_twice_a
                     queue.end(chosen)
     assert sorted(ran) == sorted(known.id for known in trials)
     assert queue.next() is None
+
+
+@st.composite
+def fused_trees(draw: st.DrawFn) -> list[PlannedTrial]:
+    """Such trials, some of which train in groups, and some of these along the trajectory of another one."""
+    branches = st.tuples(st.sampled_from(["", "m", "n"]), st.sampled_from(["", "p", "q"]), st.booleans(), st.sampled_from(["", "", "t"]))
+    drawn = draw(st.lists(branches, max_size=12))
+    return [
+        trial(str(number), align and body + align, body=body, config=FUSED if is_fused else CONFIG, tuned=tuned and body + align + tuned)
+        for number, (body, align, is_fused, tuned) in enumerate(drawn)
+    ]
+
+
+def at_work(left: dict[str, tuple[PlannedTrial, list[Stage]]]) -> list[tuple[PlannedTrial, Stage]]:
+    """What the members of a group are at: stages before fine-tuning come one by one, then all fine-tune.
+
+    Args:
+        left: Member -> its stages that are still to come.
+    """
+    before = [(member, stages[0]) for member, stages in left.values() if stages[0].kind != "finetune"]
+    return before[:1] or [(member, stages[0]) for member, stages in left.values()]
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials=fused_trees(), slots=st.integers(1, 4), data=st.data())
+def test_whatever_happens_to_groups_every_trial_ends_and_no_stage_is_computed_twice_at_once(trials, slots, data):
+    queue = TrialQueue(trials)
+    groups: list[dict[str, tuple[PlannedTrial, list[Stage]]]] = []
+    stored: set[str] = set()
+    ended: list[str] = []
+    steps = 0
+    while groups or not queue.is_empty:
+        while len(groups) < slots and (new := queue.next()) is not None:
+            members = [new, *queue.beside(new, lambda one: one.config.finetune.fused or 1)]
+            assert not queue.is_preparing(new.id) or len(members) == 1
+            groups.append({member.id: (member, list(member.stages)) for member in members})
+        assert groups, "all wait, and nobody runs"
+        assert queue.num_groups == len(groups)
+        assert queue.num_waiting + queue.num_running + len(ended) == len(trials)
+        now = [pair for left in groups for pair in at_work(left) if not (queue.is_preparing(pair[0].id) and pair[1].kind == "finetune")]
+        computed = [stage.folder for _, stage in now if stage.address not in stored]
+        assert len(set(computed)) == len(computed), "computed twice at once"
+        left = data.draw(st.sampled_from(groups))
+        member, stage = data.draw(st.sampled_from(at_work(left)))
+        steps += 1
+        if queue.is_preparing(member.id) and stage.kind == "finetune":
+            queue.complete_preparing(member.id)
+            left.clear()
+        else:
+            match data.draw(st.sampled_from(["publish", "fail", "lose the process", "pause"] if steps < 40 else ["publish"])):
+                case "publish":
+                    stored.add(stage.address)
+                    queue.publish(member.id, stage.kind)
+                    left[member.id][1].pop(0)
+                    if stage.kind == "finetune":
+                        queue.end(member.id)
+                        ended.append(member.id)
+                        del left[member.id]
+                case "fail":
+                    queue.end(member.id)
+                    ended.append(member.id)
+                    del left[member.id]
+                case "lose the process":
+                    for lost in left:
+                        queue.pause(lost)
+                        queue.resume(lost)
+                    left.clear()
+                case "pause":
+                    queue.pause(member.id)
+                    queue.resume(member.id)
+                    del left[member.id]
+        groups = [left for left in groups if left]
+    assert sorted(ended) == sorted(known.id for known in trials)
+    assert queue.next() is None

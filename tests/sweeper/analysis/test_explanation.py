@@ -435,7 +435,7 @@ def test_a_sweep_without_either_gap_is_a_fault(simulate, workspace):
     simulate({"name": "s", "space": space, "seeds": 2}, lambda cells: 0.3)
     shown = run("explain", "s", "--results", workspace.uri, code=2)
     assert shown.stderr.startswith("NAME: must vary pretrained and random bodies, or aligned and naive embedders")
-    assert run("explain", "unknown", "--results", workspace.uri, code=2).stderr.startswith("must be the name of a sweep")
+    assert run("explain", "unknown", "--results", workspace.uri, code=2).stderr.startswith("NAME: must be the name of a sweep")
 
 
 def test_the_figure_has_the_values_of_the_command(swept):
