@@ -13,8 +13,8 @@ bounds a step.
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from fused_sweeps import compare_sweeps
+from fused_sweeps import STUDIES, compare_sweeps
 
 from orca_core import Store, TrialConfig, resolve_config, run_trial, run_trials
 from orca_core.rows import TrialResult
@@ -81,11 +81,19 @@ def compare(name: str) -> bool:
 
 def main() -> int:
     """Compare, and return the exit code."""
-    if sys.argv[1:2] == ["--sweep"]:
-        return compare_sweeps(sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(COMPARISONS)}; with --sweep one of {', '.join(STUDIES)}"
+    )
+    parser.add_argument("--sweep", action="store_true", help="the trials of real sweeps")
+    arguments = parser.parse_args()
+    known = STUDIES if arguments.sweep else COMPARISONS
+    if unknown := set(arguments.names) - set(known):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    if arguments.sweep:
+        return compare_sweeps(arguments.names)
     torch.set_num_threads(1)
-    names = sys.argv[1:] or list(COMPARISONS)
-    met = [compare(name) for name in names]
+    met = [compare(name) for name in arguments.names or COMPARISONS]
     return 0 if all(met) else 1
 
 

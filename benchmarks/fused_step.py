@@ -10,8 +10,8 @@ own cost a member nothing. Printed are CPU milliseconds for 32 samples of one me
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -102,5 +102,11 @@ def measure(name: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     keep_freed_memory()  # as a trial does
-    for chosen in sys.argv[1:] or [name for name in COMPARISONS if name != "heads"]:
+    bodies = [name for name in COMPARISONS if name != "heads"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", default=bodies, help=f"of {', '.join(bodies)}")
+    chosen_names = parser.parse_args().names
+    if not set(chosen_names) <= set(bodies):
+        parser.error(f"known: {', '.join(bodies)}")
+    for chosen in chosen_names:
         measure(chosen)
