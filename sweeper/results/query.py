@@ -219,12 +219,20 @@ def _explain(error: duckdb.Error, query: str) -> str:
     if isinstance(error, duckdb.PermissionException):
         return f"{message}. SQL reads only {', '.join(VIEWS)}."
     if match := _UNKNOWN_TABLE.search(message):
-        return f"{message}. {_quote_hint(query, match['name'] or match['named']) or nearest(match['name'] or match['named'], VIEWS)}"
+        name = match["name"] or match["named"]
+        return f"{message}. {_quote_hint(query, name) or _knob_hint(query, name) or nearest(name, VIEWS)}"
     if match := _UNKNOWN_COLUMN.search(message):
         name = match["name"] or match["named"]
         hint = nearest(name, column_names()).partition("Known:")[0].strip()  # not all hundred columns
         return f"{message}. {_quote_hint(query, name) or hint or 'DESCRIBE trials lists what there is.'}"
     return f"{message}."
+
+
+def _knob_hint(query: str, table: str) -> str:
+    """A sentence about columns if an unknown table is a section of knobs, as in `select finetune.lr`; else empty."""
+    knob = re.search(rf"\b{re.escape(table)}(?:\.\w+)+", query)
+    column = knob[0].replace(".", "_") if knob else ""
+    return f"The column of {knob[0]} is {column}." if knob and column in column_names() else ""
 
 
 def _quote_hint(query: str, name: str) -> str:

@@ -449,6 +449,8 @@ def test_sql_can_only_read_the_tables(store: ResultStore, tmp_path: Path, query:
         ("select 1 from trials where body_name in (mini-swin)", "put it in single quotes: 'mini-swin'"),
         ('select 1 from trials where freezing = "full"', "put it in single quotes: 'full'"),
         ("select 1 from trials where tast = 'digits'", "Did you mean 'task'"),
+        ("select finetune.lr from trials", r"The column of finetune\.lr is finetune_lr\."),
+        ("select 1 from trials where align.epochs = 0", r"The column of align\.epochs is align_epochs\."),
         ("selec 1", 'syntax error at or near "selec"'),
         ("drop view trials", "results are read-only: give a SELECT, but got DROP"),
         ("select 'a'::int", "Could not convert string 'a'"),
