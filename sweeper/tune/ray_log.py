@@ -1,4 +1,4 @@
-"""Keeps Ray's own log lines and tracebacks off the user's terminal: they go to a file, which is named if anything was written."""
+"""Keeps Ray's own log lines and tracebacks off the terminal: they go to a file, which is named if Ray said more than at every start."""
 
 from __future__ import annotations
 
