@@ -246,8 +246,8 @@ All views of trials have the columns of `trials`. A finished trial that a sweep 
 sweep in each query, or read `distinct_trials`; and name the task, as errors of different tasks cannot be averaged. To see only the epochs
 of finished trials, join: `metrics join trials using (sweep, trial)`.
 
-`sweeper query SQL -o FILE` writes the answer to a file in the format of its suffix: `.csv`, `.json`, `.md`, `.tex` or `.parquet`. `--format`
-asks for another one.
+`sweeper query SQL -o FILE` writes the answer to a file in the format of its suffix: `.csv`, `.json`, `.md`, `.tex` or `.parquet`.
+`--format` asks for another one.
 
 A row of `metrics` and `stages` belongs to an *attempt*: a trial that was killed or retried has more than one. SQL shows only the last
 attempt, the one with the largest number; and of its rows in `trials`, which record how the status changed (RUNNING, then COMPLETE), only
