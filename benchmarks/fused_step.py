@@ -4,8 +4,9 @@
 
 Names are those of fused.py whose whole models train. Three ways to train 24 models for an epoch take turns on one thread: each on its own,
 all as one group, and one model alone in batches as large as those of all 24 together, which is what a group could reach if weights of its
-own cost a member nothing. Printed are CPU milliseconds for 32 samples of one member, medians of rounds, and how many of them are products
-(convolutions as well): the ratio of single steps to these is the most that a group of any form can reach.
+own cost a member nothing. The group's time includes its evaluation. Printed are CPU milliseconds for 32 samples of one member, medians of
+rounds, and how many of them are products (convolutions as well): the ratio of single steps to these is the most that a group of any form
+can reach.
 """
 
 from __future__ import annotations
