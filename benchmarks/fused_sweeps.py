@@ -25,7 +25,7 @@ import yaml
 from sweeper import Results
 from sweeper.analysis import effects
 
-WIDTH, SEEDS, ROUNDS = 24, 6, 2
+WIDTH, SEEDS, ROUNDS = 24, 6, 3
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 BASELINE = 1e-3
 
@@ -84,21 +84,23 @@ def verdicts(results: Results) -> dict[float, str]:
 def study(name: str, folder: Path) -> bool:
     """Run a study in both ways and print what they took and found; whether its goal is met."""
     goal = STUDIES[name][1]
-    _, one = run(name, 0, folder / "start", rates=(BASELINE,), seeds=1)
+    ones: list[float] = []
     spent: dict[int, list[float]] = {0: [], WIDTH: []}
     found: dict[int, dict[float, str]] = {}
     for number in range(ROUNDS):
+        ones.append(run(name, 0, folder / f"start-{number}", rates=(BASELINE,), seeds=1)[1])
         for fused in spent:
             results, seconds = run(name, fused, folder / f"{fused}-{number}")
             spent[fused].append(seconds)
             found[fused] = verdicts(results)
+    one = statistics.median(ones)
     each = (statistics.median(spent[0]) - one) / (len(RATES) * SEEDS - 1)  # of a trial; the rest is the start, which all sweeps have
     start = one - each
     alone, fused = (statistics.median(spent[way]) - start for way in (0, WIDTH))
     ratio = alone / fused
     print(
         f"{name}: sweeps of 24 trials took {alone:.1f} CPU s one after the other, {fused:.1f} s in a group: {ratio:.1f} times "
-        f"(goal {goal:g}); the start of the worker, {start:.1f} s, is left out",
+        f"(goal {goal:g}); the start of the worker, {start:.1f} s, is left out (runs of one trial differ by {max(ones) - min(ones):.1f} s)",
         flush=True,
     )
     for rate in found[0]:
