@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orca_core.errors import ConfigError, Fault, OrcaError, UnpinnedError
-from orca_core.numerics import PORTABLE
 from sweeper.commands.completion import complete_setting, complete_space, complete_sweep, complete_words
 from sweeper.workbench import choose_workbench
 
@@ -98,6 +97,8 @@ def report_errors(command: Callable[..., int | None]) -> Callable[..., None]:
 
 def _start_again_pinned() -> None:
     """Replace this process with the same command in the environment for portable bits; return if it has that environment already."""
+    from orca_core.numerics import PORTABLE
+
     if PORTABLE.items() <= os.environ.items():
         return
     sys.stdout.flush()
