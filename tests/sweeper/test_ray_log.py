@@ -13,9 +13,20 @@ from ray._private.worker import listen_error_messages
 from ray.job_config import JobConfig
 
 from sweeper.tune.cluster import _init
-from sweeper.tune.ray_log import RayLog
+from sweeper.tune.ray_log import LOGGERS, RayLog
 
 KILLED = "Raylet is terminated. Termination is unexpected.\n    \x1b[33m[raylet 12] worker_pool.cc:700\x1b[0m"
+
+
+@pytest.fixture(autouse=True)
+def levels_of_a_new_process():
+    """Other tests of this process may have started Ray with fewer messages."""
+    before = {name: logging.getLogger(name).level for name in LOGGERS}
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO if name == "ray" else logging.NOTSET)
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def listen(text: str) -> None:
